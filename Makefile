@@ -1,0 +1,41 @@
+# make setup   .venv with everything that users and developers need; the others do this by themselves
+# make demo    all six commands on real images, in minutes on a laptop's CPU
+# make test    all tests; `make unit` leaves the slow ones out
+# make lint    style and types
+# make bench   speed against an honest baseline, both sides in the same run
+
+PYTHON ?= python3
+SPOS := .venv/bin/spos
+DEMO := --config configs/demo.yaml
+
+.PHONY: setup demo test unit lint bench
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --upgrade pip
+	.venv/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: setup
+	$(SPOS) supernet-train $(DEMO)
+	$(SPOS) flops-table $(DEMO) --flops-limit 1.6M
+	$(SPOS) search $(DEMO)
+	$(SPOS) export-arch $(DEMO)
+	$(SPOS) retrain $(DEMO)
+	$(SPOS) evaluate $(DEMO)
+
+test: setup
+	.venv/bin/python -m pytest
+
+unit: setup
+	.venv/bin/python -m pytest -m 'not slow'
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: setup
+	.venv/bin/python -m tests.benchmarks

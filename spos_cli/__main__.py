@@ -1,0 +1,8 @@
+"""`python -m spos_cli`, so that `torchrun ... -m spos_cli COMMAND` works; also the console script `spos`."""
+
+from __future__ import annotations
+
+from spos_cli.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,368 @@
+"""The command line: options, help and how mistakes are shown. torch is imported when a command runs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from spos_cli import __version__
+from spos_cli.errors import ConfigError, SposError
+
+if TYPE_CHECKING:
+    from spos_cli.config import Config
+    from spos_cli.engine.distributed import Processes
+    from spos_cli.stages.common import Run
+
+app = typer.Typer(
+    name="spos",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Single Path One-Shot neural architecture search: train a supernet, search it under a FLOPs limit,"
+        " retrain and evaluate the winner.\n\n"
+        "The commands in their order: [bold]supernet-train[/], [bold]search[/], [bold]export-arch[/],"
+        " [bold]retrain[/], [bold]evaluate[/]. Each finds what the one before it left in the run folder;"
+        " the same command again resumes.\n\n"
+        "FLOPs are multiply-adds of convolutions and linear layers, as in the paper (arXiv 1904.00420)."
+        " Sizes are written 330M, 0.33G or 330000000.\n\n"
+        "Example: spos supernet-train --config demo"
+    ),
+)
+
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="YAML file, or the name of a shipped recipe. Default: ./spos.yaml, else imagenet.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as supernet.lr=0.1. Repeatable."),
+]
+RunDirOption = Annotated[
+    str | None, typer.Option("--run-dir", metavar="DIR", help="Folder of the run. Default: runs/<name>.")
+]
+DevicesOption = Annotated[
+    str | None,
+    typer.Option("--devices", metavar="N|auto|cpu", help="Number of processes, auto (all GPUs) or cpu."),
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random draw.")]
+PrintConfigOption = Annotated[
+    bool, typer.Option("--print-config", help="Print the resolved settings as YAML and stop.")
+]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Start over; what was there is kept under another name.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
+LimitOption = Annotated[str | None, typer.Option("--flops-limit", metavar="SIZE", help="Largest FLOPs, such as 330M.")]
+
+
+def version(value: bool) -> None:
+    """Prints the version and stops."""
+    if value:
+        print(f"spos {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Options of `spos` itself."""
+
+
+class Options:
+    """The common options of one command, and what they lead to."""
+
+    def __init__(
+        self,
+        config: str | None,
+        overrides: list[str] | None,
+        run_dir: str | None,
+        devices: str | None,
+        seed: int | None,
+        print_config: bool,
+        fresh: bool = False,
+        as_json: bool = False,
+    ) -> None:
+        self.config, self.fresh, self.as_json, self.print_config = config, fresh, as_json, print_config
+        self.overrides = list(overrides or [])
+        self.flags = self._flags(run_dir, devices, seed)
+        for key, value in (("run_dir", run_dir), ("devices", devices), ("seed", seed)):
+            if value is not None:
+                self.overrides.append(f"{key}={_quoted(value)}")
+
+    def _flags(self, run_dir: str | None, devices: str | None, seed: int | None) -> str:
+        """The options as they would be typed again."""
+        typed = [("--config", self.config), *(("--set", text) for text in self.overrides)]
+        typed += [("--run-dir", run_dir), ("--devices", devices), ("--seed", seed)]
+        return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in typed if value is not None)
+
+    def load(self, *overrides: str, base: dict[str, Any] | None = None) -> Config:
+        """The resolved settings; `base` takes the place of the file that `--config` did not name."""
+        from spos_cli import config
+
+        everything = [*self.overrides, *overrides]
+        if base is not None and self.config is None:
+            settings = config.validate(base, everything, origin="the settings in the weights file")
+        else:
+            settings = config.load(config.find(self.config), everything)
+        if self.print_config:
+            print(settings.to_yaml(), end="")
+            raise typer.Exit
+        return settings
+
+    def run(self, settings: Config) -> Run:
+        """The command, as the stages take it."""
+        from spos_cli.stages.common import Run
+
+        return Run(settings, self.flags, self.fresh, self.as_json)
+
+
+def _quoted(value: object) -> str:
+    """A value as YAML that means the same text, or a number."""
+    text = str(value)
+    return text if text.isdecimal() or text in ("auto", "cpu") else "'" + text.replace("'", "''") + "'"
+
+
+def across_processes(settings: Config, work: Callable[[Processes], None]) -> None:
+    """Does the work in this process, or starts as many as the settings ask for, each with this command line."""
+    from spos_cli.engine import distributed
+
+    count = distributed.wanted(settings.devices)
+    if count > 1 and not distributed.launched():
+        distributed.launch(count, sys.argv[1:])
+        return
+    with distributed.join(settings.devices, settings.threads) as processes:
+        work(processes)
+
+
+@app.command("supernet-train")
+def supernet_train(
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    devices: DevicesOption = None,
+    seed: SeedOption = None,
+    print_config: PrintConfigOption = False,
+    fresh: FreshOption = False,
+) -> None:
+    """Train the weight-sharing supernet, sampling one path per step.
+
+    Leaves supernet/last.pt in the run folder; the same command again resumes from there.
+
+    Example: spos supernet-train --config demo
+    """
+    options = Options(config, overrides, run_dir, devices, seed, print_config, fresh)
+    settings = options.load()
+    from spos_cli.stages import supernet_train as stage
+
+    across_processes(settings, lambda processes: stage.run(options.run(settings), processes))
+
+
+@app.command("flops-table")
+def flops_table(
+    arch: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ARCH]...", help="arch.yaml, arch.json, or a literal 2,1,0,..."),
+    ] = None,
+    flops_limit: LimitOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    devices: DevicesOption = None,
+    seed: SeedOption = None,
+    print_config: PrintConfigOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the FLOPs and parameters of every choice of the space, or of architectures.
+
+    Example: spos flops-table 2,1,0,1,2,0,2,0,2,0,2,3,0,0,0,0,3,2,3,3 --json
+    """
+    options = Options(config, overrides, run_dir, devices, seed, print_config, as_json=as_json)
+    settings = options.load()
+    from spos_cli.space.cost import parse_cost
+    from spos_cli.stages import flops_table as stage
+
+    stage.run(options.run(settings), arch or [], parse_cost(flops_limit) if flops_limit else None)
+
+
+@app.command()
+def search(
+    flops_limit: LimitOption = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="FILE", help="Supernet. Default: the run folder's.")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    devices: DevicesOption = None,
+    seed: SeedOption = None,
+    print_config: PrintConfigOption = False,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search the supernet by evolution, under a FLOPs limit.
+
+    Every score goes to search/journal.jsonl at once; the same command again goes on from there.
+
+    Example: spos search --flops-limit 330M
+    """
+    options = Options(config, overrides, run_dir, devices, seed, print_config, fresh, as_json)
+    limit = [f"search.flops_limit={flops_limit}"] if flops_limit else []
+    settings = options.load(*limit)
+    from spos_cli.stages import search as stage
+
+    across_processes(settings, lambda processes: stage.run(options.run(settings), processes, weights))
+
+
+@app.command("export-arch")
+def export_arch(
+    top: Annotated[int, typer.Option("--top", min=1, metavar="K", help="How many of the best.")] = 1,
+    flops_limit: LimitOption = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    devices: DevicesOption = None,
+    seed: SeedOption = None,
+    print_config: PrintConfigOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the best architectures of the search to archs/<id>/arch.yaml. Nothing is scored again.
+
+    Example: spos export-arch --flops-limit 300M --top 3
+    """
+    options = Options(config, overrides, run_dir, devices, seed, print_config, as_json=as_json)
+    settings = options.load()
+    from spos_cli.space.cost import parse_cost
+    from spos_cli.stages import export_arch as stage
+
+    stage.run(options.run(settings), top, parse_cost(flops_limit) if flops_limit else None)
+
+
+@app.command()
+def retrain(
+    arch: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ARCH]", help="arch.yaml, arch.json, or a literal 2,1,0,... Default: the exported one."
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    devices: DevicesOption = None,
+    seed: SeedOption = None,
+    print_config: PrintConfigOption = False,
+    fresh: FreshOption = False,
+) -> None:
+    """Train one architecture from scratch.
+
+    Leaves retrain/<id>/model.pt in the run folder, with all that is needed to use it.
+
+    Example: spos retrain runs/imagenet/archs/1f0c6c2b7a/arch.yaml
+    """
+    options = Options(config, overrides, run_dir, devices, seed, print_config, fresh)
+    settings = options.load()
+    from spos_cli.stages import retrain as stage
+
+    across_processes(settings, lambda processes: stage.run(options.run(settings), processes, arch))
+
+
+@app.command()
+def evaluate(
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights",
+            metavar="FILE",
+            help="A retrained model.pt, or a supernet's checkpoint. Default: the run folder's model.",
+        ),
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option("--arch", metavar="ARCH", help="The path of a supernet to evaluate.")
+    ] = None,
+    save_logits: Annotated[
+        Path | None, typer.Option("--save-logits", metavar="FILE.npz", help="Keep logits, labels and paths.")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    devices: DevicesOption = None,
+    seed: SeedOption = None,
+    print_config: PrintConfigOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a network on the validation images. Its settings come out of the weights file.
+
+    Example: spos evaluate --weights model.pt --set data.root=/data/imagenet
+    """
+    options = Options(config, overrides, run_dir, devices, seed, print_config, as_json=as_json)
+    from spos_cli.stages import evaluate as stage
+
+    path = weights or stage.find_weights(options.load().folder)
+    settings = options.load(base=stage.stored_config(path))
+    across_processes(settings, lambda processes: stage.run(options.run(settings), processes, path, arch, save_logits))
+
+
+def main() -> NoReturn:
+    """The console script: runs a command and ends with its exit code."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        app(standalone_mode=True)
+    except SposError as error:
+        return _fail(error)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        return code
+    return 0
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The exit code of an error that is neither a mistake of the user nor a bug."""
+    from spos_cli.engine.interrupt import Interrupted
+
+    if isinstance(error, Interrupted):
+        print(f"stopped by {error}; all is saved, and the same command goes on from here", file=sys.stderr)
+        return 128 + error.number
+    distributed = sys.modules.get("spos_cli.engine.distributed")
+    if distributed is not None and isinstance(error, distributed.WorkersFailed):
+        for message in error.messages:
+            print(f"error: {message}", file=sys.stderr)
+        return int(error.exit_code)
+    return None
+
+
+def _fail(error: SposError) -> int:
+    """Shows a mistake of the user: by the launcher if one has started this process, else here."""
+    distributed = sys.modules.get("spos_cli.engine.distributed")
+    if distributed is not None and distributed.LAUNCHED in os.environ and distributed.launched():
+        distributed.report_failure(error)
+    else:
+        many = isinstance(error, ConfigError) and "\n" in str(error)
+        print(f"error:{chr(10) if many else ' '}{error}", file=sys.stderr)
+    return 2

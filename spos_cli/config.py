@@ -1,0 +1,445 @@
+"""One YAML file per experiment, as frozen typed models with one unit per field.
+
+`load` reads a file, lays the `--set` overrides over it and returns a `Config`, or reports every mistake of
+the file at once, each with its line. Types from here stop at `stages/`; everything below takes plain values.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from spos_cli.errors import ConfigError, SposError
+from spos_cli.space.cost import parse_cost
+from spos_cli.space.search_space import Choice, SearchSpace, Stage
+
+
+def _as_value_error(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """pydantic collects ValueErrors; what we raise ourselves must join them."""
+
+    def convert(value: Any) -> Any:
+        try:
+            return function(value)
+        except SposError as error:
+            raise ValueError(str(error)) from None
+
+    return convert
+
+
+Cost = Annotated[int, BeforeValidator(_as_value_error(parse_cost))]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=10**12)]
+
+
+class Section(BaseModel):
+    """A part of the file: frozen, unknown keys refused, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class StemConfig(Section):
+    channels: Count = Field(16, description="output channels of the first 3x3 convolution")
+    stride: Literal[1, 2] = Field(2, description="its stride; 1 for small images")
+
+
+class StageConfig(Section):
+    blocks: Count = Field(description="choice blocks of the stage")
+    channels: Count = Field(description="output channels of each of its blocks")
+    stride: Literal[1, 2] = Field(2, description="stride of its first block")
+
+
+class SpaceConfig(Section):
+    """Which architectures exist."""
+
+    image_size: Count = Field(224, description="side of the square input, pixels")
+    classes: Count = Field(1000, description="classes of the data set")
+    stem: StemConfig = StemConfig()
+    stages: tuple[StageConfig, ...] = Field(
+        (
+            StageConfig(blocks=4, channels=64),
+            StageConfig(blocks=4, channels=160),
+            StageConfig(blocks=8, channels=320),
+            StageConfig(blocks=4, channels=640),
+        ),
+        description="stages of choice blocks, in order",
+    )
+    head_channels: Count = Field(1024, description="channels of the last 1x1 convolution")
+    choices: tuple[str | dict[str, dict[str, int]], ...] = Field(
+        (
+            {"shuffle": {"kernel": 3}},
+            {"shuffle": {"kernel": 5}},
+            {"shuffle": {"kernel": 7}},
+            "shuffle_xception",
+        ),
+        description="the ops of every choice block, by index",
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> SpaceConfig:
+        _as_value_error(SpaceConfig.build)(self)
+        return self
+
+    def build(self) -> SearchSpace:
+        """The search space that this section describes."""
+        return SearchSpace(
+            stages=tuple(Stage(stage.blocks, stage.channels, stage.stride) for stage in self.stages),
+            choices=tuple(Choice.from_spec(choice) for choice in self.choices),
+            image_size=self.image_size,
+            classes=self.classes,
+            stem_channels=self.stem.channels,
+            stem_stride=self.stem.stride,
+            head_channels=self.head_channels,
+        )
+
+
+class AugmentationConfig(Section):
+    """What happens to training images."""
+
+    crop: Literal["random_resized", "padded", "none"] = Field("random_resized", description="kind of crop")
+    min_scale: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.08, description="random_resized: least share of the image's area"
+    )
+    padding: Annotated[int, Field(ge=0)] = Field(4, description="padded: border before the crop, pixels")
+    flip: bool = Field(True, description="mirror half of the images left to right")
+    jitter: Fraction = Field(0.4, description="strength of brightness, contrast and saturation changes")
+
+
+class DataConfig(Section):
+    """Where images come from and how they are prepared."""
+
+    source: Literal["folder", "cifar10", "cifar100", "fashion_mnist", "digits"] = Field(
+        "folder", description="class folders, a torchvision data set, or scikit-learn's digits"
+    )
+    root: str = Field("data", description="folder of the data set")
+    train_folder: str = Field("train", description="folder source: training images, below root")
+    val_folder: str = Field("val", description="folder source: validation images, below root")
+    preset: Literal["spos", "standard"] = Field(
+        "spos", description="spos: BGR 0-255 and OpenCV's resize, as published; standard: RGB, normalised"
+    )
+    augmentation: AugmentationConfig = AugmentationConfig()
+    holdout_per_class: Count = Field(50, description="training images of each class that are held out for the search")
+    workers: Annotated[int, Field(ge=0, le=256)] = Field(4, description="loader processes per process")
+
+
+class TrainingConfig(Section):
+    """What both trainings have in common."""
+
+    steps: Count = Field(description="optimizer updates")
+    batch_size: Count = Field(1024, description="images per update, over all processes")
+    accumulate: Count = Field(1, description="passes per update and process; less memory, same batch")
+    lr: Annotated[float, Field(gt=0)] = Field(0.5, description="peak learning rate, for the whole batch")
+    schedule: Literal["linear", "cosine"] = Field("linear", description="how the learning rate falls to 0")
+    schedule_first: Literal[0, 1] = Field(
+        0, description="position of the first update on the schedule; the published code steps it before: 1"
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="updates of linear rise to lr")
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of SGD")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        4e-5, description="L2 penalty on weights of two or more dimensions, so not on BatchNorm"
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="probability spread evenly")
+    clip_grad_norm: Annotated[float, Field(gt=0)] | None = Field(None, description="largest L2 norm of the gradient")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="before the classifier")
+    amp: Literal["off", "bf16", "fp16"] = Field("off", description="mixed precision; fp16 needs CUDA")
+    log_every: Count = Field(100, description="steps between lines of metrics.jsonl")
+    checkpoint_every: Count = Field(1000, description="steps between checkpoints")
+    keep_checkpoints: Annotated[int, Field(ge=1)] = Field(2, description="newest step-*.pt files kept")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below steps ({self.steps})")
+        return self
+
+
+class BinsConfig(Section):
+    """FLOPs bins of the published sampler: one is drawn, then a path inside it."""
+
+    low: Cost = Field(290_000_000, description="lower end of the first bin, FLOPs")
+    high: Cost = Field(360_000_000, description="upper end of the last bin, FLOPs")
+    width: Cost = Field(10_000_000, description="width of a bin, FLOPs")
+
+
+class SupernetConfig(TrainingConfig):
+    """Training of the supernet, one path per step (paper, section 3.2)."""
+
+    steps: Count = Field(150_000, description="optimizer updates")
+    affine: bool = Field(False, description="whether BatchNorm has a learned scale and shift")
+    sampler: Literal["uniform", "flops_bins"] = Field(
+        "flops_bins", description="paths uniform over the space, or over bins of FLOPs as published"
+    )
+    flops_bins: BinsConfig = BinsConfig()
+
+
+class SearchConfig(Section):
+    """Evolution under a FLOPs limit (paper, algorithm 1)."""
+
+    algorithm: Literal["evolution", "random"] = Field("evolution", description="random: the baseline")
+    flops_limit: Cost | None = Field(330_000_000, description="largest FLOPs of a candidate")
+    population: Count = Field(50, description="candidates per generation")
+    generations: Annotated[int, Field(ge=0, le=10**6)] = Field(
+        20, description="generations after the first, random one"
+    )
+    parents: Count = Field(10, description="best candidates so far that children are made of")
+    mutations: Annotated[int, Field(ge=0)] = Field(25, description="children by mutation per generation")
+    crossovers: Annotated[int, Field(ge=0)] = Field(25, description="children by crossover per generation")
+    mutation_probability: Fraction = Field(0.1, description="of each layer")
+    split: Literal["holdout", "val"] = Field(
+        "holdout", description="images to score on; val, as published, spends the validation set"
+    )
+    images: Count | None = Field(None, description="images to score on, class-balanced; null: the whole split")
+    batch_size: Count = Field(200, description="images per scoring batch")
+    calibration_images: Count = Field(20_000, description="training images for BatchNorm statistics")
+    calibration_batch_size: Count = Field(128, description="images per calibration batch")
+    amp: Literal["off", "bf16"] = Field("off", description="mixed precision of the forward passes")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SearchConfig:
+        if self.mutations + self.crossovers > self.population:
+            raise ValueError(
+                f"mutations + crossovers ({self.mutations} + {self.crossovers}) must not exceed population"
+                f" ({self.population})"
+            )
+        if self.calibration_images < self.calibration_batch_size:
+            raise ValueError(
+                f"calibration_images ({self.calibration_images}) must be at least one calibration batch"
+                f" ({self.calibration_batch_size})"
+            )
+        return self
+
+
+class RetrainConfig(TrainingConfig):
+    """Training of the found architecture from scratch."""
+
+    steps: Count = Field(300_000, description="optimizer updates")
+    affine: bool = Field(True, description="whether BatchNorm has a learned scale and shift")
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="decay per step of the moving average of the weights; null: none"
+    )
+    evaluate_every: Count = Field(5000, description="steps between evaluations on the validation set")
+    batchnorm_pass_steps: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="batches of the last BatchNorm pass; null: one epoch, as published; 0: none"
+    )
+
+
+class Config(Section):
+    """A whole experiment."""
+
+    name: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,99}$")] = Field("imagenet", description="of the run")
+    run_dir: str | None = Field(None, description="folder of the run; null: runs/<name>")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="of every random draw")
+    devices: Literal["auto", "cpu"] | Count = Field(
+        "auto", description="auto: all GPUs, else the CPU; or a number of processes"
+    )
+    threads: Count | None = Field(None, description="CPU threads per process; null: an even share of the cores")
+    space: SpaceConfig = SpaceConfig()
+    data: DataConfig = DataConfig()
+    supernet: SupernetConfig = SupernetConfig()
+    search: SearchConfig = SearchConfig()
+    retrain: RetrainConfig = RetrainConfig()
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.run_dir) if self.run_dir else Path("runs") / self.name
+
+    def dump(self) -> dict[str, Any]:
+        """Plain types, as in the YAML file."""
+        return self.model_dump(mode="json")
+
+    def portable(self) -> dict[str, Any]:
+        """The fields that a result depends on: without where, on what and with how many helpers it ran."""
+        return self.model_dump(
+            mode="json",
+            exclude={"name": True, "run_dir": True, "devices": True, "threads": True, "data": {"workers"}},
+        )
+
+    def to_yaml(self) -> str:
+        """The resolved settings, as `--print-config` shows them and `config.yaml` keeps them."""
+        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True, width=100)
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    package = Path(str(importlib.resources.files("spos_cli")))
+    installed, checkout = package / "configs", package.parent / "configs"
+    folder = installed if installed.is_dir() else checkout
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find(config: str | None) -> Path:
+    """The file that `--config` names: a path, or the name of a shipped recipe.
+
+    Without one it is `./spos.yaml` if that is there, else the ImageNet recipe of the paper.
+    """
+    if config is None:
+        local = Path("spos.yaml")
+        return local if local.is_file() else shipped()["imagenet"]
+    path = Path(config)
+    if path.is_file():
+        return path
+    if config in shipped():
+        return shipped()[config]
+    raise ConfigError(f"there is no config file {config!r}; shipped recipes, by name: {', '.join(shipped())}")
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a YAML file and lays overrides such as `supernet.lr=0.1` over it.
+
+    Raises:
+        ConfigError: all mistakes of the file and the overrides, each with its line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the config file {path}: {error}") from None
+    values, places = _parse_yaml(text, str(path))
+    return validate(values, overrides, places, str(path))
+
+
+def validate(
+    values: dict[str, Any],
+    overrides: Sequence[str] = (),
+    places: Mapping[tuple[str, ...], str] | None = None,
+    origin: str = "settings",
+) -> Config:
+    """Plain values, with overrides laid over them, as a `Config`.
+
+    Args:
+        places: where a field was written (`imagenet.yaml:12`), for messages.
+        origin: what the values came from, where `places` has nothing.
+    """
+    places = dict(places or {})
+    for override in overrides:
+        _override(values, override, places)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = [_describe(problem, places, origin) for problem in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+
+
+def _parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    """The values of a YAML mapping, and the place of each field."""
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).split("\n")[0] or "nested too deeply"
+        raise ConfigError(f"{name}{line}: not valid YAML: {problem}") from None
+    if values is None:
+        return {}, {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name}: expected a mapping of sections such as 'supernet:', not {values!r:.60}")
+    places: dict[tuple[str, ...], str] = {}
+    for key, line in _walk(node):
+        if key in places:
+            raise ConfigError(f"{name}:{line}: {'.'.join(key)} is given twice; first at {places[key]}")
+        places[key] = f"{name}:{line}"
+    return values, places
+
+
+def _walk(node: yaml.Node, prefix: tuple[str, ...] = (), depth: int = 0) -> Iterator[tuple[tuple[str, ...], int]]:
+    """Each field of a YAML document with its line number."""
+    if depth > 20:  # deeper than any field of ours; an alias may point to itself
+        return
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = (*prefix, str(key.value))
+            yield path, key.start_mark.line + 1
+            yield from _walk(value, path, depth + 1)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            path = (*prefix, str(index))
+            yield path, value.start_mark.line + 1
+            yield from _walk(value, path, depth + 1)
+
+
+def _override(values: dict[str, Any], override: str, places: dict[tuple[str, ...], str]) -> None:
+    """Lays `section.key=value` over the values; the value is read as YAML."""
+    name, equals, text = override.partition("=")
+    keys = tuple(name.strip().split("."))
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override}: expected section.key=value, such as --set supernet.lr=0.1")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigError(f"--set {override}: {text!r} is not a valid YAML value") from None
+    target: Any = values
+    default: Any = Config().dump()
+    for key in keys[:-1]:
+        default = default.get(key) if isinstance(default, dict) else None
+        if isinstance(target, dict):
+            if target.get(key) is None:  # a list that the file leaves out is changed from its default
+                target[key] = default if isinstance(default, list) else {}
+            target = target[key]
+        elif isinstance(target, list) and key.isdecimal() and int(key) < len(target):
+            target = target[int(key)]
+        else:
+            raise ConfigError(f"--set {override}: there is no {name} to set")
+    last = keys[-1]
+    if isinstance(target, dict):
+        target[last] = value
+    elif isinstance(target, list) and last.isdecimal() and int(last) < len(target):
+        target[int(last)] = value
+    else:
+        raise ConfigError(f"--set {override}: there is no {name} to set")
+    for key_path in [path for path in places if path[: len(keys)] == keys]:
+        del places[key_path]
+    places[keys] = f"--set {override}"
+
+
+def _describe(problem: Any, places: Mapping[tuple[str, ...], str], origin: str) -> str:
+    """One line for one mistake: place, field, what is wrong, what is allowed."""
+    location = tuple(str(part) for part in problem["loc"])
+    while location and location not in places and not _is_field(location):
+        location = location[:-1]  # pydantic appends the tags of a union
+    known = location
+    while known and known not in places:
+        known = known[:-1]
+    place = places.get(known, origin)
+    field = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        siblings = _fields(location[:-1])
+        close = difflib.get_close_matches(location[-1], siblings, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(siblings)}"
+        return f"{place}: unknown setting {field!r}; {hint}"
+    message = re.sub(r"^Value error, ", "", problem["msg"])
+    message = message[0].lower() + message[1:]
+    seen = "" if problem["type"] in ("value_error", "missing") else f" (it is {problem['input']!r:.60})"
+    return f"{place}: {field + ': ' if field else ''}{message}{seen}"
+
+
+def _model(location: Sequence[str]) -> type[BaseModel] | None:
+    """The section that a location such as ('space', 'stages', '0') stands for."""
+    model: Any = Config
+    for part in location:
+        if part.isdecimal():
+            continue
+        field = model.model_fields.get(part) if isinstance(model, type) else None
+        if field is None:
+            return None
+        model = field.annotation
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            inner = [kind for kind in getattr(model, "__args__", ()) if isinstance(kind, type)]
+            sections = [kind for kind in inner if issubclass(kind, BaseModel)]
+            model = sections[0] if sections else None
+    return model if isinstance(model, type) else None
+
+
+def _fields(location: Sequence[str]) -> list[str]:
+    model = _model(location)
+    return list(model.model_fields) if model else []
+
+
+def _is_field(location: Sequence[str]) -> bool:
+    return location[-1] in _fields(location[:-1]) or _model(location) is not None

@@ -1,0 +1,1 @@
+"""Images: where they come from, how they are prepared, and in which order they arrive."""

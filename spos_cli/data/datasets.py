@@ -1,0 +1,301 @@
+"""Where images come from: class folders, torchvision's data sets, and scikit-learn's digits."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import warnings
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from spos_cli import seeding
+from spos_cli.errors import DataError
+
+Source = Literal["folder", "cifar10", "cifar100", "fashion_mnist", "digits"]
+Split = Literal["train", "val"]
+Pixels = NDArray[np.uint8]
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff"}
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+class ImageSet(ABC):
+    """Labelled images.
+
+    Attributes:
+        name: for messages.
+        classes: their names, by label.
+        labels: `(N,)` int64.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def image(self, index: int) -> Pixels:
+        """`(H, W, 3) uint8` RGB.
+
+        Raises:
+            DataError: the file is missing or broken.
+        """
+
+    @abstractmethod
+    def path(self, index: int) -> str:
+        """Where the image is, or a name for it."""
+
+
+class FolderSet(ImageSet):
+    """`folder/<class>/<image>`, classes and images sorted by name (as torchvision's ImageFolder has them)."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+        except OSError:
+            raise DataError(
+                f"there is no image folder {folder}; it should hold a folder of images for each class"
+                " (data.root, data.train_folder and data.val_folder say where)"
+            ) from None
+        if not classes:
+            raise DataError(f"{folder} holds no class folders; images belong in {folder}/<class>/")
+        files = [sorted(_images_below(folder / name)) for name in classes]
+        empty = [name for name, paths in zip(classes, files, strict=True) if not paths]
+        if empty:
+            raise DataError(f"{folder}: no images for {len(empty)} classes: {', '.join(empty[:5])}")
+        self.name, self.folder, self.classes = str(folder), folder, tuple(classes)
+        self.paths = [path for paths in files for path in paths]
+        self.labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files]).astype(np.int64)
+
+    def image(self, index: int) -> Pixels:
+        return decode(self.paths[index])
+
+    def path(self, index: int) -> str:
+        return str(self.paths[index].relative_to(self.folder))
+
+
+def _images_below(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()]
+
+
+def decode(path: Path) -> Pixels:
+    """One image file as `(H, W, 3) uint8` RGB; grey is repeated, transparency dropped, 16 bits scaled to 8.
+
+    Raises:
+        DataError: it is missing, broken, or so large that it must be an attack.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning)  # metadata that PIL does not like
+            with Image.open(path) as image:
+                if image.mode.startswith("I") or image.mode == "F":
+                    grey = np.clip(np.asarray(image, np.float64) / 257 + 0.5, 0, 255).astype(np.uint8)
+                    return np.ascontiguousarray(np.repeat(grey[..., None], 3, 2))
+                return np.array(image.convert("RGB"))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(f"the image {path} has too many pixels to be one; remove it") from None
+    except Exception as error:  # PIL raises almost anything for a broken file
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise DataError(f"cannot read the image {path}: {reason}") from None
+
+
+class ArraySet(ImageSet):
+    """Images that are in memory: `(N, H, W)` or `(N, H, W, 3)` uint8."""
+
+    def __init__(self, name: str, classes: tuple[str, ...], pixels: Pixels, labels: NDArray[Any]) -> None:
+        self.name, self.classes, self.pixels = name, classes, pixels
+        self.labels = np.asarray(labels, np.int64)
+
+    def image(self, index: int) -> Pixels:
+        pixels = self.pixels[index]
+        return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, 2)
+
+    def path(self, index: int) -> str:
+        return f"{self.name}/{index}"
+
+
+def load(
+    source: Source, root: str | Path, split: Split, *, train_folder: str = "train", val_folder: str = "val"
+) -> ImageSet:
+    """Opens a data set.
+
+    Args:
+        source: what kind it is.
+        root: its folder; torchvision's data sets are downloaded to it where they are missing.
+        split: training or validation images.
+        train_folder, val_folder: of class folders, below `root`.
+
+    Raises:
+        DataError: images are missing or broken; the message says what was expected where.
+    """
+    root = Path(root)
+    if source == "folder":
+        return FolderSet(root / (train_folder if split == "train" else val_folder))
+    if source == "digits":
+        return digits(split)
+    if source == "fashion_mnist":
+        return fashion_mnist(root, split)
+    return cifar(source, root, split)
+
+
+def digits(split: Split) -> ImageSet:
+    """The 1,797 handwritten digits of 8x8 pixels that scikit-learn ships; of each class 20 % are for validation."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise DataError("data.source: digits needs scikit-learn: pip install 'spos[demo]'") from None
+    images, labels = load_digits(return_X_y=True)
+    pixels = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    chosen = []
+    for label in range(10):
+        members = np.flatnonzero(labels == label)
+        members = seeding.generator(0, "digits", label).permutation(members)
+        cut = round(len(members) * 0.8)
+        chosen.append(members[:cut] if split == "train" else members[cut:])
+    indices = np.sort(np.concatenate(chosen))
+    return ArraySet(f"digits/{split}", tuple("0123456789"), pixels[indices], labels[indices])
+
+
+def fashion_mnist(root: Path, split: Split) -> ImageSet:
+    """Fashion-MNIST out of IDX files, plain or gzipped; downloaded by torchvision if there are none."""
+    raw = root / "FashionMNIST" / "raw"
+    prefix = "train" if split == "train" else "t10k"
+    places = (root, raw, DEBIAN_FASHION_MNIST)
+    found = _find_idx(places, prefix)
+    if found is None:
+        _download("FashionMNIST", root, f"put {prefix}-images-idx3-ubyte.gz and its labels into {root}")
+        found = _find_idx((raw,), prefix)
+        if found is None:
+            raise DataError(f"the download to {raw} left no {prefix}-images-idx3-ubyte")
+    pixels, labels = (read_idx(path) for path in found)
+    if pixels.ndim != 3 or labels.shape != pixels.shape[:1] or labels.max(initial=0) > 9:
+        raise DataError(f"{found[0]} and {found[1]} do not belong together: {pixels.shape} and {labels.shape}")
+    return ArraySet(f"fashion_mnist/{split}", FASHION_CLASSES, pixels, labels)
+
+
+def _find_idx(places: tuple[Path, ...], prefix: str) -> tuple[Path, Path] | None:
+    for place in places:
+        for ending in ("", ".gz"):
+            images = place / f"{prefix}-images-idx3-ubyte{ending}"
+            labels = place / f"{prefix}-labels-idx1-ubyte{ending}"
+            if images.is_file() and labels.is_file():
+                return images, labels
+    return None
+
+
+def read_idx(path: Path) -> Pixels:
+    """An IDX file of bytes, plain or gzipped, of any number of dimensions.
+
+    Raises:
+        DataError: it is torn, or no IDX file of bytes.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read()
+        zero, kind, dimensions = struct.unpack_from(">HBB", content)
+        shape = struct.unpack_from(f">{dimensions}I", content, 4)
+    except (OSError, EOFError, ValueError, struct.error, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+        raise DataError(f"cannot read {path}: {error}") from None
+    body = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
+    if zero != 0 or kind != 8 or body.size != np.prod(shape, dtype=object):
+        raise DataError(f"{path} is not an IDX file of bytes, or it is cut short")
+    return body.reshape(shape)
+
+
+def cifar(source: Source, root: Path, split: Split) -> ImageSet:
+    """CIFAR-10 or CIFAR-100, by torchvision."""
+    name = "CIFAR10" if source == "cifar10" else "CIFAR100"
+    archive = "cifar-10-python.tar.gz" if source == "cifar10" else "cifar-100-python.tar.gz"
+    data = _download(name, root, f"put {archive} into {root}", train=split == "train")
+    return ArraySet(f"{source}/{split}", tuple(data.classes), data.data, np.array(data.targets))
+
+
+def _download(name: str, root: Path, by_hand: str, train: bool = True) -> Any:
+    """A torchvision data set, downloaded if it is missing."""
+    import torchvision
+
+    try:
+        return getattr(torchvision.datasets, name)(root, train=train, download=True)
+    except Exception as error:  # whatever the network, the disk or the archive may raise
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise DataError(f"cannot get {name} ({reason}); {by_hand}") from None
+
+
+def holdout(labels: NDArray[np.int64], per_class: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divides training images: those to train on, and those that candidates are scored on.
+
+    Args:
+        labels: `(N,)`.
+        per_class: images of each class that are held out (50 for ImageNet in the paper).
+        seed: of the draw; the same in every stage of a run.
+
+    Returns:
+        Indices to train on, ascending; and held-out indices with the classes in turn, so that every beginning
+        of them is balanced.
+
+    Raises:
+        DataError: a class would have no image left to train on.
+    """
+    members = _shuffled_members(labels, seed)
+    poor = [label for label, indices in members.items() if len(indices) <= per_class]
+    if poor:
+        raise DataError(
+            f"data.holdout_per_class is {per_class}, but {len(poor)} classes have no more training images than that"
+            f" (class {poor[0]} has {len(members[poor[0]])}); lower it"
+        )
+    held_out = np.stack([indices[:per_class] for indices in members.values()], 1).reshape(-1)
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def interleave(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """All indices with the classes in turn, so that every beginning is balanced as far as the classes allow."""
+    members = _shuffled_members(labels, seed)
+    order = [(place, label, index) for label, indices in members.items() for place, index in enumerate(indices)]
+    return np.array([index for _, _, index in sorted(order)], np.int64)
+
+
+def _shuffled_members(labels: NDArray[np.int64], seed: int) -> dict[int, NDArray[np.int64]]:
+    """The indices of each class, in an order drawn by seed."""
+    return {
+        int(label): seeding.generator(seed, "holdout", int(label)).permutation(np.flatnonzero(labels == label))
+        for label in np.unique(labels)
+    }
+
+
+def check_classes(train: ImageSet, val: ImageSet, expected: int) -> None:
+    """Compares the classes of two sets with each other and with the space.
+
+    Raises:
+        DataError: they differ.
+    """
+    if train.classes != val.classes:
+        only_train = sorted(set(train.classes) - set(val.classes))[:5]
+        only_val = sorted(set(val.classes) - set(train.classes))[:5]
+        raise DataError(
+            f"{train.name} and {val.name} have different classes: only in the first {only_train}, only in the second"
+            f" {only_val}"
+        )
+    if len(train.classes) != expected:
+        raise DataError(
+            f"{train.name} has {len(train.classes)} classes, but space.classes is {expected}; set it to that"
+        )

@@ -1,0 +1,315 @@
+"""Batches whose content depends on the seed and the step alone: not on workers, processes or restarts."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from spos_cli import seeding
+from spos_cli.data.datasets import ImageSet
+from spos_cli.data.transforms import EvalTransform, TrainTransform
+from spos_cli.errors import ConfigError, DataError, SposError
+
+Indices = NDArray[np.int64]
+Key = tuple[int, int]  # a sample: (seed of its augmentation or position, index into the image set)
+
+
+class _Samples(Dataset[Any]):
+    """Transformed images by key; a mistake of the user travels as a value, since torch would wrap it."""
+
+    def __init__(self, images: ImageSet, transform: Callable[[Any, int], Tensor]) -> None:
+        self.images, self.transform = images, transform
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int, int] | SposError:
+        number, index = key
+        try:
+            return self.transform(self.images.image(index), number), int(self.images.labels[index]), number
+        except SposError as error:
+            return error
+
+
+def _collate(samples: list[Any]) -> Any:
+    errors = [sample for sample in samples if isinstance(sample, SposError)]
+    if errors:
+        return errors[0]
+    images, labels, numbers = zip(*samples, strict=True)
+    return torch.stack(images), torch.tensor(labels), torch.tensor(numbers)
+
+
+def _one_thread(_: int) -> None:
+    """Workers share the cores with the training; one thread each."""
+    torch.set_num_threads(1)
+
+
+def _load(samples: _Samples, batches: Any, workers: int, pin_memory: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Loads batches of keys in their order."""
+    with warnings.catch_warnings():
+        # More workers than cores is the user's choice; torch warns about it.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        loader = DataLoader(
+            samples,
+            batch_sampler=batches,
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=pin_memory and torch.cuda.is_available(),
+            worker_init_fn=_one_thread,
+            generator=torch.Generator().manual_seed(0),  # else torch draws a base seed from the global one
+        )
+        stream = iter(loader)
+    for batch in stream:
+        if isinstance(batch, SposError):
+            raise batch
+        yield batch
+
+
+class _TrainingKeys:
+    """The keys of each batch of this process, from a first step on.
+
+    The order of samples is an endless row of permutations of `indices`, one for each epoch; step `s` takes the
+    samples `s * batch_size` to `(s + 1) * batch_size` of it.
+    """
+
+    def __init__(
+        self,
+        indices: Indices,
+        seed: int,
+        batch_size: int,
+        steps: range,
+        rank: int,
+        world_size: int,
+        accumulate: int,
+    ) -> None:
+        self.indices, self.seed, self.batch_size, self.steps = indices, seed, batch_size, steps
+        self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = functools.lru_cache(maxsize=2)(
+            lambda epoch: seeding.generator(self.seed, "order", epoch).permutation(self.indices)
+        )
+        size = self.batch_size // (self.world_size * self.accumulate)
+        for step in self.steps:
+            for micro in range(self.accumulate):
+                begin = step * self.batch_size + (micro * self.world_size + self.rank) * size
+                keys = []
+                for position in range(begin, begin + size):
+                    epoch, place = divmod(position, len(self.indices))
+                    index = int(order(epoch)[place])
+                    keys.append((seeding.torch_seed(self.seed, "augment", epoch, index), index))
+                yield keys
+
+
+def training_batches(
+    images: ImageSet,
+    indices: Indices,
+    transform: TrainTransform,
+    *,
+    seed: int,
+    batch_size: int,
+    first_step: int,
+    last_step: int,
+    rank: int = 0,
+    world_size: int = 1,
+    accumulate: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's batches of the steps from `first_step` up to but without `last_step`.
+
+    Args:
+        images: where they come from.
+        indices: those to train on.
+        transform: augments an image, by seed.
+        seed: of order and augmentation.
+        batch_size: images per step over all processes.
+        rank, world_size: this process among all.
+        accumulate: batches per step and process.
+        workers: loader processes.
+        pin_memory: page-locked memory, for copies to a GPU that do not wait.
+
+    Yields:
+        Images `(b, 3, S, S) uint8` and labels `(b,)`, with `b = batch_size / (world_size * accumulate)`.
+
+    Raises:
+        ConfigError: the batch cannot be shared out.
+        DataError: an image is broken.
+    """
+    if batch_size % (world_size * accumulate):
+        raise ConfigError(
+            f"batch_size {batch_size} does not divide by {world_size} processes x accumulate {accumulate};"
+            f" use a multiple of {world_size * accumulate}"
+        )
+    keys = _TrainingKeys(indices, seed, batch_size, range(first_step, last_step), rank, world_size, accumulate)
+    for pixels, labels, _ in _load(_Samples(images, transform), keys, workers, pin_memory):
+        yield pixels, labels
+
+
+def evaluation_batches(
+    images: ImageSet,
+    indices: Indices,
+    transform: EvalTransform,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """This process's share of images, each exactly once over all processes.
+
+    Yields:
+        Images `(b, 3, S, S) uint8`, labels `(b,)` and positions `(b,)` in `indices`. Batches are the same for any
+        number of processes, which take them in turn; the last one may be short.
+
+    Raises:
+        DataError: an image is broken.
+    """
+    begins = range(rank * batch_size, len(indices), world_size * batch_size)
+    keys = [
+        [(position, int(indices[position])) for position in range(begin, min(begin + batch_size, len(indices)))]
+        for begin in begins
+    ]
+    yield from _load(_Samples(images, _Deterministic(transform)), keys, workers, pin_memory)
+
+
+class ImageStore:
+    """Transformed images in one memory-mapped file, so that all candidates and processes read the same bytes.
+
+    Attributes:
+        images: `(N, 3, S, S) uint8`.
+        labels: `(N,)`.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    @staticmethod
+    def build(
+        path: Path,
+        images: ImageSet,
+        indices: Indices,
+        transform: EvalTransform | TrainTransform,
+        *,
+        seed: int | None = None,
+        workers: int = 0,
+        progress: Callable[[int], object] = lambda done: None,
+    ) -> None:
+        """Decodes images once and writes `path`, and its recipe beside it.
+
+        Args:
+            seed: of the augmentation; with a TrainTransform only.
+            progress: is told how many more are done.
+
+        Raises:
+            DataError: an image is broken, or the disk is full.
+        """
+        size = transform.image_size
+        needed = len(indices) * 3 * size * size
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        samples = _Samples(images, _Deterministic(transform))
+        keys = _Chunks([(_augmentation(seed, index), index) for index in map(int, indices)], 64)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                for pixels, labels, _ in _load(samples, keys, workers, False):
+                    file.write(pixels.numpy().tobytes())
+                    progress(len(labels))
+                file.flush()
+                os.fsync(file.fileno())
+            recipe = _recipe_path(path)
+            recipe.unlink(missing_ok=True)  # what is there describes the old file
+            temporary.replace(path)
+            recipe.write_text(json.dumps(_recipe(images, indices, transform, seed)) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"cannot write {path} ({needed:,} bytes): {error.strerror or error}") from None
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    @staticmethod
+    def matches(
+        path: Path,
+        images: ImageSet,
+        indices: Indices,
+        transform: EvalTransform | TrainTransform,
+        *,
+        seed: int | None = None,
+    ) -> bool:
+        """Whether `path` was built to this recipe and is whole."""
+        recipe = _recipe(images, indices, transform, seed)
+        try:
+            found = json.loads(_recipe_path(path).read_text(encoding="utf-8"))
+            return bool(found == recipe) and path.stat().st_size == int(np.prod(recipe["shape"]))
+        except (OSError, ValueError):
+            return False
+
+    @staticmethod
+    def open(path: Path) -> ImageStore:
+        """Maps a file that `build` has written.
+
+        Raises:
+            DataError: it is missing or torn.
+        """
+        try:
+            recipe = json.loads(_recipe_path(path).read_text(encoding="utf-8"))
+            pixels = np.memmap(path, np.uint8, "c", shape=tuple(recipe["shape"]))  # "c": torch wants it writable
+            return ImageStore(torch.from_numpy(pixels), torch.tensor(recipe["labels"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise DataError(f"{path} is missing or torn; remove it, it will be built again") from None
+
+
+class _Deterministic:
+    """Either transform as a function of an image and a seed."""
+
+    def __init__(self, transform: EvalTransform | TrainTransform) -> None:
+        self.transform = transform
+
+    def __call__(self, image: Any, seed: int) -> Tensor:
+        return self.transform(image, seed) if isinstance(self.transform, TrainTransform) else self.transform(image)
+
+
+class _Chunks:
+    """Keys in batches, in their order."""
+
+    def __init__(self, keys: list[Key], size: int) -> None:
+        self.keys, self.size = keys, size
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for begin in range(0, len(self.keys), self.size):
+            yield self.keys[begin : begin + self.size]
+
+
+def _augmentation(seed: int | None, index: int) -> int:
+    return 0 if seed is None else seeding.torch_seed(seed, "augment", 0, index)
+
+
+def _recipe_path(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _recipe(
+    images: ImageSet, indices: Indices, transform: EvalTransform | TrainTransform, seed: int | None
+) -> dict[str, Any]:
+    """What a store's bytes depend on."""
+    chosen = hashlib.sha256(np.ascontiguousarray(indices).tobytes()).hexdigest()
+    return {
+        "images": images.name,
+        "of": len(images),
+        "indices": chosen,
+        "transform": repr(transform),
+        "seed": seed,
+        "shape": [len(indices), 3, transform.image_size, transform.image_size],
+        "labels": images.labels[indices].tolist(),
+    }

@@ -1,0 +1,159 @@
+"""How an image becomes the network's input: crop and augmentation on uint8, then numbers on the device."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+from spos_cli.data.datasets import Pixels
+
+PresetName = Literal["spos", "standard"]
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 0-1
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What happens to training images, in this order: crop, colour jitter, flip.
+
+    Attributes:
+        crop: `random_resized` as published; `padded` for small images; `none`.
+        min_scale: random_resized: least share of the image's area.
+        padding: padded: border in pixels.
+        flip: mirror half of the images left to right.
+        jitter: strength of brightness, contrast and saturation changes; 0 is off.
+    """
+
+    crop: Literal["random_resized", "padded", "none"] = "random_resized"
+    min_scale: float = 0.08
+    padding: int = 4
+    flip: bool = True
+    jitter: float = 0.4
+
+
+class TrainTransform:
+    """Augments one image, as a function of a seed.
+
+    Args:
+        preset: how images are resized where `crop` does not do it.
+        image_size: side of the result, pixels.
+        augmentation: what to do.
+    """
+
+    def __init__(self, preset: PresetName, image_size: int, augmentation: Augmentation) -> None:
+        self.preset, self.image_size, self.augmentation = preset, image_size, augmentation
+        self.resize = EvalTransform(preset, image_size)
+        steps: list[v2.Transform] = []
+        if augmentation.crop == "random_resized":
+            steps.append(v2.RandomResizedCrop(image_size, (augmentation.min_scale, 1.0), antialias=True))
+        elif augmentation.crop == "padded" and augmentation.padding:
+            steps.append(v2.RandomCrop(image_size, augmentation.padding))
+        if augmentation.jitter:
+            steps.append(v2.ColorJitter(*[augmentation.jitter] * 3))
+        if augmentation.flip:
+            steps.append(v2.RandomHorizontalFlip())
+        self.random = v2.Compose(steps) if steps else None
+
+    def __call__(self, image: Pixels, seed: int) -> Tensor:
+        """`(H, W, 3) uint8` to `(3, S, S) uint8`, RGB; the global generator is left as it was."""
+        tensor = to_tensor(image) if self.augmentation.crop == "random_resized" else self.resize(image)
+        if self.random is None:
+            return tensor
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            result: Tensor = self.random(tensor)
+        return result
+
+    def __repr__(self) -> str:
+        return f"TrainTransform({self.preset!r}, {self.image_size}, {self.augmentation})"
+
+
+class EvalTransform:
+    """Resize and centre crop, for validation.
+
+    `spos` resizes the short side to 256 / 224 of the crop with OpenCV's bilinear, as published; `standard` with
+    torchvision's antialiased one. An image that already has the right size is left as it is.
+    """
+
+    def __init__(self, preset: PresetName, image_size: int) -> None:
+        self.preset, self.image_size = preset, image_size
+        self.short_side = round(image_size * 256 / 224)
+
+    def __call__(self, image: Pixels) -> Tensor:
+        """`(H, W, 3) uint8` to `(3, S, S) uint8`, RGB."""
+        height, width = image.shape[:2]
+        if height == width == self.image_size:
+            return to_tensor(image)
+        if self.preset == "standard":
+            resized = TF.resize(to_tensor(image), [self.short_side], antialias=True)
+            cropped: Tensor = TF.center_crop(resized, [self.image_size])
+            return cropped
+        scale = self.short_side / min(height, width)
+        resized_height = self.short_side if height <= width else int(scale * height + 0.5)
+        resized_width = self.short_side if width <= height else int(scale * width + 0.5)
+        pixels = opencv_resize(image, resized_height, resized_width)
+        return TF.center_crop(to_tensor(pixels), [self.image_size])
+
+    def __repr__(self) -> str:
+        return f"EvalTransform({self.preset!r}, {self.image_size})"
+
+
+def to_tensor(image: Pixels) -> Tensor:
+    """`(H, W, 3)` to a contiguous `(3, H, W)`."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def opencv_resize(image: Pixels, height: int, width: int) -> Pixels:
+    """OpenCV's bilinear resize of uint8, in its fixed-point arithmetic.
+
+    The source of a pixel is at `(i + 0.5) * scale - 0.5` (float32), clamped at the borders, without
+    antialiasing; coefficients have 11 bits; first along x, then along y.
+
+    Args:
+        image: `(H, W, C) uint8`.
+        height, width: of the result.
+    """
+    left, right, x_left, x_right = _coefficients(image.shape[1], width)
+    top, bottom, y_top, y_bottom = _coefficients(image.shape[0], height)
+    source = image.astype(np.int32)
+    rows = source[:, left] * x_left[:, None] + source[:, right] * x_right[:, None]  # (H, width, C), 11 bits more
+    rows >>= 4
+    above = (rows[top] * y_top[:, None, None]) >> 16
+    below = (rows[bottom] * y_bottom[:, None, None]) >> 16
+    return ((above + below + 2) >> 2).clip(0, 255).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=256)
+def _coefficients(
+    source: int, target: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    """Along one axis, for each target pixel: its two source pixels and their weights of 2,048."""
+    scale = source / target
+    position = ((np.arange(target) + 0.5) * scale - 0.5).astype(np.float32)
+    first = np.floor(position).astype(np.int64)
+    fraction = position - first.astype(np.float32)
+    fraction[first < 0] = 0
+    fraction[first >= source - 1] = 0
+    first = first.clip(0, source - 1)
+    second = (first + 1).clip(0, source - 1)
+    weight = np.rint(fraction * np.float32(2048)).astype(np.int32)
+    return first, second, np.rint((1 - fraction) * np.float32(2048)).astype(np.int32), weight
+
+
+def preprocess(preset: PresetName, images: Tensor) -> Tensor:
+    """`(B, 3, S, S) uint8` RGB to the float32 that a network sees, on the same device and in the same memory format.
+
+    `spos`: channels to BGR, values 0-255 as they are (published); `standard`: 0-1, ImageNet's mean and deviation.
+    """
+    if preset == "spos":
+        return images.flip(1).float()
+    mean = torch.tensor(MEAN, device=images.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(STD, device=images.device).view(1, 3, 1, 1) * 255
+    return (images.float() - mean) / std

@@ -1,0 +1,1 @@
+"""The one engine that both trainings and all evaluation share."""

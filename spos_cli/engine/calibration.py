@@ -1,0 +1,61 @@
+"""BatchNorm statistics of one path, recomputed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spos_cli.engine.distributed import Processes
+
+
+@torch.no_grad()
+def calibrate(
+    forward: Callable[[Tensor], Any],
+    modules: Iterable[nn.Module],
+    batches: Iterable[Tensor],
+    processes: Processes | None = None,
+) -> None:
+    """Replaces the running statistics of the BatchNorm layers in `modules` by averages over `batches`.
+
+    The estimator is the plain average over batches of each batch's mean and unbiased variance, every layer
+    normalising with the batch's own statistics as in training (paper, section 3.4; the published code
+    averages with momentum 0.1, which remembers about the last 20 batches). Its bias is that of the batch
+    size; its error falls with the square root of the number of batches. Only layers in `modules` are
+    touched, so a supernet's other paths keep theirs.
+
+    Args:
+        forward: runs one batch through `modules`; its result is not used.
+        modules: those that the forward reaches.
+        batches: inputs of `forward`, `(B, 3, H, W)` float each; as many on each process.
+        processes: if given, the average is over the batches of all of them.
+    """
+    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    with _cumulative(layers):
+        for images in batches:
+            forward(images)
+    if processes is not None and processes.world_size > 1:
+        for layer in layers:
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            for statistic in (layer.running_mean, layer.running_var):
+                statistic.copy_(processes.sum(statistic.clone()) / processes.world_size)
+
+
+@contextlib.contextmanager
+def _cumulative(layers: list[nn.BatchNorm2d]) -> Iterator[None]:
+    """Within, the layers start anew, train and average all that they see; then they are as they were."""
+    before = [(layer.training, layer.momentum) for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.train()
+        layer.momentum = None  # PyTorch's sign for the cumulative average
+    try:
+        yield
+    finally:
+        for layer, (training, momentum) in zip(layers, before, strict=True):
+            layer.train(training)
+            layer.momentum = momentum

@@ -1,0 +1,187 @@
+"""Processes and devices: the only file that knows ranks.
+
+A command started plainly is one process. `--devices N` starts N of them on this machine through torch's
+elastic launcher, each with the same command line; `torchrun ... -m spos_cli COMMAND` starts them on one or
+several machines. Both tell a process its place through the environment, where `join` finds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import (
+    ChildFailedError,
+    ProcessFailure,
+    get_error_handler,
+)
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from spos_cli.errors import ConfigError
+
+TIMEOUT = timedelta(minutes=10)  # a process that waits this long for another gives up
+LAUNCHED = "SPOS_LAUNCHED"  # set in the processes that `launch` starts: it reports their errors
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all: `rank` of `world_size`, computing on `device`."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process. Goes over the CPU, so it waits for no GPU."""
+        if self.world_size == 1:
+            return flag
+        value = torch.tensor([int(flag)])
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return bool(value)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """`(n,)` of each process as `(world_size, n)`, in the order of the ranks."""
+        if self.world_size == 1:
+            return values[None]
+        parts = [torch.empty_like(values) for _ in range(self.world_size)]
+        dist.all_gather(parts, values)
+        return torch.stack(parts)
+
+    def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrites tensors with those of the first process."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def barrier(self) -> None:
+        """Waits until every process has come here."""
+        self.any(False)
+
+
+def wanted(devices: int | str) -> int:
+    """The number of processes that a `devices` setting asks for on this machine."""
+    if devices == "cpu":
+        return 1
+    if devices == "auto":
+        return max(1, torch.cuda.device_count())
+    return int(devices)
+
+
+def launched() -> bool:
+    """Whether a launcher has started this process as one of several."""
+    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
+
+
+@contextlib.contextmanager
+def join(devices: int | str, threads: int | None) -> Iterator[Processes]:
+    """Takes this process's place among all, and leaves it at the end.
+
+    Args:
+        devices: `auto`, `cpu` or a number, as in the config.
+        threads: CPU threads of this process; None is an even share of the cores.
+
+    Raises:
+        ConfigError: more processes than GPUs, where there are GPUs.
+    """
+    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    device = _device(devices, local_size)
+    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_size))
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    if not launched():
+        yield Processes(0, 1, device)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT)
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+def _device(devices: int | str, local_size: int) -> torch.device:
+    gpus = torch.cuda.device_count()
+    if devices == "cpu" or gpus == 0:
+        return torch.device("cpu")
+    if local_size > gpus:
+        raise ConfigError(f"{local_size} processes for {gpus} GPUs; use --devices {gpus} or --devices cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+
+
+class WorkersFailed(Exception):
+    """Processes that `launch` started did not end well.
+
+    Attributes:
+        messages: what they said, without repetition; nothing of those that have printed a traceback.
+        exit_code: that of the first one that failed; 128 plus the number where a signal ended it.
+    """
+
+    def __init__(self, messages: list[str], exit_code: int) -> None:
+        super().__init__("; ".join(messages))
+        self.messages = messages
+        self.exit_code = exit_code
+
+
+def launch(count: int, arguments: Sequence[str]) -> None:
+    """Runs this command line in `count` processes on this machine and waits for them.
+
+    Raises:
+        WorkersFailed: some of them did not end well.
+    """
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.getLogger("torch.distributed.run").setLevel(logging.CRITICAL)
+    os.environ[LAUNCHED] = "1"
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id="spos",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "spos_cli", *arguments)
+    except SignalException as error:
+        raise WorkersFailed([], 128 + int(error.sigval)) from None
+    except ChildFailedError as error:
+        first = min(error.failures.values(), key=lambda failure: failure.timestamp)
+        messages = [_message(failure) for _, failure in sorted(error.failures.items())]
+        code = first.exitcode if first.exitcode >= 0 else 128 - first.exitcode
+        raise WorkersFailed([text for text in dict.fromkeys(messages) if text], code) from None
+
+
+def _message(failure: ProcessFailure) -> str:
+    """What a failed process said in `report_failure`, or which signal ended it."""
+    if failure.exitcode < 0:
+        return f"process {failure.local_rank} was ended by {failure.signal_name()}"
+    said = failure.error_file_data.get("message", "")
+    return str(said["message"]).partition(": ")[2] if isinstance(said, dict) else ""
+
+
+def report_failure(error: BaseException) -> None:
+    """Hands an error of this process to the launcher."""
+    get_error_handler().record_exception(error)

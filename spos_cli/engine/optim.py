@@ -1,0 +1,60 @@
+"""The optimizer, the learning-rate schedules and the moving average of weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate as a function of the update.
+
+    Attributes:
+        peak: largest learning rate.
+        steps: updates of the whole training.
+        kind: how it falls to 0.
+        warmup_steps: updates of linear rise to `peak`.
+        first: position of the first update. 0 uses the full `peak` for it; the published code steps its
+            schedule before each update, which is 1 (and uses 0 for the last).
+    """
+
+    peak: float
+    steps: int
+    kind: Literal["linear", "cosine"] = "linear"
+    warmup_steps: int = 0
+    first: int = 0
+
+    def lr(self, step: int) -> float:
+        """The learning rate of update `step`, counted from 0."""
+        position = step + self.first
+        if step < self.warmup_steps:
+            return self.peak * (step + 1) / self.warmup_steps
+        progress = min(1.0, (position - self.warmup_steps) / (self.steps - self.warmup_steps))
+        if self.kind == "cosine":
+            return self.peak * 0.5 * (1 + math.cos(math.pi * progress))
+        return self.peak * (1 - progress)
+
+
+def sgd(model: nn.Module, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    """SGD with weight decay on weights of two or more dimensions only, so not on BatchNorm or biases.
+
+    The learning rate is set before each step. A parameter without a gradient is left alone altogether:
+    no decay, no momentum. The foreach form takes parameters that have no momentum yet; the fused one does not.
+    """
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD([g for g in groups if g["params"]], lr=0.0, momentum=momentum, foreach=True)
+
+
+def ema_of(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
+    """An exponential moving average of a model's weights; its buffers are the model's own, copied."""
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average)

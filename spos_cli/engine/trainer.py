@@ -1,0 +1,366 @@
+"""The only training loop: both trainings are a model, a recipe and batches."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from spos_cli import seeding
+from spos_cli.engine import checkpoint
+from spos_cli.engine.distributed import Processes
+from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
+from spos_cli.engine.optim import Schedule, ema_of, sgd
+from spos_cli.engine.precision import Amp, autocast, to_device
+from spos_cli.engine.progress import console, track
+from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+STEPS_BETWEEN_AGREEMENTS = 10  # how often several processes ask each other whether to stop
+FORMAT = "spos-checkpoint-1"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; the fields are those of the config's training sections.
+
+    Attributes:
+        schedule: learning rate per step, and the number of steps.
+        batch_size: images per step over all processes.
+        accumulate: passes per step and process.
+        ema_decay: decay per step of the moving average of the weights, or None.
+    """
+
+    schedule: Schedule
+    batch_size: int
+    accumulate: int = 1
+    momentum: float = 0.9
+    weight_decay: float = 4e-5
+    label_smoothing: float = 0.1
+    clip_grad_norm: float | None = None
+    amp: Amp = "off"
+    ema_decay: float | None = None
+    log_every: int = 100
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+
+    @property
+    def steps(self) -> int:
+        """Optimizer updates."""
+        return self.schedule.steps
+
+
+class Trainer:
+    """Trains a model step by step, and goes on where a killed run has left off.
+
+    A step is a function of the weights, the optimizer's state, the step's number and the seed, so a resumed
+    run ends in the same bytes as one that was never stopped (on a CPU).
+
+    Args:
+        model: moved to the device here.
+        recipe: how to train.
+        processes: this process among all.
+        name: what the progress bar says.
+        folder: where checkpoints and metrics go.
+        identity: kept in each checkpoint; a checkpoint with another one is refused.
+        extra: also kept, for those who read the checkpoint.
+        seed: of the dropout masks.
+        preprocess: `(B, 3, H, W) uint8` on the device to float.
+        arguments: of the step's forward pass after the images (the path of a supernet).
+        partial: whether a step uses only some of the parameters.
+        evaluate: measures the model (or its moving average) in the middle of a training.
+        evaluate_every: steps between two calls of it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        processes: Processes,
+        *,
+        name: str,
+        folder: Path,
+        identity: dict[str, Any],
+        extra: dict[str, Any] | None = None,
+        seed: int,
+        preprocess: Callable[[Tensor], Tensor],
+        arguments: Callable[[int], tuple[Any, ...]] = lambda step: (),
+        partial: bool = False,
+        evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+        evaluate_every: int = 0,
+    ) -> None:
+        self.recipe, self.processes, self.name, self.folder = recipe, processes, name, folder
+        self.identity, self.extra, self.seed = identity, extra or {}, seed
+        self.preprocess, self.arguments = preprocess, arguments
+        self.evaluate, self.evaluate_every = evaluate, evaluate_every
+        device = processes.device
+        if recipe.amp == "fp16" and device.type != "cuda":
+            raise ConfigError("amp: fp16 needs a CUDA device; use bf16 or off")
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.wrapped: nn.Module = self.model
+        if processes.world_size > 1:
+            self.wrapped = DistributedDataParallel(
+                self.model,
+                device_ids=[device] if device.type == "cuda" else None,
+                find_unused_parameters=partial,
+                broadcast_buffers=False,
+            )
+        self.optimizer = sgd(self.model, recipe.momentum, recipe.weight_decay)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
+        self.ema = ema_of(self.model, recipe.ema_decay) if recipe.ema_decay else None
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        self.step = 0
+        self.window = Window(processes)
+
+    @property
+    def result(self) -> nn.Module:
+        """The trained model: the moving average where there is one."""
+        return self.ema.module if self.ema else self.model
+
+    def train(self, batches: Callable[[int], Batches]) -> None:
+        """Runs the steps that are left.
+
+        Args:
+            batches: from a first step on, `recipe.accumulate` pairs of images `(B, 3, H, W) uint8` and labels
+                `(B,)` for each step of this process.
+
+        Raises:
+            TrainingError: a loss that is not finite; the checkpoints before it are kept.
+            Interrupted: on a signal, after saving.
+        """
+        recipe, request = self.recipe, StopRequest()
+        if self.step == recipe.steps:
+            return
+        self.wrapped.train()
+        stream = iter(batches(self.step))
+        quiet = not self.processes.is_main
+        with (
+            stop_on_signals(request),
+            track(self.name, recipe.steps, "steps", done=self.step, quiet=quiet) as task,
+        ):
+            while self.step < recipe.steps:
+                self.update(stream)
+                self.step += 1
+                last = self.step == recipe.steps
+                logging = last or self.step % recipe.log_every == 0
+                saving = last or self.step % recipe.checkpoint_every == 0
+                if logging or saving:
+                    self.check_finite()
+                if logging:
+                    task.note = self.log()
+                task.advance()
+                if self.evaluate and (last or self.step % self.evaluate_every == 0):
+                    self.log_evaluation(self.evaluate)
+                stopping = self.should_stop(request)
+                if saving or stopping:
+                    self.save()
+                if stopping and not last:
+                    raise Interrupted(request.number or 15)
+
+    def update(self, stream: Iterator[tuple[Tensor, Tensor]]) -> None:
+        """One optimizer step: forward and backward passes, then the update."""
+        recipe, device = self.recipe, self.processes.device
+        lr = recipe.schedule.lr(self.step)
+        torch.manual_seed(seeding.torch_seed(self.seed, "dropout", self.step, self.processes.rank))
+        arguments = self.arguments(self.step)
+        for micro in range(recipe.accumulate):
+            images, labels = next(stream)
+            labels = labels.to(device, non_blocking=True)
+            images = self.preprocess(to_device(images, device))
+            with self.gradients_stay_here(micro < recipe.accumulate - 1):
+                with autocast(device, recipe.amp):
+                    logits = self.wrapped(images, *arguments)
+                    loss = self.criterion(logits, labels)
+                self.scaler.scale(loss / recipe.accumulate).backward()  # type: ignore[no-untyped-call]
+            self.window.add(self.step, loss.detach(), logits.detach(), labels)
+        if recipe.clip_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update_parameters(self.model)
+
+    def gradients_stay_here(self, stay: bool) -> contextlib.AbstractContextManager[None]:
+        """Within, gradients are not yet summed over the processes: more passes of this step follow."""
+        if stay and isinstance(self.wrapped, DistributedDataParallel):
+            return self.wrapped.no_sync()
+        return contextlib.nullcontext()
+
+    def should_stop(self, request: StopRequest) -> bool:
+        """Whether a signal has come; several processes stop at the same step."""
+        if self.processes.world_size > 1 and self.step % STEPS_BETWEEN_AGREEMENTS:
+            return False
+        return self.processes.any(request.made)
+
+    def check_finite(self) -> None:
+        """Raises TrainingError if a loss since the last check was not finite, on any process."""
+        bad = self.window.first_bad_step()
+        if bad is not None:
+            raise TrainingError(
+                f"{self.name}: the loss is not finite at step {bad + 1}; nothing was saved since."
+                f" Lower lr (it was {self.recipe.schedule.lr(bad):.4g}), add warmup_steps, or set clip_grad_norm"
+            )
+
+    def log(self) -> str:
+        """Adds a line to the metrics, and says it in short."""
+        entry = {"step": self.step, "lr": self.recipe.schedule.lr(self.step - 1), **self.window.summary()}
+        self.write_metrics(entry)
+        return f"loss {entry['loss']:.3f}, top-1 {entry['top1']:.1%}, lr {entry['lr']:.3g}"
+
+    def log_evaluation(self, evaluate: Callable[[nn.Module], dict[str, float]]) -> None:
+        """Measures the model and adds a line to the metrics."""
+        begin = time.monotonic()
+        scores = evaluate(self.result)
+        self.wrapped.train()
+        self.window.pause(time.monotonic() - begin)
+        self.write_metrics({"step": self.step, **{f"val_{key}": value for key, value in scores.items()}})
+        if self.processes.is_main:
+            said = ", ".join(f"{key} {value:.4g}" for key, value in scores.items())
+            console.print(f"step {self.step}: validation {said}")
+
+    def write_metrics(self, entry: dict[str, Any]) -> None:
+        """Appends to metrics.jsonl, from the first process."""
+        if self.processes.is_main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+
+    def last_metrics(self) -> dict[str, float]:
+        """The newest line of training metrics; empty if there is none."""
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return next((entry for entry in map(json.loads, reversed(lines)) if "loss" in entry), {})
+
+    def save(self) -> None:
+        """Writes `step-<n>.pt`, points `last.pt` to it and removes the oldest, from the first process."""
+        if not self.processes.is_main:
+            return
+        content = {
+            "format": FORMAT,
+            **self.identity,
+            **self.extra,
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+        }
+        path = self.folder / f"step-{self.step:08d}.pt"
+        checkpoint.save(path, content)
+        link = self.folder / ".last.tmp"
+        try:
+            link.unlink(missing_ok=True)
+            os.link(path, link)
+            link.replace(self.folder / "last.pt")
+        except OSError:  # a file system without hard links
+            checkpoint.write_atomically(self.folder / "last.pt", path.read_bytes())
+        for old in sorted(self.folder.glob("step-*.pt"))[: -self.recipe.keep_checkpoints]:
+            old.unlink()
+
+    def resume(self) -> None:
+        """Goes on from `last.pt` if there is one.
+
+        Raises:
+            RunError: it belongs to a run with other settings; the message lists the differences.
+            CheckpointError: it is torn or foreign.
+        """
+        path = self.folder / "last.pt"
+        if not path.exists():
+            return
+        content = checkpoint.load(path)
+        differences = list(differing(self.identity, content))
+        if differences:
+            raise RunError(
+                f"{path} was trained with other settings ({'; '.join(differences[:6])});"
+                " use the same ones, another --run-dir, or --fresh to start over"
+            )
+        try:
+            self.model.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.scaler.load_state_dict(content["scaler"])
+            if self.ema:
+                self.ema.load_state_dict(content["ema"])
+            self.step = int(content["step"])
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            reason = str(error).split("\n")[0]
+            raise CheckpointError(f"{path} cannot be resumed: {reason}; use --fresh to start over") from None
+        if self.processes.is_main:
+            self.forget_metrics_after(self.step)
+            console.print(f"resuming at step {self.step} of {self.recipe.steps}")
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drops the lines of metrics.jsonl that a killed run wrote after its last checkpoint."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if _step_of(line) <= step]
+            checkpoint.write_atomically(path, "".join(kept).encode())
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf  # a line that was cut short
+
+
+def differing(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """The fields of `ours` that `theirs` has differently, as `supernet.lr: 0.5, was 0.1`."""
+    for key, value in ours.items():
+        other = theirs.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from differing(value, other, f"{prefix}{key}.")
+        elif value != other:
+            yield f"{prefix}{key}: {value!r:.60}, was {other!r:.60}"
+
+
+class Window:
+    """Sums since the last line of the metrics, kept on the device."""
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+        self.bad_step = torch.full((1,), -1, dtype=torch.int64, device=processes.device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins anew."""
+        self.sums = torch.zeros(3, dtype=torch.float64, device=self.processes.device)  # images, loss, top-1
+        self.begin = time.monotonic()
+
+    def add(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Counts one pass; nothing here waits for the device."""
+        self.sums[0] += labels.numel()
+        self.sums[1] += loss * labels.numel()
+        self.sums[2] += (logits.argmax(1) == labels).sum()
+        self.bad_step.masked_fill_((self.bad_step < 0) & ~loss.isfinite(), step)
+
+    def pause(self, seconds: float) -> None:
+        """Takes time that was spent on something else out of the rate."""
+        self.begin += seconds
+
+    def first_bad_step(self) -> int | None:
+        """The first step whose loss was not finite on some process."""
+        steps = self.processes.gather(self.bad_step).flatten().tolist()
+        return min((int(step) for step in steps if step >= 0), default=None)
+
+    def summary(self) -> dict[str, float]:
+        """Means over all images of all processes since the last call."""
+        images, loss, top1 = self.processes.sum(self.sums).tolist()
+        rate = images / max(time.monotonic() - self.begin, 1e-9)
+        self.reset()
+        return {"loss": loss / images, "top1": top1 / images, "images_per_second": round(rate, 1)}

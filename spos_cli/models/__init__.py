@@ -1,0 +1,1 @@
+"""The torch modules: the supernet, the stand-alone network, and what they cost."""

@@ -1,0 +1,69 @@
+"""Costs are measured, never typed in: each block is built on the meta device and counted by PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from spos_cli.models.blocks import build_block
+from spos_cli.models.network import Network
+from spos_cli.space.architecture import Architecture
+from spos_cli.space.cost import CostTable
+from spos_cli.space.search_space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the architectures of one space cost.
+
+    Attributes:
+        flops: multiply-adds of convolutions and linear layers for one image (paper, section 4).
+        params: parameters of the stand-alone network, with affine BatchNorm.
+    """
+
+    flops: CostTable
+    params: CostTable
+
+
+def count(space: SearchSpace) -> Costs:
+    """Measures the cost tables of a space: each distinct choice block once, then the fixed rest.
+
+    Raises:
+        ConfigError: the space names an op that does not exist.
+    """
+    measured: dict[tuple[int, ...], tuple[int, int]] = {}
+    flops = np.empty((space.num_layers, len(space.choices)), np.int64)
+    params = np.empty_like(flops)
+    with torch.device("meta"):
+        for layer in space.layers:
+            for index, choice in enumerate(space.choices):
+                key = (layer.in_channels, layer.out_channels, layer.stride, layer.in_size, index)
+                if key not in measured:
+                    block = build_block(choice, layer, affine=True)
+                    features = torch.empty(1, layer.in_channels, layer.in_size, layer.in_size)
+                    measured[key] = multiply_adds(block, features), parameters(block)
+                flops[layer.index, index], params[layer.index, index] = measured[key]
+
+        cheapest = Architecture((0,) * space.num_layers)
+        network = Network(space, cheapest)
+        image = torch.empty(1, 3, space.image_size, space.image_size)
+        fixed_flops = multiply_adds(network, image) - int(flops[:, 0].sum())
+        fixed_params = parameters(network) - int(params[:, 0].sum())
+    return Costs(CostTable("flops", fixed_flops, flops), CostTable("params", fixed_params, params))
+
+
+def multiply_adds(forward: Callable[[Tensor], Tensor], images: Tensor) -> int:
+    """Multiply-adds of one forward pass; PyTorch's counter counts a multiply-add as two."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        forward(images)
+    return int(counter.get_total_flops()) // 2
+
+
+def parameters(module: nn.Module) -> int:
+    """The number of trained values."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,41 @@
+"""One architecture alone, to be trained from scratch."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from spos_cli.models.blocks import build_block
+from spos_cli.models.skeleton import Skeleton
+from spos_cli.space.architecture import Architecture
+from spos_cli.space.search_space import SearchSpace
+
+
+class Network(Skeleton):
+    """The stand-alone network of one architecture; BatchNorm is affine in the published one.
+
+    Args:
+        space: the search space; tensors are named and shaped as published.
+        arch: one choice per layer.
+        affine: whether BatchNorm has a learned scale and shift.
+        dropout: probability of dropping a feature before the classifier.
+
+    Raises:
+        ArchitectureError: the space does not have this architecture.
+    """
+
+    def __init__(self, space: SearchSpace, arch: Architecture, affine: bool = True, dropout: float = 0.1) -> None:
+        space.validate(arch)
+        self.arch = arch
+        super().__init__(space, affine, dropout)
+
+    def build_features(self, affine: bool) -> nn.Sequential:
+        return nn.Sequential(
+            *(
+                build_block(self.space.choices[choice], layer, affine)
+                for layer, choice in zip(self.space.layers, self.arch, strict=True)
+            )
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`images (B, 3, H, W)` float to logits `(B, classes)`."""
+        return self.head(self.features(self.first_conv(images)))

@@ -1,0 +1,66 @@
+"""What supernet and network share around their choice blocks: the stem, the head and the initialisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from spos_cli.models.blocks import pointwise
+from spos_cli.space.search_space import SearchSpace
+
+BATCHNORM_BIAS = 0.0001  # as published; only where BatchNorm is affine
+
+
+class Skeleton(nn.Module):
+    """Stem and head of the published network; a child adds `features`, the choice blocks.
+
+    Args:
+        space: channels, classes and strides.
+        affine: whether BatchNorm has a learned scale and shift.
+        dropout: probability of dropping a feature before the classifier.
+    """
+
+    features: nn.ModuleList | nn.Sequential
+
+    def __init__(self, space: SearchSpace, affine: bool, dropout: float) -> None:
+        super().__init__()
+        self.space = space
+        self.first_conv = nn.Sequential(
+            nn.Conv2d(3, space.stem_channels, 3, space.stem_stride, 1, bias=False),
+            nn.BatchNorm2d(space.stem_channels, affine=affine),
+            nn.ReLU(inplace=True),
+        )
+        self.features = self.build_features(affine)
+        self.conv_last = nn.Sequential(*pointwise(space.stages[-1].channels, space.head_channels, affine))
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Sequential(nn.Linear(space.head_channels, space.classes, bias=False))
+
+    def build_features(self, affine: bool) -> nn.ModuleList | nn.Sequential:
+        """The choice blocks, in the order of the layers."""
+        raise NotImplementedError
+
+    def head(self, features: Tensor) -> Tensor:
+        """`(B, C, H, W)` of the last layer to logits `(B, classes)`."""
+        pooled = self.conv_last(features).mean((2, 3))
+        logits: Tensor = self.classifier(self.dropout(pooled))
+        return logits
+
+
+def initialize(model: Skeleton, seed: int) -> None:
+    """Fills every weight as the published code does, from `seed` alone.
+
+    Convolutions are normal with mean 0 and standard deviation `1 / weight.shape[1]`, the first one and the
+    classifier 0.01 (published `network.py`, `_initialize_weights`).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            std = 0.01 if name.startswith("first_conv") else 1.0 / module.weight.shape[1]
+            nn.init.normal_(module.weight, 0.0, std, generator=generator)
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0.0, 0.01, generator=generator)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            if module.affine:
+                nn.init.ones_(module.weight)
+                nn.init.constant_(module.bias, BATCHNORM_BIAS)

@@ -1,0 +1,45 @@
+"""The weight-sharing supernet: every choice of every layer, one path at a time."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from spos_cli.models.blocks import build_block
+from spos_cli.models.skeleton import Skeleton
+from spos_cli.space.architecture import Architecture
+from spos_cli.space.search_space import SearchSpace
+
+
+class Supernet(Skeleton):
+    """All architectures of a space in one set of weights (paper, section 3.2).
+
+    `features[layer][choice]` is one op; a forward pass goes through one choice of each layer and leaves the
+    others untouched: their gradients stay None, their BatchNorm statistics stay as they were. BatchNorm is
+    not affine in the published supernet.
+
+    Args:
+        space: the search space; tensors are named and shaped as published.
+        affine: whether BatchNorm has a learned scale and shift.
+        dropout: probability of dropping a feature before the classifier.
+    """
+
+    def __init__(self, space: SearchSpace, affine: bool = False, dropout: float = 0.1) -> None:
+        super().__init__(space, affine, dropout)
+
+    def build_features(self, affine: bool) -> nn.ModuleList:
+        return nn.ModuleList(
+            nn.ModuleList(build_block(choice, layer, affine) for choice in self.space.choices)
+            for layer in self.space.layers
+        )
+
+    def path(self, arch: Architecture) -> list[nn.Module]:
+        """The modules that one architecture runs through, stem and head included."""
+        blocks = [self.features[layer][choice] for layer, choice in enumerate(arch)]  # type: ignore[index]
+        return [self.first_conv, *blocks, self.conv_last, self.classifier]
+
+    def forward(self, images: Tensor, arch: Architecture) -> Tensor:
+        """`images (B, 3, H, W)` float to logits `(B, classes)`, through the path `arch`."""
+        features = self.first_conv(images)
+        for choices, choice in zip(self.features, arch, strict=True):
+            features = choices[choice](features)  # type: ignore[index]
+        return self.head(features)

@@ -1,0 +1,1 @@
+"""The search: evolution, the scoring of candidates, and the journal of scores."""

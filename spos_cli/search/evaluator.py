@@ -1,0 +1,71 @@
+"""Scores candidates with the weights of the supernet (paper, section 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from spos_cli.engine.calibration import calibrate
+from spos_cli.engine.evaluation import evaluate
+from spos_cli.engine.metrics import Accuracy
+from spos_cli.engine.precision import Amp, autocast, to_device
+from spos_cli.models.supernet import Supernet
+from spos_cli.space.architecture import Architecture
+
+
+class Evaluator:
+    """Scores one architecture after another, each as if it were the only one.
+
+    The BatchNorm statistics of the path are recomputed from the same training images for every candidate,
+    then the same images are scored. A score depends on the candidate and on these images alone: not on what
+    was scored before, on which process does it, or on a restart.
+
+    Args:
+        supernet: trained weights; its BatchNorm statistics are overwritten path by path.
+        preprocess: `(B, 3, S, S) uint8` on the device to float.
+        calibration: training images `(N, 3, S, S) uint8`; a last batch that is not full is left out.
+        calibration_batch: images per calibration batch.
+        images: to score on, `(M, 3, S, S) uint8`.
+        labels: `(M,)`.
+        batch: images per scoring batch.
+        device: where to compute.
+        amp: mixed precision of the forward passes.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        preprocess: Callable[[Tensor], Tensor],
+        *,
+        calibration: Tensor,
+        calibration_batch: int,
+        images: Tensor,
+        labels: Tensor,
+        batch: int,
+        device: torch.device,
+        amp: Amp = "off",
+    ) -> None:
+        self.supernet = supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.preprocess, self.device, self.amp = preprocess, device, amp
+        self.calibration = calibration[: len(calibration) // calibration_batch * calibration_batch]
+        self.calibration_batch = calibration_batch
+        self.images, self.labels, self.batch = images, labels, batch
+
+    def score(self, arch: Architecture) -> Accuracy:
+        """Calibrates one path and counts what it gets right, on this process alone."""
+        self.calibrate(arch)
+        batches = zip(self.images.split(self.batch), self.labels.split(self.batch), strict=True)
+        return evaluate(lambda images: self.supernet(images, arch), batches, self.preprocess, self.device, self.amp)
+
+    @torch.inference_mode()
+    def calibrate(self, arch: Architecture) -> None:
+        """Recomputes the BatchNorm statistics of one path."""
+        batches = (to_device(images, self.device) for images in self.calibration.split(self.calibration_batch))
+        with autocast(self.device, self.amp):
+            calibrate(
+                lambda images: self.supernet(images, arch),
+                self.supernet.path(arch),
+                map(self.preprocess, batches),
+            )

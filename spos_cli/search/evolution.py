@@ -1,0 +1,144 @@
+"""The search as a pure function: what to score next, given what was scored (paper, algorithm 1).
+
+Nothing here knows how a score comes about; `search` takes `evaluate`, which scores a whole generation. Every
+generation draws from a generator of its own, so replaying the scores of a killed search leads to the same
+candidates again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from spos_cli import seeding
+from spos_cli.search.journal import Origin
+from spos_cli.space.architecture import Architecture
+from spos_cli.space.cost import CostTable
+
+TRIES_PER_CHILD = 10  # the published code gives up on mutation and crossover after as many
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An architecture to be scored, and where it comes from."""
+
+    architecture: Architecture
+    generation: int
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """The sizes of a search; generation 0 is random, `generations` more are made of the best so far.
+
+    With `parents` 0 every generation is random: the baseline at the same budget.
+
+    Attributes:
+        table: what the limit is on.
+        limit: largest cost of a candidate, or None.
+        choices: choices per layer.
+        population: candidates per generation.
+        parents: best candidates so far that children are made of.
+        mutations, crossovers: children per generation; random candidates fill the rest.
+        mutation_probability: of each layer, to be drawn anew.
+    """
+
+    table: CostTable
+    limit: int | None
+    choices: int
+    population: int
+    generations: int
+    parents: int
+    mutations: int
+    crossovers: int
+    mutation_probability: float
+    seed: int
+
+    def search(
+        self, evaluate: Callable[[Sequence[Candidate]], Sequence[float]]
+    ) -> Iterator[list[tuple[Candidate, float]]]:
+        """Yields each generation with its scores; a higher score is better.
+
+        No architecture comes twice. The search ends early when it has seen all that the limit allows.
+        """
+        scores: dict[Architecture, float] = {}
+        for generation in range(self.generations + 1):
+            best = sorted(scores, key=lambda arch: (-scores[arch], self.table.of(arch)))[: self.parents]
+            candidates = self.propose(generation, best, scores.keys())
+            if not candidates:
+                return
+            results = list(zip(candidates, evaluate(candidates), strict=True))
+            scores.update({candidate.architecture: score for candidate, score in results})
+            yield results
+
+    def require_candidates(self) -> None:
+        """Raises LimitError if the limit allows no architecture; the message says what is reachable."""
+        self.table.distribution().draw(seeding.generator(self.seed, "probe"), None, self.limit)
+
+    def propose(self, generation: int, best: Sequence[Architecture], seen: Iterable[Architecture]) -> list[Candidate]:
+        """The candidates of one generation: children of the best, then random ones."""
+        rng = seeding.generator(self.seed, "evolution", generation)
+        fresh = _Fresh(self.table, self.limit, set(seen))
+        candidates: list[Candidate] = []
+
+        def add(origin: Origin, number: int, draw: Callable[[], Architecture]) -> None:
+            for _ in range(number * TRIES_PER_CHILD):
+                if number == 0:
+                    return
+                child = draw()
+                if fresh.take(child):
+                    candidates.append(Candidate(child, generation, origin))
+                    number -= 1
+
+        if best:
+            add("mutation", self.mutations, lambda: self.mutate(_pick(best, rng), rng))
+            add("crossover", self.crossovers, lambda: self.cross(_pick(best, rng), _pick(best, rng), rng))
+        while len(candidates) < self.population and (arch := fresh.draw(rng)) is not None:
+            candidates.append(Candidate(arch, generation, "random"))
+        return candidates
+
+    def mutate(self, parent: Architecture, rng: np.random.Generator) -> Architecture:
+        """Draws each layer anew with `mutation_probability`."""
+        anew = rng.random(len(parent)) < self.mutation_probability
+        drawn = rng.integers(self.choices, size=len(parent))
+        return Architecture(tuple(np.where(anew, drawn, parent.choices).tolist()))
+
+    def cross(self, one: Architecture, other: Architecture, rng: np.random.Generator) -> Architecture:
+        """Takes each layer from either parent."""
+        from_one = rng.random(len(one)) < 0.5
+        return Architecture(tuple(np.where(from_one, one.choices, other.choices).tolist()))
+
+
+def _pick(best: Sequence[Architecture], rng: np.random.Generator) -> Architecture:
+    return best[int(rng.integers(len(best)))]
+
+
+class _Fresh:
+    """The architectures under the limit that have not been seen."""
+
+    def __init__(self, table: CostTable, limit: int | None, seen: set[Architecture]) -> None:
+        self.table, self.limit, self.seen = table, limit, seen
+        self.allowed = table.distribution().count(None, limit)
+
+    def take(self, arch: Architecture) -> bool:
+        """Marks an architecture as seen; False if it was, or if it is over the limit."""
+        if arch in self.seen or (self.limit is not None and self.table.of(arch) > self.limit):
+            return False
+        self.seen.add(arch)
+        return True
+
+    def draw(self, rng: np.random.Generator) -> Architecture | None:
+        """One of them, uniformly; None when there is none left."""
+        distribution = self.table.distribution()
+        if len(self.seen) * 2 <= self.allowed:  # at most two tries on average
+            while not self.take(arch := distribution.draw(rng, None, self.limit)):
+                pass
+            return arch
+        left = [arch for arch in distribution.enumerate(None, self.limit) if arch not in self.seen]
+        if not left:
+            return None
+        arch = _pick(left, rng)
+        self.seen.add(arch)
+        return arch

@@ -1,0 +1,101 @@
+"""The journal of a search: one scored candidate a line, in the order of scoring, never rewritten.
+
+A line is a JSON object: `architecture` (list), `flops`, `params`, `top1` and `top5` (shares of `images`),
+`images`, `generation` and `origin` (`random`, `mutation` or `crossover`). It holds no times, so that the same
+search gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from spos_cli.errors import RunError
+from spos_cli.space.architecture import Architecture
+
+Origin = Literal["random", "mutation", "crossover"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One scored candidate; `top1` and `top5` are shares of `images`."""
+
+    architecture: Architecture
+    flops: int
+    params: int
+    top1: float
+    top5: float
+    images: int
+    generation: int
+    origin: Origin
+
+    def to_line(self) -> str:
+        """The entry as one line of JSON."""
+        return json.dumps({**asdict(self), "architecture": list(self.architecture)}) + "\n"
+
+    @staticmethod
+    def from_line(line: str) -> Entry:
+        """The entry of one line. Raises ValueError, KeyError or TypeError if it is none."""
+        fields = json.loads(line)
+        choices = tuple(int(choice) for choice in fields.pop("architecture"))
+        entry = Entry(architecture=Architecture(choices), **fields)
+        if not (0 <= entry.top1 <= 1 and 0 <= entry.top5 <= 1 and entry.images > 0 and entry.flops > 0):
+            raise ValueError("a score outside of its range")
+        return entry
+
+
+class Journal:
+    """The file of a search's scores. Only one process may append."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[Entry]:
+        """All entries; a last line that a kill has cut short does not count.
+
+        Raises:
+            RunError: a line in the middle is not an entry.
+        """
+        if not self.path.exists():
+            return []
+        lines = self.path.read_bytes().split(b"\n")
+        entries = []
+        for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is incomplete
+            try:
+                entries.append(Entry.from_line(line.decode("utf-8")))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise RunError(f"{self.path}:{number} is not a scored candidate; mend it, or use --fresh") from None
+        return entries
+
+    def cut_incomplete_line(self) -> None:
+        """Removes what follows the last newline, so that the next entry begins a line."""
+        if self.path.exists():
+            content = self.path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                os.truncate(self.path, whole)
+
+    def append(self, entry: Entry) -> None:
+        """Adds one line and flushes it to the disk.
+
+        Raises:
+            RunError: the disk is full, or the folder cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                file.write(entry.to_line().encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(f"cannot write {self.path}: {error.strerror or error}; scores so far are kept") from None
+
+
+def ranking(entries: Iterable[Entry], flops_limit: int | None = None) -> list[Entry]:
+    """Best first: by top-1, then the cheaper, then the one scored earlier."""
+    allowed = [entry for entry in entries if flops_limit is None or entry.flops <= flops_limit]
+    return sorted(allowed, key=lambda entry: (-entry.top1, entry.flops))

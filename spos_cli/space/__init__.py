@@ -1,0 +1,1 @@
+"""Which architectures exist and what they cost. NumPy only, no torch."""

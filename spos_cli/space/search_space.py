@@ -1,0 +1,235 @@
+"""The search space: stages of choice blocks, and the ops that each of them may be."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from spos_cli.errors import ArchitectureError, ConfigError
+from spos_cli.space.architecture import Architecture
+
+MAX_LAYERS, MAX_CHOICES, MAX_CHANNELS, MAX_PIXELS, MAX_CLASSES = 512, 64, 65_536, 8_192, 1_000_000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One op of a choice block, as data; `models.blocks` knows how to build it."""
+
+    op: str
+    parameters: tuple[tuple[str, int], ...] = ()
+
+    @staticmethod
+    def from_spec(spec: str | Mapping[str, Any]) -> Choice:
+        """From `shuffle_xception` or `{shuffle: {kernel: 5}}`.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        if isinstance(spec, str):
+            return Choice(spec)
+        if isinstance(spec, Mapping) and len(spec) == 1:
+            op, parameters = next(iter(spec.items()))
+            if isinstance(op, str) and isinstance(parameters, Mapping):
+                pairs = tuple(sorted(parameters.items()))
+                if all(isinstance(key, str) and type(value) is int for key, value in pairs):
+                    return Choice(op, pairs)
+        raise ConfigError(f"choices: cannot read {spec!r:.80}; write an op such as shuffle: {{kernel: 5}}")
+
+    def to_spec(self) -> str | dict[str, dict[str, int]]:
+        """As in the YAML file."""
+        return {self.op: dict(self.parameters)} if self.parameters else self.op
+
+    def __str__(self) -> str:
+        return " ".join([self.op, *(f"{key}={value}" for key, value in self.parameters)])
+
+    @property
+    def name(self) -> str:
+        """A short label for tables: `shuffle 5x5`."""
+        kernel = dict(self.parameters).get("kernel")
+        return f"{self.op} {kernel}x{kernel}" if kernel else self.op
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Consecutive choice blocks of one width; `stride` is that of the first, the others have 1."""
+
+    blocks: int
+    channels: int
+    stride: int = 2
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One choice block: channels, stride, and the side of its input in pixels."""
+
+    index: int
+    in_channels: int
+    out_channels: int
+    stride: int
+    in_size: int
+
+    @property
+    def out_size(self) -> int:
+        """Side of its output in pixels."""
+        return -(-self.in_size // self.stride)
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Which architectures exist (paper, section 4 and table 1).
+
+    Attributes:
+        stages: in the order of the forward pass.
+        choices: the ops of every choice block, by index.
+        image_size: side of the square input, pixels.
+        classes: size of the output.
+        stem_channels, stem_stride: of the first 3x3 convolution.
+        head_channels: of the last 1x1 convolution.
+
+    Raises:
+        ConfigError: no network can be built to these numbers.
+    """
+
+    stages: tuple[Stage, ...]
+    choices: tuple[Choice, ...]
+    image_size: int
+    classes: int
+    stem_channels: int
+    stem_stride: int
+    head_channels: int
+
+    def __post_init__(self) -> None:
+        if not self.stages or not self.choices:
+            raise ConfigError("a space needs at least one stage and one choice")
+        bounds = [
+            ("image_size", self.image_size, MAX_PIXELS),
+            ("classes", self.classes, MAX_CLASSES),
+            ("stem channels", self.stem_channels, MAX_CHANNELS),
+            ("head_channels", self.head_channels, MAX_CHANNELS),
+            ("number of choices", len(self.choices), MAX_CHOICES),
+            *((f"stage {i} blocks", stage.blocks, MAX_LAYERS) for i, stage in enumerate(self.stages)),
+            *((f"stage {i} channels", stage.channels, MAX_CHANNELS) for i, stage in enumerate(self.stages)),
+            ("number of layers", sum(stage.blocks for stage in self.stages), MAX_LAYERS),
+        ]
+        for what, value, most in bounds:
+            if not 1 <= value <= most:
+                raise ConfigError(f"{what} is {value}; it must be from 1 to {most:,}")
+        if self.stem_stride not in (1, 2) or any(stage.stride not in (1, 2) for stage in self.stages):
+            raise ConfigError("every stride must be 1 or 2")
+        if len(set(self.choices)) < len(self.choices):
+            raise ConfigError(f"a choice is listed twice: {', '.join(map(str, self.choices))}")
+        for layer in self.layers:
+            self._check_channels(layer)
+
+    def _check_channels(self, layer: Layer) -> None:
+        if layer.out_channels % 2:
+            raise ConfigError(f"stage channels must be even, half of them pass by; {layer.out_channels} is odd")
+        if layer.stride == 1 and layer.in_channels % 2:
+            raise ConfigError(f"layer {layer.index}: {layer.in_channels} channels cannot be split in halves")
+        kept = layer.in_channels // 2 if layer.stride == 1 else layer.in_channels
+        if layer.out_channels <= kept:
+            raise ConfigError(
+                f"layer {layer.index} has {layer.out_channels} output channels; it needs more than the {kept} that"
+                " its second branch keeps"
+            )
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """All choice blocks, in the order of the forward pass."""
+        layers: list[Layer] = []
+        channels, size = self.stem_channels, -(-self.image_size // self.stem_stride)
+        for stage in self.stages:
+            for block in range(stage.blocks):
+                layer = Layer(len(layers), channels, stage.channels, stage.stride if block == 0 else 1, size)
+                layers.append(layer)
+                channels, size = layer.out_channels, layer.out_size
+        return tuple(layers)
+
+    @property
+    def num_layers(self) -> int:
+        """Choice blocks."""
+        return len(self.layers)
+
+    @property
+    def size(self) -> int:
+        """Architectures."""
+        return len(self.choices) ** self.num_layers
+
+    @property
+    def final_size(self) -> int:
+        """Side of the last feature map, pixels."""
+        return self.layers[-1].out_size
+
+    def validate(self, arch: Architecture) -> None:
+        """Raises ArchitectureError if the space does not have this architecture."""
+        if len(arch) != self.num_layers:
+            raise ArchitectureError(f"the architecture has {len(arch)} layers, the space {self.num_layers}")
+        for layer, choice in enumerate(arch):
+            if not 0 <= choice < len(self.choices):
+                names = ", ".join(f"{i} = {c.name}" for i, c in enumerate(self.choices))
+                raise ArchitectureError(f"layer {layer} has choice {choice}; the choices are {names}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for files."""
+        return {
+            "image_size": self.image_size,
+            "classes": self.classes,
+            "stem": {"channels": self.stem_channels, "stride": self.stem_stride},
+            "stages": [{"blocks": s.blocks, "channels": s.channels, "stride": s.stride} for s in self.stages],
+            "head_channels": self.head_channels,
+            "choices": [choice.to_spec() for choice in self.choices],
+        }
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> SearchSpace:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ConfigError: the values describe no space.
+        """
+        try:
+            stages = tuple(
+                Stage(_whole(s["blocks"]), _whole(s["channels"]), _whole(s["stride"])) for s in values["stages"]
+            )
+            return SearchSpace(
+                stages=stages,
+                choices=tuple(Choice.from_spec(choice) for choice in values["choices"]),
+                image_size=_whole(values["image_size"]),
+                classes=_whole(values["classes"]),
+                stem_channels=_whole(values["stem"]["channels"]),
+                stem_stride=_whole(values["stem"]["stride"]),
+                head_channels=_whole(values["head_channels"]),
+            )
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ConfigError(f"the description of a search space cannot be read: {error!s:.80}") from None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the space, in hex."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.40} is not a whole number")
+    return value
+
+
+PUBLISHED = SearchSpace(
+    stages=(Stage(4, 64), Stage(4, 160), Stage(8, 320), Stage(4, 640)),
+    choices=(
+        Choice("shuffle", (("kernel", 3),)),
+        Choice("shuffle", (("kernel", 5),)),
+        Choice("shuffle", (("kernel", 7),)),
+        Choice("shuffle_xception"),
+    ),
+    image_size=224,
+    classes=1000,
+    stem_channels=16,
+    stem_stride=2,
+    head_channels=1024,
+)

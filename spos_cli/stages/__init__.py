@@ -1,0 +1,1 @@
+"""One file per subcommand: what it does, read from top to bottom."""

@@ -1,0 +1,293 @@
+"""What the stages share: the run folder, the images of an experiment, and how results are shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from spos_cli import seeding
+from spos_cli.config import Config, TrainingConfig
+from spos_cli.data import datasets
+from spos_cli.data.loaders import evaluation_batches, training_batches
+from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, preprocess
+from spos_cli.engine import checkpoint
+from spos_cli.engine.distributed import Processes
+from spos_cli.engine.optim import Schedule
+from spos_cli.engine.trainer import Recipe
+from spos_cli.errors import CheckpointError, ConfigError, RunError
+from spos_cli.models.supernet import Supernet
+
+WIDE = 160  # columns of a table that goes to a file
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command of an experiment.
+
+    Attributes:
+        config: the resolved settings.
+        flags: the command-line options that led to them, for the next command to type.
+        fresh: start the stage over; what was there is kept under another name.
+        as_json: print the result as JSON, for scripts.
+    """
+
+    config: Config
+    flags: str = ""
+    fresh: bool = False
+    as_json: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.config.folder
+
+    @property
+    def supernet_folder(self) -> Path:
+        """Checkpoints and metrics of the supernet."""
+        return self.folder / "supernet"
+
+    @property
+    def search_folder(self) -> Path:
+        """Journal and result of the search."""
+        return self.folder / "search"
+
+    @property
+    def archs_folder(self) -> Path:
+        """Exported architectures, one folder each."""
+        return self.folder / "archs"
+
+    @property
+    def retrain_folder(self) -> Path:
+        """Retrained architectures, one folder each."""
+        return self.folder / "retrain"
+
+    def begin(self, stage: Path | None, processes: Processes) -> None:
+        """Writes `config.yaml`; with `fresh`, sets what the stage left before aside, under another name."""
+        if processes.is_main:
+            if self.fresh and stage is not None and stage.exists():
+                number = 1
+                while (aside := stage.with_name(f"{stage.name}.previous-{number}")).exists():
+                    number += 1
+                stage.rename(aside)
+                self.say(f"kept the earlier {stage} as {aside}")
+            checkpoint.write_atomically(self.folder / "config.yaml", self.config.to_yaml().encode())
+        processes.barrier()
+
+    def say(self, text: str) -> None:
+        """A line on stdout, unless that is for JSON."""
+        if not self.as_json:
+            screen().print(text, soft_wrap=True)
+
+    def show(self, table: Table) -> None:
+        """A table on stdout, unless that is for JSON."""
+        if not self.as_json:
+            screen().print(table)
+
+    def next(self, command: str) -> None:
+        """Says what to type next."""
+        self.say(f"next: [bold]spos {command}{' ' + self.flags if self.flags else ''}[/bold]")
+
+    def result(self, value: Any) -> None:
+        """Prints the result for scripts, if asked for."""
+        if self.as_json:
+            print(json.dumps(value))
+
+
+def screen() -> Console:
+    """stdout, wide enough for an architecture where it is not a terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDE)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """A table; every column whose title ends in a colon is aligned left, the others right."""
+    result = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        left = column.endswith(":")
+        result.add_column(column.rstrip(":"), justify="left" if left else "right", overflow="fold")
+    for row in rows:
+        result.add_row(*(str(cell) for cell in row))
+    return result
+
+
+class Images:
+    """The images of an experiment, and how each stage sees them.
+
+    Raises:
+        DataError: they are missing, broken, too few, or of other classes than the space expects.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.data = config, config.data
+        self.size = config.space.image_size
+        self.evaluation = EvalTransform(self.data.preset, self.size)
+        self.preprocess: Callable[[Tensor], Tensor] = partial(preprocess, self.data.preset)
+
+    def _load(self, split: Any) -> datasets.ImageSet:
+        data = self.data
+        return datasets.load(data.source, data.root, split, train_folder=data.train_folder, val_folder=data.val_folder)
+
+    @cached_property
+    def train(self) -> datasets.ImageSet:
+        """All training images, the held-out ones among them."""
+        return self._load("train")
+
+    @cached_property
+    def val(self) -> datasets.ImageSet:
+        """The images that the final accuracy is reported on."""
+        return self._load("val")
+
+    @cached_property
+    def splits(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Indices of the training images without the held-out ones, and of those; the same in all stages."""
+        return datasets.holdout(self.train.labels, self.data.holdout_per_class, self.config.seed)
+
+    @cached_property
+    def augmented(self) -> TrainTransform:
+        """How training images are prepared."""
+        return TrainTransform(self.data.preset, self.size, Augmentation(**self.data.augmentation.model_dump()))
+
+    def check(self) -> None:
+        """Compares the classes of both sets and the space."""
+        datasets.check_classes(self.train, self.val, self.config.space.classes)
+
+    def batches(
+        self,
+        indices: NDArray[np.int64],
+        training: TrainingConfig,
+        processes: Processes,
+        first_step: int,
+        last_step: int,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training batches of the steps from `first_step` up to but without `last_step`."""
+        return training_batches(
+            self.train,
+            indices,
+            self.augmented,
+            seed=self.config.seed,
+            batch_size=training.batch_size,
+            accumulate=training.accumulate,
+            first_step=first_step,
+            last_step=last_step,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            workers=self.data.workers,
+            pin_memory=processes.device.type == "cuda",
+        )
+
+    def val_batches(self, batch_size: int, processes: Processes) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """This process's share of the validation set: images, labels, positions."""
+        return evaluation_batches(
+            self.val,
+            np.arange(len(self.val)),
+            self.evaluation,
+            batch_size=batch_size,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            workers=self.data.workers,
+            pin_memory=processes.device.type == "cuda",
+        )
+
+
+HARMLESS = {"log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every"}
+
+
+def recipe(config: Config, section: str) -> dict[str, Any]:
+    """The settings that a training depends on, to be the same when it is resumed."""
+    settings = config.portable()
+    data = {key: value for key, value in settings["data"].items() if key != "root"}
+    training = {key: value for key, value in settings[section].items() if key not in HARMLESS}
+    return {"seed": config.seed, "space": settings["space"], "data": data, section: training}
+
+
+def training_recipe(training: TrainingConfig, ema_decay: float | None = None) -> Recipe:
+    """A config's training section as the engine takes it."""
+    return Recipe(
+        schedule=Schedule(
+            training.lr, training.steps, training.schedule, training.warmup_steps, training.schedule_first
+        ),
+        batch_size=training.batch_size,
+        accumulate=training.accumulate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        label_smoothing=training.label_smoothing,
+        clip_grad_norm=training.clip_grad_norm,
+        amp=training.amp,
+        ema_decay=ema_decay,
+        log_every=training.log_every,
+        checkpoint_every=training.checkpoint_every,
+        keep_checkpoints=training.keep_checkpoints,
+    )
+
+
+def check_devices(config: Config, training: TrainingConfig, processes: Processes) -> None:
+    """Raises ConfigError if a global batch cannot be shared out."""
+    parts = processes.world_size * training.accumulate
+    if training.batch_size % parts:
+        raise ConfigError(
+            f"batch_size {training.batch_size} does not divide by {processes.world_size} processes"
+            f" x accumulate {training.accumulate}; use a multiple of {parts}"
+        )
+
+
+def load_supernet(path: Path, config: Config) -> tuple[Supernet, dict[str, Any]]:
+    """A trained supernet, and what its checkpoint says.
+
+    Raises:
+        CheckpointError: it is none, or it is of another space.
+    """
+    content = checkpoint.load(path)
+    if content.get("kind") != "supernet":
+        raise CheckpointError(f"{path} is not a supernet's checkpoint of spos")
+    theirs = content["config"]["space"]
+    if theirs != config.portable()["space"]:
+        raise CheckpointError(f"{path} was trained on another space than this config's; use the config of its run")
+    model = Supernet(config.space.build(), affine=bool(content["config"]["supernet"]["affine"]), dropout=0.0)
+    load_state(model, content["model"], path)
+    return model, content
+
+
+def load_state(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Fills a model strictly.
+
+    Raises:
+        CheckpointError: tensors are missing, left over, of another shape, or not finite.
+    """
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        lines = str(error).splitlines()
+        raise CheckpointError(f"{path} does not fit the model: {' '.join(lines[1:2] or lines).strip():.200}") from None
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: {name} holds values that are not finite")
+
+
+def only_one(pattern: Sequence[Path], what: str, hint: str) -> Path:
+    """The file that there is exactly one of.
+
+    Raises:
+        RunError: there is none, or there are several and the user has to choose.
+    """
+    found = sorted(pattern)
+    if not found:
+        raise RunError(f"there is no {what} here yet; run {hint} first")
+    if len(found) > 1:
+        raise RunError(f"there are several: name one of {', '.join(str(path) for path in found)}")
+    return found[0]
+
+
+def weights_seed(config: Config, purpose: str) -> int:
+    """The seed of a model's first weights."""
+    return seeding.torch_seed(config.seed, f"{purpose} weights")

@@ -1,0 +1,93 @@
+"""`spos flops-table`: what each choice, or each architecture, costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from spos_cli.engine import checkpoint
+from spos_cli.models.counting import Costs, count
+from spos_cli.space.architecture import Architecture, read
+from spos_cli.space.cost import format_cost
+from spos_cli.space.search_space import SearchSpace
+from spos_cli.stages.common import Run, table
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def run(run: Run, archs: Sequence[str], limit: int | None) -> None:
+    """Shows the costs of architectures; without any, writes and shows the table of the whole space.
+
+    Args:
+        archs: each a literal or a file.
+        limit: FLOPs; the table then says which share of the space is under it.
+
+    Raises:
+        ArchitectureError: one of them cannot be read, or the space does not have it.
+    """
+    space = run.config.space.build()
+    architectures = [read(arch) for arch in archs]
+    for arch in architectures:
+        space.validate(arch)
+    costs = count(space)
+    if architectures:
+        show_architectures(run, costs, architectures)
+        return
+    summary = summarize(space, costs, limit)
+    path = run.folder / "flops_table.json"
+    checkpoint.write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
+    show_space(run, space, summary)
+    run.say(f"written to {path}")
+    run.next("supernet-train")
+
+
+def show_architectures(run: Run, costs: Costs, architectures: Sequence[Architecture]) -> None:
+    """FLOPs and parameters of each."""
+    values = [(arch, costs.flops.of(arch), costs.params.of(arch)) for arch in architectures]
+    run.result([{"architecture": list(arch), "flops": flops, "params": params} for arch, flops, params in values])
+    rows = [(arch, f"{flops:,}", f"{params:,}") for arch, flops, params in values]
+    run.show(table("costs", ["architecture:", "FLOPs (multiply-adds)", "parameters"], rows))
+
+
+def summarize(space: SearchSpace, costs: Costs, limit: int | None) -> dict[str, Any]:
+    """The tables and the distribution of FLOPs over the whole space, as plain values."""
+    flops, distribution = costs.flops, costs.flops.distribution()
+    summary = {
+        "space": space.to_dict(),
+        "fixed": flops.fixed,
+        "table": flops.table.tolist(),
+        "params": {"fixed": costs.params.fixed, "table": costs.params.table.tolist()},
+        "architectures": space.size,
+        "minimum": flops.minimum,
+        "maximum": flops.maximum,
+        "mean": flops.mean,
+        "quantiles": {f"{q:g}": distribution.quantile(q) for q in QUANTILES},
+    }
+    if limit is not None:
+        summary |= {"limit": limit, "share_under_limit": distribution.share(None, limit)}
+    return summary
+
+
+def show_space(run: Run, space: SearchSpace, summary: dict[str, Any]) -> None:
+    """The table per layer and choice, then the distribution."""
+    names = [choice.name for choice in space.choices]
+    rows: list[list[str]] = []
+    for layer, flops, params in zip(space.layers, summary["table"], summary["params"]["table"], strict=True):
+        size = f"{layer.in_channels}→{layer.out_channels}, {layer.in_size}→{layer.out_size} px"
+        pairs = [f"{format_cost(f)} / {format_cost(p)}" for f, p in zip(flops, params, strict=True)]
+        rows.append([str(layer.index), size, *pairs])
+    fixed = f"{format_cost(summary['fixed'])} / {format_cost(summary['params']['fixed'])}"
+    rows.append(["", "stem and head", fixed, *[""] * (len(names) - 1)])
+    run.show(table("FLOPs / parameters of each choice", ["layer", "size:", *names], rows))
+
+    facts = [
+        ("architectures", f"{summary['architectures']:,}"),
+        ("FLOPs, least and most", f"{format_cost(summary['minimum'])} to {format_cost(summary['maximum'])}"),
+        ("mean", format_cost(round(summary["mean"]))),
+        *((f"{float(q):.0%} are at or under", format_cost(value)) for q, value in summary["quantiles"].items()),
+    ]
+    if "limit" in summary:
+        facts.append((f"share at or under {format_cost(summary['limit'])}", f"{summary['share_under_limit']:.1%}"))
+    run.show(table("the whole space", ["what:", "value"], facts))
+    run.result(summary)

@@ -1,0 +1,163 @@
+"""`spos retrain`: train one architecture from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from spos_cli.engine import checkpoint
+from spos_cli.engine.calibration import calibrate
+from spos_cli.engine.distributed import Processes
+from spos_cli.engine.evaluation import evaluate
+from spos_cli.engine.metrics import Accuracy
+from spos_cli.engine.precision import autocast, to_device
+from spos_cli.engine.progress import track
+from spos_cli.engine.trainer import Trainer
+from spos_cli.models.counting import count
+from spos_cli.models.network import Network
+from spos_cli.models.skeleton import initialize
+from spos_cli.space.architecture import Architecture, read
+from spos_cli.space.cost import format_cost
+from spos_cli.stages.common import (
+    Images,
+    Run,
+    check_devices,
+    only_one,
+    recipe,
+    table,
+    training_recipe,
+    weights_seed,
+)
+
+MODEL_FORMAT = "spos-model-1"
+
+
+def run(run: Run, processes: Processes, arch: str | None) -> None:
+    """Leaves `retrain/<id>/model.pt`; goes on from `last.pt` there if it is not complete.
+
+    Args:
+        arch: a literal or a file; by default the one architecture that was exported.
+
+    Raises:
+        SposError: the architecture, the data, the settings or an earlier checkpoint do not allow it.
+    """
+    config, training = run.config, run.config.retrain
+    architecture = read(
+        arch or str(only_one(list(run.archs_folder.glob("*/arch.yaml")), "arch.yaml", "spos export-arch"))
+    )
+    check_devices(config, training, processes)
+    space = config.space.build()
+    model = Network(space, architecture, training.affine, training.dropout)
+    initialize(model, weights_seed(config, "network"))
+    images = Images(config)
+    images.check()
+    indices, _ = images.splits
+    folder = run.retrain_folder / architecture.id
+    run.begin(folder, processes)
+
+    def measure(network: nn.Module) -> Accuracy:
+        processes.copy_from_main(network.buffers())
+        network.eval()
+        batches = images.val_batches(config.search.batch_size, processes)
+        pairs = ((pixels, labels) for pixels, labels, _ in batches)
+        return evaluate(network, pairs, images.preprocess, processes.device, training.amp, processes)
+
+    def midway(network: nn.Module) -> dict[str, float]:
+        accuracy = measure(network)
+        return {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
+
+    trainer = Trainer(
+        model,
+        training_recipe(training, training.ema_decay),
+        processes,
+        name="retrain",
+        folder=folder,
+        identity={
+            "kind": "retrain",
+            "architecture": list(architecture),
+            "recipe": recipe(config, "retrain"),
+        },
+        extra={"config": config.portable()},
+        seed=config.seed,
+        preprocess=images.preprocess,
+        evaluate=midway,
+        evaluate_every=training.evaluate_every,
+    )
+    flops = count(space).flops.of(architecture)
+    if processes.is_main:
+        run.say(f"training {architecture} ({format_cost(flops)} FLOPs) from scratch on {len(indices):,} images")
+    trainer.resume()
+    trainer.train(lambda step: images.batches(indices, training, processes, step, training.steps))
+    last_batchnorm_pass(run, trainer.result, images, processes)
+    accuracy = measure(trainer.result)
+    if processes.is_main:
+        save_model(run, architecture, trainer, images, accuracy, folder / "model.pt")
+        show(run, architecture, flops, accuracy, folder / "model.pt")
+
+
+def last_batchnorm_pass(run: Run, model: nn.Module, images: Images, processes: Processes) -> None:
+    """Averages the BatchNorm statistics of the final weights over training batches, as published.
+
+    The published code does it as one more epoch with learning rate 0 and momentum 1 / step.
+    """
+    training = run.config.retrain
+    indices, _ = images.splits
+    steps = training.batchnorm_pass_steps
+    if steps is None:
+        steps = max(1, len(indices) // training.batch_size)
+    if steps == 0:
+        return
+    batches = images.batches(indices, training, processes, training.steps, training.steps + steps)
+    total = steps * training.accumulate
+    model.eval()
+    with track("BatchNorm pass", total, "batches", quiet=not processes.is_main) as task, torch.no_grad():
+
+        def prepared() -> Any:
+            for pixels, _ in batches:
+                yield images.preprocess(to_device(pixels, processes.device))
+                task.advance()
+
+        with autocast(processes.device, training.amp):
+            calibrate(model, [model], prepared(), processes)
+
+
+def save_model(run: Run, arch: Architecture, trainer: Trainer, images: Images, accuracy: Accuracy, path: Path) -> None:
+    """Writes the network with all that is needed to use it."""
+    space = run.config.space.build()
+    state = {name: tensor.contiguous() for name, tensor in trainer.result.state_dict().items()}
+    content = {
+        "format": MODEL_FORMAT,
+        "kind": "network",
+        "architecture": list(arch),
+        "space": space.to_dict(),
+        "affine": run.config.retrain.affine,
+        "classes": list(images.val.classes),
+        "preprocessing": {"preset": run.config.data.preset, "image_size": space.image_size},
+        "metrics": {
+            "top1": accuracy.top1,
+            "top5": accuracy.top5,
+            "loss": accuracy.loss,
+            "images": accuracy.images,
+            "steps": trainer.step,
+        },
+        "config": run.config.portable(),
+        "model": state,
+    }
+    checkpoint.save(path, content)
+
+
+def show(run: Run, arch: Architecture, flops: int, accuracy: Accuracy, path: Path) -> None:
+    """The summary at the end."""
+    rows = [
+        ("architecture", arch),
+        ("FLOPs", format_cost(flops)),
+        ("validation top-1", f"{accuracy.top1:.2%}"),
+        ("validation top-5", f"{accuracy.top5:.2%}"),
+        ("validation images", f"{accuracy.images:,}"),
+        ("model", path),
+    ]
+    run.show(table("retrained", ["what:", "value:"], rows))
+    run.say(f"next: [bold]spos evaluate --weights {path}[/bold]")

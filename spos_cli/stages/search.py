@@ -1,0 +1,278 @@
+"""`spos search`: evolution over the paths of a trained supernet, under a FLOPs limit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from spos_cli import seeding
+from spos_cli.data import datasets
+from spos_cli.data.loaders import ImageStore
+from spos_cli.data.transforms import EvalTransform, TrainTransform
+from spos_cli.engine import checkpoint
+from spos_cli.engine.distributed import Processes
+from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
+from spos_cli.engine.progress import Task, track
+from spos_cli.engine.trainer import differing
+from spos_cli.errors import ConfigError, RunError
+from spos_cli.models.counting import Costs, count
+from spos_cli.models.supernet import Supernet
+from spos_cli.search.evaluator import Evaluator
+from spos_cli.search.evolution import Candidate, Evolution
+from spos_cli.search.journal import Entry, Journal, ranking
+from spos_cli.space.cost import format_cost
+from spos_cli.stages.common import Images, Run, load_supernet, table
+
+SHOWN = 10
+
+
+def run(run: Run, processes: Processes, weights: Path | None) -> None:
+    """Leaves `search/journal.jsonl` and `search/result.yaml`; goes on from the journal if there is one.
+
+    Args:
+        weights: the supernet's checkpoint; by default the one in the run folder.
+
+    Raises:
+        LimitError: no architecture is under the limit.
+        SposError: the supernet, the data or an earlier journal do not allow it.
+    """
+    config = run.config
+    path = weights or run.supernet_folder / "last.pt"
+    if weights is None and not path.exists():
+        raise RunError(f"there is no supernet in {run.folder} yet; run spos supernet-train first, or give --weights")
+    supernet, content = load_supernet(path, config)
+    costs = count(supernet.space)
+    evolution = make_evolution(run, costs)
+    evolution.require_candidates()
+    images = Images(config)
+    images.check()
+    run.begin(run.search_folder, processes)
+    supernet_digest = checkpoint.digest(path)
+    remember_settings(run, supernet_digest, processes)
+
+    evaluator = make_evaluator(run, supernet, images, processes)
+    journal = Journal(run.search_folder / "journal.jsonl")
+    scoring = Scoring(run, processes, evaluator, costs, journal)
+    if processes.is_main:
+        journal.cut_incomplete_line()
+        if content["step"] < content["config"]["supernet"]["steps"]:
+            run.say(f"[yellow]the supernet is at step {content['step']} only; its training is not complete[/yellow]")
+    total = config.search.population * (config.search.generations + 1)
+    request, quiet = StopRequest(), not processes.is_main
+    with stop_on_signals(request), track("search", total, "candidates", quiet=quiet) as task:
+        for _ in evolution.search(lambda candidates: scoring.score(candidates, request, task)):
+            if processes.is_main:
+                write_result(run, scoring, supernet_digest)
+    if processes.is_main:
+        show(run, scoring)
+
+
+def make_evolution(run: Run, costs: Costs) -> Evolution:
+    """The sizes of the search, from the config; the random baseline has no parents."""
+    search = run.config.search
+    return Evolution(
+        table=costs.flops,
+        limit=search.flops_limit,
+        choices=costs.flops.table.shape[1],
+        population=search.population,
+        generations=search.generations,
+        parents=search.parents if search.algorithm == "evolution" else 0,
+        mutations=search.mutations,
+        crossovers=search.crossovers,
+        mutation_probability=search.mutation_probability,
+        seed=run.config.seed,
+    )
+
+
+def remember_settings(run: Run, supernet_digest: str, processes: Processes) -> None:
+    """Keeps what the scores depend on beside the journal.
+
+    Raises:
+        RunError: the journal there was made with other settings.
+    """
+    portable = run.config.portable()
+    search = {key: value for key, value in portable["search"].items() if key != "generations"}
+    data = {key: value for key, value in portable["data"].items() if key != "root"}
+    ours = {"seed": run.config.seed, "supernet": supernet_digest, "data": data, "search": search}
+    path = run.search_folder / "settings.json"
+    if path.exists():
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+            differences = list(differing(ours, theirs))
+        except (ValueError, AttributeError):
+            raise RunError(f"{path} cannot be read; use --fresh to start over") from None
+        if differences:
+            raise RunError(
+                f"{run.search_folder} holds a search with other settings ({'; '.join(differences[:6])});"
+                " use the same ones, another --run-dir, or --fresh to start over"
+            )
+    processes.barrier()
+    if processes.is_main and not path.exists():
+        checkpoint.write_atomically(path, (json.dumps(ours, indent=1) + "\n").encode())
+
+
+def make_evaluator(run: Run, supernet: Supernet, images: Images, processes: Processes) -> Evaluator:
+    """Scores on the search split, or on the validation set if that was asked for by name."""
+    search = run.config.search
+    if search.split == "holdout":
+        image_set, scored = images.train, images.splits[1]
+    else:
+        image_set, scored = images.val, datasets.interleave(images.val.labels, run.config.seed)
+    path = run.search_folder / "scoring.u8"
+    scoring = decode(run, path, image_set, scored[: search.images], images.evaluation, None, processes)
+    calibration = decode_calibration(run, run.search_folder, images, processes)
+    return Evaluator(
+        supernet,
+        images.preprocess,
+        calibration=calibration.images,
+        calibration_batch=search.calibration_batch_size,
+        images=scoring.images,
+        labels=scoring.labels,
+        batch=search.batch_size,
+        device=processes.device,
+        amp=search.amp,
+    )
+
+
+def decode_calibration(run: Run, folder: Path, images: Images, processes: Processes) -> ImageStore:
+    """The training images that BatchNorm statistics are computed from, the same for every candidate.
+
+    Raises:
+        ConfigError: there are fewer of them than one calibration batch.
+    """
+    config, search = run.config, run.config.search
+    training, _ = images.splits
+    order = seeding.generator(config.seed, "calibration").permutation(len(training))
+    chosen = training[order[: search.calibration_images]]
+    if len(chosen) < search.calibration_batch_size:
+        raise ConfigError(
+            f"search.calibration_batch_size is {search.calibration_batch_size}, but there are {len(chosen)}"
+            " training images; lower it"
+        )
+    path = folder / "calibration.u8"
+    return decode(run, path, images.train, chosen, images.augmented, config.seed, processes)
+
+
+def decode(
+    run: Run,
+    path: Path,
+    images: datasets.ImageSet,
+    indices: NDArray[np.int64],
+    transform: EvalTransform | TrainTransform,
+    seed: int | None,
+    processes: Processes,
+) -> ImageStore:
+    """Decodes images once, for all candidates and processes."""
+    if processes.is_main and not ImageStore.matches(path, images, indices, transform, seed=seed):
+        with track(f"decoding {path.stem} images", len(indices), "images", quiet=run.as_json) as task:
+            ImageStore.build(
+                path,
+                images,
+                indices,
+                transform,
+                seed=seed,
+                workers=run.config.data.workers,
+                progress=task.advance,
+            )
+    processes.barrier()
+    return ImageStore.open(path)
+
+
+class Scoring:
+    """Scores generations over all processes, and keeps the journal."""
+
+    def __init__(self, run: Run, processes: Processes, evaluator: Evaluator, costs: Costs, journal: Journal) -> None:
+        self.run, self.processes, self.evaluator = run, processes, evaluator
+        self.costs, self.journal = costs, journal
+        self.entries = {entry.architecture: entry for entry in journal.read()}
+        self.used: list[Entry] = []
+
+    def score(self, candidates: Sequence[Candidate], request: StopRequest, task: Task) -> list[float]:
+        """The top-1 of each candidate; those in the journal are not scored again.
+
+        Raises:
+            Interrupted: on a signal; the journal has all scores so far.
+        """
+        known = [candidate for candidate in candidates if candidate.architecture in self.entries]
+        task.advance(len(known))
+        pending = [candidate for candidate in candidates if candidate.architecture not in self.entries]
+        size = self.processes.world_size
+        for begin in range(0, len(pending), size):
+            if self.processes.any(request.made):
+                raise Interrupted(request.number or 15)
+            self.score_together(pending[begin : begin + size])
+            best = ranking(self.entries.values())[0]
+            task.advance(
+                len(pending[begin : begin + size]),
+                note=f"generation {pending[begin].generation}, best top-1 {best.top1:.2%}",
+            )
+        entries = [self.entries[candidate.architecture] for candidate in candidates]
+        self.used += entries
+        return [entry.top1 for entry in entries]
+
+    def score_together(self, candidates: Sequence[Candidate]) -> None:
+        """One candidate per process; the first one writes them all, in their order."""
+        counts = torch.zeros(3, dtype=torch.int64, device=self.processes.device)
+        if self.processes.rank < len(candidates):
+            score = self.evaluator.score(candidates[self.processes.rank].architecture)
+            counts += torch.tensor([score.images, score.top1_count, score.top5_count], device=counts.device)
+        for candidate, (images, top1, top5) in zip(candidates, self.processes.gather(counts).tolist(), strict=False):
+            arch = candidate.architecture
+            entry = Entry(
+                architecture=arch,
+                flops=self.costs.flops.of(arch),
+                params=self.costs.params.of(arch),
+                top1=top1 / images,
+                top5=top5 / images,
+                images=images,
+                generation=candidate.generation,
+                origin=candidate.origin,
+            )
+            if self.processes.is_main:
+                self.journal.append(entry)
+            self.entries[arch] = entry
+
+
+def write_result(run: Run, scoring: Scoring, supernet_digest: str) -> None:
+    """`result.yaml`: the best so far, and what they were found with."""
+    best = [
+        {"rank": rank, **json.loads(entry.to_line())} for rank, entry in enumerate(ranking(scoring.used)[:SHOWN], 1)
+    ]
+    result = {
+        "candidates": len(scoring.used),
+        "generations": scoring.used[-1].generation,
+        "flops_limit": run.config.search.flops_limit,
+        "supernet": supernet_digest,
+        "space": run.config.space.build().to_dict(),
+        "best": best,
+    }
+    text = yaml.safe_dump(result, sort_keys=False, default_flow_style=None, width=120)
+    checkpoint.write_atomically(run.search_folder / "result.yaml", text.encode())
+
+
+def show(run: Run, scoring: Scoring) -> None:
+    """The table of the best, and what comes next."""
+    limit = run.config.search.flops_limit
+    best = ranking(scoring.used)[:SHOWN]
+    rows = [
+        (
+            rank,
+            entry.architecture,
+            format_cost(entry.flops),
+            format_cost(entry.params),
+            f"{entry.top1:.2%}",
+            entry.origin,
+        )
+        for rank, entry in enumerate(best, 1)
+    ]
+    under = f" at or under {format_cost(limit)} FLOPs" if limit else ""
+    title = f"the best of {len(scoring.used)} candidates{under}, scored on {best[0].images:,} images"
+    run.show(table(title, ["rank", "architecture:", "FLOPs", "params", "top-1", "origin:"], rows))
+    run.result([json.loads(entry.to_line()) for entry in best])
+    run.next("export-arch")

@@ -1,0 +1,78 @@
+"""`spos supernet-train`: train the weight-sharing supernet, one path per step."""
+
+from __future__ import annotations
+
+from spos_cli.engine.distributed import Processes
+from spos_cli.engine.trainer import Trainer
+from spos_cli.models.counting import count
+from spos_cli.models.skeleton import initialize
+from spos_cli.models.supernet import Supernet
+from spos_cli.space.cost import format_cost
+from spos_cli.space.sampling import CostBinSampler, Sampler, UniformSampler
+from spos_cli.space.search_space import SearchSpace
+from spos_cli.stages.common import Images, Run, check_devices, recipe, table, training_recipe, weights_seed
+
+
+def run(run: Run, processes: Processes) -> None:
+    """Leaves `supernet/last.pt`; goes on from there if it is not complete.
+
+    Raises:
+        SposError: the data, the settings or an earlier checkpoint do not allow it.
+    """
+    config = run.config
+    training = config.supernet
+    check_devices(config, training, processes)
+    space = config.space.build()
+    sampler = make_sampler(run, space)
+    images = Images(config)
+    images.check()
+    indices, held_out = images.splits
+    run.begin(run.supernet_folder, processes)
+
+    model = Supernet(space, training.affine, training.dropout)
+    initialize(model, weights_seed(config, "supernet"))
+    trainer = Trainer(
+        model,
+        training_recipe(training),
+        processes,
+        name="supernet",
+        folder=run.supernet_folder,
+        identity={"kind": "supernet", "recipe": recipe(config, "supernet")},
+        extra={"config": config.portable()},
+        seed=config.seed,
+        preprocess=images.preprocess,
+        arguments=lambda step: (sampler.draw(step),),
+        partial=True,
+    )
+    if processes.is_main:
+        run.say(
+            f"training a supernet of {space.size:.3g} architectures on {len(indices):,} images of"
+            f" {images.train.name} ({len(held_out):,} more are held out for the search)"
+        )
+    trainer.resume()
+    trainer.train(lambda step: images.batches(indices, training, processes, step, training.steps))
+    if processes.is_main:
+        show(run, trainer)
+
+
+def make_sampler(run: Run, space: SearchSpace) -> Sampler:
+    """What draws a path for each step; every process draws the same."""
+    config = run.config
+    if config.supernet.sampler == "uniform":
+        return UniformSampler(space.num_layers, len(space.choices), config.seed)
+    bins = config.supernet.flops_bins
+    return CostBinSampler(count(space).flops, bins.low, bins.high, bins.width, config.seed)
+
+
+def show(run: Run, trainer: Trainer) -> None:
+    """The summary at the end."""
+    last = trainer.last_metrics()
+    rows = [
+        ("steps", trainer.step),
+        ("training loss", f"{last.get('loss', float('nan')):.3f}"),
+        ("training top-1", f"{last.get('top1', float('nan')):.1%}"),
+        ("parameters", format_cost(sum(p.numel() for p in trainer.model.parameters()))),
+        ("weights", run.supernet_folder / "last.pt"),
+    ]
+    run.show(table("supernet", ["what:", "value:"], rows))
+    run.next("search")

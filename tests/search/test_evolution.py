@@ -1,0 +1,103 @@
+"""Evolution on a toy space whose scores are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spos_cli.errors import LimitError
+from spos_cli.search.evolution import Candidate, Evolution
+from spos_cli.space.cost import CostTable
+
+LAYERS, CHOICES = 8, 4
+TABLE = CostTable("flops", 100, np.random.default_rng(0).integers(1, 50, (LAYERS, CHOICES)))
+VALUES = np.random.default_rng(1).random((LAYERS, CHOICES))
+EVOLUTION = Evolution(
+    table=TABLE,
+    limit=300,
+    choices=CHOICES,
+    population=20,
+    generations=10,
+    parents=5,
+    mutations=8,
+    crossovers=8,
+    mutation_probability=0.1,
+    seed=3,
+)
+
+
+def value(candidates: Sequence[Candidate]) -> list[float]:
+    return [float(sum(VALUES[layer, choice] for layer, choice in enumerate(c.architecture))) for c in candidates]
+
+
+def run(evolution: Evolution) -> list[tuple[Candidate, float]]:
+    return [scored for generation in evolution.search(value) for scored in generation]
+
+
+def test_every_candidate_is_new_and_under_the_limit() -> None:
+    scored = run(EVOLUTION)
+    architectures = [candidate.architecture for candidate, _ in scored]
+    assert len(scored) == 20 * 11
+    assert len(set(architectures)) == len(architectures)
+    assert all(TABLE.of(arch) <= 300 for arch in architectures)
+
+
+def test_origins_are_as_asked_for() -> None:
+    for candidate, _ in run(EVOLUTION)[:20]:
+        assert (candidate.generation, candidate.origin) == (0, "random")
+    first = [candidate.origin for candidate, _ in run(EVOLUTION) if candidate.generation == 1]
+    assert first == ["mutation"] * 8 + ["crossover"] * 8 + ["random"] * 4
+    last = [candidate.origin for candidate, _ in run(EVOLUTION) if candidate.generation == 10]
+    assert len(last) == 20  # random candidates make up for children that were seen before
+    assert last.count("mutation") <= 8
+    assert last.count("crossover") <= 8
+
+
+def test_children_come_from_the_best_so_far() -> None:
+    scored = run(replace(EVOLUTION, mutations=0, crossovers=20))
+    for generation in range(1, 11):
+        before = [(c.architecture, s) for c, s in scored if c.generation < generation]
+        parents = [arch for arch, _ in sorted(before, key=lambda item: (-item[1], TABLE.of(item[0])))[:5]]
+        children = [c.architecture for c, _ in scored if c.generation == generation and c.origin == "crossover"]
+        for child in children:
+            assert all(choice in {p[layer] for p in parents} for layer, choice in enumerate(child))
+
+
+def test_the_same_seed_gives_the_same_search_and_another_seed_another() -> None:
+    assert run(EVOLUTION) == run(EVOLUTION)
+    assert run(EVOLUTION) != run(replace(EVOLUTION, seed=4))
+
+
+def test_it_beats_random_search_at_the_same_budget() -> None:
+    def best(evolution: Evolution) -> float:
+        return max(score for _, score in run(evolution))
+
+    evolved = [best(replace(EVOLUTION, seed=seed)) for seed in range(10)]
+    at_random = [best(replace(EVOLUTION, seed=seed, parents=0)) for seed in range(10)]
+    assert np.median(evolved) > np.median(at_random)
+    assert all(c.origin == "random" for c, _ in run(replace(EVOLUTION, parents=0)))
+
+
+def test_a_small_space_is_searched_to_the_end() -> None:
+    table = CostTable("flops", 0, np.arange(8).reshape(2, 4) + 1)
+    limit = int(table.distribution().quantile(0.6))
+    small = replace(EVOLUTION, table=table, limit=limit)
+    seen = {candidate.architecture for candidate, _ in run(small)}
+    assert seen == set(table.distribution().enumerate(None, limit))
+
+
+def test_an_impossible_limit_says_what_is_reachable() -> None:
+    with pytest.raises(LimitError):
+        replace(EVOLUTION, limit=50).require_candidates()
+    EVOLUTION.require_candidates()
+
+
+def test_mutation_draws_each_layer_with_its_probability() -> None:
+    rng = np.random.default_rng(0)
+    parent = run(EVOLUTION)[0][0].architecture
+    evolution = replace(EVOLUTION, mutation_probability=0.4)
+    changed = [sum(a != b for a, b in zip(parent, evolution.mutate(parent, rng), strict=True)) for _ in range(4000)]
+    assert np.mean(changed) == pytest.approx(LAYERS * 0.4 * (CHOICES - 1) / CHOICES, rel=0.05)

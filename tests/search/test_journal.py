@@ -1,0 +1,61 @@
+"""The journal: whole lines count, whatever a kill has left of the last one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from spos_cli.errors import RunError
+from spos_cli.search.journal import Entry, Journal, ranking
+from spos_cli.space.architecture import Architecture
+
+ENTRIES = [
+    Entry(Architecture((0, index)), 100 + index, 10, top1 / 100, 0.9, 100, 0, "random")
+    for index, top1 in enumerate((50, 70, 70, 60))
+]
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "deep" / "journal.jsonl")
+    for entry in ENTRIES:
+        journal.append(entry)
+    assert journal.read() == ENTRIES
+
+
+def test_cut_at_any_byte(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    whole = "".join(entry.to_line() for entry in ENTRIES).encode()
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        journal = Journal(path)
+        complete = whole[:length].count(b"\n")
+        assert journal.read() == ENTRIES[:complete]
+        journal.cut_incomplete_line()
+        for entry in ENTRIES[complete:]:
+            journal.append(entry)
+        assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{}",
+        b"[]",
+        b"null",
+        b"nonsense",
+        b"\xff",
+        b'{"architecture": [0]}',
+        ENTRIES[0].to_line().encode().replace(b"0.5", b"5.0"),
+    ],
+)
+def test_a_line_that_is_none_is_named(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(ENTRIES[0].to_line().encode() + line.rstrip(b"\n") + b"\n" + ENTRIES[1].to_line().encode())
+    with pytest.raises(RunError, match="journal.jsonl:2"):
+        Journal(path).read()
+
+
+def test_ranking_prefers_the_cheaper_of_equals_and_respects_a_limit() -> None:
+    assert [entry.architecture[1] for entry in ranking(ENTRIES)] == [1, 2, 3, 0]
+    assert [entry.architecture[1] for entry in ranking(ENTRIES, 101)] == [1, 0]

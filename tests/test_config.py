@@ -1,0 +1,170 @@
+"""The YAML: every mistake is reported, with its line, and nothing but a ConfigError comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spos_cli import config
+from spos_cli.errors import ConfigError
+
+
+def load(tmp_path: Path, text: str, *overrides: str) -> config.Config:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    return config.load(path, overrides)
+
+
+@pytest.mark.parametrize("name", sorted(config.shipped()))
+def test_shipped_recipes_load(name: str) -> None:
+    settings = config.load(config.find(name))
+    assert settings.name == name
+    assert settings.space.build().num_layers > 0
+
+
+def test_imagenet_recipe_is_the_papers() -> None:
+    settings = config.load(config.shipped()["imagenet"])
+    supernet, search, retrain = settings.supernet, settings.search, settings.retrain
+    assert (supernet.steps, supernet.batch_size, supernet.lr, supernet.schedule) == (
+        150_000,
+        1024,
+        0.5,
+        "linear",
+    )
+    assert (retrain.steps, retrain.batch_size, retrain.lr, retrain.schedule) == (300_000, 1024, 0.5, "linear")
+    for training in (supernet, retrain):
+        assert (training.momentum, training.weight_decay, training.label_smoothing) == (0.9, 4e-5, 0.1)
+    bins = supernet.flops_bins
+    assert (bins.low, bins.high, bins.width) == (290_000_000, 360_000_000, 10_000_000)
+    assert supernet.sampler == "flops_bins"
+    assert (search.population, search.generations, search.parents) == (50, 20, 10)
+    assert (search.mutations, search.crossovers, search.mutation_probability) == (25, 25, 0.1)
+    assert (search.flops_limit, search.split, search.calibration_images) == (330_000_000, "holdout", 20_000)
+    assert (supernet.affine, retrain.affine, settings.data.holdout_per_class) == (False, True, 50)
+    assert settings == config.Config(name="imagenet", data=settings.data)  # the defaults say the same
+
+
+def test_all_mistakes_are_reported_with_their_lines(tmp_path: Path) -> None:
+    text = "name: x\nsupernet:\n  stepz: 5\n  lr: fast\ndata:\n  source: floder\nspase: {}\n"
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4
+    assert any("x.yaml:3: unknown setting 'supernet.stepz'; did you mean 'steps'?" in line for line in lines)
+    assert any("x.yaml:4: supernet.lr" in line and "'fast'" in line for line in lines)
+    assert any("x.yaml:6: data.source" in line and "'folder'" in line for line in lines)
+    assert any("x.yaml:7: unknown setting 'spase'; did you mean 'space'?" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("supernet: {steps: 5}\nsupernet: {steps: 6}\n", "x.yaml:2: supernet is given twice"),
+        ("a: [1,\n", "not valid YAML"),
+        ("- 1\n", "expected a mapping"),
+        ("seed: -1\n", "seed"),
+        ("seed: .nan\n", "seed"),
+        ("supernet: {steps: 10, warmup_steps: 10}\n", "warmup_steps (10) must be below steps (10)"),
+        ("search: {population: 10, mutations: 6, crossovers: 6}\n", "must not exceed population (10)"),
+        ("search: {flops_limit: lots}\n", "search.flops_limit"),
+        ("space: {stages: [{blocks: 2, channels: 33}]}\n", "33"),
+        ("space: {stages: [{blocks: 2, chanels: 32}]}\n", "did you mean 'channels'?"),
+        ("space: {choices: [{shuffle: {kernel: 3}}, {shuffle: {kernel: 3}}]}\n", "space"),
+        ("name: ../../etc\n", "name"),
+        ("supernet: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("a: &a [*a]\n", "unknown setting 'a'"),
+    ],
+)
+def test_each_mistake(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert said in str(caught.value)
+
+
+def test_overrides(tmp_path: Path) -> None:
+    overrides = ["supernet.lr=0.1", "search.flops_limit=0.3G", "space.stages.1.blocks=7", "name=other"]
+    settings = load(tmp_path, "space:\n  stages: [{blocks: 1, channels: 32}, {blocks: 1, channels: 64}]\n", *overrides)
+    assert settings.supernet.lr == 0.1
+    assert settings.search.flops_limit == 300_000_000
+    assert settings.space.stages[1].blocks == 7
+    assert settings.name == "other"
+    changed = load(tmp_path, "", "space.stages.2.blocks=9")
+    assert [stage.blocks for stage in changed.space.stages] == [4, 4, 9, 4]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "supernet.stepz=1",
+            "--set supernet.stepz=1: unknown setting 'supernet.stepz'; did you mean 'steps'?",
+        ),
+        ("supernet", "expected section.key=value"),
+        ("=1", "expected section.key=value"),
+        ("seed.x=1", "there is no seed.x to set"),
+        ("space.stages.9.blocks=1", "there is no space.stages.9.blocks to set"),
+        ("supernet.lr=[", "not a valid YAML value"),
+        ("supernet.lr=-1", "--set supernet.lr=-1: supernet.lr"),
+    ],
+)
+def test_each_wrong_override(tmp_path: Path, override: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, "seed: 3\n", override)
+    assert said in str(caught.value)
+
+
+def test_what_is_printed_loads_again(tmp_path: Path) -> None:
+    for name, path in config.shipped().items():
+        settings = config.load(path)
+        assert load(tmp_path, settings.to_yaml()) == settings, name
+
+
+def test_every_field_says_what_it_is() -> None:
+    def walk(section: type[config.Section]) -> None:
+        for name, field in section.model_fields.items():
+            kind = field.annotation
+            if isinstance(kind, type) and issubclass(kind, config.Section):
+                walk(kind)
+            else:
+                assert field.description, f"{section.__name__}.{name}"
+
+    walk(config.Config)
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+keys = st.sampled_from([*config.Config.model_fields, "steps", "lr", "stages", "blocks", "choices"]) | st.text(
+    max_size=5
+)
+trees = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(keys, trees, max_size=4), st.lists(st.text(max_size=20), max_size=2))
+def test_any_yaml_gives_a_config_or_an_error(
+    tmp_path_factory: pytest.TempPathFactory, values: dict[str, object], overrides: list[str]
+) -> None:
+    path = tmp_path_factory.mktemp("yaml") / "x.yaml"
+    path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    try:
+        settings = config.load(path, overrides)
+    except ConfigError as error:
+        assert str(error)
+    else:
+        assert isinstance(settings, config.Config)
+
+
+@given(st.text(max_size=60))
+def test_any_text_gives_a_config_or_an_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.mktemp("yaml") / "x.yaml"
+    path.write_text(text, encoding="utf-8")
+    try:
+        config.load(path)
+    except ConfigError as error:
+        assert str(error)

@@ -1,0 +1,72 @@
+"""Imports point downward only, and the light parts stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "spos_cli"
+
+# Each part, and what it may import of the others (DESIGN: cli -> stages -> search, engine -> models, data -> space).
+BELOW = {
+    "errors": set(),
+    "seeding": set(),
+    "space": {"errors", "seeding"},
+    "models": {"errors", "seeding", "space"},
+    "data": {"errors", "seeding", "space"},
+    "engine": {"errors", "seeding", "space", "models", "data"},
+    "search": {"errors", "seeding", "space", "models", "data", "engine"},
+    "config": {"errors", "space"},
+    "stages": {"errors", "seeding", "space", "models", "data", "engine", "search", "config"},
+    "cli": {"errors", "seeding", "space", "engine", "config", "stages"},
+    "__main__": {"cli"},
+}
+
+
+def part_of(module: str) -> str | None:
+    """`spos_cli.engine.trainer` is of the part `engine`; the package itself is of none."""
+    names = module.split(".")
+    return names[1] if names[0] == "spos_cli" and len(names) > 1 else None
+
+
+def imported(path: Path) -> set[str]:
+    """The parts that a file imports, inside of functions too."""
+    parts: set[str | None] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            parts |= {part_of(name.name) for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: a relative import"
+            if node.module == "spos_cli":
+                parts |= {part_of(f"spos_cli.{name.name}") for name in node.names}
+            else:
+                parts.add(part_of(node.module))
+    return {part for part in parts if part and part != "__version__"}
+
+
+def test_every_arrow_points_down() -> None:
+    files = sorted(PACKAGE.rglob("*.py"))
+    assert len(files) > 30
+    for path in files:
+        relative = path.relative_to(PACKAGE)
+        part = relative.parts[0].removesuffix(".py")
+        if part == "__init__":
+            continue
+        wrong = imported(path) - BELOW[part] - {part}
+        assert not wrong, f"{relative} must not import {', '.join(sorted(wrong))}"
+
+
+def test_the_check_sees_an_arrow_that_points_up(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.py"
+    path.write_text("def f():\n    from spos_cli import config\n    from spos_cli.stages.search import run\n")
+    assert imported(path) == {"config", "stages"}
+
+
+@pytest.mark.parametrize("module", ["spos_cli.cli", "spos_cli.config", "spos_cli.search.journal"])
+def test_light_modules_leave_torch_alone(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
