@@ -20,7 +20,7 @@ setup: .venv/installed
 
 demo: setup
 	$(SPOS) supernet-train $(DEMO)
-	$(SPOS) flops-table $(DEMO) --flops-limit 1.6M
+	$(SPOS) flops-table $(DEMO) --flops-limit 630K
 	$(SPOS) search $(DEMO)
 	$(SPOS) export-arch $(DEMO)
 	$(SPOS) retrain $(DEMO)

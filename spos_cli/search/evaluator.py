@@ -56,13 +56,13 @@ class Evaluator:
     def score(self, arch: Architecture) -> Accuracy:
         """Calibrates one path and counts what it gets right, on this process alone."""
         self.calibrate(arch)
-        batches = zip(self.images.split(self.batch), self.labels.split(self.batch), strict=True)
+        batches = zip(torch.split(self.images, self.batch), torch.split(self.labels, self.batch), strict=True)
         return evaluate(lambda images: self.supernet(images, arch), batches, self.preprocess, self.device, self.amp)
 
     @torch.inference_mode()
     def calibrate(self, arch: Architecture) -> None:
         """Recomputes the BatchNorm statistics of one path."""
-        batches = (to_device(images, self.device) for images in self.calibration.split(self.calibration_batch))
+        batches = (to_device(images, self.device) for images in torch.split(self.calibration, self.calibration_batch))
         with autocast(self.device, self.amp):
             calibrate(
                 lambda images: self.supernet(images, arch),

@@ -15,12 +15,13 @@ import yaml
 from spos_cli.errors import ArchitectureError
 
 MAX_CHARACTERS = 100_000  # of a literal or a file; far above any space
+MAX_CHOICE = 999_999
 ALLOWED = "write one choice per layer, such as 2,1,0,3"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """One choice (an index into the space's choices) per layer."""
+    """One choice (an index into the space's choices) per layer; written `2,1,0`."""
 
     choices: tuple[int, ...]
 
@@ -46,7 +47,7 @@ def parse(text: str) -> Architecture:
     """Reads `2,1,0`, `2 1 0`, `(2, 1, 0)` or `[2, 1, 0]`.
 
     Raises:
-        ArchitectureError: it is none of these.
+        ArchitectureError: it is none of these, or a choice has more than six digits.
     """
     inner = text.strip()
     for left, right in ("()", "[]"):
@@ -54,27 +55,31 @@ def parse(text: str) -> Architecture:
             inner = inner[1:-1].strip()
             break
     if len(inner) > MAX_CHARACTERS or not re.fullmatch(r"[0-9]{1,6}(?:(?:\s*,\s*|\s+)[0-9]{1,6})*,?", inner):
-        raise ArchitectureError(f"cannot read the architecture {_cut(text)}; {ALLOWED}")
+        raise ArchitectureError(f"cannot read the architecture {shown(text)}; {ALLOWED}")
     return Architecture(tuple(int(choice) for choice in re.findall("[0-9]+", inner)))
 
 
 def read(arch: str) -> Architecture:
     """Reads an ARCH of the command line: a YAML or JSON file, or a literal.
 
-    A file holds a list of choices, or a mapping with one under `architecture`.
+    A file (`.yaml`, `.yml`, `.json`) holds a list of choices, or a mapping with a list or a literal under
+    `architecture`.
 
     Raises:
         ArchitectureError: there is no such file, or it holds no architecture.
     """
     path = Path(arch) if len(arch) < 4096 and "\0" not in arch else None
-    looks_like_path = path is not None and (path.suffix in (".yaml", ".yml", ".json") or "/" in arch or "\\" in arch)
+    looks_like_path = path is not None and (
+        path.suffix.lower() in (".yaml", ".yml", ".json") or "/" in arch or "\\" in arch
+    )
     if path is None or not looks_like_path:
         return parse(arch)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            text = file.read(MAX_CHARACTERS + 1).decode("utf-8-sig")
     except FileNotFoundError:
         raise ArchitectureError(f"there is no architecture file {arch}") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ArchitectureError(f"cannot read the architecture file {arch}: {_reason(error)}") from None
     return _from_value(_load(text, arch), arch)
 
@@ -82,10 +87,12 @@ def read(arch: str) -> Architecture:
 def _load(text: str, name: str) -> Any:
     if len(text) > MAX_CHARACTERS:
         raise ArchitectureError(f"{name} is too large for an architecture file")
+    is_json = name.lower().endswith(".json")
     try:
-        return json.loads(text) if name.endswith(".json") else yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise ArchitectureError(f"{name} is not valid {'JSON' if name.endswith('.json') else 'YAML'}") from None
+        return json.loads(text) if is_json else yaml.safe_load(text)
+    # PyYAML's own constructors raise the plain ones, for `!!int ""` or `!!timestamp x`.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError):
+        raise ArchitectureError(f"{name} is not valid {'JSON' if is_json else 'YAML'}") from None
 
 
 def _from_value(value: Any, name: str) -> Architecture:
@@ -93,13 +100,24 @@ def _from_value(value: Any, name: str) -> Architecture:
         value = value.get("architecture")
     if isinstance(value, str):
         return parse(value)
-    if not isinstance(value, list) or not value or any(type(c) is not int or c < 0 for c in value):
-        raise ArchitectureError(f"{name} holds no architecture: expected architecture: [2, 1, 0, ...]")
+    expected = f"{name} holds no architecture: expected architecture: [2, 1, 0, ...]"
+    if not isinstance(value, list) or not value:
+        raise ArchitectureError(f"{expected}, not {shown(value)}")
+    for choice in value:
+        if type(choice) is not int or not 0 <= choice <= MAX_CHOICE:
+            raise ArchitectureError(f"{expected}; {shown(choice)} is no choice")
     return Architecture(tuple(value))
 
 
-def _cut(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")
+def shown(value: object) -> str:
+    """A value from outside as an error message quotes it: short, and never an error of its own."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else value[:57] + "...")
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an int beyond Python's digit limit, nesting without end
+        return f"a huge {type(value).__name__}"
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _reason(error: Exception) -> str:

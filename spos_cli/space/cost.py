@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import re
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
+from fractions import Fraction
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spos_cli.errors import ConfigError, LimitError
-from spos_cli.space.architecture import Architecture
+from spos_cli.space.architecture import Architecture, shown
 
-MAX_CELLS = 2**27  # of a table of counts: 1 GiB
+MAX_CELLS = 2**27  # of a table of counts: 1 GiB of int64
+MAX_INT64_COUNT = 2**62  # of architectures; more are counted in Python's whole numbers
 MAX_COST = 10**18
-UNITS = {"K": 3, "M": 6, "G": 9, "T": 12}
+UNITS = {"": 0, "K": 3, "M": 6, "G": 9, "T": 12}  # and their powers of ten
+SIZE = re.compile(r"(\d+\.?\d*|\.\d+)(?:e([+-]?\d{1,3}))?([kmgt]?)", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +30,9 @@ class CostTable:
     """An additive cost: a fixed part, and one entry for each choice of each layer.
 
     Attributes:
-        name: what is counted.
+        name: what is counted, `flops` (multiply-adds) or `params`.
         fixed: cost of the stem and the head.
-        table: `(layers, choices)` int64.
+        table: `(layers, choices)` int64, read-only.
     """
 
     name: str
@@ -36,6 +41,7 @@ class CostTable:
 
     def __post_init__(self) -> None:
         table = np.array(self.table, np.int64)
+        assert table.ndim == 2 and table.size, f"a cost table of shape {table.shape}"
         table.setflags(write=False)
         object.__setattr__(self, "table", table)
 
@@ -45,7 +51,7 @@ class CostTable:
         return rows
 
     def of(self, arch: Architecture) -> int:
-        """The cost of one architecture: a sum of look-ups."""
+        """The cost of one architecture that the space has: a sum of look-ups."""
         return self.fixed + sum(row[choice] for row, choice in zip(self._rows, arch, strict=True))
 
     @property
@@ -59,9 +65,25 @@ class CostTable:
         return self.fixed + int(self.table.max(1).sum())
 
     @property
+    def cheapest(self) -> Architecture:
+        """The first architecture of the least cost."""
+        return Architecture(tuple(self.table.argmin(1).tolist()))
+
+    @property
+    def dearest(self) -> Architecture:
+        """The first architecture of the largest cost."""
+        return Architecture(tuple(self.table.argmax(1).tolist()))
+
+    @property
     def mean(self) -> float:
         """The mean cost of all architectures."""
-        return self.fixed + int(self.table.sum()) / self.table.shape[1]
+        choices = int(self.table.shape[1])
+        return (self.fixed * choices + int(self.table.sum())) / choices
+
+    @property
+    def label(self) -> str:
+        """What is counted, as people write it."""
+        return {"flops": "FLOPs", "params": "parameters"}.get(self.name, self.name)
 
     def distribution(self) -> CostDistribution:
         """How many architectures cost how much; computed once."""
@@ -79,6 +101,11 @@ class CostDistribution:
     least cost. `at_most[l][c]` is the number of ways to complete the layers from `l` on with at most `c` units.
     Counts are int64 where they fit, else Python's whole numbers: exact either way.
 
+    Attributes:
+        table: the cost that is counted.
+        unit: the greatest common divisor; 1 if all architectures cost the same.
+        width: number of units from the least to the largest cost, both included.
+
     Raises:
         LimitError: the costs have no common unit coarse enough for a table.
     """
@@ -92,11 +119,11 @@ class CostDistribution:
         layers, choices = steps.shape
         if layers * self.width > MAX_CELLS:
             raise LimitError(
-                f"{table.name} differ by multiples of {self.unit} only, which makes {self.width:,} different sums:"
-                " too many to count"
+                f"the {table.label} of the choices differ by multiples of {self.unit:,} only: {layers} layers of"
+                f" {self.width:,} possible sums are too many to count, at most {MAX_CELLS:,} are allowed in all"
             )
         self._steps: list[list[int]] = steps.tolist()
-        dtype = np.int64 if choices**layers < 2**62 else object
+        dtype = np.int64 if choices**layers < MAX_INT64_COUNT else object
         counts = np.zeros(self.width, dtype)
         counts[0] = 1
         suffixes = [counts]
@@ -106,8 +133,7 @@ class CostDistribution:
                 longer[step:] += counts[: self.width - step]
             counts = longer
             suffixes.append(counts)
-        # Plain lists: reading single elements of an array would be most of the time of a draw.
-        self._at_most: list[list[int]] = [np.cumsum(suffix).tolist() for suffix in reversed(suffixes)]
+        self._at_most = [_plain(np.cumsum(suffix)) for suffix in reversed(suffixes)]
 
     def _units(self, low: int | None, high: int | None) -> tuple[int, int]:
         """A range of costs, both ends included, in units above the least cost; cut to the table."""
@@ -128,18 +154,24 @@ class CostDistribution:
         return self._completions(0, *self._units(low, high))
 
     def share(self, low: int | None, high: int | None) -> float:
-        """The share of the space in a range of costs."""
+        """The share of the space in a range of costs, 0 to 1."""
         return self.count(low, high) / self._at_most[0][-1]
 
     def quantile(self, q: float) -> int:
-        """The least cost that at least a share `q` of the space is at or under."""
-        total = self._at_most[0][-1]
-        needed = max(1, math.ceil(q * total))
-        position = next(i for i, count in enumerate(self._at_most[0]) if count >= min(needed, total))
-        return self.table.minimum + position * self.unit
+        """The least cost that at least a share `q` of the space is at or under; `q` from 0 to 1, as written."""
+        assert 0 <= q <= 1, f"a quantile of {q}"
+        needed = math.ceil(Fraction(str(q)) * self._at_most[0][-1])
+        return self._cost_of_place(max(1, needed))
+
+    def _cost_of_place(self, place: int) -> int:
+        """The cost of an architecture, by its place (from 1) in the order of cost."""
+        return self.table.minimum + bisect_left(self._at_most[0], place) * self.unit
 
     def draw(self, rng: np.random.Generator, low: int | None, high: int | None) -> Architecture:
         """An architecture, uniformly out of all in a range of costs, in one pass over the layers.
+
+        A layer's choice is drawn with the number of its completions as weight, from 53 random bits: exact to
+        2**-53 a layer. Nothing is rejected, so a narrow range takes no longer than the whole space.
 
         Raises:
             LimitError: there is none; the message says which costs are there.
@@ -163,57 +195,62 @@ class CostDistribution:
 
     def enumerate(self, low: int | None, high: int | None) -> Iterator[Architecture]:
         """All architectures in a range of costs, in lexicographic order."""
-
-        def complete(prefix: tuple[int, ...], first: int, last: int) -> Iterator[Architecture]:
+        prefixes: list[tuple[tuple[int, ...], int, int]] = [((), *self._units(low, high))]
+        while prefixes:
+            prefix, first, last = prefixes.pop()
             layer = len(prefix)
+            if not self._completions(layer, first, last):
+                continue
             if layer == len(self._steps):
                 yield Architecture(prefix)
-                return
-            for choice, step in enumerate(self._steps[layer]):
-                if self._completions(layer + 1, first - step, last - step):
-                    yield from complete((*prefix, choice), first - step, last - step)
-
-        first, last = self._units(low, high)
-        if self._completions(0, first, last):
-            yield from complete((), first, last)
+                continue
+            for choice, step in reversed(list(enumerate(self._steps[layer]))):
+                prefixes.append(((*prefix, choice), first - step, last - step))
 
     def _empty(self, low: int | None, high: int | None) -> str:
         """What to say about a range that holds nothing."""
-        least, most = self.table.minimum, self.table.maximum
-        asked = (
-            f"at most {format_cost(high)}"
-            if low is None and high is not None
-            else (f"{format_cost(low or 0)} to {format_cost(high if high is not None else most)}")
-        )
-        gap = ", but none in between" if (high is None or high >= least) and (low is None or low <= most) else ""
-        return (
-            f"no architecture of the space has {asked} {self.table.name.upper() if self.table.name == 'flops' else self.table.name};"
-            f" it reaches from {format_cost(least)} to {format_cost(most)}{gap}"
-        )
+        least, most, label = self.table.minimum, self.table.maximum, self.table.label
+        reach = f"the space reaches from {format_cost(least)} to {format_cost(most)}"
+        if low is None:
+            assert high is not None, "the whole space is not empty"
+            return f"no architecture has at most {format_cost(high)} {label}; {reach}"
+        if high is None:
+            return f"no architecture has at least {format_cost(low)} {label}; {reach}"
+        if low > high or high < least or low > most:
+            return f"no architecture has {format_cost(low)} to {format_cost(high)} {label}; {reach}"
+        # Inside of a gap, costs may look alike when rounded.
+        below = self.count(None, low - 1)
+        nearest = f"{self._cost_of_place(below):,} and {self._cost_of_place(below + 1):,}"
+        return f"no architecture has {low:,} to {high:,} {label}; the nearest have {nearest}, and {reach}"
 
 
-def parse_cost(value: Any) -> int:
-    """Reads `330M`, `0.33G`, `330e6` or `330000000`, exactly.
+def _plain(counts: NDArray[np.int64] | NDArray[np.object_]) -> Sequence[int]:
+    """Counts whose elements read as Python's own ints: with NumPy's, that would be most of the time of a draw."""
+    return counts.tolist() if counts.dtype == object else array("q", counts.tobytes())
+
+
+def parse_cost(text: str | int | float) -> int:
+    """Reads `330M`, `0.33G`, `330e6` or `330000000`, exactly; blanks and underscores are skipped.
 
     Raises:
-        ConfigError: it is none of these, or not a positive whole number.
+        ConfigError: it is none of these, or not a positive whole number up to 10**18.
     """
-    text = "" if isinstance(value, bool) else str(value).strip().replace("_", "")
-    exponent = UNITS.get(text[-1:].upper(), 0)
-    number = text[:-1].strip() if exponent else text
-    try:
-        amount = Decimal(number) if len(number) <= 40 and number.isascii() else Decimal("nan")
-        scaled = amount.scaleb(exponent)
-        if not scaled.is_finite() or not 0 < scaled <= MAX_COST or scaled != int(scaled):
-            raise ConfigError(f"{value!r:.60} is not a size; a size is a positive whole number, such as 330M")
-    except InvalidOperation:
-        raise ConfigError(f"{value!r:.60} is not a size; write 330M, 0.33G or 330000000") from None
-    return int(scaled)
+    written = text if isinstance(text, str) else shown(text)  # a bool or a list then reads as no size
+    match = SIZE.fullmatch(re.sub(r"[\s_]", "", written)) if len(written) <= 60 else None
+    if match:
+        number, exponent, unit = match.groups()
+        # Decimal reads its text exactly; its arithmetic would round to 28 digits.
+        cost = Decimal(f"{number}e{int(exponent or 0) + UNITS[unit.upper()]}")
+        if 0 < cost <= MAX_COST and cost == cost.to_integral_value():
+            return int(cost)
+    raise ConfigError(f"{shown(text)} is not a size; write a positive whole number such as 330M, 0.33G or 330000000")
 
 
 def format_cost(cost: int) -> str:
-    """Four significant digits and a unit: `322.9M`, `3.558M`, `512`."""
-    for unit, exponent in reversed(UNITS.items()):
-        if cost >= 10**exponent:
-            return f"{cost / 10**exponent:.4g}{unit}" if cost < 9999.5 * 10**exponent else f"{cost:.3e}"
-    return str(cost)
+    """Four significant digits at most, and the largest unit that fits: `322.9M`, `3.558M`, `330M`, `1G`, `512`.
+
+    The digits are rounded before the unit is chosen, and `parse_cost` reads what this writes.
+    """
+    rounded = float(f"{cost:.4g}")
+    unit, exponent = max(((u, e) for u, e in UNITS.items() if rounded >= 10**e), key=lambda x: x[1], default=("", 0))
+    return f"{rounded / 10**exponent:.4g}{unit}"

@@ -9,16 +9,23 @@ from spos_cli.errors import ConfigError, LimitError
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable, format_cost
 
+MAX_NAMED = 5  # empty bins in an error
+
 
 class Sampler(Protocol):
     """Draws one path per step."""
 
     def draw(self, step: int) -> Architecture:
-        """The path of a step; the same on every call."""
+        """The path of a step (0, 1, ...); the same on every call, in every process."""
 
 
 class UniformSampler:
-    """Every architecture of the space is equally likely (paper, section 3.2)."""
+    """Every architecture of the space is equally likely (paper, section 3.2).
+
+    Args:
+        num_layers, num_choices: of the space.
+        seed: of all draws.
+    """
 
     def __init__(self, num_layers: int, num_choices: int, seed: int) -> None:
         self.num_layers, self.num_choices, self.seed = num_layers, num_choices, seed
@@ -42,23 +49,30 @@ class CostBinSampler:
         seed: of all draws.
 
     Raises:
-        ConfigError: the width does not divide the range.
+        ConfigError: the range goes down, or the width does not divide it.
         LimitError: a bin is empty; the message says which and what is reachable.
     """
 
     def __init__(self, table: CostTable, low: int, high: int, width: int, seed: int) -> None:
-        if high <= low or (high - low) % width:
+        if high <= low or width <= 0 or (high - low) % width:
             raise ConfigError(
                 f"bins of {format_cost(width)} do not divide the range from {format_cost(low)} to {format_cost(high)}"
             )
         self.distribution, self.seed = table.distribution(), seed
-        self.bins = [(begin, begin + width) for begin in range(low, high, width)]
-        empty = [bounds for bounds in self.bins if not self.distribution.count(*bounds)]
+        self.bins: list[tuple[int, int]] = []
+        empty: list[str] = []
+        for begin in range(low, high, width):
+            if self.distribution.count(begin, begin + width):
+                self.bins.append((begin, begin + width))
+            else:
+                empty.append(f"{format_cost(begin)} to {format_cost(begin + width)}")
+            if len(empty) > MAX_NAMED:  # a range typed in wrongly may have billions of bins
+                empty[-1] = "..."
+                break
         if empty:
-            shown = ", ".join(f"{format_cost(begin)} to {format_cost(end)}" for begin, end in empty[:5])
             raise LimitError(
-                f"no architecture is in the {table.name} bins {shown}{' ...' if len(empty) > 5 else ''}; the space reaches"
-                f" from {format_cost(table.minimum)} to {format_cost(table.maximum)}"
+                f"no architecture is in the bins of {table.label} {', '.join(empty)}; the space reaches from"
+                f" {format_cost(table.minimum)} to {format_cost(table.maximum)}"
             )
 
     def draw(self, step: int) -> Architecture:

@@ -10,17 +10,26 @@ from functools import cached_property
 from typing import Any
 
 from spos_cli.errors import ArchitectureError, ConfigError
-from spos_cli.space.architecture import Architecture
+from spos_cli.space.architecture import Architecture, shown
 
 MAX_LAYERS, MAX_CHOICES, MAX_CHANNELS, MAX_PIXELS, MAX_CLASSES = 512, 64, 65_536, 8_192, 1_000_000
+MAX_NAME, MAX_NUMBER = 64, 10**9  # of what is read from a file: characters of a word, any number
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One op of a choice block, as data; `models.blocks` knows how to build it."""
+    """One op of a choice block, as data; `models.blocks` knows how to build it.
+
+    Attributes:
+        op: its name, such as `shuffle`.
+        parameters: `(name, value)` pairs; kept sorted by name.
+    """
 
     op: str
     parameters: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parameters", tuple(sorted(self.parameters)))
 
     @staticmethod
     def from_spec(spec: str | Mapping[str, Any]) -> Choice:
@@ -30,14 +39,14 @@ class Choice:
             ConfigError: it is neither.
         """
         if isinstance(spec, str):
-            return Choice(spec)
+            spec = {spec: {}}
         if isinstance(spec, Mapping) and len(spec) == 1:
             op, parameters = next(iter(spec.items()))
-            if isinstance(op, str) and isinstance(parameters, Mapping):
-                pairs = tuple(sorted(parameters.items()))
-                if all(isinstance(key, str) and type(value) is int for key, value in pairs):
+            if isinstance(parameters, Mapping) and all(map(_is_word, (op, *parameters))):
+                pairs = tuple(parameters.items())
+                if all(type(value) is int and abs(value) <= MAX_NUMBER for _, value in pairs):
                     return Choice(op, pairs)
-        raise ConfigError(f"choices: cannot read {spec!r:.80}; write an op such as shuffle: {{kernel: 5}}")
+        raise ConfigError(f"choices: cannot read {shown(spec)}; write an op such as shuffle: {{kernel: 5}}")
 
     def to_spec(self) -> str | dict[str, dict[str, int]]:
         """As in the YAML file."""
@@ -103,6 +112,11 @@ class SearchSpace:
     head_channels: int
 
     def __post_init__(self) -> None:
+        self._check_numbers()
+        for layer in self.layers:
+            _check_channels(layer)
+
+    def _check_numbers(self) -> None:
         if not self.stages or not self.choices:
             raise ConfigError("a space needs at least one stage and one choice")
         bounds = [
@@ -122,20 +136,6 @@ class SearchSpace:
             raise ConfigError("every stride must be 1 or 2")
         if len(set(self.choices)) < len(self.choices):
             raise ConfigError(f"a choice is listed twice: {', '.join(map(str, self.choices))}")
-        for layer in self.layers:
-            self._check_channels(layer)
-
-    def _check_channels(self, layer: Layer) -> None:
-        if layer.out_channels % 2:
-            raise ConfigError(f"stage channels must be even, half of them pass by; {layer.out_channels} is odd")
-        if layer.stride == 1 and layer.in_channels % 2:
-            raise ConfigError(f"layer {layer.index}: {layer.in_channels} channels cannot be split in halves")
-        kept = layer.in_channels // 2 if layer.stride == 1 else layer.in_channels
-        if layer.out_channels <= kept:
-            raise ConfigError(
-                f"layer {layer.index} has {layer.out_channels} output channels; it needs more than the {kept} that"
-                " its second branch keeps"
-            )
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -157,7 +157,7 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """Architectures."""
-        return len(self.choices) ** self.num_layers
+        return int(len(self.choices) ** self.num_layers)
 
     @property
     def final_size(self) -> int:
@@ -189,8 +189,14 @@ class SearchSpace:
         """The inverse of `to_dict`.
 
         Raises:
-            ConfigError: the values describe no space.
+            ConfigError: the values describe no space, or say more than this version understands.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"the description of a search space must be a mapping, not {shown(values)}")
+        expected = PUBLISHED.to_dict().keys()
+        for what, keys in ("lacks", expected - values.keys()), ("has the unknown", values.keys() - expected):
+            if keys:
+                raise ConfigError(f"the description of a search space {what} {', '.join(sorted(map(shown, keys)))}")
         try:
             stages = tuple(
                 Stage(_whole(s["blocks"]), _whole(s["channels"]), _whole(s["stride"])) for s in values["stages"]
@@ -213,9 +219,27 @@ class SearchSpace:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
+def _check_channels(layer: Layer) -> None:
+    """A block joins what passes by (all of its input at stride 2, else half) and what its main branch makes."""
+    if layer.out_channels % 2:
+        raise ConfigError(f"stage channels must be even, half of them pass by; {layer.out_channels} is odd")
+    if layer.stride == 1 and layer.in_channels % 2:
+        raise ConfigError(f"layer {layer.index}: {layer.in_channels} channels cannot be split in halves")
+    kept = layer.in_channels // 2 if layer.stride == 1 else layer.in_channels
+    if layer.out_channels <= kept:
+        raise ConfigError(
+            f"layer {layer.index} has {layer.out_channels} output channels; it needs more than the {kept} that"
+            " its second branch keeps"
+        )
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and value.isidentifier() and len(value) <= MAX_NAME
+
+
 def _whole(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{value!r:.40} is not a whole number")
+    if type(value) is not int or abs(value) > MAX_NUMBER:
+        raise TypeError(f"{shown(value)} is not a whole number up to {MAX_NUMBER:,}")
     return value
 
 

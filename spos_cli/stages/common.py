@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from spos_cli import seeding
@@ -84,19 +85,20 @@ class Run:
             checkpoint.write_atomically(self.folder / "config.yaml", self.config.to_yaml().encode())
         processes.barrier()
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, style: str = "") -> None:
         """A line on stdout, unless that is for JSON."""
         if not self.as_json:
-            screen().print(text, soft_wrap=True)
+            screen().print(Text(text, style), soft_wrap=True)
 
-    def show(self, table: Table) -> None:
-        """A table on stdout, unless that is for JSON."""
+    def show(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """A table on stdout, unless that is for JSON; columns whose title ends in a colon are aligned left."""
+        self.say(f"\n{title}", "bold")
         if not self.as_json:
-            screen().print(table)
+            screen().print(table(columns, rows))
 
     def next(self, command: str) -> None:
         """Says what to type next."""
-        self.say(f"next: [bold]spos {command}{' ' + self.flags if self.flags else ''}[/bold]")
+        self.say(f"next: spos {command} {self.flags}".rstrip(), "bold")
 
     def result(self, value: Any) -> None:
         """Prints the result for scripts, if asked for."""
@@ -110,14 +112,13 @@ def screen() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=WIDE)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """A table; every column whose title ends in a colon is aligned left, the others right."""
-    result = Table(title=title, title_justify="left", title_style="bold")
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    result = Table()
     for column in columns:
         left = column.endswith(":")
         result.add_column(column.rstrip(":"), justify="left" if left else "right", overflow="fold")
     for row in rows:
-        result.add_row(*(str(cell) for cell in row))
+        result.add_row(*(Text(str(cell)) for cell in row))
     return result
 
 

@@ -24,7 +24,7 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.search.evaluator import Evaluator
 from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.common import Images, Run, load_state, load_supernet, only_one, table
+from spos_cli.stages.common import Images, Run, load_state, load_supernet, only_one
 from spos_cli.stages.search import decode_calibration
 
 Forward = Callable[[Tensor], Tensor]
@@ -112,7 +112,7 @@ def run(run: Run, processes: Processes, weights: Path, arch: str | None, save_lo
         ("parameters", format_cost(costs.params.of(architecture))),
         ("images per second", result["images_per_second"]),
     ]
-    run.show(table("evaluated", ["what:", "value:"], rows))
+    run.show("evaluated", ["what:", "value:"], rows)
 
 
 def load_forward(

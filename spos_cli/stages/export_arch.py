@@ -10,7 +10,7 @@ from spos_cli.engine import checkpoint
 from spos_cli.errors import LimitError, RunError
 from spos_cli.search.journal import Entry, Journal, ranking
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.common import Run, table
+from spos_cli.stages.common import Run
 
 
 def run(run: Run, top: int, limit: int | None) -> None:
@@ -43,7 +43,7 @@ def run(run: Run, top: int, limit: int | None) -> None:
         (rank, path, format_cost(entry.flops), format_cost(entry.params), f"{entry.top1:.2%}")
         for rank, (entry, path) in enumerate(zip(best, paths, strict=True), 1)
     ]
-    run.show(table("exported", ["rank", "file:", "FLOPs", "params", "one-shot top-1"], rows))
+    run.show("exported", ["rank", "file:", "FLOPs", "params", "one-shot top-1"], rows)
     run.result([{"file": str(path), **json.loads(entry.to_line())} for entry, path in zip(best, paths, strict=True)])
     run.next(f"retrain {paths[0]}")
 

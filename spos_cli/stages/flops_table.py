@@ -11,7 +11,7 @@ from spos_cli.models.counting import Costs, count
 from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import format_cost
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import Run, table
+from spos_cli.stages.common import Run
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -47,7 +47,7 @@ def show_architectures(run: Run, costs: Costs, architectures: Sequence[Architect
     values = [(arch, costs.flops.of(arch), costs.params.of(arch)) for arch in architectures]
     run.result([{"architecture": list(arch), "flops": flops, "params": params} for arch, flops, params in values])
     rows = [(arch, f"{flops:,}", f"{params:,}") for arch, flops, params in values]
-    run.show(table("costs", ["architecture:", "FLOPs (multiply-adds)", "parameters"], rows))
+    run.show("costs", ["architecture:", "FLOPs (multiply-adds)", "parameters"], rows)
 
 
 def summarize(space: SearchSpace, costs: Costs, limit: int | None) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def show_space(run: Run, space: SearchSpace, summary: dict[str, Any]) -> None:
         rows.append([str(layer.index), size, *pairs])
     fixed = f"{format_cost(summary['fixed'])} / {format_cost(summary['params']['fixed'])}"
     rows.append(["", "stem and head", fixed, *[""] * (len(names) - 1)])
-    run.show(table("FLOPs / parameters of each choice", ["layer", "size:", *names], rows))
+    run.show("FLOPs / parameters of each choice", ["layer", "size:", *names], rows)
 
     facts = [
         ("architectures", f"{summary['architectures']:,}"),
@@ -89,5 +89,5 @@ def show_space(run: Run, space: SearchSpace, summary: dict[str, Any]) -> None:
     ]
     if "limit" in summary:
         facts.append((f"share at or under {format_cost(summary['limit'])}", f"{summary['share_under_limit']:.1%}"))
-    run.show(table("the whole space", ["what:", "value"], facts))
+    run.show("the whole space", ["what:", "value"], facts)
     run.result(summary)

@@ -27,7 +27,6 @@ from spos_cli.stages.common import (
     check_devices,
     only_one,
     recipe,
-    table,
     training_recipe,
     weights_seed,
 )
@@ -159,5 +158,5 @@ def show(run: Run, arch: Architecture, flops: int, accuracy: Accuracy, path: Pat
         ("validation images", f"{accuracy.images:,}"),
         ("model", path),
     ]
-    run.show(table("retrained", ["what:", "value:"], rows))
-    run.say(f"next: [bold]spos evaluate --weights {path}[/bold]")
+    run.show("retrained", ["what:", "value:"], rows)
+    run.say(f"next: spos evaluate --weights {path}", "bold")

@@ -27,7 +27,7 @@ from spos_cli.search.evaluator import Evaluator
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Entry, Journal, ranking
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.common import Images, Run, load_supernet, table
+from spos_cli.stages.common import Images, Run, load_supernet
 
 SHOWN = 10
 
@@ -62,7 +62,7 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     if processes.is_main:
         journal.cut_incomplete_line()
         if content["step"] < content["config"]["supernet"]["steps"]:
-            run.say(f"[yellow]the supernet is at step {content['step']} only; its training is not complete[/yellow]")
+            run.say(f"the supernet is at step {content['step']} only; its training is not complete", "yellow")
     total = config.search.population * (config.search.generations + 1)
     request, quiet = StopRequest(), not processes.is_main
     with stop_on_signals(request), track("search", total, "candidates", quiet=quiet) as task:
@@ -273,6 +273,6 @@ def show(run: Run, scoring: Scoring) -> None:
     ]
     under = f" at or under {format_cost(limit)} FLOPs" if limit else ""
     title = f"the best of {len(scoring.used)} candidates{under}, scored on {best[0].images:,} images"
-    run.show(table(title, ["rank", "architecture:", "FLOPs", "params", "top-1", "origin:"], rows))
+    run.show(title, ["rank", "architecture:", "FLOPs", "params", "top-1", "origin:"], rows)
     run.result([json.loads(entry.to_line()) for entry in best])
     run.next("export-arch")

@@ -10,7 +10,7 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import CostBinSampler, Sampler, UniformSampler
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import Images, Run, check_devices, recipe, table, training_recipe, weights_seed
+from spos_cli.stages.common import Images, Run, check_devices, recipe, training_recipe, weights_seed
 
 
 def run(run: Run, processes: Processes) -> None:
@@ -46,7 +46,7 @@ def run(run: Run, processes: Processes) -> None:
     )
     if processes.is_main:
         run.say(
-            f"training a supernet of {space.size:.3g} architectures on {len(indices):,} images of"
+            f"training a supernet of {space.size:,} architectures on {len(indices):,} images of"
             f" {images.train.name} ({len(held_out):,} more are held out for the search)"
         )
     trainer.resume()
@@ -74,5 +74,5 @@ def show(run: Run, trainer: Trainer) -> None:
         ("parameters", format_cost(sum(p.numel() for p in trainer.model.parameters()))),
         ("weights", run.supernet_folder / "last.pt"),
     ]
-    run.show(table("supernet", ["what:", "value:"], rows))
+    run.show("supernet", ["what:", "value:"], rows)
     run.next("search")

@@ -52,7 +52,7 @@ def test_cut_at_any_byte(tmp_path: Path) -> None:
 def test_a_line_that_is_none_is_named(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(ENTRIES[0].to_line().encode() + line.rstrip(b"\n") + b"\n" + ENTRIES[1].to_line().encode())
-    with pytest.raises(RunError, match="journal.jsonl:2"):
+    with pytest.raises(RunError, match=r"journal\.jsonl:2"):
         Journal(path).read()
 
 
