@@ -1,18 +1,17 @@
-"""What all tests share."""
+"""What all tests share: a tiny experiment, and the installed `spos` as a user runs it."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-Spos = Callable[..., subprocess.CompletedProcess[str]]
-
-# Seconds of everything: two blocks a stage, a handful of steps. Each test overrides what it is about.
+# Seconds of everything. Each test overrides what it is about.
 TINY = """
 name: tiny
 devices: cpu
@@ -31,7 +30,7 @@ data:
   augmentation: {crop: padded, padding: 1, flip: false, jitter: 0}
   holdout_per_class: 10
   workers: 0
-supernet: {steps: 60, batch_size: 32, lr: 0.05, sampler: uniform, log_every: 10, checkpoint_every: 10}
+supernet: {steps: 100, batch_size: 32, lr: 0.05, sampler: uniform, log_every: 10, checkpoint_every: 10}
 search:
   flops_limit: null
   population: 6
@@ -42,16 +41,11 @@ search:
   calibration_images: 128
   calibration_batch_size: 64
   batch_size: 50
-retrain:
-  {steps: 60, batch_size: 32, lr: 0.05, log_every: 10, checkpoint_every: 10, evaluate_every: 30}
+retrain: {steps: 100, batch_size: 32, lr: 0.05, ema_decay: 0.9, log_every: 10, checkpoint_every: 10, evaluate_every: 40}
 """
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A working folder with a `spos.yaml` in it."""
-    (tmp_path / "spos.yaml").write_text(TINY)
-    return tmp_path
+PROGRAM = Path(sys.executable).with_name("spos")
+Finished = subprocess.CompletedProcess[str]
 
 
 def environment() -> dict[str, str]:
@@ -60,19 +54,67 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
 
 
-@pytest.fixture
-def spos(folder: Path) -> Spos:
-    """Runs the installed `spos` in the working folder and checks how it ends."""
-    program = Path(sys.executable).with_name("spos")
+class Spos:
+    """The installed `spos` in a working folder with a `spos.yaml` in it."""
 
-    def call(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [str(program), *map(str, arguments)]
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "spos.yaml").write_text(TINY)
+
+    def __call__(self, *arguments: object, code: int = 0, program: tuple[object, ...] = (PROGRAM,)) -> Finished:
+        """Runs a command and checks how it ends; a mistake of the user never shows a traceback."""
+        command = [*map(str, program), *map(str, arguments)]
         done = subprocess.run(
-            command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=240, check=False
+            command, cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=240, check=False
         )
         assert done.returncode == code, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         if code == 2:
-            assert "Traceback" not in done.stderr, done.stderr
+            assert "Traceback" not in done.stderr + done.stdout, done.stderr
         return done
 
-    return call
+    def interrupt(self, number: int, when: Callable[[], bool], *arguments: object) -> tuple[int, str]:
+        """Starts a command, sends it a signal as soon as `when` is true; its exit code and its stderr."""
+        process = subprocess.Popen(
+            [str(PROGRAM), *map(str, arguments)],
+            cwd=self.folder,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        end = time.monotonic() + 120
+        while not when():
+            assert process.poll() is None, f"ended too early: {process.communicate()[1]}"
+            assert time.monotonic() < end, "the moment to interrupt never came"
+            time.sleep(0.002)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        return process.returncode, said
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self.folder / "runs" / "tiny"
+
+    def arch(self) -> Path:
+        """The one exported architecture."""
+        (found,) = self.run.glob("archs/*/arch.yaml")
+        return found
+
+
+@pytest.fixture
+def spos(tmp_path: Path) -> Spos:
+    """A working folder with nothing done yet."""
+    return Spos(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Spos:
+    """A working folder in which all commands have run, without a break. Not to be changed."""
+    spos = Spos(tmp_path_factory.mktemp("finished"))
+    spos("supernet-train")
+    spos("search")
+    spos("export-arch")
+    spos("retrain")
+    return spos

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,9 +50,11 @@ def _collate(samples: list[Any]) -> Any:
     return torch.stack(images), torch.tensor(labels), torch.tensor(numbers)
 
 
-def _one_thread(_: int) -> None:
-    """Workers share the cores with the training; one thread each."""
+def _begin_worker(_: int) -> None:
+    """One thread each, since workers share the cores with the training; and the main process answers signals."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _load(samples: _Samples, batches: Any, workers: int, pin_memory: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -65,7 +68,7 @@ def _load(samples: _Samples, batches: Any, workers: int, pin_memory: bool) -> It
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=pin_memory and torch.cuda.is_available(),
-            worker_init_fn=_one_thread,
+            worker_init_fn=_begin_worker,
             generator=torch.Generator().manual_seed(0),  # else torch draws a base seed from the global one
         )
         stream = iter(loader)

@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as TF
 
 from spos_cli.data.datasets import Pixels
 
@@ -51,12 +49,7 @@ class TrainTransform:
     def __init__(self, preset: PresetName, image_size: int, augmentation: Augmentation) -> None:
         self.preset, self.image_size, self.augmentation = preset, image_size, augmentation
         self.resize = EvalTransform(preset, image_size)
-        steps: list[v2.Transform] = []
-        if augmentation.crop == "random_resized":
-            steps.append(v2.RandomResizedCrop(image_size, (augmentation.min_scale, 1.0), antialias=True))
-        if augmentation.jitter:
-            steps.append(v2.ColorJitter(*[augmentation.jitter] * 3))
-        self.torchvision: Callable[[Tensor], Tensor] | None = v2.Compose(steps) if steps else None
+        self.torchvision = _torchvision_steps(image_size, augmentation)
 
     def __call__(self, image: Pixels, seed: int) -> Tensor:
         """`(H, W, 3) uint8` to `(3, S, S) uint8`, RGB; torch's global generator is left as it was."""
@@ -68,13 +61,28 @@ class TrainTransform:
         if self.torchvision is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                result = torch.as_tensor(self.torchvision(result))
+                result = self.torchvision(result)
         if augmentation.flip and rng.random() < 0.5:
             result = result.flip(2)
         return result
 
     def __repr__(self) -> str:
         return f"TrainTransform({self.preset!r}, {self.image_size}, {self.augmentation})"
+
+
+def _torchvision_steps(image_size: int, augmentation: Augmentation) -> Callable[[Tensor], Tensor] | None:
+    """Crop and colour jitter, where torchvision does them; it is imported only then, which takes a second."""
+    if augmentation.crop != "random_resized" and not augmentation.jitter:
+        return None
+    from torchvision.transforms import v2
+
+    steps = []
+    if augmentation.crop == "random_resized":
+        steps.append(v2.RandomResizedCrop(image_size, (augmentation.min_scale, 1.0), antialias=True))
+    if augmentation.jitter:
+        steps.append(v2.ColorJitter(*[augmentation.jitter] * 3))
+    composed: Callable[[Tensor], Tensor] = v2.Compose(steps)
+    return composed
 
 
 def padded_crop(image: Tensor, padding: int, top: int, left: int) -> Tensor:
@@ -104,17 +112,27 @@ class EvalTransform:
         height, width = image.shape[:2]
         if height == width == self.image_size:
             return to_tensor(image)
-        if self.preset == "standard":
-            resized = TF.resize(to_tensor(image), [self.short_side], antialias=True)
-            return torch.as_tensor(TF.center_crop(resized, [self.image_size]))
         scale = self.short_side / min(height, width)
-        resized_height = self.short_side if height <= width else int(scale * height + 0.5)
-        resized_width = self.short_side if width <= height else int(scale * width + 0.5)
-        pixels = opencv_resize(image, resized_height, resized_width)
-        return torch.as_tensor(TF.center_crop(to_tensor(pixels), [self.image_size]))
+        new_height = self.short_side if height <= width else int(scale * height + 0.5)
+        new_width = self.short_side if width <= height else int(scale * width + 0.5)
+        if self.preset == "spos":
+            resized = to_tensor(opencv_resize(image, new_height, new_width))
+        else:
+            resized = antialiased_resize(to_tensor(image), new_height, new_width)
+        # round, as torchvision's CenterCrop: half a pixel goes to the even side
+        top, left = round((new_height - self.image_size) / 2), round((new_width - self.image_size) / 2)
+        return resized[:, top : top + self.image_size, left : left + self.image_size]
 
     def __repr__(self) -> str:
         return f"EvalTransform({self.preset!r}, {self.image_size})"
+
+
+def antialiased_resize(image: Tensor, height: int, width: int) -> Tensor:
+    """torchvision's bilinear resize with antialiasing, of `(3, H, W) uint8`."""
+    from torchvision.transforms.v2 import functional
+
+    resized: Tensor = functional.resize(image, [height, width], antialias=True)
+    return resized
 
 
 def to_tensor(image: Pixels) -> Tensor:

@@ -41,7 +41,7 @@ class CostTable:
 
     def __post_init__(self) -> None:
         table = np.array(self.table, np.int64)
-        assert table.ndim == 2 and table.size, f"a cost table of shape {table.shape}"
+        assert table.ndim == 2, f"a cost table of shape {table.shape}"
         table.setflags(write=False)
         object.__setattr__(self, "table", table)
 
@@ -252,5 +252,7 @@ def format_cost(cost: int) -> str:
     The digits are rounded before the unit is chosen, and `parse_cost` reads what this writes.
     """
     rounded = float(f"{cost:.4g}")
-    unit, exponent = max(((u, e) for u, e in UNITS.items() if rounded >= 10**e), key=lambda x: x[1], default=("", 0))
-    return f"{rounded / 10**exponent:.4g}{unit}"
+    for unit, exponent in reversed(UNITS.items()):
+        if rounded >= 10**exponent:
+            return f"{rounded / 10**exponent:.4g}{unit}"
+    return str(cost)

@@ -191,27 +191,19 @@ class SearchSpace:
         Raises:
             ConfigError: the values describe no space, or say more than this version understands.
         """
-        if not isinstance(values, Mapping):
-            raise ConfigError(f"the description of a search space must be a mapping, not {shown(values)}")
-        expected = PUBLISHED.to_dict().keys()
-        for what, keys in ("lacks", expected - values.keys()), ("has the unknown", values.keys() - expected):
-            if keys:
-                raise ConfigError(f"the description of a search space {what} {', '.join(sorted(map(shown, keys)))}")
-        try:
-            stages = tuple(
-                Stage(_whole(s["blocks"]), _whole(s["channels"]), _whole(s["stride"])) for s in values["stages"]
-            )
-            return SearchSpace(
-                stages=stages,
-                choices=tuple(Choice.from_spec(choice) for choice in values["choices"]),
-                image_size=_whole(values["image_size"]),
-                classes=_whole(values["classes"]),
-                stem_channels=_whole(values["stem"]["channels"]),
-                stem_stride=_whole(values["stem"]["stride"]),
-                head_channels=_whole(values["head_channels"]),
-            )
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ConfigError(f"the description of a search space cannot be read: {error!s:.80}") from None
+        image_size, classes, stem, stages, head_channels, choices = _fields(
+            values, "image_size", "classes", "stem", "stages", "head_channels", "choices"
+        )
+        stem_channels, stem_stride = _fields(stem, "channels", "stride")
+        return SearchSpace(
+            stages=tuple(Stage(*map(_whole, _fields(s, "blocks", "channels", "stride"))) for s in _items(stages)),
+            choices=tuple(map(Choice.from_spec, _items(choices))),
+            image_size=_whole(image_size),
+            classes=_whole(classes),
+            stem_channels=_whole(stem_channels),
+            stem_stride=_whole(stem_stride),
+            head_channels=_whole(head_channels),
+        )
 
     @property
     def digest(self) -> str:
@@ -237,9 +229,22 @@ def _is_word(value: object) -> bool:
     return isinstance(value, str) and value.isidentifier() and len(value) <= MAX_NAME
 
 
+def _fields(values: Any, *names: str) -> list[Any]:
+    """The values of a mapping that has these keys and no other: one more may change what the space is."""
+    if not isinstance(values, Mapping) or values.keys() != set(names):
+        raise ConfigError(f"cannot read the search space: expected {', '.join(names)}, not {shown(values)}")
+    return [values[name] for name in names]
+
+
+def _items(values: Any) -> list[Any]:
+    if not isinstance(values, (list, tuple)):
+        raise ConfigError(f"cannot read the search space: expected a list, not {shown(values)}")
+    return list(values)
+
+
 def _whole(value: Any) -> int:
     if type(value) is not int or abs(value) > MAX_NUMBER:
-        raise TypeError(f"{shown(value)} is not a whole number up to {MAX_NUMBER:,}")
+        raise ConfigError(f"cannot read the search space: {shown(value)} is not a number up to {MAX_NUMBER:,}")
     return value
 
 

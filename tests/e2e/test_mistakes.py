@@ -1,0 +1,118 @@
+"""One mistake for each command: one clear line, exit code 2, no traceback, nothing lost.
+
+Most of them run in this process, from the same entry point as the console script, since that imports torch once.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from spos_cli import cli
+from tests.conftest import Spos
+
+Mistake = Callable[..., str]
+
+
+@pytest.fixture
+def mistake(spos: Spos, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Mistake:
+    """Runs a command in this process; it must end with 2, and what it says on stderr is the result."""
+
+    def call(*arguments: object) -> str:
+        monkeypatch.chdir(spos.folder)
+        monkeypatch.setattr(sys, "argv", ["spos", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        said = capfd.readouterr()
+        assert stopped.value.code == 2, said
+        assert "Traceback" not in said.err
+        return said.err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["supernet-train", "--set", "supernet.stepz=1"], "did you mean 'steps'?"),
+        (["supernet-train", "--config", "nothing.yaml"], "there is no config file 'nothing.yaml'"),
+        (["supernet-train", "--set", "data.source=folder"], "there is no image folder data/train"),
+        (["supernet-train", "--set", "space.classes=9"], "has 10 classes, but space.classes is 9"),
+        (["supernet-train", "--set", "supernet.lr=1e30"], "the loss is not finite at step"),
+        (
+            ["supernet-train", "--set", "supernet.sampler=flops_bins"],
+            "no architecture is in the bins of FLOPs 290M to 300M",
+        ),
+        (["supernet-train", "--set", "data.holdout_per_class=500"], "data.holdout_per_class is 500"),
+        (["supernet-train", "--set", "supernet.amp=fp16"], "fp16 needs a CUDA device"),
+        (["supernet-train", "--devices", "many"], "devices"),
+        (["flops-table", "2,1,0"], "3 layers"),
+        (["flops-table", "0,0,0,9"], "choice 9"),
+        (["flops-table", "nowhere/arch.yaml"], "nowhere/arch.yaml"),
+        (["flops-table", "--flops-limit", "lots"], "'lots' is not a size"),
+        (["flops-table", "--set", "space.choices=[shuffel]"], "there is no op 'shuffel'"),
+        (["search"], "run spos supernet-train first"),
+        (["search", "--weights", "nothing.pt"], "there is no weights file nothing.pt"),
+        (["search", "--weights", "spos.yaml"], "is not a weights file of spos"),
+        (["export-arch"], "run spos search first"),
+        (["retrain"], "run spos export-arch first"),
+        (["retrain", "1,2,3"], "3 layers"),
+        (["retrain", "one,two"], "one,two"),
+        (["evaluate"], "run spos retrain first"),
+        (["evaluate", "--weights", "nothing.pt"], "there is no weights file nothing.pt"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_each_mistake(mistake: Mistake, command: list[str], said: str) -> None:
+    message = mistake(*command)
+    assert said in message
+    assert message.count("error:") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["supernet-train", "--set", "supernet.stepz=1"], "did you mean 'steps'?"),
+        (["supernet-train", "--devices", "3"], "batch_size 32 does not divide by 3 processes"),
+        (["search", "--devices", "2"], "run spos supernet-train first"),
+    ],
+    ids=["one process", "the launcher", "its workers"],
+)
+def test_a_mistake_is_said_once_by_the_installed_program(spos: Spos, command: list[str], said: str) -> None:
+    message = spos(*command, code=2).stderr
+    assert said in message
+    assert message.count("error") == 1
+    assert not spos.run.exists()
+
+
+@pytest.mark.slow
+def test_mistakes_with_a_supernet(finished: Spos, spos: Spos, mistake: Mistake) -> None:
+    shutil.copytree(finished.run, spos.run)
+    weights = spos.run / "supernet" / "last.pt"
+    before = {path: path.read_bytes() for path in spos.run.rglob("*") if path.is_file() and path.name != "config.yaml"}
+    for command, said in [
+        (["search", "--flops-limit", "10K"], "the space reaches from"),
+        (["search", "--seed", "7"], "holds a search with other settings (seed: 7, was 0"),
+        (["search", "--set", "space.stages.0.blocks=3"], "was trained on another space"),
+        (["supernet-train", "--set", "supernet.lr=0.1"], "supernet.lr: 0.1, was 0.05"),
+        (["export-arch", "--flops-limit", "1K"], "no scored candidate has at most 1K FLOPs"),
+        (["evaluate", "--weights", str(weights)], "name the path to evaluate with --arch"),
+        (["evaluate", "--weights", str(weights), "--arch", "0,0"], "2 layers"),
+        (["search", "--set", "search.calibration_batch_size=5000"], "must be at least one calibration batch"),
+    ]:
+        assert said in mistake(*command)
+    after = {path: path.read_bytes() for path in before}
+    assert after == before
+    torn = spos.folder / "torn.pt"
+    torn.write_bytes(weights.read_bytes()[:-1000])
+    assert "torn" in mistake("search", "--weights", torn)
+
+
+def test_a_folder_that_cannot_be_written(spos: Spos, mistake: Mistake) -> None:
+    (spos.folder / "runs").write_text("a file where a folder should be")
+    assert "cannot write" in mistake("flops-table")

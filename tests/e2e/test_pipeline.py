@@ -1,0 +1,222 @@
+"""The six commands on real digits, through the installed `spos`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tests.conftest import PROGRAM, Spos, environment
+
+pytestmark = pytest.mark.slow
+
+FIELDS = {"architecture", "flops", "params", "top1", "top5", "images", "generation", "origin"}
+
+
+def journal(spos: Spos) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (spos.run / "search" / "journal.jsonl").read_text().splitlines()]
+
+
+def test_what_each_command_leaves(finished: Spos) -> None:
+    run = finished.run
+    assert (run / "supernet" / "last.pt").read_bytes() == (run / "supernet" / "step-00000100.pt").read_bytes()
+    assert len(list((run / "supernet").glob("step-*.pt"))) == 2  # keep_checkpoints
+    steps = [json.loads(line)["step"] for line in (run / "supernet" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(10, 101, 10))
+
+    entries = journal(finished)
+    assert all(set(entry) == FIELDS for entry in entries)
+    assert len({tuple(entry["architecture"]) for entry in entries}) == len(entries) == 18  # type: ignore[arg-type]
+    assert {entry["images"] for entry in entries} == {100}
+
+    result = yaml.safe_load((run / "search" / "result.yaml").read_text())
+    best = max(entries, key=lambda entry: (entry["top1"], -entry["flops"]))  # type: ignore[operator]
+    assert result["best"][0]["architecture"] == best["architecture"]
+    exported = yaml.safe_load(finished.arch().read_text())
+    assert (exported["architecture"], exported["flops"]) == (best["architecture"], best["flops"])
+
+    assert yaml.safe_load((run / "config.yaml").read_text())["supernet"]["steps"] == 100
+    (model,) = run.glob("retrain/*/model.pt")
+    content = torch.load(model, weights_only=True)
+    assert content["architecture"] == best["architecture"]
+    assert content["preprocessing"] == {"preset": "standard", "image_size": 8}
+    assert content["classes"] == list("0123456789")
+
+
+def test_evaluate_needs_nothing_but_the_file(finished: Spos, tmp_path: Path) -> None:
+    (model,) = finished.run.glob("retrain/*/model.pt")
+    alone = Spos(tmp_path / "elsewhere")
+    (alone.folder / "spos.yaml").unlink()
+    shutil.copy(model, alone.folder / "some name.pt")
+    done = alone("evaluate", "--weights", "some name.pt", "--json", "--save-logits", "logits.npz")
+    result = json.loads(done.stdout)
+    assert set(result) == {"top1", "top5", "loss", "images", "flops", "params", "images_per_second"}
+
+    metrics = torch.load(model, weights_only=True)["metrics"]
+    assert {key: result[key] for key in ("top1", "top5", "images")} == {
+        key: metrics[key] for key in ("top1", "top5", "images")
+    }
+    assert result["loss"] == pytest.approx(metrics["loss"], rel=1e-4)
+    assert result["top1"] > 0.8  # it has learned digits
+
+    saved = np.load(alone.folder / "logits.npz")
+    assert saved["logits"].shape == (result["images"], 10)
+    assert float((saved["logits"].argmax(1) == saved["labels"]).mean()) == result["top1"]
+    assert len(set(saved["paths"].tolist())) == result["images"]
+
+
+def test_a_path_of_the_supernet(finished: Spos) -> None:
+    """Evaluated on the validation set after the same calibration; not the search split, so near but not equal."""
+    entry = journal(finished)[0]
+    arch = ",".join(map(str, entry["architecture"]))  # type: ignore[call-overload]
+    before = {path: path.stat().st_mtime_ns for path in finished.run.rglob("*")}
+    weights = finished.run / "supernet" / "last.pt"
+    result = json.loads(finished("evaluate", "--weights", weights, "--arch", arch, "--json").stdout)
+    assert result["flops"] == entry["flops"]
+    assert result["top1"] == pytest.approx(entry["top1"], abs=0.25)
+    assert {path: path.stat().st_mtime_ns for path in finished.run.rglob("*")} == before  # it only looks
+
+
+def test_a_path_of_the_supernet_scores_the_same_as_in_the_search(finished: Spos, tmp_path: Path) -> None:
+    """With `split: val` the search scores the images that evaluate does, in another order."""
+    other = Spos(tmp_path)
+    weights = finished.run / "supernet" / "last.pt"
+    other("search", "--weights", weights, "--set", "search.split=val", "--set", "search.generations=0")
+    for entry in journal(other)[:2]:
+        arch = ",".join(map(str, entry["architecture"]))  # type: ignore[call-overload]
+        result = json.loads(other("evaluate", "--weights", weights, "--arch", arch, "--json").stdout)
+        assert (result["top1"], result["images"]) == (entry["top1"], entry["images"])
+
+
+def test_the_same_command_again_changes_nothing(finished: Spos) -> None:
+    files = [path for path in finished.run.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    for command in ("supernet-train", "search", "export-arch", "retrain"):
+        finished(command)
+    assert {path: path.read_bytes() for path in files} == before
+
+
+def test_export_under_another_limit_and_several(finished: Spos, tmp_path: Path) -> None:
+    spos = Spos(tmp_path)
+    shutil.copytree(finished.run / "search", spos.run / "search")
+    limit = int(np.median([entry["flops"] for entry in journal(finished)]))  # type: ignore[misc]
+    found = json.loads(spos("export-arch", "--top", 3, "--flops-limit", limit, "--json").stdout)
+    allowed = [entry for entry in journal(finished) if entry["flops"] <= limit]  # type: ignore[operator]
+    allowed.sort(key=lambda entry: (-entry["top1"], entry["flops"]))  # type: ignore[operator]
+    assert [entry["architecture"] for entry in found] == [entry["architecture"] for entry in allowed[:3]]
+    assert len(list(spos.run.glob("archs/*/arch.yaml"))) == 3
+    said = spos("retrain", code=2).stderr  # which of the three?
+    assert "there are several" in said
+
+
+def test_fresh_keeps_what_was_there(finished: Spos, tmp_path: Path) -> None:
+    spos = Spos(tmp_path)
+    shutil.copytree(finished.run / "supernet", spos.run / "supernet")
+    old = (spos.run / "supernet" / "last.pt").read_bytes()
+    spos("supernet-train", "--fresh", "--set", "supernet.steps=20", "--seed", 5)
+    assert (spos.run / "supernet.previous-1" / "last.pt").read_bytes() == old
+    assert (spos.run / "supernet" / "step-00000020.pt").exists()
+
+
+def test_a_random_search_has_the_same_budget(finished: Spos, tmp_path: Path) -> None:
+    spos = Spos(tmp_path)
+    weights = finished.run / "supernet" / "last.pt"
+    spos("search", "--weights", weights, "--set", "search.algorithm=random")
+    entries = journal(spos)
+    assert len(entries) == 18
+    assert {entry["origin"] for entry in entries} == {"random"}
+
+
+def test_a_limit_is_respected(finished: Spos, tmp_path: Path) -> None:
+    spos = Spos(tmp_path)
+    limit = int(np.median([entry["flops"] for entry in journal(finished)]))  # type: ignore[misc]
+    spos("search", "--weights", finished.run / "supernet" / "last.pt", "--flops-limit", limit)
+    assert all(entry["flops"] <= limit for entry in journal(spos))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_do_not_change_the_bytes(finished: Spos, tmp_path: Path, workers: int) -> None:
+    spos = Spos(tmp_path)
+    spos("supernet-train", "--set", f"data.workers={workers}")
+    theirs = (finished.run / "supernet" / "last.pt").read_bytes()
+    assert (spos.run / "supernet" / "last.pt").read_bytes() == theirs
+
+
+def test_two_processes_give_the_same_journal(finished: Spos, tmp_path: Path) -> None:
+    spos = Spos(tmp_path)
+    spos("search", "--weights", finished.run / "supernet" / "last.pt", "--devices", 2)
+    ours, theirs = (folder.run / "search" / "journal.jsonl" for folder in (spos, finished))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_two_processes_train_and_evaluate(tmp_path: Path) -> None:
+    spos = Spos(tmp_path)
+    spos("supernet-train", "--devices", 2)
+    spos("search", "--devices", 2)
+    spos("export-arch")
+    spos("retrain", "--devices", 2)
+    (model,) = spos.run.glob("retrain/*/model.pt")
+    one = json.loads(spos("evaluate", "--weights", model, "--json").stdout)
+    two = json.loads(spos("evaluate", "--weights", model, "--devices", 2, "--json", "--save-logits", "two.npz").stdout)
+    assert {key: one[key] for key in ("top1", "top5", "images")} == {
+        key: two[key] for key in ("top1", "top5", "images")
+    }
+    saved = np.load(spos.folder / "two.npz")
+    assert float((saved["logits"].argmax(1) == saved["labels"]).mean()) == two["top1"]
+    assert one["top1"] > 0.8
+
+
+def test_torchrun_is_the_same_as_devices(tmp_path: Path) -> None:
+    launched, torchrun = Spos(tmp_path / "launched"), Spos(tmp_path / "torchrun")
+    steps = ("--set", "supernet.steps=30")
+    launched("supernet-train", "--devices", 2, *steps)
+    program = (PROGRAM.with_name("torchrun"), "--standalone", "--nproc-per-node", 2, "-m", "spos_cli")
+    torchrun("supernet-train", *steps, program=program)
+    files = [spos.run / "supernet" / "last.pt" for spos in (launched, torchrun)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_published_costs() -> None:
+    winner = "2,1,0,1,2,0,2,0,2,0,2,3,0,0,0,0,3,2,3,3"
+    command = [str(PROGRAM), "flops-table", winner, "--json", "--config", "imagenet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
+    assert json.loads(done.stdout) == [
+        {"architecture": [int(choice) for choice in winner.split(",")], "flops": 322918720, "params": 3558464}
+    ]
+
+
+def test_flops_table_of_the_space(spos: Spos) -> None:
+    table = json.loads(spos("flops-table", "--json", "--flops-limit", "300K").stdout)
+    assert np.array(table["table"]).shape == (4, 4)
+    assert table == json.loads((spos.run / "flops_table.json").read_text())
+    rows = np.array(table["table"])
+    sums = [table["fixed"] + sum(rows[range(4), list(np.unravel_index(i, (4, 4, 4, 4)))]) for i in range(256)]
+    assert (table["minimum"], table["maximum"]) == (min(sums), max(sums))
+    assert table["share_under_limit"] == np.mean(np.array(sums) <= 300_000)
+    assert table["mean"] == pytest.approx(np.mean(sums))
+
+
+def test_help_and_version_are_instant_and_have_examples() -> None:
+    commands = ["supernet-train", "flops-table", "search", "export-arch", "retrain", "evaluate"]
+    top = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, check=True).stdout
+    assert all(command in top for command in commands)
+    for command in commands:
+        text = subprocess.run([PROGRAM, command, "--help"], capture_output=True, text=True, check=True).stdout
+        assert f"Example: spos {command}" in text
+        assert "--config" in text
+    version = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout
+    assert version.startswith("spos 0.")
+    assert subprocess.run([sys.executable, "-m", "spos_cli", "--version"], check=True, capture_output=True).stdout
+
+
+def test_print_config(spos: Spos) -> None:
+    printed = yaml.safe_load(spos("supernet-train", "--print-config", "--set", "supernet.lr=0.25").stdout)
+    assert printed["supernet"]["lr"] == 0.25
+    assert not spos.run.exists()

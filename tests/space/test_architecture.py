@@ -1,0 +1,142 @@
+"""How an architecture is written, read and named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spos_cli.errors import ArchitectureError
+from spos_cli.space.architecture import Architecture, parse, read, shown
+
+CHOICES = st.lists(st.integers(0, 999_999), min_size=1, max_size=40).map(tuple)
+# Text that is nearly an architecture finds more than text at large.
+NEARLY = st.text(st.sampled_from("0123456789,()[] \t\n-+._eE٣²\0"), max_size=60)
+
+
+@given(CHOICES)
+def test_every_way_of_writing_reads_back(choices: tuple[int, ...]) -> None:
+    arch = Architecture(choices)
+    spellings = [str(arch), repr(choices), repr(list(choices)), " ".join(map(str, choices)), f"  {arch}\n"]
+    assert all(parse(text) == arch for text in spellings)
+
+
+@given(st.one_of(st.text(), NEARLY))
+def test_any_text_is_an_architecture_or_an_architecture_error(text: str) -> None:
+    for function in (parse, read):
+        try:
+            arch = function(text)
+        except ArchitectureError:
+            pass
+        else:
+            assert parse(str(arch)) == arch
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "()", ",", "1,,2", "1,-1", "1.0", "1e3", "true", "(1,2", "1,2]", "[1,2)", "((1,2))", "٣,1", "²", "0x1", "1;2"],
+)
+def test_what_is_not_an_architecture(text: str) -> None:
+    with pytest.raises(ArchitectureError, match="one choice per layer"):
+        parse(text)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "text",
+    ["9" * 10**6, "1 " * 10**6, "1" + " " * 99_990 + "x", "1, " * 30_000 + "x", "(" * 10**6],
+    ids=shown,
+)
+def test_huge_text_is_refused_quickly_and_quoted_shortly(text: str) -> None:
+    with pytest.raises(ArchitectureError) as caught:
+        parse(text)
+    assert len(str(caught.value)) < 200
+
+
+def test_an_architecture_is_a_sequence_with_a_short_name() -> None:
+    arch = parse("2,1,0")
+    assert (len(arch), list(arch), arch[1]) == (3, [2, 1, 0], 1)
+    assert arch.id == hashlib.sha256(b"2,1,0").hexdigest()[:10]
+    assert arch.id != parse("21,0").id
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.yaml", "[2, 1, 0]"),
+        ("a.YML", "- 2\n- 1\n- 0\n"),
+        ("a.yml", "architecture: [2, 1, 0]\nflops: 1\n"),
+        ("a.yaml", "architecture: 2,1,0"),
+        ("a.json", '{"architecture": [2, 1, 0]}'),
+        ("a.json", "\ufeff[2, 1, 0]"),
+    ],
+)
+def test_files(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    assert read(str(path)) == parse("2,1,0")
+
+
+def test_a_literal_needs_no_file() -> None:
+    assert read("(2, 1, 0)") == parse("2,1,0")
+
+
+@pytest.mark.parametrize("arch", ["missing.yaml", "missing.JSON", "runs/x/arch", "./2,1,0"])
+def test_a_missing_file_is_said_to_be_missing(arch: str) -> None:
+    with pytest.raises(ArchitectureError, match="there is no architecture file"):
+        read(arch)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"7",
+        b"[]",
+        b"{}",
+        b"[true, 1]",
+        b"[1.0]",
+        b"[-1]",
+        b"[[1]]",
+        b"['1']",
+        b"&a [*a]",
+        b"{a: 1",
+        b"[1]\n---\n[2]",
+        b"architecture: {}",
+        b"architecture: 2.1.0",
+        b"? [1]\n: 2",
+        b'!!int ""',
+        b"!!bool x",
+        b"!!timestamp x",
+        b"!!python/object/apply:os.getcwd []",
+        b"\xff\xfe\x00",
+        b"[1, 0x" + b"f" * 9_000 + b"]",
+        b"1:" * 20_000 + b"1",
+        b"[" * 5_000,
+        b"[" + b"1," * 10**6 + b"1]",
+    ],
+    ids=lambda content: repr(content[:16]),
+)
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+def test_files_that_hold_none(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"arch{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ArchitectureError):
+        read(str(path))
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ArchitectureError, match="directory"):
+        read(str(tmp_path))
+
+
+def test_the_published_architectures_parse() -> None:
+    published = json.loads(Path(__file__).with_name("flops_params.json").read_text())
+    assert len(published) == 50
+    for entry in published:
+        assert list(parse(repr(entry["architecture"]))) == entry["architecture"]

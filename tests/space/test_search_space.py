@@ -1,0 +1,171 @@
+"""The search space as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spos_cli.errors import ArchitectureError, ConfigError
+from spos_cli.space.architecture import Architecture, parse
+from spos_cli.space.search_space import PUBLISHED, Choice, Layer, SearchSpace, Stage
+
+WORDS = st.from_regex(r"[a-z][a-z_]{0,9}", fullmatch=True)
+CHOICES = st.builds(
+    lambda op, parameters: Choice(op, tuple(parameters.items())),
+    WORDS,
+    st.dictionaries(WORDS, st.integers(0, 99), max_size=3),
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> SearchSpace:
+    """Spaces whose channels at least double from stage to stage."""
+    stem = 2 * draw(st.integers(1, 8))
+    growths = draw(st.lists(st.integers(2, 3), min_size=1, max_size=4))
+    stages, channels = [], stem
+    for growth in growths:
+        channels *= growth
+        stages.append(Stage(draw(st.integers(1, 4)), channels, draw(st.integers(1, 2))))
+    choices = draw(st.lists(CHOICES, min_size=1, max_size=4, unique=True))
+    sizes = st.integers(1, 256)
+    return SearchSpace(
+        tuple(stages), tuple(choices), draw(sizes), draw(sizes), stem, draw(st.integers(1, 2)), draw(sizes)
+    )
+
+
+def test_the_published_space() -> None:
+    assert PUBLISHED.num_layers == 20
+    assert PUBLISHED.size == 4**20
+    assert PUBLISHED.final_size == 7
+    layers = PUBLISHED.layers
+    assert layers[0] == Layer(0, 16, 64, 2, 112)
+    assert layers[1] == Layer(1, 64, 64, 1, 56)
+    assert layers[8] == Layer(8, 160, 320, 2, 28)
+    assert layers[19] == Layer(19, 640, 640, 1, 7)
+    assert [layer.index for layer in layers if layer.stride == 2] == [0, 4, 8, 16]
+    assert [choice.name for choice in PUBLISHED.choices] == [
+        "shuffle 3x3", "shuffle 5x5", "shuffle 7x7", "shuffle_xception",
+    ]  # fmt: skip
+    assert PUBLISHED.layers is layers
+
+
+def test_the_published_architectures_are_valid() -> None:
+    for entry in json.loads(Path(__file__).with_name("flops_params.json").read_text()):
+        PUBLISHED.validate(Architecture(tuple(entry["architecture"])))
+
+
+def test_an_architecture_of_another_space_is_refused() -> None:
+    with pytest.raises(ArchitectureError, match=r"3 layers.* 20"):
+        PUBLISHED.validate(parse("2,1,0"))
+    with pytest.raises(ArchitectureError, match=r"layer 7 has choice 4;.* 0 = shuffle 3x3,.* 3 = shuffle_xception"):
+        PUBLISHED.validate(Architecture((0,) * 7 + (4,) + (0,) * 12))
+    with pytest.raises(ArchitectureError, match="layer 0 has choice -1"):
+        PUBLISHED.validate(Architecture((-1,) + (0,) * 19))
+
+
+@given(spaces())
+def test_a_space_survives_yaml_and_json(space: SearchSpace) -> None:
+    for values in (yaml.safe_load(yaml.safe_dump(space.to_dict())), json.loads(json.dumps(space.to_dict()))):
+        again = SearchSpace.from_dict(values)
+        assert again == space
+        assert again.digest == space.digest
+
+
+@given(spaces())
+def test_layers_follow_one_another(space: SearchSpace) -> None:
+    assert len(space.layers) == sum(stage.blocks for stage in space.stages)
+    for before, after in zip(space.layers, space.layers[1:], strict=False):
+        assert (before.out_channels, before.out_size) == (after.in_channels, after.in_size)
+    assert space.layers[0].in_channels == space.stem_channels
+    assert space.final_size == space.layers[-1].out_size >= 1
+
+
+def test_the_digest_tells_spaces_apart_and_stays() -> None:
+    assert dataclasses.replace(PUBLISHED, classes=10).digest != PUBLISHED.digest
+    assert PUBLISHED.digest == SearchSpace.from_dict(PUBLISHED.to_dict()).digest
+    assert len(PUBLISHED.digest) == 64
+
+
+@given(CHOICES)
+def test_a_choice_survives_its_specification(choice: Choice) -> None:
+    assert Choice.from_spec(choice.to_spec()) == choice
+
+
+def test_choices_as_text() -> None:
+    shuffle = Choice.from_spec({"shuffle": {"kernel": 5}})
+    assert (str(shuffle), shuffle.name) == ("shuffle kernel=5", "shuffle 5x5")
+    assert str(Choice.from_spec("shuffle_xception")) == "shuffle_xception"
+    assert Choice("x", (("b", 1), ("a", 2))) == Choice("x", (("a", 2), ("b", 1)))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["", "two words", "x" * 65, 5, None, [], {}, {"a": {}, "b": {}}, {"a": 3}, {1: {}}, {"a": {1: 2, "b": 3}},
+     {"a": {"k": True}}, {"a": {"k": 1.5}}, {"a": {"k": 1 << 90_000}}],
+)  # fmt: skip
+def test_what_is_not_a_choice(spec: Any) -> None:
+    with pytest.raises(ConfigError, match="choices"):
+        Choice.from_spec(spec)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages": ()}, "at least one stage"),
+        ({"choices": ()}, "one choice"),
+        ({"choices": (Choice("a"), Choice("a"))}, "listed twice"),
+        ({"choices": tuple(Choice(f"c{i}") for i in range(65))}, "number of choices is 65"),
+        ({"stages": (Stage(4, 65),)}, "65 is odd"),
+        ({"stages": (Stage(4, 65_538),)}, "stage 0 channels is 65538"),
+        ({"stages": (Stage(0, 64),)}, "stage 0 blocks is 0"),
+        ({"stages": (Stage(400, 64), Stage(400, 128))}, "number of layers is 800"),
+        ({"stages": (Stage(4, 64, 3),)}, "stride must be 1 or 2"),
+        ({"stages": (Stage(4, 16, 2),)}, "needs more than the 16"),
+        ({"stages": (Stage(4, 8, 1),)}, "needs more than the 8"),
+        ({"stages": (Stage(4, 64, 1),), "stem_channels": 15}, "cannot be split"),
+        ({"stem_stride": 0}, "stride must be 1 or 2"),
+        ({"stem_channels": 0}, "stem channels is 0"),
+        ({"image_size": -1}, "image_size is -1"),
+        ({"classes": 0}, "classes is 0"),
+        ({"head_channels": 0}, "head_channels is 0"),
+    ],
+)
+def test_impossible_spaces(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(PUBLISHED, **change)
+
+
+def test_the_narrowest_spaces_that_are_possible() -> None:
+    dataclasses.replace(PUBLISHED, stages=(Stage(4, 18, 2),))
+    dataclasses.replace(PUBLISHED, stages=(Stage(4, 10, 1),))
+    dataclasses.replace(PUBLISHED, stages=(Stage(4, 64, 2),), stem_channels=15)
+
+
+@given(key=st.sampled_from([*PUBLISHED.to_dict(), "surprise"]), value=VALUES, inside=st.booleans())
+def test_a_broken_description_is_a_config_error(key: str, value: Any, inside: bool) -> None:
+    values = PUBLISHED.to_dict()
+    (values["stages"][0] if inside else values)[key] = value
+    try:
+        space = SearchSpace.from_dict(values)
+    except ConfigError:
+        pass
+    else:
+        assert space.to_dict() == values
+
+
+@pytest.mark.parametrize("values", [[], None, "space", {}, {**PUBLISHED.to_dict(), "image_size": 1 << 90_000}])
+def test_what_is_no_description(values: Any) -> None:
+    with pytest.raises(ConfigError, match="cannot read the search space"):
+        SearchSpace.from_dict(values)
