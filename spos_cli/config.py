@@ -20,6 +20,17 @@ from spos_cli.errors import ConfigError, SposError
 from spos_cli.space.cost import parse_cost
 from spos_cli.space.search_space import Choice, SearchSpace, Stage
 
+# What PyYAML raises for bad YAML; its own constructors raise the plain ones, for `!!int ""` or `!!timestamp x`.
+YAML_ERRORS = (
+    yaml.YAMLError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    ArithmeticError,
+    RecursionError,
+)
+
 
 def _as_value_error(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """pydantic collects ValueErrors; what we raise ourselves must join them."""
@@ -331,7 +342,7 @@ def _parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[tuple[str, .
     try:
         node = yaml.compose(text, yaml.SafeLoader)
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).split("\n")[0] or "nested too deeply"
@@ -374,7 +385,7 @@ def _override(values: dict[str, Any], override: str, places: dict[tuple[str, ...
         raise ConfigError(f"--set {override}: expected section.key=value, such as --set supernet.lr=0.1")
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
+    except YAML_ERRORS:
         raise ConfigError(f"--set {override}: {text!r} is not a valid YAML value") from None
     target: Any = values
     default: Any = Config().dump()

@@ -44,6 +44,10 @@ search:
 retrain: {steps: 100, batch_size: 32, lr: 0.05, ema_decay: 0.9, log_every: 10, checkpoint_every: 10, evaluate_every: 40}
 """
 
+# On a busy machine, threads that wait for each other are many times slower than one; the commands that the tests
+# start have `threads: 1` for the same reason.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 PROGRAM = Path(sys.executable).with_name("spos")
 Finished = subprocess.CompletedProcess[str]
 

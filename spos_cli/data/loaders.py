@@ -7,7 +7,6 @@ import functools
 import hashlib
 import json
 import os
-import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,10 +50,14 @@ def _collate(samples: list[Any]) -> Any:
 
 
 def _begin_worker(_: int) -> None:
-    """One thread each, since workers share the cores with the training; and the main process answers signals."""
+    """One thread each, since workers share the cores with the training.
+
+    A group of its own, since Ctrl-C and many a SIGTERM go to the whole group: the main process answers them, and
+    needs its workers until the step is done.
+    """
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 def _load(samples: _Samples, batches: Any, workers: int, pin_memory: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

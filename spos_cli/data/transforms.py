@@ -112,9 +112,10 @@ class EvalTransform:
         height, width = image.shape[:2]
         if height == width == self.image_size:
             return to_tensor(image)
+        rounding = 0.5 if self.preset == "spos" else 0.0  # of the long side: the published rule, and torchvision's
         scale = self.short_side / min(height, width)
-        new_height = self.short_side if height <= width else int(scale * height + 0.5)
-        new_width = self.short_side if width <= height else int(scale * width + 0.5)
+        new_height = self.short_side if height <= width else int(scale * height + rounding)
+        new_width = self.short_side if width <= height else int(scale * width + rounding)
         if self.preset == "spos":
             resized = to_tensor(opencv_resize(image, new_height, new_width))
         else:

@@ -1,0 +1,202 @@
+"""Image sources: every kind is read right, and everything wrong with one is a DataError that names it."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data as photographs
+
+from spos_cli.data import datasets
+from spos_cli.errors import DataError
+
+PHOTO = photographs.astronaut()[:60, :80]
+
+
+def tree(root: Path, classes: tuple[str, ...] = ("cat", "dog"), each: int = 2) -> Path:
+    """A folder of JPEG photographs in the layout of ImageNet."""
+    for split in ("train", "val"):
+        for name in classes:
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(each):
+                Image.fromarray(PHOTO).save(folder / f"{number}.JPEG", quality=95)
+    return root
+
+
+def test_folder_tree(tmp_path: Path) -> None:
+    images = datasets.load("folder", tree(tmp_path, ("zebra", "ant", "ünï cödé")), "train")
+    assert images.classes == ("ant", "zebra", "ünï cödé")
+    assert images.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert images.path(3) == "zebra/1.JPEG"
+    pixels = images.image(3)
+    assert (pixels.shape, pixels.dtype) == ((60, 80, 3), np.uint8)
+    assert np.abs(pixels.astype(int) - PHOTO).mean() < 5
+
+
+def test_wrong_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"there is no image folder .*train"):
+        datasets.load("folder", tmp_path / "nowhere", "train")
+    (tmp_path / "train").mkdir()
+    with pytest.raises(DataError, match="no class folders"):
+        datasets.load("folder", tmp_path, "train")
+    (tmp_path / "train" / "empty").mkdir()
+    with pytest.raises(DataError, match="no images for 1 classes: empty"):
+        datasets.load("folder", tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("RGB", (200, 100, 50)),
+        ("RGBA", (200, 100, 50)),
+        ("P", (200, 100, 50)),
+        ("L", (124, 124, 124)),
+        ("LA", (124, 124, 124)),
+        ("CMYK", (200, 100, 50)),
+        ("1", (255, 255, 255)),
+    ],
+)
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, expected: tuple[int, int, int]) -> None:
+    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
+    colour = Image.new("RGB", (5, 4), (200, 100, 50)) if mode != "1" else Image.new("RGB", (5, 4), (255, 255, 255))
+    colour.convert(mode, palette=Image.Palette.ADAPTIVE).save(path)
+    pixels = datasets.decode(path)
+    assert pixels.shape == (4, 5, 3)
+    assert np.abs(pixels.astype(int) - expected).max() <= 1
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    values = np.array([[0, 257, 32896, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "x.png")
+    assert datasets.decode(tmp_path / "x.png")[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_broken_images_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tmp_path / "whole.jpg"
+    Image.fromarray(PHOTO).save(whole)
+    content = whole.read_bytes()
+    for name, wrong in [
+        ("cut", content[: len(content) // 2]),
+        ("empty", b""),
+        ("text", b"hello"),
+        ("head", content[:20]),
+    ]:
+        path = tmp_path / f"{name}.jpg"
+        path.write_bytes(wrong)
+        with pytest.raises(DataError, match=rf"{name}\.jpg"):
+            datasets.decode(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for pixels in (1500, 100):  # a warning of PIL's, and an error of its
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels)
+        with pytest.raises(DataError, match="too many pixels"):
+            datasets.decode(whole)
+
+
+def test_digits_are_split_by_class_and_always_the_same() -> None:
+    train, val = datasets.load("digits", ".", "train"), datasets.load("digits", ".", "val")
+    assert len(train) + len(val) == 1797
+    assert np.bincount(val.labels).min() >= 34
+    assert train.image(0).shape == (8, 8, 3)
+    ours = {train.image(i).tobytes() for i in range(len(train))}
+    assert set().union(*ours) == {round(value * 255 / 16) for value in range(17)}
+    shared = sum(val.image(i).tobytes() in ours for i in range(len(val)))
+    assert shared == 0
+    assert (train.path(17), train.classes) == ("digits/train/17", tuple("0123456789"))
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    content = header + array.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("place", [".", "FashionMNIST/raw"])
+def test_fashion_mnist_files(tmp_path: Path, ending: str, place: str) -> None:
+    folder = tmp_path / place
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 28, 28))
+    write_idx(folder / f"t10k-images-idx3-ubyte{ending}", pixels)
+    write_idx(folder / f"t10k-labels-idx1-ubyte{ending}", np.arange(6))
+    images = datasets.load("fashion_mnist", tmp_path, "val")
+    assert images.labels.tolist() == list(range(6))
+    assert np.array_equal(images.image(4), np.repeat(pixels[4][..., None], 3, 2))
+    assert images.classes[9] == "Ankle boot"
+
+
+@pytest.mark.parametrize("cut", [0, 3, 7, 15, 100, -1])
+def test_torn_idx_files(tmp_path: Path, cut: int) -> None:
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    write_idx(whole, np.zeros((2, 28, 28)))
+    torn.write_bytes(whole.read_bytes()[:cut])
+    with pytest.raises(DataError, match="torn"):
+        datasets.read_idx(torn)
+    packed = tmp_path / "torn.gz"
+    packed.write_bytes(gzip.compress(whole.read_bytes())[:-9])
+    with pytest.raises(DataError, match=r"torn\.gz"):
+        datasets.read_idx(packed)
+
+
+def test_idx_files_that_do_not_belong_together(tmp_path: Path) -> None:
+    write_idx(tmp_path / "train-images-idx3-ubyte", np.zeros((3, 28, 28)))
+    write_idx(tmp_path / "train-labels-idx1-ubyte", np.zeros(4))
+    with pytest.raises(DataError, match="do not belong together"):
+        datasets.load("fashion_mnist", tmp_path, "train")
+
+
+@pytest.mark.skipif(
+    not datasets.DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed"
+)
+def test_debians_fashion_mnist(tmp_path: Path) -> None:
+    images = datasets.load("fashion_mnist", tmp_path, "train")
+    assert np.bincount(images.labels).tolist() == [6000] * 10
+
+
+@pytest.mark.parametrize(("source", "archive"), [("cifar10", "cifar-10-python"), ("cifar100", "cifar-100-python")])
+def test_a_download_that_fails_says_what_to_put_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: datasets.Source, archive: str
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    with pytest.raises(DataError, match=rf"no network.*put {archive}\.tar\.gz into"):
+        datasets.load(source, tmp_path, "train")
+
+
+def test_holdout_is_balanced_and_disjoint() -> None:
+    labels = np.random.default_rng(0).integers(0, 7, 500)
+    train, held_out = datasets.holdout(labels, 10, seed=3)
+    assert sorted([*train, *held_out]) == list(range(500))
+    assert np.bincount(labels[held_out]).tolist() == [10] * 7
+    for prefix in range(7, 71, 7):
+        assert np.bincount(labels[held_out[:prefix]]).tolist() == [prefix // 7] * 7
+    again = datasets.holdout(labels, 10, seed=3)
+    assert np.array_equal(again[1], held_out)
+    assert not np.array_equal(datasets.holdout(labels, 10, seed=4)[1], held_out)
+    with pytest.raises(DataError, match=r"data\.holdout_per_class is 90"):
+        datasets.holdout(labels, 90, seed=3)
+
+
+def test_interleave_takes_the_classes_in_turn() -> None:
+    labels = np.array([0] * 5 + [1] * 3 + [2] * 4)
+    order = datasets.interleave(labels, seed=0)
+    assert sorted(order) == list(range(12))
+    assert labels[order].tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 2, 0]
+
+
+def test_classes_are_compared(tmp_path: Path) -> None:
+    one = datasets.load("folder", tree(tmp_path / "a"), "train")
+    other = datasets.load("folder", tree(tmp_path / "b", ("cat", "cow")), "val")
+    with pytest.raises(DataError, match=r"only in the first \['dog'\], only in the second \['cow'\]"):
+        datasets.check_classes(one, other, 2)
+    with pytest.raises(DataError, match=r"has 2 classes, but space\.classes is 3"):
+        datasets.check_classes(one, one, 3)
+    datasets.check_classes(one, one, 2)

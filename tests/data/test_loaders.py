@@ -1,0 +1,164 @@
+"""Batches depend on the seed and the step alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from spos_cli.data.datasets import ArraySet, ImageSet, Pixels
+from spos_cli.data.loaders import ImageStore, evaluation_batches, training_batches
+from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform
+from spos_cli.errors import ConfigError, DataError
+
+COUNT = 50
+PIXELS = np.random.default_rng(0).integers(0, 256, (COUNT, 8, 8, 3), np.uint8)
+IMAGES = ArraySet("test", ("a", "b", "c"), PIXELS, np.arange(COUNT) % 3)
+INDICES = np.flatnonzero(np.arange(COUNT) % 5)  # 40 of them
+TRAIN = TrainTransform("standard", 8, Augmentation("padded", padding=2))
+EVAL = EvalTransform("standard", 8)
+
+
+def train(first: int, last: int, **changes: Any) -> list[tuple[Tensor, Tensor]]:
+    options = {"seed": 1, "batch_size": 12, **changes}
+    return list(training_batches(IMAGES, INDICES, TRAIN, first_step=first, last_step=last, **options))
+
+
+def same(one: Iterable[Any], other: Iterable[Any]) -> bool:
+    pairs = list(zip(one, other, strict=True))
+    return bool(pairs) and all(torch.equal(a, b) for first, second in pairs for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_do_not_matter(workers: int) -> None:
+    assert same(train(0, 9), train(0, 9, workers=workers))
+
+
+def test_a_restart_goes_on_with_the_same_batches() -> None:
+    assert same(train(0, 9)[4:], train(4, 9))
+
+
+def test_the_global_generator_does_not_matter_and_is_left_alone() -> None:
+    torch.manual_seed(1)
+    first = train(0, 3, workers=1)
+    state = torch.get_rng_state()
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert same(first, train(0, 3, workers=1))
+
+
+def test_processes_share_out_the_same_samples() -> None:
+    whole = train(0, 6)
+    for world_size, accumulate in [(2, 1), (1, 3), (2, 2)]:
+        parts = [train(0, 6, rank=rank, world_size=world_size, accumulate=accumulate) for rank in range(world_size)]
+        for step, (pixels, labels) in enumerate(whole):
+            micro = [parts[rank][step * accumulate + a] for a in range(accumulate) for rank in range(world_size)]
+            assert torch.equal(torch.cat([images for images, _ in micro]), pixels)
+            assert torch.equal(torch.cat([truth for _, truth in micro]), labels)
+
+
+def test_every_epoch_has_every_image_once_in_another_order() -> None:
+    plain = TrainTransform("standard", 8, Augmentation("none", flip=False, jitter=0))
+    stream = training_batches(IMAGES, INDICES, plain, seed=1, batch_size=10, first_step=0, last_step=12)
+    seen = [pixels.numpy().tobytes() for images, _ in stream for pixels in images]
+    wanted = sorted(np.ascontiguousarray(PIXELS[index].transpose(2, 0, 1)).tobytes() for index in INDICES)
+    epochs = [seen[begin : begin + 40] for begin in range(0, 120, 40)]
+    assert all(sorted(epoch) == wanted for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_augmentation_differs_between_epochs() -> None:
+    stream = training_batches(IMAGES, INDICES[:1], TRAIN, seed=1, batch_size=20, first_step=0, last_step=1)
+    ((images, _),) = stream
+    assert len({pixels.numpy().tobytes() for pixels in images}) > 5
+
+
+def test_a_batch_that_cannot_be_shared_out() -> None:
+    with pytest.raises(ConfigError, match="batch_size 12 does not divide by 5 processes"):
+        train(0, 1, world_size=5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_covers_each_image_once_in_the_same_batches(workers: int) -> None:
+    whole = list(evaluation_batches(IMAGES, INDICES, EVAL, batch_size=7, workers=workers))
+    assert torch.cat([positions for _, _, positions in whole]).tolist() == list(range(40))
+    for images, labels, positions in whole:
+        chosen = INDICES[positions.numpy()]
+        assert np.array_equal(images.numpy(), PIXELS[chosen].transpose(0, 3, 1, 2))
+        assert np.array_equal(labels.numpy(), IMAGES.labels[chosen])
+    parts = [list(evaluation_batches(IMAGES, INDICES, EVAL, batch_size=7, rank=r, world_size=2)) for r in range(2)]
+    assert same(whole[::2], parts[0])
+    assert same(whole[1::2], parts[1])
+
+
+def test_more_processes_than_batches_leaves_some_without() -> None:
+    parts = [list(evaluation_batches(IMAGES, INDICES, EVAL, batch_size=30, rank=r, world_size=3)) for r in range(3)]
+    assert [len(part) for part in parts] == [1, 1, 0]
+
+
+class Broken(ImageSet):
+    """One image of it cannot be read."""
+
+    def __init__(self) -> None:
+        self.name, self.classes, self.labels = "broken", ("a",), np.zeros(20, np.int64)
+
+    def image(self, index: int) -> Pixels:
+        if index == 13:
+            raise DataError("cannot read the image 13.jpg")
+        return PIXELS[index]
+
+    def path(self, index: int) -> str:
+        return f"{index}.jpg"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_is_a_plain_error(workers: int) -> None:
+    with pytest.raises(DataError) as caught:
+        list(evaluation_batches(Broken(), np.arange(20), EVAL, batch_size=4, workers=workers))
+    assert str(caught.value) == "cannot read the image 13.jpg"
+
+
+@pytest.mark.parametrize(("transform", "seed"), [(EVAL, None), (TRAIN, 7)])
+def test_store_is_the_images_decoded_once(
+    tmp_path: Path, transform: EvalTransform | TrainTransform, seed: int | None
+) -> None:
+    one, other = tmp_path / "deep" / "one.u8", tmp_path / "other.u8"
+    done: list[int] = []
+    ImageStore.build(one, IMAGES, INDICES, transform, seed=seed, progress=done.append)
+    ImageStore.build(other, IMAGES, INDICES, transform, seed=seed, workers=2)
+    assert sum(done) == 40
+    assert one.read_bytes() == other.read_bytes()
+    store = ImageStore.open(one)
+    assert store.images.shape == (40, 3, 8, 8)
+    assert np.array_equal(store.labels.numpy(), IMAGES.labels[INDICES])
+    if seed is None:
+        assert np.array_equal(store.images.numpy(), PIXELS[INDICES].transpose(0, 3, 1, 2))
+
+
+def test_store_is_used_for_its_own_recipe_only(tmp_path: Path) -> None:
+    path = tmp_path / "x.u8"
+    assert not ImageStore.matches(path, IMAGES, INDICES, TRAIN, seed=1)
+    ImageStore.build(path, IMAGES, INDICES, TRAIN, seed=1)
+    assert ImageStore.matches(path, IMAGES, INDICES, TRAIN, seed=1)
+    assert not ImageStore.matches(path, IMAGES, INDICES, TRAIN, seed=2)
+    assert not ImageStore.matches(path, IMAGES, INDICES[1:], TRAIN, seed=1)
+    assert not ImageStore.matches(path, IMAGES, INDICES, EVAL)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not ImageStore.matches(path, IMAGES, INDICES, TRAIN, seed=1)
+
+
+def test_a_full_disk_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match=r"7,680 bytes\): No space left"):
+        ImageStore.build(tmp_path / "x.u8", IMAGES, INDICES, EVAL)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,145 @@
+"""Preprocessing against OpenCV and torchvision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+from skimage import data as photographs
+from torchvision import transforms as classic
+
+from spos_cli.data.transforms import (
+    Augmentation,
+    EvalTransform,
+    PresetName,
+    TrainTransform,
+    opencv_resize,
+    padded_crop,
+    preprocess,
+)
+
+PHOTOS = {name: getattr(photographs, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")}
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+@pytest.mark.parametrize("size", [(256, 341), (256, 256), (97, 33), (700, 901), (1, 1), (512, 513)])
+def test_resize_is_opencvs(name: str, size: tuple[int, int]) -> None:
+    photo = PHOTOS[name]
+    ours = opencv_resize(photo, *size)
+    theirs = cv2.resize(photo, size[::-1], interpolation=cv2.INTER_LINEAR)
+    difference = np.abs(ours.astype(int) - theirs)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() <= 0.001
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_published_validation_pipeline(name: str) -> None:
+    """Short side to 256 with OpenCV, target size rule of the published code, torchvision's centre crop, BGR."""
+    photo = PHOTOS[name]
+    height, width = photo.shape[:2]
+    target = (int(256 / height * width + 0.5), 256) if height < width else (256, int(256 / width * height + 0.5))
+    resized = cv2.resize(photo, target, interpolation=cv2.INTER_LINEAR)
+    cropped = np.array(classic.CenterCrop(224)(Image.fromarray(resized)))
+    expected = torch.from_numpy(cropped[:, :, ::-1].transpose(2, 0, 1).astype(np.float32))
+    ours = preprocess("spos", EvalTransform("spos", 224)(photo)[None])[0]
+    assert (ours - expected).abs().max() <= 1
+    assert ((ours - expected) != 0).float().mean() <= 0.001
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_standard_validation_pipeline(name: str) -> None:
+    photo = PHOTOS[name]
+    oracle = classic.Compose(
+        [
+            classic.Resize(256),
+            classic.CenterCrop(224),
+            classic.ToTensor(),
+            classic.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    ours = preprocess("standard", EvalTransform("standard", 224)(photo)[None])[0]
+    difference = (ours - oracle(Image.fromarray(photo))).abs()
+    assert difference.mean() < 0.01  # torchvision's tensor and PIL resizes round differently
+    assert difference.max() < 0.1
+
+
+@pytest.mark.parametrize("preset", ["spos", "standard"])
+def test_an_image_of_the_right_size_is_left_alone(preset: PresetName) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8)
+    assert np.array_equal(EvalTransform(preset, 28)(image).numpy().transpose(1, 2, 0), image)
+
+
+def test_preprocess_keeps_the_memory_format() -> None:
+    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    for preset in ("spos", "standard"):
+        result = preprocess(preset, images)  # type: ignore[arg-type]
+        assert result.dtype == torch.float32
+        assert result.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(preprocess("spos", images)[:, 0], images[:, 2].float())
+
+
+def test_a_sample_is_a_function_of_its_seed() -> None:
+    photo = PHOTOS["coffee"]
+    for crop in ("random_resized", "padded", "none"):
+        transform = TrainTransform("standard", 64, Augmentation(crop=crop))
+        torch.manual_seed(0)
+        first = transform(photo, 5)
+        state = torch.get_rng_state()
+        torch.manual_seed(99)
+        before = torch.get_rng_state()
+        assert torch.equal(transform(photo, 5), first)
+        assert torch.equal(torch.get_rng_state(), before)
+        assert not torch.equal(transform(photo, 6), first)
+        assert not torch.equal(state, before)
+        assert (first.shape, first.dtype) == ((3, 64, 64), torch.uint8)
+
+
+def test_padded_crop_is_torchvisions() -> None:
+    image = torch.randint(0, 256, (3, 9, 9), dtype=torch.uint8)
+    for top in range(5):
+        for left in range(5):
+            oracle = classic.functional.crop(classic.functional.pad(image, 2), top, left, 9, 9)
+            assert torch.equal(padded_crop(image, 2, top, left), oracle)
+
+
+def test_padded_crops_and_flips_are_uniform() -> None:
+    image = np.zeros((9, 9, 3), np.uint8)
+    image[4, 3] = 255
+    transform = TrainTransform("standard", 9, Augmentation("padded", padding=2, jitter=0))
+    places: dict[tuple[int, int], int] = {}
+    for seed in range(3000):
+        row, column = divmod(int(transform(image, seed)[0].argmax()), 9)
+        places[row, column] = places.get((row, column), 0) + 1
+    # The point is at column 3 or, flipped, 5; shifts of -2..2 overlap in the columns 3 to 5.
+    expected = {
+        (row, column): 3000 / 5 * (((1 <= column <= 5) + (3 <= column <= 7)) / 2) / 5
+        for row in range(2, 7)
+        for column in range(1, 8)
+    }
+    assert set(places) == set(expected)
+    observed = [places[key] for key in expected]
+    assert stats.chisquare(observed, list(expected.values())).pvalue > 1e-4
+
+
+def features(draws: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """What a distribution of images shows: mean and spread of each channel, and left against right."""
+    return np.array([[*d.mean((0, 1)), *d.std((0, 1)), d[:, :32].mean() - d[:, 32:].mean()] for d in draws])
+
+
+def test_training_distribution_is_torchvisions_on_pil() -> None:
+    """Crop, colour jitter in random order and flip: two-sample Kolmogorov-Smirnov tests on seven features."""
+    photo, count = PHOTOS["coffee"][::2, ::2], 500
+    oracle = classic.Compose(
+        [classic.RandomResizedCrop(64), classic.ColorJitter(0.4, 0.4, 0.4), classic.RandomHorizontalFlip()]
+    )
+    torch.manual_seed(0)
+    theirs = features([np.asarray(oracle(Image.fromarray(photo)), np.float64) for _ in range(count)])
+    transform = TrainTransform("spos", 64, Augmentation())
+    ours = features([transform(photo, seed).numpy().transpose(1, 2, 0).astype(np.float64) for seed in range(count)])
+    for column in range(theirs.shape[1]):
+        assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-4

@@ -1,0 +1,200 @@
+"""The training loop: what a step does in one process and in two, and what stops it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from spos_cli.engine import distributed
+from spos_cli.engine.distributed import Processes
+from spos_cli.engine.optim import Schedule
+from spos_cli.engine.trainer import Recipe, Trainer
+from spos_cli.errors import RunError, TrainingError
+from spos_cli.models.skeleton import initialize
+from spos_cli.models.supernet import Supernet
+from spos_cli.space.architecture import Architecture
+from spos_cli.space.sampling import UniformSampler
+from tests.engine.test_optim import SPACE
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+STEPS, BATCH = 6, 8
+SAMPLER = UniformSampler(SPACE.num_layers, len(SPACE.choices), seed=1)
+
+
+def batches(first: int, last: int, part: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
+    """A function of the step; `part` is a process's share of it."""
+    for step in range(first, last):
+        generator = torch.Generator().manual_seed(step)
+        images = torch.randn(BATCH, 3, 16, 16, generator=generator, dtype=torch.float64)
+        labels = torch.randint(0, SPACE.classes, (BATCH,), generator=generator)
+        yield images[part], labels[part]
+
+
+def trainer(folder: Path, processes: Processes = ALONE, **changes: Any) -> Trainer:
+    model = Supernet(SPACE, dropout=0.2)
+    initialize(model, 0)
+    fields = {"batch_size": BATCH, "log_every": 1, "checkpoint_every": 2, **changes}
+    return Trainer(
+        model.double(),
+        Recipe(Schedule(0.05, STEPS), **fields),
+        processes,
+        name="test",
+        folder=folder,
+        identity={"kind": "test", "recipe": {"lr": 0.05}},
+        seed=0,
+        preprocess=lambda images: images,
+        arguments=lambda step: (SAMPLER.draw(step),),
+        partial=True,
+    )
+
+
+def test_resumed_is_the_same_as_uninterrupted(tmp_path: Path) -> None:
+    """Dropout, momentum and the moving average included; whatever the global generator does in between."""
+    whole = trainer(tmp_path / "whole", ema_decay=0.9)
+    whole.train(lambda first: batches(first, STEPS))
+
+    class Stop(Exception):
+        pass
+
+    def stopping(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from batches(first, 5)  # the checkpoint before is of step 4
+        raise Stop
+
+    broken = trainer(tmp_path / "broken", ema_decay=0.9)
+    with pytest.raises(Stop):
+        broken.train(stopping)
+    torch.manual_seed(12345)
+    resumed = trainer(tmp_path / "broken", ema_decay=0.9)
+    resumed.resume()
+    assert resumed.step == 4
+    resumed.train(lambda first: batches(first, STEPS))
+    for name in ("last.pt", "step-00000004.pt"):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_another_recipe_is_refused_with_its_differences(tmp_path: Path) -> None:
+    first = trainer(tmp_path)
+    first.train(lambda step: batches(step, STEPS))
+    second = trainer(tmp_path)
+    second.identity = {"kind": "test", "recipe": {"lr": 0.1}}
+    with pytest.raises(RunError, match=r"recipe\.lr: 0\.1, was 0\.05"):
+        second.resume()
+
+
+def test_a_loss_that_is_not_finite_names_its_step_and_saves_nothing(tmp_path: Path) -> None:
+    def poisoned(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for step, (images, labels) in enumerate(batches(first, STEPS)):
+            yield (images * float("nan") if step == 4 else images), labels
+
+    training = trainer(tmp_path, log_every=3)
+    with pytest.raises(TrainingError, match="not finite at step 5;"):
+        training.train(poisoned)
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000002.pt", "step-00000004.pt"]
+
+
+def test_accumulation_without_batchnorm_is_the_whole_batch(tmp_path: Path) -> None:
+    def train(folder: str, accumulate: int) -> Tensor:
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, SPACE.classes)).double()
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.01)
+        training = Trainer(
+            model,
+            Recipe(Schedule(0.05, STEPS), BATCH, accumulate=accumulate, clip_grad_norm=0.5),
+            ALONE,
+            name="test",
+            folder=tmp_path / folder,
+            identity={},
+            seed=0,
+            preprocess=lambda images: images,
+        )
+        size = BATCH // accumulate
+        parts = [slice(begin, begin + size) for begin in range(0, BATCH, size)]
+        training.train(
+            lambda first: ((images[part], labels[part]) for images, labels in batches(first, STEPS) for part in parts)
+        )
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    torch.testing.assert_close(train("whole", 1), train("parts", 4), rtol=1e-12, atol=1e-12)
+
+
+def in_two_processes(work: Callable[[int, str], None], folder: Path) -> None:
+    """Runs `work(rank, folder)` twice over gloo."""
+    mp.spawn(_worker, (work, str(folder), _free_port()), nprocs=2)  # type: ignore[no-untyped-call]
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def _worker(rank: int, work: Callable[[int, str], None], folder: str, port: int) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    work(rank, folder)
+
+
+def train_half(rank: int, folder: str) -> None:
+    with distributed.join("cpu", 1) as processes:
+        training = trainer(Path(folder) / str(rank), processes)
+        training.model.dropout.p = 0.0  # type: ignore[union-attr]
+        part = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
+        training.train(lambda first: batches(first, STEPS, part))
+        torch.save(training.model.state_dict(), Path(folder) / f"{rank}.pt")
+        unused = [name for name, parameter in training.model.named_parameters() if parameter.grad is not None]
+        assert not unused
+
+
+def test_two_processes_average_the_gradients_of_both_halves(tmp_path: Path) -> None:
+    """Against one process that adds the gradients of both halves itself; BatchNorm sees half a batch either way."""
+    in_two_processes(train_half, tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+
+    model = Supernet(SPACE, dropout=0.0)
+    initialize(model, 0)
+    model.double().train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.0, momentum=0.9, weight_decay=4e-5)
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
+    for step, (images, labels) in enumerate(batches(0, STEPS)):
+        arch: Architecture = SAMPLER.draw(step)
+        for part in (slice(0, BATCH // 2), slice(BATCH // 2, BATCH)):
+            (criterion(model(images[part], arch), labels[part]) / 2).backward()
+        optimizer.param_groups[0]["lr"] = Schedule(0.05, STEPS).lr(step)
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(first[name], parameter.detach(), rtol=1e-10, atol=1e-12)
+        assert torch.equal(first[name], second[name])
+
+
+def stop_on_one(rank: int, folder: str) -> None:
+    """Only the second process has bad numbers; both must stop."""
+    with distributed.join("cpu", 1) as processes:
+        training = trainer(Path(folder), processes)
+        bad = float("nan") if rank == 1 else 1.0
+        with pytest.raises(TrainingError, match="not finite at step 1;"):
+            training.train(lambda first: ((images * bad, labels) for images, labels in batches(first, STEPS)))
+
+
+def test_bad_numbers_on_one_process_stop_both(tmp_path: Path) -> None:
+    in_two_processes(stop_on_one, tmp_path)
+    assert not list(tmp_path.glob("step-*"))
