@@ -1,0 +1,1 @@
+"""`make bench`: speed against an honest baseline, both sides in the same run."""
