@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,7 +80,7 @@ class FolderSet(ImageSet):
             ) from None
         if not classes:
             raise DataError(f"{folder} holds no class folders; images belong in {folder}/<class>/")
-        files = [sorted(_images_below(folder / name)) for name in classes]
+        files = [sorted(_images_below(folder, name)) for name in classes]
         empty = [name for name, paths in zip(classes, files, strict=True) if not paths]
         if empty:
             raise DataError(f"{folder}: no images for {len(empty)} classes: {', '.join(empty[:5])}")
@@ -87,14 +89,17 @@ class FolderSet(ImageSet):
         self.labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files]).astype(np.int64)
 
     def image(self, index: int) -> Pixels:
-        return decode(self.paths[index])
+        return decode(self.folder / self.paths[index])
 
     def path(self, index: int) -> str:
-        return str(self.paths[index].relative_to(self.folder))
+        return self.paths[index]
 
 
-def _images_below(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()]
+def _images_below(folder: Path, name: str) -> Iterator[str]:
+    """Paths below `folder` of a class's images; text, since a million Path objects would fill a gigabyte."""
+    for place, _, files in os.walk(folder / name):
+        below = Path(place).relative_to(folder)
+        yield from (f"{below}/{file}" for file in files if file[file.rfind(".") :].lower() in EXTENSIONS)
 
 
 def decode(path: Path) -> Pixels:
