@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +19,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import (
     ChildFailedError,
     ProcessFailure,
@@ -152,25 +153,27 @@ def launch(count: int, arguments: Sequence[str]) -> None:
     logging.getLogger("torch.distributed.run").setLevel(logging.CRITICAL)
     os.environ[LAUNCHED] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id="spos",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.1,
-    )
-    try:
-        elastic_launch(config, sys.executable)("-m", "spos_cli", *arguments)
-    except SignalException as error:
-        raise WorkersFailed([], 128 + int(error.sigval)) from None
-    except ChildFailedError as error:
-        first = min(error.failures.values(), key=lambda failure: failure.timestamp)
-        messages = [_message(failure) for _, failure in sorted(error.failures.items())]
-        code = first.exitcode if first.exitcode >= 0 else 128 - first.exitcode
-        raise WorkersFailed([text for text in dict.fromkeys(messages) if text], code) from None
+    with tempfile.TemporaryDirectory() as folder:  # where failed processes leave their errors
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id="spos",
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            monitor_interval=0.1,
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "spos_cli", *arguments)
+        except SignalException as error:
+            raise WorkersFailed([], 128 + int(error.sigval)) from None
+        except ChildFailedError as error:
+            first = min(error.failures.values(), key=lambda failure: failure.timestamp)
+            messages = [_message(failure) for _, failure in sorted(error.failures.items())]
+            code = first.exitcode if first.exitcode >= 0 else 128 - first.exitcode
+            raise WorkersFailed([text for text in dict.fromkeys(messages) if text], code) from None
 
 
 def _message(failure: ProcessFailure) -> str:
