@@ -100,9 +100,8 @@ class Options:
         self.config, self.fresh, self.as_json, self.print_config = config, fresh, as_json, print_config
         self.overrides = list(overrides or [])
         self.flags = self._flags(run_dir, devices, seed)
-        for key, value in (("run_dir", run_dir), ("devices", devices), ("seed", seed)):
-            if value is not None:
-                self.overrides.append(f"{key}={_quoted(value)}")
+        named = {"run_dir": run_dir, "devices": devices, "seed": seed}
+        self.options = [("--" + key.replace("_", "-"), key, value) for key, value in named.items() if value is not None]
 
     def _flags(self, run_dir: str | None, devices: str | None, seed: int | None) -> str:
         """The options as they would be typed again."""
@@ -111,15 +110,27 @@ class Options:
         typed += [("--run-dir", run_dir), ("--devices", devices), ("--seed", seed)]
         return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in typed if value is not None)
 
-    def load(self, *overrides: str, base: dict[str, Any] | None = None) -> Config:
-        """The resolved settings; `base` takes the place of the file that `--config` did not name."""
+    def load(self, *, flops_limit: str | None = None, weights: dict[str, Any] | None = None) -> Config:
+        """The resolved settings.
+
+        Args:
+            flops_limit: of the search, if given on the command line.
+            weights: settings of a weights file; they say how images are prepared, `--config` only where they are.
+        """
         from spos_cli import config
 
-        everything = [*self.overrides, *overrides]
-        if base is not None and self.config is None:
-            settings = config.validate(base, everything, origin="the settings in the weights file")
+        options = [config.Option(*option) for option in self.options]
+        if flops_limit is not None:
+            options.append(config.Option("--flops-limit", "search.flops_limit", flops_limit))
+        overrides: list[str | config.Option] = [*self.overrides, *options]
+        origin = "the settings in the weights file"
+        if weights is None:
+            settings = config.load(config.find(self.config), overrides)
+        elif self.config is None:
+            settings = config.validate(weights, overrides, origin=origin)
         else:
-            settings = config.load(config.find(self.config), everything)
+            theirs = config.load(config.find(self.config), overrides)
+            settings = config.validate(weights, origin=origin).with_images_of(theirs)
         if self.print_config:
             print(settings.to_yaml(), end="")
             raise typer.Exit
@@ -130,12 +141,6 @@ class Options:
         from spos_cli.stages.common import Run
 
         return Run(settings, self.flags, self.fresh, self.as_json)
-
-
-def _quoted(value: object) -> str:
-    """A value as YAML that means the same text, or a number."""
-    text = str(value)
-    return text if text.isdecimal() or text in ("auto", "cpu") else "'" + text.replace("'", "''") + "'"
 
 
 def across_processes(settings: Config, work: Callable[[Processes], None]) -> None:
@@ -222,8 +227,7 @@ def search(
     Example: spos search --flops-limit 330M
     """
     options = Options(config, overrides, run_dir, devices, seed, print_config, fresh, as_json)
-    limit = [f"search.flops_limit={flops_limit}"] if flops_limit else []
-    settings = options.load(*limit)
+    settings = options.load(flops_limit=flops_limit)
     from spos_cli.stages import search as stage
 
     across_processes(settings, lambda processes: stage.run(options.run(settings), processes, weights))
@@ -314,8 +318,11 @@ def evaluate(
     from spos_cli.stages import evaluate as stage
 
     path = weights or stage.find_weights(options.load().folder)
-    settings = options.load(base=stage.stored_config(path))
-    across_processes(settings, lambda processes: stage.run(options.run(settings), processes, path, arch, save_logits))
+    content = stage.read_weights(path)
+    settings = options.load(weights=content["config"])
+    across_processes(
+        settings, lambda processes: stage.run(options.run(settings), processes, path, content, arch, save_logits)
+    )
 
 
 def main() -> NoReturn:
@@ -330,11 +337,6 @@ def _run() -> int:
         return _fail(error)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader of our output, such as head, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         code = _exit_code(error)
         if code is None:
@@ -355,6 +357,8 @@ def _exit_code(error: Exception) -> int | None:
         for message in error.messages:
             print(f"error: {message}", file=sys.stderr)
         return int(error.exit_code)
+    if distributed is not None and distributed.lost_a_peer(error):
+        return 1  # the launcher shows what the other one says
     return None
 
 

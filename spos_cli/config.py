@@ -10,6 +10,7 @@ import difflib
 import importlib.resources
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,7 +47,26 @@ def _as_value_error(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 Cost = Annotated[int, BeforeValidator(_as_value_error(parse_cost))]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1, le=10**12)]
+
+
+def _no_switch(value: Any) -> Any:
+    """YAML's `yes` and `true` would count as 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"should be a number, not {str(value).lower()}")
+    return value
+
+
+def _devices(value: Any) -> int | str:
+    if value in ("auto", "cpu"):
+        return str(value)
+    if not isinstance(value, bool) and str(value).isdecimal() and 1 <= int(value) <= 10_000:
+        return int(value)
+    raise ValueError(f"should be auto, cpu or a number of processes, not {value!r:.60}")
+
+
+Number = Annotated[int, BeforeValidator(_no_switch)]
+Count = Annotated[Number, Field(ge=1, le=10**12)]
+Devices = Annotated[int | str, BeforeValidator(_devices)]
 
 
 class Section(BaseModel):
@@ -117,7 +137,7 @@ class AugmentationConfig(Section):
     min_scale: Annotated[float, Field(gt=0, le=1)] = Field(
         0.08, description="random_resized: least share of the image's area"
     )
-    padding: Annotated[int, Field(ge=0)] = Field(4, description="padded: border before the crop, pixels")
+    padding: Annotated[Number, Field(ge=0)] = Field(4, description="padded: border before the crop, pixels")
     flip: bool = Field(True, description="mirror half of the images left to right")
     jitter: Fraction = Field(0.4, description="strength of brightness, contrast and saturation changes")
 
@@ -136,7 +156,7 @@ class DataConfig(Section):
     )
     augmentation: AugmentationConfig = AugmentationConfig()
     holdout_per_class: Count = Field(50, description="training images of each class that are held out for the search")
-    workers: Annotated[int, Field(ge=0, le=256)] = Field(4, description="loader processes per process")
+    workers: Annotated[Number, Field(ge=0, le=256)] = Field(4, description="loader processes per process")
 
 
 class TrainingConfig(Section):
@@ -150,7 +170,7 @@ class TrainingConfig(Section):
     schedule_first: Literal[0, 1] = Field(
         0, description="position of the first update on the schedule; the published code steps it before: 1"
     )
-    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="updates of linear rise to lr")
+    warmup_steps: Annotated[Number, Field(ge=0)] = Field(0, description="updates of linear rise to lr")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="momentum of SGD")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         4e-5, description="L2 penalty on weights of two or more dimensions, so not on BatchNorm"
@@ -161,7 +181,7 @@ class TrainingConfig(Section):
     amp: Literal["off", "bf16", "fp16"] = Field("off", description="mixed precision; fp16 needs CUDA")
     log_every: Count = Field(100, description="steps between lines of metrics.jsonl")
     checkpoint_every: Count = Field(1000, description="steps between checkpoints")
-    keep_checkpoints: Annotated[int, Field(ge=1)] = Field(2, description="newest step-*.pt files kept")
+    keep_checkpoints: Annotated[Number, Field(ge=1)] = Field(2, description="newest step-*.pt files kept")
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:
@@ -176,6 +196,12 @@ class BinsConfig(Section):
     low: Cost = Field(290_000_000, description="lower end of the first bin, FLOPs")
     high: Cost = Field(360_000_000, description="upper end of the last bin, FLOPs")
     width: Cost = Field(10_000_000, description="width of a bin, FLOPs")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BinsConfig:
+        if self.low >= self.high or (self.high - self.low) % self.width:
+            raise ValueError(f"bins of {self.width:,} do not divide the range from {self.low:,} to {self.high:,}")
+        return self
 
 
 class SupernetConfig(TrainingConfig):
@@ -195,12 +221,12 @@ class SearchConfig(Section):
     algorithm: Literal["evolution", "random"] = Field("evolution", description="random: the baseline")
     flops_limit: Cost | None = Field(330_000_000, description="largest FLOPs of a candidate")
     population: Count = Field(50, description="candidates per generation")
-    generations: Annotated[int, Field(ge=0, le=10**6)] = Field(
+    generations: Annotated[Number, Field(ge=0, le=10**6)] = Field(
         20, description="generations after the first, random one"
     )
     parents: Count = Field(10, description="best candidates so far that children are made of")
-    mutations: Annotated[int, Field(ge=0)] = Field(25, description="children by mutation per generation")
-    crossovers: Annotated[int, Field(ge=0)] = Field(25, description="children by crossover per generation")
+    mutations: Annotated[Number, Field(ge=0)] = Field(25, description="children by mutation per generation")
+    crossovers: Annotated[Number, Field(ge=0)] = Field(25, description="children by crossover per generation")
     mutation_probability: Fraction = Field(0.1, description="of each layer")
     split: Literal["holdout", "val"] = Field(
         "holdout", description="images to score on; val, as published, spends the validation set"
@@ -235,7 +261,7 @@ class RetrainConfig(TrainingConfig):
         None, description="decay per step of the moving average of the weights; null: none"
     )
     evaluate_every: Count = Field(5000, description="steps between evaluations on the validation set")
-    batchnorm_pass_steps: Annotated[int, Field(ge=0)] | None = Field(
+    batchnorm_pass_steps: Annotated[Number, Field(ge=0)] | None = Field(
         None, description="batches of the last BatchNorm pass; null: one epoch, as published; 0: none"
     )
 
@@ -245,10 +271,8 @@ class Config(Section):
 
     name: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,99}$")] = Field("imagenet", description="of the run")
     run_dir: str | None = Field(None, description="folder of the run; null: runs/<name>")
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="of every random draw")
-    devices: Literal["auto", "cpu"] | Count = Field(
-        "auto", description="auto: all GPUs, else the CPU; or a number of processes"
-    )
+    seed: Annotated[Number, Field(ge=0, lt=2**63)] = Field(0, description="of every random draw")
+    devices: Devices = Field("auto", description="auto: all GPUs, else the CPU; or a number of processes")
     threads: Count | None = Field(None, description="CPU threads per process; null: an even share of the cores")
     space: SpaceConfig = SpaceConfig()
     data: DataConfig = DataConfig()
@@ -271,6 +295,13 @@ class Config(Section):
             mode="json",
             exclude={"name": True, "run_dir": True, "devices": True, "threads": True, "data": {"workers"}},
         )
+
+    def with_images_of(self, other: Config) -> Config:
+        """These settings on the images and the machine of another's: how images are prepared stays as it is."""
+        names = ("source", "root", "train_folder", "val_folder", "workers")
+        data = self.data.model_copy(update={name: getattr(other.data, name) for name in names})
+        machine = {"devices": other.devices, "threads": other.threads}
+        return self.model_copy(update={"data": data, **machine})
 
     def to_yaml(self) -> str:
         """The resolved settings, as `--print-config` shows them and `config.yaml` keeps them."""
@@ -301,8 +332,20 @@ def find(config: str | None) -> Path:
     raise ConfigError(f"there is no config file {config!r}; shipped recipes, by name: {', '.join(shipped())}")
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a YAML file and lays overrides such as `supernet.lr=0.1` over it.
+@dataclass(frozen=True)
+class Option:
+    """A setting that an option of its own on the command line gives: `--seed 3` is `seed`."""
+
+    name: str
+    key: str
+    value: object
+
+
+Overrides = Sequence[str | Option]
+
+
+def load(path: Path, overrides: Overrides = ()) -> Config:
+    """Reads a YAML file and lays overrides over it: texts such as `supernet.lr=0.1`, or options.
 
     Raises:
         ConfigError: all mistakes of the file and the overrides, each with its line.
@@ -317,7 +360,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def validate(
     values: dict[str, Any],
-    overrides: Sequence[str] = (),
+    overrides: Overrides = (),
     places: Mapping[tuple[str, ...], str] | None = None,
     origin: str = "settings",
 ) -> Config:
@@ -329,7 +372,11 @@ def validate(
     """
     places = dict(places or {})
     for override in overrides:
-        _override(values, override, places)
+        if isinstance(override, Option):
+            keys, place = tuple(override.key.split(".")), f"{override.name} {override.value}"
+            _lay_over(values, keys, override.value, place, places)
+        else:
+            _override(values, override, places)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -387,6 +434,14 @@ def _override(values: dict[str, Any], override: str, places: dict[tuple[str, ...
         value = yaml.safe_load(text)
     except YAML_ERRORS:
         raise ConfigError(f"--set {override}: {text!r} is not a valid YAML value") from None
+    _lay_over(values, keys, value, f"--set {override}", places)
+
+
+def _lay_over(
+    values: dict[str, Any], keys: tuple[str, ...], value: object, place: str, places: dict[tuple[str, ...], str]
+) -> None:
+    """Sets one field, and remembers where it comes from."""
+    name = ".".join(keys)
     target: Any = values
     default: Any = Config().dump()
     for key in keys[:-1]:
@@ -398,17 +453,17 @@ def _override(values: dict[str, Any], override: str, places: dict[tuple[str, ...
         elif isinstance(target, list) and key.isdecimal() and int(key) < len(target):
             target = target[int(key)]
         else:
-            raise ConfigError(f"--set {override}: there is no {name} to set")
+            raise ConfigError(f"{place}: there is no {name} to set")
     last = keys[-1]
     if isinstance(target, dict):
         target[last] = value
     elif isinstance(target, list) and last.isdecimal() and int(last) < len(target):
         target[int(last)] = value
     else:
-        raise ConfigError(f"--set {override}: there is no {name} to set")
+        raise ConfigError(f"{place}: there is no {name} to set")
     for key_path in [path for path in places if path[: len(keys)] == keys]:
         del places[key_path]
-    places[keys] = f"--set {override}"
+    places[keys] = place
 
 
 def _describe(problem: Any, places: Mapping[tuple[str, ...], str], origin: str) -> str:

@@ -81,6 +81,21 @@ def _load(samples: _Samples, batches: Any, workers: int, pin_memory: bool) -> It
         yield batch
 
 
+def images_per_pass(batch_size: int, world_size: int, accumulate: int) -> int:
+    """Images of one forward pass of one process.
+
+    Raises:
+        ConfigError: the global batch cannot be shared out.
+    """
+    parts = world_size * accumulate
+    if batch_size % parts:
+        raise ConfigError(
+            f"batch_size {batch_size} does not divide by {world_size} processes x accumulate {accumulate};"
+            f" use a multiple of {parts}"
+        )
+    return batch_size // parts
+
+
 class _TrainingKeys:
     """The keys of each batch of this process, from a first step on.
 
@@ -105,7 +120,7 @@ class _TrainingKeys:
         order = functools.lru_cache(maxsize=2)(
             lambda epoch: seeding.generator(self.seed, "order", epoch).permutation(self.indices)
         )
-        size = self.batch_size // (self.world_size * self.accumulate)
+        size = images_per_pass(self.batch_size, self.world_size, self.accumulate)
         for step in self.steps:
             for micro in range(self.accumulate):
                 begin = step * self.batch_size + (micro * self.world_size + self.rank) * size
@@ -152,11 +167,6 @@ def training_batches(
         ConfigError: the batch cannot be shared out.
         DataError: an image is broken.
     """
-    if batch_size % (world_size * accumulate):
-        raise ConfigError(
-            f"batch_size {batch_size} does not divide by {world_size} processes x accumulate {accumulate};"
-            f" use a multiple of {world_size * accumulate}"
-        )
     keys = _TrainingKeys(indices, seed, batch_size, range(first_step, last_step), rank, world_size, accumulate)
     for pixels, labels, _ in _load(_Samples(images, transform), keys, workers, pin_memory):
         yield pixels, labels

@@ -59,9 +59,10 @@ class TrainTransform:
             top, left = rng.integers(2 * augmentation.padding + 1, size=2).tolist()
             result = padded_crop(result, augmentation.padding, top, left)
         if self.torchvision is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                result = self.torchvision(result)
+            state = torch.get_rng_state()
+            torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the GPUs too
+            result = self.torchvision(result)
+            torch.set_rng_state(state)
         if augmentation.flip and rng.random() < 0.5:
             result = result.flip(2)
         return result

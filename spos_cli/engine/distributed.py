@@ -29,17 +29,19 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from spos_cli.errors import ConfigError
 
-TIMEOUT = timedelta(minutes=10)  # a process that waits this long for another gives up
+TIMEOUT = timedelta(hours=1)  # a process that waits this long for another gives up; one may be decoding images
+PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # gloo, NCCL
 LAUNCHED = "SPOS_LAUNCHED"  # set in the processes that `launch` starts: it reports their errors
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all: `rank` of `world_size`, computing on `device`."""
+    """This process among all: `rank` of `world_size`, computing on `device`; `local_rank` on its machine."""
 
     rank: int
     world_size: int
     device: torch.device
+    local_rank: int = 0
 
     @property
     def is_main(self) -> bool:
@@ -74,6 +76,15 @@ class Processes:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
+    @contextlib.contextmanager
+    def one_first(self) -> Iterator[None]:
+        """Within, the first process of each machine goes ahead of its others: it may download what they read."""
+        if self.local_rank:
+            self.barrier()
+        yield
+        if not self.local_rank:
+            self.barrier()
+
     def barrier(self) -> None:
         """Waits until every process has come here."""
         self.any(False)
@@ -99,14 +110,15 @@ def join(devices: int | str, threads: int | None) -> Iterator[Processes]:
 
     Args:
         devices: `auto`, `cpu` or a number, as in the config.
-        threads: CPU threads of this process; None is an even share of the cores.
+        threads: CPU threads of this process; None is OMP_NUM_THREADS, else an even share of the cores.
 
     Raises:
         ConfigError: more processes than GPUs, where there are GPUs.
     """
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     device = _device(devices, local_size)
-    torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // local_size))
+    if threads or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads or max(1, usable_cores() // local_size))
     if not launched():
         yield Processes(0, 1, device)
         return
@@ -115,9 +127,14 @@ def join(devices: int | str, threads: int | None) -> Iterator[Processes]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT)
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), device)
+        yield Processes(dist.get_rank(), dist.get_world_size(), device, int(os.environ.get("LOCAL_RANK", 0)))
     finally:
         dist.destroy_process_group()
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, which a container or a batch system may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device(devices: int | str, local_size: int) -> torch.device:
@@ -152,7 +169,7 @@ def launch(count: int, arguments: Sequence[str]) -> None:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     logging.getLogger("torch.distributed.run").setLevel(logging.CRITICAL)
     os.environ[LAUNCHED] = "1"
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
     with tempfile.TemporaryDirectory() as folder:  # where failed processes leave their errors
         config = LaunchConfig(
             min_nodes=1,
@@ -170,10 +187,12 @@ def launch(count: int, arguments: Sequence[str]) -> None:
         except SignalException as error:
             raise WorkersFailed([], 128 + int(error.sigval)) from None
         except ChildFailedError as error:
-            first = min(error.failures.values(), key=lambda failure: failure.timestamp)
-            messages = [_message(failure) for _, failure in sorted(error.failures.items())]
+            failures = [failure for _, failure in sorted(error.failures.items())]
+            # Those that have something to say come before those that only lost a peer.
+            first = min(failures, key=lambda failure: (not _message(failure), failure.timestamp))
             code = first.exitcode if first.exitcode >= 0 else 128 - first.exitcode
-            raise WorkersFailed([text for text in dict.fromkeys(messages) if text], code) from None
+            messages = dict.fromkeys(filter(None, map(_message, failures)))
+            raise WorkersFailed(list(messages), code) from None
 
 
 def _message(failure: ProcessFailure) -> str:
@@ -182,6 +201,11 @@ def _message(failure: ProcessFailure) -> str:
         return f"process {failure.local_rank} was ended by {failure.signal_name()}"
     said = failure.error_file_data.get("message", "")
     return str(said["message"]).partition(": ")[2] if isinstance(said, dict) else ""
+
+
+def lost_a_peer(error: BaseException) -> bool:
+    """Whether this process failed only because another one has ended."""
+    return launched() and isinstance(error, RuntimeError) and any(text in str(error) for text in PEER_IS_GONE)
 
 
 def report_failure(error: BaseException) -> None:

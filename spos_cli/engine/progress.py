@@ -32,6 +32,11 @@ class Task:
         self.done += units
         self.note = self.note if note is None else note
 
+    def skip(self, units: int) -> None:
+        """Some need not be done; they do not count in the rate."""
+        self.done += units
+        self._begin_done += units
+
 
 class _Bar(Task):
     def __init__(self, name: str, total: int, unit: str, done: int, bar: Progress) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -110,12 +112,7 @@ class Trainer:
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.wrapped: nn.Module = self.model
         if processes.world_size > 1:
-            self.wrapped = DistributedDataParallel(
-                self.model,
-                device_ids=[device] if device.type == "cuda" else None,
-                find_unused_parameters=partial,
-                broadcast_buffers=False,
-            )
+            self.wrapped = data_parallel(self.model, device, partial)
         self.optimizer = sgd(self.model, recipe.momentum, recipe.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
         self.ema = ema_of(self.model, recipe.ema_decay) if recipe.ema_decay else None
@@ -154,19 +151,19 @@ class Trainer:
                 self.step += 1
                 last = self.step == recipe.steps
                 logging = last or self.step % recipe.log_every == 0
-                saving = last or self.step % recipe.checkpoint_every == 0
+                stopping = self.should_stop(request)
+                saving = last or stopping or self.step % recipe.checkpoint_every == 0
                 if logging or saving:
                     self.check_finite()
                 if logging:
                     task.note = self.log()
                 task.advance()
-                if self.evaluate and (last or self.step % self.evaluate_every == 0):
+                if self.evaluate and not stopping and (last or self.step % self.evaluate_every == 0):
                     self.log_evaluation(self.evaluate)
-                stopping = self.should_stop(request)
-                if saving or stopping:
+                if saving:
                     self.save()
-                if stopping and not last:
-                    raise Interrupted(request.number or 15)
+                if stopping:
+                    raise Interrupted(request.number or signal.SIGTERM)
 
     def update(self, stream: Iterator[tuple[Tensor, Tensor]]) -> None:
         """One optimizer step: forward and backward passes, then the update."""
@@ -212,8 +209,8 @@ class Trainer:
         bad = self.window.first_bad_step()
         if bad is not None:
             raise TrainingError(
-                f"{self.name}: the loss is not finite at step {bad + 1}; nothing was saved since."
-                f" Lower lr (it was {self.recipe.schedule.lr(bad):.4g}), add warmup_steps, or set clip_grad_norm"
+                f"{self.name}: the loss is not finite at step {bad + 1}; nothing was saved since. Lower lr (it was"
+                f" {self.recipe.schedule.lr(bad):.4g}), add warmup_steps or set clip_grad_norm, and start with --fresh"
             )
 
     def log(self) -> str:
@@ -247,7 +244,16 @@ class Trainer:
         return next((entry for entry in map(json.loads, reversed(lines)) if "loss" in entry), {})
 
     def save(self) -> None:
-        """Writes `step-<n>.pt`, points `last.pt` to it and removes the oldest, from the first process."""
+        """Writes `step-<n>.pt`, points `last.pt` to it and removes the oldest, from the first process.
+
+        Raises:
+            TrainingError: the weights are not finite; on every process, since they are the same on all.
+        """
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise TrainingError(
+                f"{self.name}: the weights are not finite after step {self.step}; they are not saved. Lower lr, add"
+                " warmup_steps or set clip_grad_norm, and start with --fresh"
+            )
         if not self.processes.is_main:
             return
         content = {
@@ -276,12 +282,26 @@ class Trainer:
         """Goes on from `last.pt` if there is one.
 
         Raises:
-            RunError: it belongs to a run with other settings; the message lists the differences.
+            RunError: it belongs to a run with other settings (the message lists the differences), or not all
+                processes see it.
             CheckpointError: it is torn or foreign.
         """
         path = self.folder / "last.pt"
-        if not path.exists():
-            return
+        if path.exists():
+            self._load(path)
+        steps = self.processes.gather(torch.tensor([self.step], device=self.processes.device)).flatten().tolist()
+        if len(set(steps)) > 1:
+            raise RunError(
+                f"the processes see different checkpoints in {self.folder} (of steps {steps}); all machines need the"
+                " same run folder"
+            )
+        if self.processes.is_main:
+            self.forget_metrics_after(self.step)
+            if self.step:
+                console.print(f"resuming at step {self.step} of {self.recipe.steps}")
+
+    def _load(self, path: Path) -> None:
+        """Takes over the state of a checkpoint."""
         content = checkpoint.load(path)
         differences = list(differing(self.identity, content))
         if differences:
@@ -299,9 +319,6 @@ class Trainer:
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).split("\n")[0]
             raise CheckpointError(f"{path} cannot be resumed: {reason}; use --fresh to start over") from None
-        if self.processes.is_main:
-            self.forget_metrics_after(self.step)
-            console.print(f"resuming at step {self.step} of {self.recipe.steps}")
 
     def forget_metrics_after(self, step: int) -> None:
         """Drops the lines of metrics.jsonl that a killed run wrote after its last checkpoint."""
@@ -310,6 +327,16 @@ class Trainer:
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if _step_of(line) <= step]
             checkpoint.write_atomically(path, "".join(kept).encode())
+
+
+def data_parallel(model: nn.Module, device: torch.device, partial: bool) -> DistributedDataParallel:
+    """The model with its gradients averaged over the processes; each keeps BatchNorm statistics of its own."""
+    # The option that leaves buffers alone has a new name since PyTorch 2.14, and the old one warns.
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {option: False}
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=partial, **options)
 
 
 def _step_of(line: str) -> float:
@@ -363,4 +390,5 @@ class Window:
         images, loss, top1 = self.processes.sum(self.sums).tolist()
         rate = images / max(time.monotonic() - self.begin, 1e-9)
         self.reset()
-        return {"loss": loss / images, "top1": top1 / images, "images_per_second": round(rate, 1)}
+        means = {"loss": loss / images, "top1": top1 / images}
+        return {**means, "images": int(images), "images_per_second": round(rate, 1)}

@@ -12,7 +12,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from spos_cli.errors import ConfigError
 from spos_cli.space.search_space import Choice, Layer
 
 
@@ -96,8 +95,8 @@ class ShuffleBlock(TwoBranchBlock):
 class ShuffleXceptionBlock(TwoBranchBlock):
     """Three depthwise-separable convolutions, Xception style, all 3x3."""
 
-    def __init__(self, layer: Layer, affine: bool, kernel: int = 3) -> None:
-        super().__init__(layer, kernel, affine)
+    def __init__(self, layer: Layer, affine: bool) -> None:
+        super().__init__(layer, 3, affine)
 
     def build_main(self, affine: bool, kernel: int) -> nn.Sequential:
         return nn.Sequential(
@@ -110,21 +109,9 @@ class ShuffleXceptionBlock(TwoBranchBlock):
         )
 
 
-OPS: dict[str, Callable[..., nn.Module]] = {"shuffle": ShuffleBlock, "shuffle_xception": ShuffleXceptionBlock}
+BLOCKS: dict[str, Callable[..., nn.Module]] = {"shuffle": ShuffleBlock, "shuffle_xception": ShuffleXceptionBlock}
 
 
 def build_block(choice: Choice, layer: Layer, affine: bool) -> nn.Module:
-    """The module of one choice of one layer.
-
-    Raises:
-        ConfigError: no such op, or parameters that it does not take.
-    """
-    if choice.op not in OPS:
-        raise ConfigError(f"space.choices: there is no op {choice.op!r}; the ops are {', '.join(OPS)}")
-    kernel = dict(choice.parameters).get("kernel", 3)
-    if kernel % 2 == 0 or not 1 <= kernel <= 31:
-        raise ConfigError(f"space.choices: {choice}: kernel must be an odd number from 1 to 31")
-    try:
-        return OPS[choice.op](layer, affine, **dict(choice.parameters))
-    except TypeError:
-        raise ConfigError(f"space.choices: {choice}: {choice.op} takes one parameter, kernel") from None
+    """The module of one choice of one layer; the space has checked that it exists."""
+    return BLOCKS[choice.op](layer, affine, **dict(choice.parameters))

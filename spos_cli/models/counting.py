@@ -31,11 +31,7 @@ class Costs:
 
 
 def count(space: SearchSpace) -> Costs:
-    """Measures the cost tables of a space: each distinct choice block once, then the fixed rest.
-
-    Raises:
-        ConfigError: the space names an op that does not exist.
-    """
+    """Measures the cost tables of a space: each distinct choice block once, then the fixed rest."""
     measured: dict[tuple[int, ...], tuple[int, int]] = {}
     flops = np.empty((space.num_layers, len(space.choices)), np.int64)
     params = np.empty_like(flops)

@@ -16,6 +16,11 @@ MAX_LAYERS, MAX_CHOICES, MAX_CHANNELS, MAX_PIXELS, MAX_CLASSES = 512, 64, 65_536
 MAX_NAME, MAX_NUMBER = 64, 10**9  # of what is read from a file: characters of a word, any number
 
 
+# The ops that `models.blocks` can build, and the parameters that each must have.
+OPS: dict[str, tuple[str, ...]] = {"shuffle": ("kernel",), "shuffle_xception": ()}
+MAX_KERNEL = 31
+
+
 @dataclass(frozen=True)
 class Choice:
     """One op of a choice block, as data; `models.blocks` knows how to build it.
@@ -134,6 +139,8 @@ class SearchSpace:
                 raise ConfigError(f"{what} is {value}; it must be from 1 to {most:,}")
         if self.stem_stride not in (1, 2) or any(stage.stride not in (1, 2) for stage in self.stages):
             raise ConfigError("every stride must be 1 or 2")
+        for choice in self.choices:
+            _check_op(choice)
         if len(set(self.choices)) < len(self.choices):
             raise ConfigError(f"a choice is listed twice: {', '.join(map(str, self.choices))}")
 
@@ -209,6 +216,19 @@ class SearchSpace:
     def digest(self) -> str:
         """SHA-256 of the space, in hex."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def _check_op(choice: Choice) -> None:
+    """Raises ConfigError if there is no such op, or if it does not take these parameters."""
+    if choice.op not in OPS:
+        raise ConfigError(f"choices: there is no op {choice.op!r}; the ops are {', '.join(OPS)}")
+    names = tuple(name for name, _ in choice.parameters)
+    if names != OPS[choice.op]:
+        takes = ", ".join(OPS[choice.op]) or "no parameters"
+        raise ConfigError(f"choices: {choice.op} takes {takes}, not {', '.join(names) or 'none'}")
+    kernel = dict(choice.parameters).get("kernel", 3)
+    if kernel % 2 == 0 or not 1 <= kernel <= MAX_KERNEL:
+        raise ConfigError(f"choices: {choice}: kernel must be an odd number from 1 to {MAX_KERNEL}")
 
 
 def _check_channels(layer: Layer) -> None:

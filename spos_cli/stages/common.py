@@ -26,7 +26,7 @@ from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.trainer import Recipe
-from spos_cli.errors import CheckpointError, ConfigError, RunError
+from spos_cli.errors import CheckpointError, RunError
 from spos_cli.models.supernet import Supernet
 
 WIDE = 160  # columns of a table that goes to a file
@@ -73,17 +73,25 @@ class Run:
         """Retrained architectures, one folder each."""
         return self.folder / "retrain"
 
-    def begin(self, stage: Path | None, processes: Processes) -> None:
-        """Writes `config.yaml`; with `fresh`, sets what the stage left before aside, under another name."""
+    def begin(self, stage: Path, processes: Processes) -> None:
+        """With `fresh`, sets what the stage left before aside; removes what a kill has left half written."""
         if processes.is_main:
-            if self.fresh and stage is not None and stage.exists():
-                number = 1
-                while (aside := stage.with_name(f"{stage.name}.previous-{number}")).exists():
+            if self.fresh and stage.exists():
+                name, number = "-".join(stage.relative_to(self.folder).parts), 1
+                while (aside := self.folder / "previous" / f"{name}-{number}").exists():
                     number += 1
+                aside.parent.mkdir(exist_ok=True)
                 stage.rename(aside)
                 self.say(f"kept the earlier {stage} as {aside}")
-            checkpoint.write_atomically(self.folder / "config.yaml", self.config.to_yaml().encode())
+            for torn in stage.glob(".*.tmp"):
+                torn.unlink()
         processes.barrier()
+
+    def record_config(self, stage: Path, processes: Processes) -> None:
+        """Writes the resolved settings to the run folder, and to the stage's; when nothing speaks against them."""
+        if processes.is_main:
+            for folder in (self.folder, stage):
+                checkpoint.write_atomically(folder / "config.yaml", self.config.to_yaml().encode())
 
     def say(self, text: str, style: str = "") -> None:
         """A line on stdout, unless that is for JSON."""
@@ -129,15 +137,18 @@ class Images:
         DataError: they are missing, broken, too few, or of other classes than the space expects.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.config, self.data = config, config.data
+    def __init__(self, config: Config, processes: Processes) -> None:
+        self.config, self.data, self.processes = config, config.data, processes
         self.size = config.space.image_size
         self.evaluation = EvalTransform(self.data.preset, self.size)
         self.preprocess: Callable[[Tensor], Tensor] = partial(preprocess, self.data.preset)
 
     def _load(self, split: Any) -> datasets.ImageSet:
         data = self.data
-        return datasets.load(data.source, data.root, split, train_folder=data.train_folder, val_folder=data.val_folder)
+        with self.processes.one_first():
+            return datasets.load(
+                data.source, data.root, split, train_folder=data.train_folder, val_folder=data.val_folder
+            )
 
     @cached_property
     def train(self) -> datasets.ImageSet:
@@ -232,31 +243,24 @@ def training_recipe(training: TrainingConfig, ema_decay: float | None = None) ->
     )
 
 
-def check_devices(config: Config, training: TrainingConfig, processes: Processes) -> None:
-    """Raises ConfigError if a global batch cannot be shared out."""
-    parts = processes.world_size * training.accumulate
-    if training.batch_size % parts:
-        raise ConfigError(
-            f"batch_size {training.batch_size} does not divide by {processes.world_size} processes"
-            f" x accumulate {training.accumulate}; use a multiple of {parts}"
-        )
-
-
-def load_supernet(path: Path, config: Config) -> tuple[Supernet, dict[str, Any]]:
-    """A trained supernet, and what its checkpoint says.
+def supernet_of(content: dict[str, Any], config: Config, path: Path) -> Supernet:
+    """The supernet in a checkpoint's content, whose file `path` names.
 
     Raises:
         CheckpointError: it is none, or it is of another space.
     """
-    content = checkpoint.load(path)
-    if content.get("kind") != "supernet":
+    try:
+        space, affine = content["config"]["space"], bool(content["config"]["supernet"]["affine"])
+        state, kind = content["model"], content["kind"]
+    except (KeyError, TypeError):
+        kind = None
+    if kind != "supernet":
         raise CheckpointError(f"{path} is not a supernet's checkpoint of spos")
-    theirs = content["config"]["space"]
-    if theirs != config.portable()["space"]:
+    if space != config.portable()["space"]:
         raise CheckpointError(f"{path} was trained on another space than this config's; use the config of its run")
-    model = Supernet(config.space.build(), affine=bool(content["config"]["supernet"]["affine"]), dropout=0.0)
-    load_state(model, content["model"], path)
-    return model, content
+    model = Supernet(config.space.build(), affine, dropout=0.0)
+    load_state(model, state, path)
+    return model
 
 
 def load_state(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
@@ -273,6 +277,22 @@ def load_state(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -> 
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {name} holds values that are not finite")
+
+
+def read_settings(run: Run) -> dict[str, Any]:
+    """What the scores of the run's search depend on, as the search wrote it down.
+
+    Raises:
+        RunError: it is not there, or cannot be read.
+    """
+    path = run.search_folder / "settings.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        settings = None
+    if not isinstance(settings, dict) or not isinstance(settings.get("supernet"), str):
+        raise RunError(f"{path} is missing or broken, so the scores beside it mean nothing; search with --fresh")
+    return settings
 
 
 def only_one(pattern: Sequence[Path], what: str, hint: str) -> Path:

@@ -22,12 +22,15 @@ from spos_cli.models.counting import count
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
 from spos_cli.search.evaluator import Evaluator
-from spos_cli.space.architecture import Architecture, read
+from spos_cli.space.architecture import Architecture, parse, read
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.common import Images, Run, load_state, load_supernet, only_one
+from spos_cli.stages.common import Images, Run, load_state, only_one, supernet_of
 from spos_cli.stages.search import decode_calibration
 
 Forward = Callable[[Tensor], Tensor]
+
+
+NETWORK_PARTS = {"config": dict, "model": dict, "architecture": list, "affine": bool, "classes": list}
 
 
 def find_weights(folder: Path) -> Path:
@@ -35,24 +38,31 @@ def find_weights(folder: Path) -> Path:
     return only_one(list(folder.glob("retrain/*/model.pt")), "model.pt", "spos retrain")
 
 
-def stored_config(path: Path) -> dict[str, Any]:
-    """The settings that a weights file was made with.
+def read_weights(path: Path) -> dict[str, Any]:
+    """What a weights file holds; `config` in it are the settings that it was made with.
 
     Raises:
-        CheckpointError: the file is torn, foreign or unsafe.
+        CheckpointError: the file is torn, foreign or unsafe, or in the middle of a retraining.
     """
     content = checkpoint.load(path)
-    config = content.get("config")
-    if content.get("kind") not in ("supernet", "network", "retrain") or not isinstance(config, dict):
+    kind = content.get("kind")
+    if kind == "retrain":
+        raise CheckpointError(f"{path} is in the middle of a retraining; evaluate the model.pt beside it")
+    parts = {"config": dict, "model": dict, "step": int} if kind == "supernet" else NETWORK_PARTS
+    if kind not in ("supernet", "network") or not all(isinstance(content.get(p), t) for p, t in parts.items()):
         raise CheckpointError(f"{path} is not a weights file of spos")
-    return config
+    return content
 
 
-def run(run: Run, processes: Processes, weights: Path, arch: str | None, save_logits: Path | None) -> None:
-    """Prints accuracy and costs; `config` of the run is the file's own where the user gave none.
+def run(
+    run: Run, processes: Processes, path: Path, content: dict[str, Any], arch: str | None, save_logits: Path | None
+) -> None:
+    """Prints accuracy and costs.
 
     Args:
-        weights: a retrained model, or a supernet's checkpoint with `arch`.
+        run: its settings are those of the weights file, on the images that the user named.
+        path: of the weights: a retrained model, or a supernet's checkpoint with `arch`.
+        content: of that file, from `read_weights`.
         arch: the path of the supernet to measure, a literal or a file; it is calibrated first.
         save_logits: an `.npz` to write `logits (N, classes)`, `labels (N,)` and `paths (N,)` to.
 
@@ -60,8 +70,10 @@ def run(run: Run, processes: Processes, weights: Path, arch: str | None, save_lo
         SposError: the file, the architecture or the data do not allow it.
     """
     config = run.config
-    images = Images(config)
-    forward, architecture = load_forward(run, weights, arch, images, processes)
+    images = Images(config, processes)
+    is_supernet = content["kind"] == "supernet"
+    load = load_path if is_supernet else load_network
+    forward, architecture = load(run, path, content, arch, images, processes.device)
     val = images.val
     logits = torch.zeros(len(val) if save_logits else 0, config.space.classes)
     begin = time.monotonic()
@@ -82,7 +94,8 @@ def run(run: Run, processes: Processes, weights: Path, arch: str | None, save_lo
             pairs(),
             images.preprocess,
             processes.device,
-            processes=processes,
+            config.search.amp if is_supernet else config.retrain.amp,
+            processes,
             keep=keep if save_logits else None,
         )
     seconds = time.monotonic() - begin
@@ -102,7 +115,7 @@ def run(run: Run, processes: Processes, weights: Path, arch: str | None, save_lo
     }
     run.result(result)
     rows = [
-        ("weights", weights),
+        ("weights", path),
         ("architecture", architecture),
         ("top-1", f"{accuracy.top1:.2%}"),
         ("top-5", f"{accuracy.top5:.2%}"),
@@ -115,29 +128,31 @@ def run(run: Run, processes: Processes, weights: Path, arch: str | None, save_lo
     run.show("evaluated", ["what:", "value:"], rows)
 
 
-def load_forward(
-    run: Run, path: Path, arch: str | None, images: Images, processes: Processes
+def load_network(
+    run: Run, path: Path, content: dict[str, Any], arch: str | None, images: Images, device: torch.device
 ) -> tuple[Forward, Architecture]:
-    """The network in eval mode, and its architecture."""
-    content = checkpoint.load(path)
-    kind, space = content.get("kind"), run.config.space.build()
-    if kind == "supernet":
-        if arch is None:
-            raise ConfigError(f"{path} is a supernet; name the path to evaluate with --arch")
-        supernet, _ = load_supernet(path, run.config)
-        architecture = read(arch)
-        space.validate(architecture)
-        calibrate_path(run, supernet, architecture, images, processes.device)
-        return lambda pixels: supernet(pixels, architecture), architecture
-    if kind == "retrain":
-        raise CheckpointError(f"{path} is in the middle of a retraining; evaluate the model.pt beside it")
+    """A retrained network in eval mode, and its architecture."""
     if arch is not None:
         raise ConfigError(f"{path} is a retrained network and has its architecture in it; leave --arch away")
-    architecture = Architecture(tuple(int(choice) for choice in content["architecture"]))
-    network = Network(space, architecture, bool(content["affine"]), dropout=0.0)
+    architecture = parse(",".join(map(str, content["architecture"])))
+    network = Network(run.config.space.build(), architecture, bool(content["affine"]), dropout=0.0)
     load_state(network, content["model"], path)
     check_classes(content["classes"], images)
-    return network.to(processes.device, memory_format=torch.channels_last).eval(), architecture  # type: ignore[call-overload]
+    return network.to(device, memory_format=torch.channels_last).eval(), architecture  # type: ignore[call-overload]
+
+
+def load_path(
+    run: Run, path: Path, content: dict[str, Any], arch: str | None, images: Images, device: torch.device
+) -> tuple[Forward, Architecture]:
+    """One path of a supernet, calibrated, in eval mode."""
+    if arch is None:
+        raise ConfigError(f"{path} is a supernet; name the path to evaluate with --arch")
+    supernet = supernet_of(content, run.config, path)
+    architecture = read(arch)
+    supernet.space.validate(architecture)
+    images.check()
+    calibrate_path(run, supernet, architecture, images, device)
+    return lambda pixels: supernet(pixels, architecture), architecture
 
 
 def calibrate_path(run: Run, supernet: Supernet, arch: Architecture, images: Images, device: torch.device) -> None:

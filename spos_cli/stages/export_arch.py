@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import yaml
 
@@ -10,7 +11,7 @@ from spos_cli.engine import checkpoint
 from spos_cli.errors import LimitError, RunError
 from spos_cli.search.journal import Entry, Journal, ranking
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.common import Run
+from spos_cli.stages.common import Run, read_settings
 
 
 def run(run: Run, top: int, limit: int | None) -> None:
@@ -45,12 +46,12 @@ def run(run: Run, top: int, limit: int | None) -> None:
     ]
     run.show("exported", ["rank", "file:", "FLOPs", "params", "one-shot top-1"], rows)
     run.result([{"file": str(path), **json.loads(entry.to_line())} for entry, path in zip(best, paths, strict=True)])
-    run.next(f"retrain {paths[0]}")
+    run.next(f"retrain {shlex.quote(paths[0])}")
 
 
 def write(run: Run, entry: Entry) -> str:
     """Writes one `arch.yaml` and returns its path."""
-    settings = json.loads((run.search_folder / "settings.json").read_text(encoding="utf-8"))
+    settings = read_settings(run)
     content = {
         "architecture": list(entry.architecture),
         "flops": entry.flops,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from spos_cli.data.loaders import images_per_pass
 from spos_cli.engine import checkpoint
 from spos_cli.engine.calibration import calibrate
 from spos_cli.engine.distributed import Processes
@@ -24,7 +26,6 @@ from spos_cli.space.cost import format_cost
 from spos_cli.stages.common import (
     Images,
     Run,
-    check_devices,
     only_one,
     recipe,
     training_recipe,
@@ -47,11 +48,11 @@ def run(run: Run, processes: Processes, arch: str | None) -> None:
     architecture = read(
         arch or str(only_one(list(run.archs_folder.glob("*/arch.yaml")), "arch.yaml", "spos export-arch"))
     )
-    check_devices(config, training, processes)
+    images_per_pass(training.batch_size, processes.world_size, training.accumulate)  # fails before any work
     space = config.space.build()
     model = Network(space, architecture, training.affine, training.dropout)
     initialize(model, weights_seed(config, "network"))
-    images = Images(config)
+    images = Images(config, processes)
     images.check()
     indices, _ = images.splits
     folder = run.retrain_folder / architecture.id
@@ -89,6 +90,7 @@ def run(run: Run, processes: Processes, arch: str | None) -> None:
     if processes.is_main:
         run.say(f"training {architecture} ({format_cost(flops)} FLOPs) from scratch on {len(indices):,} images")
     trainer.resume()
+    run.record_config(folder, processes)
     trainer.train(lambda step: images.batches(indices, training, processes, step, training.steps))
     last_batchnorm_pass(run, trainer.result, images, processes)
     accuracy = measure(trainer.result)
@@ -159,4 +161,4 @@ def show(run: Run, arch: Architecture, flops: int, accuracy: Accuracy, path: Pat
         ("model", path),
     ]
     run.show("retrained", ["what:", "value:"], rows)
-    run.say(f"next: spos evaluate --weights {path}", "bold")
+    run.next(f"evaluate --weights {shlex.quote(str(path))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from spos_cli.search.evaluator import Evaluator
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Entry, Journal, ranking
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.common import Images, Run, load_supernet
+from spos_cli.stages.common import Images, Run, read_settings, supernet_of
 
 SHOWN = 10
 
@@ -46,23 +47,25 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     path = weights or run.supernet_folder / "last.pt"
     if weights is None and not path.exists():
         raise RunError(f"there is no supernet in {run.folder} yet; run spos supernet-train first, or give --weights")
-    supernet, content = load_supernet(path, config)
+    content = checkpoint.load(path)
+    supernet = supernet_of(content, config, path)
     costs = count(supernet.space)
     evolution = make_evolution(run, costs)
     evolution.require_candidates()
-    images = Images(config)
+    images = Images(config, processes)
     images.check()
     run.begin(run.search_folder, processes)
     supernet_digest = checkpoint.digest(path)
     remember_settings(run, supernet_digest, processes)
+    run.record_config(run.search_folder, processes)
 
     evaluator = make_evaluator(run, supernet, images, processes)
     journal = Journal(run.search_folder / "journal.jsonl")
     scoring = Scoring(run, processes, evaluator, costs, journal)
     if processes.is_main:
         journal.cut_incomplete_line()
-        if content["step"] < content["config"]["supernet"]["steps"]:
-            run.say(f"the supernet is at step {content['step']} only; its training is not complete", "yellow")
+        if content.get("step") != content["config"]["supernet"].get("steps"):
+            run.say(f"the supernet is at step {content.get('step')} only; its training is not complete", "yellow")
     total = config.search.population * (config.search.generations + 1)
     request, quiet = StopRequest(), not processes.is_main
     with stop_on_signals(request), track("search", total, "candidates", quiet=quiet) as task:
@@ -100,21 +103,16 @@ def remember_settings(run: Run, supernet_digest: str, processes: Processes) -> N
     search = {key: value for key, value in portable["search"].items() if key != "generations"}
     data = {key: value for key, value in portable["data"].items() if key != "root"}
     ours = {"seed": run.config.seed, "supernet": supernet_digest, "data": data, "search": search}
-    path = run.search_folder / "settings.json"
-    if path.exists():
-        try:
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-            differences = list(differing(ours, theirs))
-        except (ValueError, AttributeError):
-            raise RunError(f"{path} cannot be read; use --fresh to start over") from None
-        if differences:
-            raise RunError(
-                f"{run.search_folder} holds a search with other settings ({'; '.join(differences[:6])});"
-                " use the same ones, another --run-dir, or --fresh to start over"
-            )
+    folder = run.search_folder
+    begun = (folder / "journal.jsonl").exists()
+    if begun and (differences := list(differing(ours, read_settings(run)))):
+        raise RunError(
+            f"{folder} holds a search with other settings ({'; '.join(differences[:6])});"
+            " use the same ones, another --run-dir, or --fresh to start over"
+        )
     processes.barrier()
-    if processes.is_main and not path.exists():
-        checkpoint.write_atomically(path, (json.dumps(ours, indent=1) + "\n").encode())
+    if processes.is_main and not begun:
+        checkpoint.write_atomically(folder / "settings.json", (json.dumps(ours, indent=1) + "\n").encode())
 
 
 def make_evaluator(run: Run, supernet: Supernet, images: Images, processes: Processes) -> Evaluator:
@@ -200,12 +198,12 @@ class Scoring:
             Interrupted: on a signal; the journal has all scores so far.
         """
         known = [candidate for candidate in candidates if candidate.architecture in self.entries]
-        task.advance(len(known))
+        task.skip(len(known))
         pending = [candidate for candidate in candidates if candidate.architecture not in self.entries]
         size = self.processes.world_size
         for begin in range(0, len(pending), size):
             if self.processes.any(request.made):
-                raise Interrupted(request.number or 15)
+                raise Interrupted(request.number or signal.SIGTERM)
             self.score_together(pending[begin : begin + size])
             best = ranking(self.entries.values())[0]
             task.advance(

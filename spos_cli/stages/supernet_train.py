@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spos_cli.data.loaders import images_per_pass
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.trainer import Trainer
 from spos_cli.models.counting import count
@@ -10,7 +11,7 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import CostBinSampler, Sampler, UniformSampler
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import Images, Run, check_devices, recipe, training_recipe, weights_seed
+from spos_cli.stages.common import Images, Run, recipe, training_recipe, weights_seed
 
 
 def run(run: Run, processes: Processes) -> None:
@@ -21,10 +22,10 @@ def run(run: Run, processes: Processes) -> None:
     """
     config = run.config
     training = config.supernet
-    check_devices(config, training, processes)
+    images_per_pass(training.batch_size, processes.world_size, training.accumulate)  # fails before any work
     space = config.space.build()
     sampler = make_sampler(run, space)
-    images = Images(config)
+    images = Images(config, processes)
     images.check()
     indices, held_out = images.splits
     run.begin(run.supernet_folder, processes)
@@ -50,6 +51,7 @@ def run(run: Run, processes: Processes) -> None:
             f" {images.train.name} ({len(held_out):,} more are held out for the search)"
         )
     trainer.resume()
+    run.record_config(run.supernet_folder, processes)
     trainer.train(lambda step: images.batches(indices, training, processes, step, training.steps))
     if processes.is_main:
         show(run, trainer)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from spos_cli import cli
+from spos_cli.engine import checkpoint
 from tests.conftest import Spos
 
 Mistake = Callable[..., str]
@@ -49,7 +50,9 @@ def mistake(spos: Spos, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         ),
         (["supernet-train", "--set", "data.holdout_per_class=500"], "data.holdout_per_class is 500"),
         (["supernet-train", "--set", "supernet.amp=fp16"], "fp16 needs a CUDA device"),
-        (["supernet-train", "--devices", "many"], "devices"),
+        (["supernet-train", "--devices", "many"], "error: --devices many: devices: should be auto, cpu or a number"),
+        (["supernet-train", "--run-dir", "123", "--set", "supernet.steps=true"], "should be a number, not true"),
+        (["search", "--flops-limit", "abc"], "--flops-limit abc: search.flops_limit: 'abc' is not a size"),
         (["flops-table", "2,1,0"], "3 layers"),
         (["flops-table", "0,0,0,9"], "choice 9"),
         (["flops-table", "nowhere/arch.yaml"], "nowhere/arch.yaml"),
@@ -94,7 +97,7 @@ def test_a_mistake_is_said_once_by_the_installed_program(spos: Spos, command: li
 def test_mistakes_with_a_supernet(finished: Spos, spos: Spos, mistake: Mistake) -> None:
     shutil.copytree(finished.run, spos.run)
     weights = spos.run / "supernet" / "last.pt"
-    before = {path: path.read_bytes() for path in spos.run.rglob("*") if path.is_file() and path.name != "config.yaml"}
+    before = {path: path.read_bytes() for path in spos.run.rglob("*") if path.is_file()}
     for command, said in [
         (["search", "--flops-limit", "10K"], "the space reaches from"),
         (["search", "--seed", "7"], "holds a search with other settings (seed: 7, was 0"),
@@ -108,6 +111,24 @@ def test_mistakes_with_a_supernet(finished: Spos, spos: Spos, mistake: Mistake) 
         assert said in mistake(*command)
     after = {path: path.read_bytes() for path in before}
     assert after == before
+    (spos.run / "search" / "settings.json").unlink()
+    for command in (["search"], ["export-arch"]):
+        assert "settings.json is missing or broken" in mistake(*command)
+
+    content = checkpoint.load(weights)
+    for name, wrong in [
+        ("config", {}),
+        ("config", {"supernet": 1, "space": 2}),
+        ("model", {"a": 1}),
+        ("kind", "network"),
+    ]:
+        odd = spos.folder / "odd.pt"
+        checkpoint.save(odd, {**content, name: wrong})
+        for command in (["search", "--weights", odd], ["evaluate", "--weights", odd, "--arch", "0,0,0,0"]):
+            assert mistake(*command)
+    poisoned = {**content["model"], "first_conv.0.weight": content["model"]["first_conv.0.weight"] * float("nan")}
+    checkpoint.save(spos.folder / "odd.pt", {**content, "model": poisoned})
+    assert "values that are not finite" in mistake("search", "--weights", spos.folder / "odd.pt", "--fresh")
     torn = spos.folder / "torn.pt"
     torn.write_bytes(weights.read_bytes()[:-1000])
     assert "torn" in mistake("search", "--weights", torn)

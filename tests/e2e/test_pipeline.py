@@ -72,6 +72,16 @@ def test_evaluate_needs_nothing_but_the_file(finished: Spos, tmp_path: Path) -> 
     assert len(set(saved["paths"].tolist())) == result["images"]
 
 
+def test_another_config_changes_where_images_are_but_not_how_they_are_prepared(finished: Spos, tmp_path: Path) -> None:
+    (model,) = finished.run.glob("retrain/*/model.pt")
+    spos = Spos(tmp_path)
+    text = (spos.folder / "spos.yaml").read_text().replace("preset: standard", "preset: spos")
+    (spos.folder / "other.yaml").write_text(text)
+    alone = json.loads(spos("evaluate", "--weights", model, "--json").stdout)
+    other = json.loads(spos("evaluate", "--weights", model, "--json", "--config", "other.yaml").stdout)
+    assert (alone["top1"], alone["loss"]) == (other["top1"], other["loss"])
+
+
 def test_a_path_of_the_supernet(finished: Spos) -> None:
     """Evaluated on the validation set after the same calibration; not the search split, so near but not equal."""
     entry = journal(finished)[0]
@@ -121,8 +131,19 @@ def test_fresh_keeps_what_was_there(finished: Spos, tmp_path: Path) -> None:
     shutil.copytree(finished.run / "supernet", spos.run / "supernet")
     old = (spos.run / "supernet" / "last.pt").read_bytes()
     spos("supernet-train", "--fresh", "--set", "supernet.steps=20", "--seed", 5)
-    assert (spos.run / "supernet.previous-1" / "last.pt").read_bytes() == old
+    assert (spos.run / "previous" / "supernet-1" / "last.pt").read_bytes() == old
     assert (spos.run / "supernet" / "step-00000020.pt").exists()
+
+
+def test_fresh_retraining_leaves_one_model_to_evaluate(finished: Spos, tmp_path: Path) -> None:
+    spos = Spos(tmp_path / "a folder, née «x»")
+    shutil.copytree(finished.run / "archs", spos.run / "archs")
+    short = ("--set", "retrain.steps=20")
+    spos("retrain", *short)
+    spos("retrain", *short, "--seed", 3, "--fresh")
+    assert json.loads(spos("evaluate", "--json").stdout)["images"] == 359
+    (previous,) = (spos.run / "previous").iterdir()
+    assert (previous / "model.pt").exists()
 
 
 def test_a_random_search_has_the_same_budget(finished: Spos, tmp_path: Path) -> None:

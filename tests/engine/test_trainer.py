@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from spos_cli.engine import distributed
 from spos_cli.engine.distributed import Processes
+from spos_cli.engine.interrupt import Interrupted
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.trainer import Recipe, Trainer
 from spos_cli.errors import RunError, TrainingError
@@ -100,6 +103,52 @@ def test_a_loss_that_is_not_finite_names_its_step_and_saves_nothing(tmp_path: Pa
     with pytest.raises(TrainingError, match="not finite at step 5;"):
         training.train(poisoned)
     assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-00000002.pt", "step-00000004.pt"]
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    """The loss of a step is from before its update, so the last update shows in the weights only."""
+    training = trainer(tmp_path, checkpoint_every=1)
+    training.recipe = replace(training.recipe, schedule=Schedule(1e300, STEPS))
+    with pytest.raises(TrainingError, match="not finite"):
+        training.train(lambda first: batches(first, STEPS))
+    for path in tmp_path.glob("*.pt"):
+        state = torch.load(path, weights_only=True)["model"]
+        assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+def test_a_signal_does_not_save_bad_numbers(tmp_path: Path) -> None:
+    def poisoned(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in batches(first, STEPS):
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield images * float("nan"), labels
+
+    training = trainer(tmp_path, log_every=100, checkpoint_every=100)
+    with pytest.raises(TrainingError, match="not finite at step 1;"):
+        training.train(poisoned)
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_a_signal_at_the_last_step_is_not_forgotten(tmp_path: Path) -> None:
+    def last(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for step, batch in enumerate(batches(first, STEPS), 1):
+            if step == STEPS:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with pytest.raises(Interrupted):
+        trainer(tmp_path).train(last)
+    resumed = trainer(tmp_path)
+    resumed.resume()
+    assert resumed.step == STEPS
+
+
+def test_metrics_of_a_run_that_was_killed_before_its_first_checkpoint_are_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 9}\n{"step": 2, "lo')
+    training = trainer(tmp_path)
+    training.resume()
+    training.train(lambda first: batches(first, STEPS))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
 
 
 def test_accumulation_without_batchnorm_is_the_whole_batch(tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ import torch
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.trainer import Recipe, Trainer
+from spos_cli.models.blocks import BLOCKS
 from spos_cli.models.counting import count, multiply_adds, parameters
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture, parse
-from spos_cli.space.search_space import PUBLISHED
+from spos_cli.space.search_space import OPS, PUBLISHED
 from tests.models.filling import fill, image
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -176,3 +177,7 @@ def test_training_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     assert [line["loss"] for line in lines] == pytest.approx(losses, rel=1e-6)
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_every_op_that_the_space_knows_can_be_built() -> None:
+    assert set(OPS) == set(BLOCKS)
