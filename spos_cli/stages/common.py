@@ -76,16 +76,23 @@ class Run:
     def begin(self, stage: Path, processes: Processes) -> None:
         """With `fresh`, sets what the stage left before aside; removes what a kill has left half written."""
         if processes.is_main:
-            if self.fresh and stage.exists():
-                name, number = "-".join(stage.relative_to(self.folder).parts), 1
-                while (aside := self.folder / "previous" / f"{name}-{number}").exists():
-                    number += 1
-                aside.parent.mkdir(exist_ok=True)
-                stage.rename(aside)
-                self.say(f"kept the earlier {stage} as {aside}")
-            for torn in stage.glob(".*.tmp"):
-                torn.unlink()
+            try:
+                if self.fresh and stage.exists():
+                    self._set_aside(stage)
+                for torn in stage.glob(".*.tmp"):
+                    torn.unlink()
+            except OSError as error:
+                raise RunError(f"cannot change {stage}: {error.strerror or error}") from None
         processes.barrier()
+
+    def _set_aside(self, stage: Path) -> None:
+        """Moves `<run>/<stage>` to `<run>/previous/<stage>-<n>`."""
+        name, number = "-".join(stage.relative_to(self.folder).parts), 1
+        while (aside := self.folder / "previous" / f"{name}-{number}").exists():
+            number += 1
+        aside.parent.mkdir(exist_ok=True)
+        stage.rename(aside)
+        self.say(f"kept the earlier {stage} as {aside}")
 
     def record_config(self, stage: Path, processes: Processes) -> None:
         """Writes the resolved settings to the run folder, and to the stage's; when nothing speaks against them."""
@@ -121,6 +128,7 @@ def screen() -> Console:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """Rows under columns; whatever is in a cell is shown as it is, never read as markup."""
     result = Table()
     for column in columns:
         left = column.endswith(":")

@@ -21,7 +21,7 @@ def run(run: Run, archs: Sequence[str], limit: int | None) -> None:
 
     Args:
         archs: each a literal or a file.
-        limit: FLOPs; the table then says which share of the space is under it.
+        limit: FLOPs; the table then says what share of the space, or which architectures, are under it.
 
     Raises:
         ArchitectureError: one of them cannot be read, or the space does not have it.
@@ -32,7 +32,7 @@ def run(run: Run, archs: Sequence[str], limit: int | None) -> None:
         space.validate(arch)
     costs = count(space)
     if architectures:
-        show_architectures(run, costs, architectures)
+        show_architectures(run, costs, architectures, limit)
         return
     summary = summarize(space, costs, limit)
     path = run.folder / "flops_table.json"
@@ -42,12 +42,17 @@ def run(run: Run, archs: Sequence[str], limit: int | None) -> None:
     run.next("supernet-train")
 
 
-def show_architectures(run: Run, costs: Costs, architectures: Sequence[Architecture]) -> None:
-    """FLOPs and parameters of each."""
+def show_architectures(run: Run, costs: Costs, architectures: Sequence[Architecture], limit: int | None) -> None:
+    """FLOPs and parameters of each, and whether it is under a limit."""
     values = [(arch, costs.flops.of(arch), costs.params.of(arch)) for arch in architectures]
     run.result([{"architecture": list(arch), "flops": flops, "params": params} for arch, flops, params in values])
-    rows = [(arch, f"{flops:,}", f"{params:,}") for arch, flops, params in values]
-    run.show("costs", ["architecture:", "FLOPs (multiply-adds)", "parameters"], rows)
+    columns = ["architecture:", "FLOPs (multiply-adds)", "parameters"]
+    rows = [[arch, f"{flops:,}", f"{params:,}"] for arch, flops, params in values]
+    if limit is not None:
+        columns.append(f"at or under {format_cost(limit)}:")
+        for row, (_, flops, _) in zip(rows, values, strict=True):
+            row.append("yes" if flops <= limit else "no")
+    run.show("costs", columns, rows)
 
 
 def summarize(space: SearchSpace, costs: Costs, limit: int | None) -> dict[str, Any]:

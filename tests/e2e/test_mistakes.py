@@ -83,8 +83,9 @@ def test_each_mistake(mistake: Mistake, command: list[str], said: str) -> None:
         (["supernet-train", "--set", "supernet.stepz=1"], "did you mean 'steps'?"),
         (["supernet-train", "--devices", "3"], "batch_size 32 does not divide by 3 processes"),
         (["search", "--devices", "2"], "run spos supernet-train first"),
+        (["supernet-train", "--devices", "2", "--set", "data.source=folder"], "there is no image folder data/train"),
     ],
-    ids=["one process", "the launcher", "its workers"],
+    ids=["one process", "the launcher", "its workers", "one of them waits"],
 )
 def test_a_mistake_is_said_once_by_the_installed_program(spos: Spos, command: list[str], said: str) -> None:
     message = spos(*command, code=2).stderr
