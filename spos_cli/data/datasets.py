@@ -6,6 +6,7 @@ import gzip
 import os
 import struct
 import warnings
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ Source = Literal["folder", "cifar10", "cifar100", "fashion_mnist", "digits"]
 Split = Literal["train", "val"]
 Pixels = NDArray[np.uint8]
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff"}
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff")
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = (
     "T-shirt/top",
@@ -64,7 +65,7 @@ class ImageSet(ABC):
 
     @abstractmethod
     def path(self, index: int) -> str:
-        """Where the image is, or a name for it."""
+        """Where the image is, below the folder of the set; or a name for it, like `digits/train/17`."""
 
 
 class FolderSet(ImageSet):
@@ -83,7 +84,10 @@ class FolderSet(ImageSet):
         files = [sorted(_images_below(folder, name)) for name in classes]
         empty = [name for name, paths in zip(classes, files, strict=True) if not paths]
         if empty:
-            raise DataError(f"{folder}: no images for {len(empty)} classes: {', '.join(empty[:5])}")
+            raise DataError(
+                f"{folder}: no images for {len(empty)} of {len(classes)} classes: {', '.join(empty[:5])};"
+                f" put some there ({' '.join(EXTENSIONS)}), or remove the empty folders"
+            )
         self.name, self.folder, self.classes = str(folder), folder, tuple(classes)
         self.paths = [path for paths in files for path in paths]
         self.labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files]).astype(np.int64)
@@ -97,7 +101,7 @@ class FolderSet(ImageSet):
 
 def _images_below(folder: Path, name: str) -> Iterator[str]:
     """Paths below `folder` of a class's images; text, since a million Path objects would fill a gigabyte."""
-    for place, _, files in os.walk(folder / name):
+    for place, _, files in os.walk(folder / name, followlinks=True):
         below = Path(place).relative_to(folder)
         yield from (f"{below}/{file}" for file in files if file[file.rfind(".") :].lower() in EXTENSIONS)
 
@@ -113,7 +117,9 @@ def decode(path: Path) -> Pixels:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning)  # metadata that PIL does not like
             with Image.open(path) as image:
-                if image.mode.startswith("I") or image.mode == "F":
+                if image.mode == "F":
+                    raise ValueError("its pixels are floating-point numbers; convert it to 8 bits")
+                if image.mode.startswith("I"):  # 16 bits; PIL would clip them
                     grey = np.clip(np.asarray(image, np.float64) / 257 + 0.5, 0, 255).astype(np.uint8)
                     return np.ascontiguousarray(np.repeat(grey[..., None], 3, 2))
                 return np.array(image.convert("RGB"))
@@ -182,16 +188,25 @@ def digits(split: Split) -> ImageSet:
 
 
 def fashion_mnist(root: Path, split: Split) -> ImageSet:
-    """Fashion-MNIST out of IDX files, plain or gzipped; downloaded by torchvision if there are none."""
+    """Fashion-MNIST out of IDX files, plain or gzipped; downloaded by torchvision if there are none.
+
+    They are looked for in `root`, where torchvision puts them below it, and where Debian's package
+    `dataset-fashion-mnist` does.
+
+    Raises:
+        DataError: the files are torn, or do not belong together, or there are none and the download failed.
+    """
     raw = root / "FashionMNIST" / "raw"
     prefix = "train" if split == "train" else "t10k"
     places = (root, raw, DEBIAN_FASHION_MNIST)
     found = _find_idx(places, prefix)
     if found is None:
-        _download("FashionMNIST", root, f"put {prefix}-images-idx3-ubyte.gz and its labels into {root}")
+        folders = ", ".join(str(place) for place in places)
+        by_hand = f"put {prefix}-images-idx3-ubyte.gz and {prefix}-labels-idx1-ubyte.gz into one of {folders}"
+        _download("FashionMNIST", root, by_hand, train=split == "train")
         found = _find_idx((raw,), prefix)
         if found is None:
-            raise DataError(f"the download to {raw} left no {prefix}-images-idx3-ubyte")
+            raise DataError(f"the download to {raw} left no {prefix}-images-idx3-ubyte; {by_hand}")
     pixels, labels = (read_idx(path) for path in found)
     if pixels.ndim != 3 or labels.shape != pixels.shape[:1] or labels.max(initial=0) > 9:
         raise DataError(f"{found[0]} and {found[1]} do not belong together: {pixels.shape} and {labels.shape}")
@@ -219,23 +234,27 @@ def read_idx(path: Path) -> Pixels:
             content = file.read()
         zero, kind, dimensions = struct.unpack_from(">HBB", content)
         shape = struct.unpack_from(f">{dimensions}I", content, 4)
-    except (OSError, EOFError, ValueError, struct.error, gzip.zlib.error) as error:  # type: ignore[attr-defined]
-        raise DataError(f"cannot read {path}: {error}") from None
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
+        raise DataError(f"cannot read {path} ({error}); remove it, or get it again") from None
     body = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
     if zero != 0 or kind != 8 or body.size != np.prod(shape, dtype=object):
-        raise DataError(f"{path} is not an IDX file of bytes, or it is cut short")
+        raise DataError(f"{path} is not an IDX file of bytes, or it is cut short; remove it, or get it again")
     return body.reshape(shape)
 
 
 def cifar(source: Source, root: Path, split: Split) -> ImageSet:
-    """CIFAR-10 or CIFAR-100, by torchvision."""
+    """CIFAR-10 or CIFAR-100, by torchvision, which checks the files before it unpickles them.
+
+    Raises:
+        DataError: they are not in `root` and cannot be downloaded.
+    """
     name = "CIFAR10" if source == "cifar10" else "CIFAR100"
     archive = "cifar-10-python.tar.gz" if source == "cifar10" else "cifar-100-python.tar.gz"
     data = _download(name, root, f"put {archive} into {root}", train=split == "train")
     return ArraySet(f"{source}/{split}", tuple(data.classes), data.data, np.array(data.targets))
 
 
-def _download(name: str, root: Path, by_hand: str, train: bool = True) -> Any:
+def _download(name: str, root: Path, by_hand: str, *, train: bool) -> Any:
     """A torchvision data set, downloaded if it is missing."""
     import torchvision
 

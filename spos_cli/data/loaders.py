@@ -19,26 +19,36 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spos_cli import seeding
-from spos_cli.data.datasets import ImageSet
+from spos_cli.data.datasets import ImageSet, Pixels
 from spos_cli.data.transforms import EvalTransform, TrainTransform
 from spos_cli.errors import ConfigError, DataError, SposError
 
 Indices = NDArray[np.int64]
-Key = tuple[int, int]  # a sample: (seed of its augmentation or position, index into the image set)
+Key = tuple[int, int]  # a sample: (epoch in training, position in evaluation; index into the image set)
+Transform = Callable[[Pixels, Key], Tensor]
 
 
 class _Samples(Dataset[Any]):
     """Transformed images by key; a mistake of the user travels as a value, since torch would wrap it."""
 
-    def __init__(self, images: ImageSet, transform: Callable[[Any, int], Tensor]) -> None:
+    def __init__(self, images: ImageSet, transform: Transform) -> None:
         self.images, self.transform = images, transform
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int, int] | SposError:
         number, index = key
         try:
-            return self.transform(self.images.image(index), number), int(self.images.labels[index]), number
+            return self.transform(self.images.image(index), key), int(self.images.labels[index]), number
         except SposError as error:
             return error
+
+
+def _augmented(transform: TrainTransform, seed: int, image: Pixels, key: Key) -> Tensor:
+    """What a sample looks like in an epoch: a function of its key."""
+    return transform(image, seeding.torch_seed(seed, "augment", *key))
+
+
+def _evaluated(transform: EvalTransform, image: Pixels, key: Key) -> Tensor:
+    return transform(image)
 
 
 def _collate(samples: list[Any]) -> Any:
@@ -75,10 +85,13 @@ def _load(samples: _Samples, batches: Any, workers: int, pin_memory: bool) -> It
             generator=torch.Generator().manual_seed(0),  # else torch draws a base seed from the global one
         )
         stream = iter(loader)
-    for batch in stream:
-        if isinstance(batch, SposError):
-            raise batch
-        yield batch
+    try:
+        for batch in stream:
+            if isinstance(batch, SposError):
+                raise batch
+            yield batch
+    finally:
+        del loader, stream  # ends the workers now: an error's traceback keeps this frame
 
 
 def images_per_pass(batch_size: int, world_size: int, accumulate: int) -> int:
@@ -115,20 +128,19 @@ class _TrainingKeys:
     ) -> None:
         self.indices, self.seed, self.batch_size, self.steps = indices, seed, batch_size, steps
         self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
+        self.size = images_per_pass(batch_size, world_size, accumulate)
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = functools.lru_cache(maxsize=2)(
             lambda epoch: seeding.generator(self.seed, "order", epoch).permutation(self.indices)
         )
-        size = images_per_pass(self.batch_size, self.world_size, self.accumulate)
         for step in self.steps:
             for micro in range(self.accumulate):
-                begin = step * self.batch_size + (micro * self.world_size + self.rank) * size
+                begin = step * self.batch_size + (micro * self.world_size + self.rank) * self.size
                 keys = []
-                for position in range(begin, begin + size):
+                for position in range(begin, begin + self.size):
                     epoch, place = divmod(position, len(self.indices))
-                    index = int(order(epoch)[place])
-                    keys.append((seeding.torch_seed(self.seed, "augment", epoch, index), index))
+                    keys.append((epoch, int(order(epoch)[place])))
                 yield keys
 
 
@@ -168,8 +180,8 @@ def training_batches(
         DataError: an image is broken.
     """
     keys = _TrainingKeys(indices, seed, batch_size, range(first_step, last_step), rank, world_size, accumulate)
-    for pixels, labels, _ in _load(_Samples(images, transform), keys, workers, pin_memory):
-        yield pixels, labels
+    samples = _Samples(images, functools.partial(_augmented, transform, seed))
+    return ((pixels, labels) for pixels, labels, _ in _load(samples, keys, workers, pin_memory))
 
 
 def evaluation_batches(
@@ -192,12 +204,13 @@ def evaluation_batches(
     Raises:
         DataError: an image is broken.
     """
-    begins = range(rank * batch_size, len(indices), world_size * batch_size)
-    keys = [
-        [(position, int(indices[position])) for position in range(begin, min(begin + batch_size, len(indices)))]
-        for begin in begins
-    ]
-    yield from _load(_Samples(images, _Deterministic(transform)), keys, workers, pin_memory)
+    batches = _chunks(list(enumerate(indices.tolist())), batch_size)[rank::world_size]
+    return _load(_Samples(images, functools.partial(_evaluated, transform)), batches, workers, pin_memory)
+
+
+def _chunks(keys: list[Key], size: int) -> list[list[Key]]:
+    """Keys in batches, in their order."""
+    return [keys[begin : begin + size] for begin in range(0, len(keys), size)]
 
 
 class ImageStore:
@@ -234,8 +247,8 @@ class ImageStore:
         size = transform.image_size
         needed = len(indices) * 3 * size * size
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        samples = _Samples(images, _Deterministic(transform))
-        keys = _Chunks([(_augmentation(seed, index), index) for index in map(int, indices)], 64)
+        samples = _Samples(images, _stored(transform, seed))
+        keys = _chunks([(0, index) for index in indices.tolist()], 64)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
@@ -286,29 +299,12 @@ class ImageStore:
             raise DataError(f"{path} is missing or torn; remove it, it will be built again") from None
 
 
-class _Deterministic:
-    """Either transform as a function of an image and a seed."""
-
-    def __init__(self, transform: EvalTransform | TrainTransform) -> None:
-        self.transform = transform
-
-    def __call__(self, image: Any, seed: int) -> Tensor:
-        return self.transform(image, seed) if isinstance(self.transform, TrainTransform) else self.transform(image)
-
-
-class _Chunks:
-    """Keys in batches, in their order."""
-
-    def __init__(self, keys: list[Key], size: int) -> None:
-        self.keys, self.size = keys, size
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        for begin in range(0, len(self.keys), self.size):
-            yield self.keys[begin : begin + self.size]
-
-
-def _augmentation(seed: int | None, index: int) -> int:
-    return 0 if seed is None else seeding.torch_seed(seed, "augment", 0, index)
+def _stored(transform: EvalTransform | TrainTransform, seed: int | None) -> Transform:
+    """Either transform as a function of a key; a store holds epoch 0 of an augmentation."""
+    if isinstance(transform, EvalTransform):
+        return functools.partial(_evaluated, transform)
+    assert seed is not None, "an augmentation needs a seed"
+    return functools.partial(_augmented, transform, seed)
 
 
 def _recipe_path(path: Path) -> Path:
@@ -319,11 +315,11 @@ def _recipe(
     images: ImageSet, indices: Indices, transform: EvalTransform | TrainTransform, seed: int | None
 ) -> dict[str, Any]:
     """What a store's bytes depend on."""
-    chosen = hashlib.sha256(np.ascontiguousarray(indices).tobytes()).hexdigest()
+    paths = "\n".join(images.path(index) for index in indices.tolist())
     return {
         "images": images.name,
         "of": len(images),
-        "indices": chosen,
+        "chosen": hashlib.sha256(paths.encode(errors="surrogateescape")).hexdigest(),
         "transform": repr(transform),
         "seed": seed,
         "shape": [len(indices), 3, transform.image_size, transform.image_size],

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import gzip
 import struct
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from skimage import data as photographs
+from torchvision.datasets import ImageFolder
 
 from spos_cli.data import datasets
 from spos_cli.errors import DataError
+
+Pixels = NDArray[np.uint8]
 
 PHOTO = photographs.astronaut()[:60, :80]
 
@@ -47,7 +52,7 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no class folders"):
         datasets.load("folder", tmp_path, "train")
     (tmp_path / "train" / "empty").mkdir()
-    with pytest.raises(DataError, match="no images for 1 classes: empty"):
+    with pytest.raises(DataError, match="no images for 1 of 1 classes: empty"):
         datasets.load("folder", tmp_path, "train")
 
 
@@ -200,3 +205,108 @@ def test_classes_are_compared(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has 2 classes, but space\.classes is 3"):
         datasets.check_classes(one, one, 3)
     datasets.check_classes(one, one, 2)
+
+
+def test_a_folder_is_read_as_torchvision_does(image_root: Path) -> None:
+    (image_root / "train" / "chelsea" / "notes.txt").write_text("not an image")
+    (image_root / "train" / "chelsea" / "1.JPEG").rename(image_root / "train" / "chelsea" / "ä.JPEG")
+    images, oracle = datasets.load("folder", image_root, "train"), ImageFolder(image_root / "train")
+    assert images.classes == tuple(oracle.classes) == ("astronaut", "chelsea", "coffee", "rocket")
+    assert images.labels.dtype == np.int64
+    assert images.labels.tolist() == oracle.targets
+    for index, (file, _) in enumerate(oracle.samples):
+        assert images.path(index) == str(Path(file).relative_to(image_root / "train"))
+        assert np.array_equal(images.image(index), np.asarray(oracle[index][0]))
+
+
+def test_one_class_without_images_is_named(image_root: Path) -> None:
+    (image_root / "train" / "empty one").mkdir()
+    with pytest.raises(DataError, match="no images for 1 of 5 classes: empty one;"):
+        datasets.load("folder", image_root, "train")
+
+
+def test_a_palette_with_transparency(tmp_path: Path, photographs: dict[str, Pixels]) -> None:
+    image = Image.fromarray(photographs["coffee"]).quantize(32)
+    image.save(tmp_path / "image.png", transparency=bytes(range(32)))
+    assert np.array_equal(datasets.decode(tmp_path / "image.png"), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("name", ["image.png", "image.tif", "image.ppm"])
+def test_16_bits_are_scaled_not_clipped(tmp_path: Path, name: str) -> None:
+    levels = np.linspace(0, 65535, 256).astype(np.uint16)
+    Image.fromarray(np.tile(levels, (4, 1))).save(tmp_path / name)
+    assert np.array_equal(datasets.decode(tmp_path / name)[2, :, 1], np.arange(256))
+
+
+def test_the_orientation_tag_is_left_alone(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 20)).save(tmp_path / "image.jpg", exif=exif)
+    assert datasets.decode(tmp_path / "image.jpg").shape == (20, 30, 3)
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    Image.new("F", (4, 4)).save(tmp_path / "image.tif")
+    with pytest.raises(DataError, match="convert it to 8 bits"):
+        datasets.decode(tmp_path / "image.tif")
+
+
+def idx(array: Pixels) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Pixels, Pixels]:
+    """A root, and what belongs into its training files; no other place has any."""
+    monkeypatch.setattr(datasets, "DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    monkeypatch.setattr("torchvision.datasets.FashionMNIST.mirrors", [(tmp_path / "mirror").as_uri() + "/"])
+    rng = np.random.default_rng(0)
+    return tmp_path, rng.integers(0, 256, (20, 28, 28), np.uint8), rng.integers(0, 10, 20, np.uint8)
+
+
+def test_fashion_mnist_that_is_nowhere(fashion: tuple[Path, Pixels, Pixels]) -> None:
+    root, _, _ = fashion
+    with pytest.raises(DataError, match="cannot get FashionMNIST") as raised:
+        datasets.load("fashion_mnist", root, "val")
+    for place in ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", root, root / "FashionMNIST/raw"):
+        assert str(place) in str(raised.value)
+    assert str(root / "debian") in str(raised.value)
+
+
+def test_an_idx_file_cut_anywhere(tmp_path: Path) -> None:
+    array = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)
+    plain, packed = tmp_path / "file", tmp_path / "file.gz"
+    whole, small = idx(array), gzip.compress(idx(array))
+    for path, content in ((plain, whole), (packed, small)):
+        path.write_bytes(content)
+        assert np.array_equal(datasets.read_idx(path), array)
+        for length in range(len(content)):
+            path.write_bytes(content[:length])
+            with pytest.raises(DataError, match="get it again"):
+                datasets.read_idx(path)
+    for content in (whole + b"\0", b"\1" + whole[1:], b"\0\0\x0d\3" + whole[4:], b"\0\0\x08\xff" + whole[4:]):
+        plain.write_bytes(content)
+        with pytest.raises(DataError, match="get it again"):
+            datasets.read_idx(plain)
+    packed.write_bytes(small[:12] + b"\xff\xff" + small[14:])
+    with pytest.raises(DataError, match="get it again"):
+        datasets.read_idx(packed)
+
+
+def test_digits_are_divided_for_good() -> None:
+    sklearn = pytest.importorskip("sklearn.datasets")
+    train, val = datasets.load("digits", "", "train"), datasets.load("digits", "", "val")
+    assert (len(train), len(val)) == (1438, 359)
+    assert np.abs(np.bincount(val.labels) / np.bincount(train.labels) - 0.25).max() < 0.01
+    assert train.path(17) == "digits/train/17"
+    assert train.image(0).shape == (8, 8, 3)
+    every = sorted(image.image(index)[..., 1].tobytes() for image in (train, val) for index in range(len(image)))
+    expected = np.rint(sklearn.load_digits().images * 255 / 16).astype(np.uint8)
+    assert every == sorted(image.tobytes() for image in expected)
+    assert (train.labels[:8].tolist(), val.labels[:8].tolist()) == ([0, 1, 2, 3, 5, 6, 7, 8], [4, 1, 3, 0, 2, 4, 5, 6])
+
+
+def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(DataError, match=r"pip install 'spos\[demo\]'"):
+        datasets.load("digits", "", "train")

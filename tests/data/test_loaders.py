@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from spos_cli.data.datasets import ArraySet, ImageSet, Pixels
-from spos_cli.data.loaders import ImageStore, evaluation_batches, training_batches
+from spos_cli import seeding
+from spos_cli.data.datasets import ArraySet, ImageSet, Pixels, load
+from spos_cli.data.loaders import evaluation_batches, training_batches
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform
 from spos_cli.errors import ConfigError, DataError
 
@@ -125,40 +126,37 @@ def test_a_broken_image_is_a_plain_error(workers: int) -> None:
     assert str(caught.value) == "cannot read the image 13.jpg"
 
 
-@pytest.mark.parametrize(("transform", "seed"), [(EVAL, None), (TRAIN, 7)])
-def test_store_is_the_images_decoded_once(
-    tmp_path: Path, transform: EvalTransform | TrainTransform, seed: int | None
-) -> None:
-    one, other = tmp_path / "deep" / "one.u8", tmp_path / "other.u8"
-    done: list[int] = []
-    ImageStore.build(one, IMAGES, INDICES, transform, seed=seed, progress=done.append)
-    ImageStore.build(other, IMAGES, INDICES, transform, seed=seed, workers=2)
-    assert sum(done) == 40
-    assert one.read_bytes() == other.read_bytes()
-    store = ImageStore.open(one)
-    assert store.images.shape == (40, 3, 8, 8)
-    assert np.array_equal(store.labels.numpy(), IMAGES.labels[INDICES])
-    if seed is None:
-        assert np.array_equal(store.images.numpy(), PIXELS[INDICES].transpose(0, 3, 1, 2))
+def test_a_sample_is_augmented_by_epoch_and_index() -> None:
+    ((images, _),) = train(7, 8)  # samples 84 to 95 of 40 an epoch: the third
+    order = seeding.generator(1, "order", 2).permutation(INDICES)[4:16].tolist()
+    for image, index in zip(images, order, strict=True):
+        assert torch.equal(image, TRAIN(PIXELS[index], seeding.torch_seed(1, "augment", 2, index)))
 
 
-def test_store_is_used_for_its_own_recipe_only(tmp_path: Path) -> None:
-    path = tmp_path / "x.u8"
-    assert not ImageStore.matches(path, IMAGES, INDICES, TRAIN, seed=1)
-    ImageStore.build(path, IMAGES, INDICES, TRAIN, seed=1)
-    assert ImageStore.matches(path, IMAGES, INDICES, TRAIN, seed=1)
-    assert not ImageStore.matches(path, IMAGES, INDICES, TRAIN, seed=2)
-    assert not ImageStore.matches(path, IMAGES, INDICES[1:], TRAIN, seed=1)
-    assert not ImageStore.matches(path, IMAGES, INDICES, EVAL)
-    path.write_bytes(path.read_bytes()[:-1])
-    assert not ImageStore.matches(path, IMAGES, INDICES, TRAIN, seed=1)
+def test_refuses_a_batch_before_the_first_is_asked_for() -> None:
+    with pytest.raises(ConfigError, match="use a multiple of 10"):
+        training_batches(
+            IMAGES, INDICES, TRAIN, seed=0, batch_size=12, first_step=0, last_step=1, world_size=5, accumulate=2
+        )
 
 
-def test_a_full_disk_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
+def test_workers_end_with_their_consumer() -> None:
+    stream = training_batches(IMAGES, INDICES, TRAIN, seed=0, batch_size=4, first_step=0, last_step=10**9, workers=2)
+    before = len(multiprocessing.active_children())
+    next(stream)
+    assert len(multiprocessing.active_children()) == before + 2
+    del stream
+    assert len(multiprocessing.active_children()) == before
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DataError, match=r"7,680 bytes\): No space left"):
-        ImageStore.build(tmp_path / "x.u8", IMAGES, INDICES, EVAL)
-    assert not list(tmp_path.iterdir())
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_workers_end_with_an_error_that_is_kept(image_root: Path, workers: int) -> None:
+    images = load("folder", image_root, "train")
+    (image_root / "train" / "coffee" / "3.JPEG").write_bytes(b"\xff\xd8 and no more")
+    stream = training_batches(
+        images, np.arange(20), TRAIN, seed=0, batch_size=8, first_step=0, last_step=9, workers=workers
+    )
+    before = len(multiprocessing.active_children())
+    with pytest.raises(DataError, match=r"^cannot read the image .*coffee/3\.JPEG: [^\n]*$") as kept:
+        list(stream)
+    assert len(multiprocessing.active_children()) == before, kept
