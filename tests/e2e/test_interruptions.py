@@ -20,8 +20,9 @@ def lines(path: Path) -> int:
 @pytest.mark.parametrize("step", [10, 40])
 def test_kill_during_supernet_training(finished: Spos, tmp_path: Path, step: int) -> None:
     spos = Spos(tmp_path)
-    saved = spos.run / "supernet" / f"step-{step:08d}.pt"
-    code, _ = spos.interrupt(signal.SIGKILL, saved.exists, "supernet-train")
+    folder = spos.run / "supernet"
+    saved = folder / f"step-{step:08d}.pt"
+    code, _ = spos.interrupt(signal.SIGKILL, lambda: saved.exists() and (folder / "last.pt").exists(), "supernet-train")
     assert code == -signal.SIGKILL
     assert "resuming at step" in spos("supernet-train").stderr
     theirs = finished.run / "supernet" / "last.pt"
