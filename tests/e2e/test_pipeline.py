@@ -79,7 +79,8 @@ def test_another_config_changes_where_images_are_but_not_how_they_are_prepared(f
     (spos.folder / "other.yaml").write_text(text)
     alone = json.loads(spos("evaluate", "--weights", model, "--json").stdout)
     other = json.loads(spos("evaluate", "--weights", model, "--json", "--config", "other.yaml").stdout)
-    assert (alone["top1"], alone["loss"]) == (other["top1"], other["loss"])
+    assert alone["top1"] == other["top1"]
+    assert alone["loss"] == pytest.approx(other["loss"], rel=1e-5)  # threads differ, so the last digits may
 
 
 def test_a_path_of_the_supernet(finished: Spos) -> None:
