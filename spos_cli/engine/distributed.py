@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -188,6 +189,8 @@ def launch(count: int, arguments: Sequence[str]) -> None:
             raise WorkersFailed([], 128 + int(error.sigval)) from None
         except ChildFailedError as error:
             failures = [failure for _, failure in sorted(error.failures.items())]
+            # The launcher ends those that are left with SIGTERM; that is no failure of theirs.
+            failures = [failure for failure in failures if failure.exitcode != -signal.SIGTERM] or failures
             # Those that have something to say come before those that only lost a peer.
             first = min(failures, key=lambda failure: (not _message(failure), failure.timestamp))
             code = first.exitcode if first.exitcode >= 0 else 128 - first.exitcode
