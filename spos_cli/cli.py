@@ -327,7 +327,14 @@ def evaluate(
 
 def main() -> NoReturn:
     """The console script: runs a command and ends with its exit code."""
-    sys.exit(_run())
+    code = _run()
+    distributed = sys.modules.get("spos_cli.engine.distributed")
+    if distributed is not None and distributed.launched():
+        # All is written. Threads of gloo and NCCL that the interpreter's end meets half dead can abort the process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run() -> int:

@@ -128,7 +128,9 @@ def join(devices: int | str, threads: int | None) -> Iterator[Processes]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT)
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), device, int(os.environ.get("LOCAL_RANK", 0)))
+        processes = Processes(dist.get_rank(), dist.get_world_size(), device, int(os.environ.get("LOCAL_RANK", 0)))
+        yield processes
+        processes.barrier()  # nobody leaves while another may still need it
     finally:
         dist.destroy_process_group()
 
