@@ -99,16 +99,16 @@ class Options:
     ) -> None:
         self.config, self.fresh, self.as_json, self.print_config = config, fresh, as_json, print_config
         self.overrides = list(overrides or [])
-        self.flags = self._flags(run_dir, devices, seed)
         named = {"run_dir": run_dir, "devices": devices, "seed": seed}
         self.options = [("--" + key.replace("_", "-"), key, value) for key, value in named.items() if value is not None]
 
-    def _flags(self, run_dir: str | None, devices: str | None, seed: int | None) -> str:
+    @property
+    def flags(self) -> str:
         """The options as they would be typed again."""
-        typed: list[tuple[str, object]] = [("--config", self.config)]
+        typed: list[tuple[str, object]] = [("--config", self.config)] if self.config is not None else []
         typed += [("--set", override) for override in self.overrides]
-        typed += [("--run-dir", run_dir), ("--devices", devices), ("--seed", seed)]
-        return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in typed if value is not None)
+        typed += [(name, value) for name, _, value in self.options]
+        return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in typed)
 
     def load(self, *, flops_limit: str | None = None, weights: dict[str, Any] | None = None) -> Config:
         """The resolved settings.

@@ -303,12 +303,7 @@ class Trainer:
     def _load(self, path: Path) -> None:
         """Takes over the state of a checkpoint."""
         content = checkpoint.load(path)
-        differences = list(differing(self.identity, content))
-        if differences:
-            raise RunError(
-                f"{path} was trained with other settings ({'; '.join(differences[:6])});"
-                " use the same ones, another --run-dir, or --fresh to start over"
-            )
+        require_same(self.identity, content, f"{path} was trained")
         try:
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
@@ -344,6 +339,16 @@ def _step_of(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf  # a line that was cut short
+
+
+def require_same(ours: dict[str, Any], theirs: dict[str, Any], what: str) -> None:
+    """Raises RunError if `theirs`, found on the disk, was made with other settings; `what` begins the message."""
+    differences = list(differing(ours, theirs))
+    if differences:
+        raise RunError(
+            f"{what} with other settings ({'; '.join(differences[:6])});"
+            " use the same ones, another --run-dir, or --fresh to start over"
+        )
 
 
 def differing(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[str]:

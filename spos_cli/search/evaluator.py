@@ -15,6 +15,33 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
 
 
+@torch.inference_mode()
+def calibrate_path(
+    supernet: Supernet,
+    arch: Architecture,
+    preprocess: Callable[[Tensor], Tensor],
+    images: Tensor,
+    batch: int,
+    device: torch.device,
+    amp: Amp = "off",
+) -> None:
+    """Recomputes the BatchNorm statistics of one path.
+
+    Args:
+        supernet: on `device`, in eval mode.
+        arch: the path.
+        preprocess: `(B, 3, S, S) uint8` on the device to float.
+        images: training images `(N, 3, S, S) uint8`; a last batch that is not full is left out.
+        batch: images per batch.
+        device: where to compute.
+        amp: mixed precision of the forward passes.
+    """
+    whole = images[: len(images) // batch * batch]
+    batches = (preprocess(to_device(part, device)) for part in torch.split(whole, batch))
+    with autocast(device, amp):
+        calibrate(lambda inputs: supernet(inputs, arch), supernet.path(arch), batches)
+
+
 class Evaluator:
     """Scores one architecture after another, each as if it were the only one.
 
@@ -25,8 +52,7 @@ class Evaluator:
     Args:
         supernet: trained weights; its BatchNorm statistics are overwritten path by path.
         preprocess: `(B, 3, S, S) uint8` on the device to float.
-        calibration: training images `(N, 3, S, S) uint8`; a last batch that is not full is left out.
-        calibration_batch: images per calibration batch.
+        calibration: training images `(N, 3, S, S) uint8` for the statistics, and images per batch of them.
         images: to score on, `(M, 3, S, S) uint8`.
         labels: `(M,)`.
         batch: images per scoring batch.
@@ -39,8 +65,7 @@ class Evaluator:
         supernet: Supernet,
         preprocess: Callable[[Tensor], Tensor],
         *,
-        calibration: Tensor,
-        calibration_batch: int,
+        calibration: tuple[Tensor, int],
         images: Tensor,
         labels: Tensor,
         batch: int,
@@ -49,23 +74,11 @@ class Evaluator:
     ) -> None:
         self.supernet = supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self.preprocess, self.device, self.amp = preprocess, device, amp
-        self.calibration = calibration[: len(calibration) // calibration_batch * calibration_batch]
-        self.calibration_batch = calibration_batch
+        self.calibration = calibration
         self.images, self.labels, self.batch = images, labels, batch
 
     def score(self, arch: Architecture) -> Accuracy:
         """Calibrates one path and counts what it gets right, on this process alone."""
-        self.calibrate(arch)
+        calibrate_path(self.supernet, arch, self.preprocess, *self.calibration, self.device, self.amp)
         batches = zip(torch.split(self.images, self.batch), torch.split(self.labels, self.batch), strict=True)
         return evaluate(lambda images: self.supernet(images, arch), batches, self.preprocess, self.device, self.amp)
-
-    @torch.inference_mode()
-    def calibrate(self, arch: Architecture) -> None:
-        """Recomputes the BatchNorm statistics of one path."""
-        batches = (to_device(images, self.device) for images in torch.split(self.calibration, self.calibration_batch))
-        with autocast(self.device, self.amp):
-            calibrate(
-                lambda images: self.supernet(images, arch),
-                self.supernet.path(arch),
-                map(self.preprocess, batches),
-            )

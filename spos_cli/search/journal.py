@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from spos_cli.errors import RunError
 from spos_cli.space.architecture import Architecture
@@ -33,9 +33,13 @@ class Entry:
     generation: int
     origin: Origin
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for files."""
+        return {**asdict(self), "architecture": list(self.architecture)}
+
     def to_line(self) -> str:
         """The entry as one line of JSON."""
-        return json.dumps({**asdict(self), "architecture": list(self.architecture)}) + "\n"
+        return json.dumps(self.to_dict()) + "\n"
 
     @staticmethod
     def from_line(line: str) -> Entry:

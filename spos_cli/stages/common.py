@@ -186,7 +186,6 @@ class Images:
         self,
         indices: NDArray[np.int64],
         training: TrainingConfig,
-        processes: Processes,
         first_step: int,
         last_step: int,
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -200,35 +199,39 @@ class Images:
             accumulate=training.accumulate,
             first_step=first_step,
             last_step=last_step,
-            rank=processes.rank,
-            world_size=processes.world_size,
+            rank=self.processes.rank,
+            world_size=self.processes.world_size,
             workers=self.data.workers,
-            pin_memory=processes.device.type == "cuda",
+            pin_memory=self.processes.device.type == "cuda",
         )
 
-    def val_batches(self, batch_size: int, processes: Processes) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """This process's share of the validation set: images, labels, positions."""
         return evaluation_batches(
             self.val,
             np.arange(len(self.val)),
             self.evaluation,
             batch_size=batch_size,
-            rank=processes.rank,
-            world_size=processes.world_size,
+            rank=self.processes.rank,
+            world_size=self.processes.world_size,
             workers=self.data.workers,
-            pin_memory=processes.device.type == "cuda",
+            pin_memory=self.processes.device.type == "cuda",
         )
 
 
 HARMLESS = {"log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every"}
 
 
+def data_recipe(config: Config) -> dict[str, Any]:
+    """The settings that images depend on; where they are does not matter."""
+    return {key: value for key, value in config.portable()["data"].items() if key != "root"}
+
+
 def recipe(config: Config, section: str) -> dict[str, Any]:
     """The settings that a training depends on, to be the same when it is resumed."""
     settings = config.portable()
-    data = {key: value for key, value in settings["data"].items() if key != "root"}
     training = {key: value for key, value in settings[section].items() if key not in HARMLESS}
-    return {"seed": config.seed, "space": settings["space"], "data": data, section: training}
+    return {"seed": config.seed, "space": settings["space"], "data": data_recipe(config), section: training}
 
 
 def training_recipe(training: TrainingConfig, ema_decay: float | None = None) -> Recipe:

@@ -20,8 +20,7 @@ from spos_cli.engine.progress import track
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.models.counting import count
 from spos_cli.models.network import Network
-from spos_cli.models.supernet import Supernet
-from spos_cli.search.evaluator import Evaluator
+from spos_cli.search.evaluator import calibrate_path
 from spos_cli.space.architecture import Architecture, parse, read
 from spos_cli.space.cost import format_cost
 from spos_cli.stages.common import Images, Run, load_state, only_one, supernet_of
@@ -81,7 +80,7 @@ def run(
         positions: list[Tensor] = []
 
         def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-            for pixels, labels, where in images.val_batches(config.search.batch_size, processes):
+            for pixels, labels, where in images.val_batches(config.search.batch_size):
                 positions.append(where)
                 yield pixels, labels
                 task.advance(len(labels) * processes.world_size)
@@ -151,27 +150,20 @@ def load_path(
     architecture = read(arch)
     supernet.space.validate(architecture)
     images.check()
-    calibrate_path(run, supernet, architecture, images, device)
-    return lambda pixels: supernet(pixels, architecture), architecture
-
-
-def calibrate_path(run: Run, supernet: Supernet, arch: Architecture, images: Images, device: torch.device) -> None:
-    """Gives one path the BatchNorm statistics that it has in a search."""
-    search, alone = run.config.search, Processes(0, 1, device)
-    with tempfile.TemporaryDirectory() as folder:
-        store = decode_calibration(run, Path(folder), images, alone)
-        evaluator = Evaluator(
+    supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    search = run.config.search
+    with tempfile.TemporaryDirectory() as folder:  # the statistics that the path has in a search
+        store = decode_calibration(run, Path(folder), images, Processes(0, 1, device))
+        calibrate_path(
             supernet,
+            architecture,
             images.preprocess,
-            calibration=store.images,
-            calibration_batch=search.calibration_batch_size,
-            images=store.images[:0],
-            labels=store.labels[:0],
-            batch=search.batch_size,
-            device=device,
-            amp=search.amp,
+            store.images,
+            search.calibration_batch_size,
+            device,
+            search.amp,
         )
-        evaluator.calibrate(arch)
+    return lambda pixels: supernet(pixels, architecture), architecture
 
 
 def check_classes(classes: list[str], images: Images) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shlex
+from typing import Any
 
 import yaml
 
@@ -39,27 +39,26 @@ def run(run: Run, top: int, limit: int | None) -> None:
             f"no scored candidate has at most {format_cost(limit or 0)} FLOPs; they have {format_cost(least)} to"
             f" {format_cost(most)}. Search again with spos search --fresh --flops-limit {format_cost(limit or 0)}"
         )
-    paths = [write(run, entry) for entry in best]
+    origin = {"supernet": read_settings(run)["supernet"], "space": space.to_dict()}
+    paths = [write(run, entry, origin) for entry in best]
     rows = [
         (rank, path, format_cost(entry.flops), format_cost(entry.params), f"{entry.top1:.2%}")
         for rank, (entry, path) in enumerate(zip(best, paths, strict=True), 1)
     ]
     run.show("exported", ["rank", "file:", "FLOPs", "params", "one-shot top-1"], rows)
-    run.result([{"file": str(path), **json.loads(entry.to_line())} for entry, path in zip(best, paths, strict=True)])
+    run.result([{"file": str(path), **entry.to_dict()} for entry, path in zip(best, paths, strict=True)])
     run.next(f"retrain {shlex.quote(paths[0])}")
 
 
-def write(run: Run, entry: Entry) -> str:
-    """Writes one `arch.yaml` and returns its path."""
-    settings = read_settings(run)
+def write(run: Run, entry: Entry, origin: dict[str, Any]) -> str:
+    """Writes one `arch.yaml`, with what the search was made on, and returns its path."""
     content = {
         "architecture": list(entry.architecture),
         "flops": entry.flops,
         "params": entry.params,
         "fitness": {"top1": entry.top1, "top5": entry.top5, "images": entry.images},
         "found": {"generation": entry.generation, "origin": entry.origin},
-        "supernet": settings["supernet"],
-        "space": run.config.space.build().to_dict(),
+        **origin,
     }
     path = run.archs_folder / entry.architecture.id / "arch.yaml"
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)

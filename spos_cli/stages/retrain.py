@@ -61,7 +61,7 @@ def run(run: Run, processes: Processes, arch: str | None) -> None:
     def measure(network: nn.Module) -> Accuracy:
         processes.copy_from_main(network.buffers())
         network.eval()
-        batches = images.val_batches(config.search.batch_size, processes)
+        batches = images.val_batches(config.search.batch_size)
         pairs = ((pixels, labels) for pixels, labels, _ in batches)
         return evaluate(network, pairs, images.preprocess, processes.device, training.amp, processes)
 
@@ -91,7 +91,7 @@ def run(run: Run, processes: Processes, arch: str | None) -> None:
         run.say(f"training {architecture} ({format_cost(flops)} FLOPs) from scratch on {len(indices):,} images")
     trainer.resume()
     run.record_config(folder, processes)
-    trainer.train(lambda step: images.batches(indices, training, processes, step, training.steps))
+    trainer.train(lambda step: images.batches(indices, training, step, training.steps))
     last_batchnorm_pass(run, trainer.result, images, processes)
     accuracy = measure(trainer.result)
     if processes.is_main:
@@ -111,7 +111,7 @@ def last_batchnorm_pass(run: Run, model: nn.Module, images: Images, processes: P
         steps = max(1, len(indices) // training.batch_size)
     if steps == 0:
         return
-    batches = images.batches(indices, training, processes, training.steps, training.steps + steps)
+    batches = images.batches(indices, training, training.steps, training.steps + steps)
     total = steps * training.accumulate
     model.eval()
     with track("BatchNorm pass", total, "batches", quiet=not processes.is_main) as task, torch.no_grad():

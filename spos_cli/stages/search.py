@@ -20,7 +20,7 @@ from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.progress import Task, track
-from spos_cli.engine.trainer import differing
+from spos_cli.engine.trainer import require_same
 from spos_cli.errors import ConfigError, RunError
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.supernet import Supernet
@@ -28,7 +28,7 @@ from spos_cli.search.evaluator import Evaluator
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Entry, Journal, ranking
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.common import Images, Run, read_settings, supernet_of
+from spos_cli.stages.common import Images, Run, data_recipe, read_settings, supernet_of
 
 SHOWN = 10
 
@@ -61,7 +61,7 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
 
     evaluator = make_evaluator(run, supernet, images, processes)
     journal = Journal(run.search_folder / "journal.jsonl")
-    scoring = Scoring(run, processes, evaluator, costs, journal)
+    scoring = Scoring(processes, evaluator, costs, journal)
     if processes.is_main:
         journal.cut_incomplete_line()
         if content.get("step") != content["config"]["supernet"].get("steps"):
@@ -99,17 +99,13 @@ def remember_settings(run: Run, supernet_digest: str, processes: Processes) -> N
     Raises:
         RunError: the journal there was made with other settings.
     """
-    portable = run.config.portable()
-    search = {key: value for key, value in portable["search"].items() if key != "generations"}
-    data = {key: value for key, value in portable["data"].items() if key != "root"}
-    ours = {"seed": run.config.seed, "supernet": supernet_digest, "data": data, "search": search}
+    settings = run.config.portable()["search"]
+    search = {key: value for key, value in settings.items() if key != "generations"}
+    ours = {"seed": run.config.seed, "supernet": supernet_digest, "data": data_recipe(run.config), "search": search}
     folder = run.search_folder
     begun = (folder / "journal.jsonl").exists()
-    if begun and (differences := list(differing(ours, read_settings(run)))):
-        raise RunError(
-            f"{folder} holds a search with other settings ({'; '.join(differences[:6])});"
-            " use the same ones, another --run-dir, or --fresh to start over"
-        )
+    if begun:
+        require_same(ours, read_settings(run), f"{folder} holds a search")
     processes.barrier()
     if processes.is_main and not begun:
         checkpoint.write_atomically(folder / "settings.json", (json.dumps(ours, indent=1) + "\n").encode())
@@ -128,8 +124,7 @@ def make_evaluator(run: Run, supernet: Supernet, images: Images, processes: Proc
     return Evaluator(
         supernet,
         images.preprocess,
-        calibration=calibration.images,
-        calibration_batch=search.calibration_batch_size,
+        calibration=(calibration.images, search.calibration_batch_size),
         images=scoring.images,
         labels=scoring.labels,
         batch=search.batch_size,
@@ -185,9 +180,8 @@ def decode(
 class Scoring:
     """Scores generations over all processes, and keeps the journal."""
 
-    def __init__(self, run: Run, processes: Processes, evaluator: Evaluator, costs: Costs, journal: Journal) -> None:
-        self.run, self.processes, self.evaluator = run, processes, evaluator
-        self.costs, self.journal = costs, journal
+    def __init__(self, processes: Processes, evaluator: Evaluator, costs: Costs, journal: Journal) -> None:
+        self.processes, self.evaluator, self.costs, self.journal = processes, evaluator, costs, journal
         self.entries = {entry.architecture: entry for entry in journal.read()}
         self.used: list[Entry] = []
 
@@ -205,10 +199,10 @@ class Scoring:
             if self.processes.any(request.made):
                 raise Interrupted(request.number or signal.SIGTERM)
             self.score_together(pending[begin : begin + size])
-            best = ranking(self.entries.values())[0]
+            best = max(entry.top1 for entry in self.entries.values())
             task.advance(
                 len(pending[begin : begin + size]),
-                note=f"generation {pending[begin].generation}, best top-1 {best.top1:.2%}",
+                note=f"generation {pending[begin].generation}, best top-1 {best:.2%}",
             )
         entries = [self.entries[candidate.architecture] for candidate in candidates]
         self.used += entries
@@ -239,9 +233,7 @@ class Scoring:
 
 def write_result(run: Run, scoring: Scoring, supernet_digest: str) -> None:
     """`result.yaml`: the best so far, and what they were found with."""
-    best = [
-        {"rank": rank, **json.loads(entry.to_line())} for rank, entry in enumerate(ranking(scoring.used)[:SHOWN], 1)
-    ]
+    best = [{"rank": rank, **entry.to_dict()} for rank, entry in enumerate(ranking(scoring.used)[:SHOWN], 1)]
     result = {
         "candidates": len(scoring.used),
         "generations": scoring.used[-1].generation,
@@ -272,5 +264,5 @@ def show(run: Run, scoring: Scoring) -> None:
     under = f" at or under {format_cost(limit)} FLOPs" if limit else ""
     title = f"the best of {len(scoring.used)} candidates{under}, scored on {best[0].images:,} images"
     run.show(title, ["rank", "architecture:", "FLOPs", "params", "top-1", "origin:"], rows)
-    run.result([json.loads(entry.to_line()) for entry in best])
+    run.result([entry.to_dict() for entry in best])
     run.next("export-arch")

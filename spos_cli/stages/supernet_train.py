@@ -52,7 +52,7 @@ def run(run: Run, processes: Processes) -> None:
         )
     trainer.resume()
     run.record_config(run.supernet_folder, processes)
-    trainer.train(lambda step: images.batches(indices, training, processes, step, training.steps))
+    trainer.train(lambda step: images.batches(indices, training, step, training.steps))
     if processes.is_main:
         show(run, trainer)
 

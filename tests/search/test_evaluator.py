@@ -25,8 +25,7 @@ def evaluator() -> Evaluator:
     return Evaluator(
         supernet,
         lambda images: images.float() / 255,
-        calibration=CALIBRATION,
-        calibration_batch=32,
+        calibration=(CALIBRATION, 32),
         images=IMAGES,
         labels=LABELS,
         batch=20,
