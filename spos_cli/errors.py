@@ -15,12 +15,28 @@ A message says what was seen, what is allowed, and what to do next. Anything els
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: what might move its cursor or change its colours is shown as an escape, such as `\\x1b`.
+
+    Names of files and classes, and words of a weights file, come from others.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class SposError(Exception):
     """A mistake that the user can mend; the command ends with exit code 2."""
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 class ConfigError(SposError):
-    """A setting is unknown, of the wrong type, or at odds with another."""
+    """A setting is unknown, of the wrong type, or at odds with another; there may be a line for each."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(printable, Exception.__str__(self).split("\n")))
 
 
 class ArchitectureError(SposError):

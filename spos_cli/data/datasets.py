@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
+import stat
 import struct
 import warnings
 import zlib
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +27,11 @@ Split = Literal["train", "val"]
 Pixels = NDArray[np.uint8]
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff")
+# PIL would know a file by its content, whatever its name is, and runs Ghostscript for EPS.
+FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF", "GIF")
+MAX_ASPECT = 100  # long side to short side; the resize of a line of pixels to a square would fill the memory
+MAX_IDX_BYTES = 2**30
+UNREADABLE = "cannot read the image "  # begins the message of a broken one
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = (
     "T-shirt/top",
@@ -74,7 +82,7 @@ class FolderSet(ImageSet):
     def __init__(self, folder: Path) -> None:
         try:
             classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-        except OSError:
+        except (OSError, ValueError):  # ValueError: no name for a folder at all
             raise DataError(
                 f"there is no image folder {folder}; it should hold a folder of images for each class"
                 " (data.root, data.train_folder and data.val_folder say where)"
@@ -101,9 +109,36 @@ class FolderSet(ImageSet):
 
 def _images_below(folder: Path, name: str) -> Iterator[str]:
     """Paths below `folder` of a class's images; text, since a million Path objects would fill a gigabyte."""
-    for place, _, files in os.walk(folder / name, followlinks=True):
+    for place, files in folders_below(folder / name):
         below = Path(place).relative_to(folder)
         yield from (f"{below}/{file}" for file in files if file[file.rfind(".") :].lower() in EXTENSIONS)
+
+
+def folders_below(top: Path) -> Iterator[tuple[str, list[str]]]:
+    """A folder and all below it, each with the names of its files.
+
+    Links to folders are followed, after all that is no link, but no folder is entered twice: a link may lead to a
+    folder that it is in, and a few may lead to each other in millions of ways.
+
+    Raises:
+        DataError: one of them cannot be read.
+    """
+
+    def stop(error: OSError) -> None:
+        raise DataError(f"cannot read the folder {error.filename}: {error.strerror or error}")
+
+    entered: set[tuple[int, int]] = set()
+    waiting = deque([top])
+    while waiting:
+        for place, folders, files in os.walk(waiting.popleft(), onerror=stop):
+            status = Path(place).stat()
+            if (status.st_dev, status.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            folders.sort()
+            waiting.extend(link for name in folders if (link := Path(place, name)).is_symlink())
+            yield place, files
 
 
 def decode(path: Path) -> Pixels:
@@ -113,10 +148,13 @@ def decode(path: Path) -> Pixels:
         DataError: it is missing, broken, or so large that it must be an attack.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may never end
+            raise ValueError("it is no regular file")
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             warnings.filterwarnings("ignore", category=UserWarning)  # metadata that PIL does not like
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
+                _check_size(*image.size)
                 if image.mode == "F":
                     raise ValueError("its pixels are floating-point numbers; convert it to 8 bits")
                 if image.mode.startswith("I"):  # 16 bits; PIL would clip them
@@ -124,10 +162,18 @@ def decode(path: Path) -> Pixels:
                     return np.ascontiguousarray(np.repeat(grey[..., None], 3, 2))
                 return np.array(image.convert("RGB"))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(f"the image {path} has too many pixels to be one; remove it") from None
+        raise DataError(f"{UNREADABLE}{path}: it has too many pixels to be one") from None
     except Exception as error:  # PIL raises almost anything for a broken file
         reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise DataError(f"cannot read the image {path}: {reason}") from None
+        raise DataError(f"{UNREADABLE}{path}: {reason}") from None
+
+
+def _check_size(width: int, height: int) -> None:
+    """Raises ValueError for what no network can look at."""
+    if min(width, height) < 1:
+        raise ValueError("it has no pixels")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ValueError(f"it is {width} x {height} pixels, a line and no image")
 
 
 class ArraySet(ImageSet):
@@ -208,7 +254,7 @@ def fashion_mnist(root: Path, split: Split) -> ImageSet:
         if found is None:
             raise DataError(f"the download to {raw} left no {prefix}-images-idx3-ubyte; {by_hand}")
     pixels, labels = (read_idx(path) for path in found)
-    if pixels.ndim != 3 or labels.shape != pixels.shape[:1] or labels.max(initial=0) > 9:
+    if pixels.shape != (labels.size, 28, 28) or labels.ndim != 1 or not labels.size or labels.max() > 9:
         raise DataError(f"{found[0]} and {found[1]} do not belong together: {pixels.shape} and {labels.shape}")
     return ArraySet(f"fashion_mnist/{split}", FASHION_CLASSES, pixels, labels)
 
@@ -224,22 +270,26 @@ def _find_idx(places: tuple[Path, ...], prefix: str) -> tuple[Path, Path] | None
 
 
 def read_idx(path: Path) -> Pixels:
-    """An IDX file of bytes, plain or gzipped, of any number of dimensions.
+    """An IDX file of bytes, plain or gzipped, of up to eight dimensions.
 
     Raises:
-        DataError: it is torn, or no IDX file of bytes.
+        DataError: it is torn or too large, or no IDX file of bytes.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = file.read()
-        zero, kind, dimensions = struct.unpack_from(">HBB", content)
-        shape = struct.unpack_from(f">{dimensions}I", content, 4)
+            zero, kind, dimensions = struct.unpack(">HBB", file.read(4))
+            if zero != 0 or kind != 8 or dimensions > 8:
+                raise ValueError("it is not an IDX file of bytes")
+            shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
+            size = math.prod(shape)
+            if size > MAX_IDX_BYTES:
+                raise ValueError(f"it says that it holds {size:,} bytes, which is too many")
+            content = file.read(size + 1)  # no more, since a small file may unpack to a huge one
+        if len(content) != size:
+            raise ValueError("it is torn")
+        return np.frombuffer(content, np.uint8).reshape(shape)
     except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise DataError(f"cannot read {path} ({error}); remove it, or get it again") from None
-    body = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
-    if zero != 0 or kind != 8 or body.size != np.prod(shape, dtype=object):
-        raise DataError(f"{path} is not an IDX file of bytes, or it is cut short; remove it, or get it again")
-    return body.reshape(shape)
 
 
 def cifar(source: Source, root: Path, split: Split) -> ImageSet:
@@ -280,6 +330,8 @@ def holdout(labels: NDArray[np.int64], per_class: int, seed: int) -> tuple[NDArr
     Raises:
         DataError: a class would have no image left to train on.
     """
+    if not len(labels):
+        raise DataError("there are no training images")
     members = _shuffled_members(labels, seed)
     poor = [label for label, indices in members.items() if len(indices) <= per_class]
     if poor:

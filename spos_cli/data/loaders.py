@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
+import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spos_cli import seeding
-from spos_cli.data.datasets import ImageSet, Pixels
+from spos_cli.data.datasets import UNREADABLE, ImageSet, Pixels
 from spos_cli.data.transforms import EvalTransform, TrainTransform
 from spos_cli.errors import ConfigError, DataError, SposError
 
@@ -28,18 +30,106 @@ Key = tuple[int, int]  # a sample: (epoch in training, position in evaluation; i
 Transform = Callable[[Pixels, Key], Tensor]
 
 
-class _Samples(Dataset[Any]):
-    """Transformed images by key; a mistake of the user travels as a value, since torch would wrap it."""
+REPLACEMENTS = 20  # images that are tried for a broken one
 
-    def __init__(self, images: ImageSet, transform: Transform) -> None:
-        self.images, self.transform = images, transform
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int, int] | SposError:
+class BadImages:
+    """The broken training images that this process has met: each is said once, and too many are an error.
+
+    Args:
+        limit: how many may be broken.
+        say: is told of each new one, in a sentence.
+    """
+
+    def __init__(self, limit: int, say: Callable[[str], object]) -> None:
+        self.limit, self.say = limit, say
+        self.problems: dict[str, str] = {}
+
+    def add(self, problems: Mapping[str, str]) -> None:
+        """Counts what is new among problems by path.
+
+        Raises:
+            DataError: there are more than the limit.
+        """
+        for path, problem in problems.items():
+            if path in self.problems:
+                continue
+            self.problems[path] = problem
+            if len(self.problems) > self.limit:
+                first = [problem.removeprefix(UNREADABLE) for problem in self.problems.values()]
+                raise DataError(
+                    f"{len(first)} training images cannot be read so far, and data.bad_images is {self.limit}:"
+                    f" {', '.join(first[:3])}{', ...' if len(first) > 3 else ''}; remove or replace them (spos doctor"
+                    " --full lists them all), or raise data.bad_images"
+                )
+            self.say(f"{problem}; another one is taken instead")
+
+
+class _Sample(NamedTuple):
+    """A sample on its way from a worker; a mistake of the user is a value, since torch would wrap it."""
+
+    image: Tensor | None  # `(3, S, S) uint8`
+    label: int
+    number: int
+    problems: Mapping[str, str] = {}  # of images that it was drawn instead of, by path
+    error: SposError | None = None
+
+
+class _Batch(NamedTuple):
+    """Samples of one batch: images `(b, 3, S, S) uint8`, labels and numbers `(b,)`; or an error."""
+
+    images: Tensor | None
+    labels: Tensor | None
+    numbers: Tensor | None
+    problems: Mapping[str, str]
+    error: SposError | None
+
+
+class _Samples(Dataset[_Sample]):
+    """Transformed images by key.
+
+    Args:
+        instead: indices of other images, to be tried in turn if the image of a key is broken; None makes that an
+            error.
+    """
+
+    def __init__(
+        self, images: ImageSet, transform: Transform, instead: Callable[[Key], Iterable[int]] | None = None
+    ) -> None:
+        self.images, self.transform, self.instead = images, transform, instead
+        self.lost: SposError | None = None
+
+    def __getitem__(self, key: Key) -> _Sample:
         number, index = key
-        try:
-            return self.transform(self.images.image(index), key), int(self.images.labels[index]), number
-        except SposError as error:
-            return error
+        if self.lost is not None:  # a file system that is gone may let us wait for each file
+            return _Sample(None, 0, number, error=self.lost)
+        problems: dict[str, str] = {}
+        for chosen in itertools.chain([index], self._others(key)):
+            try:
+                image = self.transform(self.images.image(chosen), key)
+                return _Sample(image, int(self.images.labels[chosen]), number, problems)
+            except DataError as error:
+                problems[self.images.path(chosen)] = str(error)
+        first = next(iter(problems.values()))
+        if self.instead is None:
+            return _Sample(None, 0, number, error=DataError(first))
+        self.lost = DataError(
+            f"{first}; nor can any of {len(problems) - 1} other training images that were tried instead. Is"
+            f" {self.images.name} still there?"
+        )
+        return _Sample(None, 0, number, problems, self.lost)
+
+    def _others(self, key: Key) -> Iterator[int]:
+        """Drawn only when the first is asked for, since almost no image is broken."""
+        if self.instead is not None:
+            yield from self.instead(key)
+
+
+def _drawn_instead(indices: Indices, seed: int, key: Key) -> list[int]:
+    """Other training images for a broken one: a function of the sample's key, as its augmentation is."""
+    rng = seeding.generator(seed, "replacement", *key)
+    places = rng.choice(len(indices), min(REPLACEMENTS + 1, len(indices)), replace=False)
+    return [index for index in indices[places].tolist() if index != key[1]][:REPLACEMENTS]
 
 
 def _augmented(transform: TrainTransform, seed: int, image: Pixels, key: Key) -> Tensor:
@@ -51,15 +141,17 @@ def _evaluated(transform: EvalTransform, image: Pixels, key: Key) -> Tensor:
     return transform(image)
 
 
-def _collate(samples: list[Any]) -> Any:
-    errors = [sample for sample in samples if isinstance(sample, SposError)]
-    if errors:
-        return errors[0]
-    images, labels, numbers = zip(*samples, strict=True)
-    return torch.stack(images), torch.tensor(labels), torch.tensor(numbers)
+def _collate(samples: list[_Sample]) -> _Batch:
+    problems = {path: problem for sample in samples for path, problem in sample.problems.items()}
+    for sample in samples:
+        if sample.error is not None:
+            return _Batch(None, None, None, problems, sample.error)
+    images = torch.stack([sample.image for sample in samples if sample.image is not None])
+    labels, numbers = ([getattr(sample, name) for sample in samples] for name in ("label", "number"))
+    return _Batch(images, torch.tensor(labels), torch.tensor(numbers), problems, None)
 
 
-def _begin_worker(_: int) -> None:
+def begin_worker(_: int) -> None:
     """One thread each, since workers share the cores with the training.
 
     A group of its own, since Ctrl-C and many a SIGTERM go to the whole group: the main process answers them, and
@@ -70,8 +162,10 @@ def _begin_worker(_: int) -> None:
         os.setpgrp()
 
 
-def _load(samples: _Samples, batches: Any, workers: int, pin_memory: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Loads batches of keys in their order."""
+def _load(
+    samples: _Samples, batches: Any, workers: int, pin_memory: bool, bad_images: BadImages | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Loads batches of keys in their order; raises what is wrong with one."""
     with warnings.catch_warnings():
         # More workers than cores is the user's choice; torch warns about it.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
@@ -81,15 +175,17 @@ def _load(samples: _Samples, batches: Any, workers: int, pin_memory: bool) -> It
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=pin_memory and torch.cuda.is_available(),
-            worker_init_fn=_begin_worker,
+            worker_init_fn=begin_worker,
             generator=torch.Generator().manual_seed(0),  # else torch draws a base seed from the global one
         )
         stream = iter(loader)
     try:
         for batch in stream:
-            if isinstance(batch, SposError):
-                raise batch
-            yield batch
+            if bad_images is not None:
+                bad_images.add(batch.problems)
+            if batch.error is not None:
+                raise batch.error
+            yield batch.images, batch.labels, batch.numbers
     finally:
         del loader, stream  # ends the workers now: an error's traceback keeps this frame
 
@@ -158,6 +254,7 @@ def training_batches(
     accumulate: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
+    bad_images: BadImages | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """This process's batches of the steps from `first_step` up to but without `last_step`.
 
@@ -171,17 +268,19 @@ def training_batches(
         accumulate: batches per step and process.
         workers: loader processes.
         pin_memory: page-locked memory, for copies to a GPU that do not wait.
+        bad_images: counts broken images, for each of which another one is drawn; None makes the first an error.
 
     Yields:
         Images `(b, 3, S, S) uint8` and labels `(b,)`, with `b = batch_size / (world_size * accumulate)`.
 
     Raises:
         ConfigError: the batch cannot be shared out.
-        DataError: an image is broken.
+        DataError: an image is broken, or too many are.
     """
     keys = _TrainingKeys(indices, seed, batch_size, range(first_step, last_step), rank, world_size, accumulate)
-    samples = _Samples(images, functools.partial(_augmented, transform, seed))
-    return ((pixels, labels) for pixels, labels, _ in _load(samples, keys, workers, pin_memory))
+    instead = None if bad_images is None else functools.partial(_drawn_instead, indices, seed)
+    samples = _Samples(images, functools.partial(_augmented, transform, seed), instead)
+    return ((pixels, labels) for pixels, labels, _ in _load(samples, keys, workers, pin_memory, bad_images))
 
 
 def evaluation_batches(
@@ -234,33 +333,39 @@ class ImageStore:
         seed: int | None = None,
         workers: int = 0,
         progress: Callable[[int], object] = lambda done: None,
+        bad_images: BadImages | None = None,
     ) -> None:
         """Decodes images once and writes `path`, and its recipe beside it.
 
         Args:
             seed: of the augmentation; with a TrainTransform only.
             progress: is told how many more are done.
+            bad_images: counts broken images, for each of which another one is drawn, with a TrainTransform only; None
+                makes the first an error.
 
         Raises:
-            DataError: an image is broken, or the disk is full.
+            DataError: an image is broken, or too many are, or the disk is full.
         """
         size = transform.image_size
         needed = len(indices) * 3 * size * size
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        samples = _Samples(images, _stored(transform, seed))
+        samples = _Samples(images, *_stored(transform, seed, indices, bad_images))
         keys = _chunks([(0, index) for index in indices.tolist()], 64)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
-                for pixels, labels, _ in _load(samples, keys, workers, False):
+                shown: list[int] = []
+                for pixels, labels, _ in _load(samples, keys, workers, False, bad_images):
                     file.write(pixels.numpy().tobytes())
+                    shown += labels.tolist()
                     progress(len(labels))
                 file.flush()
                 os.fsync(file.fileno())
             recipe = _recipe_path(path)
             recipe.unlink(missing_ok=True)  # what is there describes the old file
             temporary.replace(path)
-            recipe.write_text(json.dumps(_recipe(images, indices, transform, seed)) + "\n", encoding="utf-8")
+            content = {**_recipe(images, indices, transform, seed), "labels": shown}
+            recipe.write_text(json.dumps(content) + "\n", encoding="utf-8")
         except OSError as error:
             raise DataError(f"cannot write {path} ({needed:,} bytes): {error.strerror or error}") from None
         finally:
@@ -277,12 +382,12 @@ class ImageStore:
         seed: int | None = None,
     ) -> bool:
         """Whether `path` was built to this recipe and is whole."""
-        recipe = _recipe(images, indices, transform, seed)
         try:
-            found = json.loads(_recipe_path(path).read_text(encoding="utf-8"))
-            return bool(found == recipe) and path.stat().st_size == int(np.prod(recipe["shape"]))
-        except (OSError, ValueError):
+            found = _read_recipe(path)
+        except (OSError, *BROKEN_RECIPE):
             return False
+        del found["labels"]  # a broken image was stored as another one, with the label of that
+        return found == _recipe(images, indices, transform, seed)
 
     @staticmethod
     def open(path: Path) -> ImageStore:
@@ -292,23 +397,46 @@ class ImageStore:
             DataError: it is missing or torn.
         """
         try:
-            recipe = json.loads(_recipe_path(path).read_text(encoding="utf-8"))
+            recipe = _read_recipe(path)
             pixels = np.memmap(path, np.uint8, "c", shape=tuple(recipe["shape"]))  # "c": torch wants it writable
             return ImageStore(torch.from_numpy(pixels), torch.tensor(recipe["labels"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, *BROKEN_RECIPE):
             raise DataError(f"{path} is missing or torn; remove it, it will be built again") from None
 
 
-def _stored(transform: EvalTransform | TrainTransform, seed: int | None) -> Transform:
-    """Either transform as a function of a key; a store holds epoch 0 of an augmentation."""
+def _stored(
+    transform: EvalTransform | TrainTransform, seed: int | None, indices: Indices, bad_images: BadImages | None
+) -> tuple[Transform, Callable[[Key], Iterable[int]] | None]:
+    """Either transform as a function of a key, and what is drawn for a broken image.
+
+    A store holds epoch 0 of an augmentation.
+    """
     if isinstance(transform, EvalTransform):
-        return functools.partial(_evaluated, transform)
+        assert bad_images is None, "other images would be another evaluation"
+        return functools.partial(_evaluated, transform), None
     assert seed is not None, "an augmentation needs a seed"
-    return functools.partial(_augmented, transform, seed)
+    instead = None if bad_images is None else functools.partial(_drawn_instead, indices, seed)
+    return functools.partial(_augmented, transform, seed), instead
 
 
 def _recipe_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
+
+
+# What a recipe raises that is none: no JSON, or of another form, or nested without end.
+BROKEN_RECIPE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    """The recipe and the labels of a store that is whole; raises OSError or one of `BROKEN_RECIPE` if it is not."""
+    recipe: dict[str, Any] = json.loads(_recipe_path(path).read_text(encoding="utf-8"))
+    shape, labels = recipe["shape"], recipe["labels"]
+    numbers = [*shape, *labels]
+    if not all(type(number) is int and 0 <= number < 2**31 for number in numbers) or len(labels) != shape[0]:
+        raise ValueError("no sizes and labels")
+    if len(shape) != 4 or path.stat().st_size != math.prod(shape):
+        raise ValueError("of another size")
+    return recipe
 
 
 def _recipe(
@@ -323,5 +451,4 @@ def _recipe(
         "transform": repr(transform),
         "seed": seed,
         "shape": [len(indices), 3, transform.image_size, transform.image_size],
-        "labels": images.labels[indices].tolist(),
     }

@@ -58,7 +58,7 @@ class TrainTransform:
                 f" out of sight; use at most {image_size - 1}"
             )
         self.preset, self.image_size, self.augmentation = preset, image_size, augmentation
-        self.resize = EvalTransform(preset, image_size)
+        self.resize = EvalTransform(preset, image_size, stored=True)
         self.torchvision = _torchvision_steps(image_size, augmentation)
 
     def __call__(self, image: Pixels, seed: int) -> Tensor:
@@ -110,18 +110,23 @@ class EvalTransform:
     """Resize and centre crop, for validation.
 
     The short side becomes 256 / 224 of the crop: with `spos` by OpenCV's bilinear resize, as published; with
-    `standard` by torchvision's antialiased one. An image that is S x S already is passed through unchanged, by
-    both: small data sets are stored at their size.
+    `standard` by torchvision's antialiased one.
+
+    Args:
+        preset: how to resize.
+        image_size: side of the result, S, pixels.
+        stored: the images are stored at the size that the network takes, as small data sets are: one that is
+            S x S already is passed through unchanged.
     """
 
-    def __init__(self, preset: PresetName, image_size: int) -> None:
-        self.preset, self.image_size = preset, image_size
+    def __init__(self, preset: PresetName, image_size: int, *, stored: bool) -> None:
+        self.preset, self.image_size, self.stored = preset, image_size, stored
         self.short_side = round(image_size * 256 / 224)
 
     def __call__(self, image: Pixels) -> Tensor:
         """`(H, W, 3) uint8` to `(3, S, S) uint8`, RGB."""
         size = self.image_size
-        if image.shape[:2] == (size, size):
+        if self.stored and image.shape[:2] == (size, size):
             return to_tensor(image)
         if self.preset == "spos":
             resized = to_tensor(opencv_resize(image, *self._published_size(*image.shape[:2])))
@@ -139,7 +144,7 @@ class EvalTransform:
         return int(short / width * height + 0.5), short
 
     def __repr__(self) -> str:
-        return f"EvalTransform({self.preset!r}, {self.image_size})"
+        return f"EvalTransform({self.preset!r}, {self.image_size}, stored={self.stored})"
 
 
 def antialiased_resize(image: Tensor, short_side: int) -> Tensor:

@@ -18,23 +18,25 @@ def calibrate(
     modules: Iterable[nn.Module],
     batches: Iterable[Tensor],
     processes: Processes | None = None,
+    momentum: float | None = None,
 ) -> None:
     """Replaces the running statistics of the BatchNorm layers in `modules` by averages over `batches`.
 
     The estimator is the plain average over batches of each batch's mean and unbiased variance, every layer
-    normalising with the batch's own statistics as in training (paper, section 3.4; the published code
-    averages with momentum 0.1, which remembers about the last 20 batches). Its bias is that of the batch
-    size; its error falls with the square root of the number of batches. Only layers in `modules` are
-    touched, so a supernet's other paths keep theirs.
+    normalising with the batch's own statistics as in training (paper, section 3.4). Its bias is that of the batch
+    size; its error falls with the square root of the number of batches. The published code averages with momentum
+    0.1 instead, which remembers about the last 20 batches. Only layers in `modules` are touched, so a supernet's
+    other paths keep theirs.
 
     Args:
         forward: runs one batch through `modules`; its result is not used.
         modules: those that the forward reaches.
         batches: inputs of `forward`, `(B, 3, H, W)` float each; as many on each process.
         processes: if given, the average is over the batches of all of them.
+        momentum: weight of each new batch; None is the plain average.
     """
     layers = [layer for module in modules for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
-    with _cumulative(layers):
+    with _anew(layers, momentum):
         for images in batches:
             forward(images)
     if processes is not None and processes.world_size > 1:
@@ -46,16 +48,16 @@ def calibrate(
 
 
 @contextlib.contextmanager
-def _cumulative(layers: list[nn.BatchNorm2d]) -> Iterator[None]:
-    """Within, the layers start anew, train and average all that they see; then they are as they were."""
+def _anew(layers: list[nn.BatchNorm2d], momentum: float | None) -> Iterator[None]:
+    """Within, the layers start anew, train and average what they see; then their modes are as they were."""
     before = [(layer.training, layer.momentum) for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
         layer.train()
-        layer.momentum = None  # PyTorch's sign for the cumulative average
+        layer.momentum = momentum  # None is PyTorch's sign for the plain average
     try:
         yield
     finally:
-        for layer, (training, momentum) in zip(layers, before, strict=True):
+        for layer, (training, usual) in zip(layers, before, strict=True):
             layer.train(training)
-            layer.momentum = momentum
+            layer.momentum = usual

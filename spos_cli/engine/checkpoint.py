@@ -10,12 +10,15 @@ import pickle
 import sys
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from spos_cli.errors import CheckpointError, RunError
+
+DIGEST = "digest"  # the name of a checkpoint's own digest among its parts
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -59,40 +62,85 @@ def _canonical(value: Any) -> Any:
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Writes a checkpoint atomically; content is tensors and plain types.
+    """Writes a checkpoint atomically, with a digest of its content; content is tensors and plain types.
 
     Raises:
         RunError: the disk is full, or the folder cannot be written.
     """
-    write_atomically(path, serialize(content))
+    write_atomically(path, serialize({**content, DIGEST: fingerprint(content)}))
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint, on the CPU, after checking every member's CRC; nothing in it is executed.
+    """Reads a checkpoint, on the CPU, and verifies its digest where it has one; nothing in it is executed.
+
+    It may be in PyTorch's zip format, whose members have checksums too, or in the format before PyTorch 1.6, which
+    the published checkpoints have.
 
     Raises:
-        CheckpointError: there is no such file, or it is torn, foreign or unsafe.
+        CheckpointError: there is no such file, or it is torn, damaged, foreign or unsafe.
+        RunError: it is there, but the system does not let us read it.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no weights file {path}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError, EOFError):
-        raise CheckpointError(f"{path} is not a weights file of spos, or is torn") from None
-    if damaged is not None:
-        raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong")
-    try:
+        with path.open("rb") as file:
+            file.read(1)
+            if zipfile.is_zipfile(file):
+                _check_archive(file, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, AttributeError, TypeError):
+    except CheckpointError:
+        raise
+    except PermissionError as error:
+        raise RunError(f"cannot read {path}: {error.strerror}") from None
+    except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{path} is not a weights file of spos: it holds more than tensors and plain values"
+            f"{path} is not read: it is not a weights file, or holds more than tensors and plain values"
         ) from None
+    except Exception:  # torch raises almost anything for a torn file
+        raise CheckpointError(f"{path} is not a weights file, or is torn") from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a weights file of spos: it holds no named parts")
+        raise CheckpointError(f"{path} is not a weights file: it holds no named parts")
+    expected = content.pop(DIGEST, None)
+    if expected is not None and expected != fingerprint(content):
+        raise CheckpointError(f"{path} is damaged: its content is not what was saved")
     return content
+
+
+def _check_archive(file: IO[bytes], path: Path) -> None:
+    """Raises CheckpointError if a zip file is none of PyTorch's, which are not compressed, or is damaged."""
+    with zipfile.ZipFile(file) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise CheckpointError(f"{path} is not a weights file: it is compressed, and may grow without end")
+        if damaged := archive.testzip():
+            raise CheckpointError(f"{path} is damaged: the checksum of {damaged} is wrong")
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of tensors and plain types, in hex: of what they are, not of how they are stored."""
+    summary = hashlib.sha256()
+    _summarize(value, summary.update)
+    return summary.hexdigest()
+
+
+def _summarize(value: Any, update: Callable[[Any], None]) -> None:
+    """Feeds a value to a hash; kinds and lengths keep different values apart."""
+    if isinstance(value, torch.Tensor):
+        update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
+        update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, dict):
+        update(f"dict {len(value)} ".encode())
+        for key, item in value.items():
+            _summarize(key, update)
+            _summarize(item, update)
+    elif isinstance(value, list | tuple):
+        update(f"{'list' if isinstance(value, list) else 'tuple'} {len(value)} ".encode())
+        for item in value:
+            _summarize(item, update)
+    else:
+        text = str(value) if isinstance(value, str) else repr(value)
+        update(f"{type(value).__name__} {len(text)} {text} ".encode("utf-8", "surrogatepass"))
 
 
 def digest(path: Path) -> str:

@@ -105,6 +105,11 @@ def launched() -> bool:
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
 
 
+def restarted() -> bool:
+    """Whether a launcher has started this process again after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+
+
 @contextlib.contextmanager
 def join(devices: int | str, threads: int | None) -> Iterator[Processes]:
     """Takes this process's place among all, and leaves it at the end.
@@ -117,9 +122,9 @@ def join(devices: int | str, threads: int | None) -> Iterator[Processes]:
         ConfigError: more processes than GPUs, where there are GPUs.
     """
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    device = _device(devices, local_size)
+    device = device_of(devices, local_size, int(os.environ.get("LOCAL_RANK", 0)))
     if threads or "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(threads or max(1, usable_cores() // local_size))
+        torch.set_num_threads(thread_count(threads, local_size))
     if not launched():
         yield Processes(0, 1, device)
         return
@@ -140,13 +145,25 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _device(devices: int | str, local_size: int) -> torch.device:
+def thread_count(threads: int | None, local_size: int) -> int:
+    """The CPU threads of each of `local_size` processes on this machine; `threads` as for `join`."""
+    if threads:
+        return threads
+    return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else max(1, usable_cores() // local_size)
+
+
+def device_of(devices: int | str, local_size: int, local_rank: int) -> torch.device:
+    """What one of `local_size` processes on this machine computes on.
+
+    Raises:
+        ConfigError: more processes than GPUs, where there are GPUs.
+    """
     gpus = torch.cuda.device_count()
     if devices == "cpu" or gpus == 0:
         return torch.device("cpu")
     if local_size > gpus:
         raise ConfigError(f"{local_size} processes for {gpus} GPUs; use --devices {gpus} or --devices cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cuda", local_rank)
 
 
 class WorkersFailed(Exception):

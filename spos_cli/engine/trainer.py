@@ -42,6 +42,8 @@ class Recipe:
         batch_size: images per step over all processes.
         accumulate: passes per step and process.
         ema_decay: decay per step of the moving average of the weights, or None.
+        keep_checkpoints: the newest ones that are kept.
+        milestone_every: steps between those that are kept for good, or None.
     """
 
     schedule: Schedule
@@ -56,6 +58,7 @@ class Recipe:
     log_every: int = 100
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
+    milestone_every: int | None = None
 
     @property
     def steps(self) -> int:
@@ -152,7 +155,7 @@ class Trainer:
                 last = self.step == recipe.steps
                 logging = last or self.step % recipe.log_every == 0
                 stopping = self.should_stop(request)
-                saving = last or stopping or self.step % recipe.checkpoint_every == 0
+                saving = last or stopping or self.step % recipe.checkpoint_every == 0 or self.is_milestone(self.step)
                 if logging or saving:
                     self.check_finite()
                 if logging:
@@ -161,7 +164,7 @@ class Trainer:
                 if self.evaluate and not stopping and (last or self.step % self.evaluate_every == 0):
                     self.log_evaluation(self.evaluate)
                 if saving:
-                    self.save()
+                    self.save_or_go_on(must=last or stopping)
                 if stopping:
                     raise Interrupted(request.number or signal.SIGTERM)
 
@@ -231,17 +234,50 @@ class Trainer:
             console.print(f"step {self.step}: validation {said}")
 
     def write_metrics(self, entry: dict[str, Any]) -> None:
-        """Appends to metrics.jsonl, from the first process."""
-        if self.processes.is_main:
+        """Appends to metrics.jsonl, from the first process; what cannot be written is left out, and said so."""
+        if not self.processes.is_main:
+            return
+        path = self.folder / "metrics.jsonl"
+        try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
+            with path.open("a", encoding="utf-8") as file:
+                end = file.tell()
+                try:
+                    file.write(json.dumps(entry) + "\n")
+                    file.flush()
+                except OSError:
+                    os.truncate(path, end)  # half a line would spoil the next one
+                    raise
+        except OSError as error:
+            self.warn(f"cannot write {path}: {error.strerror or error}; the line of step {self.step} is left out")
+
+    def warn(self, text: str) -> None:
+        """A line on stderr about something that the training survives."""
+        console.print(text, style="yellow", soft_wrap=True, markup=False)
 
     def last_metrics(self) -> dict[str, float]:
         """The newest line of training metrics; empty if there is none."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return next((entry for entry in map(json.loads, reversed(lines)) if "loss" in entry), {})
+        whole = (json.loads(line) for line in reversed(lines) if _step_of(line) < math.inf)
+        return next((entry for entry in whole if "loss" in entry), {})
+
+    def is_milestone(self, step: int) -> bool:
+        """Whether the checkpoint of a step is kept for good."""
+        return self.recipe.milestone_every is not None and step % self.recipe.milestone_every == 0
+
+    def save_or_go_on(self, must: bool) -> None:
+        """Saves; if the disk does not take it, the last checkpoint stays and training goes on until the next.
+
+        Raises:
+            RunError: it `must` be saved now, since the training ends here.
+        """
+        try:
+            self.save()
+        except RunError as error:
+            if must:
+                raise RunError(f"{error}. Make room and run the same command: it goes on from there") from None
+            self.warn(f"{error}; training goes on, the next checkpoint is tried at its time")
 
     def save(self) -> None:
         """Writes `step-<n>.pt`, points `last.pt` to it and removes the oldest, from the first process.
@@ -268,24 +304,32 @@ class Trainer:
         }
         path = self.folder / f"step-{self.step:08d}.pt"
         checkpoint.save(path, content)
+        self.point_last_to(path)
+        for old in sorted(self.folder.glob("step-*.pt"))[: -self.recipe.keep_checkpoints]:
+            if not self.is_milestone(_step_in(old)):
+                old.unlink(missing_ok=True)
+
+    def point_last_to(self, path: Path) -> None:
+        """Makes `last.pt` another name of a checkpoint, or a copy where the file system has no hard links."""
         link = self.folder / ".last.tmp"
         try:
             link.unlink(missing_ok=True)
             os.link(path, link)
             link.replace(self.folder / "last.pt")
-        except OSError:  # a file system without hard links
+        except OSError:
             checkpoint.write_atomically(self.folder / "last.pt", path.read_bytes())
-        for old in sorted(self.folder.glob("step-*.pt"))[: -self.recipe.keep_checkpoints]:
-            old.unlink()
 
     def resume(self) -> None:
-        """Goes on from `last.pt` if there is one.
+        """Goes on from `last.pt` if there is one; if it is damaged, from the newest checkpoint that is not.
 
         Raises:
             RunError: it belongs to a run with other settings (the message lists the differences), or not all
                 processes see it.
-            CheckpointError: it is torn or foreign.
+            CheckpointError: no checkpoint is whole, or it is foreign.
         """
+        problem = self.set_damaged_aside() if self.processes.is_main else None
+        if self.processes.any(problem is not None):
+            raise problem or CheckpointError(f"no checkpoint in {self.folder} is whole")
         path = self.folder / "last.pt"
         if path.exists():
             self._load(path)
@@ -299,6 +343,31 @@ class Trainer:
             self.forget_metrics_after(self.step)
             if self.step:
                 console.print(f"resuming at step {self.step} of {self.recipe.steps}")
+
+    def set_damaged_aside(self) -> CheckpointError | None:
+        """Moves damaged checkpoints to `damaged/` until the newest one is whole, and makes that one `last.pt`.
+
+        Returns what to raise if none is left.
+        """
+        last = self.folder / "last.pt"
+        found = [path for path in (last, *sorted(self.folder.glob("step-*.pt"), reverse=True)) if path.exists()]
+        for path in found:
+            try:
+                checkpoint.load(path)
+            except CheckpointError as error:
+                self.warn(f"{error}; it is kept as {_moved_to(path, self.folder / 'damaged')}")
+                continue
+            if path != last:
+                self.warn(f"going on from {path}")
+                self.point_last_to(path)
+            return None
+        return (
+            CheckpointError(
+                f"no checkpoint in {self.folder} is whole (they are kept in damaged/); use --fresh to start over"
+            )
+            if found
+            else None
+        )
 
     def _load(self, path: Path) -> None:
         """Takes over the state of a checkpoint."""
@@ -332,6 +401,28 @@ def data_parallel(model: nn.Module, device: torch.device, partial: bool) -> Dist
     options: dict[str, Any] = {option: False}
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=partial, **options)
+
+
+def _step_in(path: Path) -> int:
+    """The step in a name such as `step-00000100.pt`."""
+    digits = path.stem.removeprefix("step-")
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _moved_to(path: Path, folder: Path) -> Path:
+    """Moves a file into a folder, under a name that is free there.
+
+    Raises:
+        RunError: it cannot be moved.
+    """
+    aside, number = folder / path.name, 1
+    while aside.exists():
+        aside, number = folder / f"{path.stem}-{number}{path.suffix}", number + 1
+    try:
+        folder.mkdir(exist_ok=True)
+        return path.rename(aside)
+    except OSError as error:
+        raise RunError(f"cannot move the damaged {path} to {folder}: {error.strerror or error}") from None
 
 
 def _step_of(line: str) -> float:

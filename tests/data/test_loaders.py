@@ -23,7 +23,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (COUNT, 8, 8, 3), np.uint8)
 IMAGES = ArraySet("test", ("a", "b", "c"), PIXELS, np.arange(COUNT) % 3)
 INDICES = np.flatnonzero(np.arange(COUNT) % 5)  # 40 of them
 TRAIN = TrainTransform("standard", 8, Augmentation("padded", padding=2))
-EVAL = EvalTransform("standard", 8)
+EVAL = EvalTransform("standard", 8, stored=True)
 
 
 def train(first: int, last: int, **changes: Any) -> list[tuple[Tensor, Tensor]]:

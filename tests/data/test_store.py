@@ -18,7 +18,7 @@ from spos_cli.data.loaders import ImageStore
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform
 from spos_cli.errors import DataError
 
-EVAL = EvalTransform("spos", 32)
+EVAL = EvalTransform("spos", 32, stored=False)
 TRAIN = TrainTransform("spos", 32, Augmentation())
 INDICES = np.array([7, 3, 19, 0, 12])
 
@@ -52,7 +52,7 @@ def test_holds_augmented_images_by_seed(tmp_path: Path, images: ImageSet, worker
 def test_more_images_than_one_batch(tmp_path: Path) -> None:
     images = load("digits", "", "train")
     path = tmp_path / "store.u8"
-    ImageStore.build(path, images, np.arange(len(images)), EvalTransform("standard", 8))
+    ImageStore.build(path, images, np.arange(len(images)), EvalTransform("standard", 8, stored=True))
     store = ImageStore.open(path)
     assert store.images.shape == (1438, 3, 8, 8)
     assert store.labels.tolist() == images.labels.tolist()

@@ -38,16 +38,17 @@ def test_resize_is_opencvs(name: str, size: tuple[int, int]) -> None:
     assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("square", [False, True], ids=["whole", "224x224"])
 @pytest.mark.parametrize("name", PHOTOS)
-def test_published_validation_pipeline(name: str) -> None:
+def test_published_validation_pipeline(name: str, square: bool) -> None:
     """Short side to 256 with OpenCV, target size rule of the published code, torchvision's centre crop, BGR."""
-    photo = PHOTOS[name]
+    photo = PHOTOS[name][:224, :224] if square else PHOTOS[name]
     height, width = photo.shape[:2]
     target = (int(256 / height * width + 0.5), 256) if height < width else (256, int(256 / width * height + 0.5))
     resized = cv2.resize(photo, target, interpolation=cv2.INTER_LINEAR)
     cropped = np.array(classic.CenterCrop(224)(Image.fromarray(resized)))
     expected = torch.from_numpy(cropped[:, :, ::-1].transpose(2, 0, 1).astype(np.float32))
-    ours = preprocess("spos", EvalTransform("spos", 224)(photo)[None])[0]
+    ours = preprocess("spos", EvalTransform("spos", 224, stored=False)(photo)[None])[0]
     assert torch.equal(ours, expected)
 
 
@@ -62,16 +63,16 @@ def test_standard_validation_pipeline(name: str) -> None:
             classic.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
-    ours = preprocess("standard", EvalTransform("standard", 224)(photo)[None])[0]
+    ours = preprocess("standard", EvalTransform("standard", 224, stored=False)(photo)[None])[0]
     difference = (ours - oracle(Image.fromarray(photo))).abs()
     assert difference.mean() < 0.01  # torchvision's tensor and PIL resizes round differently
     assert difference.max() < 0.1
 
 
 @pytest.mark.parametrize("preset", ["spos", "standard"])
-def test_an_image_of_the_right_size_is_left_alone(preset: PresetName) -> None:
+def test_a_stored_image_of_the_right_size_is_left_alone(preset: PresetName) -> None:
     image = np.random.default_rng(0).integers(0, 256, (28, 28, 3), np.uint8)
-    assert np.array_equal(EvalTransform(preset, 28)(image).numpy().transpose(1, 2, 0), image)
+    assert np.array_equal(EvalTransform(preset, 28, stored=True)(image).numpy().transpose(1, 2, 0), image)
 
 
 def test_preprocess_keeps_the_memory_format() -> None:
@@ -163,13 +164,13 @@ def test_white_stays_white() -> None:
 def test_standard_validation(photographs: dict[str, Any], size: int) -> None:
     oracle = v2.Compose([v2.Resize(round(size * 256 / 224), antialias=True), v2.CenterCrop(size)])
     for photograph in photographs.values():
-        assert torch.equal(EvalTransform("standard", size)(photograph), oracle(to_tensor(photograph)))
+        assert torch.equal(EvalTransform("standard", size, stored=False)(photograph), oracle(to_tensor(photograph)))
 
 
 def test_standard_size_is_torchvisions_where_rounding_is_close() -> None:
     image = np.random.default_rng(0).integers(0, 256, (206, 412, 3), np.uint8)  # 256 / 206 * 412 is 511.99...
     oracle = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224)])
-    assert torch.equal(EvalTransform("standard", 224)(image), oracle(to_tensor(image)))
+    assert torch.equal(EvalTransform("standard", 224, stored=False)(image), oracle(to_tensor(image)))
 
 
 def test_padding_has_to_leave_an_image() -> None:

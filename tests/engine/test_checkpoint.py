@@ -23,7 +23,9 @@ def test_round_trip_gives_the_same_bytes(tmp_path: Path) -> None:
     checkpoint.save(path, CONTENT)
     loaded = checkpoint.load(path)
     assert torch.equal(loaded["model"]["a.weight"], CONTENT["model"]["a.weight"])  # type: ignore[index]
-    assert checkpoint.serialize(loaded) == path.read_bytes()
+    before = path.read_bytes()
+    checkpoint.save(path, loaded)
+    assert path.read_bytes() == before
 
 
 def test_every_cut_and_many_flips_are_noticed(tmp_path: Path) -> None:
@@ -42,6 +44,85 @@ def test_every_cut_and_many_flips_are_noticed(tmp_path: Path) -> None:
             checkpoint.load(path)
 
 
+def test_the_format_before_pytorch_1_6(tmp_path: Path) -> None:
+    """The published checkpoints have it: pickles one after another, without checksums."""
+    path = tmp_path / "x.pth.tar"
+    torch.save(CONTENT, path, _use_new_zipfile_serialization=False)
+    loaded = checkpoint.load(path)
+    assert checkpoint.serialize(loaded) == checkpoint.serialize(CONTENT)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError):
+            checkpoint.load(path)
+
+
+def test_other_content_under_the_same_digest_is_noticed(tmp_path: Path) -> None:
+    """Every checksum of the file is right here; its digest is that of what was saved."""
+    path = tmp_path / "x.pt"
+    checkpoint.save(path, CONTENT)
+    content = torch.load(path, weights_only=True)
+    for name, other in [("step", 4), ("names", ["lr", "LR"]), ("lr", 0.25), ("model", {"a.weight": torch.ones(2, 3)})]:
+        torch.save({**content, name: other}, path)
+        with pytest.raises(CheckpointError, match="is damaged: its content is not what was saved"):
+            checkpoint.load(path)
+    torch.save(content, path)
+    assert checkpoint.load(path)["step"] == 3
+
+
+def test_fingerprints_tell_values_apart_and_not_their_storage() -> None:
+    tensor = torch.arange(24.0).view(1, 2, 3, 4)
+    stored_otherwise = tensor.contiguous(memory_format=torch.channels_last)
+    assert checkpoint.fingerprint([tensor]) == checkpoint.fingerprint([stored_otherwise])
+    different = [
+        [tensor],
+        [tensor.double()],
+        [tensor.view(2, 12)],
+        [tensor + 1],
+        (tensor,),
+        {},
+        [],
+        {"a": 1},
+        {"a": True},
+        {"a": 1.0},
+        {"a": "1"},
+        {"a": None},
+        {"b": 1},
+        {"a": [1], "b": 2},
+        {"a": [1, "b", 2]},
+        [["a"], "b"],
+        [["a", "b"]],
+        torch.tensor(0.0),
+        torch.tensor([0.0]),
+        torch.zeros(0),
+        torch.zeros(1, dtype=torch.bfloat16),
+    ]
+    assert len({checkpoint.fingerprint(value) for value in different}) == len(different)
+
+
+def test_a_compressed_file_is_refused_before_it_grows(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(50_000_000))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(CheckpointError, match="compressed"):
+        checkpoint.load(path)
+
+
+def test_a_file_that_may_not_be_read_is_not_taken_for_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.pt"
+    checkpoint.save(path, CONTENT)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(RunError, match=r"cannot read .* Permission denied"):
+        checkpoint.load(path)
+
+
 class Hostile:
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -52,9 +133,10 @@ class Hostile:
 
 def test_a_hostile_file_runs_nothing(tmp_path: Path) -> None:
     marker, path = tmp_path / "ran", tmp_path / "x.pt"
-    torch.save({"model": Hostile(marker)}, path)
-    with pytest.raises(CheckpointError, match="more than tensors"):
-        checkpoint.load(path)
+    for modern in (True, False):
+        torch.save({"model": Hostile(marker)}, path, _use_new_zipfile_serialization=modern)
+        with pytest.raises(CheckpointError, match="more than tensors"):
+            checkpoint.load(path)
     path.write_bytes(pickle.dumps(Hostile(marker)))
     with pytest.raises(CheckpointError):
         checkpoint.load(path)

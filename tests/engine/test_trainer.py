@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -200,6 +201,9 @@ def _worker(rank: int, work: Callable[[int, str], None], folder: str, port: int)
         "MASTER_PORT": str(port),
     }
     work(rank, folder)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # as launched processes end: a thread of gloo can abort the interpreter's shutdown
 
 
 def train_half(rank: int, folder: str) -> None:

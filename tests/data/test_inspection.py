@@ -1,0 +1,56 @@
+"""Faults of image sets, found in this process and by workers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spos_cli.data import inspection
+from spos_cli.data.datasets import FolderSet
+
+
+def every(images: FolderSet) -> inspection.Indices:
+    return np.arange(len(images))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_find_the_same(image_root: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inspection, "WORTH_WORKERS", 1)
+    monkeypatch.setattr(inspection, "BATCH", 3)
+    train, val = FolderSet(image_root / "train"), FolderSet(image_root / "val")
+    for place, name in ((train, "again.jpg"), (val, "copy.jpg"), (val, "copy2.jpg")):
+        shutil.copyfile(train.folder / train.paths[7], place.folder / "rocket" / name)
+    (val.folder / val.paths[2]).write_bytes(b"no image")
+    train, val = FolderSet(image_root / "train"), FolderSet(image_root / "val")
+    done: list[int] = []
+    pairs = inspection.in_both(train, val, every(train), every(val), workers, done.append)
+    assert sum(done) == len(train) + len(val)
+    same = {
+        (train.paths[first], val.paths[second])
+        for first in range(len(train))
+        for second in range(len(val))
+        if (train.folder / train.paths[first]).read_bytes() == (val.folder / val.paths[second]).read_bytes()
+    }
+    assert len(same) > len(train)  # the fixture has the same images in both, and some of them are there twice
+    named = [(train.paths[first], val.paths[second]) for first, second in pairs]
+    assert set(named) <= same
+    assert sorted(second for _, second in named) == sorted({second for _, second in same})
+    assert {"rocket/copy.jpg", "rocket/copy2.jpg"} <= {second for _, second in named}
+
+    done.clear()
+    ((index, problem),) = inspection.broken(val, every(val), workers, done.append).items()
+    assert index == 2
+    assert val.paths[2] in problem
+    assert sum(done) == len(val)
+
+
+def test_files_that_vanish_are_not_the_same(image_root: Path) -> None:
+    train, val = FolderSet(image_root / "train"), FolderSet(image_root / "val")
+    for images in (train, val):
+        (images.folder / images.paths[0]).unlink()
+    pairs = inspection.in_both(train, val, every(train), every(val))
+    assert 0 not in {first for first, _ in pairs} | {second for _, second in pairs}
+    assert len(inspection.broken(val, every(val))) == 1

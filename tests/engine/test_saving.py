@@ -1,0 +1,275 @@
+"""Checkpoints that are torn, flipped or cannot be written, and two runs in one folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from spos_cli.engine import checkpoint, lock
+from spos_cli.errors import CheckpointError, RunError
+from tests.engine.test_trainer import STEPS, batches, trainer
+
+
+def train(folder: Path, **changes: Any) -> None:
+    training = trainer(folder, **changes)
+    training.resume()
+    training.train(lambda first: batches(first, STEPS))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that nothing has disturbed. Not to be changed."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(folder, ema_decay=0.9)
+    return folder
+
+
+def stopped(folder: Path) -> Path:
+    """The same training, killed after step 4 of 6."""
+    training = trainer(folder, ema_decay=0.9, keep_checkpoints=3)
+
+    class Stop(Exception):
+        pass
+
+    def stopping(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from batches(first, 5)
+        raise Stop
+
+    with pytest.raises(Stop):
+        training.train(stopping)
+    assert sorted(path.name for path in folder.glob("*.pt")) == ["last.pt", "step-00000002.pt", "step-00000004.pt"]
+    return folder
+
+
+def spoil(path: Path, how: str) -> None:
+    """Damages a file in place, so that its other name is damaged too."""
+    content = bytearray(path.read_bytes())
+    with path.open("r+b") as file:
+        if how == "torn":
+            file.truncate(len(content) // 2)
+        elif how == "empty":
+            file.truncate(0)
+        else:
+            file.seek(len(content) // 3)
+            file.write(bytes([content[len(content) // 3] ^ 1]))
+
+
+@pytest.mark.parametrize("how", ["torn", "empty", "flipped"])
+def test_the_checkpoint_before_a_damaged_one_is_used(
+    whole: Path, tmp_path: Path, how: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = stopped(tmp_path / "run")
+    spoil(folder / "last.pt", how)
+    damaged = (folder / "last.pt").read_bytes()
+    resumed = trainer(folder, ema_decay=0.9)
+    resumed.resume()
+    said = "".join(capfd.readouterr().err.split())
+    assert resumed.step == 2
+    assert "last.pt" in said
+    assert "itiskeptas" in said
+    assert "goingonfrom" in said
+    assert (folder / "damaged" / "last.pt").read_bytes() == damaged
+    resumed.train(lambda first: batches(first, STEPS))
+    for name in ("last.pt", "step-00000006.pt"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_missing_last_is_found_again(whole: Path, tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "run")
+    (folder / "last.pt").unlink()
+    train(folder, ema_decay=0.9)
+    assert (folder / "last.pt").read_bytes() == (whole / "last.pt").read_bytes()
+
+
+def test_when_none_is_whole_nothing_is_trained(tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "run")
+    for path in folder.glob("step-*.pt"):
+        spoil(path, "torn")
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole .* use --fresh"):
+        trainer(folder, ema_decay=0.9).resume()
+    kept = ["last.pt", "step-00000002.pt", "step-00000004.pt"]
+    assert sorted(path.name for path in (folder / "damaged").iterdir()) == kept
+    trainer(folder, ema_decay=0.9).resume()  # a second time there is nothing left to find
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, full: list[bool]) -> None:
+    """`os.fsync` fails as long as the list's one element is set."""
+    sync = os.fsync
+
+    def synchronize(file: int) -> None:
+        if full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", synchronize)
+
+
+def test_training_goes_on_over_a_full_disk(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    full = [False]
+    full_disk(monkeypatch, full)
+    training = trainer(tmp_path, ema_decay=0.9)
+
+    def filling(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for step, batch in enumerate(batches(first, STEPS)):
+            full[0] = step == 3  # the checkpoint after the fourth step does not fit
+            if step == 4:
+                assert sorted(path.name for path in tmp_path.iterdir()) == [
+                    "last.pt",
+                    "metrics.jsonl",
+                    "step-00000002.pt",
+                ]
+                assert checkpoint.load(tmp_path / "last.pt")["step"] == 2
+            yield batch
+
+    training.train(filling)
+    said = " ".join(capfd.readouterr().err.split())
+    assert said.count("No space left on device; what was there is kept; training goes on") == 1
+    assert (tmp_path / "last.pt").read_bytes() == (whole / "last.pt").read_bytes()
+
+
+def test_the_last_checkpoint_has_to_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = [False]
+    full_disk(monkeypatch, full)
+    training = trainer(tmp_path)
+
+    def filling(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for step, batch in enumerate(batches(first, STEPS)):
+            full[0] = step >= 4
+            yield batch
+
+    with pytest.raises(RunError, match=r"No space left on device.* Make room and run the same command"):
+        training.train(filling)
+    full[0] = False
+    train(tmp_path)
+    assert checkpoint.load(tmp_path / "last.pt")["step"] == STEPS
+
+
+def test_a_line_of_metrics_that_does_not_fit_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    training = trainer(tmp_path)
+    tmp_path.mkdir(exist_ok=True)
+    training.write_metrics({"step": 1, "loss": 1.0})
+    monkeypatch.setattr(json, "dumps", lambda entry: _Unwritable())
+    training.write_metrics({"step": 2, "loss": 2.0})
+    monkeypatch.undo()
+    training.write_metrics({"step": 3, "loss": 3.0})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 3]
+    assert "is left out" in " ".join(capfd.readouterr().err.split())
+
+
+class _Unwritable:
+    """Takes the place of a line that the disk has no room for."""
+
+    def __add__(self, _: str) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_milestones_are_kept(tmp_path: Path) -> None:
+    train(tmp_path, checkpoint_every=1, keep_checkpoints=1, milestone_every=2)
+    kept = [f"step-{step:08d}.pt" for step in (2, 4, 6)]
+    assert sorted(path.name for path in tmp_path.glob("step-*.pt")) == kept
+    train(tmp_path / "other", checkpoint_every=100, keep_checkpoints=1, milestone_every=4)
+    assert sorted(path.name for path in (tmp_path / "other").glob("step-*.pt")) == kept[1:]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from spos_cli.engine import lock
+from spos_cli.errors import RunError
+try:
+    with lock.hold(Path(sys.argv[1])):
+        print("held", flush=True)
+        sys.stdin.read()
+except RunError as error:
+    print(error, flush=True)
+"""
+
+
+def holder(path: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_a_second_run_says_who_holds_the_folder(tmp_path: Path) -> None:
+    path = tmp_path / "run" / ".supernet.lock"
+    with holder(path) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        said = rf"is in use by process {first.pid} on .*, since .*; wait until"
+        with pytest.raises(RunError, match=said), lock.hold(path):
+            pass
+        first.kill()  # the system lets the lock go
+    assert path.exists()
+    with lock.hold(path):
+        second = subprocess.run(
+            [sys.executable, "-c", HOLD, str(path)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert f"is in use by process {os.getpid()} on" in second.stdout
+    assert not path.exists()
+
+
+def test_only_one_of_many_gets_the_lock_at_a_time(tmp_path: Path) -> None:
+    """Taken and let go over and over by four processes: each of them alone counts up a file."""
+    path, counter = tmp_path / "lock", tmp_path / "counter"
+    counter.write_text("0")
+    code = """
+import sys, time
+from pathlib import Path
+from spos_cli.engine import lock
+from spos_cli.errors import RunError
+done = 0
+while done < 50:
+    try:
+        with lock.hold(Path(sys.argv[1])):
+            number = int(Path(sys.argv[2]).read_text())
+            time.sleep(0.0005)
+            Path(sys.argv[2]).write_text(str(number + 1))
+            done += 1
+    except RunError:
+        pass
+"""
+    workers = [subprocess.Popen([sys.executable, "-c", code, str(path), str(counter)]) for _ in range(4)]
+    assert [worker.wait(120) for worker in workers] == [0] * 4
+    assert counter.read_text() == "200"
+
+
+def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """Loader workers outlive a killed run by a few seconds."""
+    forking = (
+        "import os\n        child = os.fork()\n        if child == 0: time.sleep(30)\n        print(child, flush=True)"
+    )
+    code = HOLD.replace('print("held", flush=True)', forking)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.kill()
+    try:
+        os.kill(child, 0)  # it is still there
+        with lock.hold(tmp_path / "lock"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)

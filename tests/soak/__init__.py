@@ -1,0 +1,1 @@
+"""`make soak`: the whole pipeline under faults."""
