@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -64,6 +64,12 @@ PrintConfigOption = Annotated[
 ]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Start over; what was there is kept under another name.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
+FromOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", metavar="FILE", help="Scored candidates: a journal.jsonl, or a published checkpoint.pth.tar."
+    ),
+]
 LimitOption = Annotated[str | None, typer.Option("--flops-limit", metavar="SIZE", help="Largest FLOPs, such as 330M.")]
 
 
@@ -182,9 +188,19 @@ def supernet_train(
 def flops_table(
     arch: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ARCH]...", help="arch.yaml, arch.json, or a literal 2,1,0,..."),
+        typer.Argument(metavar="[ARCH]...", help="arch.yaml, arch.json, arch.pkl, or a literal 2,1,0,..."),
     ] = None,
     flops_limit: LimitOption = None,
+    form: Annotated[
+        Literal["json", "pkl"],
+        typer.Option("--format", help="Of the file: pkl is the published op_flops_dict.pkl."),
+    ] = "json",
+    published: Annotated[
+        Path | None,
+        typer.Option(
+            "--import", metavar="FILE", help="A published op_flops_dict.pkl, to compare with what is measured."
+        ),
+    ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     run_dir: RunDirOption = None,
@@ -202,15 +218,22 @@ def flops_table(
     from spos_cli.space.cost import parse_cost
     from spos_cli.stages import flops_table as stage
 
-    stage.run(options.run(settings), arch or [], parse_cost(flops_limit) if flops_limit else None)
+    if published is not None:
+        if arch:
+            raise ConfigError("--import compares the whole table; leave the architectures away")
+        stage.compare(options.run(settings), published)
+        return
+    stage.run(options.run(settings), arch or [], parse_cost(flops_limit) if flops_limit else None, form)
 
 
 @app.command()
 def search(
     flops_limit: LimitOption = None,
     weights: Annotated[
-        Path | None, typer.Option("--weights", metavar="FILE", help="Supernet. Default: the run folder's.")
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="Supernet, ours or published. Default: the run folder's."),
     ] = None,
+    earlier: FromOption = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     run_dir: RunDirOption = None,
@@ -230,13 +253,28 @@ def search(
     settings = options.load(flops_limit=flops_limit)
     from spos_cli.stages import search as stage
 
-    across_processes(settings, lambda processes: stage.run(options.run(settings), processes, weights))
+    across_processes(settings, lambda processes: stage.run(options.run(settings), processes, weights, earlier))
 
 
 @app.command("export-arch")
 def export_arch(
     top: Annotated[int, typer.Option("--top", min=1, metavar="K", help="How many of the best.")] = 1,
     flops_limit: LimitOption = None,
+    source: FromOption = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="Write these weights in another form, and no architecture."),
+    ] = None,
+    form: Annotated[
+        Literal["yaml", "pkl", "published", "spos"] | None,
+        typer.Option(
+            "--format",
+            help="yaml (default), or pkl for the published arch.pkl beside it; with --weights: published, or spos.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="With --weights: the file to write.")
+    ] = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     run_dir: RunDirOption = None,
@@ -247,6 +285,8 @@ def export_arch(
 ) -> None:
     """Write the best architectures of the search to archs/<id>/arch.yaml. Nothing is scored again.
 
+    With --weights it writes a supernet or a network in the form that the published scripts load, or in ours.
+
     Example: spos export-arch --flops-limit 300M --top 3
     """
     options = Options(config, overrides, run_dir, devices, seed, print_config, as_json=as_json)
@@ -254,7 +294,11 @@ def export_arch(
     from spos_cli.space.cost import parse_cost
     from spos_cli.stages import export_arch as stage
 
-    stage.run(options.run(settings), top, parse_cost(flops_limit) if flops_limit else None)
+    if weights is not None:
+        stage.export_weights(options.run(settings), weights, stage.weights_format(form), output)
+        return
+    limit = parse_cost(flops_limit) if flops_limit else None
+    stage.run(options.run(settings), top, limit, source, stage.arch_format(form))
 
 
 @app.command()
@@ -262,7 +306,7 @@ def retrain(
     arch: Annotated[
         str | None,
         typer.Argument(
-            metavar="[ARCH]", help="arch.yaml, arch.json, or a literal 2,1,0,... Default: the exported one."
+            metavar="[ARCH]", help="arch.yaml, arch.json, arch.pkl, or a literal 2,1,0,... Default: the exported one."
         ),
     ] = None,
     config: ConfigOption = None,
@@ -293,7 +337,7 @@ def evaluate(
         typer.Option(
             "--weights",
             metavar="FILE",
-            help="A retrained model.pt, or a supernet's checkpoint. Default: the run folder's model.",
+            help="A retrained model.pt or a supernet's checkpoint, ours or published. Default: the run folder's model.",
         ),
     ] = None,
     arch: Annotated[
@@ -316,13 +360,37 @@ def evaluate(
     """
     options = Options(config, overrides, run_dir, devices, seed, print_config, as_json=as_json)
     from spos_cli.stages import evaluate as stage
+    from spos_cli.stages.weights_file import read_weights
 
-    path = weights or stage.find_weights(options.load().folder)
-    content = stage.read_weights(path)
-    settings = options.load(weights=content["config"])
+    content = read_weights(weights or stage.find_weights(options.load().folder))
+    settings = options.load(weights=content.config)
     across_processes(
-        settings, lambda processes: stage.run(options.run(settings), processes, path, content, arch, save_logits)
+        settings, lambda processes: stage.run(options.run(settings), processes, content, arch, save_logits)
     )
+
+
+@app.command()
+def doctor(
+    full: Annotated[bool, typer.Option("--full", help="Read all images, not a sample.")] = False,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    devices: DevicesOption = None,
+    seed: SeedOption = None,
+    print_config: PrintConfigOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check settings, images, devices, disk and speed before a long training. Writes nothing.
+
+    Ends with exit code 2 if a check fails; each line says what to do.
+
+    Example: spos doctor --config imagenet --full
+    """
+    options = Options(config, overrides, run_dir, devices, seed, print_config, as_json=as_json)
+    settings = options.load()
+    from spos_cli.stages import doctor as stage
+
+    stage.run(options.run(settings), full)
 
 
 def main() -> NoReturn:

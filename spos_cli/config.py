@@ -155,8 +155,13 @@ class DataConfig(Section):
         "spos", description="spos: BGR 0-255 and OpenCV's resize, as published; standard: RGB, normalised"
     )
     augmentation: AugmentationConfig = AugmentationConfig()
-    holdout_per_class: Count = Field(50, description="training images of each class that are held out for the search")
+    holdout_per_class: Annotated[Number, Field(ge=0, le=10**9)] = Field(
+        50, description="training images of each class that are held out for the search; 0 needs search.split: val"
+    )
     workers: Annotated[Number, Field(ge=0, le=256)] = Field(4, description="loader processes per process")
+    bad_images: Annotated[Number, Field(ge=0, le=10**9)] = Field(
+        20, description="broken training images that a process passes over, each named once, before the run ends"
+    )
 
 
 class TrainingConfig(Section):
@@ -182,6 +187,7 @@ class TrainingConfig(Section):
     log_every: Count = Field(100, description="steps between lines of metrics.jsonl")
     checkpoint_every: Count = Field(1000, description="steps between checkpoints")
     keep_checkpoints: Annotated[Number, Field(ge=1)] = Field(2, description="newest step-*.pt files kept")
+    milestone_every: Count | None = Field(None, description="steps between checkpoints that are kept for good")
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:
@@ -235,6 +241,9 @@ class SearchConfig(Section):
     batch_size: Count = Field(200, description="images per scoring batch")
     calibration_images: Count = Field(20_000, description="training images for BatchNorm statistics")
     calibration_batch_size: Count = Field(128, description="images per calibration batch")
+    calibration_momentum: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="of the running statistics; null: the plain average over all batches; published: 0.1"
+    )
     amp: Literal["off", "bf16"] = Field("off", description="mixed precision of the forward passes")
 
     @model_validator(mode="after")
@@ -280,6 +289,12 @@ class Config(Section):
     search: SearchConfig = SearchConfig()
     retrain: RetrainConfig = RetrainConfig()
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        if self.search.split == "holdout" and not self.data.holdout_per_class:
+            raise ValueError("search.split is holdout, but data.holdout_per_class is 0; hold some out, or use val")
+        return self
+
     @property
     def folder(self) -> Path:
         """The run folder."""
@@ -293,12 +308,15 @@ class Config(Section):
         """The fields that a result depends on: without where, on what and with how many helpers it ran."""
         return self.model_dump(
             mode="json",
-            exclude={"name": True, "run_dir": True, "devices": True, "threads": True, "data": {"workers"}},
+            exclude={
+                **dict.fromkeys(("name", "run_dir", "devices", "threads"), True),
+                "data": {"workers", "bad_images"},
+            },
         )
 
     def with_images_of(self, other: Config) -> Config:
         """These settings on the images and the machine of another's: how images are prepared stays as it is."""
-        names = ("source", "root", "train_folder", "val_folder", "workers")
+        names = ("source", "root", "train_folder", "val_folder", "workers", "bad_images")
         data = self.data.model_copy(update={name: getattr(other.data, name) for name in names})
         machine = {"devices": other.devices, "threads": other.threads}
         return self.model_copy(update={"data": data, **machine})

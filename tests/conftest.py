@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from spos_cli import cli
+
 # Seconds of everything. Each test overrides what it is about.
 TINY = """
 name: tiny
@@ -50,6 +52,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PROGRAM = Path(sys.executable).with_name("spos")
 Finished = subprocess.CompletedProcess[str]
+Mistake = Callable[..., str]
 
 
 def environment() -> dict[str, str]:
@@ -122,3 +125,24 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Spos:
     spos("export-arch")
     spos("retrain")
     return spos
+
+
+@pytest.fixture
+def mistake(spos: Spos, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Mistake:
+    """Runs a command in this process; it must end with 2, and what it says on stderr is the result.
+
+    It starts from the same entry point as the console script, and imports torch only once.
+    """
+
+    def call(*arguments: object) -> str:
+        monkeypatch.chdir(spos.folder)
+        monkeypatch.setattr(sys, "argv", ["spos", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        said = capfd.readouterr()
+        assert stopped.value.code == 2, said
+        assert "Traceback" not in said.err
+        return said.err
+
+    return call

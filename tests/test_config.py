@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -49,6 +51,31 @@ def test_imagenet_recipe_is_the_papers() -> None:
     assert settings == config.Config(name="imagenet", data=settings.data)  # the defaults say the same
 
 
+def test_published_recipe_differs_where_the_published_code_does() -> None:
+    """Every field that is not the paper's, and no other one."""
+    paper, code = (config.load(config.shipped()[name]).dump() for name in ("imagenet", "imagenet_published"))
+    assert dict(differences(paper, code)) == {
+        "name": "imagenet_published",
+        "data.holdout_per_class": 0,  # the supernet sees all training images
+        "supernet.schedule_first": 1,  # stepped before the update
+        "search.split": "val",
+        "search.images": 40 * 200,
+        "search.calibration_images": 200 * 128,
+        "search.calibration_momentum": 0.1,
+        "retrain.schedule_first": 1,
+        "retrain.evaluate_every": 10_000,
+        "retrain.batchnorm_pass_steps": 1_280_000 // 1024,
+    }
+
+
+def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in other.items():
+        if isinstance(value, dict):
+            yield from differences(one[key], value, f"{prefix}{key}.")
+        elif one[key] != value:
+            yield prefix + key, value
+
+
 def test_all_mistakes_are_reported_with_their_lines(tmp_path: Path) -> None:
     text = "name: x\nsupernet:\n  stepz: 5\n  lr: fast\ndata:\n  source: floder\nspase: {}\n"
     with pytest.raises(ConfigError) as caught:
@@ -71,6 +98,8 @@ def test_all_mistakes_are_reported_with_their_lines(tmp_path: Path) -> None:
         ("seed: .nan\n", "seed"),
         ("supernet: {steps: 10, warmup_steps: 10}\n", "warmup_steps (10) must be below steps (10)"),
         ("search: {population: 10, mutations: 6, crossovers: 6}\n", "must not exceed population (10)"),
+        ("data: {holdout_per_class: 0}\n", "search.split is holdout, but data.holdout_per_class is 0"),
+        ("search: {calibration_momentum: 0}\n", "search.calibration_momentum"),
         ("search: {flops_limit: lots}\n", "search.flops_limit"),
         ("space: {stages: [{blocks: 2, channels: 33}]}\n", "33"),
         ("space: {stages: [{blocks: 2, chanels: 32}]}\n", "did you mean 'channels'?"),

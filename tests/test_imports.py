@@ -15,13 +15,14 @@ PACKAGE = Path(__file__).parents[1] / "spos_cli"
 BELOW = {
     "errors": set(),
     "seeding": set(),
-    "space": {"errors", "seeding"},
-    "models": {"errors", "seeding", "space"},
+    "pickles": {"errors"},
+    "space": {"errors", "seeding", "pickles"},
+    "models": {"errors", "seeding", "pickles", "space"},
     "data": {"errors", "seeding", "space"},
     "engine": {"errors", "seeding", "space", "models", "data"},
-    "search": {"errors", "seeding", "space", "models", "data", "engine"},
+    "search": {"errors", "seeding", "pickles", "space", "models", "data", "engine"},
     "config": {"errors", "space"},
-    "stages": {"errors", "seeding", "space", "models", "data", "engine", "search", "config"},
+    "stages": {"errors", "seeding", "pickles", "space", "models", "data", "engine", "search", "config"},
     "cli": {"errors", "seeding", "space", "engine", "config", "stages"},
     "__main__": {"cli"},
 }

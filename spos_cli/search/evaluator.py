@@ -24,6 +24,7 @@ def calibrate_path(
     batch: int,
     device: torch.device,
     amp: Amp = "off",
+    momentum: float | None = None,
 ) -> None:
     """Recomputes the BatchNorm statistics of one path.
 
@@ -35,11 +36,12 @@ def calibrate_path(
         batch: images per batch.
         device: where to compute.
         amp: mixed precision of the forward passes.
+        momentum: of the statistics; None is the plain average.
     """
     whole = images[: len(images) // batch * batch]
     batches = (preprocess(to_device(part, device)) for part in torch.split(whole, batch))
     with autocast(device, amp):
-        calibrate(lambda inputs: supernet(inputs, arch), supernet.path(arch), batches)
+        calibrate(lambda inputs: supernet(inputs, arch), supernet.path(arch), batches, momentum=momentum)
 
 
 class Evaluator:
@@ -58,6 +60,7 @@ class Evaluator:
         batch: images per scoring batch.
         device: where to compute.
         amp: mixed precision of the forward passes.
+        momentum: of the statistics; None is the plain average.
     """
 
     def __init__(
@@ -71,14 +74,15 @@ class Evaluator:
         batch: int,
         device: torch.device,
         amp: Amp = "off",
+        momentum: float | None = None,
     ) -> None:
         self.supernet = supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self.preprocess, self.device, self.amp = preprocess, device, amp
+        self.preprocess, self.device, self.amp, self.momentum = preprocess, device, amp, momentum
         self.calibration = calibration
         self.images, self.labels, self.batch = images, labels, batch
 
     def score(self, arch: Architecture) -> Accuracy:
         """Calibrates one path and counts what it gets right, on this process alone."""
-        calibrate_path(self.supernet, arch, self.preprocess, *self.calibration, self.device, self.amp)
+        calibrate_path(self.supernet, arch, self.preprocess, *self.calibration, self.device, self.amp, self.momentum)
         batches = zip(torch.split(self.images, self.batch), torch.split(self.labels, self.batch), strict=True)
         return evaluate(lambda images: self.supernet(images, arch), batches, self.preprocess, self.device, self.amp)

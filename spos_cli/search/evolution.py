@@ -7,7 +7,7 @@ candidates again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,13 +57,19 @@ class Evolution:
     seed: int
 
     def search(
-        self, evaluate: Callable[[Sequence[Candidate]], Sequence[float]]
+        self,
+        evaluate: Callable[[Sequence[Candidate]], Sequence[float]],
+        known: Mapping[Architecture, float] | None = None,
     ) -> Iterator[list[tuple[Candidate, float]]]:
         """Yields each generation with its scores; a higher score is better.
 
         No architecture comes twice. The search ends early when it has seen all that the limit allows.
+
+        Args:
+            evaluate: scores a generation.
+            known: scores of another search, to go on from: its best are the parents of the first generation.
         """
-        scores: dict[Architecture, float] = {}
+        scores = dict(known or {})
         for generation in range(self.generations + 1):
             best = sorted(scores, key=lambda arch: (-scores[arch], self.table.of(arch)))[: self.parents]
             candidates = self.propose(generation, best, scores.keys())

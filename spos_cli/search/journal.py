@@ -1,8 +1,8 @@
 """The journal of a search: one scored candidate a line, in the order of scoring, never rewritten.
 
 A line is a JSON object: `architecture` (list), `flops`, `params`, `top1` and `top5` (shares of `images`),
-`images`, `generation` and `origin` (`random`, `mutation` or `crossover`). It holds no times, so that the same
-search gives the same bytes.
+`images`, `generation` and `origin` (`random`, `mutation` or `crossover`; `imported` for what another search has
+scored). It holds no times, so that the same search gives the same bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from spos_cli.errors import RunError
 from spos_cli.space.architecture import Architecture
 
-Origin = Literal["random", "mutation", "crossover"]
+Origin = Literal["random", "mutation", "crossover", "imported"]
 
 
 @dataclass(frozen=True)

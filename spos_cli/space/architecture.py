@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +11,12 @@ from typing import Any
 
 import yaml
 
-from spos_cli.errors import ArchitectureError
+from spos_cli import pickles
+from spos_cli.errors import ArchitectureError, CheckpointError
 
 MAX_CHARACTERS = 100_000  # of a literal or a file; far above any space
 MAX_CHOICE = 999_999
+SUFFIXES = (".yaml", ".yml", ".json", ".pkl")
 ALLOWED = "write one choice per layer, such as 2,1,0,3"
 
 
@@ -60,39 +61,51 @@ def parse(text: str) -> Architecture:
 
 
 def read(arch: str) -> Architecture:
-    """Reads an ARCH of the command line: a YAML or JSON file, or a literal.
+    """Reads an ARCH of the command line: a literal, or a file of YAML, JSON or pickle.
 
-    A file (`.yaml`, `.yml`, `.json`) holds a list of choices, or a mapping with a list or a literal under
-    `architecture`.
+    A file holds a list of choices, or a mapping with a list or a literal under `architecture`; or it is the
+    published code's `arch.pkl`, a pickled tuple. Which of them is told by its content.
 
     Raises:
         ArchitectureError: there is no such file, or it holds no architecture.
     """
-    path = Path(arch) if len(arch) < 4096 and "\0" not in arch else None
-    looks_like_path = path is not None and (
-        path.suffix.lower() in (".yaml", ".yml", ".json") or "/" in arch or "\\" in arch
-    )
-    if path is None or not looks_like_path:
+    try:
         return parse(arch)
+    except ArchitectureError:
+        path = Path(arch) if len(arch) < 4096 and "\0" not in arch else None
+        if path is None or not _is_there(path):
+            if path is not None and (path.suffix.lower() in SUFFIXES or "/" in arch or "\\" in arch):
+                raise ArchitectureError(f"there is no architecture file {arch}") from None
+            raise
     try:
         with path.open("rb") as file:
-            text = file.read(MAX_CHARACTERS + 1).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise ArchitectureError(f"there is no architecture file {arch}") from None
-    except (OSError, ValueError) as error:
-        raise ArchitectureError(f"cannot read the architecture file {arch}: {_reason(error)}") from None
-    return _from_value(_load(text, arch), arch)
+            content = file.read(MAX_CHARACTERS + 1)
+    except OSError as error:
+        raise ArchitectureError(f"cannot read the architecture file {arch}: {error.strerror or error}") from None
+    if len(content) > MAX_CHARACTERS:
+        raise ArchitectureError(f"{arch} is too large for an architecture file")
+    return _from_value(_load(content, arch), arch)
 
 
-def _load(text: str, name: str) -> Any:
-    if len(text) > MAX_CHARACTERS:
-        raise ArchitectureError(f"{name} is too large for an architecture file")
-    is_json = name.lower().endswith(".json")
+def _is_there(path: Path) -> bool:
     try:
-        return json.loads(text) if is_json else yaml.safe_load(text)
+        return path.exists()
+    except (OSError, ValueError):  # a name that the file system does not take
+        return False
+
+
+def _load(content: bytes, name: str) -> Any:
+    if pickles.is_pickle(content):
+        try:
+            value = pickles.loads(content, name)
+        except CheckpointError as error:
+            raise ArchitectureError(str(error)) from None
+        return list(value) if isinstance(value, tuple) else value
+    try:
+        return yaml.safe_load(content.decode("utf-8-sig"))  # JSON is YAML
     # PyYAML's own constructors raise the plain ones, for `!!int ""` or `!!timestamp x`.
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError):
-        raise ArchitectureError(f"{name} is not valid {'JSON' if is_json else 'YAML'}") from None
+        raise ArchitectureError(f"{name} is neither YAML nor JSON nor a pickled tuple") from None
 
 
 def _from_value(value: Any, name: str) -> Architecture:
@@ -118,7 +131,3 @@ def shown(value: object) -> str:
     except (ValueError, RecursionError):  # an int beyond Python's digit limit, nesting without end
         return f"a huge {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or "it is not UTF-8 text"

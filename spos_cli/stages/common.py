@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -20,14 +20,14 @@ from torch import Tensor
 from spos_cli import seeding
 from spos_cli.config import Config, TrainingConfig
 from spos_cli.data import datasets
-from spos_cli.data.loaders import evaluation_batches, training_batches
+from spos_cli.data.loaders import BadImages, evaluation_batches, training_batches
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, preprocess
-from spos_cli.engine import checkpoint
+from spos_cli.engine import checkpoint, distributed, lock
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.optim import Schedule
+from spos_cli.engine.progress import console
 from spos_cli.engine.trainer import Recipe
-from spos_cli.errors import CheckpointError, RunError
-from spos_cli.models.supernet import Supernet
+from spos_cli.errors import RunError
 
 WIDE = 160  # columns of a table that goes to a file
 
@@ -73,21 +73,36 @@ class Run:
         """Retrained architectures, one folder each."""
         return self.folder / "retrain"
 
-    def begin(self, stage: Path, processes: Processes) -> None:
-        """With `fresh`, sets what the stage left before aside; removes what a kill has left half written."""
-        if processes.is_main:
-            try:
-                if self.fresh and stage.exists():
-                    self._set_aside(stage)
-                for torn in stage.glob(".*.tmp"):
-                    torn.unlink()
-            except OSError as error:
-                raise RunError(f"cannot change {stage}: {error.strerror or error}") from None
-        processes.barrier()
+    @contextlib.contextmanager
+    def working_in(self, stage: Path, processes: Processes) -> Iterator[None]:
+        """Within, this run alone works in a stage's folder.
+
+        With `fresh`, what the stage left before is set aside first; a restart of the processes is not fresh any
+        more. What a kill has left half written is removed.
+
+        Raises:
+            RunError: another run works there, or the folder cannot be changed.
+        """
+        with contextlib.ExitStack() as held:
+            if processes.is_main:
+                held.enter_context(lock.hold(self.folder / f".{self._name_of(stage)}.lock"))
+                try:
+                    if self.fresh and stage.exists() and not distributed.restarted():
+                        self._set_aside(stage)
+                    for torn in stage.glob(".*.tmp"):
+                        torn.unlink()
+                except OSError as error:
+                    raise RunError(f"cannot change {stage}: {error.strerror or error}") from None
+            processes.barrier()
+            yield
+
+    def _name_of(self, stage: Path) -> str:
+        """`retrain/<id>` as `retrain-<id>`."""
+        return "-".join(stage.relative_to(self.folder).parts)
 
     def _set_aside(self, stage: Path) -> None:
         """Moves `<run>/<stage>` to `<run>/previous/<stage>-<n>`."""
-        name, number = "-".join(stage.relative_to(self.folder).parts), 1
+        name, number = self._name_of(stage), 1
         while (aside := self.folder / "previous" / f"{name}-{number}").exists():
             number += 1
         aside.parent.mkdir(exist_ok=True)
@@ -148,7 +163,9 @@ class Images:
     def __init__(self, config: Config, processes: Processes) -> None:
         self.config, self.data, self.processes = config, config.data, processes
         self.size = config.space.image_size
-        self.evaluation = EvalTransform(self.data.preset, self.size)
+        # A training that crops at random takes images of any size; one that only shifts them takes them as stored.
+        stored = self.data.augmentation.crop != "random_resized"
+        self.evaluation = EvalTransform(self.data.preset, self.size, stored=stored)
         self.preprocess: Callable[[Tensor], Tensor] = partial(preprocess, self.data.preset)
 
     def _load(self, split: Any) -> datasets.ImageSet:
@@ -178,9 +195,16 @@ class Images:
         """How training images are prepared."""
         return TrainTransform(self.data.preset, self.size, Augmentation(**self.data.augmentation.model_dump()))
 
+    @cached_property
+    def bad_images(self) -> BadImages:
+        """The broken training images of this command; each is said when it is first met."""
+        say = partial(console.print, style="yellow", soft_wrap=True, markup=False)
+        return BadImages(self.data.bad_images, say)
+
     def check(self) -> None:
-        """Compares the classes of both sets and the space."""
+        """Compares the classes of both sets and the space, and divides the training images."""
         datasets.check_classes(self.train, self.val, self.config.space.classes)
+        _ = self.splits
 
     def batches(
         self,
@@ -203,6 +227,7 @@ class Images:
             world_size=self.processes.world_size,
             workers=self.data.workers,
             pin_memory=self.processes.device.type == "cuda",
+            bad_images=self.bad_images,
         )
 
     def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -219,7 +244,7 @@ class Images:
         )
 
 
-HARMLESS = {"log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every"}
+HARMLESS = {"log_every", "checkpoint_every", "keep_checkpoints", "milestone_every", "evaluate_every"}
 
 
 def data_recipe(config: Config) -> dict[str, Any]:
@@ -251,43 +276,8 @@ def training_recipe(training: TrainingConfig, ema_decay: float | None = None) ->
         log_every=training.log_every,
         checkpoint_every=training.checkpoint_every,
         keep_checkpoints=training.keep_checkpoints,
+        milestone_every=training.milestone_every,
     )
-
-
-def supernet_of(content: dict[str, Any], config: Config, path: Path) -> Supernet:
-    """The supernet in a checkpoint's content, whose file `path` names.
-
-    Raises:
-        CheckpointError: it is none, or it is of another space.
-    """
-    try:
-        space, affine = content["config"]["space"], bool(content["config"]["supernet"]["affine"])
-        state, kind = content["model"], content["kind"]
-    except (KeyError, TypeError):
-        kind = None
-    if kind != "supernet":
-        raise CheckpointError(f"{path} is not a supernet's checkpoint of spos")
-    if space != config.portable()["space"]:
-        raise CheckpointError(f"{path} was trained on another space than this config's; use the config of its run")
-    model = Supernet(config.space.build(), affine, dropout=0.0)
-    load_state(model, state, path)
-    return model
-
-
-def load_state(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Fills a model strictly.
-
-    Raises:
-        CheckpointError: tensors are missing, left over, of another shape, or not finite.
-    """
-    try:
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        lines = str(error).splitlines()
-        raise CheckpointError(f"{path} does not fit the model: {' '.join(lines[1:2] or lines).strip():.200}") from None
-    for name, tensor in model.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: {name} holds values that are not finite")
 
 
 def read_settings(run: Run) -> dict[str, Any]:

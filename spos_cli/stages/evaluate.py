@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,20 +15,17 @@ from torch import Tensor
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.evaluation import evaluate
-from spos_cli.engine.progress import track
+from spos_cli.engine.progress import console, track
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.models.counting import count
-from spos_cli.models.network import Network
 from spos_cli.search.evaluator import calibrate_path
-from spos_cli.space.architecture import Architecture, parse, read
+from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.common import Images, Run, load_state, only_one, supernet_of
+from spos_cli.stages.common import Images, Run, only_one
 from spos_cli.stages.search import decode_calibration
+from spos_cli.stages.weights_file import Weights
 
 Forward = Callable[[Tensor], Tensor]
-
-
-NETWORK_PARTS = {"config": dict, "model": dict, "architecture": list, "affine": bool, "classes": list}
 
 
 def find_weights(folder: Path) -> Path:
@@ -37,31 +33,12 @@ def find_weights(folder: Path) -> Path:
     return only_one(list(folder.glob("retrain/*/model.pt")), "model.pt", "spos retrain")
 
 
-def read_weights(path: Path) -> dict[str, Any]:
-    """What a weights file holds; `config` in it are the settings that it was made with.
-
-    Raises:
-        CheckpointError: the file is torn, foreign or unsafe, or in the middle of a retraining.
-    """
-    content = checkpoint.load(path)
-    kind = content.get("kind")
-    if kind == "retrain":
-        raise CheckpointError(f"{path} is in the middle of a retraining; evaluate the model.pt beside it")
-    parts = {"config": dict, "model": dict, "step": int} if kind == "supernet" else NETWORK_PARTS
-    if kind not in ("supernet", "network") or not all(isinstance(content.get(p), t) for p, t in parts.items()):
-        raise CheckpointError(f"{path} is not a weights file of spos")
-    return content
-
-
-def run(
-    run: Run, processes: Processes, path: Path, content: dict[str, Any], arch: str | None, save_logits: Path | None
-) -> None:
+def run(run: Run, processes: Processes, weights: Weights, arch: str | None, save_logits: Path | None) -> None:
     """Prints accuracy and costs.
 
     Args:
-        run: its settings are those of the weights file, on the images that the user named.
-        path: of the weights: a retrained model, or a supernet's checkpoint with `arch`.
-        content: of that file, from `read_weights`.
+        run: its settings are those of the weights file where it has some, on the images that the user named.
+        weights: a retrained network, or a supernet with `arch`.
         arch: the path of the supernet to measure, a literal or a file; it is calibrated first.
         save_logits: an `.npz` to write `logits (N, classes)`, `labels (N,)` and `paths (N,)` to.
 
@@ -70,9 +47,9 @@ def run(
     """
     config = run.config
     images = Images(config, processes)
-    is_supernet = content["kind"] == "supernet"
+    is_supernet = weights.kind == "supernet"
     load = load_path if is_supernet else load_network
-    forward, architecture = load(run, path, content, arch, images, processes.device)
+    forward, architecture = load(run, weights, arch, images, processes.device)
     val = images.val
     logits = torch.zeros(len(val) if save_logits else 0, config.space.classes)
     begin = time.monotonic()
@@ -114,7 +91,7 @@ def run(
     }
     run.result(result)
     rows = [
-        ("weights", path),
+        ("weights", weights.path),
         ("architecture", architecture),
         ("top-1", f"{accuracy.top1:.2%}"),
         ("top-5", f"{accuracy.top5:.2%}"),
@@ -128,25 +105,23 @@ def run(
 
 
 def load_network(
-    run: Run, path: Path, content: dict[str, Any], arch: str | None, images: Images, device: torch.device
+    run: Run, weights: Weights, arch: str | None, images: Images, device: torch.device
 ) -> tuple[Forward, Architecture]:
     """A retrained network in eval mode, and its architecture."""
     if arch is not None:
-        raise ConfigError(f"{path} is a retrained network and has its architecture in it; leave --arch away")
-    architecture = parse(",".join(map(str, content["architecture"])))
-    network = Network(run.config.space.build(), architecture, bool(content["affine"]), dropout=0.0)
-    load_state(network, content["model"], path)
-    check_classes(content["classes"], images)
-    return network.to(device, memory_format=torch.channels_last).eval(), architecture  # type: ignore[call-overload]
+        raise ConfigError(f"{weights.path} is a retrained network and has its architecture in it; leave --arch away")
+    network = weights.network(run.config)
+    check_classes(weights.classes, images)
+    return network.to(device, memory_format=torch.channels_last).eval(), network.arch  # type: ignore[call-overload]
 
 
 def load_path(
-    run: Run, path: Path, content: dict[str, Any], arch: str | None, images: Images, device: torch.device
+    run: Run, weights: Weights, arch: str | None, images: Images, device: torch.device
 ) -> tuple[Forward, Architecture]:
     """One path of a supernet, calibrated, in eval mode."""
     if arch is None:
-        raise ConfigError(f"{path} is a supernet; name the path to evaluate with --arch")
-    supernet = supernet_of(content, run.config, path)
+        raise ConfigError(f"{weights.path} is a supernet; name the path to evaluate with --arch")
+    supernet = weights.supernet(run.config)
     architecture = read(arch)
     supernet.space.validate(architecture)
     images.check()
@@ -162,16 +137,34 @@ def load_path(
             search.calibration_batch_size,
             device,
             search.amp,
+            search.calibration_momentum,
         )
     return lambda pixels: supernet(pixels, architecture), architecture
 
 
-def check_classes(classes: list[str], images: Images) -> None:
-    """Raises CheckpointError if the validation images have other classes than the network was trained for."""
-    if tuple(classes) != images.val.classes:
+def check_classes(classes: Sequence[str], images: Images) -> None:
+    """Compares the classes of the validation images with those that the network was trained for.
+
+    A published file does not name its classes: folders are then taken for the first ones, and fewer of them get a
+    warning.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    theirs, expected = images.val.classes, images.config.space.classes
+    if classes and tuple(classes) != theirs:
         raise CheckpointError(
             f"the network was trained for {len(classes)} classes ({', '.join(classes[:3])}, ...), the images have"
-            f" {len(images.val.classes)} ({', '.join(images.val.classes[:3])}, ...)"
+            f" {len(theirs)} ({', '.join(theirs[:3])}, ...)"
+        )
+    if len(theirs) > expected:
+        raise CheckpointError(f"the network was trained for {expected} classes, {images.val.name} has {len(theirs)}")
+    if len(theirs) < expected and images.processes.is_main:
+        console.print(
+            f"{images.val.name} has {len(theirs)} of the network's {expected} classes; they are taken for the first"
+            " ones in the order of names, else the accuracy means nothing",
+            style="yellow",
+            soft_wrap=True,
         )
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from spos_cli.engine import checkpoint
+from spos_cli.models import published_table
 from spos_cli.models.counting import Costs, count
 from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import format_cost
@@ -16,12 +19,13 @@ from spos_cli.stages.common import Run
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def run(run: Run, archs: Sequence[str], limit: int | None) -> None:
+def run(run: Run, archs: Sequence[str], limit: int | None, form: Literal["json", "pkl"]) -> None:
     """Shows the costs of architectures; without any, writes and shows the table of the whole space.
 
     Args:
         archs: each a literal or a file.
         limit: FLOPs; the table then says what share of the space, or which architectures, are under it.
+        form: of the file: `json`, or `pkl` for the published `op_flops_dict.pkl`.
 
     Raises:
         ArchitectureError: one of them cannot be read, or the space does not have it.
@@ -35,11 +39,42 @@ def run(run: Run, archs: Sequence[str], limit: int | None) -> None:
         show_architectures(run, costs, architectures, limit)
         return
     summary = summarize(space, costs, limit)
-    path = run.folder / "flops_table.json"
-    checkpoint.write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
+    if form == "pkl":
+        path = run.folder / "op_flops_dict.pkl"
+        table = published_table.of(space, costs.flops)
+        checkpoint.write_atomically(path, pickle.dumps(table, published_table.PICKLE_PROTOCOL))
+    else:
+        path = run.folder / "flops_table.json"
+        checkpoint.write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
     show_space(run, space, summary)
     run.say(f"written to {path}")
     run.next("supernet-train")
+
+
+def compare(run: Run, path: Path) -> None:
+    """Compares a published table of FLOPs with what is measured here, and lists every difference.
+
+    Its entries for other widths of the middle channels go to `flops_widths.json`.
+
+    Raises:
+        CheckpointError: it is no such table, or holds more than plain values.
+    """
+    space = run.config.space.build()
+    theirs = published_table.read(path)
+    result = published_table.compare(theirs, published_table.of(space, count(space).flops))
+    file = run.folder / "flops_widths.json"
+    checkpoint.write_atomically(file, (json.dumps(result.others) + "\n").encode())
+    rows = [(d["op"], d["key"], _number(d["theirs"]), _number(d["measured"])) for d in result.differences]
+    if rows:
+        run.show("differences", ["op:", "in, out, middle channels, height, width, stride:", "theirs", "measured"], rows)
+    verdict = f"{len(rows)} of {result.compared} entries of this space differ from what is measured here"
+    run.say(f"{path}: {verdict}", "yellow" if rows else "green")
+    run.say(f"{len(result.others)} entries for other channels or sizes are kept in {file}")
+    run.result({"compared": result.compared, "differences": result.differences, "kept": len(result.others)})
+
+
+def _number(value: float | None) -> str:
+    return "missing" if value is None else f"{value:,}"
 
 
 def show_architectures(run: Run, costs: Costs, architectures: Sequence[Architecture], limit: int | None) -> None:

@@ -31,8 +31,7 @@ from spos_cli.stages.common import (
     training_recipe,
     weights_seed,
 )
-
-MODEL_FORMAT = "spos-model-1"
+from spos_cli.stages.weights_file import network_content
 
 
 def run(run: Run, processes: Processes, arch: str | None) -> None:
@@ -49,14 +48,20 @@ def run(run: Run, processes: Processes, arch: str | None) -> None:
         arch or str(only_one(list(run.archs_folder.glob("*/arch.yaml")), "arch.yaml", "spos export-arch"))
     )
     images_per_pass(training.batch_size, processes.world_size, training.accumulate)  # fails before any work
-    space = config.space.build()
-    model = Network(space, architecture, training.affine, training.dropout)
-    initialize(model, weights_seed(config, "network"))
+    config.space.build().validate(architecture)
     images = Images(config, processes)
     images.check()
+    with run.working_in(run.retrain_folder / architecture.id, processes):
+        train(run, processes, architecture, images)
+
+
+def train(run: Run, processes: Processes, architecture: Architecture, images: Images) -> None:
+    """Trains from the last checkpoint, or from the beginning, to the end, and keeps the result."""
+    config, training = run.config, run.config.retrain
+    space, folder = config.space.build(), run.retrain_folder / architecture.id
+    model = Network(space, architecture, training.affine, training.dropout)
+    initialize(model, weights_seed(config, "network"))
     indices, _ = images.splits
-    folder = run.retrain_folder / architecture.id
-    run.begin(folder, processes)
 
     def measure(network: nn.Module) -> Accuracy:
         processes.copy_from_main(network.buffers())
@@ -127,26 +132,14 @@ def last_batchnorm_pass(run: Run, model: nn.Module, images: Images, processes: P
 
 def save_model(run: Run, arch: Architecture, trainer: Trainer, images: Images, accuracy: Accuracy, path: Path) -> None:
     """Writes the network with all that is needed to use it."""
-    space = run.config.space.build()
-    state = {name: tensor.contiguous() for name, tensor in trainer.result.state_dict().items()}
-    content = {
-        "format": MODEL_FORMAT,
-        "kind": "network",
-        "architecture": list(arch),
-        "space": space.to_dict(),
-        "affine": run.config.retrain.affine,
-        "classes": list(images.val.classes),
-        "preprocessing": {"preset": run.config.data.preset, "image_size": space.image_size},
-        "metrics": {
-            "top1": accuracy.top1,
-            "top5": accuracy.top5,
-            "loss": accuracy.loss,
-            "images": accuracy.images,
-            "steps": trainer.step,
-        },
-        "config": run.config.portable(),
-        "model": state,
+    metrics = {
+        "top1": accuracy.top1,
+        "top5": accuracy.top5,
+        "loss": accuracy.loss,
+        "images": accuracy.images,
+        "steps": trainer.step,
     }
+    content = network_content(run.config, arch, trainer.result.state_dict(), images.val.classes, metrics)
     checkpoint.save(path, content)
 
 

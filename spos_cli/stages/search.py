@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +15,35 @@ from numpy.typing import NDArray
 
 from spos_cli import seeding
 from spos_cli.data import datasets
-from spos_cli.data.loaders import ImageStore
+from spos_cli.data.loaders import BadImages, ImageStore
 from spos_cli.data.transforms import EvalTransform, TrainTransform
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.progress import Task, track
 from spos_cli.engine.trainer import require_same
-from spos_cli.errors import ConfigError, RunError
+from spos_cli.errors import CheckpointError, ConfigError, RunError
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.supernet import Supernet
+from spos_cli.search import published
 from spos_cli.search.evaluator import Evaluator
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Entry, Journal, ranking
+from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.common import Images, Run, data_recipe, read_settings, supernet_of
+from spos_cli.space.search_space import SearchSpace
+from spos_cli.stages.common import Images, Run, data_recipe, read_settings
+from spos_cli.stages.weights_file import Weights, read_weights
 
 SHOWN = 10
 
 
-def run(run: Run, processes: Processes, weights: Path | None) -> None:
+def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | None) -> None:
     """Leaves `search/journal.jsonl` and `search/result.yaml`; goes on from the journal if there is one.
 
     Args:
-        weights: the supernet's checkpoint; by default the one in the run folder.
+        weights: the supernet's checkpoint, ours or a published one; by default the one in the run folder.
+        earlier: the file of another search, whose scored candidates this one begins with.
 
     Raises:
         LimitError: no architecture is under the limit.
@@ -47,33 +53,107 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     path = weights or run.supernet_folder / "last.pt"
     if weights is None and not path.exists():
         raise RunError(f"there is no supernet in {run.folder} yet; run spos supernet-train first, or give --weights")
-    content = checkpoint.load(path)
-    supernet = supernet_of(content, config, path)
+    file = read_supernet(path, hint=weights is None)
+    supernet = file.supernet(config)
     costs = count(supernet.space)
     evolution = make_evolution(run, costs)
     evolution.require_candidates()
+    begin_with = read_candidates(earlier, supernet.space, costs) if earlier else None
     images = Images(config, processes)
     images.check()
-    run.begin(run.search_folder, processes)
-    supernet_digest = checkpoint.digest(path)
+    with run.working_in(run.search_folder, processes):
+        search(run, processes, file, supernet, evolution, costs, images, begin_with)
+
+
+def search(
+    run: Run,
+    processes: Processes,
+    file: Weights,
+    supernet: Supernet,
+    evolution: Evolution,
+    costs: Costs,
+    images: Images,
+    begin_with: list[Entry] | None,
+) -> None:
+    """Scores what the evolution proposes, from the journal's end on, to the end."""
+    supernet_digest = checkpoint.digest(file.path)
     remember_settings(run, supernet_digest, processes)
     run.record_config(run.search_folder, processes)
-
-    evaluator = make_evaluator(run, supernet, images, processes)
     journal = Journal(run.search_folder / "journal.jsonl")
+    if begin_with is not None:
+        bring_in(journal, begin_with, processes)
+    evaluator = make_evaluator(run, supernet, images, processes)
     scoring = Scoring(processes, evaluator, costs, journal)
+    known = scoring.bring_in(evolution.limit)
     if processes.is_main:
         journal.cut_incomplete_line()
-        if content.get("step") != content["config"]["supernet"].get("steps"):
-            run.say(f"the supernet is at step {content.get('step')} only; its training is not complete", "yellow")
-    total = config.search.population * (config.search.generations + 1)
+        if not file.is_complete:
+            run.say(f"the supernet is at step {file.step} only; its training is not complete", "yellow")
+        if known:
+            run.say(
+                f"beginning with {len(known)} candidates of another search; their scores are as found there, on other"
+                " images, and only roughly comparable with those to come",
+                "yellow",
+            )
+    total = evolution.population * (evolution.generations + 1)
     request, quiet = StopRequest(), not processes.is_main
     with stop_on_signals(request), track("search", total, "candidates", quiet=quiet) as task:
-        for _ in evolution.search(lambda candidates: scoring.score(candidates, request, task)):
+        for _ in evolution.search(lambda candidates: scoring.score(candidates, request, task), known):
             if processes.is_main:
                 write_result(run, scoring, supernet_digest)
     if processes.is_main:
         show(run, scoring)
+
+
+def read_supernet(path: Path, hint: bool) -> Weights:
+    """Reads a supernet's file; `hint` says what to do if the run folder's own one is damaged."""
+    try:
+        return read_weights(path)
+    except CheckpointError as error:
+        if not hint:
+            raise
+        raise CheckpointError(f"{error}; spos supernet-train goes on from the checkpoint before it") from None
+
+
+def read_candidates(path: Path, space: SearchSpace, costs: Costs) -> list[Entry]:
+    """The scored candidates in a file: a journal of ours, or a published search's checkpoint.
+
+    Raises:
+        RunError: there is no such file.
+        CheckpointError: it is neither, or of another space.
+    """
+    try:
+        with path.open("rb") as file:
+            is_journal = file.read(1) == b"{"
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
+    if is_journal:
+        entries = Journal(path).read()
+        for entry in entries:
+            space.validate(entry.architecture)
+        return entries
+    content = checkpoint.load(path)
+    if not published.is_search(content):
+        raise CheckpointError(
+            f"{path} holds no search: expected a journal.jsonl, or a published checkpoint with vis_dict"
+        )
+    return published.entries_of(content, space, costs.flops, costs.params, str(path))
+
+
+def bring_in(journal: Journal, entries: Sequence[Entry], processes: Processes) -> None:
+    """Begins a journal with the candidates of another search, all at once.
+
+    Raises:
+        RunError: the journal has begun without them.
+    """
+    imported = [replace(entry, generation=0, origin="imported") for entry in entries]
+    begun = journal.path.exists()
+    if begun and [entry for entry in journal.read() if entry.origin == "imported"] != imported:
+        raise RunError(f"{journal.path} has begun without the candidates of --from; use --fresh to start over")
+    processes.barrier()
+    if processes.is_main and not begun:
+        checkpoint.write_atomically(journal.path, "".join(entry.to_line() for entry in imported).encode())
+    processes.barrier()
 
 
 def make_evolution(run: Run, costs: Costs) -> Evolution:
@@ -130,6 +210,7 @@ def make_evaluator(run: Run, supernet: Supernet, images: Images, processes: Proc
         batch=search.batch_size,
         device=processes.device,
         amp=search.amp,
+        momentum=search.calibration_momentum,
     )
 
 
@@ -149,7 +230,7 @@ def decode_calibration(run: Run, folder: Path, images: Images, processes: Proces
             " training images; lower it"
         )
     path = folder / "calibration.u8"
-    return decode(run, path, images.train, chosen, images.augmented, config.seed, processes)
+    return decode(run, path, images.train, chosen, images.augmented, config.seed, processes, images.bad_images)
 
 
 def decode(
@@ -160,8 +241,9 @@ def decode(
     transform: EvalTransform | TrainTransform,
     seed: int | None,
     processes: Processes,
+    bad_images: BadImages | None = None,
 ) -> ImageStore:
-    """Decodes images once, for all candidates and processes."""
+    """Decodes images once, for all candidates and processes; broken ones are an error, or counted and replaced."""
     if processes.is_main and not ImageStore.matches(path, images, indices, transform, seed=seed):
         with track(f"decoding {path.stem} images", len(indices), "images", quiet=run.as_json) as task:
             ImageStore.build(
@@ -172,6 +254,7 @@ def decode(
                 seed=seed,
                 workers=run.config.data.workers,
                 progress=task.advance,
+                bad_images=bad_images,
             )
     processes.barrier()
     return ImageStore.open(path)
@@ -184,6 +267,12 @@ class Scoring:
         self.processes, self.evaluator, self.costs, self.journal = processes, evaluator, costs, journal
         self.entries = {entry.architecture: entry for entry in journal.read()}
         self.used: list[Entry] = []
+
+    def bring_in(self, limit: int | None) -> dict[Architecture, float]:
+        """The scores of the candidates of another search that the journal begins with, under a FLOPs limit."""
+        imported = [entry for entry in self.entries.values() if entry.origin == "imported"]
+        self.used = [entry for entry in imported if limit is None or entry.flops <= limit]
+        return {entry.architecture: entry.top1 for entry in self.used}
 
     def score(self, candidates: Sequence[Candidate], request: StopRequest, task: Task) -> list[float]:
         """The top-1 of each candidate; those in the journal are not scored again.

@@ -27,9 +27,14 @@ def run(run: Run, processes: Processes) -> None:
     sampler = make_sampler(run, space)
     images = Images(config, processes)
     images.check()
-    indices, held_out = images.splits
-    run.begin(run.supernet_folder, processes)
+    with run.working_in(run.supernet_folder, processes):
+        train(run, processes, space, sampler, images)
 
+
+def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, images: Images) -> None:
+    """Trains from the last checkpoint, or from the beginning, to the end."""
+    config, training = run.config, run.config.supernet
+    indices, held_out = images.splits
     model = Supernet(space, training.affine, training.dropout)
     initialize(model, weights_seed(config, "supernet"))
     trainer = Trainer(
@@ -46,9 +51,10 @@ def run(run: Run, processes: Processes) -> None:
         partial=True,
     )
     if processes.is_main:
+        rest = f" ({len(held_out):,} more are held out for the search)" if len(held_out) else ""
         run.say(
             f"training a supernet of {space.size:,} architectures on {len(indices):,} images of"
-            f" {images.train.name} ({len(held_out):,} more are held out for the search)"
+            f" {images.train.name}{rest}"
         )
     trainer.resume()
     run.record_config(run.supernet_folder, processes)

@@ -1,39 +1,13 @@
-"""One mistake for each command: one clear line, exit code 2, no traceback, nothing lost.
-
-Most of them run in this process, from the same entry point as the console script, since that imports torch once.
-"""
+"""One mistake for each command: one clear line, exit code 2, no traceback, nothing lost."""
 
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Callable
 
 import pytest
 
-from spos_cli import cli
 from spos_cli.engine import checkpoint
-from tests.conftest import Spos
-
-Mistake = Callable[..., str]
-
-
-@pytest.fixture
-def mistake(spos: Spos, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Mistake:
-    """Runs a command in this process; it must end with 2, and what it says on stderr is the result."""
-
-    def call(*arguments: object) -> str:
-        monkeypatch.chdir(spos.folder)
-        monkeypatch.setattr(sys, "argv", ["spos", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        said = capfd.readouterr()
-        assert stopped.value.code == 2, said
-        assert "Traceback" not in said.err
-        return said.err
-
-    return call
+from tests.conftest import Mistake, Spos
 
 
 @pytest.mark.parametrize(
@@ -60,7 +34,7 @@ def mistake(spos: Spos, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         (["flops-table", "--set", "space.choices=[shuffel]"], "there is no op 'shuffel'"),
         (["search"], "run spos supernet-train first"),
         (["search", "--weights", "nothing.pt"], "there is no weights file nothing.pt"),
-        (["search", "--weights", "spos.yaml"], "is not a weights file of spos"),
+        (["search", "--weights", "spos.yaml"], "it is not a weights file"),
         (["export-arch"], "run spos search first"),
         (["retrain"], "run spos export-arch first"),
         (["retrain", "1,2,3"], "3 layers"),

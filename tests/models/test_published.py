@@ -18,14 +18,13 @@ from spos_cli.engine.optim import Schedule
 from spos_cli.engine.trainer import Recipe, Trainer
 from spos_cli.models.blocks import BLOCKS
 from spos_cli.models.counting import count, multiply_adds, parameters
+from spos_cli.models.golden import NETWORK, SUPERNET, WINNER, WINNER_FLOPS, WINNER_PARAMS, Golden, fill, image
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
-from spos_cli.space.architecture import Architecture, parse
+from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import OPS, PUBLISHED
-from tests.models.filling import fill, image
 
 GOLDEN = Path(__file__).parent / "golden"
-WINNER = parse("2,1,0,1,2,0,2,0,2,0,2,3,0,0,0,0,3,2,3,3")
 COSTS = Path(__file__).parents[1] / "space" / "flops_params.json"
 
 
@@ -102,6 +101,14 @@ def test_network_logits(case: dict[str, Any]) -> None:
     fill(network)
     with torch.no_grad():
         close(network.eval()(image(2, 7)), case["eval_first8"], case["eval_l2"], 1e-5)
+
+
+def test_the_built_in_golden_numbers_are_these() -> None:
+    for name, built_in in (("supernet_logits", SUPERNET), ("network_logits", NETWORK)):
+        (case,) = (case for case in golden(name) if case["architecture"] == list(WINNER))
+        assert built_in == Golden(tuple(map(tuple, case["eval_first8"])), case["eval_l2"])
+    (costs,) = (case for case in json.loads(COSTS.read_text()) if case["architecture"] == list(WINNER))
+    assert (costs["flops"], costs["params"]) == (WINNER_FLOPS, WINNER_PARAMS)
 
 
 def train(model: Supernet, case: dict[str, Any], folder: Path, images: torch.Tensor) -> list[dict[str, float]]:

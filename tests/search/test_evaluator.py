@@ -20,6 +20,10 @@ ARCHS = [Architecture(choices) for choices in [(0, 0, 0, 0), (1, 0, 1, 0), (0, 1
 
 @pytest.fixture
 def evaluator() -> Evaluator:
+    return make_evaluator(None)
+
+
+def make_evaluator(momentum: float | None) -> Evaluator:
     supernet = Supernet(SPACE)
     initialize(supernet, 3)
     return Evaluator(
@@ -30,6 +34,7 @@ def evaluator() -> Evaluator:
         labels=LABELS,
         batch=20,
         device=torch.device("cpu"),
+        momentum=momentum,
     )
 
 
@@ -41,14 +46,16 @@ def test_scores_do_not_depend_on_what_was_scored_before(evaluator: Evaluator) ->
     assert len({score.loss for score in forward.values()}) == len(ARCHS)
 
 
-def test_a_score_is_the_count_of_a_network_calibrated_by_hand(evaluator: Evaluator) -> None:
+@pytest.mark.parametrize("momentum", [None, 0.1])
+def test_a_score_is_the_count_of_a_network_calibrated_by_hand(momentum: float | None) -> None:
+    """With momentum 0.1 as the published code does it: statistics set to 0 and 1, then forward passes in train mode."""
     arch = ARCHS[1]
-    score = evaluator.score(arch)
+    score = make_evaluator(momentum).score(arch)
     supernet = Supernet(SPACE, dropout=0.0)
     initialize(supernet, 3)
     for module in supernet.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None
+            module.momentum = momentum
     with torch.no_grad():
         supernet.train()
         for batch in (CALIBRATION[:32], CALIBRATION[32:64]):  # the rest is not a whole batch

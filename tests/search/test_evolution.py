@@ -10,6 +10,7 @@ import pytest
 
 from spos_cli.errors import LimitError
 from spos_cli.search.evolution import Candidate, Evolution
+from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 
 LAYERS, CHOICES = 8, 4
@@ -35,6 +36,10 @@ def value(candidates: Sequence[Candidate]) -> list[float]:
 
 def run(evolution: Evolution) -> list[tuple[Candidate, float]]:
     return [scored for generation in evolution.search(value) for scored in generation]
+
+
+def run_from(evolution: Evolution, known: dict[Architecture, float]) -> list[tuple[Candidate, float]]:
+    return [scored for generation in evolution.search(value, known) for scored in generation]
 
 
 def test_every_candidate_is_new_and_under_the_limit() -> None:
@@ -101,3 +106,18 @@ def test_mutation_draws_each_layer_with_its_probability() -> None:
     evolution = replace(EVOLUTION, mutation_probability=0.4)
     changed = [sum(a != b for a, b in zip(parent, evolution.mutate(parent, rng), strict=True)) for _ in range(4000)]
     assert np.mean(changed) == pytest.approx(LAYERS * 0.4 * (CHOICES - 1) / CHOICES, rel=0.05)
+
+
+def test_it_goes_on_from_what_another_search_has_scored() -> None:
+    """The best of those are the parents of the first generation, and nothing is scored again."""
+    first = {candidate.architecture: score for candidate, score in run(replace(EVOLUTION, generations=1))}
+    scored = run_from(replace(EVOLUTION, seed=8, generations=0), first)
+    children = [candidate for candidate, _ in scored if candidate.origin != "random"]
+    assert [candidate.origin for candidate, _ in scored[:16]] == ["mutation"] * 8 + ["crossover"] * 8
+    assert not {candidate.architecture for candidate, _ in scored} & first.keys()
+    parents = sorted(first, key=lambda arch: (-first[arch], TABLE.of(arch)))[:5]
+    for candidate in children:
+        if candidate.origin == "crossover":
+            assert all(any(parent[i] == c for parent in parents) for i, c in enumerate(candidate.architecture))
+    alone = run(replace(EVOLUTION, seed=8, generations=0))
+    assert np.mean([score for _, score in scored]) > np.mean([score for _, score in alone])

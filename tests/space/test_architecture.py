@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -73,11 +74,19 @@ def test_an_architecture_is_a_sequence_with_a_short_name() -> None:
         ("a.yaml", "architecture: 2,1,0"),
         ("a.json", '{"architecture": [2, 1, 0]}'),
         ("a.json", "\ufeff[2, 1, 0]"),
+        ("any name", "[2, 1, 0]"),
     ],
 )
 def test_files(tmp_path: Path, name: str, content: str) -> None:
     path = tmp_path / name
     path.write_text(content, encoding="utf-8")
+    assert read(str(path)) == parse("2,1,0")
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_the_published_pickle(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "arch"  # what a file is, its content tells
+    path.write_bytes(pickle.dumps((2, 1, 0), protocol))
     assert read(str(path)) == parse("2,1,0")
 
 
@@ -119,6 +128,11 @@ def test_a_missing_file_is_said_to_be_missing(arch: str) -> None:
         b"1:" * 20_000 + b"1",
         b"[" * 5_000,
         b"[" + b"1," * 10**6 + b"1]",
+        pickle.dumps(("2", "1")),
+        pickle.dumps(()),
+        pickle.dumps({"architecture": (2, -1)}),
+        pickle.dumps(Path),
+        pickle.dumps((2, 1, 0))[:-3] + b".",
     ],
     ids=lambda content: repr(content[:16]),
 )

@@ -1,0 +1,101 @@
+"""The published table of FLOPs, `op_flops_dict.pkl`: in, out, and compared.
+
+It maps `conv1`, `rest_operation` (the last convolution and the classifier) and ops such as
+`shufflenet_3x3_stride_2` to entries: `(in, out, middle channels, height, width, stride)`, of a block's input, to
+multiply-adds. `conv1` and `rest_operation` have no middle channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spos_cli import pickles
+from spos_cli.errors import CheckpointError
+from spos_cli.models.counting import multiply_adds
+from spos_cli.models.network import Network
+from spos_cli.space.architecture import Architecture, shown
+from spos_cli.space.cost import CostTable
+from spos_cli.space.search_space import Choice, SearchSpace
+
+Table = dict[str, dict[tuple[int, ...], float]]
+
+PICKLE_PROTOCOL = 2  # the newest that Python 2 reads, as the published code may
+
+
+def of(space: SearchSpace, flops: CostTable) -> Table:
+    """The table of a space, from its measured FLOPs."""
+    with torch.device("meta"):
+        stem = Network(space, Architecture((0,) * space.num_layers)).first_conv
+        conv1 = multiply_adds(stem, torch.empty(1, 3, space.image_size, space.image_size))
+    size, last = space.image_size, space.layers[-1]
+    table: Table = {
+        "conv1": {(3, space.stem_channels, size, size, space.stem_stride): conv1},
+        "rest_operation": {(last.out_channels, space.classes, last.out_size, last.out_size, 1): flops.fixed - conv1},
+    }
+    for layer in space.layers:
+        for index, choice in enumerate(space.choices):
+            size, middle = layer.in_size, layer.out_channels // 2
+            key = (layer.in_channels, layer.out_channels, middle, size, size, layer.stride)
+            table.setdefault(f"{_name(choice)}_stride_{layer.stride}", {})[key] = int(flops.table[layer.index, index])
+    return table
+
+
+def _name(choice: Choice) -> str:
+    """The published name of an op."""
+    if choice.op == "shuffle_xception":
+        return "xception_3x3"
+    kernel = dict(choice.parameters)["kernel"]
+    return f"shufflenet_{kernel}x{kernel}"
+
+
+def read(path: Path) -> Table:
+    """The table in a pickled file.
+
+    Raises:
+        CheckpointError: it is no table of FLOPs, or holds more than plain values.
+    """
+    table = pickles.read(path)
+    if not isinstance(table, dict) or not table or not all(isinstance(entries, dict) for entries in table.values()):
+        raise CheckpointError(f"{path} holds no table of FLOPs: expected ops with their entries, not {shown(table)}")
+    for op, entries in table.items():
+        for key, flops in entries.items():
+            numbers = isinstance(key, tuple) and all(type(part) is int for part in key)
+            if not isinstance(op, str) or not numbers or type(flops) not in (int, float) or not flops >= 0:
+                raise CheckpointError(f"{path} holds no table of FLOPs: {shown(op)} has {shown(key)}: {shown(flops)}")
+    return table
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two tables beside each other, as plain values for files.
+
+    Attributes:
+        compared: entries of the measured table.
+        differences: `op`, `key`, `theirs` (None where it is missing) and `measured` of those that are not equal.
+        others: `op`, `key` and `flops` of entries that the space does not need: other widths or sizes.
+    """
+
+    compared: int
+    differences: list[dict[str, Any]]
+    others: list[dict[str, Any]]
+
+
+def compare(theirs: Table, measured: Table) -> Comparison:
+    """Compares every entry of the measured table with theirs."""
+    ours = [(op, key, flops) for op, entries in measured.items() for key, flops in entries.items()]
+    differences = [
+        {"op": op, "key": list(key), "theirs": theirs.get(op, {}).get(key), "measured": flops}
+        for op, key, flops in ours
+        if theirs.get(op, {}).get(key) != flops
+    ]
+    others = [
+        {"op": op, "key": list(key), "flops": flops}
+        for op, entries in theirs.items()
+        for key, flops in entries.items()
+        if key not in measured.get(op, {})
+    ]
+    return Comparison(len(ours), differences, others)

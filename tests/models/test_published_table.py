@@ -1,0 +1,92 @@
+"""The published table of FLOPs. Its figures for every choice block, as they are known from `op_flops_dict.pkl`."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spos_cli.errors import CheckpointError
+from spos_cli.models import published_table
+from spos_cli.models.counting import count
+from spos_cli.space.search_space import PUBLISHED, SearchSpace, Stage
+
+OPS = ("shufflenet_3x3", "shufflenet_5x5", "shufflenet_7x7", "xception_3x3")
+BLOCKS = {  # (in, out, middle channels, height, width, stride): of each of the ops
+    (16, 64, 32, 112, 112, 2): (13396992, 15805440, 19418112, 13146112),
+    (64, 64, 32, 56, 56, 1): (7325696, 8931328, 11339776, 12343296),
+    (64, 160, 80, 56, 56, 2): (26304768, 28111104, 30820608, 20296192),
+    (160, 160, 80, 28, 28, 1): (10599680, 11603200, 13108480, 16746240),
+    (160, 320, 160, 28, 28, 2): (30670080, 31673600, 33178880, 21199360),
+    (320, 320, 160, 14, 14, 1): (10317440, 10819200, 11571840, 15899520),
+    (320, 640, 320, 14, 14, 2): (30387840, 30889600, 31642240, 20634880),
+    (640, 640, 320, 7, 7, 1): (10176320, 10427200, 10803520, 15476160),
+}
+CONV1 = 3 * 16 * 3 * 3 * 112 * 112
+REST = 640 * 1024 * 7 * 7 + 1024 * 1000
+
+
+def published() -> dict[str, Any]:
+    """The published table for this space, with an entry of another width, as channel search has them."""
+    table: dict[str, Any] = {"conv1": {(3, 16, 224, 224, 2): CONV1}, "rest_operation": {(640, 1000, 7, 7, 1): REST}}
+    for key, values in BLOCKS.items():
+        for op, flops in zip(OPS, values, strict=True):
+            table.setdefault(f"{op}_stride_{key[-1]}", {})[key] = flops
+    table["shufflenet_3x3_stride_1"][64, 64, 12, 56, 56, 1] = 2747136
+    return table
+
+
+def test_the_published_table_is_what_is_measured() -> None:
+    result = published_table.compare(published(), published_table.of(PUBLISHED, count(PUBLISHED).flops))
+    assert (result.compared, result.differences) == (34, [])
+    assert result.others == [{"op": "shufflenet_3x3_stride_1", "key": [64, 64, 12, 56, 56, 1], "flops": 2747136}]
+
+
+def test_every_difference_is_found() -> None:
+    measured = published_table.of(PUBLISHED, count(PUBLISHED).flops)
+    for op, entries in published().items():
+        for key in entries:
+            if key == (64, 64, 12, 56, 56, 1):
+                continue
+            for change, theirs in (("more", entries[key] + 1), ("gone", None)):
+                table = published()
+                if theirs is None:
+                    del table[op][key]
+                else:
+                    table[op][key] = theirs
+                expected = [{"op": op, "key": list(key), "theirs": theirs, "measured": measured[op][key]}]
+                assert published_table.compare(table, measured).differences == expected, change
+
+
+def test_a_round_trip_through_a_file(tmp_path: Path) -> None:
+    table = published_table.of(PUBLISHED, count(PUBLISHED).flops)
+    path = tmp_path / "op_flops_dict.pkl"
+    path.write_bytes(pickle.dumps(table, published_table.PICKLE_PROTOCOL))
+    assert published_table.read(path) == table
+
+
+def test_a_space_of_another_shape_has_a_table_too() -> None:
+    space = SearchSpace((Stage(1, 16, 1), Stage(2, 32)), PUBLISHED.choices, 8, 10, 8, 1, 32)
+    costs = count(space).flops
+    table = published_table.of(space, costs)
+    assert table["conv1"] == {(3, 8, 8, 8, 1): 3 * 8 * 9 * 64}
+    assert table["rest_operation"] == {(32, 10, 4, 4, 1): 32 * 32 * 16 + 32 * 10}
+    for index, op in enumerate(OPS):
+        assert table[f"{op}_stride_1"][8, 16, 8, 8, 8, 1] == costs.table[0, index]
+        assert table[f"{op}_stride_2"][16, 32, 16, 8, 8, 2] == costs.table[1, index]
+        assert table[f"{op}_stride_1"][32, 32, 16, 4, 4, 1] == costs.table[2, index]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [7, (2, 1, 0), {}, {"conv1": 3}, {"conv1": {3: 4}}, {"conv1": {(3, "a"): 4}}, {"conv1": {(3, 4): "many"}},
+     {"conv1": {(3, 4): -1}}, {"conv1": {(3, 4): float("nan")}}, {1: {(3, 4): 5}}, {"conv1": {(3, 4): True}}],
+    ids=str,
+)  # fmt: skip
+def test_what_is_no_table_is_said_so(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps(value))
+    with pytest.raises(CheckpointError, match="holds no table of FLOPs"):
+        published_table.read(path)

@@ -1,0 +1,82 @@
+"""Published checkpoints: what they hold is told by their tensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from spos_cli.errors import CheckpointError
+from spos_cli.models.network import Network
+from spos_cli.models.supernet import Supernet
+from spos_cli.models.weights import infer_architecture, is_affine, kind_of, state_of, to_published
+from spos_cli.space.architecture import Architecture
+from spos_cli.space.search_space import PUBLISHED, SearchSpace, Stage
+
+ARCHS = [
+    case["architecture"] for case in json.loads((Path(__file__).parents[1] / "space/flops_params.json").read_text())
+]
+SMALL = SearchSpace((Stage(1, 16), Stage(2, 32)), PUBLISHED.choices, 32, 10, 8, 2, 32)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_the_architecture_is_inferred(affine: bool) -> None:
+    """All fifty published ones, from names and shapes alone."""
+    for choices in ARCHS[:: 1 if affine else 5]:
+        with torch.device("meta"):
+            state = Network(PUBLISHED, Architecture(tuple(choices)), affine).state_dict()
+        assert list(infer_architecture(PUBLISHED, state)) == choices
+        assert (kind_of(state), is_affine(state)) == ("network", affine)
+
+
+def test_the_golden_names_and_shapes_tell_the_winner() -> None:
+    """Names and shapes of the published winner, as the published code has them."""
+    shapes = json.loads((Path(__file__).parent / "golden/network_state_dict.json").read_text())
+    state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    assert str(infer_architecture(PUBLISHED, state)) == "2,1,0,1,2,0,2,0,2,0,2,3,0,0,0,0,3,2,3,3"
+    shapes = json.loads((Path(__file__).parent / "golden/supernet_state_dict.json").read_text())
+    state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    assert (kind_of(state), is_affine(state)) == ("supernet", False)
+
+
+def test_every_form_of_a_published_checkpoint() -> None:
+    state = Supernet(SMALL).state_dict()
+    prefixed = {f"module.{name}": tensor for name, tensor in state.items()}
+    for content in ({"state_dict": state}, {"state_dict": prefixed}, dict(state), prefixed):
+        found = state_of(content)
+        assert found is not None
+        assert list(found) == list(state)
+        assert all(found[name] is tensor for name, tensor in state.items())
+    assert to_published(state)["state_dict"].keys() == prefixed.keys()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"state_dict": {}},
+        {"state_dict": 3},
+        {"state_dict": {"conv1.weight": torch.zeros(1)}},
+        {"vis_dict": {}},
+        {"first_conv.0.weight": "a text"},
+        {"state_dict": {1: torch.zeros(1)}},
+    ],
+    ids=str,
+)
+def test_other_contents_are_none(content: dict[str, object]) -> None:
+    assert state_of(content) is None
+
+
+def test_networks_that_are_none_of_the_space() -> None:
+    state = Network(SMALL, Architecture((0, 1, 2))).state_dict()
+    deeper = SearchSpace((Stage(2, 16), Stage(2, 32)), PUBLISHED.choices, 32, 10, 8, 2, 32)
+    with pytest.raises(CheckpointError, match="has 3 layers, the space 4"):
+        infer_architecture(deeper, state)
+    fewer = SearchSpace(SMALL.stages, PUBLISHED.choices[:2], 32, 10, 8, 2, 32)
+    with pytest.raises(CheckpointError, match=r"layer 2 of the network is none of .* the depthwise ones 16x1x7x7"):
+        infer_architecture(fewer, state)
+    del state["features.1.branch_main.0.weight"]
+    with pytest.raises(CheckpointError, match="layer 1 of the network is none"):
+        infer_architecture(SMALL, state)
