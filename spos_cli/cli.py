@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -58,6 +59,10 @@ DevicesOption = Annotated[
     str | None,
     typer.Option("--devices", metavar="N|auto|cpu", help="Number of processes, auto (all GPUs) or cpu."),
 ]
+RestartsOption = Annotated[
+    int | None,
+    typer.Option("--max-restarts", metavar="N", help="How often to start again after a process of N was killed."),
+]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="Seed of every random draw.")]
 PrintConfigOption = Annotated[
     bool, typer.Option("--print-config", help="Print the resolved settings as YAML and stop.")
@@ -102,10 +107,11 @@ class Options:
         print_config: bool,
         fresh: bool = False,
         as_json: bool = False,
+        max_restarts: int | None = None,
     ) -> None:
         self.config, self.fresh, self.as_json, self.print_config = config, fresh, as_json, print_config
         self.overrides = list(overrides or [])
-        named = {"run_dir": run_dir, "devices": devices, "seed": seed}
+        named = {"run_dir": run_dir, "devices": devices, "seed": seed, "max_restarts": max_restarts}
         self.options = [("--" + key.replace("_", "-"), key, value) for key, value in named.items() if value is not None]
 
     @property
@@ -130,10 +136,14 @@ class Options:
             options.append(config.Option("--flops-limit", "search.flops_limit", flops_limit))
         overrides: list[str | config.Option] = [*self.overrides, *options]
         origin = "the settings in the weights file"
+        if weights is not None:  # it may come from anywhere: it has no say in where and on what we work
+            weights = {key: value for key, value in weights.items() if key not in config.PLACE_AND_MACHINE}
         if weights is None:
             settings = config.load(config.find(self.config), overrides)
         elif self.config is None:
             settings = config.validate(weights, overrides, origin=origin)
+            if not any(override.partition("=")[0].strip() == "data.root" for override in self.overrides):
+                settings.require_root_here(origin)
         else:
             theirs = config.load(config.find(self.config), overrides)
             settings = config.validate(weights, origin=origin).with_images_of(theirs)
@@ -155,9 +165,10 @@ def across_processes(settings: Config, work: Callable[[Processes], None]) -> Non
 
     count = distributed.wanted(settings.devices)
     if count > 1 and not distributed.launched():
-        distributed.launch(count, sys.argv[1:])
+        distributed.launch(count, sys.argv[1:], settings.max_restarts, lambda text: print(text, file=sys.stderr))
         return
-    with distributed.join(settings.devices, settings.threads) as processes:
+    timeout = timedelta(minutes=settings.timeout_minutes)
+    with distributed.join(settings.devices, settings.threads, timeout) as processes:
         work(processes)
 
 
@@ -167,6 +178,7 @@ def supernet_train(
     overrides: SetOption = None,
     run_dir: RunDirOption = None,
     devices: DevicesOption = None,
+    max_restarts: RestartsOption = None,
     seed: SeedOption = None,
     print_config: PrintConfigOption = False,
     fresh: FreshOption = False,
@@ -177,7 +189,7 @@ def supernet_train(
 
     Example: spos supernet-train --config demo
     """
-    options = Options(config, overrides, run_dir, devices, seed, print_config, fresh)
+    options = Options(config, overrides, run_dir, devices, seed, print_config, fresh, max_restarts=max_restarts)
     settings = options.load()
     from spos_cli.stages import supernet_train as stage
 
@@ -238,6 +250,7 @@ def search(
     overrides: SetOption = None,
     run_dir: RunDirOption = None,
     devices: DevicesOption = None,
+    max_restarts: RestartsOption = None,
     seed: SeedOption = None,
     print_config: PrintConfigOption = False,
     fresh: FreshOption = False,
@@ -249,7 +262,9 @@ def search(
 
     Example: spos search --flops-limit 330M
     """
-    options = Options(config, overrides, run_dir, devices, seed, print_config, fresh, as_json)
+    options = Options(
+        config, overrides, run_dir, devices, seed, print_config, fresh, as_json, max_restarts=max_restarts
+    )
     settings = options.load(flops_limit=flops_limit)
     from spos_cli.stages import search as stage
 
@@ -313,6 +328,7 @@ def retrain(
     overrides: SetOption = None,
     run_dir: RunDirOption = None,
     devices: DevicesOption = None,
+    max_restarts: RestartsOption = None,
     seed: SeedOption = None,
     print_config: PrintConfigOption = False,
     fresh: FreshOption = False,
@@ -323,7 +339,7 @@ def retrain(
 
     Example: spos retrain runs/imagenet/archs/1f0c6c2b7a/arch.yaml
     """
-    options = Options(config, overrides, run_dir, devices, seed, print_config, fresh)
+    options = Options(config, overrides, run_dir, devices, seed, print_config, fresh, max_restarts=max_restarts)
     settings = options.load()
     from spos_cli.stages import retrain as stage
 
@@ -432,17 +448,24 @@ def _exit_code(error: Exception) -> int | None:
         for message in error.messages:
             print(f"error: {message}", file=sys.stderr)
         return int(error.exit_code)
-    if distributed is not None and distributed.lost_a_peer(error):
-        return 1  # the launcher shows what the other one says
+    if distributed is not None and isinstance(error, distributed.PeerLost):
+        if error.silent:  # else the other one says it
+            _say(error)
+        return 1
     return None
 
 
 def _fail(error: SposError) -> int:
-    """Shows a mistake of the user: by the launcher if one has started this process, else here."""
+    """Shows a mistake of the user."""
+    _say(error)
+    return 2
+
+
+def _say(error: Exception) -> None:
+    """Shows an error: by the launcher if one has started this process, else here."""
     distributed = sys.modules.get("spos_cli.engine.distributed")
     if distributed is not None and distributed.LAUNCHED in os.environ and distributed.launched():
         distributed.report_failure(error)
     else:
         many = isinstance(error, ConfigError) and "\n" in str(error)
         print(f"error:{chr(10) if many else ' '}{error}", file=sys.stderr)
-    return 2

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from spos_cli.errors import ConfigError, SposError
 from spos_cli.space.cost import parse_cost
@@ -275,14 +275,32 @@ class RetrainConfig(TrainingConfig):
     )
 
 
+def _folder_name(value: str | None) -> str | None:
+    if value is not None and not (value.strip() and value.isprintable()):
+        raise ValueError("should be the name of a folder, without line breaks and the like")
+    return value
+
+
+# Where a run is, and on what it runs: fields that no result depends on.
+PLACE_AND_MACHINE = ("name", "run_dir", "devices", "threads", "timeout_minutes", "max_restarts")
+
+
 class Config(Section):
     """A whole experiment."""
 
     name: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,99}$")] = Field("imagenet", description="of the run")
-    run_dir: str | None = Field(None, description="folder of the run; null: runs/<name>")
+    run_dir: Annotated[str | None, AfterValidator(_folder_name)] = Field(
+        None, description="folder of the run; null: runs/<name>"
+    )
     seed: Annotated[Number, Field(ge=0, lt=2**63)] = Field(0, description="of every random draw")
     devices: Devices = Field("auto", description="auto: all GPUs, else the CPU; or a number of processes")
     threads: Count | None = Field(None, description="CPU threads per process; null: an even share of the cores")
+    timeout_minutes: Annotated[float, Field(gt=0, le=10**6)] = Field(
+        60, description="how long a process waits for another before it gives up; the first may be decoding images"
+    )
+    max_restarts: Annotated[Number, Field(ge=0, le=10**6)] = Field(
+        3, description="how often processes of --devices N start again after one was killed or broke down"
+    )
     space: SpaceConfig = SpaceConfig()
     data: DataConfig = DataConfig()
     supernet: SupernetConfig = SupernetConfig()
@@ -309,7 +327,7 @@ class Config(Section):
         return self.model_dump(
             mode="json",
             exclude={
-                **dict.fromkeys(("name", "run_dir", "devices", "threads"), True),
+                **dict.fromkeys(PLACE_AND_MACHINE, True),
                 "data": {"workers", "bad_images"},
             },
         )
@@ -318,8 +336,21 @@ class Config(Section):
         """These settings on the images and the machine of another's: how images are prepared stays as it is."""
         names = ("source", "root", "train_folder", "val_folder", "workers", "bad_images")
         data = self.data.model_copy(update={name: getattr(other.data, name) for name in names})
-        machine = {"devices": other.devices, "threads": other.threads}
+        machine = {name: getattr(other, name) for name in PLACE_AND_MACHINE}
         return self.model_copy(update={"data": data, **machine})
+
+    def require_root_here(self, origin: str) -> None:
+        """Refuses a `data.root` outside of the working folder, to which a data set might be downloaded.
+
+        Raises:
+            ConfigError: the settings came from `origin`, which may be anybody's, and the user has not named a folder.
+        """
+        root, here = Path(self.data.root).resolve(), Path.cwd().resolve()
+        if self.data.source in ("cifar10", "cifar100", "fashion_mnist") and not root.is_relative_to(here):
+            raise ConfigError(
+                f"{origin} ask for images in {self.data.root}, where they might be downloaded to; if that is right, say"
+                f" --set data.root={self.data.root}"
+            )
 
     def to_yaml(self) -> str:
         """The resolved settings, as `--print-config` shows them and `config.yaml` keeps them."""

@@ -8,31 +8,35 @@ several machines. Both tell a process its place through the environment, where `
 from __future__ import annotations
 
 import contextlib
+import itertools
+import json
 import logging
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import (
-    ChildFailedError,
-    ProcessFailure,
-    get_error_handler,
-)
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, get_error_handler
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from spos_cli.errors import ConfigError
 
-TIMEOUT = timedelta(hours=1)  # a process that waits this long for another gives up; one may be decoding images
-PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # gloo, NCCL
+# What gloo and NCCL say of a process that is gone, and of one that does not answer.
+PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited", "Broken pipe")
+PEER_IS_SILENT = ("Timed out waiting", "timed out", "timeout", "Timeout")
+RENDEZVOUS_FORGETS = 20.0  # seconds; torchrun takes a machine for alive until three signs, 5 s apart, are missing
 LAUNCHED = "SPOS_LAUNCHED"  # set in the processes that `launch` starts: it reports their errors
+RESTARTS = "SPOS_RESTARTS"  # how often `launch` has started them again
+NO_ACCIDENT = (2, 128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes after which nothing is started again
 
 
 @dataclass(frozen=True)
@@ -107,19 +111,21 @@ def launched() -> bool:
 
 def restarted() -> bool:
     """Whether a launcher has started this process again after a failure."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return any(int(os.environ.get(name, 0)) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", RESTARTS))
 
 
 @contextlib.contextmanager
-def join(devices: int | str, threads: int | None) -> Iterator[Processes]:
+def join(devices: int | str, threads: int | None, timeout: timedelta) -> Iterator[Processes]:
     """Takes this process's place among all, and leaves it at the end.
 
     Args:
         devices: `auto`, `cpu` or a number, as in the config.
         threads: CPU threads of this process; None is OMP_NUM_THREADS, else an even share of the cores.
+        timeout: how long this process waits for another one before it gives up.
 
     Raises:
         ConfigError: more processes than GPUs, where there are GPUs.
+        PeerLost: another process has ended, or does not answer.
     """
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     device = device_of(devices, local_size, int(os.environ.get("LOCAL_RANK", 0)))
@@ -131,11 +137,22 @@ def join(devices: int | str, threads: int | None) -> Iterator[Processes]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    dist.init_process_group(backend, timeout=timeout)
     try:
         processes = Processes(dist.get_rank(), dist.get_world_size(), device, int(os.environ.get("LOCAL_RANK", 0)))
         yield processes
         processes.barrier()  # nobody leaves while another may still need it
+    except RuntimeError as error:
+        if any(text in str(error) for text in PEER_IS_GONE):
+            if dist.get_world_size() > local_size:
+                # A machine that is gone for good must not be counted among those that begin anew. If it is there,
+                # torchrun does not wait, but ends this process and starts it again.
+                time.sleep(RENDEZVOUS_FORGETS)
+            raise PeerLost("another process has ended", silent=False) from error
+        if isinstance(error, dist.DistError) or any(text in str(error) for text in PEER_IS_SILENT):
+            waited = f"process {dist.get_rank()} has waited {timeout} for another one (timeout_minutes)"
+            raise PeerLost(f"{waited}, which hangs or cannot be reached", silent=True) from error
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -166,6 +183,18 @@ def device_of(devices: int | str, local_size: int, local_rank: int) -> torch.dev
     return torch.device("cuda", local_rank)
 
 
+class PeerLost(Exception):
+    """This process is in order, but cannot go on without another one.
+
+    Attributes:
+        silent: whether the other one does not answer; else it has ended, and will have said why.
+    """
+
+    def __init__(self, message: str, *, silent: bool) -> None:
+        super().__init__(message)
+        self.silent = silent
+
+
 class WorkersFailed(Exception):
     """Processes that `launch` started did not end well.
 
@@ -180,8 +209,15 @@ class WorkersFailed(Exception):
         self.exit_code = exit_code
 
 
-def launch(count: int, arguments: Sequence[str]) -> None:
+def launch(count: int, arguments: Sequence[str], max_restarts: int, say: Callable[[str], object]) -> None:
     """Runs this command line in `count` processes on this machine and waits for them.
+
+    If one of them is killed or breaks down, all are started again; they go on from their last checkpoint. A mistake
+    of the user and a wish to stop end them for good.
+
+    Args:
+        max_restarts: how often they are started again.
+        say: is told of each restart, in a sentence.
 
     Raises:
         WorkersFailed: some of them did not end well.
@@ -190,6 +226,20 @@ def launch(count: int, arguments: Sequence[str]) -> None:
     logging.getLogger("torch.distributed.run").setLevel(logging.CRITICAL)
     os.environ[LAUNCHED] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
+    for restarts in itertools.count():
+        os.environ[RESTARTS] = str(restarts)
+        try:
+            _launch_once(count, arguments)
+        except WorkersFailed as failed:
+            if failed.exit_code in NO_ACCIDENT or restarts >= max_restarts:
+                raise
+            what = "; ".join(failed.messages) or "a process has broken down"
+            say(f"{what}: all {count} start again from the last checkpoint ({restarts + 1} of {max_restarts} restarts)")
+        else:
+            return
+
+
+def _launch_once(count: int, arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:  # where failed processes leave their errors
         config = LaunchConfig(
             min_nodes=1,
@@ -207,27 +257,31 @@ def launch(count: int, arguments: Sequence[str]) -> None:
         except SignalException as error:
             raise WorkersFailed([], 128 + int(error.sigval)) from None
         except ChildFailedError as error:
-            failures = [failure for _, failure in sorted(error.failures.items())]
-            # The launcher ends those that are left with SIGTERM; that is no failure of theirs.
-            failures = [failure for failure in failures if failure.exitcode != -signal.SIGTERM] or failures
-            # Those that have something to say come before those that only lost a peer.
-            first = min(failures, key=lambda failure: (not _message(failure), failure.timestamp))
-            code = first.exitcode if first.exitcode >= 0 else 128 - first.exitcode
-            messages = dict.fromkeys(filter(None, map(_message, failures)))
-            raise WorkersFailed(list(messages), code) from None
+            raise _failed(error, Path(folder)) from None
 
 
-def _message(failure: ProcessFailure) -> str:
-    """What a failed process said in `report_failure`, or which signal ended it."""
-    if failure.exitcode < 0:
-        return f"process {failure.local_rank} was ended by {failure.signal_name()}"
-    said = failure.error_file_data.get("message", "")
-    return str(said["message"]).partition(": ")[2] if isinstance(said, dict) else ""
+def _failed(error: ChildFailedError, folder: Path) -> WorkersFailed:
+    """What is to be said of failed processes: of all that have left an error, not only of the first."""
+    said = {int(path.parent.name): _message(path) for path in folder.glob("**/error.json")}
+    failures = [failure for _, failure in sorted(error.failures.items())]
+    # The launcher ends those that are left with SIGTERM; that is no failure of theirs.
+    failures = [failure for failure in failures if failure.exitcode != -signal.SIGTERM] or failures
+    for failure in failures:
+        if failure.exitcode < 0:
+            said[failure.local_rank] = f"process {failure.local_rank} was ended by {failure.signal_name()}"
+    # Those that have something to say come before those that only lost a peer.
+    first = min(failures, key=lambda failure: (failure.local_rank not in said, failure.timestamp))
+    code = first.exitcode if first.exitcode >= 0 else 128 - first.exitcode
+    return WorkersFailed(list(dict.fromkeys(said[rank] for rank in sorted(said))), code)
 
 
-def lost_a_peer(error: BaseException) -> bool:
-    """Whether this process failed only because another one has ended."""
-    return launched() and isinstance(error, RuntimeError) and any(text in str(error) for text in PEER_IS_GONE)
+def _message(path: Path) -> str:
+    """What a process said in `report_failure`."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))["message"]["message"]
+        return str(said).partition(": ")[2]
+    except (OSError, ValueError, LookupError, TypeError):
+        return "a process has ended in the middle of saying why"
 
 
 def report_failure(error: BaseException) -> None:

@@ -28,8 +28,8 @@ class StopRequest:
         return self.number != 0
 
     def receive(self, number: int, _frame: FrameType | None) -> None:
-        """The signal handler. A second Ctrl-C does not wait any more."""
-        if self.number == signal.SIGINT == number:
+        """The signal handler. A second Ctrl-C does not wait any more; torch's launcher makes a SIGTERM of it."""
+        if self.number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections.abc import Sequence
@@ -301,8 +302,8 @@ class Scoring:
         """One candidate per process; the first one writes them all, in their order."""
         counts = torch.zeros(3, dtype=torch.int64, device=self.processes.device)
         if self.processes.rank < len(candidates):
-            score = self.evaluator.score(candidates[self.processes.rank].architecture)
-            counts += torch.tensor([score.images, score.top1_count, score.top5_count], device=counts.device)
+            found = self.counts_of(candidates[self.processes.rank].architecture)
+            counts += torch.tensor(found, device=counts.device)
         for candidate, (images, top1, top5) in zip(candidates, self.processes.gather(counts).tolist(), strict=False):
             arch = candidate.architecture
             entry = Entry(
@@ -317,7 +318,32 @@ class Scoring:
             )
             if self.processes.is_main:
                 self.journal.append(entry)
+                self.kept(arch).unlink(missing_ok=True)
             self.entries[arch] = entry
+
+    def counts_of(self, arch: Architecture) -> list[int]:
+        """Images, top-1 and top-5 counts of a candidate, from this process.
+
+        Of several processes, each keeps what it has found until the first one has it in the journal: the scores of
+        those that are whole outlive one that is killed.
+        """
+        if self.processes.world_size == 1:
+            score = self.evaluator.score(arch)
+            return [score.images, score.top1_count, score.top5_count]
+        path = self.kept(arch)
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            images, top1, top5 = json.loads(path.read_text())
+            if 0 <= top1 <= top5 <= images == len(self.evaluator.images):
+                return [images, top1, top5]
+        score = self.evaluator.score(arch)
+        counts = [score.images, score.top1_count, score.top5_count]
+        with contextlib.suppress(RunError):  # a full disk costs only this safety
+            checkpoint.write_atomically(path, json.dumps(counts).encode())
+        return counts
+
+    def kept(self, arch: Architecture) -> Path:
+        """Where a score waits for its place in the journal."""
+        return self.journal.path.with_name(f".scored-{arch.id}.json")
 
 
 def write_result(run: Run, scoring: Scoring, supernet_digest: str) -> None:

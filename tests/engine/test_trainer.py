@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,7 @@ def _worker(rank: int, work: Callable[[int, str], None], folder: str, port: int)
 
 
 def train_half(rank: int, folder: str) -> None:
-    with distributed.join("cpu", 1) as processes:
+    with distributed.join("cpu", 1, timedelta(minutes=5)) as processes:
         training = trainer(Path(folder) / str(rank), processes)
         training.model.dropout.p = 0.0  # type: ignore[union-attr]
         part = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
@@ -241,7 +242,7 @@ def test_two_processes_average_the_gradients_of_both_halves(tmp_path: Path) -> N
 
 def stop_on_one(rank: int, folder: str) -> None:
     """Only the second process has bad numbers; both must stop."""
-    with distributed.join("cpu", 1) as processes:
+    with distributed.join("cpu", 1, timedelta(minutes=5)) as processes:
         training = trainer(Path(folder), processes)
         bad = float("nan") if rank == 1 else 1.0
         with pytest.raises(TrainingError, match="not finite at step 1;"):

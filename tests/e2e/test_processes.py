@@ -1,0 +1,258 @@
+"""Processes that are killed, hang or fail, with `--devices N` and under torchrun; and the wish to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PROGRAM, Spos, environment
+
+pytestmark = pytest.mark.slow
+
+PATIENCE = 120.0
+TORCHRUN = Path(sys.executable).with_name("torchrun")
+SMALL = ("--set", "supernet.steps=60", "--set", "supernet.checkpoint_every=5", "--set", "supernet.log_every=5")
+ENDLESS = ("--set", "supernet.steps=100000", "--set", "supernet.checkpoint_every=100000")
+
+
+def until(true: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    end = time.monotonic() + PATIENCE
+    while not true():
+        assert process is None or process.poll() is None, "ended too early"
+        assert time.monotonic() < end, "the moment never came"
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def started(spos: Spos, *command: object) -> Iterator[subprocess.Popen[str]]:
+    """A command in a session of its own; none of its processes is left in the end."""
+    with (spos.folder / "stderr").open("a") as errors:
+        process = subprocess.Popen(
+            list(map(str, command)),
+            cwd=spos.folder,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+            text=True,
+        )
+    try:
+        yield process
+    finally:
+        for pid in [*workers(process), process.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def workers(launcher: subprocess.Popen[str]) -> list[int]:
+    """What a launcher has started, by rank."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            variables = dict(
+                part.split(b"=", 1) for part in (place / "environ").read_bytes().split(b"\0") if b"=" in part
+            )
+            if parent == launcher.pid and b"LOCAL_RANK" in variables:
+                found[int(variables[b"LOCAL_RANK"])] = int(place.name)
+    return [found[rank] for rank in sorted(found)]
+
+
+def said(spos: Spos) -> str:
+    return (spos.folder / "stderr").read_text()
+
+
+def logged(spos: Spos, step: int) -> Callable[[], bool]:
+    """Whether a line of the metrics is from that step or later."""
+    path = spos.run / "supernet" / "metrics.jsonl"
+
+    def reached() -> bool:
+        lines = path.read_text().splitlines() if path.exists() else []
+        return bool(lines) and lines[-1].endswith("}") and json.loads(lines[-1])["step"] >= step
+
+    return reached
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Spos:
+    """A supernet of two processes that nothing has disturbed. Not to be changed."""
+    spos = Spos(tmp_path_factory.mktemp("undisturbed"))
+    spos("supernet-train", "--devices", 2, *SMALL)
+    return spos
+
+
+def same_supernet(one: Spos, other: Spos) -> bool:
+    return (one.run / "supernet" / "last.pt").read_bytes() == (other.run / "supernet" / "last.pt").read_bytes()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_process_starts_again(undisturbed: Spos, tmp_path: Path, rank: int) -> None:
+    spos = Spos(tmp_path)
+    with started(spos, PROGRAM, "supernet-train", "--devices", 2, *SMALL) as process:
+        until(logged(spos, 20), process)
+        os.kill(workers(process)[rank], signal.SIGKILL)
+        assert process.wait(PATIENCE) == 0, said(spos)
+    assert f"process {rank} was ended by SIGKILL: all 2 start again from the last checkpoint (1 of 3" in said(spos)
+    assert "resuming at step" in said(spos)
+    assert "Traceback" not in said(spos)
+    assert same_supernet(spos, undisturbed)
+
+
+def test_no_more_restarts_than_allowed(tmp_path: Path) -> None:
+    spos = Spos(tmp_path)
+    command = ("supernet-train", "--devices", 2, *ENDLESS, "--max-restarts", 1)
+    with started(spos, PROGRAM, *command) as process:
+        until(logged(spos, 10), process)
+        first = workers(process)
+        os.kill(first[1], signal.SIGKILL)
+        until(lambda: len(set(workers(process)) - set(first)) == 2, process)
+        os.kill(workers(process)[1], signal.SIGKILL)
+        assert process.wait(PATIENCE) == 128 + signal.SIGKILL
+    assert said(spos).count("start again") == 1
+    assert said(spos).splitlines()[-1] == "error: process 1 was ended by SIGKILL"
+
+
+def test_a_process_that_hangs_is_given_up(undisturbed: Spos, tmp_path: Path) -> None:
+    """A stopped one cannot even end on SIGTERM; the launcher kills it after 30 seconds."""
+    spos = Spos(tmp_path)
+    command = ("supernet-train", "--devices", 2, *SMALL, "--set", "timeout_minutes=0.1")
+    with started(spos, PROGRAM, *command) as process:
+        until(logged(spos, 10), process)
+        os.kill(workers(process)[1], signal.SIGSTOP)
+        assert process.wait(PATIENCE) == 0, said(spos)
+    assert "process 0 has waited 0:00:06 for another one (timeout_minutes), which hangs" in said(spos)
+    assert "(1 of 3 restarts)" in said(spos)
+    assert same_supernet(spos, undisturbed)
+
+
+def test_a_search_loses_no_score(finished: Spos, tmp_path: Path) -> None:
+    spos = Spos(tmp_path)
+    journal = spos.run / "search" / "journal.jsonl"
+    weights = ("--weights", finished.run / "supernet" / "last.pt")
+    with started(spos, PROGRAM, "search", "--devices", 2, *weights) as process:
+        for scored in (2, 8):
+            until(lambda scored=scored: journal.exists() and journal.read_bytes().count(b"\n") >= scored, process)
+            before = journal.read_bytes()
+            pids = workers(process)
+            os.kill(pids[1], signal.SIGKILL)
+            until(lambda pids=pids: not set(workers(process)) & set(pids) or process.poll() is not None)
+            assert journal.read_bytes().startswith(before)
+        assert process.wait(PATIENCE) == 0, said(spos)
+    assert journal.read_bytes() == (finished.run / "search" / "journal.jsonl").read_bytes()
+    assert not list(journal.parent.glob(".scored-*"))
+
+
+def test_different_failures_are_both_reported(finished: Spos, tmp_path: Path) -> None:
+    """Two validation images are broken, one in the share of each process."""
+    from PIL import Image
+    from skimage import data
+
+    spos = Spos(tmp_path)
+    photo = Image.fromarray(data.astronaut())
+    for split in ("train", "val"):
+        for label in "0123456789":
+            (tmp_path / split / label).mkdir(parents=True)
+            for number in range(20):
+                photo.resize((8, 8)).save(tmp_path / split / label / f"{number:02}.png")
+    for label in (0, 9):  # of 200 images in batches of 50, the first and the last
+        (tmp_path / "val" / str(label) / "05.png").write_bytes(b"broken")
+    (model,) = finished.run.glob("retrain/*/model.pt")
+    (spos.folder / "spos.yaml").write_text((spos.folder / "spos.yaml").read_text().replace("digits", "folder"))
+    done = spos(
+        *("evaluate", "--weights", model, "--config", "spos.yaml", "--set", "data.root=.", "--devices", 2), code=2
+    )
+    reported = [line for line in done.stderr.splitlines() if line.startswith("error: cannot read the image")]
+    assert ["val/0/05.png" in line or "val/9/05.png" in line for line in reported] == [True, True]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, devices: int) -> None:
+    """The step that the first one waits for never ends, since a process is stopped in it."""
+    spos = Spos(tmp_path)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import signal, time, sys\n"
+        "def install():\n"
+        "    from spos_cli.engine.trainer import Trainer\n"
+        "    update = Trainer.update\n"
+        "    def slow(self, stream):\n"
+        "        update(self, stream)\n"
+        "        if self.step == 20: time.sleep(1000)\n"
+        "    Trainer.update = slow\n"
+        "if any('spos' in argument for argument in sys.orig_argv): install()\n"
+    )
+    command = f"exec env PYTHONPATH={tmp_path} {PROGRAM} supernet-train --devices {devices} {' '.join(ENDLESS)}"
+    with started(spos, "sh", "-c", command) as process:
+        until(logged(spos, 20), process)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        time.sleep(1.0)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        assert process.wait(PATIENCE) == 130, said(spos)
+        assert time.monotonic() - begin < 20
+    assert "Traceback" not in said(spos)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_under_torchrun(tmp_path: Path, number: signal.Signals) -> None:
+    """torchrun passes them on; its own exit code is its own."""
+    spos = Spos(tmp_path)
+    command = (TORCHRUN, "--nproc-per-node", 2, "--master-port", free_port(), "-m", "spos_cli", "supernet-train")
+    with started(spos, *command, *ENDLESS) as process:
+        until(logged(spos, 20), process)
+        process.send_signal(number)
+        assert process.wait(25) != 0
+    assert f"stopped by {number.name}; all is saved" in said(spos)
+    assert (spos.run / "supernet" / "last.pt").exists()
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_one_of_two_machines_is_lost(undisturbed: Spos, tmp_path: Path, killed: int) -> None:
+    """Two machines on two loopback addresses with a common run folder; one dies as a whole and comes back.
+
+    The one that stays starts its process again by itself; if the lost one was the host of the rendezvous, the user
+    stops the other one and starts both anew.
+    """
+    spos = Spos(tmp_path)
+    port = free_port()
+
+    def machine(number: int) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+        rendezvous = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "two")
+        place = ("--nnodes", 2, "--nproc-per-node", 1, "--local-addr", f"127.0.0.{number + 1}", "--max-restarts", 3)
+        return started(spos, TORCHRUN, *rendezvous, *place, "-m", "spos_cli", "supernet-train", *SMALL)
+
+    with contextlib.ExitStack() as stack:
+        machines = [stack.enter_context(machine(number)) for number in range(2)]
+        until(logged(spos, 20))
+        lost = machines[killed]
+        for pid in [lost.pid, *workers(lost)]:
+            os.kill(pid, signal.SIGKILL)
+        lost.wait()
+        if killed == 0:
+            machines[1].terminate()
+            machines[1].wait(PATIENCE)
+            machines = [stack.enter_context(machine(number)) for number in range(2)]
+        else:
+            machines[1] = stack.enter_context(machine(1))
+        assert [one.wait(PATIENCE) for one in machines] == [0, 0], said(spos)
+    assert "resuming at step" in said(spos)
+    assert same_supernet(spos, undisturbed)
