@@ -294,7 +294,9 @@ class Config(Section):
     )
     seed: Annotated[Number, Field(ge=0, lt=2**63)] = Field(0, description="of every random draw")
     devices: Devices = Field("auto", description="auto: all GPUs, else the CPU; or a number of processes")
-    threads: Count | None = Field(None, description="CPU threads per process; null: an even share of the cores")
+    threads: Annotated[Count, Field(le=4096)] | None = Field(
+        None, description="CPU threads per process; null: an even share of the cores"
+    )
     timeout_minutes: Annotated[float, Field(gt=0, le=10**6)] = Field(
         60, description="how long a process waits for another before it gives up; the first may be decoding images"
     )
@@ -422,7 +424,7 @@ def validate(
     places = dict(places or {})
     for override in overrides:
         if isinstance(override, Option):
-            keys, place = tuple(override.key.split(".")), f"{override.name} {override.value}"
+            keys, place = tuple(override.key.split(".")), _short(f"{override.name} {override.value}")
             _lay_over(values, keys, override.value, place, places)
         else:
             _override(values, override, places)
@@ -476,14 +478,19 @@ def _walk(
 def _override(values: dict[str, Any], override: str, places: dict[tuple[str, ...], str]) -> None:
     """Lays `section.key=value` over the values; the value is read as YAML."""
     name, equals, text = override.partition("=")
-    keys = tuple(name.strip().split("."))
+    keys, place = tuple(name.strip().split(".")), _short(f"--set {override}")
     if not equals or not all(keys):
-        raise ConfigError(f"--set {override}: expected section.key=value, such as --set supernet.lr=0.1")
+        raise ConfigError(f"{place}: expected section.key=value, such as --set supernet.lr=0.1")
     try:
         value = yaml.safe_load(text)
     except YAML_ERRORS:
-        raise ConfigError(f"--set {override}: {text!r} is not a valid YAML value") from None
-    _lay_over(values, keys, value, f"--set {override}", places)
+        raise ConfigError(f"{place}: {text!r:.60} is not a valid YAML value") from None
+    _lay_over(values, keys, value, place, places)
+
+
+def _short(text: str) -> str:
+    """What was typed, as a message quotes it."""
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def _lay_over(
@@ -518,14 +525,15 @@ def _lay_over(
 def _describe(problem: Any, places: Mapping[tuple[str, ...], str], origin: str) -> str:
     """One line for one mistake: place, field, what is wrong, what is allowed."""
     location = tuple(str(part) for part in problem["loc"])
-    while location and location not in places and not _is_field(location):
+    unknown = problem["type"] == "extra_forbidden"
+    while location and location not in places and not unknown and not _is_field(location):
         location = location[:-1]  # pydantic appends the tags of a union
     known = location
     while known and known not in places:
         known = known[:-1]
     place = places.get(known, origin)
     field = ".".join(location)
-    if problem["type"] == "extra_forbidden":
+    if unknown:
         siblings = _fields(location[:-1])
         close = difflib.get_close_matches(location[-1], siblings, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(siblings)}"

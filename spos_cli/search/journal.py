@@ -12,12 +12,15 @@ import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from spos_cli.errors import RunError
 from spos_cli.space.architecture import Architecture
 
 Origin = Literal["random", "mutation", "crossover", "imported"]
+
+# What a line raises that is no entry: no JSON, or of another form, or nested without end.
+NO_ENTRY = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,15 @@ class Entry:
 
     @staticmethod
     def from_line(line: str) -> Entry:
-        """The entry of one line. Raises ValueError, KeyError or TypeError if it is none."""
+        """The entry of one line. Raises one of `NO_ENTRY` if it is none."""
         fields = json.loads(line)
-        choices = tuple(int(choice) for choice in fields.pop("architecture"))
+        choices = tuple(fields.pop("architecture"))
         entry = Entry(architecture=Architecture(choices), **fields)
-        if not (0 <= entry.top1 <= 1 and 0 <= entry.top5 <= 1 and entry.images > 0 and entry.flops > 0):
-            raise ValueError("a score outside of its range")
+        numbers = (*choices, entry.flops, entry.params, entry.images, entry.generation)
+        if not all(type(number) is int and number >= 0 for number in numbers) or entry.images * entry.flops == 0:
+            raise ValueError("a number that is none")
+        if not (0 <= entry.top1 <= 1 and 0 <= entry.top5 <= 1 and entry.origin in get_args(Origin)):
+            raise ValueError("a score outside of its range, or an unknown origin")
         return entry
 
 
@@ -71,7 +77,7 @@ class Journal:
         for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is incomplete
             try:
                 entries.append(Entry.from_line(line.decode("utf-8")))
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except NO_ENTRY:
                 raise RunError(f"{self.path}:{number} is not a scored candidate; mend it, or use --fresh") from None
         return entries
 

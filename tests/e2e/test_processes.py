@@ -40,7 +40,8 @@ def started(spos: Spos, *command: object) -> Iterator[subprocess.Popen[str]]:
         process = subprocess.Popen(
             list(map(str, command)),
             cwd=spos.folder,
-            env=environment(),
+            # torchrun shares a store between its rounds that it does not fill anew for a machine that joins later
+            env=environment() | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
             stdout=subprocess.DEVNULL,
             stderr=errors,
             start_new_session=True,
@@ -237,6 +238,7 @@ def test_one_of_two_machines_is_lost(undisturbed: Spos, tmp_path: Path, killed: 
 
     def machine(number: int) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
         rendezvous = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "two")
+        rendezvous += ("--rdzv-conf", f"is_host={number == 0}")
         place = ("--nnodes", 2, "--nproc-per-node", 1, "--local-addr", f"127.0.0.{number + 1}", "--max-restarts", 3)
         return started(spos, TORCHRUN, *rendezvous, *place, "-m", "spos_cli", "supernet-train", *SMALL)
 
