@@ -2,13 +2,15 @@
 # make demo    all six commands on real images, in minutes on a laptop's CPU
 # make test    all tests; `make unit` leaves the slow ones out
 # make lint    style and types
+# make soak    everything that can go wrong, at random moments, about 10 minutes; FAULTS=9 for fewer
 # make bench   speed against an honest baseline, both sides in the same run
 
 PYTHON ?= python3
 SPOS := .venv/bin/spos
+FAULTS ?= 45
 DEMO := --config configs/demo.yaml
 
-.PHONY: setup demo test unit lint bench
+.PHONY: setup demo test unit lint soak bench
 
 setup: .venv/installed
 
@@ -27,15 +29,18 @@ demo: setup
 	$(SPOS) evaluate $(DEMO)
 
 test: setup
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 2 --dist loadfile
 
 unit: setup
-	.venv/bin/python -m pytest -m 'not slow'
+	.venv/bin/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+soak: setup
+	.venv/bin/python -m tests.soak --faults $(FAULTS)
 
 bench: setup
 	.venv/bin/python -m tests.benchmarks

@@ -31,24 +31,25 @@ from tests.conftest import PROGRAM, TINY, environment
 PATIENCE = 120.0  # seconds for a command to make its next progress, or to end after a signal
 SETTINGS = {
     "supernet": {"steps": 1500, "log_every": 10, "checkpoint_every": 20},
-    "search": {"population": 20, "generations": 5, "parents": 5, "mutations": 8, "crossovers": 8, "images": 100},
+    "search": {"population": 60, "generations": 13, "parents": 10, "mutations": 20, "crossovers": 20},
     "retrain": {"steps": 1500, "log_every": 10, "checkpoint_every": 20, "evaluate_every": 500},
 }
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A command, where its progress shows, and what must be equal in the end."""
+    """A command, where its progress shows, how many lines of it are a step, and what must be equal in the end."""
 
     command: str
     progress: str
+    lines: int
     results: tuple[str, ...]
 
 
 STAGES = (
-    Stage("supernet-train", "supernet/metrics.jsonl", ("supernet/last.pt",)),
-    Stage("search", "search/journal.jsonl", ("search/journal.jsonl", "search/result.yaml")),
-    Stage("retrain", "retrain/*/metrics.jsonl", ("retrain/*/last.pt", "retrain/*/model.pt", "archs/*/arch.yaml")),
+    Stage("supernet-train", "supernet/metrics.jsonl", 1, ("supernet/last.pt",)),
+    Stage("search", "search/journal.jsonl", 12, ("search/journal.jsonl", "search/result.yaml")),
+    Stage("retrain", "retrain/*/metrics.jsonl", 1, ("retrain/*/last.pt", "retrain/*/model.pt", "archs/*/arch.yaml")),
 )
 
 
@@ -58,11 +59,13 @@ class Run:
 
     folder: Path
     random: random.Random
+    command: str = ""
     process: subprocess.Popen[str] | None = None
     said: list[str] = field(default_factory=list)
 
     def start(self, command: str) -> None:
         """Types a command; its stderr goes to a file, since nobody reads a pipe while we wait."""
+        self.command = command
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = [f"{section}.{key}={value}" for section, fields in SETTINGS.items() for key, value in fields.items()]
         options = [word for setting in settings for word in ("--set", setting)]
@@ -188,16 +191,19 @@ def flip_a_bit(run: Run) -> set[int]:
 
 
 def damage(run: Run, change: Callable[[bytes], bytes]) -> None:
-    """Spoils the newest checkpoint in place, under all of its names, if it is not the only one; else the journal."""
+    """Spoils what the stage has written last: a search's last line, or, in place and under all of its names, the newest
+    checkpoint of a training if it is not the only one."""
     assert run.process is not None
     run.process.wait()
-    checkpoints = sorted(run.files("supernet/step-*.pt") + run.files("retrain/*/step-*.pt"), key=os.path.getmtime)
-    journal = run.folder / "run" / "search" / "journal.jsonl"
-    if journal.exists() and not run.files("retrain/*"):
-        whole = journal.read_bytes()
-        last = whole[:-1].rfind(b"\n") + 1
-        journal.write_bytes(whole[: last + run.random.randrange(len(whole) - last + 1)])
-    elif len([path for path in checkpoints if path.parent == checkpoints[-1].parent]) > 1:
+    if run.command == "search":
+        for journal in run.files("search/journal.jsonl"):
+            whole = journal.read_bytes()
+            last = whole[:-1].rfind(b"\n") + 1
+            journal.write_bytes(whole[: last + run.random.randrange(len(whole) - last + 1)])
+        return
+    folder = "supernet" if run.command == "supernet-train" else "retrain/*"
+    checkpoints = run.files(f"{folder}/step-*.pt")
+    if len(checkpoints) > 1:
         content = checkpoints[-1].read_bytes()
         with checkpoints[-1].open("r+b") as file:
             file.write(changed := change(content))
@@ -236,7 +242,7 @@ def disturb(run: Run, stage: Stage, names: list[str], record: Record, console: C
     while True:
         assert run.process is not None
         before = run.lines(stage.progress)
-        wanted = before + run.random.randrange(1, 6)
+        wanted = before + run.random.randrange(1, 6) * stage.lines
         early = time.monotonic() + run.random.uniform(0.0, 4.0) if run.random.random() < 0.15 else None
         deadline = time.monotonic() + PATIENCE
         while run.process.poll() is None and run.lines(stage.progress) < wanted:
@@ -266,7 +272,7 @@ def disturb(run: Run, stage: Stage, names: list[str], record: Record, console: C
         record.check(fault, code, allowed, run.said[-1])
         if code == 0:
             if names:
-                console.print(f"{stage.command} has ended before its last {len(names)} faults", style="yellow")
+                record.problems.append(f"{stage.command} has ended before its last {len(names)} faults")
             return
         run.start(stage.command)
 
