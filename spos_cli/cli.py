@@ -137,7 +137,7 @@ class Options:
         overrides: list[str | config.Option] = [*self.overrides, *options]
         origin = "the settings in the weights file"
         if weights is not None:  # it may come from anywhere: it has no say in where and on what we work
-            weights = {key: value for key, value in weights.items() if key not in config.PLACE_AND_MACHINE}
+            weights = config.without_machine(weights)
         if weights is None:
             settings = config.load(config.find(self.config), overrides)
         elif self.config is None:
@@ -146,7 +146,7 @@ class Options:
                 settings.require_root_here(origin)
         else:
             theirs = config.load(config.find(self.config), overrides)
-            settings = config.validate(weights, origin=origin).with_images_of(theirs)
+            settings = config.validate(weights, overrides, origin=origin).with_images_of(theirs)
         if self.print_config:
             print(settings.to_yaml(), end="")
             raise typer.Exit
@@ -443,6 +443,9 @@ def _exit_code(error: Exception) -> int | None:
     if isinstance(error, Interrupted):
         print(f"stopped by {error}; all is saved, and the same command goes on from here", file=sys.stderr)
         return 128 + error.number
+    if isinstance(error, OSError) and error.filename is not None:  # a name or a right that no check has foreseen
+        _say(SposError(f"{error.strerror}: {error.filename!s:.200}"))
+        return 2
     distributed = sys.modules.get("spos_cli.engine.distributed")
     if distributed is not None and isinstance(error, distributed.WorkersFailed):
         for message in error.messages:
@@ -464,8 +467,6 @@ def _fail(error: SposError) -> int:
 def _say(error: Exception) -> None:
     """Shows an error: by the launcher if one has started this process, else here."""
     distributed = sys.modules.get("spos_cli.engine.distributed")
-    if distributed is not None and distributed.LAUNCHED in os.environ and distributed.launched():
-        distributed.report_failure(error)
-    else:
+    if distributed is None or not distributed.report_failure(error):
         many = isinstance(error, ConfigError) and "\n" in str(error)
         print(f"error:{chr(10) if many else ' '}{error}", file=sys.stderr)

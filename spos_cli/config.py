@@ -6,6 +6,7 @@ the file at once, each with its line. Types from here stop at `stages/`; everyth
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib.resources
 import re
@@ -18,19 +19,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from spos_cli.errors import ConfigError, SposError
+from spos_cli.space.architecture import YAML_ERRORS
 from spos_cli.space.cost import parse_cost
 from spos_cli.space.search_space import Choice, SearchSpace, Stage
-
-# What PyYAML raises for bad YAML; its own constructors raise the plain ones, for `!!int ""` or `!!timestamp x`.
-YAML_ERRORS = (
-    yaml.YAMLError,
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    ArithmeticError,
-    RecursionError,
-)
 
 
 def _as_value_error(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -282,6 +273,7 @@ def _folder_name(value: str | None) -> str | None:
 
 
 # Where a run is, and on what it runs: fields that no result depends on.
+HELPERS = ("workers", "bad_images")  # of `data`
 PLACE_AND_MACHINE = ("name", "run_dir", "devices", "threads", "timeout_minutes", "max_restarts")
 
 
@@ -330,13 +322,13 @@ class Config(Section):
             mode="json",
             exclude={
                 **dict.fromkeys(PLACE_AND_MACHINE, True),
-                "data": {"workers", "bad_images"},
+                "data": set(HELPERS),
             },
         )
 
     def with_images_of(self, other: Config) -> Config:
         """These settings on the images and the machine of another's: how images are prepared stays as it is."""
-        names = ("source", "root", "train_folder", "val_folder", "workers", "bad_images")
+        names = ("source", "root", "train_folder", "val_folder", *HELPERS)
         data = self.data.model_copy(update={name: getattr(other.data, name) for name in names})
         machine = {name: getattr(other, name) for name in PLACE_AND_MACHINE}
         return self.model_copy(update={"data": data, **machine})
@@ -407,6 +399,14 @@ def load(path: Path, overrides: Overrides = ()) -> Config:
         raise ConfigError(f"cannot read the config file {path}: {error}") from None
     values, places = _parse_yaml(text, str(path))
     return validate(values, overrides, places, str(path))
+
+
+def without_machine(values: dict[str, Any]) -> dict[str, Any]:
+    """A copy of settings from elsewhere, without the fields that say where and on what to work."""
+    kept = {key: copy.deepcopy(value) for key, value in values.items() if key not in PLACE_AND_MACHINE}
+    if isinstance(kept.get("data"), dict):
+        kept["data"] = {key: value for key, value in kept["data"].items() if key not in HELPERS}
+    return kept
 
 
 def validate(

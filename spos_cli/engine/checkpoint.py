@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -19,6 +20,7 @@ import torch
 from spos_cli.errors import CheckpointError, RunError
 
 DIGEST = "digest"  # the name of a checkpoint's own digest among its parts
+MAX_VALUES = 10**7  # in a checkpoint, names and containers counted; a supernet with its optimizer has ten thousand
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -90,9 +92,19 @@ def load(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{path} is not a weights file: it holds no named parts")
+        _check_values(content)
+        expected = content.pop(DIGEST, None)
+        found = fingerprint(content) if expected is not None else None
     except CheckpointError:
         raise
-    except PermissionError as error:
+    except MemoryError:
+        raise RunError(f"cannot read {path}: there is not enough memory") from None
+    except OSError as error:
+        # A torn file may have torch look for its end before its beginning; all else is the system's.
+        if error.errno in (None, errno.EINVAL):
+            raise CheckpointError(f"{path} is not a weights file, or is torn") from None
         raise RunError(f"cannot read {path}: {error.strerror}") from None
     except pickle.UnpicklingError:
         raise CheckpointError(
@@ -100,12 +112,29 @@ def load(path: Path) -> dict[str, Any]:
         ) from None
     except Exception:  # torch raises almost anything for a torn file
         raise CheckpointError(f"{path} is not a weights file, or is torn") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a weights file: it holds no named parts")
-    expected = content.pop(DIGEST, None)
-    if expected is not None and expected != fingerprint(content):
+    if found != expected:
         raise CheckpointError(f"{path} is damaged: its content is not what was saved")
     return content
+
+
+def _check_values(content: dict[Any, Any]) -> None:
+    """Raises ValueError for what is larger than its file: a tensor that repeats itself, values that mention others."""
+    waiting: list[Any] = [content]
+    for _ in range(MAX_VALUES):
+        if not waiting:
+            return
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += value
+        elif isinstance(value, torch.Tensor) and (
+            value.layout != torch.strided
+            or value.is_meta
+            or value.numel() * value.element_size() > value.untyped_storage().nbytes()
+        ):
+            raise ValueError("a tensor that is larger than its bytes")
+    raise ValueError("values without end")
 
 
 def _check_archive(file: IO[bytes], path: Path) -> None:

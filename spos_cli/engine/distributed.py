@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import os
 import signal
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, get_error_handler
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from spos_cli.errors import ConfigError
@@ -34,8 +34,8 @@ from spos_cli.errors import ConfigError
 PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited", "Broken pipe")
 PEER_IS_SILENT = ("Timed out waiting", "timed out", "timeout", "Timeout")
 RENDEZVOUS_FORGETS = 20.0  # seconds; torchrun takes a machine for alive until three signs, 5 s apart, are missing
-LAUNCHED = "SPOS_LAUNCHED"  # set in the processes that `launch` starts: it reports their errors
-RESTARTS = "SPOS_RESTARTS"  # how often `launch` has started them again
+LAUNCHED = "SPOS_LAUNCHED"  # a name of the launch, in the processes that `launch` starts
+ERRORS = "SPOS_ERRORS"  # the folder where they leave what it is to report
 NO_ACCIDENT = (2, 128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes after which nothing is started again
 
 
@@ -109,9 +109,12 @@ def launched() -> bool:
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
 
 
-def restarted() -> bool:
-    """Whether a launcher has started this process again after a failure."""
-    return any(int(os.environ.get(name, 0)) > 0 for name in ("TORCHELASTIC_RESTART_COUNT", RESTARTS))
+def launch_id() -> str | None:
+    """What all processes of a launch have in common, those that were started again included; None without one.
+
+    Under torchrun it is the user's `--rdzv-id`; `none` if that was not given.
+    """
+    return os.environ.get(LAUNCHED) or os.environ.get("TORCHELASTIC_RUN_ID", "none") if launched() else None
 
 
 @contextlib.contextmanager
@@ -137,24 +140,25 @@ def join(devices: int | str, threads: int | None, timeout: timedelta) -> Iterato
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timeout)
     try:
+        dist.init_process_group(backend, timeout=timeout)
         processes = Processes(dist.get_rank(), dist.get_world_size(), device, int(os.environ.get("LOCAL_RANK", 0)))
         yield processes
         processes.barrier()  # nobody leaves while another may still need it
     except RuntimeError as error:
         if any(text in str(error) for text in PEER_IS_GONE):
-            if dist.get_world_size() > local_size:
+            if int(os.environ["WORLD_SIZE"]) > local_size:
                 # A machine that is gone for good must not be counted among those that begin anew. If it is there,
                 # torchrun does not wait, but ends this process and starts it again.
                 time.sleep(RENDEZVOUS_FORGETS)
             raise PeerLost("another process has ended", silent=False) from error
         if isinstance(error, dist.DistError) or any(text in str(error) for text in PEER_IS_SILENT):
-            waited = f"process {dist.get_rank()} has waited {timeout} for another one (timeout_minutes)"
+            waited = f"process {os.environ['RANK']} has waited {timeout} for another one (timeout_minutes)"
             raise PeerLost(f"{waited}, which hangs or cannot be reached", silent=True) from error
         raise
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def usable_cores() -> int:
@@ -224,10 +228,9 @@ def launch(count: int, arguments: Sequence[str], max_restarts: int, say: Callabl
     """
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     logging.getLogger("torch.distributed.run").setLevel(logging.CRITICAL)
-    os.environ[LAUNCHED] = "1"
+    os.environ[LAUNCHED] = uuid.uuid4().hex
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
     for restarts in itertools.count():
-        os.environ[RESTARTS] = str(restarts)
         try:
             _launch_once(count, arguments)
         except WorkersFailed as failed:
@@ -241,6 +244,7 @@ def launch(count: int, arguments: Sequence[str], max_restarts: int, say: Callabl
 
 def _launch_once(count: int, arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:  # where failed processes leave their errors
+        os.environ[ERRORS] = folder
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -262,7 +266,7 @@ def _launch_once(count: int, arguments: Sequence[str]) -> None:
 
 def _failed(error: ChildFailedError, folder: Path) -> WorkersFailed:
     """What is to be said of failed processes: of all that have left an error, not only of the first."""
-    said = {int(path.parent.name): _message(path) for path in folder.glob("**/error.json")}
+    said = {int(path.stem): path.read_text(encoding="utf-8") for path in folder.glob("*.error")}
     failures = [failure for _, failure in sorted(error.failures.items())]
     # The launcher ends those that are left with SIGTERM; that is no failure of theirs.
     failures = [failure for failure in failures if failure.exitcode != -signal.SIGTERM] or failures
@@ -275,15 +279,18 @@ def _failed(error: ChildFailedError, folder: Path) -> WorkersFailed:
     return WorkersFailed(list(dict.fromkeys(said[rank] for rank in sorted(said))), code)
 
 
-def _message(path: Path) -> str:
-    """What a process said in `report_failure`."""
+def report_failure(error: BaseException) -> bool:
+    """Hands an error of this process to `launch`; False if that did not start it, or the disk has no room for it.
+
+    Not by PyTorch's own file for it, whose reader breaks down when it was torn.
+    """
+    if ERRORS not in os.environ or not launched():
+        return False
+    path = Path(os.environ[ERRORS], f"{os.environ['LOCAL_RANK']}.error")
+    part = path.with_suffix(".part")
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))["message"]["message"]
-        return str(said).partition(": ")[2]
-    except (OSError, ValueError, LookupError, TypeError):
-        return "a process has ended in the middle of saying why"
-
-
-def report_failure(error: BaseException) -> None:
-    """Hands an error of this process to the launcher."""
-    get_error_handler().record_exception(error)
+        part.write_text(str(error), encoding="utf-8")
+        part.replace(path)
+    except OSError:
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import inspect
 import json
 import math
@@ -29,7 +30,6 @@ from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingErro
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
-STEPS_BETWEEN_AGREEMENTS = 10  # how often several processes ask each other whether to stop
 FORMAT = "spos-checkpoint-1"
 
 
@@ -202,9 +202,7 @@ class Trainer:
         return contextlib.nullcontext()
 
     def should_stop(self, request: StopRequest) -> bool:
-        """Whether a signal has come; several processes stop at the same step."""
-        if self.processes.world_size > 1 and self.step % STEPS_BETWEEN_AGREEMENTS:
-            return False
+        """Whether a signal has come to any process; all stop at the same step."""
         return self.processes.any(request.made)
 
     def check_finite(self) -> None:
@@ -238,16 +236,14 @@ class Trainer:
         if not self.processes.is_main:
             return
         path = self.folder / "metrics.jsonl"
+        line = (json.dumps(entry) + "\n").encode()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
+            with path.open("ab", buffering=0) as file:
                 end = file.tell()
-                try:
-                    file.write(json.dumps(entry) + "\n")
-                    file.flush()
-                except OSError:
+                if file.write(line) < len(line):
                     os.truncate(path, end)  # half a line would spoil the next one
-                    raise
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             self.warn(f"cannot write {path}: {error.strerror or error}; the line of step {self.step} is left out")
 
@@ -258,7 +254,7 @@ class Trainer:
     def last_metrics(self) -> dict[str, float]:
         """The newest line of training metrics; empty if there is none."""
         path = self.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         whole = (json.loads(line) for line in reversed(lines) if _step_of(line) < math.inf)
         return next((entry for entry in whole if "loss" in entry), {})
 
@@ -304,20 +300,21 @@ class Trainer:
         }
         path = self.folder / f"step-{self.step:08d}.pt"
         checkpoint.save(path, content)
-        self.point_last_to(path)
+        self.name_also(path, "last.pt")
+        if self.is_milestone(self.step):
+            self.name_also(path, f"milestone-{self.step:08d}.pt")
         for old in sorted(self.folder.glob("step-*.pt"))[: -self.recipe.keep_checkpoints]:
-            if not self.is_milestone(_step_in(old)):
-                old.unlink(missing_ok=True)
+            old.unlink(missing_ok=True)
 
-    def point_last_to(self, path: Path) -> None:
-        """Makes `last.pt` another name of a checkpoint, or a copy where the file system has no hard links."""
-        link = self.folder / ".last.tmp"
+    def name_also(self, path: Path, name: str) -> None:
+        """Gives a checkpoint another name, or makes a copy where the file system has no hard links."""
+        link = self.folder / f".{name}.tmp"
         try:
             link.unlink(missing_ok=True)
             os.link(path, link)
-            link.replace(self.folder / "last.pt")
+            link.replace(self.folder / name)
         except OSError:
-            checkpoint.write_atomically(self.folder / "last.pt", path.read_bytes())
+            checkpoint.write_atomically(self.folder / name, path.read_bytes())
 
     def resume(self) -> None:
         """Goes on from `last.pt` if there is one; if it is damaged, from the newest checkpoint that is not.
@@ -359,7 +356,7 @@ class Trainer:
                 continue
             if path != last:
                 self.warn(f"going on from {path}")
-                self.point_last_to(path)
+                self.name_also(path, "last.pt")
             return None
         return (
             CheckpointError(
@@ -388,7 +385,7 @@ class Trainer:
         """Drops the lines of metrics.jsonl that a killed run wrote after its last checkpoint."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             kept = [line for line in lines if _step_of(line) <= step]
             checkpoint.write_atomically(path, "".join(kept).encode())
 
@@ -401,12 +398,6 @@ def data_parallel(model: nn.Module, device: torch.device, partial: bool) -> Dist
     options: dict[str, Any] = {option: False}
     devices = [device] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=partial, **options)
-
-
-def _step_in(path: Path) -> int:
-    """The step in a name such as `step-00000100.pt`."""
-    digits = path.stem.removeprefix("step-")
-    return int(digits) if digits.isdecimal() else 0
 
 
 def _moved_to(path: Path, folder: Path) -> Path:

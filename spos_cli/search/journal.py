@@ -72,7 +72,10 @@ class Journal:
         """
         if not self.path.exists():
             return []
-        lines = self.path.read_bytes().split(b"\n")
+        try:
+            lines = self.path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise RunError(f"cannot read {self.path}: {error.strerror or error}") from None
         entries = []
         for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is incomplete
             try:

@@ -17,6 +17,8 @@ from spos_cli.errors import ArchitectureError, CheckpointError
 MAX_CHARACTERS = 100_000  # of a literal or a file; far above any space
 MAX_CHOICE = 999_999
 SUFFIXES = (".yaml", ".yml", ".json", ".pkl")
+# What PyYAML raises for bad YAML; its own constructors raise the plain ones, for `!!int ""` or `!!timestamp x`.
+YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
 ALLOWED = "write one choice per layer, such as 2,1,0,3"
 
 
@@ -103,8 +105,7 @@ def _load(content: bytes, name: str) -> Any:
         return list(value) if isinstance(value, tuple) else value
     try:
         return yaml.safe_load(content.decode("utf-8-sig"))  # JSON is YAML
-    # PyYAML's own constructors raise the plain ones, for `!!int ""` or `!!timestamp x`.
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError):
+    except YAML_ERRORS:
         raise ArchitectureError(f"{name} is neither YAML nor JSON nor a pickled tuple") from None
 
 

@@ -77,8 +77,7 @@ class Run:
     def working_in(self, stage: Path, processes: Processes) -> Iterator[None]:
         """Within, this run alone works in a stage's folder.
 
-        With `fresh`, what the stage left before is set aside first; a restart of the processes is not fresh any
-        more. What a kill has left half written is removed.
+        With `fresh`, what the stage left before is set aside first. What a kill has left half written is removed.
 
         Raises:
             RunError: another run works there, or the folder cannot be changed.
@@ -87,8 +86,8 @@ class Run:
             if processes.is_main:
                 held.enter_context(lock.hold(self.folder / f".{self._name_of(stage)}.lock"))
                 try:
-                    if self.fresh and stage.exists() and not distributed.restarted():
-                        self._set_aside(stage)
+                    if self.fresh:
+                        self._start_over(stage)
                     for torn in stage.glob(".*.tmp"):
                         torn.unlink()
                 except OSError as error:
@@ -99,6 +98,21 @@ class Run:
     def _name_of(self, stage: Path) -> str:
         """`retrain/<id>` as `retrain-<id>`."""
         return "-".join(stage.relative_to(self.folder).parts)
+
+    def _start_over(self, stage: Path) -> None:
+        """Sets aside what the stage left, once a launch: processes that are started again go on."""
+        launch, mark = distributed.launch_id(), self.folder / f".{self._name_of(stage)}.fresh"
+        if launch == "none":
+            raise RunError(
+                "under torchrun, --fresh needs an --rdzv-id of its own, so that a machine that comes back goes on"
+                " instead of starting over"
+            )
+        if launch is not None and mark.exists() and mark.read_text(encoding="utf-8") == launch:
+            return
+        if stage.exists():
+            self._set_aside(stage)
+        if launch is not None:
+            checkpoint.write_atomically(mark, launch.encode())
 
     def _set_aside(self, stage: Path) -> None:
         """Moves `<run>/<stage>` to `<run>/previous/<stage>-<n>`."""

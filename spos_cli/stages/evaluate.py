@@ -165,6 +165,7 @@ def check_classes(classes: Sequence[str], images: Images) -> None:
             " ones in the order of names, else the accuracy means nothing",
             style="yellow",
             soft_wrap=True,
+            markup=False,
         )
 
 

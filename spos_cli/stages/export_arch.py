@@ -12,6 +12,7 @@ import yaml
 from spos_cli.engine import checkpoint
 from spos_cli.errors import ConfigError, LimitError, RunError
 from spos_cli.models.counting import count
+from spos_cli.models.published_table import PICKLE_PROTOCOL
 from spos_cli.models.weights import to_published
 from spos_cli.search.journal import Entry, Journal, ranking
 from spos_cli.space.architecture import Architecture
@@ -22,7 +23,6 @@ from spos_cli.stages.weights_file import Weights, network_content, read_weights,
 
 ArchFormat = Literal["yaml", "pkl"]
 WeightsFormat = Literal["published", "spos"]
-PICKLE_PROTOCOL = 2  # the newest that every Python that runs the published code reads
 
 
 def arch_format(form: str | None) -> ArchFormat:

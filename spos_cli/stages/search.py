@@ -54,7 +54,7 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     path = weights or run.supernet_folder / "last.pt"
     if weights is None and not path.exists():
         raise RunError(f"there is no supernet in {run.folder} yet; run spos supernet-train first, or give --weights")
-    file = read_supernet(path, hint=weights is None)
+    file, supernet_digest = read_supernet(path, processes, hint=weights is None)
     supernet = file.supernet(config)
     costs = count(supernet.space)
     evolution = make_evolution(run, costs)
@@ -63,13 +63,14 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     images = Images(config, processes)
     images.check()
     with run.working_in(run.search_folder, processes):
-        search(run, processes, file, supernet, evolution, costs, images, begin_with)
+        search(run, processes, file, supernet_digest, supernet, evolution, costs, images, begin_with)
 
 
 def search(
     run: Run,
     processes: Processes,
     file: Weights,
+    supernet_digest: str,
     supernet: Supernet,
     evolution: Evolution,
     costs: Costs,
@@ -77,7 +78,6 @@ def search(
     begin_with: list[Entry] | None,
 ) -> None:
     """Scores what the evolution proposes, from the journal's end on, to the end."""
-    supernet_digest = checkpoint.digest(file.path)
     remember_settings(run, supernet_digest, processes)
     run.record_config(run.search_folder, processes)
     journal = Journal(run.search_folder / "journal.jsonl")
@@ -106,14 +106,26 @@ def search(
         show(run, scoring)
 
 
-def read_supernet(path: Path, hint: bool) -> Weights:
-    """Reads a supernet's file; `hint` says what to do if the run folder's own one is damaged."""
+def read_supernet(path: Path, processes: Processes, hint: bool) -> tuple[Weights, str]:
+    """Reads a supernet's file, and its digest; `hint` says what to do if the run folder's own one is damaged.
+
+    Raises:
+        RunError: a training writes it anew meanwhile, or not all processes see the same.
+    """
     try:
-        return read_weights(path)
+        before = checkpoint.digest(path) if path.is_file() else ""
+        file = read_weights(path)
     except CheckpointError as error:
         if not hint:
             raise
         raise CheckpointError(f"{error}; spos supernet-train goes on from the checkpoint before it") from None
+    after = checkpoint.digest(path)
+    seen = processes.gather(torch.tensor([int(after[:15], 16)], device=processes.device))
+    if processes.any(before != after) or bool((seen != seen[0]).any()):
+        raise RunError(
+            f"{path} is being written; search when its training has ended, or name a step-*.pt with --weights"
+        )
+    return file, after
 
 
 def read_candidates(path: Path, space: SearchSpace, costs: Costs) -> list[Entry]:
@@ -189,7 +201,12 @@ def remember_settings(run: Run, supernet_digest: str, processes: Processes) -> N
         require_same(ours, read_settings(run), f"{folder} holds a search")
     processes.barrier()
     if processes.is_main and not begun:
-        checkpoint.write_atomically(folder / "settings.json", (json.dumps(ours, indent=1) + "\n").encode())
+        settings_file, content = folder / "settings.json", (json.dumps(ours, indent=1) + "\n").encode()
+        if not settings_file.exists() or settings_file.read_bytes() != content:
+            for kept in folder.glob(".scored-*.json"):  # with other settings, before the journal had begun
+                kept.unlink()
+            checkpoint.write_atomically(settings_file, content)
+    processes.barrier()
 
 
 def make_evaluator(run: Run, supernet: Supernet, images: Images, processes: Processes) -> Evaluator:

@@ -12,9 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from PIL import Image
 
-from spos_cli.engine import checkpoint
+from spos_cli import config
+from spos_cli.engine import checkpoint, distributed
+from spos_cli.engine.distributed import Processes
+from spos_cli.errors import RunError
+from spos_cli.stages.common import Run
 from tests.conftest import PROGRAM, Mistake, Spos, environment
 
 pytestmark = pytest.mark.slow
@@ -95,17 +101,15 @@ def test_a_disk_without_room_for_a_checkpoint(finished: Spos, spos: Spos) -> Non
 def test_a_resumed_run_may_have_other_helpers_but_no_other_recipe(tmp_path: Path) -> None:
     spos = Spos(tmp_path)
     saved = spos.run / "supernet" / "last.pt"
-    code, _ = spos.interrupt(signal.SIGTERM, saved.exists, "supernet-train", "--set", "supernet.steps=3000")
+    code, _ = spos.interrupt(signal.SIGTERM, saved.exists, "supernet-train", "--set", "supernet.steps=400")
     assert code == 143
-    said = spos(
-        "supernet-train", "--set", "supernet.steps=3000", "--seed", 7, "--set", "supernet.lr=0.1", code=2
-    ).stderr
+    said = spos("supernet-train", "--set", "supernet.steps=400", "--seed", 7, "--set", "supernet.lr=0.1", code=2).stderr
     assert "seed: 7, was 0; recipe.supernet.lr: 0.1, was 0.05" in said.replace("recipe.seed", "seed")
     step = checkpoint.load(saved)["step"]
-    helpers = ("--devices", 2, "--set", "data.workers=1", "--set", "supernet.log_every=500", "--set", "threads=2")
+    helpers = ("--devices", 2, "--set", "data.workers=1", "--set", "supernet.log_every=500")
     helpers += ("--set", "supernet.checkpoint_every=1000", "--set", "timeout_minutes=5")
-    assert f"resuming at step {step} of 3000" in spos("supernet-train", "--set", "supernet.steps=3000", *helpers).stderr
-    assert checkpoint.load(saved)["step"] == 3000
+    assert f"resuming at step {step} of 400" in spos("supernet-train", "--set", "supernet.steps=400", *helpers).stderr
+    assert checkpoint.load(saved)["step"] == 400
 
 
 def test_a_strangers_weights_have_no_say_in_where_we_work(finished: Spos, spos: Spos, mistake: Mistake) -> None:
@@ -153,3 +157,48 @@ def test_two_runs_in_one_folder(finished: Spos, spos: Spos) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_names_that_are_too_long(mistake: Mistake) -> None:
+    name = "x" * 300
+    for command in (
+        ("supernet-train", "--config", name),
+        ("evaluate", "--weights", name),
+        ("export-arch", "--run-dir", name),
+        ("search", "--run-dir", name),
+        ("export-arch", "--from", name),
+        ("flops-table", "--import", name),
+        ("retrain", f"{name}.yaml"),
+    ):
+        assert mistake(*command).count("\n") == 1
+
+
+def test_fresh_is_once_a_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that a launcher starts again, or a machine that comes back, go on."""
+    run = Run(config.validate({"run_dir": str(tmp_path / "run")}), fresh=True)
+    alone = Processes(0, 1, torch.device("cpu"))
+
+    def begin(rank: str | None, launch: str | None, torchrun: str | None = None) -> bool:
+        names = {"RANK": rank, "WORLD_SIZE": rank, distributed.LAUNCHED: launch, "TORCHELASTIC_RUN_ID": torchrun}
+        for name, value in names.items():
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        run.supernet_folder.mkdir(parents=True, exist_ok=True)
+        (run.supernet_folder / "last.pt").write_text("weights")
+        with run.working_in(run.supernet_folder, alone):
+            return not (run.supernet_folder / "last.pt").exists()
+
+    assert [begin(None, None), begin(None, None)] == [True, True]
+    assert [begin("0", "a"), begin("0", "a"), begin("0", "b"), begin("0", "b")] == [True, False, True, False]
+    assert [begin("0", None, "id"), begin("0", None, "id")] == [True, False]
+    for nameless in (None, "none"):
+        with pytest.raises(RunError, match="--fresh needs an --rdzv-id"):
+            begin("0", None, nameless)
+
+
+def test_set_reaches_the_evaluation_with_and_without_a_config(finished: Spos) -> None:
+    (model,) = finished.run.glob("retrain/*/model.pt")
+    for extra in ((), ("--config", "spos.yaml")):
+        command = ("evaluate", "--weights", model, *extra, "--set", "search.batch_size=7", "--print-config")
+        assert yaml.safe_load(finished(*command).stdout)["search"]["batch_size"] == 7

@@ -170,3 +170,38 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
         checkpoint.save(path, {"step": 4})
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.pt"]
+
+
+def laughs() -> list[object]:
+    """A list that mentions the one before it twice, sixty times."""
+    value: list[object] = [0]
+    for _ in range(60):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    "part",
+    [torch.zeros(1).expand(10**14), torch.zeros(1, 2).to_sparse(), torch.zeros(3, device="meta"), laughs()],
+    ids=["repeated", "sparse", "meta", "laughs"],
+)
+def test_content_that_is_larger_than_its_file_is_refused(tmp_path: Path, part: object) -> None:
+    for digest in ({}, {checkpoint.DIGEST: "x"}):
+        torch.save({"a": part, **digest}, tmp_path / "x.pt")
+        with pytest.raises(CheckpointError):
+            checkpoint.load(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE])
+def test_a_system_that_cannot_read_now_does_not_make_a_file_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    checkpoint.save(tmp_path / "x.pt", {"a": 1})
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(RunError, match="cannot read"):
+        checkpoint.load(tmp_path / "x.pt")

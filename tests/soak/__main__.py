@@ -30,6 +30,7 @@ from tests.conftest import PROGRAM, TINY, environment
 
 PATIENCE = 120.0  # seconds for a command to make its next progress, or to end after a signal
 SETTINGS = {
+    "space": {"stages.0.blocks": 3, "stages.1.blocks": 3},
     "supernet": {"steps": 1500, "log_every": 10, "checkpoint_every": 20},
     "search": {"population": 60, "generations": 13, "parents": 10, "mutations": 20, "crossovers": 20},
     "retrain": {"steps": 1500, "log_every": 10, "checkpoint_every": 20, "evaluate_every": 500},
