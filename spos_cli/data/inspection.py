@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from spos_cli.data.datasets import EXTENSIONS, ArraySet, FolderSet, ImageSet
-from spos_cli.data.loaders import begin_worker
+from spos_cli.data.datasets import EXTENSIONS, ArraySet, FolderSet, ImageSet, folders_below
+from spos_cli.data.loaders import chunks, stream
 from spos_cli.errors import DataError
 
 Indices = NDArray[np.int64]
@@ -119,7 +116,7 @@ def passed_over(images: FolderSet) -> list[str]:
     Hidden files and those that file managers leave behind are not counted.
     """
     found = []
-    for folder, _, files in os.walk(images.folder, followlinks=True):
+    for folder, files in folders_below(images.folder):
         in_a_class = Path(folder) != images.folder
         for name in files:
             known = in_a_class and name[name.rfind(".") :].lower() in EXTENSIONS
@@ -142,21 +139,9 @@ def _each(
     function: Callable[[int], Any], indices: Indices, workers: int, progress: Progress = lambda done: None
 ) -> list[Any]:
     """The function's results in the order of the indices."""
-    keys = indices.tolist()
-    with warnings.catch_warnings():
-        # More workers than cores is the caller's choice; torch warns about it.
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        loader = DataLoader(
-            _Each(function),
-            batch_sampler=[keys[begin : begin + BATCH] for begin in range(0, len(keys), BATCH)],
-            num_workers=workers if len(keys) >= WORTH_WORKERS else 0,
-            collate_fn=list,
-            worker_init_fn=begin_worker,
-            generator=torch.Generator().manual_seed(0),  # else torch draws a base seed from the global one
-        )
-        stream = iter(loader)
-    results = []
-    for part in stream:
+    keys, results = indices.tolist(), []
+    workers = workers if len(keys) >= WORTH_WORKERS else 0
+    for part in stream(_Each(function), chunks(keys, BATCH), workers, list):
         results += part
         progress(len(part))
     return results

@@ -162,32 +162,44 @@ def begin_worker(_: int) -> None:
         os.setpgrp()
 
 
+def stream(
+    dataset: Dataset[Any],
+    batches: Iterable[list[Any]],
+    workers: int,
+    collate: Callable[[list[Any]], Any],
+    pin_memory: bool = False,
+) -> Iterator[Any]:
+    """Batches of a dataset's items, by `workers` processes, which end with the iterator."""
+    with warnings.catch_warnings():
+        # More workers than cores is the caller's choice; torch warns about it.
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        return iter(
+            DataLoader(
+                dataset,
+                batch_sampler=batches,
+                num_workers=workers,
+                collate_fn=collate,
+                pin_memory=pin_memory and torch.cuda.is_available(),
+                worker_init_fn=begin_worker,
+                generator=torch.Generator().manual_seed(0),  # else torch draws a base seed from the global one
+            )
+        )
+
+
 def _load(
     samples: _Samples, batches: Any, workers: int, pin_memory: bool, bad_images: BadImages | None = None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Loads batches of keys in their order; raises what is wrong with one."""
-    with warnings.catch_warnings():
-        # More workers than cores is the user's choice; torch warns about it.
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        loader = DataLoader(
-            samples,
-            batch_sampler=batches,
-            num_workers=workers,
-            collate_fn=_collate,
-            pin_memory=pin_memory and torch.cuda.is_available(),
-            worker_init_fn=begin_worker,
-            generator=torch.Generator().manual_seed(0),  # else torch draws a base seed from the global one
-        )
-        stream = iter(loader)
+    loaded = stream(samples, batches, workers, _collate, pin_memory)
     try:
-        for batch in stream:
+        for batch in loaded:
             if bad_images is not None:
                 bad_images.add(batch.problems)
             if batch.error is not None:
                 raise batch.error
             yield batch.images, batch.labels, batch.numbers
     finally:
-        del loader, stream  # ends the workers now: an error's traceback keeps this frame
+        del loaded  # ends the workers now: an error's traceback keeps this frame
 
 
 def images_per_pass(batch_size: int, world_size: int, accumulate: int) -> int:
@@ -303,11 +315,11 @@ def evaluation_batches(
     Raises:
         DataError: an image is broken.
     """
-    batches = _chunks(list(enumerate(indices.tolist())), batch_size)[rank::world_size]
+    batches = chunks(list(enumerate(indices.tolist())), batch_size)[rank::world_size]
     return _load(_Samples(images, functools.partial(_evaluated, transform)), batches, workers, pin_memory)
 
 
-def _chunks(keys: list[Key], size: int) -> list[list[Key]]:
+def chunks(keys: list[Any], size: int) -> list[list[Any]]:
     """Keys in batches, in their order."""
     return [keys[begin : begin + size] for begin in range(0, len(keys), size)]
 
@@ -350,7 +362,7 @@ class ImageStore:
         needed = len(indices) * 3 * size * size
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         samples = _Samples(images, *_stored(transform, seed, indices, bad_images))
-        keys = _chunks([(0, index) for index in indices.tolist()], 64)
+        keys = chunks([(0, index) for index in indices.tolist()], 64)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:

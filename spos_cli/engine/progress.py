@@ -14,6 +14,11 @@ SECONDS_BETWEEN_LINES = 10.0
 console = Console(stderr=True, highlight=False)  # results go to stdout, all else here
 
 
+def warn(text: str) -> None:
+    """A line on stderr about something that the work survives; names in it are shown as they are."""
+    console.print(text, style="yellow", soft_wrap=True, markup=False)
+
+
 class Task:
     """One piece of long work: `total` units, of which some are done."""
 

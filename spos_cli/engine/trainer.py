@@ -25,7 +25,7 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.optim import Schedule, ema_of, sgd
 from spos_cli.engine.precision import Amp, autocast, to_device
-from spos_cli.engine.progress import console, track
+from spos_cli.engine.progress import console, track, warn
 from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -245,11 +245,7 @@ class Trainer:
                     os.truncate(path, end)  # half a line would spoil the next one
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            self.warn(f"cannot write {path}: {error.strerror or error}; the line of step {self.step} is left out")
-
-    def warn(self, text: str) -> None:
-        """A line on stderr about something that the training survives."""
-        console.print(text, style="yellow", soft_wrap=True, markup=False)
+            warn(f"cannot write {path}: {error.strerror or error}; the line of step {self.step} is left out")
 
     def last_metrics(self) -> dict[str, float]:
         """The newest line of training metrics; empty if there is none."""
@@ -273,7 +269,7 @@ class Trainer:
         except RunError as error:
             if must:
                 raise RunError(f"{error}. Make room and run the same command: it goes on from there") from None
-            self.warn(f"{error}; training goes on, the next checkpoint is tried at its time")
+            warn(f"{error}; training goes on, the next checkpoint is tried at its time")
 
     def save(self) -> None:
         """Writes `step-<n>.pt`, points `last.pt` to it and removes the oldest, from the first process.
@@ -352,10 +348,10 @@ class Trainer:
             try:
                 checkpoint.load(path)
             except CheckpointError as error:
-                self.warn(f"{error}; it is kept as {_moved_to(path, self.folder / 'damaged')}")
+                warn(f"{error}; it is kept as {_moved_to(path, self.folder / 'damaged')}")
                 continue
             if path != last:
-                self.warn(f"going on from {path}")
+                warn(f"going on from {path}")
                 self.name_also(path, "last.pt")
             return None
         return (

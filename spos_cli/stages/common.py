@@ -25,7 +25,7 @@ from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform
 from spos_cli.engine import checkpoint, distributed, lock
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.progress import console
+from spos_cli.engine.progress import warn
 from spos_cli.engine.trainer import Recipe
 from spos_cli.errors import RunError
 
@@ -212,8 +212,7 @@ class Images:
     @cached_property
     def bad_images(self) -> BadImages:
         """The broken training images of this command; each is said when it is first met."""
-        say = partial(console.print, style="yellow", soft_wrap=True, markup=False)
-        return BadImages(self.data.bad_images, say)
+        return BadImages(self.data.bad_images, warn)
 
     def check(self) -> None:
         """Compares the classes of both sets and the space, and divides the training images."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.evaluation import evaluate
-from spos_cli.engine.progress import console, track
+from spos_cli.engine.progress import track, warn
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.models.counting import count
 from spos_cli.search.evaluator import calibrate_path
@@ -160,12 +160,9 @@ def check_classes(classes: Sequence[str], images: Images) -> None:
     if len(theirs) > expected:
         raise CheckpointError(f"the network was trained for {expected} classes, {images.val.name} has {len(theirs)}")
     if len(theirs) < expected and images.processes.is_main:
-        console.print(
+        warn(
             f"{images.val.name} has {len(theirs)} of the network's {expected} classes; they are taken for the first"
-            " ones in the order of names, else the accuracy means nothing",
-            style="yellow",
-            soft_wrap=True,
-            markup=False,
+            " ones in the order of names, else the accuracy means nothing"
         )
 
 

@@ -54,3 +54,12 @@ def test_files_that_vanish_are_not_the_same(image_root: Path) -> None:
     pairs = inspection.in_both(train, val, every(train), every(val))
     assert 0 not in {first for first, _ in pairs} | {second for _, second in pairs}
     assert len(inspection.broken(val, every(val))) == 1
+
+
+def test_links_that_lead_in_circles_are_walked_once(image_root: Path) -> None:
+    images = FolderSet(image_root / "train")
+    for name in images.classes:
+        for number in range(3):
+            (image_root / "train" / name / f"link{number}").symlink_to(image_root / "train")
+    (image_root / "train" / "coffee" / "notes.txt").write_text("no image")
+    assert [Path(found).name for found in inspection.passed_over(images)] == ["notes.txt"]
