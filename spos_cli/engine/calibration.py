@@ -36,8 +36,10 @@ def calibrate(
         momentum: weight of each new batch; None is the plain average.
     """
     layers = [layer for module in modules for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
-    with _anew(layers, momentum):
-        for images in batches:
+    with _anew(layers):
+        for number, images in enumerate(batches, 1):
+            for layer in layers:  # PyTorch's own plain average would wait for the device in each layer
+                layer.momentum = momentum or 1 / number
             forward(images)
     if processes is not None and processes.world_size > 1:
         for layer in layers:
@@ -48,13 +50,12 @@ def calibrate(
 
 
 @contextlib.contextmanager
-def _anew(layers: list[nn.BatchNorm2d], momentum: float | None) -> Iterator[None]:
-    """Within, the layers start anew, train and average what they see; then their modes are as they were."""
+def _anew(layers: list[nn.BatchNorm2d]) -> Iterator[None]:
+    """Within, the layers start anew and train; then their modes are as they were."""
     before = [(layer.training, layer.momentum) for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
         layer.train()
-        layer.momentum = momentum  # None is PyTorch's sign for the plain average
     try:
         yield
     finally:

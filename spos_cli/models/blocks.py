@@ -1,8 +1,8 @@
 """The ops of a choice block, with the published tensor names (megvii-model/SinglePathOneShot, `blocks.py`).
 
-Every block maps `(B, in_channels, H, W)` to `(B, out_channels, ceil(H / stride), ceil(W / stride))` in two
-branches, whose outputs are concatenated: `branch_main` works, `branch_proj` projects. With stride 1 the
-second is no module at all: the even channels pass by untouched and the odd ones are worked on.
+`branch_main` works; with stride 2 `branch_proj` projects the same input, with stride 1 half of the channels pass by
+instead (ShuffleNetV2, figure 3). What a block makes is joined, shuffled and split on its way to later layers: see
+`routing`.
 """
 
 from __future__ import annotations
@@ -10,26 +10,64 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spos_cli.models.routing import Order
 from spos_cli.space.search_space import Choice, Layer
 
 
-def split_channels(features: Tensor) -> tuple[Tensor, Tensor]:
-    """ShuffleNetV2's channel shuffle and split in one: the even and the odd channels, as views.
+class Convolution(nn.Conv2d):
+    """A convolution without bias, of channels in any order."""
 
-    `(B, C, H, W)` to two of `(B, C / 2, H, W)`; nothing is copied.
-    """
-    batch, channels, height, width = features.shape
-    even, odd = features.view(batch, channels // 2, 2, height, width).unbind(2)
-    return even, odd
+    def forward(self, features: Tensor, inputs: Tensor | None = None, outputs: Tensor | None = None) -> Tensor:
+        """`(B, in, H, W)` to `(B, out, ...)`; the orders hold the published places of the channels."""
+        return F.conv2d(
+            features, self.ordered(inputs, outputs), None, self.stride, self.padding, self.dilation, self.groups
+        )
+
+    def ordered(self, inputs: Tensor | None, outputs: Tensor | None) -> Tensor:
+        """The weight for channels in these orders; a depthwise one has its inputs' order only."""
+        weight = self.weight
+        if self.is_depthwise:
+            return weight if inputs is None else weight.index_select(0, inputs)
+        if outputs is not None:
+            weight = weight.index_select(0, outputs)
+        return weight if inputs is None else weight.index_select(1, inputs)
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel is worked on alone."""
+        return self.groups > 1
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm of channels in any order; its parameters and statistics are in the published one."""
+
+    def forward(self, features: Tensor, order: Tensor | None = None) -> Tensor:
+        """`(B, C, H, W)`; the order holds the published places of the channels."""
+        if order is None:
+            return super().forward(features)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None, "a plain average is momentum 1 / n, batch by batch"
+        mean, variance = self.running_mean[order], self.running_var[order]
+        scale, shift = (self.weight[order], self.bias[order]) if self.affine else (None, None)
+        result = F.batch_norm(features, mean, variance, scale, shift, self.training, self.momentum, self.eps)
+        if self.training:
+            with torch.no_grad():
+                self.running_mean.index_copy_(0, order, mean)
+                self.running_var.index_copy_(0, order, variance)
+                self.num_batches_tracked += 1
+        return result
 
 
 def pointwise(in_channels: int, out_channels: int, affine: bool) -> list[nn.Module]:
     """1x1 convolution, BatchNorm, ReLU."""
     return [
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
-        nn.BatchNorm2d(out_channels, affine=affine),
+        Convolution(in_channels, out_channels, 1, bias=False),
+        BatchNorm(out_channels, affine=affine),
         nn.ReLU(inplace=True),
     ]
 
@@ -37,13 +75,31 @@ def pointwise(in_channels: int, out_channels: int, affine: bool) -> list[nn.Modu
 def depthwise(channels: int, kernel: int, stride: int, affine: bool) -> list[nn.Module]:
     """Depthwise convolution and BatchNorm; no activation follows (ShuffleNetV2, figure 3)."""
     return [
-        nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False),
-        nn.BatchNorm2d(channels, affine=affine),
+        Convolution(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False),
+        BatchNorm(channels, affine=affine),
     ]
 
 
+def run(branch: nn.Sequential, features: Tensor, inputs: Tensor | None, outputs: Tensor | None) -> Tensor:
+    """Convolutions, BatchNorm and ReLU one after another, from channels in one order to channels in another.
+
+    Within, channels are in the published order; the last convolution mixes channels.
+    """
+    last = max(index for index, module in enumerate(branch) if isinstance(module, Convolution))
+    order = inputs
+    for index, module in enumerate(branch):
+        if isinstance(module, Convolution):
+            made = order if module.is_depthwise else outputs if index == last else None
+            features, order = module(features, order, made), made
+        elif isinstance(module, BatchNorm):
+            features = module(features, order)
+        else:
+            features = module(features)
+    return features
+
+
 class TwoBranchBlock(nn.Module):
-    """What the blocks share: the split, the projection and the concatenation.
+    """What the blocks share: the two branches.
 
     Args:
         layer: channels and stride of the choice block that this is an op of.
@@ -56,9 +112,9 @@ class TwoBranchBlock(nn.Module):
     def __init__(self, layer: Layer, kernel: int, affine: bool) -> None:
         super().__init__()
         self.stride = layer.stride
-        self.in_channels = layer.in_channels if layer.stride == 2 else layer.in_channels // 2
+        self.in_channels = layer.worked_channels
         self.mid_channels = layer.out_channels // 2
-        self.main_channels = layer.out_channels - self.in_channels
+        self.main_channels = layer.made_channels[-1]
         # Filled by the child before the projection, so that tensors come in the published order.
         self.branch_main = self.build_main(affine, kernel)
         if self.stride == 2:
@@ -71,11 +127,12 @@ class TwoBranchBlock(nn.Module):
         """`(B, self.in_channels, H, W)` to `(B, self.main_channels, H / stride, W / stride)`."""
         raise NotImplementedError
 
-    def forward(self, features: Tensor) -> Tensor:
-        if self.stride == 2:
-            return torch.cat((self.branch_proj(features), self.branch_main(features)), 1)
-        passed, worked = split_channels(features)
-        return torch.cat((passed, self.branch_main(worked)), 1)
+    def forward(self, features: Tensor, order: Order = Order()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
+        """`(B, self.in_channels, H, W)` that are worked on to what the layer makes (`Layer.made_channels`)."""
+        main = run(self.branch_main, features, order.inputs, order.outputs[-1])
+        if self.stride == 1:
+            return (main,)
+        return run(self.branch_proj, features, order.inputs, order.outputs[0]), main
 
 
 class ShuffleBlock(TwoBranchBlock):

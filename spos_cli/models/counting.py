@@ -41,7 +41,7 @@ def count(space: SearchSpace) -> Costs:
                 key = (layer.in_channels, layer.out_channels, layer.stride, layer.in_size, index)
                 if key not in measured:
                     block = build_block(choice, layer, affine=True)
-                    features = torch.empty(1, layer.in_channels, layer.in_size, layer.in_size)
+                    features = torch.empty(1, layer.worked_channels, layer.in_size, layer.in_size)
                     measured[key] = multiply_adds(block, features), parameters(block)
                 flops[layer.index, index], params[layer.index, index] = measured[key]
 
@@ -53,7 +53,7 @@ def count(space: SearchSpace) -> Costs:
     return Costs(CostTable("flops", fixed_flops, flops), CostTable("params", fixed_params, params))
 
 
-def multiply_adds(forward: Callable[[Tensor], Tensor], images: Tensor) -> int:
+def multiply_adds(forward: Callable[[Tensor], object], images: Tensor) -> int:
     """Multiply-adds of one forward pass; PyTorch's counter counts a multiply-add as two."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         forward(images)

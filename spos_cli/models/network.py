@@ -38,4 +38,4 @@ class Network(Skeleton):
 
     def forward(self, images: Tensor) -> Tensor:
         """`images (B, 3, H, W)` float to logits `(B, classes)`."""
-        return self.head(self.features(self.first_conv(images)))
+        return self.through(images, self.features)

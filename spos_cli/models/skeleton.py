@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
-from spos_cli.models.blocks import pointwise
+from spos_cli.models.blocks import BatchNorm, Convolution, pointwise, run
+from spos_cli.models.routing import joined, routing
 from spos_cli.space.search_space import SearchSpace
 
 BATCHNORM_BIAS = 0.0001  # as published; only where BatchNorm is affine
@@ -26,8 +29,8 @@ class Skeleton(nn.Module):
         super().__init__()
         self.space = space
         self.first_conv = nn.Sequential(
-            nn.Conv2d(3, space.stem_channels, 3, space.stem_stride, 1, bias=False),
-            nn.BatchNorm2d(space.stem_channels, affine=affine),
+            Convolution(3, space.stem_channels, 3, space.stem_stride, 1, bias=False),
+            BatchNorm(space.stem_channels, affine=affine),
             nn.ReLU(inplace=True),
         )
         self.features = self.build_features(affine)
@@ -39,10 +42,15 @@ class Skeleton(nn.Module):
         """The choice blocks, in the order of the layers."""
         raise NotImplementedError
 
-    def head(self, features: Tensor) -> Tensor:
-        """`(B, C, H, W)` of the last layer to logits `(B, classes)`."""
-        pooled = self.conv_last(features).mean((2, 3))
-        logits: Tensor = self.classifier(self.dropout(pooled))
+    def through(self, images: Tensor, blocks: Iterable[nn.Module]) -> Tensor:
+        """`images (B, 3, H, W)` float to logits `(B, classes)`, through one block a layer."""
+        ways = routing(self.space, images.device)
+        stem, *layers, head = ways.orders
+        pieces = ways.give({}, 0, (run(self.first_conv, images, None, stem.outputs[0]),))
+        for layer, (block, order) in enumerate(zip(blocks, layers, strict=True)):
+            pieces = ways.give(pieces, layer + 1, block(joined(pieces[layer]), order))
+        features = run(self.conv_last, joined(pieces[len(layers)]), head.inputs, None)
+        logits: Tensor = self.classifier(self.dropout(features.mean((2, 3))))
         return logits
 
 

@@ -34,12 +34,12 @@ class Supernet(Skeleton):
 
     def path(self, arch: Architecture) -> list[nn.Module]:
         """The modules that one architecture runs through, stem and head included."""
-        blocks = [self.features[layer][choice] for layer, choice in enumerate(arch)]  # type: ignore[index]
-        return [self.first_conv, *blocks, self.conv_last, self.classifier]
+        return [self.first_conv, *self.blocks(arch), self.conv_last, self.classifier]
+
+    def blocks(self, arch: Architecture) -> list[nn.Module]:
+        """The block of each layer that one architecture runs through."""
+        return [choices[choice] for choices, choice in zip(self.features, arch, strict=True)]  # type: ignore[index]
 
     def forward(self, images: Tensor, arch: Architecture) -> Tensor:
         """`images (B, 3, H, W)` float to logits `(B, classes)`, through the path `arch`."""
-        features = self.first_conv(images)
-        for choices, choice in zip(self.features, arch, strict=True):
-            features = choices[choice](features)  # type: ignore[index]
-        return self.head(features)
+        return self.through(images, self.blocks(arch))

@@ -91,6 +91,17 @@ class Layer:
         """Side of its output in pixels."""
         return -(-self.in_size // self.stride)
 
+    @property
+    def worked_channels(self) -> int:
+        """Channels that its op works on: all with stride 2, else half; the others pass by."""
+        return self.in_channels if self.stride == 2 else self.in_channels // 2
+
+    @property
+    def made_channels(self) -> tuple[int, ...]:
+        """Channels of the tensors that its op makes: with stride 2 the projection's too, before the main branch's."""
+        main = self.out_channels - self.worked_channels
+        return (self.worked_channels, main) if self.stride == 2 else (main,)
+
 
 @dataclass(frozen=True)
 class SearchSpace:
@@ -237,11 +248,10 @@ def _check_channels(layer: Layer) -> None:
         raise ConfigError(f"stage channels must be even, half of them pass by; {layer.out_channels} is odd")
     if layer.stride == 1 and layer.in_channels % 2:
         raise ConfigError(f"layer {layer.index}: {layer.in_channels} channels cannot be split in halves")
-    kept = layer.in_channels // 2 if layer.stride == 1 else layer.in_channels
-    if layer.out_channels <= kept:
+    if layer.out_channels <= layer.worked_channels:
         raise ConfigError(
-            f"layer {layer.index} has {layer.out_channels} output channels; it needs more than the {kept} that"
-            " its second branch keeps"
+            f"layer {layer.index} has {layer.out_channels} output channels; it needs more than the"
+            f" {layer.worked_channels} that its second branch keeps"
         )
 
 

@@ -21,7 +21,7 @@ from spos_cli import cli, config
 from spos_cli.data.datasets import ArraySet, FolderSet
 from spos_cli.engine import distributed
 from spos_cli.engine.trainer import Trainer
-from spos_cli.models import blocks, counting, golden
+from spos_cli.models import counting, golden, skeleton
 from spos_cli.stages import doctor, supernet_train
 from spos_cli.stages.common import Run
 from tests.conftest import TINY, Spos
@@ -211,8 +211,8 @@ def corrupt_the_norm(patch: pytest.MonkeyPatch) -> None:
 
 
 def swap_the_halves(patch: pytest.MonkeyPatch) -> None:
-    split = blocks.split_channels
-    patch.setattr(blocks, "split_channels", lambda features: split(features)[::-1])
+    joined = skeleton.joined
+    patch.setattr(skeleton, "joined", lambda pieces: joined(pieces[::-1]))
 
 
 def yield_no_numbers(patch: pytest.MonkeyPatch) -> None:
