@@ -175,6 +175,13 @@ class TrainingConfig(Section):
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = Field(None, description="largest L2 norm of the gradient")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="before the classifier")
     amp: Literal["off", "bf16", "fp16"] = Field("off", description="mixed precision; fp16 needs CUDA")
+    compile: Literal["off", "blocks"] = Field(
+        "off",
+        description="blocks: PyTorch compiles each choice block once, when it is first used; needs a C++ compiler",
+    )
+    gradient_compression: Literal["off", "bf16"] = Field(
+        "off", description="bf16: several processes send half of the bytes, with 8 bits of precision"
+    )
     log_every: Count = Field(100, description="steps between lines of metrics.jsonl")
     checkpoint_every: Count = Field(1000, description="steps between checkpoints")
     keep_checkpoints: Annotated[Number, Field(ge=1)] = Field(2, description="newest step-*.pt files kept")
@@ -272,6 +279,12 @@ def _folder_name(value: str | None) -> str | None:
     return value
 
 
+# Fields that came after the first runs had been written down, and what those runs had: they are left out of what is
+# compared where they say the same.
+LATER: dict[tuple[str, str], Any] = {
+    (section, name): "off" for section in ("supernet", "retrain") for name in ("compile", "gradient_compression")
+}
+
 # Where a run is, and on what it runs: fields that no result depends on.
 HELPERS = ("workers", "bad_images")  # of `data`
 PLACE_AND_MACHINE = ("name", "run_dir", "devices", "threads", "timeout_minutes", "max_restarts")
@@ -318,13 +331,17 @@ class Config(Section):
 
     def portable(self) -> dict[str, Any]:
         """The fields that a result depends on: without where, on what and with how many helpers it ran."""
-        return self.model_dump(
+        values = self.model_dump(
             mode="json",
             exclude={
                 **dict.fromkeys(PLACE_AND_MACHINE, True),
                 "data": set(HELPERS),
             },
         )
+        for (section, name), usual in LATER.items():
+            if values[section][name] == usual:
+                del values[section][name]
+        return values
 
     def with_images_of(self, other: Config) -> Config:
         """These settings on the images and the machine of another's: how images are prepared stays as it is."""

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import inspect
 import json
 import math
 import os
+import shutil
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from spos_cli import seeding
 from spos_cli.engine import checkpoint
@@ -26,11 +25,15 @@ from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.optim import Schedule, ema_of, sgd
 from spos_cli.engine.precision import Amp, autocast, to_device
 from spos_cli.engine.progress import console, track, warn
+from spos_cli.engine.reduction import Compression, GradientAverage
 from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
+from spos_cli.models.blocks import TwoBranchBlock
 
+Compile = Literal["off", "blocks"]
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 FORMAT = "spos-checkpoint-1"
+GRAPHS = 4096  # that PyTorch may compile
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Recipe:
     label_smoothing: float = 0.1
     clip_grad_norm: float | None = None
     amp: Amp = "off"
+    compile: Compile = "off"
+    gradient_compression: Compression = "off"
     ema_decay: float | None = None
     log_every: int = 100
     checkpoint_every: int = 1000
@@ -83,7 +88,6 @@ class Trainer:
         seed: of the dropout masks.
         preprocess: `(B, 3, H, W) uint8` on the device to float.
         arguments: of the step's forward pass after the images (the path of a supernet).
-        partial: whether a step uses only some of the parameters.
         evaluate: measures the model (or its moving average) in the middle of a training.
         evaluate_every: steps between two calls of it.
     """
@@ -101,7 +105,6 @@ class Trainer:
         seed: int,
         preprocess: Callable[[Tensor], Tensor],
         arguments: Callable[[int], tuple[Any, ...]] = lambda step: (),
-        partial: bool = False,
         evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
         evaluate_every: int = 0,
     ) -> None:
@@ -113,12 +116,12 @@ class Trainer:
         if recipe.amp == "fp16" and device.type != "cuda":
             raise ConfigError("amp: fp16 needs a CUDA device; use bf16 or off")
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.wrapped: nn.Module = self.model
-        if processes.world_size > 1:
-            self.wrapped = data_parallel(self.model, device, partial)
+        self.average = GradientAverage(self.model, processes, recipe.gradient_compression)
         self.optimizer = sgd(self.model, recipe.momentum, recipe.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
         self.ema = ema_of(self.model, recipe.ema_decay) if recipe.ema_decay else None
+        if recipe.compile == "blocks":
+            compile_blocks(self.model, device)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         self.step = 0
         self.window = Window(processes)
@@ -142,7 +145,7 @@ class Trainer:
         recipe, request = self.recipe, StopRequest()
         if self.step == recipe.steps:
             return
-        self.wrapped.train()
+        self.model.train()
         stream = iter(batches(self.step))
         quiet = not self.processes.is_main
         with (
@@ -178,12 +181,13 @@ class Trainer:
             images, labels = next(stream)
             labels = labels.to(device, non_blocking=True)
             images = self.preprocess(to_device(images, device))
-            with self.gradients_stay_here(micro < recipe.accumulate - 1):
-                with autocast(device, recipe.amp):
-                    logits = self.wrapped(images, *arguments)
-                    loss = self.criterion(logits, labels)
-                self.scaler.scale(loss / recipe.accumulate).backward()
+            with autocast(device, recipe.amp):
+                logits = self.model(images, *arguments)
+                loss = self.criterion(logits, labels)
+            self.average.active = micro == recipe.accumulate - 1
+            self.scaler.scale(loss / recipe.accumulate).backward()
             self.window.add(self.step, loss.detach(), logits.detach(), labels)
+        self.average.finish()
         if recipe.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad_norm)
@@ -194,12 +198,6 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
             self.ema.update_parameters(self.model)
-
-    def gradients_stay_here(self, stay: bool) -> contextlib.AbstractContextManager[None]:
-        """Within, gradients are not yet summed over the processes: more passes of this step follow."""
-        if stay and isinstance(self.wrapped, DistributedDataParallel):
-            return self.wrapped.no_sync()
-        return contextlib.nullcontext()
 
     def should_stop(self, request: StopRequest) -> bool:
         """Whether a signal has come to any process; all stop at the same step."""
@@ -224,7 +222,7 @@ class Trainer:
         """Measures the model and adds a line to the metrics."""
         begin = time.monotonic()
         scores = evaluate(self.result)
-        self.wrapped.train()
+        self.model.train()
         self.window.pause(time.monotonic() - begin)
         self.write_metrics({"step": self.step, **{f"val_{key}": value for key, value in scores.items()}})
         if self.processes.is_main:
@@ -386,14 +384,22 @@ class Trainer:
             checkpoint.write_atomically(path, "".join(kept).encode())
 
 
-def data_parallel(model: nn.Module, device: torch.device, partial: bool) -> DistributedDataParallel:
-    """The model with its gradients averaged over the processes; each keeps BatchNorm statistics of its own."""
-    # The option that leaves buffers alone has a new name since PyTorch 2.14, and the old one warns.
-    known = inspect.signature(DistributedDataParallel.__init__).parameters
-    option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    options: dict[str, Any] = {option: False}
-    devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=partial, **options)
+def compile_blocks(model: nn.Module, device: torch.device) -> None:
+    """Lets PyTorch compile each choice block when it is first used: a graph for each of them serves all paths.
+
+    Raises:
+        ConfigError: that needs a C++ compiler, and there is none.
+    """
+    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise ConfigError("compile: blocks needs a C++ compiler on a CPU, such as g++, and there is none; use off")
+    # Blocks of one kind share their code, and PyTorch gives up on code that it has compiled eight times.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+    torch._dynamo.config.accumulated_recompile_limit = max(torch._dynamo.config.accumulated_recompile_limit, GRAPHS)
+    # Its own look at a block's input.
+    warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
+    for module in model.modules():
+        if isinstance(module, TwoBranchBlock):
+            module.compile(dynamic=False)
 
 
 def _moved_to(path: Path, folder: Path) -> Path:

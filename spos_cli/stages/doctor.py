@@ -672,7 +672,7 @@ def step_rate(setup: Setup, size: int) -> float:
         preprocess=setup.images.preprocess,
         arguments=lambda step: (sampler.draw(step),),
     )
-    trainer.wrapped.train()
+    trainer.model.train()
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (size, 3, *[setup.space.image_size] * 2), dtype=torch.uint8, generator=rng)
     labels = torch.randint(0, setup.space.classes, (size,), generator=rng)

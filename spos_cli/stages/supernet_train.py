@@ -48,7 +48,6 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
         seed=config.seed,
         preprocess=images.preprocess,
         arguments=lambda step: (sampler.draw(step),),
-        partial=True,
     )
     if processes.is_main:
         rest = f" ({len(held_out):,} more are held out for the search)" if len(held_out) else ""

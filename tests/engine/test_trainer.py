@@ -22,11 +22,12 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.trainer import Recipe, Trainer
-from spos_cli.errors import RunError, TrainingError
+from spos_cli.errors import ConfigError, RunError, TrainingError
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import UniformSampler
+from spos_cli.space.search_space import Choice, SearchSpace, Stage
 from tests.engine.test_optim import SPACE
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -57,7 +58,6 @@ def trainer(folder: Path, processes: Processes = ALONE, **changes: Any) -> Train
         seed=0,
         preprocess=lambda images: images,
         arguments=lambda step: (SAMPLER.draw(step),),
-        partial=True,
     )
 
 
@@ -252,3 +252,81 @@ def stop_on_one(rank: int, folder: str) -> None:
 def test_bad_numbers_on_one_process_stop_both(tmp_path: Path) -> None:
     in_two_processes(stop_on_one, tmp_path)
     assert not list(tmp_path.glob("step-*"))
+
+
+def test_averages_move_the_path_only_and_half_of_it_in_bf16(tmp_path: Path) -> None:
+    """Bytes of each step in float64: those of the parameters of its path, not of the supernet."""
+    in_two_processes(count_bytes, tmp_path)
+    (whole, half, expected, supernet) = torch.load(tmp_path / "bytes.pt")
+    assert whole == expected * STEPS
+    assert half == whole / 4  # of float64
+    assert expected < 0.8 * supernet  # two choices a layer
+
+
+def count_bytes(rank: int, folder: str) -> None:
+    with distributed.join("cpu", 1, timedelta(minutes=5)) as processes:
+        sent = []
+        for compression in ("off", "bf16"):
+            training = trainer(Path(folder) / f"{rank}{compression}", processes, gradient_compression=compression)
+            training.arguments = lambda step: (Architecture((0, 1, 0, 1)),)
+            training.train(lambda first: batches(first, STEPS))
+            sent.append(training.average.bytes_sent)
+        assert isinstance(training.model, Supernet)
+        path = sum(p.numel() for m in training.model.path(Architecture((0, 1, 0, 1))) for p in m.parameters())
+        whole = sum(p.numel() for p in training.model.parameters())
+        if rank == 0:
+            torch.save((*sent, path * 8, whole * 8), Path(folder) / "bytes.pt")
+
+
+def accumulate_in_two(rank: int, folder: str) -> None:
+    with distributed.join("cpu", 1, timedelta(minutes=5)) as processes:
+        training = trainer(Path(folder) / str(rank), processes, accumulate=2)
+        training.model.dropout.p = 0.0  # type: ignore[union-attr]
+        quarter = BATCH // 4
+        parts = [slice((2 * m + rank) * quarter, (2 * m + rank + 1) * quarter) for m in range(2)]
+        training.train(lambda first: ((i[part], j[part]) for i, j in batches(first, STEPS) for part in parts))
+        torch.save(training.model.state_dict(), Path(folder) / f"{rank}.pt")
+
+
+def test_accumulated_gradients_are_averaged_once(tmp_path: Path) -> None:
+    """Two processes of two passes each against one process of four."""
+    in_two_processes(accumulate_in_two, tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    alone = trainer(tmp_path / "alone", accumulate=4)
+    alone.model.dropout.p = 0.0  # type: ignore[union-attr]
+    quarters = [slice(begin, begin + BATCH // 4) for begin in range(0, BATCH, BATCH // 4)]
+    alone.train(lambda first: ((i[part], j[part]) for i, j in batches(first, STEPS) for part in quarters))
+    for name, parameter in alone.model.named_parameters():
+        torch.testing.assert_close(first[name], parameter.detach(), rtol=1e-10, atol=1e-12)
+        assert torch.equal(first[name], second[name])
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
+    space = SearchSpace((Stage(2, 8),), (Choice("shuffle", (("kernel", 3),)),), 8, SPACE.classes, 4, 1, 8)
+    states = []
+    for compile in ("off", "blocks"):
+        model = Supernet(space, dropout=0.0)
+        initialize(model, 0)
+        training = Trainer(
+            model.double(),
+            Recipe(Schedule(0.05, STEPS), BATCH, compile=compile),  # type: ignore[arg-type]
+            ALONE,
+            name="test",
+            folder=tmp_path / compile,
+            identity={},
+            seed=0,
+            preprocess=lambda images: images,
+            arguments=lambda step: (Architecture((0, 0)),),
+        )
+        training.train(lambda first: batches(first, STEPS))
+        states.append(model.state_dict())
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(states[1][name], tensor, rtol=1e-8, atol=1e-10)
+
+
+def test_compiling_without_a_compiler_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"C\+\+ compiler"):
+        trainer(tmp_path, compile="blocks")

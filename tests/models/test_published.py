@@ -132,7 +132,6 @@ def train(model: Supernet, case: dict[str, Any], folder: Path, images: torch.Ten
         seed=0,
         preprocess=lambda images: images,
         arguments=lambda step: (archs[step],),
-        partial=True,
     )
     batch = images, torch.tensor(case["labels"])
     trainer.train(lambda step: [batch] * case["total_iters"])

@@ -1,0 +1,73 @@
+"""Gradients averaged over the processes: only those that there are, while backward goes on.
+
+DistributedDataParallel moves the gradients of the whole supernet in each step, those of the blocks that the path did
+not take as zeros. All processes take the same path, so backward hands out the same gradients in the same order on
+each of them, and nothing has to be agreed on.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from spos_cli.engine.distributed import Processes
+
+Compression = Literal["off", "bf16"]
+
+BUCKET_BYTES = 2**21  # sent at once: large enough for the network's rate, small enough to begin early
+
+
+class GradientAverage:
+    """Averages the gradients of a model as backward makes them.
+
+    Args:
+        model: on its device; its parameters are made those of the first process.
+        processes: all of them; with one process nothing is done.
+        compression: `bf16` sends half of the bytes, with 8 bits of precision.
+
+    Attributes:
+        active: whether gradients are averaged; switched off while more passes of a step follow.
+        bytes_sent: what this process has handed over for summation so far.
+    """
+
+    def __init__(self, model: nn.Module, processes: Processes, compression: Compression = "off") -> None:
+        self.processes, self.compression = processes, compression
+        self.active, self.bytes_sent = True, 0
+        self._waiting: list[Tensor] = []
+        self._sent: list[tuple[dist.Work, Tensor, list[Tensor]]] = []
+        if processes.world_size > 1:
+            processes.copy_from_main(parameter.data for parameter in model.parameters())
+            for parameter in model.parameters():
+                parameter.register_post_accumulate_grad_hook(self._take)  # type: ignore[no-untyped-call]
+
+    def _take(self, parameter: Tensor) -> None:
+        """Backward has made a gradient."""
+        if self.active and parameter.grad is not None:
+            self._waiting.append(parameter.grad)
+            if sum(gradient.numel() * gradient.element_size() for gradient in self._waiting) >= BUCKET_BYTES:
+                self._send()
+
+    def _send(self) -> None:
+        """Begins to sum what is waiting; does not wait for it."""
+        bucket = torch.cat([gradient.reshape(-1) for gradient in self._waiting]).div_(self.processes.world_size)
+        if self.compression == "bf16":
+            bucket = bucket.bfloat16()
+        work = dist.all_reduce(bucket, async_op=True)
+        assert work is not None
+        self.bytes_sent += bucket.numel() * bucket.element_size()
+        self._sent.append((work, bucket, self._waiting))
+        self._waiting = []
+
+    def finish(self) -> None:
+        """After backward: puts the averages in the gradients' places."""
+        if self._waiting:
+            self._send()
+        for work, bucket, gradients in self._sent:
+            work.wait()
+            parts = bucket.split([gradient.numel() for gradient in gradients])  # type: ignore[no-untyped-call]
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view(gradient.shape))
+        self._sent = []
