@@ -242,7 +242,12 @@ class SearchConfig(Section):
     calibration_momentum: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="of the running statistics; null: the plain average over all batches; published: 0.1"
     )
-    amp: Literal["off", "bf16"] = Field("off", description="mixed precision of the forward passes")
+    amp: Literal["off", "bf16"] = Field("off", description="precision of the convolutions; bf16 where it is faster")
+    racing: Annotated[float, Field(gt=0, lt=0.5)] | None = Field(
+        None,
+        description="stops scoring a candidate that is behind the last parent; the risk, at each of up to 9 looks, that"
+        " it is as good as that; null: all are scored to the end",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> SearchConfig:
@@ -282,7 +287,8 @@ def _folder_name(value: str | None) -> str | None:
 # Fields that came after the first runs had been written down, and what those runs had: they are left out of what is
 # compared where they say the same.
 LATER: dict[tuple[str, str], Any] = {
-    (section, name): "off" for section in ("supernet", "retrain") for name in ("compile", "gradient_compression")
+    **{(section, name): "off" for section in ("supernet", "retrain") for name in ("compile", "gradient_compression")},
+    ("search", "racing"): None,
 }
 
 # Where a run is, and on what it runs: fields that no result depends on.

@@ -8,6 +8,7 @@ instead (ShuffleNetV2, figure 3). What a block makes is joined, shuffled and spl
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -80,22 +81,41 @@ def depthwise(channels: int, kernel: int, stride: int, affine: bool) -> list[nn.
     ]
 
 
-def run(branch: nn.Sequential, features: Tensor, inputs: Tensor | None, outputs: Tensor | None) -> Tensor:
-    """Convolutions, BatchNorm and ReLU one after another, from channels in one order to channels in another.
+class Unit(NamedTuple):
+    """A convolution and its BatchNorm, with ReLU or without; the orders hold published places of channels."""
 
-    Within, channels are in the published order; the last convolution mixes channels.
-    """
-    last = max(index for index, module in enumerate(branch) if isinstance(module, Convolution))
-    order = inputs
-    for index, module in enumerate(branch):
-        if isinstance(module, Convolution):
-            made = order if module.is_depthwise else outputs if index == last else None
-            features, order = module(features, order, made), made
-        elif isinstance(module, BatchNorm):
-            features = module(features, order)
-        else:
-            features = module(features)
-    return features
+    convolution: Convolution
+    norm: BatchNorm
+    relu: bool
+    inputs: Tensor | None
+    outputs: Tensor | None
+
+
+class Branch(nn.Sequential):
+    """Convolutions, each with BatchNorm and perhaps ReLU, of channels in any order; the last is no depthwise one."""
+
+    def forward(self, features: Tensor, inputs: Tensor | None = None, outputs: Tensor | None = None) -> Tensor:
+        """`(B, C, H, W)` with channels in one order to such with channels in another."""
+        for unit in self.units(inputs, outputs):
+            features = unit.norm(unit.convolution(features, unit.inputs, unit.outputs), unit.outputs)
+            if unit.relu:
+                features = features.relu_()
+        return features
+
+    def units(self, inputs: Tensor | None = None, outputs: Tensor | None = None) -> list[Unit]:
+        """Its parts, and the order of the channels that each finds and makes: within, it is the published one."""
+        modules = list(self)
+        places = [place for place, module in enumerate(modules) if isinstance(module, Convolution)]
+        units = []
+        for place in places:
+            convolution, norm, *rest = modules[place : place + 3]
+            assert isinstance(convolution, Convolution)
+            assert isinstance(norm, BatchNorm)
+            made = inputs if convolution.is_depthwise else outputs if place == places[-1] else None
+            relu = bool(rest) and isinstance(rest[0], nn.ReLU)
+            units.append(Unit(convolution, norm, relu, inputs, made))
+            inputs = made
+        return units
 
 
 class TwoBranchBlock(nn.Module):
@@ -107,7 +127,7 @@ class TwoBranchBlock(nn.Module):
         affine: whether BatchNorm has a learned scale and shift.
     """
 
-    branch_main: nn.Sequential
+    branch_main: Branch
 
     def __init__(self, layer: Layer, kernel: int, affine: bool) -> None:
         super().__init__()
@@ -118,21 +138,23 @@ class TwoBranchBlock(nn.Module):
         # Filled by the child before the projection, so that tensors come in the published order.
         self.branch_main = self.build_main(affine, kernel)
         if self.stride == 2:
-            self.branch_proj = nn.Sequential(
+            self.branch_proj = Branch(
                 *depthwise(self.in_channels, kernel, 2, affine),
                 *pointwise(self.in_channels, self.in_channels, affine),
             )
 
-    def build_main(self, affine: bool, kernel: int) -> nn.Sequential:
+    def build_main(self, affine: bool, kernel: int) -> Branch:
         """`(B, self.in_channels, H, W)` to `(B, self.main_channels, H / stride, W / stride)`."""
         raise NotImplementedError
 
+    def branches(self, order: Order) -> list[tuple[Branch, Tensor | None]]:
+        """The branches, by the tensors that the layer makes, and the order in which each makes its channels."""
+        found = [self.branch_main] if self.stride == 1 else [self.branch_proj, self.branch_main]
+        return list(zip(found, order.outputs[-len(found) :], strict=True))
+
     def forward(self, features: Tensor, order: Order = Order()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
         """`(B, self.in_channels, H, W)` that are worked on to what the layer makes (`Layer.made_channels`)."""
-        main = run(self.branch_main, features, order.inputs, order.outputs[-1])
-        if self.stride == 1:
-            return (main,)
-        return run(self.branch_proj, features, order.inputs, order.outputs[0]), main
+        return tuple(branch(features, order.inputs, outputs) for branch, outputs in self.branches(order))
 
 
 class ShuffleBlock(TwoBranchBlock):
@@ -141,8 +163,8 @@ class ShuffleBlock(TwoBranchBlock):
     def __init__(self, layer: Layer, affine: bool, kernel: int) -> None:
         super().__init__(layer, kernel, affine)
 
-    def build_main(self, affine: bool, kernel: int) -> nn.Sequential:
-        return nn.Sequential(
+    def build_main(self, affine: bool, kernel: int) -> Branch:
+        return Branch(
             *pointwise(self.in_channels, self.mid_channels, affine),
             *depthwise(self.mid_channels, kernel, self.stride, affine),
             *pointwise(self.mid_channels, self.main_channels, affine),
@@ -155,8 +177,8 @@ class ShuffleXceptionBlock(TwoBranchBlock):
     def __init__(self, layer: Layer, affine: bool) -> None:
         super().__init__(layer, 3, affine)
 
-    def build_main(self, affine: bool, kernel: int) -> nn.Sequential:
-        return nn.Sequential(
+    def build_main(self, affine: bool, kernel: int) -> Branch:
+        return Branch(
             *depthwise(self.in_channels, kernel, self.stride, affine),
             *pointwise(self.in_channels, self.mid_channels, affine),
             *depthwise(self.mid_channels, kernel, 1, affine),

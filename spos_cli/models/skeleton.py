@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from spos_cli.models.blocks import BatchNorm, Convolution, pointwise, run
+from spos_cli.models.blocks import BatchNorm, Branch, Convolution, pointwise
 from spos_cli.models.routing import joined, routing
 from spos_cli.space.search_space import SearchSpace
 
@@ -28,13 +28,13 @@ class Skeleton(nn.Module):
     def __init__(self, space: SearchSpace, affine: bool, dropout: float) -> None:
         super().__init__()
         self.space = space
-        self.first_conv = nn.Sequential(
+        self.first_conv = Branch(
             Convolution(3, space.stem_channels, 3, space.stem_stride, 1, bias=False),
             BatchNorm(space.stem_channels, affine=affine),
             nn.ReLU(inplace=True),
         )
         self.features = self.build_features(affine)
-        self.conv_last = nn.Sequential(*pointwise(space.stages[-1].channels, space.head_channels, affine))
+        self.conv_last = Branch(*pointwise(space.stages[-1].channels, space.head_channels, affine))
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Sequential(nn.Linear(space.head_channels, space.classes, bias=False))
 
@@ -46,10 +46,13 @@ class Skeleton(nn.Module):
         """`images (B, 3, H, W)` float to logits `(B, classes)`, through one block a layer."""
         ways = routing(self.space, images.device)
         stem, *layers, head = ways.orders
-        pieces = ways.give({}, 0, (run(self.first_conv, images, None, stem.outputs[0]),))
+        pieces = ways.give({}, 0, (self.first_conv(images, None, stem.outputs[0]),))
         for layer, (block, order) in enumerate(zip(blocks, layers, strict=True)):
             pieces = ways.give(pieces, layer + 1, block(joined(pieces[layer]), order))
-        features = run(self.conv_last, joined(pieces[len(layers)]), head.inputs, None)
+        return self.classify(self.conv_last(joined(pieces[len(layers)]), head.inputs))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """`(B, head_channels, H, W)` of the last convolution to logits `(B, classes)`."""
         logits: Tensor = self.classifier(self.dropout(features.mean((2, 3))))
         return logits
 

@@ -2,65 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from spos_cli.engine.calibration import calibrate
-from spos_cli.engine.evaluation import evaluate
-from spos_cli.engine.metrics import Accuracy
-from spos_cli.engine.precision import Amp, autocast, to_device
+from spos_cli.engine.precision import Amp, to_device
 from spos_cli.models.supernet import Supernet
+from spos_cli.search.racing import Outcomes, Race
+from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
+
+LOOKS = 10  # at each of which a race may end, spread over the images
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a candidate got right.
+
+    Attributes:
+        top1: `(images,)`, in the order of the images that were scored; fewer of them if it has lost its race.
+        top5_count: images whose label is among the five largest logits (or all, with fewer classes).
+        partial: whether it has stopped early.
+    """
+
+    top1: Outcomes
+    top5_count: int
+    partial: bool
+
+    @property
+    def images(self) -> int:
+        """Images that were scored."""
+        return len(self.top1)
+
+    @property
+    def top1_count(self) -> int:
+        """Images whose label has the largest logit."""
+        return int(self.top1.sum())
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the BatchNorm statistics of a path are estimated.
+
+    Attributes:
+        images: training images `(N, 3, S, S) uint8`; a last batch that is not full is left out.
+        batch: images per batch.
+        momentum: of the running statistics; None is the plain average over the batches (its error falls with
+            their number; momentum 0.1, as published, remembers about the last 19 however many there are).
+    """
+
+    images: Tensor
+    batch: int
+    momentum: float | None = None
+
+    @property
+    def batches(self) -> int:
+        """Whole batches."""
+        return len(self.images) // self.batch
+
+
+GoOn = Callable[[float], bool]  # is told how much of the calibration or the scoring is done; False stops it
 
 
 @torch.inference_mode()
-def calibrate_path(
+def calibrated(
     supernet: Supernet,
-    arch: Architecture,
+    archs: Sequence[Architecture],
     preprocess: Callable[[Tensor], Tensor],
-    images: Tensor,
-    batch: int,
+    calibration: Calibration,
     device: torch.device,
     amp: Amp = "off",
-    momentum: float | None = None,
-) -> None:
-    """Recomputes the BatchNorm statistics of one path.
+    go_on: GoOn = lambda done: True,
+) -> Tree | None:
+    """Paths of a supernet with the statistics that they are scored with, ready for inference.
 
     Args:
-        supernet: on `device`, in eval mode.
-        arch: the path.
+        supernet: on `device`; nothing in it is changed.
         preprocess: `(B, 3, S, S) uint8` on the device to float.
-        images: training images `(N, 3, S, S) uint8`; a last batch that is not full is left out.
-        batch: images per batch.
-        device: where to compute.
-        amp: mixed precision of the forward passes.
-        momentum: of the statistics; None is the plain average.
+        amp: `bf16` computes convolutions in it; statistics and the classifier stay in float32.
     """
-    whole = images[: len(images) // batch * batch]
-    batches = (preprocess(to_device(part, device)) for part in torch.split(whole, batch))
-    with autocast(device, amp):
-        calibrate(lambda inputs: supernet(inputs, arch), supernet.path(arch), batches, momentum=momentum)
+    tree = Tree(supernet, archs, torch.bfloat16 if amp == "bf16" else torch.float32)
+    for number, images in enumerate(torch.split(calibration.images, calibration.batch)[: calibration.batches], 1):
+        tree.calibrate(preprocess(to_device(images, device)), calibration.momentum or 1 / number)
+        if not go_on(number / calibration.batches):
+            return None
+    tree.fold()
+    return tree
 
 
 class Evaluator:
-    """Scores one architecture after another, each as if it were the only one.
+    """Scores architectures, each as if it were the only one.
 
-    The BatchNorm statistics of the path are recomputed from the same training images for every candidate,
-    then the same images are scored. A score depends on the candidate and on these images alone: not on what
-    was scored before, on which process does it, or on a restart.
+    The BatchNorm statistics of every candidate are recomputed from the same training images, then the same images are
+    scored. A score depends on the candidate and on these images alone: not on the candidates that are scored
+    together with it, which only share what they have in common; not on which process does it, or on a restart.
 
     Args:
-        supernet: trained weights; its BatchNorm statistics are overwritten path by path.
+        supernet: trained weights; nothing in it is changed.
         preprocess: `(B, 3, S, S) uint8` on the device to float.
-        calibration: training images `(N, 3, S, S) uint8` for the statistics, and images per batch of them.
+        calibration: for the statistics.
         images: to score on, `(M, 3, S, S) uint8`.
         labels: `(M,)`.
         batch: images per scoring batch.
         device: where to compute.
-        amp: mixed precision of the forward passes.
-        momentum: of the statistics; None is the plain average.
+        amp: of convolutions.
     """
 
     def __init__(
@@ -68,21 +115,55 @@ class Evaluator:
         supernet: Supernet,
         preprocess: Callable[[Tensor], Tensor],
         *,
-        calibration: tuple[Tensor, int],
+        calibration: Calibration,
         images: Tensor,
         labels: Tensor,
         batch: int,
         device: torch.device,
         amp: Amp = "off",
-        momentum: float | None = None,
     ) -> None:
         self.supernet = supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self.preprocess, self.device, self.amp, self.momentum = preprocess, device, amp, momentum
-        self.calibration = calibration
+        self.preprocess, self.calibration = preprocess, calibration
+        self.device, self.amp = device, amp
         self.images, self.labels, self.batch = images, labels, batch
 
-    def score(self, arch: Architecture) -> Accuracy:
-        """Calibrates one path and counts what it gets right, on this process alone."""
-        calibrate_path(self.supernet, arch, self.preprocess, *self.calibration, self.device, self.amp, self.momentum)
-        batches = zip(torch.split(self.images, self.batch), torch.split(self.labels, self.batch), strict=True)
-        return evaluate(lambda images: self.supernet(images, arch), batches, self.preprocess, self.device, self.amp)
+    @torch.inference_mode()
+    def score(
+        self, archs: Sequence[Architecture], race: Race | None = None, go_on: GoOn = lambda done: True
+    ) -> list[Score] | None:
+        """Calibrates paths and tells what they get right, on this process alone; None if it is to stop.
+
+        Args:
+            archs: they should have much in common: neighbours in the order of their choices.
+            race: stops those that fall behind.
+        """
+        tree = calibrated(self.supernet, archs, self.preprocess, self.calibration, self.device, self.amp, go_on)
+        if tree is None:
+            return None
+        top1 = torch.zeros(len(archs), len(self.images), dtype=torch.bool, device=self.device)
+        top5 = torch.zeros(len(archs), dtype=torch.int64, device=self.device)
+        seen = [len(self.images)] * len(archs)
+        running, looks, done = list(range(len(archs))), self._looks(), 0
+        for images, labels in zip(
+            torch.split(self.images, self.batch), torch.split(self.labels, self.batch), strict=True
+        ):
+            pixels, labels = self.preprocess(to_device(images, self.device)), labels.to(self.device, non_blocking=True)
+            for number, logits in tree.logits(pixels):
+                right = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+                top1[number, done : done + len(labels)] = right[:, 0]
+                top5[number] += right.sum()
+            done += len(labels)
+            if race is not None and done >= looks[0]:
+                looks.pop(0)
+                for number in [n for n in running if race.is_lost(top1[n, :done].cpu().numpy())]:
+                    running.remove(number)
+                    seen[number] = done
+                    tree.drop(number)
+            if not go_on(done / len(self.images)):
+                return None
+        outcomes, counts = top1.cpu().numpy(), top5.tolist()
+        return [Score(outcomes[n, : seen[n]], counts[n], n not in running) for n in range(len(archs))]
+
+    def _looks(self) -> list[float]:
+        """After how many images the races are looked at; nothing is saved after the last."""
+        return [*(len(self.images) * look / LOOKS for look in range(1, LOOKS)), float("inf")]

@@ -2,7 +2,8 @@
 
 A line is a JSON object: `architecture` (list), `flops`, `params`, `top1` and `top5` (shares of `images`),
 `images`, `generation` and `origin` (`random`, `mutation` or `crossover`; `imported` for what another search has
-scored). It holds no times, so that the same search gives the same bytes.
+scored), and `partial: true` for a candidate that has lost its race. It holds no times, so that the same search gives
+the same bytes. Beside it, `outcomes.bits` keeps which images each candidate got right.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from spos_cli.errors import RunError
+from spos_cli.search.racing import Outcomes
 from spos_cli.space.architecture import Architecture
 
 Origin = Literal["random", "mutation", "crossover", "imported"]
@@ -35,10 +39,19 @@ class Entry:
     images: int
     generation: int
     origin: Origin
+    partial: bool = False
+
+    @property
+    def rank(self) -> tuple[bool, float, int, Architecture]:
+        """Less is better: complete scores, the higher top-1, the cheaper."""
+        return self.partial, -self.top1, self.flops, self.architecture
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for files."""
-        return {**asdict(self), "architecture": list(self.architecture)}
+        fields = {**asdict(self), "architecture": list(self.architecture)}
+        if not self.partial:
+            del fields["partial"]
+        return fields
 
     def to_line(self) -> str:
         """The entry as one line of JSON."""
@@ -55,6 +68,8 @@ class Entry:
             raise ValueError("a number that is none")
         if not (0 <= entry.top1 <= 1 and 0 <= entry.top5 <= 1 and entry.origin in get_args(Origin)):
             raise ValueError("a score outside of its range, or an unknown origin")
+        if type(entry.partial) is not bool:
+            raise ValueError("neither partial nor complete")
         return entry
 
 
@@ -108,7 +123,47 @@ class Journal:
             raise RunError(f"cannot write {self.path}: {error.strerror or error}; scores so far are kept") from None
 
 
+class Bitmaps:
+    """Which images each candidate got right: a row of bits for each line of the journal.
+
+    Args:
+        path: of the file; a row is at its line's place in it, so what a kill has cut short is written over.
+        images: that are scored; a row has a bit for each, and zeros where a partial score ends.
+    """
+
+    def __init__(self, path: Path, images: int) -> None:
+        self.path, self.images, self.width = path, images, -(-images // 8)
+
+    def write(self, row: int, outcomes: Outcomes) -> None:
+        """Keeps the outcomes `(n,)` of the first n images.
+
+        Raises:
+            RunError: the disk is full, or the folder cannot be written.
+        """
+        bits = np.packbits(np.pad(outcomes, (0, self.images - len(outcomes)))).tobytes()
+        try:
+            self.path.touch()
+            with self.path.open("r+b") as file:
+                file.seek(row * self.width)
+                file.write(bits)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(f"cannot write {self.path}: {error.strerror or error}; scores so far are kept") from None
+
+    def read(self, row: int) -> Outcomes | None:
+        """The outcomes `(images,)` in a row; None if they were not kept."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(row * self.width)
+                bits = file.read(self.width)
+        except OSError:
+            return None
+        unpacked = np.unpackbits(np.frombuffer(bits, np.uint8), count=self.images) if len(bits) == self.width else None
+        return None if unpacked is None else unpacked.astype(bool)
+
+
 def ranking(entries: Iterable[Entry], flops_limit: int | None = None) -> list[Entry]:
-    """Best first: by top-1, then the cheaper, then the one scored earlier."""
+    """Best first; partial scores come last."""
     allowed = [entry for entry in entries if flops_limit is None or entry.flops <= flops_limit]
-    return sorted(allowed, key=lambda entry: (-entry.top1, entry.flops))
+    return sorted(allowed, key=lambda entry: entry.rank)

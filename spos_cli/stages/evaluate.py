@@ -18,7 +18,7 @@ from spos_cli.engine.evaluation import evaluate
 from spos_cli.engine.progress import track, warn
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.models.counting import count
-from spos_cli.search.evaluator import calibrate_path
+from spos_cli.search.evaluator import Calibration, calibrated
 from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import format_cost
 from spos_cli.stages.common import Images, Run, only_one
@@ -70,7 +70,7 @@ def run(run: Run, processes: Processes, weights: Weights, arch: str | None, save
             pairs(),
             images.preprocess,
             processes.device,
-            config.search.amp if is_supernet else config.retrain.amp,
+            "off" if is_supernet else config.retrain.amp,  # a path has its own precision
             processes,
             keep=keep if save_logits else None,
         )
@@ -129,17 +129,15 @@ def load_path(
     search = run.config.search
     with tempfile.TemporaryDirectory() as folder:  # the statistics that the path has in a search
         store = decode_calibration(run, Path(folder), images, Processes(0, 1, device))
-        calibrate_path(
-            supernet,
-            architecture,
-            images.preprocess,
-            store.images,
-            search.calibration_batch_size,
-            device,
-            search.amp,
-            search.calibration_momentum,
-        )
-    return lambda pixels: supernet(pixels, architecture), architecture
+        calibration = Calibration(store.images, search.calibration_batch_size, search.calibration_momentum)
+        path = calibrated(supernet, [architecture], images.preprocess, calibration, device, search.amp)
+    assert path is not None, "nothing stops it"
+
+    def forward(pixels: Tensor) -> Tensor:
+        ((_, logits),) = path.logits(pixels)
+        return logits
+
+    return forward, architecture
 
 
 def check_classes(classes: Sequence[str], images: Images) -> None:

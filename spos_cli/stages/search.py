@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +13,11 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
+from torch import Tensor
 
 from spos_cli import seeding
 from spos_cli.data import datasets
-from spos_cli.data.loaders import BadImages, ImageStore
+from spos_cli.data.loaders import BadImages, ImageStore, chunks
 from spos_cli.data.transforms import EvalTransform, TrainTransform
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
@@ -27,9 +28,10 @@ from spos_cli.errors import CheckpointError, ConfigError, RunError
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.supernet import Supernet
 from spos_cli.search import published
-from spos_cli.search.evaluator import Evaluator
+from spos_cli.search.evaluator import Calibration, Evaluator, Score
 from spos_cli.search.evolution import Candidate, Evolution
-from spos_cli.search.journal import Entry, Journal, ranking
+from spos_cli.search.journal import Bitmaps, Entry, Journal, ranking
+from spos_cli.search.racing import Race
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
 from spos_cli.space.search_space import SearchSpace
@@ -37,6 +39,8 @@ from spos_cli.stages.common import Images, Run, data_recipe, read_settings
 from spos_cli.stages.weights_file import Weights, read_weights
 
 SHOWN = 10
+GROUP = 8  # candidates that a process scores together: so many are lost if it is killed, and in memory at once
+COUNTS = 3 * 8  # bytes of what is told of a score beside its outcomes
 
 
 def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | None) -> None:
@@ -84,7 +88,7 @@ def search(
     if begin_with is not None:
         bring_in(journal, begin_with, processes)
     evaluator = make_evaluator(run, supernet, images, processes)
-    scoring = Scoring(processes, evaluator, costs, journal)
+    scoring = Scoring(processes, evaluator, costs, journal, evolution.parents, run.config.search.racing)
     known = scoring.bring_in(evolution.limit)
     if processes.is_main:
         journal.cut_incomplete_line()
@@ -203,7 +207,7 @@ def remember_settings(run: Run, supernet_digest: str, processes: Processes) -> N
     if processes.is_main and not begun:
         settings_file, content = folder / "settings.json", (json.dumps(ours, indent=1) + "\n").encode()
         if not settings_file.exists() or settings_file.read_bytes() != content:
-            for kept in folder.glob(".scored-*.json"):  # with other settings, before the journal had begun
+            for kept in folder.glob(".scored-*.bits"):  # with other settings, before the journal had begun
                 kept.unlink()
             checkpoint.write_atomically(settings_file, content)
     processes.barrier()
@@ -222,13 +226,12 @@ def make_evaluator(run: Run, supernet: Supernet, images: Images, processes: Proc
     return Evaluator(
         supernet,
         images.preprocess,
-        calibration=(calibration.images, search.calibration_batch_size),
+        calibration=Calibration(calibration.images, search.calibration_batch_size, search.calibration_momentum),
         images=scoring.images,
         labels=scoring.labels,
         batch=search.batch_size,
         device=processes.device,
         amp=search.amp,
-        momentum=search.calibration_momentum,
     )
 
 
@@ -279,11 +282,28 @@ def decode(
 
 
 class Scoring:
-    """Scores generations over all processes, and keeps the journal."""
+    """Scores generations over all processes, and keeps the journal.
 
-    def __init__(self, processes: Processes, evaluator: Evaluator, costs: Costs, journal: Journal) -> None:
+    Args:
+        parents: candidates of a generation that the next one is made of.
+        racing: risk of each look of a race against the last of them, or None for no races.
+    """
+
+    def __init__(
+        self,
+        processes: Processes,
+        evaluator: Evaluator,
+        costs: Costs,
+        journal: Journal,
+        parents: int,
+        racing: float | None,
+    ) -> None:
         self.processes, self.evaluator, self.costs, self.journal = processes, evaluator, costs, journal
-        self.entries = {entry.architecture: entry for entry in journal.read()}
+        self.parents, self.racing = parents, racing
+        lines = journal.read()
+        self.entries = {entry.architecture: entry for entry in lines}
+        self.rows, self.lines = {entry.architecture: row for row, entry in enumerate(lines)}, len(lines)
+        self.bitmaps = Bitmaps(journal.path.with_name("outcomes.bits"), len(evaluator.images))
         self.used: list[Entry] = []
 
     def bring_in(self, limit: int | None) -> dict[Architecture, float]:
@@ -293,74 +313,134 @@ class Scoring:
         return {entry.architecture: entry.top1 for entry in self.used}
 
     def score(self, candidates: Sequence[Candidate], request: StopRequest, task: Task) -> list[float]:
-        """The top-1 of each candidate; those in the journal are not scored again.
+        """A score of each candidate, the higher the better; those in the journal are not scored again.
+
+        Neighbours are scored together, since they have most in common. Their order is that of the journal, however
+        many processes there are.
 
         Raises:
             Interrupted: on a signal; the journal has all scores so far.
         """
-        known = [candidate for candidate in candidates if candidate.architecture in self.entries]
-        task.skip(len(known))
         pending = [candidate for candidate in candidates if candidate.architecture not in self.entries]
-        size = self.processes.world_size
-        for begin in range(0, len(pending), size):
+        task.skip(len(candidates) - len(pending))
+        race = self.race()
+        for together in chunks(sorted(pending, key=lambda c: c.architecture), GROUP * self.processes.world_size):
             if self.processes.any(request.made):
                 raise Interrupted(request.number or signal.SIGTERM)
-            self.score_together(pending[begin : begin + size])
-            best = max(entry.top1 for entry in self.entries.values())
-            task.advance(
-                len(pending[begin : begin + size]),
-                note=f"generation {pending[begin].generation}, best top-1 {best:.2%}",
-            )
+            self.score_together(together, race, request, task)
+            best = max(entry.top1 for entry in self.entries.values() if not entry.partial)
+            task.advance(len(together), note=f"generation {together[0].generation}, best top-1 {best:.2%}")
         entries = [self.entries[candidate.architecture] for candidate in candidates]
         self.used += entries
-        return [entry.top1 for entry in entries]
+        return [entry.top1 - entry.partial for entry in entries]  # those that lost come after all others
 
-    def score_together(self, candidates: Sequence[Candidate]) -> None:
-        """One candidate per process; the first one writes them all, in their order."""
-        counts = torch.zeros(3, dtype=torch.int64, device=self.processes.device)
-        if self.processes.rank < len(candidates):
-            found = self.counts_of(candidates[self.processes.rank].architecture)
-            counts += torch.tensor(found, device=counts.device)
-        for candidate, (images, top1, top5) in zip(candidates, self.processes.gather(counts).tolist(), strict=False):
-            arch = candidate.architecture
-            entry = Entry(
-                architecture=arch,
-                flops=self.costs.flops.of(arch),
-                params=self.costs.params.of(arch),
-                top1=top1 / images,
-                top5=top5 / images,
-                images=images,
-                generation=candidate.generation,
-                origin=candidate.origin,
-            )
-            if self.processes.is_main:
-                self.journal.append(entry)
-                self.kept(arch).unlink(missing_ok=True)
-            self.entries[arch] = entry
+    def race(self) -> Race | None:
+        """Against the last of the parents, if there are enough of them; the same for a whole generation."""
+        complete = [entry for entry in ranking(self.used) if not entry.partial and entry.origin != "imported"]
+        if self.racing is None or not self.parents or len(complete) < self.parents:
+            return None
+        rival = self.bitmaps.read(self.rows[complete[self.parents - 1].architecture])
+        return None if rival is None else Race(rival, self.racing)
 
-    def counts_of(self, arch: Architecture) -> list[int]:
-        """Images, top-1 and top-5 counts of a candidate, from this process.
+    def score_together(
+        self, candidates: Sequence[Candidate], race: Race | None, request: StopRequest, task: Task
+    ) -> None:
+        """A share of them per process; the first one writes them all, in their order.
+
+        Raises:
+            Interrupted: on a signal in the midst of it.
+        """
+        size = -(-len(candidates) // self.processes.world_size)
+        mine = candidates[self.processes.rank * size :][:size]
+        note = task.note
+
+        def go_on(done: float) -> bool:
+            task.advance(0, note=f"{note}, {done:.0%} of {len(candidates)} more" if note else "")
+            return not request.made
+
+        found = self.scores_of([candidate.architecture for candidate in mine], race, go_on)
+        task.note = note
+        rows = self.processes.gather(_flat(found, size, self.bitmaps.images).to(self.processes.device)).cpu()
+        for candidate, score in zip(candidates, _scores(rows, self.bitmaps.images), strict=False):
+            if score is None:
+                raise Interrupted(request.number or signal.SIGTERM)
+            self.write(candidate, score)
+
+    def write(self, candidate: Candidate, score: Score) -> None:
+        """Adds a score to the journal, from the first process."""
+        arch = candidate.architecture
+        entry = Entry(
+            architecture=arch,
+            flops=self.costs.flops.of(arch),
+            params=self.costs.params.of(arch),
+            top1=score.top1_count / score.images,
+            top5=score.top5_count / score.images,
+            images=score.images,
+            generation=candidate.generation,
+            origin=candidate.origin,
+            partial=score.partial,
+        )
+        if self.processes.is_main:
+            self.bitmaps.write(self.lines, score.top1)
+            self.journal.append(entry)
+            self.kept(arch).unlink(missing_ok=True)
+        self.rows[arch], self.lines = self.lines, self.lines + 1
+        self.entries[arch] = entry
+
+    def scores_of(
+        self, archs: Sequence[Architecture], race: Race | None, go_on: Callable[[float], bool]
+    ) -> list[Score | None]:
+        """The scores of candidates, from this process; None for those that a signal came before.
 
         Of several processes, each keeps what it has found until the first one has it in the journal: the scores of
         those that are whole outlive one that is killed.
         """
         if self.processes.world_size == 1:
-            score = self.evaluator.score(arch)
-            return [score.images, score.top1_count, score.top5_count]
-        path = self.kept(arch)
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            images, top1, top5 = json.loads(path.read_text())
-            if 0 <= top1 <= top5 <= images == len(self.evaluator.images):
-                return [images, top1, top5]
-        score = self.evaluator.score(arch)
-        counts = [score.images, score.top1_count, score.top5_count]
-        with contextlib.suppress(RunError):  # a full disk costs only this safety
-            checkpoint.write_atomically(path, json.dumps(counts).encode())
-        return counts
+            found = self.evaluator.score(archs, race, go_on)
+            return [None] * len(archs) if found is None else [*found]
+        kept = {arch: score for arch in archs if (score := self.read_kept(arch)) is not None}
+        left = [arch for arch in archs if arch not in kept]
+        scores = self.evaluator.score(left, race, go_on) if left else []
+        for arch, score in zip(left, scores or [], strict=False):
+            with contextlib.suppress(RunError):  # a full disk costs only this safety
+                checkpoint.write_atomically(self.kept(arch), _flat([score], 1, self.bitmaps.images).numpy().tobytes())
+            kept[arch] = score
+        return [kept.get(arch) for arch in archs]
+
+    def read_kept(self, arch: Architecture) -> Score | None:
+        """A score that a process has kept; None if there is none that is whole."""
+        try:
+            content = self.kept(arch).read_bytes()
+        except OSError:
+            return None
+        empty = _flat([None], 1, self.bitmaps.images)
+        if len(content) != empty.numel():
+            return None
+        return _scores(torch.frombuffer(bytearray(content), dtype=torch.uint8), self.bitmaps.images)[0]
 
     def kept(self, arch: Architecture) -> Path:
         """Where a score waits for its place in the journal."""
-        return self.journal.path.with_name(f".scored-{arch.id}.json")
+        return self.journal.path.with_name(f".scored-{arch.id}.bits")
+
+
+def _flat(scores: Sequence[Score | None], size: int, images: int) -> Tensor:
+    """`size` scores of up to `images` images as bytes: of each the counts, then the outcomes."""
+    rows = np.zeros((size, images + COUNTS), np.uint8)
+    for row, score in zip(rows, scores, strict=False):
+        if score is not None:
+            counts = np.array([score.images, score.top5_count, score.partial], "<i8")
+            row[:COUNTS] = np.frombuffer(counts.tobytes(), np.uint8)
+            row[COUNTS:][: score.images] = score.top1
+    return torch.from_numpy(rows.reshape(-1))
+
+
+def _scores(flat: Tensor, images: int) -> list[Score | None]:
+    """The inverse of `_flat`, of one process or of several."""
+    scores: list[Score | None] = []
+    for row in flat.numpy().reshape(-1, images + COUNTS):
+        seen, top5, partial = np.frombuffer(row[:COUNTS].tobytes(), "<i8").tolist()
+        scores.append(Score(row[COUNTS:][:seen].astype(bool), top5, bool(partial)) if seen else None)
+    return scores
 
 
 def write_result(run: Run, scoring: Scoring, supernet_digest: str) -> None:

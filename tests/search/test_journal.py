@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spos_cli.errors import RunError
-from spos_cli.search.journal import Entry, Journal, ranking
+from spos_cli.search.journal import Bitmaps, Entry, Journal, ranking
 from spos_cli.space.architecture import Architecture
 
 ENTRIES = [
@@ -59,3 +61,28 @@ def test_a_line_that_is_none_is_named(tmp_path: Path, line: bytes) -> None:
 def test_ranking_prefers_the_cheaper_of_equals_and_respects_a_limit() -> None:
     assert [entry.architecture[1] for entry in ranking(ENTRIES)] == [1, 2, 3, 0]
     assert [entry.architecture[1] for entry in ranking(ENTRIES, 101)] == [1, 0]
+
+
+def test_outcomes_are_kept_by_line(tmp_path: Path) -> None:
+    bitmaps = Bitmaps(tmp_path / "outcomes.bits", 21)
+    assert bitmaps.read(0) is None
+    rng = np.random.default_rng(0)
+    rows = rng.random((3, 21)) < 0.5
+    bitmaps.write(2, rows[2])
+    bitmaps.write(0, rows[0][:9])  # a partial score
+    with (tmp_path / "outcomes.bits").open("ab") as file:
+        file.write(b"x")  # what a kill has cut short
+    assert bitmaps.read(3) is None
+    bitmaps.write(3, rows[1])
+    found = [bitmaps.read(row) for row in range(4)]
+    expected = [np.pad(rows[0][:9], (0, 12)), np.zeros(21, bool), rows[2], rows[1]]
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+    assert (tmp_path / "outcomes.bits").stat().st_size == 4 * 3
+
+
+def test_partial_scores_come_last(tmp_path: Path) -> None:
+    whole = Entry(Architecture((0,)), 5, 1, 0.5, 1.0, 20, 0, "random")
+    partial = replace(whole, architecture=Architecture((1,)), top1=0.9, images=4, partial=True)
+    assert ranking([partial, whole]) == [whole, partial]
+    assert "partial" not in whole.to_line()
+    assert Entry.from_line(partial.to_line()) == partial

@@ -1,0 +1,93 @@
+"""Branches taken apart for candidates: statistics outside of the supernet, then folded into the convolutions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spos_cli.models.blocks import BatchNorm, Branch, Unit
+
+
+@dataclass(frozen=True)
+class Part:
+    """A unit of a branch, with its tensors in the order of the features' channels.
+
+    Attributes:
+        weight: of the convolution, in the type that is computed with.
+        affine: BatchNorm's scale and shift, `(C,)` float32 each, or None.
+    """
+
+    weight: Tensor
+    affine: tuple[Tensor, Tensor] | None
+    unit: Unit
+
+    def convolved(self, features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The convolution with other weights."""
+        to = self.unit.convolution
+        return F.conv2d(features, weight, bias, to.stride, to.padding, to.dilation, to.groups)
+
+
+Plan = list[Part]
+
+
+def plan(branch: Branch, inputs: Tensor | None, outputs: Tensor | None, dtype: torch.dtype) -> Plan:
+    """Takes a branch apart, for channels in these orders; the weights are copied only where that is needed."""
+    return [
+        Part(unit.convolution.ordered(unit.inputs, unit.outputs).to(dtype), _affine(unit.norm, unit.outputs), unit)
+        for unit in branch.units(inputs, outputs)
+    ]
+
+
+def _affine(norm: BatchNorm, order: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    if not norm.affine:
+        return None
+    return (norm.weight, norm.bias) if order is None else (norm.weight[order], norm.bias[order])
+
+
+class Calibration:
+    """BatchNorm statistics of a branch, of its own: float32, from 0 and 1 as PyTorch begins them."""
+
+    def __init__(self, parts: Plan) -> None:
+        self.parts = parts
+        self.means = [part.weight.new_zeros(len(part.weight), dtype=torch.float32) for part in parts]
+        self.variances = [torch.ones_like(mean) for mean in self.means]
+
+    def __call__(self, features: Tensor, momentum: float) -> Tensor:
+        """Runs a batch `(B, C, H, W)` as in training, and counts its statistics with this weight."""
+        for part, mean, variance in zip(self.parts, self.means, self.variances, strict=True):
+            features = part.convolved(features, part.weight)
+            scale, shift = part.affine or (None, None)
+            features = F.batch_norm(features, mean, variance, scale, shift, True, momentum, part.unit.norm.eps)
+            if part.unit.relu:
+                features = features.relu_()
+        return features
+
+    def folded(self) -> Folded:
+        """The branch with these statistics in its weights."""
+        weights, biases = [], []
+        for part, mean, variance in zip(self.parts, self.means, self.variances, strict=True):
+            scale = (variance + part.unit.norm.eps).rsqrt()
+            bias = -mean * scale
+            if part.affine is not None:
+                scale, bias = scale * part.affine[0], bias * part.affine[0] + part.affine[1]
+            weights.append((part.weight.float() * scale.view(-1, 1, 1, 1)).to(part.weight.dtype))
+            biases.append(bias.to(part.weight.dtype))
+        return Folded(self.parts, weights, biases)
+
+
+class Folded:
+    """A branch for inference: BatchNorm is in the convolutions."""
+
+    def __init__(self, parts: Plan, weights: list[Tensor], biases: list[Tensor]) -> None:
+        self.parts, self.weights, self.biases = parts, weights, biases
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """`(B, C, H, W)` to the branch's output."""
+        for part, weight, bias in zip(self.parts, self.weights, self.biases, strict=True):
+            features = part.convolved(features, weight, bias)
+            if part.unit.relu:
+                features = features.relu_()
+        return features
