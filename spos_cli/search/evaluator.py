@@ -153,8 +153,8 @@ class Evaluator:
                 top1[number, done : done + len(labels)] = right[:, 0]
                 top5[number] += right.sum()
             done += len(labels)
-            if race is not None and done >= looks[0]:
-                looks.pop(0)
+            if race is not None and looks[0] <= done < len(self.images):
+                looks = [look for look in looks if look > done]
                 for number in [n for n in running if race.is_lost(top1[n, :done].cpu().numpy())]:
                     running.remove(number)
                     seen[number] = done

@@ -22,7 +22,7 @@ YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeErro
 ALLOWED = "write one choice per layer, such as 2,1,0,3"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Architecture:
     """One choice (an index into the space's choices) per layer; written `2,1,0`."""
 

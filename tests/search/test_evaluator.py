@@ -138,6 +138,9 @@ def test_a_lost_race_ends_early_and_does_not_change_the_others() -> None:
     for score, complete in zip(evaluator.score(ALL, unbeatable) or [], whole, strict=True):
         assert (score.images, score.partial) == (20, True)  # the first look after a batch
         assert np.array_equal(score.top1, complete.top1[:20])
+    (first,) = evaluator.score(ALL[:1]) or []
+    late = Race(np.where(np.arange(45) < 40, first.top1, True), 0.01)  # ahead in the last images only, after all looks
+    assert [score.partial for score in evaluator.score(ALL[:1], late) or []] == [False]
     harmless = Race(np.zeros(45, bool), 0.01)
     scores = evaluator.score(ALL, harmless) or []
     assert [score.images for score in scores] == [45] * 16

@@ -1,0 +1,132 @@
+"""How many calibration batches are as good as the published procedure: `python -m tests.benchmarks.calibration RUN`.
+
+RUN is the folder of a trained supernet. The statistics of every batch of the training images are recorded once for
+some paths; then each estimator is drawn many times from the recorded ones, in any order, and compared with the average
+over all of them. Accuracies are of the paths with the drawn statistics.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import kendalltau
+from torch import Tensor
+
+from spos_cli import config as configs
+from spos_cli.engine.distributed import Processes
+from spos_cli.models.counting import count
+from spos_cli.search.tree import Node, Tree
+from spos_cli.space.architecture import Architecture
+from spos_cli.stages.common import Images, Run
+from spos_cli.stages.search import make_evaluator
+from spos_cli.stages.weights_file import read_weights
+
+MOMENTUM, PUBLISHED_BATCHES = 0.1, 200
+BATCHES = (5, 10, 16, 20, 24, 32, 40)
+
+
+def nodes_of(node: Node) -> list[Node]:
+    """A node and all below it."""
+    return [node, *itertools.chain.from_iterable(map(nodes_of, node.children.values()))]
+
+
+def statistics_of(tree: Tree) -> list[Tensor]:
+    """The means and variances of all layers of a tree, as they are used."""
+    return [
+        tensor
+        for node in nodes_of(tree.root)
+        for calibration in node.calibrations
+        for pair in zip(calibration.means, calibration.variances, strict=True)
+        for tensor in pair
+    ]
+
+
+def published_weights(length: int) -> np.ndarray:
+    """Weight of each batch in a running average with momentum; what is left of the beginning is negligible."""
+    return MOMENTUM * (1 - MOMENTUM) ** np.arange(length)[::-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--paths", type=int, default=16)
+    parser.add_argument("--draws", type=int, default=12)
+    options = parser.parse_args()
+    config = configs.load(options.run / "config.yaml", [f"run_dir={options.run}", "search.calibration_images=1000000"])
+    processes = Processes(0, 1, torch.device("cpu"))
+    supernet = read_weights(options.run / "supernet" / "last.pt").supernet(config)
+    run = Run(config)
+    evaluator = make_evaluator(run, supernet, Images(config, processes), processes)
+    table, rng = count(supernet.space).flops, np.random.default_rng(0)
+    paths: list[Architecture] = [table.distribution().draw(rng, None, None) for _ in range(options.paths)]
+
+    calibration = evaluator.calibration
+    recorded: dict[Architecture, list[Tensor]] = {}  # of each layer `(batches, channels)`
+    trees = {path: Tree(supernet, [path], torch.float32) for path in paths}
+    with torch.inference_mode():
+        for path, tree in trees.items():
+            found: list[list[Tensor]] = []
+            for images in torch.split(calibration.images, calibration.batch)[: calibration.batches]:
+                tree.calibrate(evaluator.preprocess(images), 1.0)
+                found.append([tensor.clone() for tensor in statistics_of(tree)])
+            recorded[path] = [torch.stack(layer) for layer in zip(*found, strict=True)]
+
+    def accuracy(path: Architecture, values: list[Tensor]) -> float:
+        tree = trees[path]
+        for tensor, value in zip(statistics_of(tree), values, strict=True):
+            tensor.copy_(value)
+        tree.fold()
+        images = torch.split(evaluator.images, evaluator.batch)
+        right = [logits.argmax(1) for part in images for _, logits in tree.logits(evaluator.preprocess(part))]
+        return float((torch.cat(right) == evaluator.labels).double().mean())
+
+    def error(values: list[Tensor], full: list[Tensor]) -> float:
+        """RMS over all channels: of means in standard deviations, of variances relative."""
+        errors = []
+        for mean, variance, full_mean, full_variance in zip(
+            values[::2], values[1::2], full[::2], full[1::2], strict=True
+        ):
+            errors.append((mean - full_mean) / (full_variance + 1e-5).sqrt())
+            errors.append(variance / (full_variance + 1e-12) - 1)
+        return float(torch.cat(errors).square().mean().sqrt())
+
+    estimators = {f"momentum {MOMENTUM}, {PUBLISHED_BATCHES} batches": published_weights(PUBLISHED_BATCHES)}
+    estimators |= {f"average of {number} batches": np.full(number, 1 / number) for number in BATCHES}
+    columns = ["error of statistics", "change of top-1, points", "tau, same batches", "tau, other batches for each"]
+    results = Table("estimator", *columns, title=f"{options.run}, {len(paths)} paths, {options.draws} draws")
+    with torch.inference_mode():
+        full = {path: [layer.mean(0) for layer in recorded[path]] for path in paths}
+        best = {path: accuracy(path, full[path]) for path in paths}
+        for name, weights in estimators.items():
+            errors, changes, taus, other_taus = [], [], [], []
+            scores: list[dict[Architecture, float]] = []
+            for draw in range(options.draws):
+                order = np.random.default_rng(draw).permutation(calibration.batches)[: len(weights)]
+                scores.append({})
+                for path in paths:
+                    part = torch.tensor(weights / weights.sum(), dtype=torch.float32)
+                    values = [torch.tensordot(part, layer[order], 1) for layer in recorded[path]]
+                    errors.append(error(values, full[path]))
+                    scores[-1][path] = accuracy(path, values)
+                    changes.append(abs(scores[-1][path] - best[path]) * 100)
+                taus.append(kendalltau(list(best.values()), list(scores[-1].values())).statistic)
+            for shift in range(options.draws):
+                mixed = [scores[(shift + i) % options.draws][path] for i, path in enumerate(paths)]
+                other_taus.append(kendalltau(list(best.values()), mixed).statistic)
+            figures = (statistics.mean(column) for column in (errors, changes, taus, other_taus))
+            results.add_row(name, *(f"{figure:.4f}" for figure in figures))
+    console = Console()
+    (console if console.is_terminal else Console(width=140)).print(results)
+    spread = sorted(best.values())
+    console.print(f"top-1 of the paths: {spread[0]:.2%} to {spread[-1]:.2%}, mean {statistics.mean(spread):.2%}")
+
+
+if __name__ == "__main__":
+    main()

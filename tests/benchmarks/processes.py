@@ -1,0 +1,118 @@
+"""Two processes on this machine: what they gain in scoring candidates, and what a training step sends."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from tests.benchmarks.comparison import Comparison
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from spos_cli.engine.distributed import Processes
+from spos_cli.engine.reduction import GradientAverage
+from spos_cli.models.counting import count
+from spos_cli.models.skeleton import initialize
+from spos_cli.models.supernet import Supernet
+from spos_cli.search.evaluator import Calibration, Evaluator
+from spos_cli.space.sampling import CostBinSampler
+from spos_cli.space.search_space import PUBLISHED
+from tests.benchmarks.candidates import candidates
+
+STEP_SIZE, STEP_BATCH, STEPS = 32, 32, 12  # pixels, images of a process, steps of each side
+
+
+def in_processes(number: int, work: Any) -> Any:
+    """What `work(rank, number)` returns on the first of some processes of one thread each."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_worker, (number, work, folder), nprocs=number)  # type: ignore[no-untyped-call]
+        return torch.load(Path(folder) / "result.pt")
+
+
+def _worker(rank: int, number: int, work: Any, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=number, timeout=timedelta(minutes=10)
+    )
+    result = work(rank, number)
+    if rank == 0:
+        torch.save(result, Path(folder) / "result.pt")
+    dist.barrier()
+    os._exit(0)
+
+
+def score_groups(rank: int, number: int) -> list[float]:
+    """Seconds in which the processes score four groups of candidates together, one value a turn."""
+    supernet = Supernet(PUBLISHED)
+    initialize(supernet, 0)
+    images = torch.randint(0, 256, (32, 3, 224, 224), dtype=torch.uint8)
+    evaluator = Evaluator(
+        supernet,
+        lambda pixels: pixels.flip(1).float(),
+        calibration=Calibration(images, 32),
+        images=images,
+        labels=torch.zeros(32, dtype=torch.int64),
+        batch=32,
+        device=torch.device("cpu"),
+        amp="bf16",
+    )
+    groups = [group[:4] for group in candidates()[:4]]
+    seconds = []
+    for turn in range(4):
+        dist.barrier()
+        begin = time.perf_counter()
+        for group in groups[rank::number]:
+            evaluator.score(group)
+        dist.barrier()
+        if turn:
+            seconds.append(time.perf_counter() - begin)
+    return seconds
+
+
+def scoring() -> Comparison:
+    """Candidates a second of one process on one core and of two on two."""
+    one, two = ([16 / second for second in in_processes(number, score_groups)] for number in (1, 2))
+    return Comparison("candidate evaluation: 1 process, 2 processes", "candidates/s", one, two)
+
+
+def train_steps(rank: int, number: int) -> tuple[list[float], list[float], float, float]:
+    """Steps a second with DistributedDataParallel and with ours, and the megabytes that each sends in a step."""
+    sampler = CostBinSampler(count(PUBLISHED).flops, 290_000_000, 360_000_000, 10_000_000, seed=0)
+    images = torch.randn(STEP_BATCH, 3, STEP_SIZE, STEP_SIZE).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 1000, (STEP_BATCH,))
+    criterion = nn.CrossEntropyLoss()
+    models = []
+    for _ in range(2):
+        model = Supernet(PUBLISHED)
+        initialize(model, 0)
+        models.append(model.to(memory_format=torch.channels_last))
+    wrapped = DistributedDataParallel(models[0], find_unused_parameters=True)
+    average = GradientAverage(models[1], Processes(rank, number, torch.device("cpu")))
+    rates: tuple[list[float], list[float]] = ([], [])
+    for step in range(STEPS + 2):
+        for side, forward in enumerate((wrapped, models[1])):
+            dist.barrier()
+            begin = time.perf_counter()
+            criterion(forward(images, sampler.draw(step)), labels).backward()
+            average.finish()
+            if step >= 2:
+                rates[side].append(1 / (time.perf_counter() - begin))
+            forward.zero_grad(set_to_none=True)
+    whole = sum(parameter.numel() * 4 for parameter in models[0].parameters())
+    return *rates, whole / 1e6, average.bytes_sent / (STEPS + 2) / 1e6
+
+
+def gradients() -> list[Comparison]:
+    """Steps of two processes at 32 px, and what each sends; DistributedDataParallel is the baseline."""
+    theirs, ours, whole, sent = in_processes(2, train_steps)
+    return [
+        Comparison("forward and backward, 2 processes, 32 px", "steps/s", theirs, ours),
+        Comparison("gradients sent in a step", "steps/MB", [1 / whole], [1 / sent]),
+    ]

@@ -1,0 +1,120 @@
+"""What racing saves and what it changes: `python -m tests.benchmarks.racing RUN`, RUN with a trained supernet.
+
+Each search is run twice from one seed, with races and without; every candidate is scored to the end once, so the races
+can be held with the outcomes that are known. Counted are the images that the races leave out, and the generations whose
+ten best are others than without races.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from spos_cli import config as configs
+from spos_cli.engine.distributed import Processes
+from spos_cli.models.counting import count
+from spos_cli.search.evaluator import Evaluator, Score
+from spos_cli.search.evolution import Candidate, Evolution
+from spos_cli.search.racing import Race
+from spos_cli.space.architecture import Architecture
+from spos_cli.stages.common import Images, Run
+from spos_cli.stages.search import GROUP, make_evaluator, make_evolution
+from spos_cli.stages.weights_file import read_weights
+
+Best = list[set[Architecture]]  # the ten best after each generation
+
+
+class Searched:
+    """Searches over one supernet that never score a candidate twice."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+        self.known: dict[Architecture, Score] = {}
+
+    def score(self, archs: Sequence[Architecture]) -> None:
+        """Scores those that are new, to the end."""
+        new = sorted({arch for arch in archs if arch not in self.known})
+        for begin in range(0, len(new), GROUP):
+            group = new[begin : begin + GROUP]
+            self.known |= dict(zip(group, self.evaluator.score(group) or [], strict=True))
+
+    def search(self, evolution: Evolution, risk: float | None) -> tuple[Best, int, int]:
+        """The ten best after each generation, and the images that were scored and that could have been."""
+        total, seen, could = len(self.evaluator.images), 0, 0
+        complete: dict[Architecture, float] = {}
+        best: Best = []
+
+        def rank(arch: Architecture) -> tuple[float, int, Architecture]:
+            return -complete[arch], evolution.table.of(arch), arch
+
+        def evaluate(candidates: Sequence[Candidate]) -> list[float]:
+            nonlocal seen, could
+            archs = [candidate.architecture for candidate in candidates]
+            self.score(archs)
+            parents = sorted(complete, key=rank)[: evolution.parents]
+            race = None
+            if risk is not None and len(parents) == evolution.parents:
+                race = Race(self.known[parents[-1]].top1, risk)
+            scores = []
+            for arch in archs:
+                outcomes = self.known[arch].top1
+                stop = next((look for look in self.looks() if race and race.is_lost(outcomes[:look])), None)
+                seen, could = seen + (stop or total), could + total
+                if stop is None:
+                    complete[arch] = float(outcomes.mean())
+                    scores.append(complete[arch])
+                else:
+                    scores.append(float(outcomes[:stop].mean()) - 1)
+            best.append(set(sorted(complete, key=rank)[:10]))
+            return scores
+
+        for _ in evolution.search(evaluate):
+            pass
+        return best, seen, could
+
+    def looks(self) -> list[int]:
+        """After how many images the evaluator looks at races: at the ends of its batches."""
+        batch, total = self.evaluator.batch, len(self.evaluator.images)
+        ends = [min(total, end) for end in range(batch, total + batch, batch)]
+        marks = [next(end for end in ends if end >= total * look / 10) for look in range(1, 10)]
+        return sorted(set(marks) - {total})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--generations", type=int, default=6)
+    options = parser.parse_args()
+    sizes = {"population": 50, "parents": 10, "mutations": 25, "crossovers": 25, "generations": options.generations}
+    config = configs.load(
+        options.run / "config.yaml",
+        [f"run_dir={options.run}", *(f"search.{name}={value}" for name, value in sizes.items())],
+    )
+    processes = Processes(0, 1, torch.device("cpu"))
+    supernet = read_weights(options.run / "supernet" / "last.pt").supernet(config)
+    run = Run(config)
+    searched = Searched(make_evaluator(run, supernet, Images(config, processes), processes))
+    evolution = make_evolution(run, count(supernet.space))
+    table = Table("risk", "seed", "images scored", "generations with other ten best", "of the last ten best, other")
+    for seed in range(options.seeds):
+        of_seed = replace(evolution, seed=seed)
+        whole, _, _ = searched.search(of_seed, None)
+        for risk in (0.05, 0.01, 0.001):
+            best, seen, could = searched.search(of_seed, risk)
+            changed = sum(one != other for one, other in zip(best, whole, strict=True))
+            cells = (f"{seen / could:.1%}", f"{changed} of {len(whole)}", len(best[-1] - whole[-1]))
+            table.add_row(str(risk), str(seed), *map(str, cells))
+            print(risk, seed, *cells, flush=True)
+    console = Console()
+    (console if console.is_terminal else Console(width=120)).print(table)
+
+
+if __name__ == "__main__":
+    main()
