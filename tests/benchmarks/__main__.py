@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from unittest import mock
 
@@ -33,38 +32,10 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import CostBinSampler
 from spos_cli.space.search_space import PUBLISHED
+from tests.benchmarks.comparison import Comparison, compare
 
 BATCH = 16
 LOW, HIGH, WIDTH = 290_000_000, 360_000_000, 10_000_000
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Units per second of both sides; each list holds one value a turn."""
-
-    what: str
-    unit: str
-    baseline: list[float]
-    ours: list[float]
-
-    @property
-    def ratio(self) -> float:
-        """How many times faster."""
-        return statistics.median(self.ours) / statistics.median(self.baseline)
-
-
-def compare(
-    what: str, unit: str, units: int, baseline: Callable[[], object], ours: Callable[[], object], turns: int
-) -> Comparison:
-    """Takes turns, after one of each that does not count."""
-    rates: tuple[list[float], list[float]] = ([], [])
-    for turn in range(turns + 1):
-        for side, work in zip(rates, (baseline, ours), strict=True):
-            begin = time.perf_counter()
-            work()
-            if turn:
-                side.append(units / (time.perf_counter() - begin))
-    return Comparison(what, unit, *rates)
 
 
 def copying_split(features: Tensor) -> tuple[Tensor, Tensor]:
