@@ -54,12 +54,12 @@ class CostTable:
         """The cost of one architecture that the space has: a sum of look-ups."""
         return self.fixed + sum(row[choice] for row, choice in zip(self._rows, arch, strict=True))
 
-    @property
+    @cached_property
     def minimum(self) -> int:
         """The least cost in the space."""
         return self.fixed + int(self.table.min(1).sum())
 
-    @property
+    @cached_property
     def maximum(self) -> int:
         """The largest cost in the space."""
         return self.fixed + int(self.table.max(1).sum())
@@ -177,20 +177,23 @@ class CostDistribution:
             LimitError: there is none; the message says which costs are there.
         """
         first, last = self._units(low, high)
-        if not self._completions(0, first, last):
+        ways = self._completions(0, first, last)
+        if not ways:
             raise LimitError(self._empty(low, high))
         choices = []
-        for layer, bits in enumerate(rng.integers(0, 2**53, len(self._steps)).tolist(), 1):
-            steps = self._steps[layer - 1]
-            weights = [self._completions(layer, first - step, last - step) for step in steps]
-            place = (bits * sum(weights)) >> 53
-            choice = 0
-            while place >= weights[choice]:
-                place -= weights[choice]
-                choice += 1
-            choices.append(choice)
-            first -= steps[choice]
-            last -= steps[choice]
+        before = first - 1  # the units that are too few
+        layers = zip(rng.integers(0, 2**53, len(self._steps)).tolist(), self._steps, self._at_most[1:], strict=True)
+        for bits, steps, at_most in layers:
+            place = (bits * ways) >> 53  # `ways` is the sum of the choices' completions
+            for choice, step in enumerate(steps):
+                # As `_completions`, but a call for each choice would be half of the time.
+                most, too_few = last - step, before - step
+                ways = 0 if most < 0 else at_most[most] - at_most[too_few] if too_few >= 0 else at_most[most]
+                if place < ways:
+                    choices.append(choice)
+                    last, before = most, too_few
+                    break
+                place -= ways
         return Architecture(tuple(choices))
 
     def enumerate(self, low: int | None, high: int | None) -> Iterator[Architecture]:
