@@ -1,4 +1,4 @@
-"""A piece of work done in two ways, taken in turns; the ratio is of the medians."""
+"""Two ways to do the same piece of work, taken in turns."""
 
 from __future__ import annotations
 

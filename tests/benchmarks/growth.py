@@ -207,6 +207,6 @@ def loaders(full: bool) -> Iterator[Row]:
                 )
                 next(batches)  # the workers are there
                 begin = time.perf_counter()
-                seen = sum(len(labels) for _, labels in batches)
+                seen = sum(len(loaded[-1]) for loaded in batches)
                 rates.append(seen / (time.perf_counter() - begin))
             yield Row("training loader, JPEG 500x375", f"{workers} workers", statistics.median(rates), "images/s")

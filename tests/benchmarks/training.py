@@ -74,7 +74,6 @@ def our_step(size: int) -> Step:
         seed=0,
         preprocess=functools.partial(preprocess, "spos"),
         arguments=lambda step: (paths()[step % len(paths())],),
-        partial=True,
     )
     trainer.wrapped.train()
     stream: Iterator[tuple[Tensor, Tensor]] = itertools.repeat(batch_of(size))
