@@ -3,14 +3,14 @@
 # make test    all tests; `make unit` leaves the slow ones out
 # make lint    style and types
 # make soak    everything that can go wrong, at random moments, about 10 minutes; FAULTS=9 for fewer
-# make bench   speed against an honest baseline, both sides in the same run
+# make bench   speed against the published procedure and how cost grows, about 5 minutes; bench-full: all sizes, longer
 
 PYTHON ?= python3
 SPOS := .venv/bin/spos
 FAULTS ?= 45
 DEMO := --config configs/demo.yaml
 
-.PHONY: setup demo test unit lint soak bench
+.PHONY: setup demo test unit lint soak bench bench-full
 
 setup: .venv/installed
 
@@ -44,3 +44,6 @@ soak: setup
 
 bench: setup
 	.venv/bin/python -m tests.benchmarks
+
+bench-full: setup
+	.venv/bin/python -m tests.benchmarks --full

@@ -70,14 +70,20 @@ class Evolution:
             known: scores of another search, to go on from: its best are the parents of the first generation.
         """
         scores = dict(known or {})
+        best = self.best_of(scores, scores)
         for generation in range(self.generations + 1):
-            best = sorted(scores, key=lambda arch: (-scores[arch], self.table.of(arch)))[: self.parents]
-            candidates = self.propose(generation, best, scores.keys())
+            candidates = self.propose(generation, best, scores)
             if not candidates:
                 return
             results = list(zip(candidates, evaluate(candidates), strict=True))
             scores.update({candidate.architecture: score for candidate, score in results})
+            # Only these can be the best now; to sort all anew would make a long search's time grow with its square.
+            best = self.best_of([*best, *(candidate.architecture for candidate in candidates)], scores)
             yield results
+
+    def best_of(self, archs: Iterable[Architecture], scores: Mapping[Architecture, float]) -> list[Architecture]:
+        """The next parents: by score, then the cheaper, then the one that came earlier."""
+        return sorted(archs, key=lambda arch: (-scores[arch], self.table.of(arch)))[: self.parents]
 
     def require_candidates(self) -> None:
         """Raises LimitError if the limit allows no architecture; the message says what is reachable."""

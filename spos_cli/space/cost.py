@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,12 +55,12 @@ class CostTable:
         """The cost of one architecture that the space has: a sum of look-ups."""
         return self.fixed + sum(row[choice] for row, choice in zip(self._rows, arch, strict=True))
 
-    @property
+    @cached_property
     def minimum(self) -> int:
         """The least cost in the space."""
         return self.fixed + int(self.table.min(1).sum())
 
-    @property
+    @cached_property
     def maximum(self) -> int:
         """The largest cost in the space."""
         return self.fixed + int(self.table.max(1).sum())
@@ -98,8 +99,8 @@ class CostDistribution:
     """How many architectures cost how much, and uniform draws from any range of costs.
 
     Costs are counted in units of the greatest common divisor of the differences within each layer, above the
-    least cost. `at_most[l][c]` is the number of ways to complete the layers from `l` on with at most `c` units.
-    Counts are int64 where they fit, else Python's whole numbers: exact either way.
+    least cost. `at_most[l][c]` is the number of ways to complete the layers from `l` on with at most `c` units; it
+    ends where all of them are counted. Counts are int64 where they fit, else Python's whole numbers: exact either way.
 
     Attributes:
         table: the cost that is counted.
@@ -123,14 +124,14 @@ class CostDistribution:
                 f" {self.width:,} possible sums are too many to count, at most {MAX_CELLS:,} are allowed in all"
             )
         self._steps: list[list[int]] = steps.tolist()
-        dtype = np.int64 if choices**layers < MAX_INT64_COUNT else object
-        counts = np.zeros(self.width, dtype)
-        counts[0] = 1
+        counts: NDArray[Any] = np.ones(1, np.int64)
         suffixes = [counts]
-        for row in reversed(self._steps):
-            longer = np.zeros(self.width, dtype)
+        for number, row in enumerate(reversed(self._steps), 1):
+            if choices**number >= MAX_INT64_COUNT:
+                counts = counts.astype(object)
+            longer = np.zeros(len(counts) + max(row), counts.dtype)
             for step in row:
-                longer[step:] += counts[: self.width - step]
+                longer[step : step + len(counts)] += counts
             counts = longer
             suffixes.append(counts)
         self._at_most = [_plain(np.cumsum(suffix)) for suffix in reversed(suffixes)]
@@ -147,7 +148,8 @@ class CostDistribution:
         if last < 0 or first > last:
             return 0
         counts = self._at_most[layer]
-        return counts[last] - (counts[first - 1] if first > 0 else 0)
+        most = len(counts) - 1
+        return counts[min(last, most)] - (counts[min(first - 1, most)] if first > 0 else 0)
 
     def count(self, low: int | None, high: int | None) -> int:
         """Architectures with a cost from `low` to `high`, both included; None is no bound."""
@@ -177,20 +179,26 @@ class CostDistribution:
             LimitError: there is none; the message says which costs are there.
         """
         first, last = self._units(low, high)
-        if not self._completions(0, first, last):
+        ways = self._completions(0, first, last)
+        if not ways:
             raise LimitError(self._empty(low, high))
         choices = []
-        for layer, bits in enumerate(rng.integers(0, 2**53, len(self._steps)).tolist(), 1):
-            steps = self._steps[layer - 1]
-            weights = [self._completions(layer, first - step, last - step) for step in steps]
-            place = (bits * sum(weights)) >> 53
-            choice = 0
-            while place >= weights[choice]:
-                place -= weights[choice]
-                choice += 1
-            choices.append(choice)
-            first -= steps[choice]
-            last -= steps[choice]
+        before = first - 1  # the units that are too few
+        layers = zip(rng.integers(0, 2**53, len(self._steps)).tolist(), self._steps, self._at_most[1:], strict=True)
+        for bits, steps, at_most in layers:
+            end = len(at_most) - 1  # more units than that complete nothing more
+            place = (bits * ways) >> 53  # `ways` is the sum of the choices' completions
+            for choice, step in enumerate(steps):
+                # As `_completions`, but a call for each choice would be half of the time.
+                most, too_few = last - step, before - step
+                ways = 0 if most < 0 else at_most[most if most < end else end]
+                if too_few >= 0:
+                    ways -= at_most[too_few if too_few < end else end]
+                if place < ways:
+                    choices.append(choice)
+                    last, before = most, too_few
+                    break
+                place -= ways
         return Architecture(tuple(choices))
 
     def enumerate(self, low: int | None, high: int | None) -> Iterator[Architecture]:
@@ -224,7 +232,7 @@ class CostDistribution:
         return f"no architecture has {low:,} to {high:,} {label}; the nearest have {nearest}, and {reach}"
 
 
-def _plain(counts: NDArray[np.int64] | NDArray[np.object_]) -> Sequence[int]:
+def _plain(counts: NDArray[Any]) -> Sequence[int]:
     """Counts whose elements read as Python's own ints: with NumPy's, that would be most of the time of a draw."""
     return counts.tolist() if counts.dtype == object else array("q", counts.tobytes())
 

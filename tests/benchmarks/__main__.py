@@ -1,155 +1,83 @@
-"""Each line is a piece of work done in two ways, taken in turns; the ratio is of the medians.
+"""`make bench` and `make bench-full`: speed against the published procedure, and how cost grows.
 
-The baseline is written from the published procedure: the same model, images and threads, with contiguous
-memory and a channel shuffle that copies; paths by rejection; PIL transforms. Machines are noisy: look at the
-range too. Writes bench.json.
+    python -m tests.benchmarks                  all lines, about 5 minutes on two cores
+    python -m tests.benchmarks --full           more batch sizes and the largest space
+    python -m tests.benchmarks --only training  the lines of one name; --help lists the names
+
+Each comparison is a piece of work done in two ways, taken in turns; the ratio is of the medians. The baseline is
+`published.py`: the same model, images and threads. Machines are noisy: look at the range too. Writes bench.json.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import platform
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from unittest import mock
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from skimage import data as photographs
-from torch import Tensor, nn
-from torchvision import transforms as classic
 
-from spos_cli.data.transforms import Augmentation, TrainTransform
-from spos_cli.engine.optim import sgd
-from spos_cli.models import blocks
-from spos_cli.models.counting import count
-from spos_cli.models.skeleton import initialize
-from spos_cli.models.supernet import Supernet
-from spos_cli.space.architecture import Architecture
-from spos_cli.space.sampling import CostBinSampler
-from spos_cli.space.search_space import PUBLISHED
+from tests.benchmarks import growth, paths, roofline, startup, training, transforms
+from tests.benchmarks.comparison import Comparison
+from tests.benchmarks.measure import Row
+from tests.benchmarks.roofline import Roofline
 
-BATCH = 16
-LOW, HIGH, WIDTH = 290_000_000, 360_000_000, 10_000_000
+Result = Comparison | Roofline | Row
+OUTPUT = Path("bench.json")
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """Units per second of both sides; each list holds one value a turn."""
-
-    what: str
-    unit: str
-    baseline: list[float]
-    ours: list[float]
-
-    @property
-    def ratio(self) -> float:
-        """How many times faster."""
-        return statistics.median(self.ours) / statistics.median(self.baseline)
+# Each name is a group of lines, in the order of the tables; it is told whether the run is a full one. Another
+# comparison needs a function `lines(full)` in a module of its own, and its name here.
+GROUPS: dict[str, Callable[[bool], Iterator[Result]]] = {
+    "training": training.lines,
+    "roofline": lambda full: iter([roofline.roofline(training.BATCH)]),
+    "paths": lambda full: iter([paths.path_draw()]),
+    "transforms": lambda full: iter([transforms.training_image()]),
+    "startup": lambda full: iter([startup.help_text()]),
+    "batches": training.growth,
+    "journal": lambda full: growth.journals(),
+    "space": growth.spaces,
+    "loader": growth.loaders,
+}
 
 
-def compare(
-    what: str, unit: str, units: int, baseline: Callable[[], object], ours: Callable[[], object], turns: int
-) -> Comparison:
-    """Takes turns, after one of each that does not count."""
-    rates: tuple[list[float], list[float]] = ([], [])
-    for turn in range(turns + 1):
-        for side, work in zip(rates, (baseline, ours), strict=True):
-            begin = time.perf_counter()
-            work()
-            if turn:
-                side.append(units / (time.perf_counter() - begin))
-    return Comparison(what, unit, *rates)
+def arguments() -> argparse.Namespace:
+    """Of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--full", action="store_true", help="more batch sizes and the largest space")
+    parser.add_argument("--only", action="append", choices=GROUPS, metavar="NAME", help=", ".join(GROUPS))
+    return parser.parse_args()
 
 
-def copying_split(features: Tensor) -> tuple[Tensor, Tensor]:
-    """The channel shuffle as published: reshape, permute, reshape; the permutation copies."""
-    batch, channels, height, width = features.shape
-    halves = features.reshape(batch * channels // 2, 2, height * width).permute(1, 0, 2)
-    even, odd = halves.reshape(2, batch, channels // 2, height, width)
-    return even, odd
+def run(names: list[str], full: bool, console: Console) -> list[Result]:
+    """One group after another; each result is said as it comes."""
+    results: list[Result] = []
+    begin = time.monotonic()
+    for name in names:
+        console.print(f"{name} ...", style="dim")
+        for result in GROUPS[name](full):
+            results.append(result)
+            console.print(f"  {time.monotonic() - begin:4.0f} s  {note(result)}", style="dim", highlight=False)
+    return results
 
 
-def supernet_step() -> Comparison:
-    """Forward, backward and update of one path at 224 px."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(BATCH, 3, 224, 224, generator=generator) * 255
-    labels = torch.randint(0, 1000, (BATCH,), generator=generator)
-    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
-    sampler = CostBinSampler(count(PUBLISHED).flops, LOW, HIGH, WIDTH, seed=0)
-
-    def stepper(memory_format: torch.memory_format) -> Callable[[], None]:
-        model = Supernet(PUBLISHED)
-        initialize(model, 0)
-        model.to(memory_format=memory_format).train()
-        optimizer, batch, steps = sgd(model, 0.9, 4e-5), images.contiguous(memory_format=memory_format), iter(range(99))
-
-        def step() -> None:
-            criterion(model(batch, sampler.draw(next(steps))), labels).backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-        return step
-
-    plain = stepper(torch.contiguous_format)
-
-    def baseline() -> None:
-        with mock.patch.object(blocks, "split_channels", copying_split):
-            plain()
-
-    return compare("supernet step, 224 px", "images/s", BATCH, baseline, stepper(torch.channels_last), 7)
+def note(result: Result) -> str:
+    """A result in a line."""
+    if isinstance(result, Comparison):
+        return f"{result.what}: {result.ratio:.2f}x"
+    if isinstance(result, Roofline):
+        return f"roofline: {result.fraction:.0%} of the bound"
+    return f"{result.what}, {result.size}: {result.value:.4g} {result.unit}"
 
 
-def path_draw() -> Comparison:
-    """A path inside of a FLOPs bin: drawn until one fits (or 500 tries), against exact."""
-    table, number = count(PUBLISHED).flops, 300
-    sampler, rng = CostBinSampler(table, LOW, HIGH, WIDTH, seed=0), np.random.default_rng(0)
-
-    def rejection() -> None:
-        for _ in range(number):
-            low = LOW + WIDTH * int(rng.integers((HIGH - LOW) // WIDTH))
-            for _ in range(500):
-                arch = Architecture(tuple(rng.integers(4, size=20).tolist()))
-                if low <= table.of(arch) <= low + WIDTH:
-                    break
-
-    return compare(
-        "path in a FLOPs bin", "paths/s", number, rejection, lambda: [sampler.draw(i) for i in range(number)], 5
-    )
-
-
-def training_image() -> Comparison:
-    """Random resized crop, colour jitter and flip of a decoded 500x375 photograph, to numbers in BGR."""
-    photo, number = np.asarray(Image.fromarray(photographs.coffee()).resize((500, 375))), 50
-    oracle = classic.Compose(
-        [classic.RandomResizedCrop(224), classic.ColorJitter(0.4, 0.4, 0.4), classic.RandomHorizontalFlip()]
-    )
-    transform = TrainTransform("spos", 224, Augmentation())
-
-    def baseline() -> None:
-        for _ in range(number):
-            pixels = np.asarray(oracle(Image.fromarray(photo)), np.float32)[:, :, ::-1]
-            torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-
-    def ours() -> None:
-        batch = torch.stack([transform(photo, seed) for seed in range(number)])
-        batch.flip(1).float()
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a loader worker
-    try:
-        return compare("training transform, 224 px, 1 thread", "images/s", number, baseline, ours, 7)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def show(results: list[Comparison]) -> None:
-    """The table on the screen, and bench.json."""
+def comparison_table(results: list[Comparison]) -> Table:
+    """Both sides, as medians and ranges."""
     table = Table(title=f"medians (least to most); {torch.get_num_threads()} threads, PyTorch {torch.__version__}")
     for title in ("what", "unit", "published procedure", "spos", "ratio"):
         table.add_column(title)
@@ -159,11 +87,75 @@ def show(results: list[Comparison]) -> None:
             for side in (result.baseline, result.ours)
         )
         table.add_row(result.what, result.unit, *sides, f"{result.ratio:.2f}x")
-    console = Console()
-    (console if console.is_terminal else Console(width=130)).print(table)
-    path = Path("bench.json")
-    path.write_text(json.dumps([{**asdict(result), "ratio": result.ratio} for result in results], indent=1) + "\n")
+    return table
+
+
+def roofline_table(result: Roofline) -> Table:
+    """What the machine can do, the bounds that follow for a step, and what it reaches."""
+    machine = result.machine
+    table = Table(title=f"a supernet step at 224 px, batch {result.batch}, fp32: bounds of this machine")
+    for title in ("what", "measured rate", "an image needs", "images/s"):
+        table.add_column(title)
+    operations, traffic = f"{result.operations / 1e9:.2f} GFLOP", f"{result.traffic / 1e6:.0f} MB"
+    table.add_row("arithmetic, fp32", f"{machine.gemm_fp32 / 1e9:.0f} GFLOP/s", operations, f"{result.by_compute:.1f}")
+    table.add_row(
+        "arithmetic, bf16", f"{machine.gemm_bf16 / 1e9:.0f} GFLOP/s", operations, f"{result.by_compute_bf16:.1f}"
+    )
+    table.add_row("memory, eager fp32", f"{machine.copy / 1e9:.1f} GB/s", traffic, f"{result.by_memory:.1f}")
+    table.add_row(f"reached: {result.fraction:.0%} of the lower fp32 bound", "", "", f"{result.reached:.1f}")
+    return table
+
+
+def growth_table(rows: list[Row]) -> Table:
+    """How cost grows; memory is what the work needs above Python and PyTorch at rest."""
+    table = Table(title="how cost grows")
+    for title in ("what", "size", "median", "peak memory", "target"):
+        table.add_column(title)
+    for row in rows:
+        memory = "" if row.memory is None else f"{row.memory:,.0f} MB"
+        table.add_row(row.what, row.size, f"{row.value:.4g} {row.unit}", memory, row.target)
+    return table
+
+
+def show(results: list[Result], console: Console) -> None:
+    """The tables on the screen."""
+    comparisons = [result for result in results if isinstance(result, Comparison)]
+    rows = [result for result in results if isinstance(result, Row)]
+    if comparisons:
+        console.print(comparison_table(comparisons))
+    for result in results:
+        if isinstance(result, Roofline):
+            console.print(roofline_table(result))
+    if rows:
+        console.print(growth_table(rows))
+
+
+def as_json(results: list[Result]) -> dict[str, Any]:
+    """The content of bench.json; rates are units per second, memory is in MB."""
+    bounds = ("by_compute", "by_compute_bf16", "by_memory", "fraction")
+    return {
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+        "comparisons": [{**asdict(r), "ratio": r.ratio} for r in results if isinstance(r, Comparison)],
+        "roofline": [
+            {**asdict(r), **{name: getattr(r, name) for name in bounds}} for r in results if isinstance(r, Roofline)
+        ],
+        "growth": [asdict(r) for r in results if isinstance(r, Row)],
+    }
+
+
+def main() -> None:
+    """Runs what was asked for."""
+    asked, screen = arguments(), Console()
+    console = screen if screen.is_terminal else Console(width=140)
+    results = run(asked.only or list(GROUPS), asked.full, console)
+    show(results, console)
+    OUTPUT.write_text(json.dumps(as_json(results), indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    show([supernet_step(), path_draw(), training_image()])
+    main()

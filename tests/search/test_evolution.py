@@ -121,3 +121,26 @@ def test_it_goes_on_from_what_another_search_has_scored() -> None:
             assert all(any(parent[i] == c for parent in parents) for i, c in enumerate(candidate.architecture))
     alone = run(replace(EVOLUTION, seed=8, generations=0))
     assert np.mean([score for _, score in scored]) > np.mean([score for _, score in alone])
+
+
+def test_parents_are_the_best_of_all_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By score, then the cheaper, then the one that came earlier; here many scores and costs are equal."""
+    scores: dict[Architecture, float] = {}
+    parents: list[list[Architecture]] = []
+
+    def propose(self: Evolution, generation: int, best: Sequence[Architecture], seen: object) -> list[Candidate]:
+        expected = sorted(scores, key=lambda arch: (-scores[arch], TABLE.of(arch)))[: EVOLUTION.parents]
+        assert list(best) == expected
+        parents.append(expected)
+        return original(self, generation, best, scores)
+
+    def evaluate(candidates: Sequence[Candidate]) -> list[float]:
+        values = [sum(candidate.architecture) % 4 / 4 for candidate in candidates]
+        scores.update(zip([candidate.architecture for candidate in candidates], values, strict=True))
+        return values
+
+    original = Evolution.propose
+    monkeypatch.setattr(Evolution, "propose", propose)
+    for _ in EVOLUTION.search(evaluate):
+        pass
+    assert len(parents) == EVOLUTION.generations + 1

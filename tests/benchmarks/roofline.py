@@ -1,0 +1,163 @@
+"""How near a training step is to what this machine can do: measured rates, and the bounds that follow from them.
+
+The model is simple on purpose. Arithmetic: three times the forward pass (its own, the gradient of the input, the
+gradient of the weights), two operations a multiply-add, at the rate of a large matrix product. Memory: every op of
+eager execution reads its operands from memory and writes its result to it once (see `_traffic`), at the rate of a
+copy. A step can beat the second bound only where a cache holds what the next op reads, or where ops are fused.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from spos_cli.models.counting import count
+from spos_cli.space.search_space import PUBLISHED
+from tests.benchmarks import published, training
+
+SIDE = 2048  # of the matrices
+COPIED = 256 * 2**20  # bytes, far above any cache
+FLOAT = 4  # bytes
+TURNS = 7
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Measured rates: operations per second (a multiply-add is two), and bytes read plus written per second."""
+
+    gemm_fp32: float
+    gemm_bf16: float
+    copy: float
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """A training step of the supernet, per image; rates in images per second.
+
+    Attributes:
+        machine: its rates.
+        operations: of one image.
+        traffic: bytes of one image, with its share of the weights.
+        reached: what was measured, for the batch size `batch`.
+    """
+
+    machine: Machine
+    batch: int
+    operations: float
+    traffic: float
+    reached: float
+
+    @property
+    def by_compute(self) -> float:
+        """The bound of arithmetic in fp32."""
+        return self.machine.gemm_fp32 / self.operations
+
+    @property
+    def by_compute_bf16(self) -> float:
+        """The bound of arithmetic in bf16."""
+        return self.machine.gemm_bf16 / self.operations
+
+    @property
+    def by_memory(self) -> float:
+        """The bound of eager execution's memory traffic, fp32."""
+        return self.machine.copy / self.traffic
+
+    @property
+    def fraction(self) -> float:
+        """The share of the lower of both fp32 bounds that was reached."""
+        return self.reached / min(self.by_compute, self.by_memory)
+
+
+def rates(work: Sequence[tuple[float, Callable[[], object]]]) -> list[float]:
+    """Units per second of several pieces of work, in turns, as medians: what disturbs the machine disturbs all."""
+    seconds: list[list[float]] = [[] for _ in work]
+    for turn in range(TURNS + 1):
+        for (_, call), taken in zip(work, seconds, strict=True):
+            begin = time.perf_counter()
+            call()
+            if turn:
+                taken.append(time.perf_counter() - begin)
+    return [units / statistics.median(taken) for (units, _), taken in zip(work, seconds, strict=True)]
+
+
+def _traffic(module: nn.Module, inputs: int, outputs: int) -> int:
+    """Numbers that forward and backward of one op read or write, in its input and its output.
+
+    - Convolution, linear: reads its input, writes its output; the gradient of the input reads the output's and writes
+      its own; the gradient of the weights reads the input and the output's gradient.
+    - BatchNorm: reads its input for the statistics and again to normalise, writes its output; backward reads the input
+      and the output's gradient for two sums, both again, and writes the gradient of the input.
+    - ReLU in place: reads and writes; backward reads the result and its gradient, and writes one.
+    """
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        return (inputs + outputs) + (outputs + inputs) + (inputs + outputs)
+    if isinstance(module, nn.BatchNorm2d):
+        return 3 * inputs + 5 * inputs
+    if isinstance(module, nn.ReLU):
+        return 2 * inputs + 3 * inputs
+    return 0
+
+
+def traffic(path: published.Arch, batch: int) -> float:
+    """Bytes per image that a step of one path has to move, in fp32.
+
+    A block's concatenation reads and writes its result; splits and backward slices are views and count nothing.
+    Weights move eight times, shared by the images of a batch.
+    """
+    path = list(path)
+    moved = 0
+
+    def add(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        nonlocal moved
+        moved += _traffic(module, inputs[0].numel(), output.numel())
+        if isinstance(module, published.Block):
+            moved += 2 * output.numel()
+
+    with torch.device("meta"):
+        model = published.Supernet()
+        hooks = [module.register_forward_hook(add) for module in model.modules()]
+        with torch.no_grad():
+            model.eval()(torch.empty(1, 3, published.IMAGE_SIZE, published.IMAGE_SIZE), path)
+        for hook in hooks:
+            hook.remove()
+    chosen = [choices[choice] for choices, choice in zip(model.features, path, strict=True)]  # type: ignore[index]
+    weights: int = sum(
+        parameter.numel()
+        for module in (model.first_conv, *chosen, model.conv_last, model.classifier)
+        for parameter in module.parameters()
+    )
+    # Read forward and backward, their gradient written; the update reads weight, gradient and momentum, writes two.
+    return float(FLOAT * (moved + (3 + 5) * weights / batch))
+
+
+def roofline(batch: int) -> Roofline:
+    """Measures the machine and our step in turns, with as many threads as PyTorch has.
+
+    Args:
+        batch: images per step.
+    """
+    one, other = torch.rand(SIDE, SIDE), torch.rand(SIDE, SIDE)
+    one16, other16 = one.bfloat16(), other.bfloat16()
+    source = torch.zeros(COPIED // FLOAT)
+    target = torch.zeros_like(source)
+    gemm_fp32, gemm_bf16, copy, reached = rates(
+        [
+            (2 * SIDE**3, lambda: one @ other),
+            (2 * SIDE**3, lambda: one16 @ other16),
+            (2 * COPIED, lambda: target.copy_(source)),
+            (batch, training.our_step(batch)),
+        ]
+    )
+    table, paths = count(PUBLISHED).flops, training.paths()
+    return Roofline(
+        machine=Machine(gemm_fp32, gemm_bf16, copy),
+        batch=batch,
+        operations=3 * 2 * statistics.mean(table.of(path) for path in paths),
+        traffic=statistics.mean(traffic(path, batch) for path in paths),
+        reached=reached,
+    )
