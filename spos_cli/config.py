@@ -55,7 +55,13 @@ def _devices(value: Any) -> int | str:
     raise ValueError(f"should be auto, cpu or a number of processes, not {value!r:.60}")
 
 
+def _off(value: Any) -> Any:
+    """YAML reads `off` as false."""
+    return "off" if value is False else value
+
+
 Number = Annotated[int, BeforeValidator(_no_switch)]
+Off = BeforeValidator(_off)
 Count = Annotated[Number, Field(ge=1, le=10**12)]
 Devices = Annotated[int | str, BeforeValidator(_devices)]
 
@@ -174,12 +180,12 @@ class TrainingConfig(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="probability spread evenly")
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = Field(None, description="largest L2 norm of the gradient")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="before the classifier")
-    amp: Literal["off", "bf16", "fp16"] = Field("off", description="mixed precision; fp16 needs CUDA")
-    compile: Literal["off", "blocks"] = Field(
+    amp: Annotated[Literal["off", "bf16", "fp16"], Off] = Field("off", description="mixed precision; fp16 needs CUDA")
+    compile: Annotated[Literal["off", "blocks"], Off] = Field(
         "off",
         description="blocks: PyTorch compiles each choice block once, when it is first used; needs a C++ compiler",
     )
-    gradient_compression: Literal["off", "bf16"] = Field(
+    gradient_compression: Annotated[Literal["off", "bf16"], Off] = Field(
         "off", description="bf16: several processes send half of the bytes, with 8 bits of precision"
     )
     log_every: Count = Field(100, description="steps between lines of metrics.jsonl")
@@ -242,7 +248,9 @@ class SearchConfig(Section):
     calibration_momentum: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="of the running statistics; null: the plain average over all batches; published: 0.1"
     )
-    amp: Literal["off", "bf16"] = Field("off", description="precision of the convolutions; bf16 where it is faster")
+    amp: Annotated[Literal["off", "bf16"], Off] = Field(
+        "off", description="precision of the convolutions; bf16 where it is faster"
+    )
     racing: Annotated[float, Field(gt=0, lt=0.5)] | None = Field(
         None,
         description="stops scoring a candidate that is behind the last parent; the risk, at each of up to 9 looks, that"

@@ -199,3 +199,20 @@ def test_any_text_gives_a_config_or_an_error(tmp_path_factory: pytest.TempPathFa
     path.write_text(text, encoding="utf-8")
     with contextlib.suppress(ConfigError):
         config.load(path)
+
+
+def test_off_is_off(tmp_path: Path) -> None:
+    """YAML reads it as false."""
+    path = tmp_path / "spos.yaml"
+    path.write_text("search: {amp: off}\nretrain: {compile: off}\n")
+    config = load(path, ["supernet.amp=off", "supernet.gradient_compression=off"])
+    assert (config.search.amp, config.retrain.compile, config.supernet.amp) == ("off", "off", "off")
+    assert yaml.safe_load(config.to_yaml())["search"]["amp"] == "off"
+
+
+def test_settings_that_came_later_are_left_out_at_their_default() -> None:
+    """So that what earlier versions have written down compares equal."""
+    portable = Config().portable()
+    assert all(name not in portable[section] for section, name in LATER)
+    changed = Config.model_validate({"supernet": {"compile": "blocks"}, "search": {"racing": 0.01}}).portable()
+    assert (changed["supernet"]["compile"], changed["search"]["racing"]) == ("blocks", 0.01)

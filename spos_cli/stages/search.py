@@ -104,9 +104,10 @@ def search(
     request, quiet = StopRequest(), not processes.is_main
     with stop_on_signals(request), track("search", total, "candidates", quiet=quiet) as task:
         for _ in evolution.search(lambda candidates: scoring.score(candidates, request, task), known):
-            if processes.is_main:
+            if processes.is_main and scoring.changed:  # not for each generation that the journal knows
                 write_result(run, scoring, supernet_digest)
     if processes.is_main:
+        write_result(run, scoring, supernet_digest)
         show(run, scoring)
 
 
@@ -305,6 +306,7 @@ class Scoring:
         self.rows, self.lines = {entry.architecture: row for row, entry in enumerate(lines)}, len(lines)
         self.bitmaps = Bitmaps(journal.path.with_name("outcomes.bits"), len(evaluator.images))
         self.used: list[Entry] = []
+        self.changed = False  # whether the last generation had candidates that were not in the journal
 
     def bring_in(self, limit: int | None) -> dict[Architecture, float]:
         """The scores of the candidates of another search that the journal begins with, under a FLOPs limit."""
@@ -323,6 +325,7 @@ class Scoring:
         """
         pending = [candidate for candidate in candidates if candidate.architecture not in self.entries]
         task.skip(len(candidates) - len(pending))
+        self.changed = bool(pending)
         race = self.race()
         for together in chunks(sorted(pending, key=lambda c: c.architecture), GROUP * self.processes.world_size):
             if self.processes.any(request.made):
@@ -448,6 +451,7 @@ def write_result(run: Run, scoring: Scoring, supernet_digest: str) -> None:
     best = [{"rank": rank, **entry.to_dict()} for rank, entry in enumerate(ranking(scoring.used)[:SHOWN], 1)]
     result = {
         "candidates": len(scoring.used),
+        "partial": sum(entry.partial for entry in scoring.used),
         "generations": scoring.used[-1].generation,
         "flops_limit": run.config.search.flops_limit,
         "supernet": supernet_digest,
@@ -474,7 +478,9 @@ def show(run: Run, scoring: Scoring) -> None:
         for rank, entry in enumerate(best, 1)
     ]
     under = f" at or under {format_cost(limit)} FLOPs" if limit else ""
-    title = f"the best of {len(scoring.used)} candidates{under}, scored on {best[0].images:,} images"
+    lost = sum(entry.partial for entry in scoring.used)
+    stopped = f"; {lost} others stopped early" if lost else ""
+    title = f"the best of {len(scoring.used)} candidates{under}, scored on {best[0].images:,} images{stopped}"
     run.show(title, ["rank", "architecture:", "FLOPs", "params", "top-1", "origin:"], rows)
     run.result([entry.to_dict() for entry in best])
     run.next("export-arch")

@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import growth, paths, roofline, startup, training, transforms
+from tests.benchmarks import candidates, growth, paths, processes, roofline, startup, training, transforms
 from tests.benchmarks.comparison import Comparison
 from tests.benchmarks.measure import Row
 from tests.benchmarks.roofline import Roofline
@@ -37,6 +37,8 @@ OUTPUT = Path("bench.json")
 GROUPS: dict[str, Callable[[bool], Iterator[Result]]] = {
     "training": training.lines,
     "roofline": lambda full: iter([roofline.roofline(training.BATCH)]),
+    "candidates": candidates.lines,
+    "processes": processes.lines,
     "paths": lambda full: iter([paths.path_draw()]),
     "transforms": lambda full: iter([transforms.training_image()]),
     "startup": lambda full: iter([startup.help_text()]),

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tests.benchmarks.comparison import Comparison
 from torch import Tensor
 
 from spos_cli.config import SearchConfig
@@ -33,6 +32,7 @@ from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import PUBLISHED
 from spos_cli.stages.search import GROUP
 from tests.benchmarks import photographs, published
+from tests.benchmarks.comparison import Comparison
 
 CANDIDATES, SCORED = 50, 8000
 CALIBRATED = SearchConfig().calibration_images
@@ -135,8 +135,9 @@ def search(dtype: torch.dtype = torch.bfloat16, turns: int = 3) -> list[Comparis
     def per_hour(seconds: list[float]) -> list[float]:
         return [3600 / second for second in seconds]
 
+    saved = f"{shared():.0%} shared"
     return [
-        Comparison(f"search of 50 candidates, {kind}", "an hour", per_hour(baseline), per_hour(plain)),
+        Comparison(f"search of 50 candidates, {kind}, {saved}", "an hour", per_hour(baseline), per_hour(plain)),
         Comparison(f"the same with racing ({RACED:.0%} scored)", "an hour", per_hour(baseline), per_hour(raced)),
     ]
 
@@ -151,3 +152,10 @@ def shared() -> float:
         needed += table.fixed * len(group)
         needed += sum(int(table.table[len(beginning) - 1, beginning[-1]]) for beginning in beginnings)
     return 1 - needed / whole
+
+
+def lines(full: bool) -> Iterator[Comparison]:
+    """In bf16, and in float32 too in a full run."""
+    yield from search()
+    if full:
+        yield from search(torch.float32)

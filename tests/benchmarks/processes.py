@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tests.benchmarks.comparison import Comparison
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,6 +25,7 @@ from spos_cli.search.evaluator import Calibration, Evaluator
 from spos_cli.space.sampling import CostBinSampler
 from spos_cli.space.search_space import PUBLISHED
 from tests.benchmarks.candidates import candidates
+from tests.benchmarks.comparison import Comparison
 
 STEP_SIZE, STEP_BATCH, STEPS = 32, 32, 12  # pixels, images of a process, steps of each side
 
@@ -116,3 +117,9 @@ def gradients() -> list[Comparison]:
         Comparison("forward and backward, 2 processes, 32 px", "steps/s", theirs, ours),
         Comparison("gradients sent in a step", "steps/MB", [1 / whole], [1 / sent]),
     ]
+
+
+def lines(full: bool) -> Iterator[Comparison]:
+    """Both."""
+    yield scoring()
+    yield from gradients()

@@ -75,7 +75,7 @@ def our_step(size: int) -> Step:
         preprocess=functools.partial(preprocess, "spos"),
         arguments=lambda step: (paths()[step % len(paths())],),
     )
-    trainer.wrapped.train()
+    trainer.model.train()
     stream: Iterator[tuple[Tensor, Tensor]] = itertools.repeat(batch_of(size))
 
     def step() -> None:
