@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 from spos_cli import seeding
 from spos_cli.config import Config, TrainingConfig
 from spos_cli.data import datasets
-from spos_cli.data.loaders import BadImages, evaluation_batches, training_batches
+from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, training_batches
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, preprocess
 from spos_cli.engine import checkpoint, distributed, lock
 from spos_cli.engine.distributed import Processes
@@ -180,7 +180,7 @@ class Images:
         # A training that crops at random takes images of any size; one that only shifts them takes them as stored.
         stored = self.data.augmentation.crop != "random_resized"
         self.evaluation = EvalTransform(self.data.preset, self.size, stored=stored)
-        self.preprocess: Callable[[Tensor], Tensor] = partial(preprocess, self.data.preset)
+        self.preprocess = partial(preprocess, self.data.preset)
 
     def _load(self, split: Any) -> datasets.ImageSet:
         data = self.data
@@ -225,7 +225,7 @@ class Images:
         training: TrainingConfig,
         first_step: int,
         last_step: int,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[TrainingBatch]:
         """Training batches of the steps from `first_step` up to but without `last_step`."""
         return training_batches(
             self.train,

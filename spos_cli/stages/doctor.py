@@ -676,7 +676,9 @@ def step_rate(setup: Setup, size: int) -> float:
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (size, 3, *[setup.space.image_size] * 2), dtype=torch.uint8, generator=rng)
     labels = torch.randint(0, setup.space.classes, (size,), generator=rng)
-    stream = itertools.repeat((images, labels))
+    jitter = config.data.augmentation.jitter
+    colours = torch.tensor([[1.0, 0.0, 0.0]]).repeat(size, 1) if jitter else None
+    stream = itertools.repeat((images, colours, labels))
 
     def step() -> int:
         trainer.update(stream)
@@ -714,7 +716,7 @@ def loader_rate(setup: Setup, size: int) -> float:
     )
 
     def one_of_each_worker() -> int:
-        return sum(len(next(batches)[1]) for _ in range(max(1, workers)))
+        return sum(len(next(batches)[0]) for _ in range(max(1, workers)))
 
     return measured(one_of_each_worker, warm_up=1)
 

@@ -9,22 +9,17 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from skimage import data as photographs
 from torch import Tensor, nn
-from torchvision import transforms as classic
 
-from spos_cli.data.transforms import Augmentation, TrainTransform
 from spos_cli.engine.optim import sgd
 from spos_cli.models import blocks
 from spos_cli.models.counting import count
@@ -33,38 +28,11 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import CostBinSampler
 from spos_cli.space.search_space import PUBLISHED
+from tests.benchmarks.comparison import Comparison, compare
+from tests.benchmarks.inputs import from_jpeg
 
 BATCH = 16
 LOW, HIGH, WIDTH = 290_000_000, 360_000_000, 10_000_000
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Units per second of both sides; each list holds one value a turn."""
-
-    what: str
-    unit: str
-    baseline: list[float]
-    ours: list[float]
-
-    @property
-    def ratio(self) -> float:
-        """How many times faster."""
-        return statistics.median(self.ours) / statistics.median(self.baseline)
-
-
-def compare(
-    what: str, unit: str, units: int, baseline: Callable[[], object], ours: Callable[[], object], turns: int
-) -> Comparison:
-    """Takes turns, after one of each that does not count."""
-    rates: tuple[list[float], list[float]] = ([], [])
-    for turn in range(turns + 1):
-        for side, work in zip(rates, (baseline, ours), strict=True):
-            begin = time.perf_counter()
-            work()
-            if turn:
-                side.append(units / (time.perf_counter() - begin))
-    return Comparison(what, unit, *rates)
 
 
 def copying_split(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,31 +91,6 @@ def path_draw() -> Comparison:
     )
 
 
-def training_image() -> Comparison:
-    """Random resized crop, colour jitter and flip of a decoded 500x375 photograph, to numbers in BGR."""
-    photo, number = np.asarray(Image.fromarray(photographs.coffee()).resize((500, 375))), 50
-    oracle = classic.Compose(
-        [classic.RandomResizedCrop(224), classic.ColorJitter(0.4, 0.4, 0.4), classic.RandomHorizontalFlip()]
-    )
-    transform = TrainTransform("spos", 224, Augmentation())
-
-    def baseline() -> None:
-        for _ in range(number):
-            pixels = np.asarray(oracle(Image.fromarray(photo)), np.float32)[:, :, ::-1]
-            torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-
-    def ours() -> None:
-        batch = torch.stack([transform(photo, seed) for seed in range(number)])
-        batch.flip(1).float()
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in a loader worker
-    try:
-        return compare("training transform, 224 px, 1 thread", "images/s", number, baseline, ours, 7)
-    finally:
-        torch.set_num_threads(threads)
-
-
 def show(results: list[Comparison]) -> None:
     """The table on the screen, and bench.json."""
     table = Table(title=f"medians (least to most); {torch.get_num_threads()} threads, PyTorch {torch.__version__}")
@@ -166,4 +109,4 @@ def show(results: list[Comparison]) -> None:
 
 
 if __name__ == "__main__":
-    show([supernet_step(), path_draw(), training_image()])
+    show([supernet_step(), path_draw(), from_jpeg()])
