@@ -149,6 +149,11 @@ class DataConfig(Section):
     holdout_per_class: Annotated[Number, Field(ge=0, le=10**9)] = Field(
         50, description="training images of each class that are held out for the search; 0 needs search.split: val"
     )
+    store: Literal["none", "ram", "disk"] = Field(
+        "none",
+        description="decode training images once, to a short side of at most 256/224 of image_size, so that random"
+        " crops are of a smaller image: disk keeps them in the run folder, ram for one command of one process",
+    )
     workers: Annotated[Number, Field(ge=0, le=256)] = Field(4, description="loader processes per process")
     bad_images: Annotated[Number, Field(ge=0, le=10**9)] = Field(
         20, description="broken training images that a process passes over, each named once, before the run ends"
@@ -318,13 +323,16 @@ class Config(Section):
 
     def portable(self) -> dict[str, Any]:
         """The fields that a result depends on: without where, on what and with how many helpers it ran."""
-        return self.model_dump(
+        settings = self.model_dump(
             mode="json",
             exclude={
                 **dict.fromkeys(PLACE_AND_MACHINE, True),
                 "data": set(HELPERS),
             },
         )
+        if settings["data"]["store"] == "ram":
+            settings["data"]["store"] = "disk"  # the same images
+        return settings
 
     def with_images_of(self, other: Config) -> Config:
         """These settings on the images and the machine of another's: how images are prepared stays as it is."""

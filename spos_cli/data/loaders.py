@@ -394,7 +394,7 @@ class ImageStore:
                     progress(len(batch.labels))
                 file.flush()
                 os.fsync(file.fileno())
-            recipe = _recipe_path(path)
+            recipe = recipe_path(path)
             recipe.unlink(missing_ok=True)  # what is there describes the old file
             temporary.replace(path)
             described = {**_recipe(images, indices, transform, seed), "labels": shown, "sha256": digest.hexdigest()}
@@ -453,7 +453,7 @@ def _stored(
     return functools.partial(_recoloured, transform, seed), instead
 
 
-def _recipe_path(path: Path) -> Path:
+def recipe_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
@@ -463,7 +463,7 @@ BROKEN_RECIPE = (ValueError, KeyError, TypeError, AttributeError, RecursionError
 
 def _read_recipe(path: Path) -> dict[str, Any]:
     """The recipe and the labels of a store that is whole; raises OSError or one of `BROKEN_RECIPE` if it is not."""
-    recipe: dict[str, Any] = json.loads(_recipe_path(path).read_text(encoding="utf-8"))
+    recipe: dict[str, Any] = json.loads(recipe_path(path).read_text(encoding="utf-8"))
     shape, labels = recipe["shape"], recipe["labels"]
     numbers = [*shape, *labels]
     if not all(type(number) is int and 0 <= number < 2**31 for number in numbers) or len(labels) != shape[0]:
@@ -477,21 +477,27 @@ def _recipe(
     images: ImageSet, indices: Indices, transform: EvalTransform | TrainTransform, seed: int | None
 ) -> dict[str, Any]:
     """What a store's bytes depend on."""
-    paths = "\n".join(images.path(index) for index in indices.tolist())
     return {
         "images": images.name,
         "of": len(images),
-        "chosen": hashlib.sha256(paths.encode(errors="surrogateescape")).hexdigest(),
+        "chosen": paths_digest(images, indices),
         "transform": repr(transform),
         "seed": seed,
         "shape": [len(indices), transform.image_size, transform.image_size, 3],
     }
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+def paths_digest(images: ImageSet, indices: Indices) -> str:
+    """SHA-256 of the names of images, in their order."""
+    paths = "\n".join(images.path(index) for index in indices.tolist())
+    return hashlib.sha256(paths.encode(errors="surrogateescape")).hexdigest()
+
+
+def file_digest(path: Path, progress: Callable[[int], object] = lambda done: None) -> str:
+    """SHA-256 of a file, in hexadecimal digits; `progress` is told how many more bytes are read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while part := file.read(2**20):
+        while part := file.read(2**22):
             digest.update(part)
+            progress(len(part))
     return digest.hexdigest()

@@ -24,6 +24,7 @@ PresetName = Literal["spos", "standard"]
 Colours = tuple[float, float, float]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 0-1
 GRAY = (0.2989, 0.587, 0.114)  # of R, G and B, as torchvision has it
+IN_CACHE = 2**18  # numbers that a CPU works on at a time
 ASPECT = (3 / 4, 4 / 3)  # of random crops, width to height
 
 
@@ -184,7 +185,7 @@ class EvalTransform:
         if self.preset == "spos":
             resized = to_tensor(opencv_resize(image, *self._published_size(*image.shape[:2])))
         else:
-            resized = antialiased_resize(to_tensor(image), *_scaled_to(self.short_side, *image.shape[:2]))
+            resized = antialiased_resize(to_tensor(image), *size_for(self.short_side, *image.shape[:2]))
         # round, as torchvision's CenterCrop does: half a pixel goes to the even side
         top, left = (round((side - size) / 2) for side in resized.shape[1:])
         return resized[:, top : top + size, left : left + size]
@@ -210,7 +211,7 @@ def _batch_of(image: Tensor) -> Tensor:
     return image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
 
 
-def _scaled_to(short_side: int, height: int, width: int) -> tuple[int, int]:
+def size_for(short_side: int, height: int, width: int) -> tuple[int, int]:
     """Height and width when the short side becomes `short_side`; torchvision rounds the long one down."""
     if height < width:
         return short_side, int(short_side * width / height)
@@ -317,11 +318,12 @@ def recolour(images: Tensor, colours: Tensor, *, bgr: bool = False) -> Tensor:
     weights.diagonal(dim1=1, dim2=3).copy_((mix.flip(2) if bgr else mix)[..., None])
     weights = weights.view(batch, 3 * group, 3 * group)
     result = torch.empty(pixels.shape, device=images.device)
-    at_once = 1 if images.device.type == "cpu" else batch  # an image stays in the cache of a CPU
+    share = gray.view(3).repeat(group) / group
+    at_once = max(1, IN_CACHE // (3 * height * width)) if images.device.type == "cpu" else batch
     for begin in range(0, batch, at_once):
         part = slice(begin, begin + at_once)
         values = pixels[part].float()
-        mean = (values.mean(1, keepdim=True).view(-1, group, 3).mean(1) * gray.view(3)).sum(1).view(-1, 1, 1)
+        mean = (values.mean(1) * share).sum(1).view(-1, 1, 1)
         # With `out`, mixed precision leaves the product alone.
         torch.baddbmm(delta[part] * mean, values, weights[part], out=result[part]).clamp_(0, 255)
     return result.view(batch, height, width, 3).permute(0, 3, 1, 2)

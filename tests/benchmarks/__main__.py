@@ -29,7 +29,7 @@ from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import CostBinSampler
 from spos_cli.space.search_space import PUBLISHED
 from tests.benchmarks.comparison import Comparison, compare
-from tests.benchmarks.inputs import from_jpeg
+from tests.benchmarks.inputs import from_jpeg, from_store
 
 BATCH = 16
 LOW, HIGH, WIDTH = 290_000_000, 360_000_000, 10_000_000
@@ -109,4 +109,4 @@ def show(results: list[Comparison]) -> None:
 
 
 if __name__ == "__main__":
-    show([supernet_step(), path_draw(), from_jpeg()])
+    show([supernet_step(), path_draw(), from_jpeg(), from_store()])
