@@ -184,7 +184,7 @@ def _decode_fast(path: Path) -> Pixels | None:
     simplejpeg = _simplejpeg()
     if simplejpeg is None:
         return None
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         content = file.read(3)
         if content != b"\xff\xd8\xff":
             return None

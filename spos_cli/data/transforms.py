@@ -24,7 +24,7 @@ PresetName = Literal["spos", "standard"]
 Colours = tuple[float, float, float]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 0-1
 GRAY = (0.2989, 0.587, 0.114)  # of R, G and B, as torchvision has it
-IN_CACHE = 2**18  # numbers that a CPU works on at a time
+IN_CACHE = 2**19  # numbers that a CPU works on at a time
 ASPECT = (3 / 4, 4 / 3)  # of random crops, width to height
 
 

@@ -24,7 +24,7 @@ from spos_cli.data.resized import ResizedSet, keep_in_memory
 from spos_cli.data.transforms import Augmentation, TrainTransform, preprocess
 from tests.benchmarks.comparison import Comparison, compare
 
-BATCH, BATCHES, TURNS = 32, 3, 7
+BATCH, BATCHES, TURNS = 32, 6, 7
 
 
 def published_batches(paths: list[Path]) -> Iterator[Tensor]:

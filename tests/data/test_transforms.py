@@ -15,6 +15,7 @@ from skimage import data as photographs
 from torchvision import transforms as classic
 from torchvision.transforms import v2
 
+from spos_cli.data import transforms
 from spos_cli.data.transforms import (
     GRAY,
     Augmentation,
@@ -300,3 +301,20 @@ def test_colours_that_change_nothing_leave_the_values_exact() -> None:
     nothing = torch.tensor([[1.0, 0.0, 0.0]]).repeat(2, 1)
     for preset in ("spos", "standard"):
         assert torch.equal(preprocess(preset, images, nothing), preprocess(preset, images))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("preset", ["spos", "standard"])
+def test_preprocessing_never_waits_for_the_device(preset: PresetName) -> None:
+    """The meta device has no values that one could wait for."""
+    images, colours = torch.empty(4, 3, 8, 8, dtype=torch.uint8, device="meta"), torch.empty(4, 3, device="meta")
+    for given in (colours, None):
+        assert preprocess(preset, images, given).shape == (4, 3, 8, 8)
+
+
+def test_the_number_of_images_at_a_time_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8)
+    colours = torch.rand(7, 3)
+    whole = recolour(images, colours)
+    for number in (1, 2, 3, 7):
+        monkeypatch.setattr(transforms, "IN_CACHE", number * 3 * 32 * 32)
+        torch.testing.assert_close(recolour(images, colours), whole, rtol=0, atol=1e-3)
