@@ -310,7 +310,7 @@ def recolour(images: Tensor, colours: Tensor, *, bgr: bool = False) -> Tensor:
     """
     batch, _, height, width = images.shape
     group = math.gcd(height * width, 4)
-    pixels = images.permute(0, 2, 3, 1).reshape(batch, -1, 3 * group)
+    pixels = images.permute(0, 2, 3, 1).contiguous().view(batch, -1, 3 * group)
     gray = _constant(GRAY, images.device).view(3, 1)
     alpha, beta, delta = colours.view(batch, 3, 1, 1).unbind(1)
     mix = alpha * torch.eye(3, device=images.device) + beta * gray  # (B, 3 of x, 3 of the result)
@@ -318,12 +318,12 @@ def recolour(images: Tensor, colours: Tensor, *, bgr: bool = False) -> Tensor:
     weights.diagonal(dim1=1, dim2=3).copy_((mix.flip(2) if bgr else mix)[..., None])
     weights = weights.view(batch, 3 * group, 3 * group)
     result = torch.empty(pixels.shape, device=images.device)
-    share = gray.view(3).repeat(group) / group
+    share = gray.view(3).repeat(width) / (height * width)  # of the mean gray value, by column and channel
     at_once = max(1, IN_CACHE // (3 * height * width)) if images.device.type == "cpu" else batch
     for begin in range(0, batch, at_once):
         part = slice(begin, begin + at_once)
         values = pixels[part].float()
-        mean = (values.mean(1) * share).sum(1).view(-1, 1, 1)
+        mean = (values.view(-1, height, 3 * width).sum(1) * share).sum(1).view(-1, 1, 1)
         # With `out`, mixed precision leaves the product alone.
         torch.baddbmm(delta[part] * mean, values, weights[part], out=result[part]).clamp_(0, 255)
     return result.view(batch, height, width, 3).permute(0, 3, 1, 2)

@@ -45,7 +45,7 @@ def our_batches(images: ImageSet) -> Iterator[Tensor]:
     """What a training with preset `spos` does with no loader workers."""
     stream = training_batches(
         images,
-        np.arange(len(images)),
+        np.resize(np.arange(len(images)), BATCH * BATCHES),  # one epoch, as long as the work
         TrainTransform("spos", 224, Augmentation()),
         seed=0,
         batch_size=BATCH,
