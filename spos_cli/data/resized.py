@@ -28,7 +28,7 @@ from spos_cli.data.loaders import (
     recipe_path,
     stream,
 )
-from spos_cli.data.transforms import antialiased_resize, size_for, to_tensor
+from spos_cli.data.transforms import antialiased_resize, size_for
 from spos_cli.errors import DataError
 
 Progress = Callable[[int], object]  # is told how many more are done
@@ -52,7 +52,7 @@ class ResizedSet(ImageSet):
         image = self.images.image(index)
         if min(image.shape[:2]) <= self.short_side:
             return image
-        resized = antialiased_resize(to_tensor(image), *size_for(self.short_side, *image.shape[:2]))
+        resized = antialiased_resize(image, *size_for(self.short_side, *image.shape[:2]))
         pixels: Pixels = np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
         return pixels
 

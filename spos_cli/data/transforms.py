@@ -81,7 +81,7 @@ class TrainTransform:
         if augmentation.crop == "random_resized":
             rows, columns = image.shape[:2]
             top, left, height, width = random_crop(rows, columns, augmentation.min_scale, rng)
-            result = antialiased_resize(to_tensor(image[top : top + height, left : left + width]), size, size)
+            result = antialiased_resize(image[top : top + height, left : left + width], size, size)
         else:
             result = self.resize(image)
         right, down, mirror, order, *factors = rng.random(7).tolist()
@@ -89,7 +89,7 @@ class TrainTransform:
             border = augmentation.padding
             result = shift(result, *(int(draw * (2 * border + 1)) - border for draw in (right, down)))
         if augmentation.flip and mirror < 0.5:
-            result = _batch_of(result).flip(3)[0]
+            result = mirrored(result)
         if not augmentation.jitter:
             return Prepared(result)
         jitter = augmentation.jitter
@@ -185,7 +185,7 @@ class EvalTransform:
         if self.preset == "spos":
             resized = to_tensor(opencv_resize(image, *self._published_size(*image.shape[:2])))
         else:
-            resized = antialiased_resize(to_tensor(image), *size_for(self.short_side, *image.shape[:2]))
+            resized = antialiased_resize(image, *size_for(self.short_side, *image.shape[:2]))
         # round, as torchvision's CenterCrop does: half a pixel goes to the even side
         top, left = (round((side - size) / 2) for side in resized.shape[1:])
         return resized[:, top : top + size, left : left + size]
@@ -201,14 +201,16 @@ class EvalTransform:
         return f"EvalTransform({self.preset!r}, {self.image_size}, stored={self.stored})"
 
 
-def antialiased_resize(image: Tensor, height: int, width: int) -> Tensor:
-    """torchvision's bilinear resize with antialiasing, of `(3, H, W) uint8`."""
-    return F.interpolate(_batch_of(image), (height, width), mode="bilinear", antialias=True)[0]
+def antialiased_resize(image: Pixels, height: int, width: int) -> Tensor:
+    """torchvision's bilinear resize with antialiasing: `(H, W, 3) uint8` to `(3, height, width)`."""
+    # In this order the batch of one has the strides that PyTorch knows as channels_last; so it has in `mirrored`.
+    batch = _as_it_lies(image)[None].permute(0, 3, 1, 2)
+    return F.interpolate(batch, (height, width), mode="bilinear", antialias=True)[0]
 
 
-def _batch_of(image: Tensor) -> Tensor:
-    """`(1, 3, H, W)`; other than `image[None]`, with the strides that PyTorch knows as channels_last."""
-    return image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+def mirrored(image: Tensor) -> Tensor:
+    """`(3, H, W)` with left and right exchanged."""
+    return image.permute(1, 2, 0)[None].permute(0, 3, 1, 2).flip(3)[0]
 
 
 def size_for(short_side: int, height: int, width: int) -> tuple[int, int]:
@@ -220,8 +222,12 @@ def size_for(short_side: int, height: int, width: int) -> tuple[int, int]:
 
 def to_tensor(image: Pixels) -> Tensor:
     """`(H, W, 3)` as `(3, H, W)`, in the same memory if that may be written."""
+    return _as_it_lies(image).permute(2, 0, 1)
+
+
+def _as_it_lies(image: Pixels) -> Tensor:
     whole = np.ascontiguousarray(image)
-    return torch.from_numpy(whole if whole.flags.writeable else whole.copy()).permute(2, 0, 1)
+    return torch.from_numpy(whole if whole.flags.writeable else whole.copy())
 
 
 def opencv_resize(image: Pixels, height: int, width: int) -> Pixels:
