@@ -146,7 +146,7 @@ def folders_below(top: Path) -> Iterator[tuple[str, list[str]]]:
 def decode(path: Path) -> Pixels:
     """One image file as `(H, W, 3) uint8` RGB; grey is repeated, transparency dropped, 16 bits scaled to 8.
 
-    JPEG files are decoded by simplejpeg if it is installed, in half of PIL's time and to the same pixels.
+    JPEG files are decoded by simplejpeg if it is installed, in two thirds of PIL's time and to the same pixels.
 
     Raises:
         DataError: it is missing, broken, or so large that it must be an attack.
