@@ -155,6 +155,11 @@ class DataConfig(Section):
     holdout_per_class: Annotated[Number, Field(ge=0, le=10**9)] = Field(
         50, description="training images of each class that are held out for the search; 0 needs search.split: val"
     )
+    store: Literal["none", "ram", "disk"] = Field(
+        "none",
+        description="decode training images once, to a short side of at most 256/224 of image_size, so that random"
+        " crops are of a smaller image: disk keeps them in the run folder, ram for one command of one process",
+    )
     workers: Annotated[Number, Field(ge=0, le=256)] = Field(4, description="loader processes per process")
     bad_images: Annotated[Number, Field(ge=0, le=10**9)] = Field(
         20, description="broken training images that a process passes over, each named once, before the run ends"
@@ -243,7 +248,9 @@ class SearchConfig(Section):
     )
     images: Count | None = Field(None, description="images to score on, class-balanced; null: the whole split")
     batch_size: Count = Field(200, description="images per scoring batch")
-    calibration_images: Count = Field(20_000, description="training images for BatchNorm statistics")
+    calibration_images: Count = Field(
+        2_560, description="training images for BatchNorm statistics; 20 batches are as close as the published 200"
+    )
     calibration_batch_size: Count = Field(128, description="images per calibration batch")
     calibration_momentum: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="of the running statistics; null: the plain average over all batches; published: 0.1"
@@ -297,6 +304,7 @@ def _folder_name(value: str | None) -> str | None:
 LATER: dict[tuple[str, str], Any] = {
     **{(section, name): "off" for section in ("supernet", "retrain") for name in ("compile", "gradient_compression")},
     ("search", "racing"): None,
+    ("data", "store"): "none",
 }
 
 # Where a run is, and on what it runs: fields that no result depends on.
@@ -355,6 +363,8 @@ class Config(Section):
         for (section, name), usual in LATER.items():
             if values[section][name] == usual:
                 del values[section][name]
+        if values["data"].get("store") == "ram":
+            values["data"]["store"] = "disk"  # the same images
         return values
 
     def with_images_of(self, other: Config) -> Config:

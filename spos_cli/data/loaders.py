@@ -22,12 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from spos_cli import seeding
 from spos_cli.data.datasets import UNREADABLE, ImageSet, Pixels
-from spos_cli.data.transforms import EvalTransform, TrainTransform
+from spos_cli.data.transforms import Colours, EvalTransform, Prepared, TrainTransform, recolour
 from spos_cli.errors import ConfigError, DataError, SposError
 
 Indices = NDArray[np.int64]
 Key = tuple[int, int]  # a sample: (epoch in training, position in evaluation; index into the image set)
-Transform = Callable[[Pixels, Key], Tensor]
+Transform = Callable[[Pixels, Key], Prepared]
+TrainingBatch = tuple[Tensor, Tensor | None, Tensor]
 
 
 REPLACEMENTS = 20  # images that are tried for a broken one
@@ -71,14 +72,16 @@ class _Sample(NamedTuple):
     image: Tensor | None  # `(3, S, S) uint8`
     label: int
     number: int
+    colours: Colours | None = None
     problems: Mapping[str, str] = {}  # of images that it was drawn instead of, by path
     error: SposError | None = None
 
 
 class _Batch(NamedTuple):
-    """Samples of one batch: images `(b, 3, S, S) uint8`, labels and numbers `(b,)`; or an error."""
+    """Samples of one batch: images `(b, 3, S, S) uint8`, colours `(b, 3)`, labels and numbers `(b,)`; or an error."""
 
     images: Tensor | None
+    colours: Tensor | None
     labels: Tensor | None
     numbers: Tensor | None
     problems: Mapping[str, str]
@@ -106,8 +109,8 @@ class _Samples(Dataset[_Sample]):
         problems: dict[str, str] = {}
         for chosen in itertools.chain([index], self._others(key)):
             try:
-                image = self.transform(self.images.image(chosen), key)
-                return _Sample(image, int(self.images.labels[chosen]), number, problems)
+                image, colours = self.transform(self.images.image(chosen), key)
+                return _Sample(image, int(self.images.labels[chosen]), number, colours, problems)
             except DataError as error:
                 problems[self.images.path(chosen)] = str(error)
         first = next(iter(problems.values()))
@@ -117,7 +120,7 @@ class _Samples(Dataset[_Sample]):
             f"{first}; nor can any of {len(problems) - 1} other training images that were tried instead. Is"
             f" {self.images.name} still there?"
         )
-        return _Sample(None, 0, number, problems, self.lost)
+        return _Sample(None, 0, number, problems=problems, error=self.lost)
 
     def _others(self, key: Key) -> Iterator[int]:
         """Drawn only when the first is asked for, since almost no image is broken."""
@@ -132,23 +135,34 @@ def _drawn_instead(indices: Indices, seed: int, key: Key) -> list[int]:
     return [index for index in indices[places].tolist() if index != key[1]][:REPLACEMENTS]
 
 
-def _augmented(transform: TrainTransform, seed: int, image: Pixels, key: Key) -> Tensor:
+def _augmented(transform: TrainTransform, seed: int, image: Pixels, key: Key) -> Prepared:
     """What a sample looks like in an epoch: a function of its key."""
-    return transform(image, seeding.torch_seed(seed, "augment", *key))
+    return transform(image, seeding.generator(seed, "augment", *key))
 
 
-def _evaluated(transform: EvalTransform, image: Pixels, key: Key) -> Tensor:
-    return transform(image)
+def _recoloured(transform: TrainTransform, seed: int, image: Pixels, key: Key) -> Prepared:
+    """The same with its colours changed, and rounded."""
+    pixels, colours = _augmented(transform, seed, image, key)
+    if colours is None:
+        return Prepared(pixels)
+    return Prepared(recolour(pixels[None], torch.tensor([colours]))[0].round().to(torch.uint8))
+
+
+def _evaluated(transform: EvalTransform, image: Pixels, key: Key) -> Prepared:
+    return Prepared(transform(image))
 
 
 def _collate(samples: list[_Sample]) -> _Batch:
     problems = {path: problem for sample in samples for path, problem in sample.problems.items()}
     for sample in samples:
         if sample.error is not None:
-            return _Batch(None, None, None, problems, sample.error)
-    images = torch.stack([sample.image for sample in samples if sample.image is not None])
+            return _Batch(None, None, None, None, problems, sample.error)
+    pixels = torch.stack([sample.image.permute(1, 2, 0) for sample in samples if sample.image is not None])
     labels, numbers = ([getattr(sample, name) for sample in samples] for name in ("label", "number"))
-    return _Batch(images, torch.tensor(labels), torch.tensor(numbers), problems, None)
+    drawn = [sample.colours for sample in samples if sample.colours is not None]
+    colours = torch.tensor(drawn) if drawn else None
+    images = pixels.permute(0, 3, 1, 2)  # channels_last
+    return _Batch(images, colours, torch.tensor(labels), torch.tensor(numbers), problems, None)
 
 
 def begin_worker(_: int) -> None:
@@ -188,8 +202,8 @@ def stream(
 
 def _load(
     samples: _Samples, batches: Any, workers: int, pin_memory: bool, bad_images: BadImages | None = None
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Loads batches of keys in their order; raises what is wrong with one."""
+) -> Iterator[Any]:
+    """Loads batches of keys in their order, as a `_Batch` each; raises what is wrong with one."""
     loaded = stream(samples, batches, workers, _collate, pin_memory)
     try:
         for batch in loaded:
@@ -197,7 +211,7 @@ def _load(
                 bad_images.add(batch.problems)
             if batch.error is not None:
                 raise batch.error
-            yield batch.images, batch.labels, batch.numbers
+            yield batch
     finally:
         del loaded  # ends the workers now: an error's traceback keeps this frame
 
@@ -267,7 +281,7 @@ def training_batches(
     workers: int = 0,
     pin_memory: bool = False,
     bad_images: BadImages | None = None,
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[TrainingBatch]:
     """This process's batches of the steps from `first_step` up to but without `last_step`.
 
     Args:
@@ -283,7 +297,9 @@ def training_batches(
         bad_images: counts broken images, for each of which another one is drawn; None makes the first an error.
 
     Yields:
-        Images `(b, 3, S, S) uint8` and labels `(b,)`, with `b = batch_size / (world_size * accumulate)`.
+        Images `(b, 3, S, S) uint8` in channels_last memory, what is left to do with their colours, `(b, 3)` float32
+        or None if that is nothing (both for `preprocess`), and labels `(b,)`; `b` is `batch_size / (world_size *
+        accumulate)`.
 
     Raises:
         ConfigError: the batch cannot be shared out.
@@ -292,7 +308,8 @@ def training_batches(
     keys = _TrainingKeys(indices, seed, batch_size, range(first_step, last_step), rank, world_size, accumulate)
     instead = None if bad_images is None else functools.partial(_drawn_instead, indices, seed)
     samples = _Samples(images, functools.partial(_augmented, transform, seed), instead)
-    return ((pixels, labels) for pixels, labels, _ in _load(samples, keys, workers, pin_memory, bad_images))
+    loaded = _load(samples, keys, workers, pin_memory, bad_images)
+    return ((batch.images, batch.colours, batch.labels) for batch in loaded)
 
 
 def evaluation_batches(
@@ -309,14 +326,15 @@ def evaluation_batches(
     """This process's share of images, each exactly once over all processes.
 
     Yields:
-        Images `(b, 3, S, S) uint8`, labels `(b,)` and positions `(b,)` in `indices`. Batches are the same for any
-        number of processes, which take them in turn; the last one may be short.
+        Images `(b, 3, S, S) uint8` in channels_last memory, labels `(b,)` and positions `(b,)` in `indices`. Batches
+        are the same for any number of processes, which take them in turn; the last one may be short.
 
     Raises:
         DataError: an image is broken.
     """
     batches = chunks(list(enumerate(indices.tolist())), batch_size)[rank::world_size]
-    return _load(_Samples(images, functools.partial(_evaluated, transform)), batches, workers, pin_memory)
+    samples = _Samples(images, functools.partial(_evaluated, transform))
+    return ((batch.images, batch.labels, batch.numbers) for batch in _load(samples, batches, workers, pin_memory))
 
 
 def chunks(keys: list[Any], size: int) -> list[list[Any]]:
@@ -328,7 +346,7 @@ class ImageStore:
     """Transformed images in one memory-mapped file, so that all candidates and processes read the same bytes.
 
     Attributes:
-        images: `(N, 3, S, S) uint8`.
+        images: `(N, 3, S, S) uint8` in channels_last memory.
         labels: `(N,)`.
     """
 
@@ -347,10 +365,10 @@ class ImageStore:
         progress: Callable[[int], object] = lambda done: None,
         bad_images: BadImages | None = None,
     ) -> None:
-        """Decodes images once and writes `path`, and its recipe beside it.
+        """Decodes images once and writes `path`, and beside it its recipe, with a digest of the bytes.
 
         Args:
-            seed: of the augmentation; with a TrainTransform only.
+            seed: of the augmentation, colours included; with a TrainTransform only.
             progress: is told how many more are done.
             bad_images: counts broken images, for each of which another one is drawn, with a TrainTransform only; None
                 makes the first an error.
@@ -367,17 +385,20 @@ class ImageStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 shown: list[int] = []
-                for pixels, labels, _ in _load(samples, keys, workers, False, bad_images):
-                    file.write(pixels.numpy().tobytes())
-                    shown += labels.tolist()
-                    progress(len(labels))
+                digest = hashlib.sha256()
+                for batch in _load(samples, keys, workers, False, bad_images):
+                    content = batch.images.permute(0, 2, 3, 1).numpy().tobytes()
+                    digest.update(content)
+                    file.write(content)
+                    shown += batch.labels.tolist()
+                    progress(len(batch.labels))
                 file.flush()
                 os.fsync(file.fileno())
-            recipe = _recipe_path(path)
+            recipe = recipe_path(path)
             recipe.unlink(missing_ok=True)  # what is there describes the old file
             temporary.replace(path)
-            content = {**_recipe(images, indices, transform, seed), "labels": shown}
-            recipe.write_text(json.dumps(content) + "\n", encoding="utf-8")
+            described = {**_recipe(images, indices, transform, seed), "labels": shown, "sha256": digest.hexdigest()}
+            recipe.write_text(json.dumps(described) + "\n", encoding="utf-8")
         except OSError as error:
             raise DataError(f"cannot write {path} ({needed:,} bytes): {error.strerror or error}") from None
         finally:
@@ -393,13 +414,14 @@ class ImageStore:
         *,
         seed: int | None = None,
     ) -> bool:
-        """Whether `path` was built to this recipe and is whole."""
+        """Whether `path` was built to this recipe and is whole, to the last bit."""
         try:
             found = _read_recipe(path)
+            del found["labels"]  # a broken image was stored as another one, with the label of that
+            digest = found.pop("sha256")
+            return found == _recipe(images, indices, transform, seed) and digest == file_digest(path)
         except (OSError, *BROKEN_RECIPE):
             return False
-        del found["labels"]  # a broken image was stored as another one, with the label of that
-        return found == _recipe(images, indices, transform, seed)
 
     @staticmethod
     def open(path: Path) -> ImageStore:
@@ -411,7 +433,7 @@ class ImageStore:
         try:
             recipe = _read_recipe(path)
             pixels = np.memmap(path, np.uint8, "c", shape=tuple(recipe["shape"]))  # "c": torch wants it writable
-            return ImageStore(torch.from_numpy(pixels), torch.tensor(recipe["labels"]))
+            return ImageStore(torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.tensor(recipe["labels"]))
         except (OSError, *BROKEN_RECIPE):
             raise DataError(f"{path} is missing or torn; remove it, it will be built again") from None
 
@@ -428,10 +450,10 @@ def _stored(
         return functools.partial(_evaluated, transform), None
     assert seed is not None, "an augmentation needs a seed"
     instead = None if bad_images is None else functools.partial(_drawn_instead, indices, seed)
-    return functools.partial(_augmented, transform, seed), instead
+    return functools.partial(_recoloured, transform, seed), instead
 
 
-def _recipe_path(path: Path) -> Path:
+def recipe_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
@@ -441,7 +463,7 @@ BROKEN_RECIPE = (ValueError, KeyError, TypeError, AttributeError, RecursionError
 
 def _read_recipe(path: Path) -> dict[str, Any]:
     """The recipe and the labels of a store that is whole; raises OSError or one of `BROKEN_RECIPE` if it is not."""
-    recipe: dict[str, Any] = json.loads(_recipe_path(path).read_text(encoding="utf-8"))
+    recipe: dict[str, Any] = json.loads(recipe_path(path).read_text(encoding="utf-8"))
     shape, labels = recipe["shape"], recipe["labels"]
     numbers = [*shape, *labels]
     if not all(type(number) is int and 0 <= number < 2**31 for number in numbers) or len(labels) != shape[0]:
@@ -455,12 +477,27 @@ def _recipe(
     images: ImageSet, indices: Indices, transform: EvalTransform | TrainTransform, seed: int | None
 ) -> dict[str, Any]:
     """What a store's bytes depend on."""
-    paths = "\n".join(images.path(index) for index in indices.tolist())
     return {
         "images": images.name,
         "of": len(images),
-        "chosen": hashlib.sha256(paths.encode(errors="surrogateescape")).hexdigest(),
+        "chosen": paths_digest(images, indices),
         "transform": repr(transform),
         "seed": seed,
-        "shape": [len(indices), 3, transform.image_size, transform.image_size],
+        "shape": [len(indices), transform.image_size, transform.image_size, 3],
     }
+
+
+def paths_digest(images: ImageSet, indices: Indices) -> str:
+    """SHA-256 of the names of images, in their order."""
+    paths = "\n".join(images.path(index) for index in indices.tolist())
+    return hashlib.sha256(paths.encode(errors="surrogateescape")).hexdigest()
+
+
+def file_digest(path: Path, progress: Callable[[int], object] = lambda done: None) -> str:
+    """SHA-256 of a file, in hexadecimal digits; `progress` is told how many more bytes are read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**22):
+            digest.update(part)
+            progress(len(part))
+    return digest.hexdigest()

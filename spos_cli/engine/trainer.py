@@ -30,7 +30,7 @@ from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingErro
 from spos_cli.models.blocks import TwoBranchBlock
 
 Compile = Literal["off", "blocks"]
-Batches = Iterable[tuple[Tensor, Tensor]]
+Batch = tuple[Tensor, Tensor | None, Tensor]
 
 FORMAT = "spos-checkpoint-1"
 GRAPHS = 4096  # that PyTorch may compile
@@ -86,7 +86,7 @@ class Trainer:
         identity: kept in each checkpoint; a checkpoint with another one is refused.
         extra: also kept, for those who read the checkpoint.
         seed: of the dropout masks.
-        preprocess: `(B, 3, H, W) uint8` on the device to float.
+        preprocess: `(B, 3, H, W) uint8` and colours, both on the device, to float.
         arguments: of the step's forward pass after the images (the path of a supernet).
         evaluate: measures the model (or its moving average) in the middle of a training.
         evaluate_every: steps between two calls of it.
@@ -103,7 +103,7 @@ class Trainer:
         identity: dict[str, Any],
         extra: dict[str, Any] | None = None,
         seed: int,
-        preprocess: Callable[[Tensor], Tensor],
+        preprocess: Callable[[Tensor, Tensor | None], Tensor],
         arguments: Callable[[int], tuple[Any, ...]] = lambda step: (),
         evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
         evaluate_every: int = 0,
@@ -131,12 +131,12 @@ class Trainer:
         """The trained model: the moving average where there is one."""
         return self.ema.module if self.ema else self.model
 
-    def train(self, batches: Callable[[int], Batches]) -> None:
+    def train(self, batches: Callable[[int], Iterable[Batch]]) -> None:
         """Runs the steps that are left.
 
         Args:
-            batches: from a first step on, `recipe.accumulate` pairs of images `(B, 3, H, W) uint8` and labels
-                `(B,)` for each step of this process.
+            batches: from a first step on, for each step of this process `recipe.accumulate` times images
+                `(B, 3, H, W) uint8`, colours `(B, 3)` or None, and labels `(B,)`.
 
         Raises:
             TrainingError: a loss that is not finite; the checkpoints before it are kept.
@@ -171,16 +171,17 @@ class Trainer:
                 if stopping:
                     raise Interrupted(request.number or signal.SIGTERM)
 
-    def update(self, stream: Iterator[tuple[Tensor, Tensor]]) -> None:
+    def update(self, stream: Iterator[Batch]) -> None:
         """One optimizer step: forward and backward passes, then the update."""
         recipe, device = self.recipe, self.processes.device
         lr = recipe.schedule.lr(self.step)
         torch.manual_seed(seeding.torch_seed(self.seed, "dropout", self.step, self.processes.rank))
         arguments = self.arguments(self.step)
         for micro in range(recipe.accumulate):
-            images, labels = next(stream)
+            images, colours, labels = next(stream)
             labels = labels.to(device, non_blocking=True)
-            images = self.preprocess(to_device(images, device))
+            colours = None if colours is None else colours.to(device, non_blocking=True)
+            images = self.preprocess(to_device(images, device), colours)
             with autocast(device, recipe.amp):
                 logits = self.model(images, *arguments)
                 loss = self.criterion(logits, labels)

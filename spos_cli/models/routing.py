@@ -91,8 +91,10 @@ def routing(space: SearchSpace, device: torch.device) -> Routing:
         consumer[worked] = index
 
     def order(places: np.ndarray) -> Tensor | None:
-        same = np.array_equal(places, np.arange(len(places)))
-        return None if same else torch.tensor(places, device=device)
+        if np.array_equal(places, np.arange(len(places))):
+            return None
+        with torch.inference_mode(False):  # kept for trainings too
+            return torch.tensor(places, device=device)
 
     def cut(channels: range) -> Cut:
         consumers, sizes = np.unique(consumer[channels], return_counts=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,15 +19,16 @@ from torch import Tensor
 
 from spos_cli import seeding
 from spos_cli.config import Config, TrainingConfig
-from spos_cli.data import datasets
-from spos_cli.data.loaders import BadImages, evaluation_batches, training_batches
+from spos_cli.data import datasets, resized
+from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, training_batches
+from spos_cli.data.resized import ResizedSet
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, preprocess
 from spos_cli.engine import checkpoint, distributed, lock
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.progress import warn
+from spos_cli.engine.progress import track, warn
 from spos_cli.engine.trainer import Recipe
-from spos_cli.errors import RunError
+from spos_cli.errors import ConfigError, DataError, RunError
 
 WIDE = 160  # columns of a table that goes to a file
 
@@ -180,7 +181,7 @@ class Images:
         # A training that crops at random takes images of any size; one that only shifts them takes them as stored.
         stored = self.data.augmentation.crop != "random_resized"
         self.evaluation = EvalTransform(self.data.preset, self.size, stored=stored)
-        self.preprocess: Callable[[Tensor], Tensor] = partial(preprocess, self.data.preset)
+        self.preprocess = partial(preprocess, self.data.preset)
 
     def _load(self, split: Any) -> datasets.ImageSet:
         data = self.data
@@ -205,6 +206,50 @@ class Images:
         return datasets.holdout(self.train.labels, self.data.holdout_per_class, self.config.seed)
 
     @cached_property
+    def to_augment(self) -> datasets.ImageSet:
+        """The training images as augmentation takes them: with `data.store`, no larger than it needs them."""
+        if self.data.store == "none" or isinstance(self.train, datasets.ArraySet):
+            return self.train
+        return ResizedSet(self.train, self.evaluation.short_side)
+
+    @cached_property
+    def stored(self) -> datasets.ImageSet:
+        """The same images, decoded once if `data.store` says so; all processes ask for them at the same time.
+
+        Raises:
+            DataError: too many are broken, or there is no room for them.
+            ConfigError: several processes would each need the memory.
+            RunError: another command is storing them.
+        """
+        images, processes = self.to_augment, self.processes
+        if not isinstance(images, ResizedSet):
+            return images
+        training, _ = self.splits
+        options = {"workers": self.data.workers}
+        if self.data.store == "ram":
+            if processes.world_size > 1:
+                raise ConfigError(
+                    f"data.store is ram, but {processes.world_size} processes would hold the images once each; use"
+                    " data.store: disk, whose file they share"
+                )
+            with track("storing training images", len(training), "images") as task:
+                return resized.keep_in_memory(images, training, self.bad_images, progress=task.advance, **options)
+        path = self.config.folder / "store" / "train.u8"
+        if processes.is_main:
+            with lock.hold(self.config.folder / ".store.lock"):
+                size = path.stat().st_size if path.exists() else 0
+                with track("checking stored training images", size, "bytes", quiet=not size) as task:
+                    found = resized.read(path, images, training, progress=task.advance)
+                if found is None:
+                    with track("storing training images", len(training), "images") as task:
+                        resized.write(path, images, training, self.bad_images, progress=task.advance, **options)
+        processes.barrier()
+        found = resized.read(path, images, training, check=False)
+        if found is None:
+            raise DataError(f"{path} is missing or torn; all machines need the same run folder")
+        return found
+
+    @cached_property
     def augmented(self) -> TrainTransform:
         """How training images are prepared."""
         return TrainTransform(self.data.preset, self.size, Augmentation(**self.data.augmentation.model_dump()))
@@ -225,10 +270,10 @@ class Images:
         training: TrainingConfig,
         first_step: int,
         last_step: int,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[TrainingBatch]:
         """Training batches of the steps from `first_step` up to but without `last_step`."""
         return training_batches(
-            self.train,
+            self.stored,
             indices,
             self.augmented,
             seed=self.config.seed,

@@ -25,6 +25,7 @@ from spos_cli.config import TrainingConfig
 from spos_cli.data import inspection
 from spos_cli.data.datasets import UNREADABLE, FolderSet, ImageSet
 from spos_cli.data.loaders import BadImages, images_per_pass, training_batches
+from spos_cli.data.resized import ResizedSet, keep_in_memory
 from spos_cli.engine import distributed
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import console, track
@@ -55,6 +56,7 @@ NAMED = 5  # examples in a line
 SECONDS = 2.0  # of measuring a rate, after warming up
 CPU_BATCH = 32  # images per step when measuring on a CPU, at most
 LOADER_BATCH = 32  # images per batch when measuring the loader, at most
+STORED = 256  # images of a store that the loader is measured on
 HEADROOM = 1.2  # of the loader over the device
 
 
@@ -595,8 +597,12 @@ def disk_needs(setup: Setup) -> dict[str, int]:
         calibration = min(calibration, len(setup.images.train))
         scored = len(setup.images.val) if search.split == "val" else scored
     scored = min(scored, search.images or scored)
+    images, stored = setup.images, {}
+    if config.data.store == "disk" and setup.unreadable is None and isinstance(images.to_augment, ResizedSet):
+        stored = {"stored images": images.to_augment.bytes_for(np.arange(len(images.train)))}
     # One more than are kept, since the oldest is removed when the newest is complete.
     return {
+        **stored,
         "supernet": checkpoint_bytes(supernet) * (config.supernet.keep_checkpoints + 1),
         "search": (scored + calibration) * 3 * config.space.image_size**2,
         "retraining": checkpoint_bytes(network, config.retrain.ema_decay is not None)
@@ -650,7 +656,8 @@ def speed(setup: Setup) -> Finding:
     if load >= HEADROOM * step:
         return Finding("speed", "ok", seen)
     share = max(1, cores // setup.count)
-    mend = f"set data.workers={share}" if workers < share else "store the images smaller, or use a faster disk or CPU"
+    smaller = "store the images smaller" + " (data.store=disk)" * (setup.config.data.store == "none")
+    mend = f"set data.workers={share}" if workers < share else f"{smaller}, or use a faster disk or CPU"
     return Finding("speed", "warn", seen, f"the loader holds the training up: {mend}")
 
 
@@ -676,7 +683,9 @@ def step_rate(setup: Setup, size: int) -> float:
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (size, 3, *[setup.space.image_size] * 2), dtype=torch.uint8, generator=rng)
     labels = torch.randint(0, setup.space.classes, (size,), generator=rng)
-    stream = itertools.repeat((images, labels))
+    jitter = config.data.augmentation.jitter
+    colours = torch.tensor([[1.0, 0.0, 0.0]]).repeat(size, 1) if jitter else None
+    stream = itertools.repeat((images, colours, labels))
 
     def step() -> int:
         trainer.update(stream)
@@ -701,8 +710,13 @@ def loader_rate(setup: Setup, size: int) -> float:
     config, images = setup.config, setup.images
     workers = config.data.workers * setup.count
     training, _ = images.splits
+    bad_images = BadImages(config.data.bad_images, lambda problem: None)  # another check says it
+    source = images.to_augment
+    if isinstance(source, ResizedSet):  # a few in memory stand for all that will be stored
+        training = training[:: math.ceil(len(training) / STORED)]
+        source = keep_in_memory(source, training, bad_images)
     batches = training_batches(
-        images.train,
+        source,
         training,
         images.augmented,
         seed=config.seed,
@@ -710,11 +724,11 @@ def loader_rate(setup: Setup, size: int) -> float:
         first_step=0,
         last_step=10**9,
         workers=workers,
-        bad_images=BadImages(config.data.bad_images, lambda problem: None),  # another check says it
+        bad_images=bad_images,
     )
 
     def one_of_each_worker() -> int:
-        return sum(len(next(batches)[1]) for _ in range(max(1, workers)))
+        return sum(len(next(batches)[0]) for _ in range(max(1, workers)))
 
     return measured(one_of_each_worker, warm_up=1)
 

@@ -22,7 +22,7 @@ from spos_cli.search.evaluator import Calibration, calibrated
 from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import format_cost
 from spos_cli.stages.common import Images, Run, only_one
-from spos_cli.stages.search import decode_calibration
+from spos_cli.stages.search import decode_calibration, kept_calibration
 from spos_cli.stages.weights_file import Weights
 
 Forward = Callable[[Tensor], Tensor]
@@ -128,7 +128,7 @@ def load_path(
     supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     search = run.config.search
     with tempfile.TemporaryDirectory() as folder:  # the statistics that the path has in a search
-        store = decode_calibration(run, Path(folder), images, Processes(0, 1, device))
+        store = kept_calibration(run, images) or decode_calibration(run, Path(folder), images, Processes(0, 1, device))
         calibration = Calibration(store.images, search.calibration_batch_size, search.calibration_momentum)
         path = calibrated(supernet, [architecture], images.preprocess, calibration, device, search.amp)
     assert path is not None, "nothing stops it"

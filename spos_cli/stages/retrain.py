@@ -122,8 +122,9 @@ def last_batchnorm_pass(run: Run, model: nn.Module, images: Images, processes: P
     with track("BatchNorm pass", total, "batches", quiet=not processes.is_main) as task, torch.no_grad():
 
         def prepared() -> Any:
-            for pixels, _ in batches:
-                yield images.preprocess(to_device(pixels, processes.device))
+            for pixels, colours, _ in batches:
+                colours = None if colours is None else colours.to(processes.device, non_blocking=True)
+                yield images.preprocess(to_device(pixels, processes.device), colours)
                 task.advance()
 
         with autocast(processes.device, training.amp):

@@ -237,7 +237,22 @@ def make_evaluator(run: Run, supernet: Supernet, images: Images, processes: Proc
 
 
 def decode_calibration(run: Run, folder: Path, images: Images, processes: Processes) -> ImageStore:
-    """The training images that BatchNorm statistics are computed from, the same for every candidate.
+    """The training images that BatchNorm statistics are computed from, the same for every candidate."""
+    path, chosen = folder / "calibration.u8", calibration_indices(run, images)
+    transform, seed = images.augmented, run.config.seed
+    return decode(run, path, images.to_augment, chosen, transform, seed, processes, images.bad_images)
+
+
+def kept_calibration(run: Run, images: Images) -> ImageStore | None:
+    """The same as the run's search has left them, if it has."""
+    path, chosen = run.search_folder / "calibration.u8", calibration_indices(run, images)
+    if not ImageStore.matches(path, images.to_augment, chosen, images.augmented, seed=run.config.seed):
+        return None
+    return ImageStore.open(path)
+
+
+def calibration_indices(run: Run, images: Images) -> NDArray[np.int64]:
+    """Which training images they are.
 
     Raises:
         ConfigError: there are fewer of them than one calibration batch.
@@ -251,8 +266,7 @@ def decode_calibration(run: Run, folder: Path, images: Images, processes: Proces
             f"search.calibration_batch_size is {search.calibration_batch_size}, but there are {len(chosen)}"
             " training images; lower it"
         )
-    path = folder / "calibration.u8"
-    return decode(run, path, images.train, chosen, images.augmented, config.seed, processes, images.bad_images)
+    return chosen
 
 
 def decode(

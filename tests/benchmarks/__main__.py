@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import candidates, growth, paths, processes, roofline, startup, training, transforms
+from tests.benchmarks import candidates, growth, inputs, paths, processes, roofline, startup, training
 from tests.benchmarks.comparison import Comparison
 from tests.benchmarks.measure import Row
 from tests.benchmarks.roofline import Roofline
@@ -40,7 +40,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Result]]] = {
     "candidates": candidates.lines,
     "processes": processes.lines,
     "paths": lambda full: iter([paths.path_draw()]),
-    "transforms": lambda full: iter([transforms.training_image()]),
+    "inputs": inputs.lines,
     "startup": lambda full: iter([startup.help_text()]),
     "batches": training.growth,
     "journal": lambda full: growth.journals(),

@@ -13,7 +13,7 @@ NAMES = ("astronaut", "chelsea", "coffee", "rocket")
 
 
 def write(folder: Path, number: int, classes: int = 4) -> tuple[list[Path], list[int]]:
-    """Writes `number` JPEGs (quality 90) to `folder/<class>/`, each another crop; their paths and labels."""
+    """Writes `number` JPEGs (quality 95) to `folder/<class>/`, each another crop; their paths and labels."""
     paths, labels = [], []
     rng = np.random.default_rng(0)
     for index in range(number):
@@ -23,7 +23,7 @@ def write(folder: Path, number: int, classes: int = 4) -> tuple[list[Path], list
         label = index % classes
         path = folder / f"{label:03}" / f"{index:05}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        photograph.resize(SIZE, Image.Resampling.BICUBIC, box).save(path, quality=90)
+        photograph.resize(SIZE, Image.Resampling.BICUBIC, box).save(path, quality=95)
         paths.append(path)
         labels.append(label)
     return paths, labels

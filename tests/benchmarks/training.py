@@ -13,7 +13,7 @@ from torch import Tensor
 from spos_cli.data.transforms import preprocess
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.trainer import Recipe, Trainer
+from spos_cli.engine.trainer import Batch, Recipe, Trainer
 from spos_cli.models.counting import count
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
@@ -76,7 +76,8 @@ def our_step(size: int) -> Step:
         arguments=lambda step: (paths()[step % len(paths())],),
     )
     trainer.model.train()
-    stream: Iterator[tuple[Tensor, Tensor]] = itertools.repeat(batch_of(size))
+    images, labels = batch_of(size)
+    stream: Iterator[Batch] = itertools.repeat((images, None, labels))  # colours have a line of their own
 
     def step() -> None:
         trainer.update(stream)

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from spos_cli.data.datasets import ArraySet, ImageSet, Pixels, load
-from spos_cli.data.loaders import BadImages, ImageStore, evaluation_batches, training_batches
+from spos_cli.data.loaders import BadImages, ImageStore, TrainingBatch, evaluation_batches, training_batches
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform
 from spos_cli.errors import DataError
 
@@ -41,15 +40,17 @@ class Damaged(ArraySet):
 
 def batches(
     images: ImageSet, first: int, last: int, bad: BadImages | None = None, **changes: Any
-) -> list[tuple[Tensor, Tensor]]:
+) -> list[TrainingBatch]:
     options: dict[str, Any] = {"seed": 1, "batch_size": 10, "transform": TRAIN, "indices": INDICES, **changes}
     bad = BadImages(20, lambda _: None) if bad is None else bad
     return list(training_batches(images, first_step=first, last_step=last, bad_images=bad, **options))
 
 
-def same(one: list[tuple[Tensor, Tensor]], other: list[tuple[Tensor, Tensor]]) -> bool:
+def same(one: list[TrainingBatch], other: list[TrainingBatch]) -> bool:
     pairs = list(zip(one, other, strict=True))
-    return bool(pairs) and all(torch.equal(a, b) for x, y in pairs for a, b in zip(x, y, strict=True))
+    return bool(pairs) and all(
+        a is b if a is None or b is None else torch.equal(a, b) for x, y in pairs for a, b in zip(x, y, strict=True)
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -62,15 +63,15 @@ def test_workers_and_restarts_do_not_matter(workers: int) -> None:
 def test_processes_do_not_matter() -> None:
     whole = batches(Damaged(), 0, 14)
     parts = [batches(Damaged(), 0, 14, rank=rank, world_size=2) for rank in range(2)]
-    for step, (pixels, labels) in enumerate(whole):
-        assert torch.equal(torch.cat([part[step][0] for part in parts]), pixels)
-        assert torch.equal(torch.cat([part[step][1] for part in parts]), labels)
+    for step, batch in enumerate(whole):
+        for field in range(3):  # images, colours, labels
+            assert torch.equal(torch.cat([part[step][field] for part in parts]), batch[field])
 
 
 def test_the_label_goes_with_the_image_and_only_broken_ones_change() -> None:
     ours, whole = (batches(Damaged(broken), 0, 70, transform=PLAIN) for broken in (BROKEN, ()))
-    colours, expected = (torch.cat([pixels[:, 0, 0, 0] for pixels, _ in run]).tolist() for run in (ours, whole))
-    assert torch.cat([labels for _, labels in ours]).tolist() == [colour % CLASSES for colour in colours]
+    colours, expected = (torch.cat([pixels[:, 0, 0, 0] for pixels, _, _ in run]).tolist() for run in (ours, whole))
+    assert torch.cat([labels for _, _, labels in ours]).tolist() == [colour % CLASSES for colour in colours]
     changed = [(seen, wanted) for seen, wanted in zip(colours, expected, strict=True) if seen != wanted]
     assert len(changed) == 20 * len(BROKEN)  # once an epoch each
     assert {wanted for _, wanted in changed} == set(BROKEN)
@@ -111,7 +112,7 @@ def test_a_broken_replacement_is_replaced_too() -> None:
     broken = tuple(index for index in range(COUNT) if index not in (1, 2, 39))
     bad = BadImages(1000, lambda _: None)
     run = batches(Damaged(broken), 0, 7, bad, transform=PLAIN, indices=INDICES[INDICES < 23])
-    assert {int(colour) for pixels, _ in run for colour in pixels[:, 0, 0, 0]} == {1, 2}
+    assert {int(colour) for pixels, _, _ in run for colour in pixels[:, 0, 0, 0]} == {1, 2}
     assert len(bad.problems) == 18
 
 

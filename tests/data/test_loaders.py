@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from spos_cli import seeding
 from spos_cli.data.datasets import ArraySet, ImageSet, Pixels, load
-from spos_cli.data.loaders import evaluation_batches, training_batches
+from spos_cli.data.loaders import TrainingBatch, evaluation_batches, training_batches
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform
 from spos_cli.errors import ConfigError, DataError
 
@@ -26,14 +28,18 @@ TRAIN = TrainTransform("standard", 8, Augmentation("padded", padding=2))
 EVAL = EvalTransform("standard", 8, stored=True)
 
 
-def train(first: int, last: int, **changes: Any) -> list[tuple[Tensor, Tensor]]:
+def train(first: int, last: int, **changes: Any) -> list[TrainingBatch]:
     options = {"seed": 1, "batch_size": 12, **changes}
     return list(training_batches(IMAGES, INDICES, TRAIN, first_step=first, last_step=last, **options))
 
 
 def same(one: Iterable[Any], other: Iterable[Any]) -> bool:
     pairs = list(zip(one, other, strict=True))
-    return bool(pairs) and all(torch.equal(a, b) for first, second in pairs for a, b in zip(first, second, strict=True))
+    return bool(pairs) and all(equal(a, b) for first, second in pairs for a, b in zip(first, second, strict=True))
+
+
+def equal(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other if one is None or other is None else torch.equal(one, other)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -59,16 +65,16 @@ def test_processes_share_out_the_same_samples() -> None:
     whole = train(0, 6)
     for world_size, accumulate in [(2, 1), (1, 3), (2, 2)]:
         parts = [train(0, 6, rank=rank, world_size=world_size, accumulate=accumulate) for rank in range(world_size)]
-        for step, (pixels, labels) in enumerate(whole):
+        for step, batch in enumerate(whole):
             micro = [parts[rank][step * accumulate + a] for a in range(accumulate) for rank in range(world_size)]
-            assert torch.equal(torch.cat([images for images, _ in micro]), pixels)
-            assert torch.equal(torch.cat([truth for _, truth in micro]), labels)
+            for field in range(3):  # images, colours, labels
+                assert equal(torch.cat([part[field] for part in micro]), batch[field])
 
 
 def test_every_epoch_has_every_image_once_in_another_order() -> None:
     plain = TrainTransform("standard", 8, Augmentation("none", flip=False, jitter=0))
     stream = training_batches(IMAGES, INDICES, plain, seed=1, batch_size=10, first_step=0, last_step=12)
-    seen = [pixels.numpy().tobytes() for images, _ in stream for pixels in images]
+    seen = [pixels.numpy().tobytes() for images, _, _ in stream for pixels in images]
     wanted = sorted(np.ascontiguousarray(PIXELS[index].transpose(2, 0, 1)).tobytes() for index in INDICES)
     epochs = [seen[begin : begin + 40] for begin in range(0, 120, 40)]
     assert all(sorted(epoch) == wanted for epoch in epochs)
@@ -77,7 +83,7 @@ def test_every_epoch_has_every_image_once_in_another_order() -> None:
 
 def test_augmentation_differs_between_epochs() -> None:
     stream = training_batches(IMAGES, INDICES[:1], TRAIN, seed=1, batch_size=20, first_step=0, last_step=1)
-    ((images, _),) = stream
+    ((images, _, _),) = stream
     assert len({pixels.numpy().tobytes() for pixels in images}) > 5
 
 
@@ -127,10 +133,54 @@ def test_a_broken_image_is_a_plain_error(workers: int) -> None:
 
 
 def test_a_sample_is_augmented_by_epoch_and_index() -> None:
-    ((images, _),) = train(7, 8)  # samples 84 to 95 of 40 an epoch: the third
+    ((images, colours, _),) = train(7, 8)  # samples 84 to 95 of 40 an epoch: the third
     order = seeding.generator(1, "order", 2).permutation(INDICES)[4:16].tolist()
-    for image, index in zip(images, order, strict=True):
-        assert torch.equal(image, TRAIN(PIXELS[index], seeding.torch_seed(1, "augment", 2, index)))
+    for image, numbers, index in zip(images, colours, order, strict=True):
+        expected = TRAIN(PIXELS[index], seeding.generator(1, "augment", 2, index))
+        assert torch.equal(image, expected.image)
+        assert torch.equal(numbers, torch.tensor(expected.colours))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_are_in_channels_last_memory(workers: int) -> None:
+    for images, colours, _ in train(0, 2, workers=workers):
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert (images.dtype, colours.dtype, colours.shape) == (torch.uint8, torch.float32, (12, 3))
+    ((images, _, _), *_) = evaluation_batches(IMAGES, INDICES, EVAL, batch_size=7, workers=workers)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_without_jitter_there_are_no_colours() -> None:
+    plain = TrainTransform("standard", 8, Augmentation("padded", padding=2, jitter=0))
+    stream = training_batches(IMAGES, INDICES, plain, seed=1, batch_size=10, first_step=0, last_step=2)
+    assert [colours for _, colours, _ in stream] == [None, None]
+
+
+class Counted(ArraySet):
+    """The processes that have read images of it, and how many."""
+
+    def __init__(self) -> None:
+        super().__init__("counted", IMAGES.classes, PIXELS, IMAGES.labels)
+        self.count = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def image(self, index: int) -> Pixels:
+        self.count += 1
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        pixels[0, 0] = list(os.getpid().to_bytes(3, "little"))
+        return pixels
+
+
+def test_workers_stay_over_the_end_of_an_epoch_and_read_ahead() -> None:
+    images = Counted()
+    plain = TrainTransform("standard", 8, Augmentation("none", flip=False, jitter=0))
+    stream = training_batches(images, INDICES, plain, seed=1, batch_size=10, first_step=0, last_step=10**9, workers=1)
+    seen = [next(stream)[0] for _ in range(4)]  # one epoch
+    end = time.monotonic() + 20
+    while int(images.count) < 60 and time.monotonic() < end:  # two batches are made while the last one is used
+        time.sleep(0.005)
+    assert int(images.count) >= 60
+    seen += [next(stream)[0] for _ in range(8)]
+    assert len({bytes(pixels[:, 0, 0].tolist()) for batch in seen for pixels in batch}) == 1
 
 
 def test_refuses_a_batch_before_the_first_is_asked_for() -> None:

@@ -15,7 +15,7 @@ import torch
 from spos_cli import seeding
 from spos_cli.data.datasets import ImageSet, load
 from spos_cli.data.loaders import ImageStore
-from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform
+from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, recolour
 from spos_cli.errors import DataError
 
 EVAL = EvalTransform("spos", 32, stored=False)
@@ -37,6 +37,7 @@ def test_holds_what_the_transform_gives(tmp_path: Path, images: ImageSet, worker
     assert torch.equal(store.images, torch.stack([EVAL(images.image(index)) for index in INDICES.tolist()]))
     assert store.labels.tolist() == images.labels[INDICES].tolist()
     assert (store.images.dtype, store.labels.dtype) == (torch.uint8, torch.int64)
+    assert store.images.is_contiguous(memory_format=torch.channels_last)
     assert sum(done) == 5
     assert sorted(file.name for file in path.parent.iterdir()) == ["store.u8", "store.u8.json"]
 
@@ -45,8 +46,9 @@ def test_holds_what_the_transform_gives(tmp_path: Path, images: ImageSet, worker
 def test_holds_augmented_images_by_seed(tmp_path: Path, images: ImageSet, workers: int) -> None:
     path = tmp_path / "store.u8"
     ImageStore.build(path, images, INDICES, TRAIN, seed=4, workers=workers)
-    expected = [TRAIN(images.image(index), seeding.torch_seed(4, "augment", 0, index)) for index in INDICES.tolist()]
-    assert torch.equal(ImageStore.open(path).images, torch.stack(expected))
+    prepared = [TRAIN(images.image(index), seeding.generator(4, "augment", 0, index)) for index in INDICES.tolist()]
+    pixels, colours = torch.stack([image for image, _ in prepared]), torch.tensor([drawn for _, drawn in prepared])
+    assert torch.equal(ImageStore.open(path).images, recolour(pixels, colours).round().byte())
 
 
 def test_more_images_than_one_batch(tmp_path: Path) -> None:
@@ -100,6 +102,9 @@ def test_torn_files_are_neither_matched_nor_opened(tmp_path: Path, images: Image
             ImageStore.open(path)
     with pytest.raises(DataError, match="missing or torn"):
         ImageStore.open(tmp_path / "absent")
+    path.write_bytes(whole[:99] + bytes([whole[99] ^ 1]) + whole[100:])
+    recipe.write_text(text)
+    assert not ImageStore.matches(path, images, INDICES, EVAL), "one bit is another one"
     ImageStore.build(path, images, INDICES, EVAL)
     assert path.read_bytes() == whole
     assert ImageStore.matches(path, images, INDICES, EVAL)

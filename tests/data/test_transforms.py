@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import cv2
@@ -14,13 +15,18 @@ from skimage import data as photographs
 from torchvision import transforms as classic
 from torchvision.transforms import v2
 
+from spos_cli.data import transforms
 from spos_cli.data.transforms import (
+    GRAY,
     Augmentation,
     EvalTransform,
     PresetName,
     TrainTransform,
+    compose_jitter,
     opencv_resize,
     preprocess,
+    random_crop,
+    recolour,
     shift,
     to_tensor,
 )
@@ -84,20 +90,35 @@ def test_preprocess_keeps_the_memory_format() -> None:
     assert torch.equal(preprocess("spos", images)[:, 0], images[:, 2].float())
 
 
-def test_a_sample_is_a_function_of_its_seed() -> None:
+def rng(seed: int) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_a_sample_is_a_function_of_its_random_numbers() -> None:
     photo = PHOTOS["coffee"]
     for crop in ("random_resized", "padded", "none"):
         transform = TrainTransform("standard", 64, Augmentation(crop=crop))
-        torch.manual_seed(0)
-        first = transform(photo, 5)
-        state = torch.get_rng_state()
+        first, colours = transform(photo, rng(5))
         torch.manual_seed(99)
         before = torch.get_rng_state()
-        assert torch.equal(transform(photo, 5), first)
+        again = transform(photo, rng(5))
+        assert torch.equal(again.image, first)
+        assert again.colours == colours
         assert torch.equal(torch.get_rng_state(), before)
-        assert not torch.equal(transform(photo, 6), first)
-        assert not torch.equal(state, before)
+        assert transform(photo, rng(6)).colours != colours
         assert (first.shape, first.dtype) == ((3, 64, 64), torch.uint8)
+        assert first.stride(0) == 1, "the channels of a pixel are together"
+
+
+def test_the_image_itself_is_never_changed() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    before = image.copy()
+    for crop in ("random_resized", "padded", "none"):
+        for seed in range(4):
+            TrainTransform("standard", 8, Augmentation(crop, padding=1)).__call__(image, rng(seed)).image.clone()
+    assert np.array_equal(image, before)
+    image.flags.writeable = False
+    assert np.array_equal(to_tensor(image).permute(1, 2, 0).numpy(), before)
 
 
 def test_padded_crop_is_torchvisions() -> None:
@@ -114,7 +135,7 @@ def test_padded_crops_and_flips_are_uniform() -> None:
     transform = TrainTransform("standard", 9, Augmentation("padded", padding=2, jitter=0))
     places: dict[tuple[int, int], int] = {}
     for seed in range(3000):
-        row, column = divmod(int(transform(image, seed)[0].argmax()), 9)
+        row, column = divmod(int(transform(image, rng(seed)).image[0].argmax()), 9)
         places[row, column] = places.get((row, column), 0) + 1
     # The point is at column 3 or, flipped, 5; shifts of -2..2 overlap in the columns 3 to 5.
     expected = {
@@ -141,16 +162,18 @@ def test_training_distribution_is_torchvisions_on_pil() -> None:
     torch.manual_seed(0)
     theirs = features([np.asarray(oracle(Image.fromarray(photo)), np.float64) for _ in range(count)])
     transform = TrainTransform("spos", 64, Augmentation())
-    ours = features([transform(photo, seed).numpy().transpose(1, 2, 0).astype(np.float64) for seed in range(count)])
+    drawn = [transform(photo, rng(seed)) for seed in range(count)]
+    whole = recolour(torch.stack([image for image, _ in drawn]), torch.tensor([colours for _, colours in drawn]))
+    ours = features(list(whole.permute(0, 2, 3, 1).double().numpy()))
     for column in range(theirs.shape[1]):
         assert stats.ks_2samp(ours[:, column], theirs[:, column]).pvalue > 1e-4
 
 
 def test_resize_of_small_images() -> None:
-    rng = np.random.default_rng(0)
+    draws = rng(0)
     for _ in range(300):
-        (rows, columns), (height, width) = rng.integers(1, 40, (2, 2)).tolist()
-        image = rng.integers(0, 256, (rows, columns, 3), np.uint8)
+        (rows, columns), (height, width) = draws.integers(1, 40, (2, 2)).tolist()
+        image = draws.integers(0, 256, (rows, columns, 3), np.uint8)
         expected = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
         assert np.array_equal(opencv_resize(image, height, width), expected)
 
@@ -174,16 +197,124 @@ def test_standard_size_is_torchvisions_where_rounding_is_close() -> None:
 
 
 def test_padding_has_to_leave_an_image() -> None:
-    TrainTransform("spos", 8, Augmentation("padded", padding=7, jitter=0))(np.zeros((8, 8, 3), np.uint8), 0)
+    TrainTransform("spos", 8, Augmentation("padded", padding=7, jitter=0))(np.zeros((8, 8, 3), np.uint8), rng(0))
     with pytest.raises(ConfigError, match=r"padding is 8, .* 8 pixels out of sight; use at most 7"):
         TrainTransform("spos", 8, Augmentation("padded", padding=8))
 
 
 def test_one_crop_differs_from_pils_by_rounding_only(photographs: dict[str, Any]) -> None:
-    crop = v2.RandomResizedCrop(224)
     transform = TrainTransform("spos", 224, Augmentation(flip=False, jitter=0))
     for seed, photograph in enumerate(photographs.values()):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            expected = np.asarray(crop(Image.fromarray(photograph)), int)
-        assert np.abs(transform(photograph, seed).permute(1, 2, 0).numpy() - expected).max() <= 1
+        place = random_crop(*photograph.shape[:2], 0.08, rng(seed))
+        expected = np.asarray(classic.functional.resized_crop(Image.fromarray(photograph), *place, [224, 224]), int)
+        assert np.abs(transform(photograph, rng(seed)).image.permute(1, 2, 0).numpy() - expected).max() <= 1
+        mirrored = TrainTransform("spos", 224, Augmentation(jitter=0))
+        flips = [mirrored(photograph, rng(100 * seed + turn)).image for turn in range(20)]
+        plain = [transform(photograph, rng(100 * seed + turn)).image for turn in range(20)]
+        same = [torch.equal(one, other) for one, other in zip(flips, plain, strict=True)]
+        assert 2 < sum(same) < 18
+        assert all(torch.equal(a, b) or torch.equal(a, b.flip(2)) for a, b in zip(flips, plain, strict=True))
+
+
+@pytest.mark.parametrize("min_scale", [0.08, 0.6])
+@pytest.mark.parametrize("size", [(375, 500), (40, 31), (60, 500), (700, 90)])
+def test_places_of_crops_are_torchvisions(size: tuple[int, int], min_scale: float) -> None:
+    """Also where few of ten tries fit, or none."""
+    count = 1500
+    torch.manual_seed(0)
+    blank = torch.empty(3, *size, device="meta")
+    theirs = np.array(
+        [
+            classic.RandomResizedCrop.get_params(blank, [min_scale, 1.0], [3 / 4, 4 / 3])  # type: ignore[arg-type]
+            for _ in range(count)
+        ]
+    )
+    ours = np.array([random_crop(*size, min_scale, rng(seed)) for seed in range(count)])
+    for measure in (lambda p: p[:, 0], lambda p: p[:, 1], lambda p: p[:, 2] * p[:, 3], lambda p: p[:, 3] / p[:, 2]):
+        assert stats.ks_2samp(measure(ours), measure(theirs)).pvalue > 1e-4
+
+
+def test_crops_of_extreme_images_are_torchvisions() -> None:
+    for size in [(1, 100), (100, 1), (3, 200), (1, 1), (2, 3)]:
+        torch.manual_seed(0)
+        blank = torch.empty(3, *size, device="meta")
+        theirs = {classic.RandomResizedCrop.get_params(blank, [0.9, 1.0], [3 / 4, 4 / 3]) for _ in range(300)}  # type: ignore[arg-type]
+        assert {random_crop(*size, 0.9, rng(seed)) for seed in range(300)} == theirs
+
+
+CHANGES = [getattr(v2.functional, f"adjust_{name}") for name in ("brightness", "contrast", "saturation")]
+
+
+@pytest.mark.parametrize("order", range(6))
+def test_composed_jitter_is_torchvisions_in_each_order(order: int) -> None:
+    """On middle values, where nothing is clipped; exact in floating point, but uint8 and PIL round down each time."""
+    image = torch.from_numpy(PHOTOS["astronaut"][:200, :200]).permute(2, 0, 1) // 4 + 96
+    for seed in range(10):
+        factors = rng(seed).uniform(0.8, 1.2, 3).tolist()
+        changes = list(itertools.permutations(range(3)))[order]
+        exact, rounded, in_pil = image.double() / 255, image, Image.fromarray(image.permute(1, 2, 0).numpy())
+        for change in changes:
+            exact, rounded, in_pil = (CHANGES[change](x, factors[change]) for x in (exact, rounded, in_pil))
+        ours = recolour(image[None], torch.tensor([compose_jitter(factors, order)]))[0]
+        assert ours.min() > 0
+        assert ours.max() < 255
+        assert (ours - exact * 255).abs().max() < 0.001
+        for theirs in (rounded, torch.from_numpy(np.array(in_pil)).permute(2, 0, 1)):
+            assert (ours - theirs).abs().max() < 4
+            assert (ours - theirs).mean() < 2
+
+
+def test_jitter_is_distributed_as_torchvisions() -> None:
+    transform = TrainTransform("spos", 4, Augmentation(jitter=0.4))
+    ours = np.array([transform(np.zeros((4, 4, 3), np.uint8), rng(seed)).colours for seed in range(2000)])
+    torch.manual_seed(0)
+    interval, orders = [0.6, 1.4], list(itertools.permutations(range(3)))
+    theirs = []
+    for _ in range(2000):
+        order, *factors, _ = classic.ColorJitter.get_params(interval, interval, interval, [0.0, 0.0])  # type: ignore[arg-type]
+        changes = tuple(change for change in order.tolist() if change < 3)
+        theirs.append(compose_jitter(factors, orders.index(changes)))  # type: ignore[arg-type]
+    for column in range(3):
+        assert stats.ks_2samp(ours[:, column], np.array(theirs)[:, column]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("size", [1, 5, 6, 32])
+def test_recolour_is_its_formula(size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=generator)
+    colours = torch.rand(3, 3, generator=generator) - torch.tensor([-0.5, 0.5, 0.5])
+    values = images.double()
+    gray = (values * torch.tensor(GRAY, dtype=torch.float64).view(3, 1, 1)).sum(1, keepdim=True)
+    alpha, beta, delta = colours.double().view(3, 3, 1, 1, 1).unbind(1)
+    expected = (alpha * values + beta * gray + delta * gray.mean((1, 2, 3), keepdim=True)).clamp(0, 255)
+    for memory in (torch.channels_last, torch.contiguous_format):
+        ours = recolour(images.contiguous(memory_format=memory), colours)
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(ours.double(), expected, rtol=0, atol=1e-3)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(preprocess("spos", images, colours), ours.flip(1))
+            torch.testing.assert_close(preprocess("standard", images, colours), preprocess("standard", ours))
+
+
+def test_colours_that_change_nothing_leave_the_values_exact() -> None:
+    images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    nothing = torch.tensor([[1.0, 0.0, 0.0]]).repeat(2, 1)
+    for preset in ("spos", "standard"):
+        assert torch.equal(preprocess(preset, images, nothing), preprocess(preset, images))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("preset", ["spos", "standard"])
+def test_preprocessing_never_waits_for_the_device(preset: PresetName) -> None:
+    """The meta device has no values that one could wait for."""
+    images, colours = torch.empty(4, 3, 8, 8, dtype=torch.uint8, device="meta"), torch.empty(4, 3, device="meta")
+    for given in (colours, None):
+        assert preprocess(preset, images, given).shape == (4, 3, 8, 8)
+
+
+def test_the_number_of_images_at_a_time_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randint(0, 256, (7, 3, 32, 32), dtype=torch.uint8)
+    colours = torch.rand(7, 3)
+    whole = recolour(images, colours)
+    for number in (1, 2, 3, 7):
+        monkeypatch.setattr(transforms, "IN_CACHE", number * 3 * 32 * 32)
+        torch.testing.assert_close(recolour(images, colours), whole, rtol=0, atol=1e-3)

@@ -491,6 +491,17 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest
 # Speed
 
 
+@pytest.mark.parametrize("store", ["none", "ram", "disk"])
+def test_stored_images_need_room_and_are_measured_as_stored(
+    root: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "SECONDS", 0.01)
+    stored = folders(root, f"data.store={store}")
+    assert ("stored images" in doctor.check_disk(stored)[0].seen) == (store == "disk")
+    assert any("; loader: " in finding.seen for finding in doctor.check_speed(stored))
+    assert not (stored.run.folder / "store").exists()
+
+
 @pytest.mark.parametrize(("workers", "said"), [(0, "set data.workers=2"), (2, "store the images smaller")])
 def test_a_loader_that_is_slow(workers: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "step_rate", lambda setup, size: 1000.0)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor
 
 from spos_cli.engine import checkpoint, lock
+from spos_cli.engine.trainer import Batch
 from spos_cli.errors import CheckpointError, RunError
 from tests.engine.test_trainer import STEPS, batches, trainer
 
@@ -42,7 +42,7 @@ def stopped(folder: Path) -> Path:
     class Stop(Exception):
         pass
 
-    def stopping(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def stopping(first: int) -> Iterator[Batch]:
         yield from batches(first, 5)
         raise Stop
 
@@ -124,7 +124,7 @@ def test_training_goes_on_over_a_full_disk(
     full_disk(monkeypatch, full)
     training = trainer(tmp_path, ema_decay=0.9)
 
-    def filling(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def filling(first: int) -> Iterator[Batch]:
         for step, batch in enumerate(batches(first, STEPS)):
             full[0] = step == 3  # the checkpoint after the fourth step does not fit
             if step == 4:
@@ -147,7 +147,7 @@ def test_the_last_checkpoint_has_to_be_written(tmp_path: Path, monkeypatch: pyte
     full_disk(monkeypatch, full)
     training = trainer(tmp_path)
 
-    def filling(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def filling(first: int) -> Iterator[Batch]:
         for step, batch in enumerate(batches(first, STEPS)):
             full[0] = step >= 4
             yield batch

@@ -21,7 +21,7 @@ from spos_cli.engine import distributed
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.trainer import Recipe, Trainer
+from spos_cli.engine.trainer import Batch, Recipe, Trainer
 from spos_cli.errors import ConfigError, RunError, TrainingError
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
@@ -35,13 +35,13 @@ STEPS, BATCH = 6, 8
 SAMPLER = UniformSampler(SPACE.num_layers, len(SPACE.choices), seed=1)
 
 
-def batches(first: int, last: int, part: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(first: int, last: int, part: slice = slice(None)) -> Iterator[Batch]:
     """A function of the step; `part` is a process's share of it."""
     for step in range(first, last):
         generator = torch.Generator().manual_seed(step)
         images = torch.randn(BATCH, 3, 16, 16, generator=generator, dtype=torch.float64)
         labels = torch.randint(0, SPACE.classes, (BATCH,), generator=generator)
-        yield images[part], labels[part]
+        yield images[part], None, labels[part]
 
 
 def trainer(folder: Path, processes: Processes = ALONE, **changes: Any) -> Trainer:
@@ -56,7 +56,7 @@ def trainer(folder: Path, processes: Processes = ALONE, **changes: Any) -> Train
         folder=folder,
         identity={"kind": "test", "recipe": {"lr": 0.05}},
         seed=0,
-        preprocess=lambda images: images,
+        preprocess=lambda images, colours: images,
         arguments=lambda step: (SAMPLER.draw(step),),
     )
 
@@ -69,7 +69,7 @@ def test_resumed_is_the_same_as_uninterrupted(tmp_path: Path) -> None:
     class Stop(Exception):
         pass
 
-    def stopping(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def stopping(first: int) -> Iterator[Batch]:
         yield from batches(first, 5)  # the checkpoint before is of step 4
         raise Stop
 
@@ -97,9 +97,9 @@ def test_another_recipe_is_refused_with_its_differences(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_names_its_step_and_saves_nothing(tmp_path: Path) -> None:
-    def poisoned(first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for step, (images, labels) in enumerate(batches(first, STEPS)):
-            yield (images * float("nan") if step == 4 else images), labels
+    def poisoned(first: int) -> Iterator[Batch]:
+        for step, (images, _, labels) in enumerate(batches(first, STEPS)):
+            yield (images * float("nan") if step == 4 else images), None, labels
 
     training = trainer(tmp_path, log_every=3)
     with pytest.raises(TrainingError, match="not finite at step 5;"):
@@ -119,10 +119,10 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_a_signal_does_not_save_bad_numbers(tmp_path: Path) -> None:
-    def poisoned(first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in batches(first, STEPS):
+    def poisoned(first: int) -> Iterator[Batch]:
+        for images, _, labels in batches(first, STEPS):
             os.kill(os.getpid(), signal.SIGTERM)
-            yield images * float("nan"), labels
+            yield images * float("nan"), None, labels
 
     training = trainer(tmp_path, log_every=100, checkpoint_every=100)
     with pytest.raises(TrainingError, match="not finite at step 1;"):
@@ -131,7 +131,7 @@ def test_a_signal_does_not_save_bad_numbers(tmp_path: Path) -> None:
 
 
 def test_a_signal_at_the_last_step_is_not_forgotten(tmp_path: Path) -> None:
-    def last(first: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def last(first: int) -> Iterator[Batch]:
         for step, batch in enumerate(batches(first, STEPS), 1):
             if step == STEPS:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -167,12 +167,14 @@ def test_accumulation_without_batchnorm_is_the_whole_batch(tmp_path: Path) -> No
             folder=tmp_path / folder,
             identity={},
             seed=0,
-            preprocess=lambda images: images,
+            preprocess=lambda images, colours: images,
         )
         size = BATCH // accumulate
         parts = [slice(begin, begin + size) for begin in range(0, BATCH, size)]
         training.train(
-            lambda first: ((images[part], labels[part]) for images, labels in batches(first, STEPS) for part in parts)
+            lambda first: (
+                (images[part], None, labels[part]) for images, _, labels in batches(first, STEPS) for part in parts
+            )
         )
         return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
@@ -228,7 +230,7 @@ def test_two_processes_average_the_gradients_of_both_halves(tmp_path: Path) -> N
     model.double().train()
     optimizer = torch.optim.SGD(model.parameters(), 0.0, momentum=0.9, weight_decay=4e-5)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
-    for step, (images, labels) in enumerate(batches(0, STEPS)):
+    for step, (images, _, labels) in enumerate(batches(0, STEPS)):
         arch: Architecture = SAMPLER.draw(step)
         for part in (slice(0, BATCH // 2), slice(BATCH // 2, BATCH)):
             (criterion(model(images[part], arch), labels[part]) / 2).backward()
@@ -246,7 +248,7 @@ def stop_on_one(rank: int, folder: str) -> None:
         training = trainer(Path(folder), processes)
         bad = float("nan") if rank == 1 else 1.0
         with pytest.raises(TrainingError, match="not finite at step 1;"):
-            training.train(lambda first: ((images * bad, labels) for images, labels in batches(first, STEPS)))
+            training.train(lambda first: ((images * bad, None, labels) for images, _, labels in batches(first, STEPS)))
 
 
 def test_bad_numbers_on_one_process_stop_both(tmp_path: Path) -> None:
@@ -284,7 +286,7 @@ def accumulate_in_two(rank: int, folder: str) -> None:
         training.model.dropout.p = 0.0  # type: ignore[union-attr]
         quarter = BATCH // 4
         parts = [slice((2 * m + rank) * quarter, (2 * m + rank + 1) * quarter) for m in range(2)]
-        training.train(lambda first: ((i[part], j[part]) for i, j in batches(first, STEPS) for part in parts))
+        training.train(lambda first: ((i[part], None, j[part]) for i, _, j in batches(first, STEPS) for part in parts))
         torch.save(training.model.state_dict(), Path(folder) / f"{rank}.pt")
 
 
@@ -295,7 +297,7 @@ def test_accumulated_gradients_are_averaged_once(tmp_path: Path) -> None:
     alone = trainer(tmp_path / "alone", accumulate=4)
     alone.model.dropout.p = 0.0  # type: ignore[union-attr]
     quarters = [slice(begin, begin + BATCH // 4) for begin in range(0, BATCH, BATCH // 4)]
-    alone.train(lambda first: ((i[part], j[part]) for i, j in batches(first, STEPS) for part in quarters))
+    alone.train(lambda first: ((i[part], None, j[part]) for i, _, j in batches(first, STEPS) for part in quarters))
     for name, parameter in alone.model.named_parameters():
         torch.testing.assert_close(first[name], parameter.detach(), rtol=1e-10, atol=1e-12)
         assert torch.equal(first[name], second[name])
@@ -316,7 +318,7 @@ def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
             folder=tmp_path / compile,
             identity={},
             seed=0,
-            preprocess=lambda images: images,
+            preprocess=lambda images, colours: images,
             arguments=lambda step: (Architecture((0, 0)),),
         )
         training.train(lambda first: batches(first, STEPS))

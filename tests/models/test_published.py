@@ -130,10 +130,10 @@ def train(model: Supernet, case: dict[str, Any], folder: Path, images: torch.Ten
         folder=folder,
         identity={},
         seed=0,
-        preprocess=lambda images: images,
+        preprocess=lambda images, colours: images,
         arguments=lambda step: (archs[step],),
     )
-    batch = images, torch.tensor(case["labels"])
+    batch = images, None, torch.tensor(case["labels"])
     trainer.train(lambda step: [batch] * case["total_iters"])
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 

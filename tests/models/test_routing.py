@@ -65,6 +65,14 @@ def test_routed_features_are_the_shuffled_ones(stages: list[Stage], stem: int, a
     torch.testing.assert_close(routed.eval()(images, arch), plainly(plain.eval(), images, arch))
 
 
+def test_what_inference_has_worked_out_serves_trainings() -> None:
+    space = SearchSpace((Stage(2, 14),), CHOICES, 8, 5, 8, 1, 12)
+    net, images = Supernet(space), torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        net(images, Architecture((0, 0)))
+    net(images, Architecture((0, 0))).sum().backward()
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_network_is_the_path_of_a_supernet(stride: int) -> None:
     space = SearchSpace((Stage(3, 16, stride), Stage(2, 24)), CHOICES, 8, 5, 8, 1, 12)

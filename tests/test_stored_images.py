@@ -1,0 +1,144 @@
+"""How the stages use stored images: `data.store`, and the calibration images that a search has left."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data as photographs
+
+from spos_cli import config
+from spos_cli.config import Config
+from spos_cli.data import resized
+from spos_cli.data.resized import ResizedSet, StoredSet
+from spos_cli.engine.distributed import Processes
+from spos_cli.errors import ConfigError, RunError
+from spos_cli.stages.common import Images, Run
+from spos_cli.stages.search import decode_calibration, kept_calibration
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+SPACE: dict[str, Any] = {
+    "image_size": 16,
+    "classes": 2,
+    "stem": {"channels": 8},
+    "stages": [{"blocks": 1, "channels": 16}],
+    "head_channels": 16,
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two classes of 12 JPEGs of 50 x 40 pixels."""
+    for split, (name, photo) in itertools.product(
+        ("train", "val"), {"cat": photographs.chelsea(), "cup": photographs.coffee()}.items()
+    ):
+        folder = tmp_path / "data" / split / name
+        folder.mkdir(parents=True)
+        for number in range(12):
+            Image.fromarray(photo[10 * number :][:40, :50]).save(folder / f"{number}.jpg")
+    return tmp_path
+
+
+def settings(root: Path, *overrides: str) -> Config:
+    values: dict[str, Any] = {
+        "run_dir": str(root / "run"),
+        "space": copy.deepcopy(SPACE),
+        "data": {"root": str(root / "data"), "holdout_per_class": 2, "workers": 0, "bad_images": 1},
+        "supernet": {"batch_size": 4, "steps": 10},
+        "search": {"calibration_images": 10, "calibration_batch_size": 5},
+    }
+    return config.validate(values, overrides)
+
+
+def batches(images: Images) -> list[Any]:
+    return list(images.batches(images.splits[0], images.config.supernet, 0, 10))
+
+
+def equal(one: list[Any], other: list[Any]) -> bool:
+    return all(torch.equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_disk_and_ram_hold_the_same_images(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+    write = resized.write
+
+    def counted(path: Path, *arguments: Any, **options: Any) -> None:
+        written.append(path)
+        write(path, *arguments, **options)
+
+    monkeypatch.setattr(resized, "write", counted)
+    ram, disk, again = (Images(settings(root, f"data.store={kind}"), ALONE) for kind in ("ram", "disk", "disk"))
+    expected = batches(ram)
+    assert all(equal(batches(images), expected) for images in (disk, again))
+    path = root / "run" / "store" / "train.u8"
+    assert written == [path], "the second command used it again"
+    assert isinstance(again.stored, StoredSet)
+    assert path.stat().st_size == 20 * 18 * 22 * 3  # short side 16 * 256 / 224, of images of 50 x 40
+    content = bytearray(path.read_bytes())
+    content[77] ^= 4
+    path.write_bytes(content)
+    assert equal(batches(Images(settings(root, "data.store=disk"), ALONE)), expected)
+    assert len(written) == 2
+    assert not equal(batches(Images(settings(root), ALONE)), expected), "crops are of another image"
+    assert [entry.name for entry in (root / "run").iterdir()] == ["store"]
+
+
+def test_without_a_store_and_with_images_in_memory_nothing_is_stored(root: Path) -> None:
+    assert not isinstance(Images(settings(root), ALONE).stored, ResizedSet)
+    space = ("space.classes=10", "data.source=digits", "space.image_size=8")
+    images = Images(settings(root, "data.store=disk", *space), ALONE)
+    assert images.stored is images.train
+    assert not (root / "run").exists()
+
+
+def test_several_processes_do_not_hold_the_images_several_times(root: Path) -> None:
+    images = Images(settings(root, "data.store=ram"), ALONE)
+    images.check()
+    images.processes = Processes(0, 2, torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"2 processes would hold the images once each; use data\.store: disk"):
+        _ = images.stored
+
+
+def test_ram_and_disk_are_one_recipe() -> None:
+    ram, disk, none = (config.validate({}, [f"data.store={kind}"]).portable() for kind in ("ram", "disk", "none"))
+    assert ram == disk != none
+
+
+@pytest.mark.parametrize("store", ["none", "disk"])
+def test_a_search_leaves_its_calibration_images_to_evaluate(root: Path, store: str) -> None:
+    run = Run(settings(root, f"data.store={store}"), as_json=True)
+    images = Images(run.config, ALONE)
+    assert kept_calibration(run, images) is None
+    left = decode_calibration(run, run.search_folder, images, ALONE)
+    assert not (root / "run" / "store").exists(), "a few images are not worth a store of all"
+    kept = kept_calibration(run, images)
+    assert kept is not None
+    assert torch.equal(kept.images, left.images)
+    other = Run(settings(root, f"data.store={'disk' if store == 'none' else 'none'}"))
+    assert kept_calibration(other, Images(other.config, ALONE)) is None, "of images of another size"
+    path = run.search_folder / "calibration.u8"
+    content = np.fromfile(path, np.uint8)
+    content[123] ^= 1
+    content.tofile(path)
+    assert kept_calibration(run, images) is None
+
+
+def test_a_store_in_the_making_is_left_alone(root: Path) -> None:
+    code = "import sys; from pathlib import Path; from spos_cli.engine import lock\nwith lock.hold(Path(sys.argv[1])):"
+    code += " print('held', flush=True); input()"
+    command = [sys.executable, "-c", code, str(root / "run" / ".store.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RunError, match="is in use by process"):
+            _ = Images(settings(root, "data.store=disk"), ALONE).stored
+        other.communicate("\n")
+    _ = Images(settings(root, "data.store=disk"), ALONE).stored
