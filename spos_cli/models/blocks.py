@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spos_cli.models import depthwise as depthwise_strips
 from spos_cli.models.routing import Order
 from spos_cli.space.search_space import Choice, Layer
 
@@ -23,9 +24,11 @@ class Convolution(nn.Conv2d):
 
     def forward(self, features: Tensor, inputs: Tensor | None = None, outputs: Tensor | None = None) -> Tensor:
         """`(B, in, H, W)` to `(B, out, ...)`; the orders hold the published places of the channels."""
-        return F.conv2d(
-            features, self.ordered(inputs, outputs), None, self.stride, self.padding, self.dilation, self.groups
-        )
+        weight = self.ordered(inputs, outputs)
+        if self.is_depthwise and depthwise_strips.pays(features, weight, self.stride[0]):
+            result: Tensor = depthwise_strips.Depthwise.apply(features, weight)
+            return result
+        return F.conv2d(features, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def ordered(self, inputs: Tensor | None, outputs: Tensor | None) -> Tensor:
         """The weight for channels in these orders; a depthwise one has its inputs' order only."""

@@ -40,13 +40,13 @@ def count(space: SearchSpace) -> Costs:
             for index, choice in enumerate(space.choices):
                 key = (layer.in_channels, layer.out_channels, layer.stride, layer.in_size, index)
                 if key not in measured:
-                    block = build_block(choice, layer, affine=True)
+                    block = build_block(choice, layer, affine=True).eval()
                     features = torch.empty(1, layer.worked_channels, layer.in_size, layer.in_size)
                     measured[key] = multiply_adds(block, features), parameters(block)
                 flops[layer.index, index], params[layer.index, index] = measured[key]
 
         cheapest = Architecture((0,) * space.num_layers)
-        network = Network(space, cheapest)
+        network = Network(space, cheapest).eval()
         image = torch.empty(1, 3, space.image_size, space.image_size)
         fixed_flops = multiply_adds(network, image) - int(flops[:, 0].sum())
         fixed_params = parameters(network) - int(params[:, 0].sum())

@@ -476,7 +476,7 @@ def test_what_a_run_needs_is_what_it_leaves(finished: Spos) -> None:
         files = [path for path in finished.run.glob(f"{folder}/**/*.pt") if path.name != "last.pt"]  # a hard link
         left = sum(path.stat().st_size for path in files)
         largest = max(path.stat().st_size for path in files)
-        assert left <= expected[stage] * 1.35  # names and settings weigh much beside 100 KB of weights
+        assert left <= expected[stage] * 1.4  # names and settings weigh much beside 100 KB of weights
         assert expected[stage] <= left + largest
 
 

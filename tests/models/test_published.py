@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,11 @@ def test_table_agrees_with_whole_networks() -> None:
             network = Network(PUBLISHED, arch)
             assert costs.flops.of(arch) == multiply_adds(network, torch.empty(1, 3, 224, 224))
         assert costs.params.of(arch) == parameters(network)
+
+
+def test_images_of_one_pixel_have_costs() -> None:
+    """BatchNorm cannot be trained on one value, but that is for others to say."""
+    assert count(replace(PUBLISHED, image_size=1)).flops.minimum > 0
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,56 @@
+"""Strips of a depthwise kernel against PyTorch's own gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from spos_cli.models import depthwise
+from spos_cli.models.blocks import Convolution
+
+
+@pytest.mark.parametrize("kernel", [5, 7, 9, 11])
+@pytest.mark.parametrize("size", [(1, 6), (3, 7), (9, 8), (6, 14)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
+def test_gradients_are_those_of_conv2d(kernel: int, size: tuple[int, int], memory_format: torch.memory_format) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(6, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
+    features = torch.randn(3, 6, *size, dtype=torch.float64).contiguous(memory_format=memory_format).requires_grad_()
+    theirs = F.conv2d(features, weight, None, 1, kernel // 2, 1, 6)
+    ours = depthwise.Depthwise.apply(features, weight)  # type: ignore[no-untyped-call]
+    assert torch.equal(ours, theirs)
+    gradient = torch.randn_like(theirs)
+    for one, other in zip(
+        torch.autograd.grad(ours, (features, weight), gradient),
+        torch.autograd.grad(theirs, (features, weight), gradient),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depthwise, "IS_X86", True)
+    features = torch.randn(2, 6, 8, 8)
+    wide, narrow = torch.randn(6, 1, 5, 5), torch.randn(6, 1, 3, 3)
+    assert depthwise.pays(features, wide, 1)
+    assert not depthwise.pays(features, narrow, 1)
+    assert not depthwise.pays(features, wide, 2)
+    assert not depthwise.pays(features[..., :2], wide, 1)
+    assert not depthwise.pays(features.double(), wide.double(), 1)
+    assert not depthwise.pays(features.to("meta"), wide.to("meta"), 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not depthwise.pays(features, wide, 1)
+    with torch.no_grad():
+        assert not depthwise.pays(features, wide, 1)
+    monkeypatch.setattr(depthwise, "IS_X86", False)
+    assert not depthwise.pays(features, wide, 1)
+
+
+def test_a_frozen_weight_has_no_gradient() -> None:
+    layer = Convolution(4, 4, 5, 1, 2, groups=4, bias=False)
+    layer.weight.requires_grad_(False)
+    features = torch.randn(2, 4, 8, 8, requires_grad=True)
+    layer(features).sum().backward()
+    assert layer.weight.grad is None
+    assert features.grad is not None
