@@ -50,7 +50,7 @@ def _worker(rank: int, number: int, work: Any, folder: str) -> None:
 
 
 def score_groups(rank: int, number: int) -> list[float]:
-    """Seconds in which the processes score four groups of candidates together, one value a turn."""
+    """Seconds in which the processes score eight groups of candidates together, one value a turn."""
     supernet = Supernet(PUBLISHED)
     initialize(supernet, 0)
     images = torch.randint(0, 256, (32, 3, 224, 224), dtype=torch.uint8)
@@ -64,12 +64,12 @@ def score_groups(rank: int, number: int) -> list[float]:
         device=torch.device("cpu"),
         amp="bf16",
     )
-    groups = [group[:4] for group in candidates()[:4]]
+    groups = [group[:2] for group in candidates()] + [group[2:4] for group in candidates()]
     seconds = []
-    for turn in range(4):
+    for turn in range(6):
         dist.barrier()
         begin = time.perf_counter()
-        for group in groups[rank::number]:
+        for group in groups[:8][rank::number]:
             evaluator.score(group)
         dist.barrier()
         if turn:
