@@ -10,7 +10,7 @@ import copy
 import difflib
 import importlib.resources
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -81,6 +81,9 @@ class StageConfig(Section):
     blocks: Count = Field(description="choice blocks of the stage")
     channels: Count = Field(description="output channels of each of its blocks")
     stride: Literal[1, 2] = Field(2, description="stride of its first block")
+    choices: tuple[str | dict[str, dict[str, int]], ...] | None = Field(
+        None, description="the ops of its blocks, where they are not those of the space"
+    )
 
 
 class SpaceConfig(Section):
@@ -117,14 +120,23 @@ class SpaceConfig(Section):
     def build(self) -> SearchSpace:
         """The search space that this section describes."""
         return SearchSpace(
-            stages=tuple(Stage(stage.blocks, stage.channels, stage.stride) for stage in self.stages),
-            choices=tuple(Choice.from_spec(choice) for choice in self.choices),
+            stages=tuple(
+                Stage(
+                    stage.blocks, stage.channels, stage.stride, None if stage.choices is None else _ops(stage.choices)
+                )
+                for stage in self.stages
+            ),
+            choices=_ops(self.choices),
             image_size=self.image_size,
             classes=self.classes,
             stem_channels=self.stem.channels,
             stem_stride=self.stem.stride,
             head_channels=self.head_channels,
         )
+
+
+def _ops(specs: Iterable[str | dict[str, dict[str, int]]]) -> tuple[Choice, ...]:
+    return tuple(map(Choice.from_spec, specs))
 
 
 class AugmentationConfig(Section):
@@ -360,6 +372,9 @@ class Config(Section):
                 "data": set(HELPERS),
             },
         )
+        for stage in values["space"]["stages"]:
+            if stage["choices"] is None:  # came later, too
+                del stage["choices"]
         for (section, name), usual in LATER.items():
             if values[section][name] == usual:
                 del values[section][name]

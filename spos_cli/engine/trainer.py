@@ -27,7 +27,7 @@ from spos_cli.engine.precision import Amp, autocast, to_device
 from spos_cli.engine.progress import console, track, warn
 from spos_cli.engine.reduction import Compression, GradientAverage
 from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
-from spos_cli.models.blocks import TwoBranchBlock
+from spos_cli.models.blocks import ChoiceBlock
 
 Compile = Literal["off", "blocks"]
 Batch = tuple[Tensor, Tensor | None, Tensor]
@@ -399,7 +399,7 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
     # Its own look at a block's input.
     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
     for module in model.modules():
-        if isinstance(module, TwoBranchBlock):
+        if isinstance(module, ChoiceBlock):
             module.compile(dynamic=False)
 
 

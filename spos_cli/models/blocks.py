@@ -121,8 +121,15 @@ class Branch(nn.Sequential):
         return units
 
 
-class TwoBranchBlock(nn.Module):
-    """What the blocks share: the two branches.
+class ChoiceBlock(nn.Module):
+    """One op of one layer: `(B, worked_channels, H, W)` to the tensors that the layer makes (`Layer.made_channels`).
+
+    `forward` also takes the order of the channels; it is the published one wherever a layer is handed all of them.
+    """
+
+
+class TwoBranchBlock(ChoiceBlock):
+    """What ShuffleNetV2's blocks share: the two branches.
 
     Args:
         layer: channels and stride of the choice block that this is an op of.
@@ -134,10 +141,10 @@ class TwoBranchBlock(nn.Module):
 
     def __init__(self, layer: Layer, kernel: int, affine: bool) -> None:
         super().__init__()
-        self.stride = layer.stride
-        self.in_channels = layer.worked_channels
+        self.stride, self.split = layer.stride, layer.split
+        self.in_channels = layer.in_channels if layer.stride == 2 else layer.in_channels // 2
         self.mid_channels = layer.out_channels // 2
-        self.main_channels = layer.made_channels[-1]
+        self.main_channels = layer.out_channels - self.in_channels
         # Filled by the child before the projection, so that tensors come in the published order.
         self.branch_main = self.build_main(affine, kernel)
         if self.stride == 2:
@@ -151,13 +158,17 @@ class TwoBranchBlock(nn.Module):
         raise NotImplementedError
 
     def branches(self, order: Order) -> list[tuple[Branch, Tensor | None]]:
-        """The branches, by the tensors that the layer makes, and the order in which each makes its channels."""
+        """The branches, by the tensors that they make, and the order in which each makes its channels."""
         found = [self.branch_main] if self.stride == 1 else [self.branch_proj, self.branch_main]
         return list(zip(found, order.outputs[-len(found) :], strict=True))
 
     def forward(self, features: Tensor, order: Order = Order()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
-        """`(B, self.in_channels, H, W)` that are worked on to what the layer makes (`Layer.made_channels`)."""
-        return tuple(branch(features, order.inputs, outputs) for branch, outputs in self.branches(order))
+        if self.split:
+            return tuple(branch(features, order.inputs, outputs) for branch, outputs in self.branches(order))
+        if self.stride == 2:
+            return (torch.cat((self.branch_proj(features), self.branch_main(features)), 1),)
+        passed, worked = features[:, ::2], features[:, 1::2]
+        return (torch.cat((passed, self.branch_main(worked)), 1),)
 
 
 class ShuffleBlock(TwoBranchBlock):
@@ -191,9 +202,48 @@ class ShuffleXceptionBlock(TwoBranchBlock):
         )
 
 
-BLOCKS: dict[str, Callable[..., nn.Module]] = {"shuffle": ShuffleBlock, "shuffle_xception": ShuffleXceptionBlock}
+class InvertedResidual(ChoiceBlock):
+    """MobileNetV2's block: 1x1 to `expand` times the channels, depthwise, 1x1 (Sandler et al., arXiv 1801.04381).
+
+    With stride 1 and as many channels out as in, its input is added. `expand` 1 leaves the first convolution away.
+    """
+
+    def __init__(self, layer: Layer, affine: bool, kernel: int, expand: int) -> None:
+        super().__init__()
+        middle = layer.in_channels * expand
+        self.residual = layer.stride == 1 and layer.in_channels == layer.out_channels
+        widen = [Convolution(layer.in_channels, middle, 1, bias=False), BatchNorm(middle, affine=affine), nn.ReLU6()]
+        self.layers = nn.Sequential(
+            *(widen if expand > 1 else []),
+            *depthwise(middle, kernel, layer.stride, affine),
+            nn.ReLU6(),
+            Convolution(middle, layer.out_channels, 1, bias=False),
+            BatchNorm(layer.out_channels, affine=affine),
+        )
+
+    def forward(self, features: Tensor, order: Order = Order()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
+        made: Tensor = self.layers(features)
+        return (features + made if self.residual else made,)
 
 
-def build_block(choice: Choice, layer: Layer, affine: bool) -> nn.Module:
+class Identity(ChoiceBlock):
+    """No layer at all: depth is searched by it."""
+
+    def __init__(self, layer: Layer, affine: bool) -> None:
+        super().__init__()
+
+    def forward(self, features: Tensor, order: Order = Order()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
+        return (features,)
+
+
+BLOCKS: dict[str, Callable[..., ChoiceBlock]] = {
+    "shuffle": ShuffleBlock,
+    "shuffle_xception": ShuffleXceptionBlock,
+    "mbconv": InvertedResidual,
+    "identity": Identity,
+}
+
+
+def build_block(choice: Choice, layer: Layer, affine: bool) -> ChoiceBlock:
     """The module of one choice of one layer; the space has checked that it exists."""
     return BLOCKS[choice.op](layer, affine, **dict(choice.parameters))

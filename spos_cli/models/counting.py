@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,7 +13,7 @@ from spos_cli.models.blocks import build_block
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
-from spos_cli.space.search_space import SearchSpace
+from spos_cli.space.search_space import Choice, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -32,25 +31,28 @@ class Costs:
 
 def count(space: SearchSpace) -> Costs:
     """Measures the cost tables of a space: each distinct choice block once, then the fixed rest."""
-    measured: dict[tuple[int, ...], tuple[int, int]] = {}
-    flops = np.empty((space.num_layers, len(space.choices)), np.int64)
-    params = np.empty_like(flops)
+    measured: dict[tuple[Choice, int, int, int, int], tuple[int, int]] = {}
+    rows: list[list[tuple[int, int]]] = []
     with torch.device("meta"):
         for layer in space.layers:
-            for index, choice in enumerate(space.choices):
-                key = (layer.in_channels, layer.out_channels, layer.stride, layer.in_size, index)
+            rows.append([])
+            for choice in layer.choices:
+                key = (choice, layer.in_channels, layer.out_channels, layer.stride, layer.in_size)
                 if key not in measured:
                     block = build_block(choice, layer, affine=True).eval()
                     features = torch.empty(1, layer.worked_channels, layer.in_size, layer.in_size)
                     measured[key] = multiply_adds(block, features), parameters(block)
-                flops[layer.index, index], params[layer.index, index] = measured[key]
+                rows[-1].append(measured[key])
 
         cheapest = Architecture((0,) * space.num_layers)
         network = Network(space, cheapest).eval()
         image = torch.empty(1, 3, space.image_size, space.image_size)
-        fixed_flops = multiply_adds(network, image) - int(flops[:, 0].sum())
-        fixed_params = parameters(network) - int(params[:, 0].sum())
-    return Costs(CostTable("flops", fixed_flops, flops), CostTable("params", fixed_params, params))
+        totals = multiply_adds(network, image), parameters(network)
+    tables = []
+    for place, (name, total) in enumerate(zip(("flops", "params"), totals, strict=True)):
+        costs = [[pair[place] for pair in row] for row in rows]
+        tables.append(CostTable(name, total - sum(row[0] for row in costs), costs))
+    return Costs(*tables)
 
 
 def multiply_adds(forward: Callable[[Tensor], object], images: Tensor) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
-from spos_cli.models.blocks import BatchNorm, Branch, Unit
+from spos_cli.models.blocks import BatchNorm, Branch, ChoiceBlock, Unit
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,44 @@ class Calibration:
             weights.append((part.weight.float() * scale.view(-1, 1, 1, 1)).to(part.weight.dtype))
             biases.append(bias.to(part.weight.dtype))
         return Folded(self.parts, weights, biases)
+
+
+class WholeCalibration:
+    """BatchNorm statistics of a block that is no branch, of its own; nothing is folded."""
+
+    def __init__(self, block: ChoiceBlock, dtype: torch.dtype) -> None:
+        self.block, self.dtype = block, dtype
+        self.norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+        with torch.no_grad():
+            self.buffers = {name: buffer.clone() for name, buffer in block.named_buffers()}
+            for name, buffer in self.buffers.items():
+                if name.endswith("running_mean"):
+                    buffer.zero_()
+                elif name.endswith("running_var"):
+                    buffer.fill_(1)
+
+    def _run(self, features: Tensor) -> Tensor:
+        with torch.autocast(features.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            (made,) = functional_call(self.block, self.buffers, (features,))
+        result: Tensor = made.to(self.dtype)
+        return result
+
+    def __call__(self, features: Tensor, momentum: float) -> Tensor:
+        """Runs a batch as in training, and counts its statistics with this weight."""
+        usual = [norm.momentum for norm in self.norms]
+        for norm in self.norms:
+            norm.train()
+            norm.momentum = momentum
+        try:
+            return self._run(features)
+        finally:
+            for norm, before in zip(self.norms, usual, strict=True):
+                norm.eval()
+                norm.momentum = before
+
+    def folded(self) -> Callable[[Tensor], Tensor]:
+        """The block for inference."""
+        return self._run
 
 
 class Folded:

@@ -31,7 +31,7 @@ class Network(Skeleton):
     def build_features(self, affine: bool) -> nn.Sequential:
         return nn.Sequential(
             *(
-                build_block(self.space.choices[choice], layer, affine)
+                build_block(layer.choices[choice], layer, affine)
                 for layer, choice in zip(self.space.layers, self.arch, strict=True)
             )
         )

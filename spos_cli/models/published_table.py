@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from spos_cli import pickles
-from spos_cli.errors import CheckpointError
+from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.models.counting import multiply_adds
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture, shown
 from spos_cli.space.cost import CostTable
-from spos_cli.space.search_space import Choice, SearchSpace
+from spos_cli.space.search_space import SHUFFLED, Choice, SearchSpace
 
 Table = dict[str, dict[tuple[int, ...], float]]
 
@@ -27,7 +27,11 @@ PICKLE_PROTOCOL = 2  # the newest that Python 2 reads, as the published code may
 
 
 def of(space: SearchSpace, flops: CostTable) -> Table:
-    """The table of a space, from its measured FLOPs."""
+    """The table of a space, from its measured FLOPs.
+
+    Raises:
+        ConfigError: the space has ops that the published code does not have.
+    """
     with torch.device("meta"):
         stem = Network(space, Architecture((0,) * space.num_layers)).first_conv
         conv1 = multiply_adds(stem, torch.empty(1, 3, space.image_size, space.image_size))
@@ -37,15 +41,21 @@ def of(space: SearchSpace, flops: CostTable) -> Table:
         "rest_operation": {(last.out_channels, space.classes, last.out_size, last.out_size, 1): flops.fixed - conv1},
     }
     for layer in space.layers:
-        for index, choice in enumerate(space.choices):
+        for index, choice in enumerate(layer.choices):
             size, middle = layer.in_size, layer.out_channels // 2
             key = (layer.in_channels, layer.out_channels, middle, size, size, layer.stride)
-            table.setdefault(f"{_name(choice)}_stride_{layer.stride}", {})[key] = int(flops.table[layer.index, index])
+            table.setdefault(f"{_name(choice)}_stride_{layer.stride}", {})[key] = flops.rows[layer.index][index]
     return table
 
 
 def _name(choice: Choice) -> str:
-    """The published name of an op."""
+    """The published name of an op.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if choice.op not in SHUFFLED:
+        raise ConfigError(f"the published table of FLOPs has no {choice.name}; its ops are {' and '.join(SHUFFLED)}")
     if choice.op == "shuffle_xception":
         return "xception_3x3"
     kernel = dict(choice.parameters)["kernel"]

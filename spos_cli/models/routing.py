@@ -5,6 +5,8 @@ Which later layer works on a channel depends on the layers alone, not on their c
 channels in the order of the layers that will work on them, which is a matter of the order of its weights. Its output
 is then cut into contiguous pieces, and a layer joins the pieces that are meant for it. Weights keep the published
 order; what is taken in another order is a copy of them, which is small beside the features.
+
+In a space with other ops than ShuffleNetV2's, every layer is handed all channels in their published order.
 """
 
 from __future__ import annotations
@@ -76,7 +78,7 @@ def routing(space: SearchSpace, device: torch.device) -> Routing:
     worked_on: list[np.ndarray] = []
     total = space.stem_channels
     for layer in space.layers:
-        passing, worked = (flowing[::2], flowing[1::2]) if layer.stride == 1 else (flowing[:0], flowing)
+        passing, worked = (flowing[::2], flowing[1::2]) if layer.split and layer.stride == 1 else (flowing[:0], flowing)
         outputs = []
         for channels in layer.made_channels:
             outputs.append(range(total, total + channels))

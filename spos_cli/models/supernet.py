@@ -28,8 +28,7 @@ class Supernet(Skeleton):
 
     def build_features(self, affine: bool) -> nn.ModuleList:
         return nn.ModuleList(
-            nn.ModuleList(build_block(choice, layer, affine) for choice in self.space.choices)
-            for layer in self.space.layers
+            nn.ModuleList(build_block(choice, layer, affine) for choice in layer.choices) for layer in self.space.layers
         )
 
     def path(self, arch: Architecture) -> list[nn.Module]:

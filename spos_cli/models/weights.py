@@ -16,7 +16,7 @@ from torch import Tensor
 from spos_cli.errors import CheckpointError
 from spos_cli.models.blocks import build_block
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import Choice, Layer, SearchSpace
+from spos_cli.space.search_space import IDENTITY, Choice, Layer, SearchSpace
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -65,18 +65,19 @@ def infer_architecture(space: SearchSpace, state: State) -> Architecture:
     for name, tensor in state.items():
         if match := LAYER_TENSOR.fullmatch(name):
             layers.setdefault(int(match[1]), {})[match[2]] = tuple(tensor.shape)
-    if sorted(layers) != list(range(space.num_layers)):
+    expected = {layer.index for layer in space.layers if layer.choices[-1].op != IDENTITY}  # the others may be empty
+    if not expected <= layers.keys() <= set(range(space.num_layers)):
         raise CheckpointError(f"the network has {len(layers)} layers, the space {space.num_layers}")
     affine = is_affine(state)
-    return Architecture(tuple(_choice(space, layer, layers[layer.index], affine) for layer in space.layers))
+    return Architecture(tuple(_choice(layer, layers.get(layer.index, {}), affine) for layer in space.layers))
 
 
-def _choice(space: SearchSpace, layer: Layer, found: Shapes, affine: bool) -> int:
+def _choice(layer: Layer, found: Shapes, affine: bool) -> int:
     """The choice of one layer that has these tensors."""
-    for index, choice in enumerate(space.choices):
+    for index, choice in enumerate(layer.choices):
         if _shapes(choice, layer, affine) == found:
             return index
-    names = ", ".join(choice.name for choice in space.choices)
+    names = ", ".join(choice.name for choice in layer.choices)
     depthwise = [shape for shape in found.values() if len(shape) == 4 and shape[1] == 1]
     raise CheckpointError(
         f"layer {layer.index} of the network is none of the space's choices ({names}) with"

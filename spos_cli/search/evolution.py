@@ -16,6 +16,7 @@ from spos_cli import seeding
 from spos_cli.search.journal import Origin
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
+from spos_cli.space.sampling import draw_choices
 
 TRIES_PER_CHILD = 10  # the published code gives up on mutation and crossover after as many
 
@@ -38,7 +39,6 @@ class Evolution:
     Attributes:
         table: what the limit is on.
         limit: largest cost of a candidate, or None.
-        choices: choices per layer.
         population: candidates per generation.
         parents: best candidates so far that children are made of.
         mutations, crossovers: children per generation; random candidates fill the rest.
@@ -47,7 +47,6 @@ class Evolution:
 
     table: CostTable
     limit: int | None
-    choices: int
     population: int
     generations: int
     parents: int
@@ -114,7 +113,7 @@ class Evolution:
     def mutate(self, parent: Architecture, rng: np.random.Generator) -> Architecture:
         """Draws each layer anew with `mutation_probability`."""
         anew = rng.random(len(parent)) < self.mutation_probability
-        drawn = rng.integers(self.choices, size=len(parent))
+        drawn = draw_choices(self.table.counts, rng)
         return Architecture(tuple(np.where(anew, drawn, parent.choices).tolist()))
 
     def cross(self, one: Architecture, other: Architecture, rng: np.random.Generator) -> Architecture:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from spos_cli.models.blocks import Branch, TwoBranchBlock
-from spos_cli.models.folding import Calibration, Folded, Plan, plan
+from spos_cli.models.blocks import Branch, ChoiceBlock, TwoBranchBlock
+from spos_cli.models.folding import Calibration, Plan, WholeCalibration, plan
 from spos_cli.models.routing import Pieces, joined, routing
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
@@ -28,12 +28,12 @@ class Node:
         branches: with statistics of its own, and folded after calibration.
     """
 
-    def __init__(self, place: int, plans: Sequence[Plan]) -> None:
+    def __init__(self, place: int, calibrations: Sequence[Calibration | WholeCalibration]) -> None:
         self.place = place
         self.candidates: set[int] = set()
         self.children: dict[int, Node] = {}
-        self.calibrations = [Calibration(parts) for parts in plans]
-        self.folded: list[Folded] = []
+        self.calibrations = calibrations
+        self.folded: list[Callable[[Tensor], Tensor]] = []
 
     def fold(self) -> None:
         """Takes the statistics for final, here and below."""
@@ -60,11 +60,13 @@ class Tree:
         plans: dict[tuple[int, int], list[Plan]] = {}
 
         def node(place: int, choice: int) -> Node:
+            branches = self._branches(place, choice)
+            if isinstance(branches, ChoiceBlock):
+                return Node(place, [WholeCalibration(branches, dtype)])
             if (place, choice) not in plans:
-                branches = self._branches(place, choice)
                 inputs = self.ways.orders[place].inputs
                 plans[place, choice] = [plan(branch, inputs, outputs, dtype) for branch, outputs in branches]
-            return Node(place, plans[place, choice])
+            return Node(place, [Calibration(parts) for parts in plans[place, choice]])
 
         self.root = node(0, 0)
         for number, arch in enumerate(candidates):
@@ -77,16 +79,16 @@ class Tree:
                 at = at.children[choice]
                 at.candidates.add(number)
 
-    def _branches(self, place: int, choice: int) -> list[tuple[Branch, Tensor | None]]:
-        """What a node runs, and the order in which each branch makes its channels."""
+    def _branches(self, place: int, choice: int) -> list[tuple[Branch, Tensor | None]] | ChoiceBlock:
+        """What a node runs, and the order in which each branch makes its channels; or a block that has no branches."""
         order, layers = self.ways.orders[place], self.supernet.space.num_layers
         if place == 0:
             return [(self.supernet.first_conv, order.outputs[0])]
         if place > layers:
             return [(self.supernet.conv_last, None)]
         block = self.supernet.features[place - 1][choice]  # type: ignore[index]
-        assert isinstance(block, TwoBranchBlock)
-        return block.branches(order)
+        assert isinstance(block, ChoiceBlock)
+        return block.branches(order) if isinstance(block, TwoBranchBlock) and block.split else block
 
     def calibrate(self, images: Tensor, momentum: float) -> None:
         """Counts a batch `(B, 3, H, W)` float in the statistics of all candidates, with this weight."""

@@ -33,53 +33,52 @@ class CostTable:
     Attributes:
         name: what is counted, `flops` (multiply-adds) or `params`.
         fixed: cost of the stem and the head.
-        table: `(layers, choices)` int64, read-only.
+        rows: by layer, the costs of its choices; layers may have different numbers of them.
     """
 
     name: str
     fixed: int
-    table: NDArray[np.int64]
+    rows: Sequence[Sequence[int]]
 
     def __post_init__(self) -> None:
-        table = np.array(self.table, np.int64)
-        assert table.ndim == 2, f"a cost table of shape {table.shape}"
-        table.setflags(write=False)
-        object.__setattr__(self, "table", table)
+        rows = tuple(tuple(map(int, row)) for row in self.rows)
+        assert rows, "a cost table without layers"
+        assert all(rows), "a layer without choices"
+        object.__setattr__(self, "rows", rows)
 
-    @cached_property
-    def _rows(self) -> list[list[int]]:
-        rows: list[list[int]] = self.table.tolist()
-        return rows
+    @property
+    def counts(self) -> list[int]:
+        """The number of choices of each layer."""
+        return [len(row) for row in self.rows]
 
     def of(self, arch: Architecture) -> int:
         """The cost of one architecture that the space has: a sum of look-ups."""
-        return self.fixed + sum(row[choice] for row, choice in zip(self._rows, arch, strict=True))
+        return self.fixed + sum(row[choice] for row, choice in zip(self.rows, arch, strict=True))
 
     @cached_property
     def minimum(self) -> int:
         """The least cost in the space."""
-        return self.fixed + int(self.table.min(1).sum())
+        return self.fixed + sum(map(min, self.rows))
 
     @cached_property
     def maximum(self) -> int:
         """The largest cost in the space."""
-        return self.fixed + int(self.table.max(1).sum())
+        return self.fixed + sum(map(max, self.rows))
 
     @property
     def cheapest(self) -> Architecture:
         """The first architecture of the least cost."""
-        return Architecture(tuple(self.table.argmin(1).tolist()))
+        return Architecture(tuple(row.index(min(row)) for row in self.rows))
 
     @property
     def dearest(self) -> Architecture:
         """The first architecture of the largest cost."""
-        return Architecture(tuple(self.table.argmax(1).tolist()))
+        return Architecture(tuple(row.index(max(row)) for row in self.rows))
 
     @property
     def mean(self) -> float:
         """The mean cost of all architectures."""
-        choices = int(self.table.shape[1])
-        return (self.fixed * choices + int(self.table.sum())) / choices
+        return float(self.fixed + sum(Fraction(sum(row), len(row)) for row in self.rows))
 
     @property
     def label(self) -> str:
@@ -113,21 +112,21 @@ class CostDistribution:
 
     def __init__(self, table: CostTable) -> None:
         self.table = table
-        offsets = table.table - table.table.min(1, keepdims=True)
-        self.unit = int(np.gcd.reduce(offsets, axis=None)) or 1
-        steps = offsets // self.unit
-        self.width = int(steps.max(1).sum()) + 1
-        layers, choices = steps.shape
+        offsets = [[cost - min(row) for cost in row] for row in table.rows]
+        self.unit = math.gcd(*(offset for row in offsets for offset in row)) or 1
+        self._steps = [[offset // self.unit for offset in row] for row in offsets]
+        self.width = sum(map(max, self._steps)) + 1
+        layers = len(self._steps)
         if layers * self.width > MAX_CELLS:
             raise LimitError(
                 f"the {table.label} of the choices differ by multiples of {self.unit:,} only: {layers} layers of"
                 f" {self.width:,} possible sums are too many to count, at most {MAX_CELLS:,} are allowed in all"
             )
-        self._steps: list[list[int]] = steps.tolist()
         counts: NDArray[Any] = np.ones(1, np.int64)
-        suffixes = [counts]
-        for number, row in enumerate(reversed(self._steps), 1):
-            if choices**number >= MAX_INT64_COUNT:
+        suffixes, ways = [counts], 1
+        for row in reversed(self._steps):
+            ways *= len(row)
+            if ways >= MAX_INT64_COUNT:
                 counts = counts.astype(object)
             longer = np.zeros(len(counts) + max(row), counts.dtype)
             for step in row:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from spos_cli import seeding
 from spos_cli.errors import ConfigError, LimitError
@@ -19,21 +23,27 @@ class Sampler(Protocol):
         """The path of a step (0, 1, ...); the same on every call, in every process."""
 
 
+def draw_choices(counts: Sequence[int], rng: np.random.Generator) -> NDArray[np.int64]:
+    """A choice for each layer, uniformly."""
+    first, *others = counts
+    same = all(count == first for count in others)  # NumPy draws other numbers from a list of bounds
+    return rng.integers(first, size=len(counts)) if same else rng.integers(counts)
+
+
 class UniformSampler:
     """Every architecture of the space is equally likely (paper, section 3.2).
 
     Args:
-        num_layers, num_choices: of the space.
+        counts: the number of choices of each layer.
         seed: of all draws.
     """
 
-    def __init__(self, num_layers: int, num_choices: int, seed: int) -> None:
-        self.num_layers, self.num_choices, self.seed = num_layers, num_choices, seed
+    def __init__(self, counts: Sequence[int], seed: int) -> None:
+        self.counts, self.seed = counts, seed
 
     def draw(self, step: int) -> Architecture:
         """The path of a step."""
-        rng = seeding.generator(self.seed, "path", step)
-        return Architecture(tuple(rng.integers(self.num_choices, size=self.num_layers).tolist()))
+        return Architecture(tuple(draw_choices(self.counts, seeding.generator(self.seed, "path", step)).tolist()))
 
 
 class CostBinSampler:

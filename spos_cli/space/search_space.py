@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +18,15 @@ MAX_NAME, MAX_NUMBER = 64, 10**9  # of what is read from a file: characters of a
 
 
 # The ops that `models.blocks` can build, and the parameters that each must have.
-OPS: dict[str, tuple[str, ...]] = {"shuffle": ("kernel",), "shuffle_xception": ()}
-MAX_KERNEL = 31
+OPS: dict[str, tuple[str, ...]] = {
+    "shuffle": ("kernel",),
+    "shuffle_xception": (),
+    "mbconv": ("expand", "kernel"),
+    "identity": (),
+}
+SHUFFLED = ("shuffle", "shuffle_xception")  # with stride 1 they work on half of the channels; the others pass by
+IDENTITY = "identity"
+MAX_KERNEL, MAX_EXPAND = 31, 64
 
 
 @dataclass(frozen=True)
@@ -62,29 +70,59 @@ class Choice:
 
     @property
     def name(self) -> str:
-        """A short label for tables: `shuffle 5x5`."""
-        kernel = dict(self.parameters).get("kernel")
-        return f"{self.op} {kernel}x{kernel}" if kernel else self.op
+        """A short label for tables: `shuffle 5x5`, `mbconv 3x3 x6`."""
+        parameters = dict(self.parameters)
+        kernel, expand = (parameters.get(name) for name in ("kernel", "expand"))
+        return " ".join([self.op, *([f"{kernel}x{kernel}"] if kernel else []), *([f"x{expand}"] if expand else [])])
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Consecutive choice blocks of one width; `stride` is that of the first, the others have 1."""
+    """Consecutive choice blocks of one width; `stride` is that of the first, the others have 1.
+
+    `choices` are the ops of its blocks where they are not those of the space.
+    """
 
     blocks: int
     channels: int
     stride: int = 2
+    choices: tuple[Choice, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for files."""
+        own = {} if self.choices is None else {"choices": [choice.to_spec() for choice in self.choices]}
+        return {"blocks": self.blocks, "channels": self.channels, "stride": self.stride, **own}
+
+    @staticmethod
+    def from_dict(values: Any) -> Stage:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ConfigError: the values describe no stage.
+        """
+        choices = None
+        if isinstance(values, Mapping) and "choices" in values:
+            choices = tuple(map(Choice.from_spec, _items(values["choices"])))
+            values = {name: value for name, value in values.items() if name != "choices"}
+        blocks, channels, stride = map(_whole, _fields(values, "blocks", "channels", "stride"))
+        return Stage(blocks, channels, stride, choices)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One choice block: channels, stride, and the side of its input in pixels."""
+    """One choice block: channels, stride, the side of its input in pixels, and its ops by index.
+
+    `split` says that all ops of the space are `SHUFFLED`, so that with stride 1 half of the channels pass by whatever
+    is chosen; else an op is handed all channels.
+    """
 
     index: int
     in_channels: int
     out_channels: int
     stride: int
     in_size: int
+    choices: tuple[Choice, ...]
+    split: bool
 
     @property
     def out_size(self) -> int:
@@ -93,12 +131,14 @@ class Layer:
 
     @property
     def worked_channels(self) -> int:
-        """Channels that its op works on: all with stride 2, else half; the others pass by."""
-        return self.in_channels if self.stride == 2 else self.in_channels // 2
+        """Channels that its op is handed: all with stride 2, else half if the others pass by."""
+        return self.in_channels // 2 if self.split and self.stride == 1 else self.in_channels
 
     @property
     def made_channels(self) -> tuple[int, ...]:
         """Channels of the tensors that its op makes: with stride 2 the projection's too, before the main branch's."""
+        if not self.split:
+            return (self.out_channels,)
         main = self.out_channels - self.worked_channels
         return (self.worked_channels, main) if self.stride == 2 else (main,)
 
@@ -109,7 +149,8 @@ class SearchSpace:
 
     Attributes:
         stages: in the order of the forward pass.
-        choices: the ops of every choice block, by index.
+        choices: the ops of every choice block, by index. `identity`, which must be the last, is there only where
+            stride and channels allow it.
         image_size: side of the square input, pixels.
         classes: size of the output.
         stem_channels, stem_stride: of the first 3x3 convolution.
@@ -130,17 +171,16 @@ class SearchSpace:
     def __post_init__(self) -> None:
         self._check_numbers()
         for layer in self.layers:
-            _check_channels(layer)
+            _check_layer(layer)
 
     def _check_numbers(self) -> None:
-        if not self.stages or not self.choices:
-            raise ConfigError("a space needs at least one stage and one choice")
+        if not self.stages:
+            raise ConfigError("a space needs at least one stage")
         bounds = [
             ("image_size", self.image_size, MAX_PIXELS),
             ("classes", self.classes, MAX_CLASSES),
             ("stem channels", self.stem_channels, MAX_CHANNELS),
             ("head_channels", self.head_channels, MAX_CHANNELS),
-            ("number of choices", len(self.choices), MAX_CHOICES),
             *((f"stage {i} blocks", stage.blocks, MAX_LAYERS) for i, stage in enumerate(self.stages)),
             *((f"stage {i} channels", stage.channels, MAX_CHANNELS) for i, stage in enumerate(self.stages)),
             ("number of layers", sum(stage.blocks for stage in self.stages), MAX_LAYERS),
@@ -150,19 +190,27 @@ class SearchSpace:
                 raise ConfigError(f"{what} is {value}; it must be from 1 to {most:,}")
         if self.stem_stride not in (1, 2) or any(stage.stride not in (1, 2) for stage in self.stages):
             raise ConfigError("every stride must be 1 or 2")
-        for choice in self.choices:
-            _check_op(choice)
-        if len(set(self.choices)) < len(self.choices):
-            raise ConfigError(f"a choice is listed twice: {', '.join(map(str, self.choices))}")
+        for choices in self._lists:
+            _check_choices(choices)
+
+    @property
+    def _lists(self) -> list[tuple[Choice, ...]]:
+        """The choices of the space and of its stages."""
+        return [self.choices, *(stage.choices for stage in self.stages if stage.choices is not None)]
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """All choice blocks, in the order of the forward pass."""
         layers: list[Layer] = []
         channels, size = self.stem_channels, -(-self.image_size // self.stem_stride)
+        split = all(choice.op in SHUFFLED for choices in self._lists for choice in choices)
         for stage in self.stages:
             for block in range(stage.blocks):
-                layer = Layer(len(layers), channels, stage.channels, stage.stride if block == 0 else 1, size)
+                stride = stage.stride if block == 0 else 1
+                choices = stage.choices or self.choices
+                if stride == 2 or channels != stage.channels:
+                    choices = tuple(choice for choice in choices if choice.op != IDENTITY)
+                layer = Layer(len(layers), channels, stage.channels, stride, size, choices, split)
                 layers.append(layer)
                 channels, size = layer.out_channels, layer.out_size
         return tuple(layers)
@@ -175,7 +223,7 @@ class SearchSpace:
     @property
     def size(self) -> int:
         """Architectures."""
-        return int(len(self.choices) ** self.num_layers)
+        return math.prod(len(layer.choices) for layer in self.layers)
 
     @property
     def final_size(self) -> int:
@@ -186,10 +234,10 @@ class SearchSpace:
         """Raises ArchitectureError if the space does not have this architecture."""
         if len(arch) != self.num_layers:
             raise ArchitectureError(f"the architecture has {len(arch)} layers, the space {self.num_layers}")
-        for layer, choice in enumerate(arch):
-            if not 0 <= choice < len(self.choices):
-                names = ", ".join(f"{i} = {c.name}" for i, c in enumerate(self.choices))
-                raise ArchitectureError(f"layer {layer} has choice {choice}; the choices are {names}")
+        for layer, choice in zip(self.layers, arch, strict=True):
+            if not 0 <= choice < len(layer.choices):
+                names = ", ".join(f"{i} = {c.name}" for i, c in enumerate(layer.choices))
+                raise ArchitectureError(f"layer {layer.index} has choice {choice}; the choices are {names}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for files."""
@@ -197,7 +245,7 @@ class SearchSpace:
             "image_size": self.image_size,
             "classes": self.classes,
             "stem": {"channels": self.stem_channels, "stride": self.stem_stride},
-            "stages": [{"blocks": s.blocks, "channels": s.channels, "stride": s.stride} for s in self.stages],
+            "stages": [stage.to_dict() for stage in self.stages],
             "head_channels": self.head_channels,
             "choices": [choice.to_spec() for choice in self.choices],
         }
@@ -214,7 +262,7 @@ class SearchSpace:
         )
         stem_channels, stem_stride = _fields(stem, "channels", "stride")
         return SearchSpace(
-            stages=tuple(Stage(*map(_whole, _fields(s, "blocks", "channels", "stride"))) for s in _items(stages)),
+            stages=tuple(map(Stage.from_dict, _items(stages))),
             choices=tuple(map(Choice.from_spec, _items(choices))),
             image_size=_whole(image_size),
             classes=_whole(classes),
@@ -229,6 +277,18 @@ class SearchSpace:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
+def _check_choices(choices: tuple[Choice, ...]) -> None:
+    """Raises ConfigError if an op cannot be built, comes twice, or stands where it must not."""
+    if not 1 <= len(choices) <= MAX_CHOICES:
+        raise ConfigError(f"the number of choices is {len(choices)}; it must be from 1 to {MAX_CHOICES}")
+    for choice in choices:
+        _check_op(choice)
+    if len(set(choices)) < len(choices):
+        raise ConfigError(f"a choice is listed twice: {', '.join(map(str, choices))}")
+    if any(choice.op == IDENTITY for choice in choices[:-1]):
+        raise ConfigError("choices: identity must stand last, since blocks that change the size do not have it")
+
+
 def _check_op(choice: Choice) -> None:
     """Raises ConfigError if there is no such op, or if it does not take these parameters."""
     if choice.op not in OPS:
@@ -237,21 +297,29 @@ def _check_op(choice: Choice) -> None:
     if names != OPS[choice.op]:
         takes = ", ".join(OPS[choice.op]) or "no parameters"
         raise ConfigError(f"choices: {choice.op} takes {takes}, not {', '.join(names) or 'none'}")
-    kernel = dict(choice.parameters).get("kernel", 3)
+    parameters = dict(choice.parameters)
+    kernel, expand = parameters.get("kernel", 3), parameters.get("expand", 1)
     if kernel % 2 == 0 or not 1 <= kernel <= MAX_KERNEL:
         raise ConfigError(f"choices: {choice}: kernel must be an odd number from 1 to {MAX_KERNEL}")
+    if not 1 <= expand <= MAX_EXPAND:
+        raise ConfigError(f"choices: {choice}: expand must be from 1 to {MAX_EXPAND}")
 
 
-def _check_channels(layer: Layer) -> None:
-    """A block joins what passes by (all of its input at stride 2, else half) and what its main branch makes."""
+def _check_layer(layer: Layer) -> None:
+    """Raises ConfigError if a block has no op, or one that its channels do not allow."""
+    if not layer.choices:
+        raise ConfigError(f"layer {layer.index} changes the size of its input, which identity alone cannot")
+    if not any(choice.op in SHUFFLED for choice in layer.choices):
+        return
     if layer.out_channels % 2:
         raise ConfigError(f"stage channels must be even, half of them pass by; {layer.out_channels} is odd")
     if layer.stride == 1 and layer.in_channels % 2:
         raise ConfigError(f"layer {layer.index}: {layer.in_channels} channels cannot be split in halves")
-    if layer.out_channels <= layer.worked_channels:
+    kept = layer.in_channels // 2 if layer.stride == 1 else layer.in_channels
+    if layer.out_channels <= kept:
         raise ConfigError(
-            f"layer {layer.index} has {layer.out_channels} output channels; it needs more than the"
-            f" {layer.worked_channels} that its second branch keeps"
+            f"layer {layer.index} has {layer.out_channels} output channels; it needs more than the {kept} that"
+            " its second branch keeps"
         )
 
 

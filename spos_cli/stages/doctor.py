@@ -702,7 +702,7 @@ def speed_sampler(setup: Setup) -> Sampler:
     try:
         return make_sampler(setup.run, setup.space)
     except LimitError:
-        return UniformSampler(setup.space.num_layers, len(setup.space.choices), setup.config.seed)
+        return UniformSampler([len(layer.choices) for layer in setup.space.layers], setup.config.seed)
 
 
 def loader_rate(setup: Setup, size: int) -> float:

@@ -96,8 +96,8 @@ def summarize(space: SearchSpace, costs: Costs, limit: int | None) -> dict[str, 
     summary = {
         "space": space.to_dict(),
         "fixed": flops.fixed,
-        "table": flops.table.tolist(),
-        "params": {"fixed": costs.params.fixed, "table": costs.params.table.tolist()},
+        "table": [list(row) for row in flops.rows],
+        "params": {"fixed": costs.params.fixed, "table": [list(row) for row in costs.params.rows]},
         "architectures": space.size,
         "minimum": flops.minimum,
         "maximum": flops.maximum,
@@ -111,12 +111,15 @@ def summarize(space: SearchSpace, costs: Costs, limit: int | None) -> dict[str, 
 
 def show_space(run: Run, space: SearchSpace, summary: dict[str, Any]) -> None:
     """The table per layer and choice, then the distribution."""
-    names = [choice.name for choice in space.choices]
+    names = list(dict.fromkeys(choice.name for layer in space.layers for choice in layer.choices))
     rows: list[list[str]] = []
     for layer, flops, params in zip(space.layers, summary["table"], summary["params"]["table"], strict=True):
         size = f"{layer.in_channels}→{layer.out_channels}, {layer.in_size}→{layer.out_size} px"
-        pairs = [f"{format_cost(f)} / {format_cost(p)}" for f, p in zip(flops, params, strict=True)]
-        rows.append([str(layer.index), size, *pairs])
+        costs = {
+            choice.name: f"{index}: {format_cost(f)} / {format_cost(p)}"
+            for index, (choice, f, p) in enumerate(zip(layer.choices, flops, params, strict=True))
+        }
+        rows.append([str(layer.index), size, *(costs.get(name, "") for name in names)])
     fixed = f"{format_cost(summary['fixed'])} / {format_cost(summary['params']['fixed'])}"
     rows.append(["", "stem and head", fixed, *[""] * (len(names) - 1)])
     run.show("FLOPs / parameters of each choice", ["layer", "size:", *names], rows)

@@ -180,7 +180,6 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
     return Evolution(
         table=costs.flops,
         limit=search.flops_limit,
-        choices=costs.flops.table.shape[1],
         population=search.population,
         generations=search.generations,
         parents=search.parents if search.algorithm == "evolution" else 0,

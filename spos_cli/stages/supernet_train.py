@@ -66,7 +66,7 @@ def make_sampler(run: Run, space: SearchSpace) -> Sampler:
     """What draws a path for each step; every process draws the same."""
     config = run.config
     if config.supernet.sampler == "uniform":
-        return UniformSampler(space.num_layers, len(space.choices), config.seed)
+        return UniformSampler([len(layer.choices) for layer in space.layers], config.seed)
     bins = config.supernet.flops_bins
     return CostBinSampler(count(space).flops, bins.low, bins.high, bins.width, config.seed)
 

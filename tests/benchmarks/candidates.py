@@ -48,7 +48,6 @@ def candidates() -> list[list[Architecture]]:
     evolution = Evolution(
         table=table,
         limit=LIMIT,
-        choices=4,
         population=CANDIDATES // 5,
         generations=4,
         parents=5,
@@ -152,7 +151,7 @@ def shared() -> float:
     for group in candidates():
         beginnings = {tuple(arch)[:length] for arch in group for length in range(1, len(arch) + 1)}
         needed += table.fixed * len(group)
-        needed += sum(int(table.table[len(beginning) - 1, beginning[-1]]) for beginning in beginnings)
+        needed += sum(table.rows[len(beginning) - 1][beginning[-1]] for beginning in beginnings)
     return 1 - needed / whole
 
 

@@ -49,7 +49,6 @@ def evolution(candidates: int) -> Evolution:
     return Evolution(
         table=costs().flops,
         limit=LIMIT,
-        choices=len(PUBLISHED.choices),
         population=POPULATION,
         generations=candidates // POPULATION - 1,
         parents=10,

@@ -16,7 +16,7 @@ NUMBER, TURNS = 500, 7  # paths of a turn; the tries of the rejection vary, so a
 def path_draw() -> Comparison:
     """Paths a second, with the generator of each of ours."""
     table = count(PUBLISHED).flops
-    rejection = published.RejectionSampler(table.table.tolist(), table.fixed, seed=0)
+    rejection = published.RejectionSampler(table.rows, table.fixed, seed=0)
     exact, steps = CostBinSampler(table, 290_000_000, 360_000_000, 10_000_000, seed=0), itertools.count()
 
     def baseline() -> None:

@@ -105,7 +105,7 @@ def test_accuracy() -> None:
 def test_costs_and_bins() -> None:
     """The published rejection has our costs, and draws from the same bins in the same shares."""
     table = count(PUBLISHED).flops
-    sampler = published.RejectionSampler(table.table.tolist(), table.fixed, seed=0)
+    sampler = published.RejectionSampler(table.rows, table.fixed, seed=0)
     assert sampler.cost(WINNER) == table.of(WINNER) == 322_918_720
     exact = CostBinSampler(table, 290_000_000, 360_000_000, 10_000_000, seed=0)
     theirs, ours = (

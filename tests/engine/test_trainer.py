@@ -32,7 +32,7 @@ from tests.engine.test_optim import SPACE
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 STEPS, BATCH = 6, 8
-SAMPLER = UniformSampler(SPACE.num_layers, len(SPACE.choices), seed=1)
+SAMPLER = UniformSampler([2] * SPACE.num_layers, seed=1)
 
 
 def batches(first: int, last: int, part: slice = slice(None)) -> Iterator[Batch]:

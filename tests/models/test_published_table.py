@@ -74,9 +74,9 @@ def test_a_space_of_another_shape_has_a_table_too() -> None:
     assert table["conv1"] == {(3, 8, 8, 8, 1): 3 * 8 * 9 * 64}
     assert table["rest_operation"] == {(32, 10, 4, 4, 1): 32 * 32 * 16 + 32 * 10}
     for index, op in enumerate(OPS):
-        assert table[f"{op}_stride_1"][8, 16, 8, 8, 8, 1] == costs.table[0, index]
-        assert table[f"{op}_stride_2"][16, 32, 16, 8, 8, 2] == costs.table[1, index]
-        assert table[f"{op}_stride_1"][32, 32, 16, 4, 4, 1] == costs.table[2, index]
+        assert table[f"{op}_stride_1"][8, 16, 8, 8, 8, 1] == costs.rows[0][index]
+        assert table[f"{op}_stride_2"][16, 32, 16, 8, 8, 2] == costs.rows[1][index]
+        assert table[f"{op}_stride_1"][32, 32, 16, 4, 4, 1] == costs.rows[2][index]
 
 
 @pytest.mark.parametrize(

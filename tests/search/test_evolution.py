@@ -19,7 +19,6 @@ VALUES = np.random.default_rng(1).random((LAYERS, CHOICES))
 EVOLUTION = Evolution(
     table=TABLE,
     limit=300,
-    choices=CHOICES,
     population=20,
     generations=10,
     parents=5,

@@ -20,11 +20,11 @@ STEPS = 10_000
 
 
 def samplers(seed: int) -> list[Sampler]:
-    return [UniformSampler(3, 3, seed), CostBinSampler(TABLE, 110, 190, 20, seed)]
+    return [UniformSampler([3, 3, 3], seed), CostBinSampler(TABLE, 110, 190, 20, seed)]
 
 
 def test_uniform_paths() -> None:
-    sampler = UniformSampler(3, 3, seed=0)
+    sampler = UniformSampler([3, 3, 3], seed=0)
     seen = Counter(sampler.draw(step) for step in range(STEPS))
     assert set(seen) == set(PATHS)
     assert chisquare([seen[arch] for arch in PATHS]).pvalue > 1e-3

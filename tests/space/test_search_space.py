@@ -53,10 +53,10 @@ def test_the_published_space() -> None:
     assert PUBLISHED.size == 4**20
     assert PUBLISHED.final_size == 7
     layers = PUBLISHED.layers
-    assert layers[0] == Layer(0, 16, 64, 2, 112)
-    assert layers[1] == Layer(1, 64, 64, 1, 56)
-    assert layers[8] == Layer(8, 160, 320, 2, 28)
-    assert layers[19] == Layer(19, 640, 640, 1, 7)
+    assert layers[0] == Layer(0, 16, 64, 2, 112, PUBLISHED.choices, True)
+    assert layers[1] == Layer(1, 64, 64, 1, 56, PUBLISHED.choices, True)
+    assert layers[8] == Layer(8, 160, 320, 2, 28, PUBLISHED.choices, True)
+    assert layers[19] == Layer(19, 640, 640, 1, 7, PUBLISHED.choices, True)
     assert [layer.index for layer in layers if layer.stride == 2] == [0, 4, 8, 16]
     assert [choice.name for choice in PUBLISHED.choices] == [
         "shuffle 3x3", "shuffle 5x5", "shuffle 7x7", "shuffle_xception",
@@ -127,7 +127,7 @@ def test_what_is_not_a_choice(spec: Any) -> None:
     ("change", "message"),
     [
         ({"stages": ()}, "at least one stage"),
-        ({"choices": ()}, "one choice"),
+        ({"choices": ()}, "number of choices is 0"),
         ({"choices": (Choice("shuffle_xception"),) * 2}, "listed twice"),
         ({"choices": tuple(Choice(f"c{i}") for i in range(65))}, "number of choices is 65"),
         ({"stages": (Stage(4, 65),)}, "65 is odd"),

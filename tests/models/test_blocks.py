@@ -1,0 +1,145 @@
+"""Blocks beside ShuffleNetV2's, against torchvision's; spaces that mix them, with depth."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models.mobilenetv2 import InvertedResidual as Oracle
+
+from spos_cli.errors import ConfigError
+from spos_cli.models.blocks import InvertedResidual
+from spos_cli.models.counting import count, multiply_adds, parameters
+from spos_cli.models.network import Network
+from spos_cli.models.supernet import Supernet
+from spos_cli.models.weights import infer_architecture
+from spos_cli.search.evaluator import Calibration, calibrated
+from spos_cli.space.architecture import Architecture
+from spos_cli.space.search_space import Choice, Layer, SearchSpace, Stage
+
+
+def choices(*specs: object) -> tuple[Choice, ...]:
+    return tuple(map(Choice.from_spec, specs))  # type: ignore[arg-type]
+
+
+INVERTED = choices({"mbconv": {"kernel": 3, "expand": 3}}, {"mbconv": {"kernel": 5, "expand": 1}}, "identity")
+MIXED = choices({"shuffle": {"kernel": 3}}, "shuffle_xception", {"mbconv": {"kernel": 5, "expand": 2}}, "identity")
+FIRST = choices({"mbconv": {"kernel": 3, "expand": 1}})
+SPACES = {
+    "inverted": SearchSpace((Stage(1, 8, 1, FIRST), Stage(3, 12), Stage(2, 12, 1)), INVERTED, 8, 5, 8, 1, 16),
+    "mixed": SearchSpace((Stage(2, 12), Stage(2, 16)), MIXED, 8, 5, 8, 1, 16),
+}
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("expand", [1, 3])
+@pytest.mark.parametrize("outputs", [6, 10])
+def test_inverted_residual_is_torchvisions(stride: int, expand: int, outputs: int) -> None:
+    layer = Layer(0, 6, outputs, stride, 9, (), False)
+    ours = InvertedResidual(layer, affine=True, kernel=3, expand=expand).eval()
+    theirs = Oracle(6, outputs, stride, expand).eval()
+    tensors = list(theirs.state_dict().values())
+    ours.load_state_dict(dict(zip(ours.state_dict(), tensors, strict=True)))
+    images = torch.randn(2, 6, 9, 9)
+    (made,) = ours(images)
+    torch.testing.assert_close(made, theirs(images))
+
+
+def test_identity_is_there_where_nothing_changes() -> None:
+    layers = SPACES["inverted"].layers
+    assert [len(layer.choices) for layer in layers] == [1, 2, 3, 3, 3, 3]
+    assert SPACES["inverted"].size == 2 * 3**4
+    for wrong in (choices("identity", {"shuffle": {"kernel": 3}}), choices("identity")):
+        with pytest.raises(ConfigError, match="identity"):
+            SearchSpace((Stage(2, 12),), wrong, 8, 5, 8, 1, 16)
+
+
+def test_a_space_and_its_stages_come_back_from_files() -> None:
+    for space in SPACES.values():
+        assert SearchSpace.from_dict(space.to_dict()) == space
+
+
+def plainly(net: Supernet, images: Tensor, arch: Architecture) -> Tensor:
+    """Each block on all channels in their published order."""
+    features = net.first_conv(images)
+    for block in net.blocks(arch):
+        (features,) = block(features)
+    logits: Tensor = net.classifier(net.conv_last(features).mean((2, 3)))
+    return logits
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_paths_networks_and_costs_agree(name: str) -> None:
+    space = SPACES[name]
+    supernet, costs = Supernet(space, dropout=0.0).eval(), count(space)
+    images = torch.randn(2, 3, 8, 8)
+    for path in itertools.islice(itertools.product(*(range(len(layer.choices)) for layer in space.layers)), 0, 90, 7):
+        arch = Architecture(path)
+        network = Network(space, arch, affine=False, dropout=0.0).eval()
+        for ours, theirs in zip(network.features, supernet.blocks(arch), strict=True):
+            ours.load_state_dict(theirs.state_dict())
+        for part in ("first_conv", "conv_last", "classifier"):
+            getattr(network, part).load_state_dict(getattr(supernet, part).state_dict())
+        assert torch.equal(network(images), supernet(images, arch))
+        torch.testing.assert_close(supernet(images, arch), plainly(supernet, images, arch))
+        affine = Network(space, arch)
+        assert costs.params.of(arch) == parameters(affine)
+        with torch.device("meta"):
+            meta = Network(space, arch).eval()
+            assert costs.flops.of(arch) == multiply_adds(meta, torch.empty(1, 3, 8, 8))
+        assert infer_architecture(space, affine.state_dict()) == arch
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize("name", SPACES)
+def test_candidates_are_calibrated_as_by_hand_and_alone(name: str, amp: str) -> None:
+    space = SPACES[name]
+    supernet = Supernet(space, dropout=0.0).eval()
+    training = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
+    images = torch.randn(6, 3, 8, 8)
+    archs = [Architecture(path) for path in itertools.product(*(range(len(layer.choices)) for layer in space.layers))]
+    before = {key: tensor.clone() for key, tensor in supernet.state_dict().items()}
+
+    def logits(some: list[Architecture]) -> dict[Architecture, Tensor]:
+        tree = calibrated(
+            supernet,
+            some,
+            lambda pixels: pixels.float() / 255,
+            Calibration(training, 20),
+            torch.device("cpu"),
+            amp,  # type: ignore[arg-type]
+        )
+        assert tree is not None
+        with torch.inference_mode():
+            return {some[number]: values.clone() for number, values in tree.logits(images)}
+
+    together = logits(archs[::5])
+    for arch in archs[::15]:
+        assert torch.equal(logits([arch])[arch], together[arch])
+    assert all(torch.equal(tensor, before[key]) for key, tensor in supernet.state_dict().items())
+    if amp == "off":
+        for arch, ours in list(together.items())[::4]:
+            supernet.load_state_dict(before)
+            supernet.train()
+            for number, part in enumerate(training.split(20), 1):
+                for module in supernet.modules():
+                    if isinstance(module, torch.nn.BatchNorm2d):
+                        module.momentum = 1 / number
+                with torch.no_grad():
+                    supernet(part.float() / 255, arch)
+            supernet.eval()
+            torch.testing.assert_close(ours, supernet(images, arch).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_shuffles_are_the_same_beside_identity() -> None:
+    """Whether channels are routed, or handed whole to each layer because some may have no op."""
+    ops = choices({"shuffle": {"kernel": 3}}, "shuffle_xception")
+    routed = Supernet(SearchSpace((Stage(3, 12), Stage(3, 20)), ops, 8, 5, 8, 1, 16), dropout=0.0)
+    whole = Supernet(
+        SearchSpace((Stage(3, 12), Stage(3, 20)), (*ops, *choices("identity")), 8, 5, 8, 1, 16), dropout=0.0
+    )
+    whole.load_state_dict(routed.state_dict())
+    images, arch = torch.randn(4, 3, 8, 8), Architecture((0, 1, 0, 1, 1, 0))
+    torch.testing.assert_close(whole(images, arch), routed(images, arch))
