@@ -147,6 +147,8 @@ class Options:
         else:
             theirs = config.load(config.find(self.config), overrides)
             settings = config.validate(weights, overrides, origin=origin).with_images_of(theirs)
+        if weights is not None and settings.own_blocks:
+            settings.require_known_blocks(config.load(config.find(self.config)).own_blocks, origin)
         if self.print_config:
             print(settings.to_yaml(), end="")
             raise typer.Exit

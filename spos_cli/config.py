@@ -236,8 +236,10 @@ class SupernetConfig(TrainingConfig):
 
     steps: Count = Field(150_000, description="optimizer updates")
     affine: bool = Field(False, description="whether BatchNorm has a learned scale and shift")
-    sampler: Literal["uniform", "flops_bins"] = Field(
-        "flops_bins", description="paths uniform over the space, or over bins of FLOPs as published"
+    sampler: Literal["uniform", "flops_bins", "fair"] = Field(
+        "flops_bins",
+        description="paths uniform over the space, or over bins of FLOPs as published; fair: several paths a step, so"
+        " that each step trains every choice of every block (FairNAS)",
     )
     flops_bins: BinsConfig = BinsConfig()
 
@@ -388,6 +390,24 @@ class Config(Section):
         data = self.data.model_copy(update={name: getattr(other.data, name) for name in names})
         machine = {name: getattr(other, name) for name in PLACE_AND_MACHINE}
         return self.model_copy(update={"data": data, **machine})
+
+    @property
+    def own_blocks(self) -> set[str]:
+        """The blocks of the user's that the space names by import path."""
+        lists = [self.space.choices, *(stage.choices or () for stage in self.space.stages)]
+        return {choice.op for specs in lists for choice in _ops(specs) if choice.is_own}
+
+    def require_known_blocks(self, known: set[str], origin: str) -> None:
+        """Refuses blocks that would be imported because a file says so.
+
+        Raises:
+            ConfigError: the settings came from `origin`, which may be anybody's, and the user's own do not name them.
+        """
+        if unknown := sorted(self.own_blocks - known):
+            raise ConfigError(
+                f"{origin} name blocks to import: {', '.join(unknown)}; if they are yours, give the --config that names"
+                " them, too"
+            )
 
     def require_root_here(self, origin: str) -> None:
         """Refuses a `data.root` outside of the working folder, to which a data set might be downloaded.

@@ -2,7 +2,7 @@
 
 DistributedDataParallel moves the gradients of the whole supernet in each step, those of the blocks that the path did
 not take as zeros. All processes take the same path, so backward hands out the same gradients in the same order on
-each of them, and nothing has to be agreed on.
+each of them, and nothing has to be agreed on. Gradients that only earlier passes of a step have made follow at its end.
 """
 
 from __future__ import annotations
@@ -36,16 +36,19 @@ class GradientAverage:
     def __init__(self, model: nn.Module, processes: Processes, compression: Compression = "off") -> None:
         self.processes, self.compression = processes, compression
         self.active, self.bytes_sent = True, 0
+        self._parameters = list(model.parameters())
+        self._taken: set[Tensor] = set()
         self._waiting: list[Tensor] = []
         self._sent: list[tuple[dist.Work, Tensor, list[Tensor]]] = []
         if processes.world_size > 1:
-            processes.copy_from_main(parameter.data for parameter in model.parameters())
-            for parameter in model.parameters():
+            processes.copy_from_main(parameter.data for parameter in self._parameters)
+            for parameter in self._parameters:
                 parameter.register_post_accumulate_grad_hook(self._take)  # type: ignore[no-untyped-call]
 
     def _take(self, parameter: Tensor) -> None:
         """Backward has made a gradient."""
         if self.active and parameter.grad is not None:
+            self._taken.add(parameter)
             self._waiting.append(parameter.grad)
             if sum(gradient.numel() * gradient.element_size() for gradient in self._waiting) >= BUCKET_BYTES:
                 self._send()
@@ -63,6 +66,12 @@ class GradientAverage:
 
     def finish(self) -> None:
         """After backward: puts the averages in the gradients' places."""
+        if self.processes.world_size == 1:
+            return
+        for parameter in self._parameters:
+            if parameter not in self._taken:
+                self._take(parameter)
+        self._taken.clear()
         if self._waiting:
             self._send()
         for work, bucket, gradients in self._sent:

@@ -10,7 +10,7 @@ import shutil
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -87,7 +87,8 @@ class Trainer:
         extra: also kept, for those who read the checkpoint.
         seed: of the dropout masks.
         preprocess: `(B, 3, H, W) uint8` and colours, both on the device, to float.
-        arguments: of the step's forward pass after the images (the path of a supernet).
+        arguments: of the step's forward passes after the images: a tuple for each path of a supernet. Each batch goes
+            through all of them, and their gradients are added up.
         evaluate: measures the model (or its moving average) in the middle of a training.
         evaluate_every: steps between two calls of it.
     """
@@ -104,7 +105,7 @@ class Trainer:
         extra: dict[str, Any] | None = None,
         seed: int,
         preprocess: Callable[[Tensor, Tensor | None], Tensor],
-        arguments: Callable[[int], tuple[Any, ...]] = lambda step: (),
+        arguments: Callable[[int], Sequence[tuple[Any, ...]]] = lambda step: ((),),
         evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
         evaluate_every: int = 0,
     ) -> None:
@@ -182,12 +183,13 @@ class Trainer:
             labels = labels.to(device, non_blocking=True)
             colours = None if colours is None else colours.to(device, non_blocking=True)
             images = self.preprocess(to_device(images, device), colours)
-            with autocast(device, recipe.amp):
-                logits = self.model(images, *arguments)
-                loss = self.criterion(logits, labels)
-            self.average.active = micro == recipe.accumulate - 1
-            self.scaler.scale(loss / recipe.accumulate).backward()
-            self.window.add(self.step, loss.detach(), logits.detach(), labels)
+            for number, path in enumerate(arguments, 1):
+                with autocast(device, recipe.amp):
+                    logits = self.model(images, *path)
+                    loss = self.criterion(logits, labels)
+                self.average.active = micro == recipe.accumulate - 1 and number == len(arguments)
+                self.scaler.scale(loss / recipe.accumulate).backward()
+                self.window.add(self.step, loss.detach(), logits.detach(), labels)
         self.average.finish()
         if recipe.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)

@@ -7,13 +7,17 @@ instead (ShuffleNetV2, figure 3). What a block makes is joined, shuffled and spl
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spos_cli.errors import ConfigError
 from spos_cli.models import depthwise as depthwise_strips
 from spos_cli.models.routing import Order
 from spos_cli.space.search_space import Choice, Layer
@@ -244,6 +248,43 @@ BLOCKS: dict[str, Callable[..., ChoiceBlock]] = {
 }
 
 
+class OwnBlock(ChoiceBlock):
+    """A block of the user's: any module `Class(in_channels, out_channels, stride, affine, **parameters)`.
+
+    It maps `(B, in_channels, H, W)` to `(B, out_channels, ceil(H / stride), ceil(W / stride))`. The statistics of its
+    BatchNorm (`nn.BatchNorm2d`) are computed anew for each candidate; where `affine` is false, it should have no
+    parameters. It is imported as Python does it, or from the working folder.
+
+    Raises:
+        ConfigError: it cannot be imported or built. What it makes is looked at when its costs are counted.
+    """
+
+    def __init__(self, path: str, layer: Layer, affine: bool, parameters: dict[str, int]) -> None:
+        super().__init__()
+        module, _, name = path.partition(":")
+        if not {"", str(Path.cwd())} & set(sys.path):  # a console script does not look there
+            sys.path.append(str(Path.cwd()))
+        try:
+            made = getattr(importlib.import_module(module), name)(
+                layer.in_channels, layer.out_channels, layer.stride, affine, **parameters
+            )
+        except Exception as error:  # whatever a user's code may raise
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ConfigError(f"choices: cannot build {path} for layer {layer.index}: {reason}") from error
+        if not isinstance(made, nn.Module):
+            raise ConfigError(f"choices: {path} is no torch.nn.Module")
+        self.block = made
+
+    def forward(self, features: Tensor, order: Order = Order()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
+        return (self.block(features),)
+
+
 def build_block(choice: Choice, layer: Layer, affine: bool) -> ChoiceBlock:
-    """The module of one choice of one layer; the space has checked that it exists."""
+    """The module of one choice of one layer; the space has checked that it exists, unless it is the user's own.
+
+    Raises:
+        ConfigError: a block of the user's cannot be built.
+    """
+    if choice.is_own:
+        return OwnBlock(choice.op, layer, affine, dict(choice.parameters))
     return BLOCKS[choice.op](layer, affine, **dict(choice.parameters))

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from spos_cli.errors import ConfigError
 from spos_cli.models.blocks import build_block
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
-from spos_cli.space.search_space import Choice, SearchSpace
+from spos_cli.space.search_space import Choice, Layer, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def count(space: SearchSpace) -> Costs:
                 if key not in measured:
                     block = build_block(choice, layer, affine=True).eval()
                     features = torch.empty(1, layer.worked_channels, layer.in_size, layer.in_size)
-                    measured[key] = multiply_adds(block, features), parameters(block)
+                    measured[key] = multiply_adds(checked(choice, layer, block), features), parameters(block)
                 rows[-1].append(measured[key])
 
         cheapest = Architecture((0,) * space.num_layers)
@@ -53,6 +54,27 @@ def count(space: SearchSpace) -> Costs:
         costs = [[pair[place] for pair in row] for row in rows]
         tables.append(CostTable(name, total - sum(row[0] for row in costs), costs))
     return Costs(*tables)
+
+
+def checked(choice: Choice, layer: Layer, block: nn.Module) -> Callable[[Tensor], object]:
+    """A block's forward pass that looks at what it makes: a user's own may make anything."""
+
+    def forward(features: Tensor) -> object:
+        try:
+            made = [tuple(tensor.shape[1:]) for tensor in block(features)]
+        except ConfigError:
+            raise
+        except Exception as error:
+            if not choice.is_own:
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"choices: {choice.op} fails in layer {layer.index}: {reason}") from error
+        expected = [(channels, layer.out_size, layer.out_size) for channels in layer.made_channels]
+        if made != expected:
+            raise ConfigError(f"choices: {choice} makes {made} in layer {layer.index} instead of {expected}")
+        return made
+
+    return forward
 
 
 def multiply_adds(forward: Callable[[Tensor], object], images: Tensor) -> int:

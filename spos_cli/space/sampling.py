@@ -1,4 +1,4 @@
-"""Which path a training step takes: a function of (seed, step), so that every process draws the same."""
+"""Which paths a training step takes: a function of (seed, step), so that every process draws the same."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MAX_NAMED = 5  # empty bins in an error
 
 
 class Sampler(Protocol):
-    """Draws one path per step."""
+    """Draws the paths of a step."""
 
-    def draw(self, step: int) -> Architecture:
-        """The path of a step (0, 1, ...); the same on every call, in every process."""
+    def paths(self, step: int) -> list[Architecture]:
+        """Those of a step (0, 1, ...), whose gradients are added up; the same on every call, in every process."""
 
 
 def draw_choices(counts: Sequence[int], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -44,6 +44,33 @@ class UniformSampler:
     def draw(self, step: int) -> Architecture:
         """The path of a step."""
         return Architecture(tuple(draw_choices(self.counts, seeding.generator(self.seed, "path", step)).tolist()))
+
+    def paths(self, step: int) -> list[Architecture]:
+        """The path of a step."""
+        return [self.draw(step)]
+
+
+class FairSampler:
+    """Strict fairness: each step trains every choice of every layer (Chu et al., FairNAS, arXiv 1907.01845).
+
+    The paths of a step are as many as the layer with most choices has; each layer's choices are in an order of their
+    own. A layer with fewer choices begins anew when all have been taken, so some of them come once more.
+
+    Args:
+        counts: the number of choices of each layer.
+        seed: of all draws.
+    """
+
+    def __init__(self, counts: Sequence[int], seed: int) -> None:
+        self.counts, self.seed = counts, seed
+
+    def paths(self, step: int) -> list[Architecture]:
+        """The paths of a step."""
+        rng, most = seeding.generator(self.seed, "path", step), max(self.counts)
+        columns = [
+            np.concatenate([rng.permutation(count) for _ in range(-(-most // count))])[:most] for count in self.counts
+        ]
+        return [Architecture(tuple(row)) for row in np.stack(columns, 1).tolist()]
 
 
 class CostBinSampler:
@@ -89,3 +116,17 @@ class CostBinSampler:
         """The path of a step."""
         rng = seeding.generator(self.seed, "path", step)
         return self.distribution.draw(rng, *self.bins[int(rng.integers(len(self.bins)))])
+
+    def paths(self, step: int) -> list[Architecture]:
+        """The path of a step."""
+        return [self.draw(step)]
+
+
+def choice_counts(sampler: Sampler, steps: int, counts: Sequence[int]) -> list[list[int]]:
+    """By layer, how often each choice is trained in the first `steps` steps."""
+    trained = [[0] * count for count in counts]
+    for step in range(steps):
+        for arch in sampler.paths(step):
+            for row, choice in zip(trained, arch, strict=True):
+                row[choice] += 1
+    return trained

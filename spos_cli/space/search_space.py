@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ OPS: dict[str, tuple[str, ...]] = {
 SHUFFLED = ("shuffle", "shuffle_xception")  # with stride 1 they work on half of the channels; the others pass by
 IDENTITY = "identity"
 MAX_KERNEL, MAX_EXPAND = 31, 64
+OWN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)  # a user's block: package.module:Class
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Choice:
     """One op of a choice block, as data; `models.blocks` knows how to build it.
 
     Attributes:
-        op: its name, such as `shuffle`.
+        op: its name, such as `shuffle`; or `package.module:Class`, a block of the user's.
         parameters: `(name, value)` pairs; kept sorted by name.
     """
 
@@ -55,7 +57,8 @@ class Choice:
             spec = {spec: {}}
         if isinstance(spec, Mapping) and len(spec) == 1:
             op, parameters = next(iter(spec.items()))
-            if isinstance(parameters, Mapping) and all(map(_is_word, (op, *parameters))):
+            known = _is_word(op) or (isinstance(op, str) and len(op) <= 4 * MAX_NAME and OWN.fullmatch(op))
+            if isinstance(parameters, Mapping) and known and all(map(_is_word, parameters)):
                 pairs = tuple(parameters.items())
                 if all(type(value) is int and abs(value) <= MAX_NUMBER for _, value in pairs):
                     return Choice(op, pairs)
@@ -65,6 +68,11 @@ class Choice:
         """As in the YAML file."""
         return {self.op: dict(self.parameters)} if self.parameters else self.op
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a block of the user's, which is imported when it is built."""
+        return ":" in self.op
+
     def __str__(self) -> str:
         return " ".join([self.op, *(f"{key}={value}" for key, value in self.parameters)])
 
@@ -73,6 +81,8 @@ class Choice:
         """A short label for tables: `shuffle 5x5`, `mbconv 3x3 x6`."""
         parameters = dict(self.parameters)
         kernel, expand = (parameters.get(name) for name in ("kernel", "expand"))
+        if self.is_own:
+            return " ".join([self.op.partition(":")[2], *(f"{name}={value}" for name, value in self.parameters)])
         return " ".join([self.op, *([f"{kernel}x{kernel}"] if kernel else []), *([f"x{expand}"] if expand else [])])
 
 
@@ -291,8 +301,12 @@ def _check_choices(choices: tuple[Choice, ...]) -> None:
 
 def _check_op(choice: Choice) -> None:
     """Raises ConfigError if there is no such op, or if it does not take these parameters."""
+    if choice.is_own:
+        return
     if choice.op not in OPS:
-        raise ConfigError(f"choices: there is no op {choice.op!r}; the ops are {', '.join(OPS)}")
+        raise ConfigError(
+            f"choices: there is no op {choice.op!r}; the ops are {', '.join(OPS)}, and package.module:Class is your own"
+        )
     names = tuple(name for name, _ in choice.parameters)
     if names != OPS[choice.op]:
         takes = ", ".join(OPS[choice.op]) or "no parameters"

@@ -44,6 +44,7 @@ from spos_cli.stages.supernet_train import make_sampler
 Status = Literal["ok", "warn", "fail"]
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
+GOOD_WIDTH = 8  # channels that the vector units of CPUs and the tensor cores of GPUs take at a time
 FEW_ARCHITECTURES = 0.01  # share of the space under the limit
 FEW_IMAGES_OF_BATCHNORM = 16  # in one batch
 FEW_CALIBRATION_BATCHES = 5
@@ -257,6 +258,7 @@ def check_costs(setup: Setup) -> Findings:
     return [
         attempt("published costs", published_costs),
         attempt("search space", lambda: under_limit(setup), "change the space"),
+        attempt("shape of the space", lambda: shape_of_space(setup), "change the space"),
         attempt(
             "path sampler", lambda: path_sampler(setup), "change supernet.flops_bins, or use supernet.sampler=uniform"
         ),
@@ -296,12 +298,38 @@ def under_limit(setup: Setup) -> Finding:
     return Finding("search space", "ok", seen)
 
 
+def shape_of_space(setup: Setup) -> Finding:
+    """What makes a space a poor one, though it can be searched."""
+    space, flops = setup.space, setup.costs.flops
+    problems = []
+    last = space.layers[-space.stages[-1].blocks]
+    if last.in_size == 1:
+        first = next(layer for layer in space.layers if layer.in_size == 1)
+        problems.append(f"images are 1x1 pixels from layer {first.index} on, before the last stage")
+    alike = [index for index, row in enumerate(flops.rows) if len(row) > 1 and len(set(row)) == 1]
+    if alike:
+        problems.append(f"all choices of layers {_listed(alike)} cost the same FLOPs, so no limit chooses among them")
+    widths = {layer.out_channels // 2 if layer.split else layer.out_channels for layer in space.layers}
+    odd = sorted(width for width in {*widths, space.head_channels} if width % GOOD_WIDTH)
+    if odd:
+        problems.append(f"convolutions of {_listed(odd)} channels are slow: multiples of {GOOD_WIDTH} are not")
+    if problems:
+        return Finding("shape of the space", "warn", "; ".join(problems), "change its stages or its choices")
+    return Finding("shape of the space", "ok", f"the last stage works on {last.in_size}x{last.in_size} pixels")
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """A few of many."""
+    return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+
+
 def path_sampler(setup: Setup) -> Finding:
     """Whether the sampler can draw, and draws what the search will look at."""
     supernet, limit = setup.config.supernet, setup.config.search.flops_limit
-    make_sampler(setup.run, setup.space).draw(0)
-    if supernet.sampler == "uniform":
-        return Finding("path sampler", "ok", "uniform over the space")
+    make_sampler(setup.run, setup.space).paths(0)
+    if supernet.sampler != "flops_bins":
+        kind = "uniform over the space" if supernet.sampler == "uniform" else "every choice in every step"
+        return Finding("path sampler", "ok", kind)
     bins = supernet.flops_bins
     share = setup.costs.flops.distribution().share(bins.low, bins.high)
     seen = (
@@ -677,7 +705,7 @@ def step_rate(setup: Setup, size: int) -> float:
         identity={},
         seed=config.seed,
         preprocess=setup.images.preprocess,
-        arguments=lambda step: (sampler.draw(step),),
+        arguments=lambda step: [(path,) for path in sampler.paths(step)],
     )
     trainer.model.train()
     rng = torch.Generator().manual_seed(0)

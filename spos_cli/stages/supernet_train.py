@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 from spos_cli.data.loaders import images_per_pass
+from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.trainer import Trainer
 from spos_cli.models.counting import count
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.cost import format_cost
-from spos_cli.space.sampling import CostBinSampler, Sampler, UniformSampler
+from spos_cli.space.sampling import CostBinSampler, FairSampler, Sampler, UniformSampler, choice_counts
 from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.common import Images, Run, recipe, training_recipe, weights_seed
 
@@ -47,7 +50,7 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
         extra={"config": config.portable()},
         seed=config.seed,
         preprocess=images.preprocess,
-        arguments=lambda step: (sampler.draw(step),),
+        arguments=lambda step: [(path,) for path in sampler.paths(step)],
     )
     if processes.is_main:
         rest = f" ({len(held_out):,} more are held out for the search)" if len(held_out) else ""
@@ -60,13 +63,17 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
     trainer.train(lambda step: images.batches(indices, training, step, training.steps))
     if processes.is_main:
         show(run, trainer)
+        show_choices(run, space, choice_counts(sampler, training.steps, [len(layer.choices) for layer in space.layers]))
+        run.next("search")
 
 
 def make_sampler(run: Run, space: SearchSpace) -> Sampler:
     """What draws a path for each step; every process draws the same."""
-    config = run.config
+    config, counts = run.config, [len(layer.choices) for layer in space.layers]
     if config.supernet.sampler == "uniform":
-        return UniformSampler([len(layer.choices) for layer in space.layers], config.seed)
+        return UniformSampler(counts, config.seed)
+    if config.supernet.sampler == "fair":
+        return FairSampler(counts, config.seed)
     bins = config.supernet.flops_bins
     return CostBinSampler(count(space).flops, bins.low, bins.high, bins.width, config.seed)
 
@@ -82,4 +89,14 @@ def show(run: Run, trainer: Trainer) -> None:
         ("weights", run.supernet_folder / "last.pt"),
     ]
     run.show("supernet", ["what:", "value:"], rows)
-    run.next("search")
+
+
+def show_choices(run: Run, space: SearchSpace, trained: list[list[int]]) -> None:
+    """How often each choice was trained, on the screen and in `choices.json`: by layer, in the order of its choices."""
+    checkpoint.write_atomically(run.supernet_folder / "choices.json", (json.dumps(trained) + "\n").encode())
+    names = list(dict.fromkeys(choice.name for layer in space.layers for choice in layer.choices))
+    rows = []
+    for layer, counts in zip(space.layers, trained, strict=True):
+        by_name = dict(zip((choice.name for choice in layer.choices), counts, strict=True))
+        rows.append([layer.index, *(f"{by_name[name]:,}" if name in by_name else "" for name in names)])
+    run.show("how often each choice was trained", ["layer", *names], rows)

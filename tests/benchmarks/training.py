@@ -73,7 +73,7 @@ def our_step(size: int) -> Step:
         identity={},
         seed=0,
         preprocess=functools.partial(preprocess, "spos"),
-        arguments=lambda step: (paths()[step % len(paths())],),
+        arguments=lambda step: [(paths()[step % len(paths())],)],
     )
     trainer.model.train()
     images, labels = batch_of(size)

@@ -26,7 +26,7 @@ from spos_cli.errors import ConfigError, RunError, TrainingError
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.sampling import UniformSampler
+from spos_cli.space.sampling import FairSampler, UniformSampler
 from spos_cli.space.search_space import Choice, SearchSpace, Stage
 from tests.engine.test_optim import SPACE
 
@@ -57,7 +57,7 @@ def trainer(folder: Path, processes: Processes = ALONE, **changes: Any) -> Train
         identity={"kind": "test", "recipe": {"lr": 0.05}},
         seed=0,
         preprocess=lambda images, colours: images,
-        arguments=lambda step: (SAMPLER.draw(step),),
+        arguments=lambda step: [(path,) for path in SAMPLER.paths(step)],
     )
 
 
@@ -270,7 +270,7 @@ def count_bytes(rank: int, folder: str) -> None:
         sent = []
         for compression in ("off", "bf16"):
             training = trainer(Path(folder) / f"{rank}{compression}", processes, gradient_compression=compression)
-            training.arguments = lambda step: (Architecture((0, 1, 0, 1)),)
+            training.arguments = lambda step: [(Architecture((0, 1, 0, 1)),)]
             training.train(lambda first: batches(first, STEPS))
             sent.append(training.average.bytes_sent)
         assert isinstance(training.model, Supernet)
@@ -319,7 +319,7 @@ def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
             identity={},
             seed=0,
             preprocess=lambda images, colours: images,
-            arguments=lambda step: (Architecture((0, 0)),),
+            arguments=lambda step: [(Architecture((0, 0)),)],
         )
         training.train(lambda first: batches(first, STEPS))
         states.append(model.state_dict())
@@ -332,3 +332,40 @@ def test_compiling_without_a_compiler_is_an_error(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"C\+\+ compiler"):
         trainer(tmp_path, compile="blocks")
+
+
+def train_fairly(rank: int, folder: str) -> None:
+    with distributed.join("cpu", 1, timedelta(minutes=5)) as processes:
+        training = fair_trainer(Path(folder) / str(rank), processes)
+        training.train(lambda first: batches(first, STEPS, slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)))
+        torch.save(training.model.state_dict(), Path(folder) / f"{rank}.pt")
+
+
+def fair_trainer(folder: Path, processes: Processes = ALONE) -> Trainer:
+    training, sampler = trainer(folder, processes), FairSampler([2] * SPACE.num_layers, 5)
+    training.model.dropout.p = 0.0  # type: ignore[union-attr]
+    training.arguments = lambda step: [(path,) for path in sampler.paths(step)]
+    return training
+
+
+def test_fair_steps_add_the_gradients_of_all_their_paths(tmp_path: Path) -> None:
+    """Two processes with half a batch each, against one process by hand; every block is trained in every step."""
+    in_two_processes(train_fairly, tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+
+    model = Supernet(SPACE, dropout=0.0)
+    initialize(model, 0)
+    model.double().train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.0, momentum=0.9, weight_decay=4e-5)
+    criterion, sampler = nn.CrossEntropyLoss(label_smoothing=0.1), FairSampler([2] * SPACE.num_layers, 5)
+    for step, (images, _, labels) in enumerate(batches(0, STEPS)):
+        for part in (slice(0, BATCH // 2), slice(BATCH // 2, BATCH)):
+            for path in sampler.paths(step):
+                (criterion(model(images[part], path), labels[part]) / 2).backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
+        optimizer.param_groups[0]["lr"] = Schedule(0.05, STEPS).lr(step)
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(first[name], parameter.detach(), rtol=1e-10, atol=1e-12)
+        assert torch.equal(first[name], second[name])

@@ -137,7 +137,7 @@ def train(model: Supernet, case: dict[str, Any], folder: Path, images: torch.Ten
         identity={},
         seed=0,
         preprocess=lambda images, colours: images,
-        arguments=lambda step: (archs[step],),
+        arguments=lambda step: [(archs[step],)],
     )
     batch = images, None, torch.tensor(case["labels"])
     trainer.train(lambda step: [batch] * case["total_iters"])

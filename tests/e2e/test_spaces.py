@@ -1,0 +1,148 @@
+"""Every kind of space goes through all commands, on small images."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from spos_cli import cli, config
+from spos_cli.errors import ConfigError
+from tests.conftest import Spos
+
+pytestmark = pytest.mark.slow
+
+# What makes a shipped recipe one of seconds; its space stays as it is, but for the images.
+QUICK = {
+    "devices": "cpu",
+    "threads": 1,
+    "data": {"source": "digits", "preset": "standard", "holdout_per_class": 4, "workers": 0},
+    "supernet": {"steps": 2, "batch_size": 8, "warmup_steps": 0, "sampler": "uniform"},
+    "search": {
+        "flops_limit": None,
+        "population": 3,
+        "generations": 1,
+        "parents": 2,
+        "mutations": 1,
+        "crossovers": 1,
+        "calibration_images": 16,
+        "calibration_batch_size": 8,
+        "batch_size": 40,
+    },
+    "retrain": {"steps": 2, "batch_size": 8, "warmup_steps": 0, "evaluate_every": 2, "batchnorm_pass_steps": 1},
+}
+
+
+def quick(name: str) -> dict[str, Any]:
+    """A shipped recipe's space, with 16 pixels or fewer, and ten classes."""
+    space = config.load(config.shipped()[name]).dump()["space"]
+    crop = {"crop": "none", "flip": False, "jitter": 0}
+    size = min(16, space["image_size"])
+    return {
+        **QUICK,
+        "name": "quick",
+        "data": {**QUICK["data"], "augmentation": crop},  # type: ignore[dict-item]
+        "space": {**space, "image_size": size, "classes": 10},
+    }
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    """A command in this process, from the entry point of the console script."""
+    monkeypatch.setattr(sys, "argv", ["spos", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0, arguments
+
+
+@pytest.mark.parametrize("name", ["imagenet", "imagenet_mobilenet", "cifar10", "cifar10_mobilenet", "fashion_mnist",
+                                  "fashion_mnist_mobilenet", "demo"])  # fmt: skip
+def test_shipped_spaces(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("spos.yaml").write_text(yaml.safe_dump(quick(name)))
+    for command in ("supernet-train", "flops-table", "search", "export-arch", "retrain", "evaluate"):
+        run(monkeypatch, command)
+    trained = json.loads(Path("runs/quick/supernet/choices.json").read_text())
+    space = config.load(Path("spos.yaml")).space.build()
+    assert [len(row) for row in trained] == [len(layer.choices) for layer in space.layers]
+    assert all(sum(row) == 2 for row in trained)
+
+
+OWN = """
+from torch import nn
+
+
+class Plain(nn.Module):
+    def __init__(self, in_channels, out_channels, stride, affine, kernel, groups=1):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels, affine=affine)
+
+    def forward(self, features):
+        return self.norm(self.conv(features)).relu()
+
+
+class Torn(Plain):
+    def forward(self, features):
+        return super().forward(features)[:, 1:]
+"""
+
+
+def own(spos: Spos, *choices: object) -> None:
+    (spos.folder / "blocks.py").write_text(OWN)
+    settings = yaml.safe_load((spos.folder / "spos.yaml").read_text())
+    settings["space"]["choices"] = list(choices)
+    (spos.folder / "spos.yaml").write_text(yaml.safe_dump(settings))
+
+
+def test_a_block_of_the_users(spos: Spos) -> None:
+    """In a space with shuffles, inverted residuals and identity; fair paths; one and two processes."""
+    kernel = {"blocks:Plain": {"kernel": 3, "groups": 2}}
+    own(spos, {"shuffle": {"kernel": 3}}, {"mbconv": {"kernel": 3, "expand": 2}}, kernel, "identity")
+    said = spos("supernet-train", "--set", "supernet.steps=12", "--set", "supernet.sampler=fair").stdout
+    assert "how often each choice was trained" in said
+    trained = json.loads((spos.run / "supernet" / "choices.json").read_text())
+    assert trained == [[16, 16, 16], [12] * 4, [16, 16, 16], [12] * 4] or [sum(row) for row in trained] == [48] * 4
+    spos("search")
+    spos("search", "--run-dir", "two", "--weights", spos.run / "supernet" / "last.pt", "--devices", 2)
+    journals = [folder / "search" / "journal.jsonl" for folder in (spos.run, spos.folder / "two")]
+    assert journals[0].read_bytes() == journals[1].read_bytes()
+    spos("retrain", "2,3,0,2")
+    (model,) = spos.run.glob("retrain/*/model.pt")
+    assert "2,3,0,2" in spos("evaluate", "--weights", model).stdout
+    # Without the settings that name it, nothing is imported because a file says so.
+    (spos.folder / "blocks.py").write_text("raise SystemExit('imported')")
+    (spos.folder / "spos.yaml").rename(spos.folder / "mine.yaml")
+    said = spos("evaluate", "--weights", model, code=2).stderr
+    assert "name blocks to import: blocks:Plain; if they are yours, give the --config" in said
+    (spos.folder / "blocks.py").write_text(OWN)
+    spos("evaluate", "--weights", model, "--config", "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        ("nowhere:Plain", "cannot build nowhere:Plain for layer 0: No module named 'nowhere'"),
+        ("blocks:Missing", "has no attribute 'Missing'"),
+        ("blocks:Plain", "missing 1 required positional argument: 'kernel'"),
+        ({"blocks:Torn": {"kernel": 3}}, "makes [(15, 4, 4)] in layer 0 instead of [(16, 4, 4)]"),
+        ("blocks:", "cannot read 'blocks:'"),
+        ("json:loads", "cannot build json:loads"),
+    ],
+)
+def test_mistakes_in_a_block_of_the_users(spos: Spos, choice: object, said: str, mistake: Any) -> None:
+    own(spos, choice, {"shuffle": {"kernel": 3}})
+    sys.modules.pop("blocks", None)
+    assert said in mistake("flops-table")
+    sys.modules.pop("blocks", None)
+
+
+def test_a_class_that_is_no_module(spos: Spos) -> None:
+    with pytest.raises(ConfigError, match="no ops|is no torch"):
+        settings = config.validate({"space": {"choices": [{"builtins:dict": {}}]}})
+        from spos_cli.models.counting import count
+
+        count(settings.space.build())
