@@ -122,18 +122,18 @@ class Options:
         typed += [(name, value) for name, _, value in self.options]
         return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in typed)
 
-    def load(self, *, flops_limit: str | None = None, weights: dict[str, Any] | None = None) -> Config:
+    def load(self, *, limits: dict[str, str] | None = None, weights: dict[str, Any] | None = None) -> Config:
         """The resolved settings.
 
         Args:
-            flops_limit: of the search, if given on the command line.
+            limits: of the search, by setting, that were given on the command line.
             weights: settings of a weights file; they say how images are prepared, `--config` only where they are.
         """
         from spos_cli import config
 
         options = [config.Option(*option) for option in self.options]
-        if flops_limit is not None:
-            options.append(config.Option("--flops-limit", "search.flops_limit", flops_limit))
+        for name, limit in (limits or {}).items():
+            options.append(config.Option("--" + name.replace("_", "-"), f"search.{name}", limit))
         overrides: list[str | config.Option] = [*self.overrides, *options]
         origin = "the settings in the weights file"
         if weights is not None:  # it may come from anywhere: it has no say in where and on what we work
@@ -215,6 +215,10 @@ def flops_table(
             "--import", metavar="FILE", help="A published op_flops_dict.pkl, to compare with what is measured."
         ),
     ] = None,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="Measure the latency of every choice on this device instead.")
+    ] = False,
+    latency_batch: Annotated[int, typer.Option("--latency-batch", min=1, help="Images of a measured call.")] = 1,
     config: ConfigOption = None,
     overrides: SetOption = None,
     run_dir: RunDirOption = None,
@@ -237,12 +241,29 @@ def flops_table(
             raise ConfigError("--import compares the whole table; leave the architectures away")
         stage.compare(options.run(settings), published)
         return
+    if latency:
+        if arch:
+            raise ConfigError("--latency measures the whole space; leave the architectures away")
+        if settings.devices not in ("auto", "cpu", 1):
+            raise ConfigError("--latency measures one device; leave --devices away")
+        run = options.run(settings)
+        across_processes(settings, lambda processes: stage.measure_latency(run, processes, latency_batch))
+        return
     stage.run(options.run(settings), arch or [], parse_cost(flops_limit) if flops_limit else None, form)
 
 
 @app.command()
 def search(
     flops_limit: LimitOption = None,
+    params_limit: Annotated[
+        str | None, typer.Option("--params-limit", metavar="SIZE", help="Largest number of parameters, e.g. 3M.")
+    ] = None,
+    latency_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--latency-limit", metavar="TIME", help="Largest latency, e.g. 12ms, by spos flops-table --latency."
+        ),
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option("--weights", metavar="FILE", help="Supernet, ours or published. Default: the run folder's."),
@@ -267,7 +288,8 @@ def search(
     options = Options(
         config, overrides, run_dir, devices, seed, print_config, fresh, as_json, max_restarts=max_restarts
     )
-    settings = options.load(flops_limit=flops_limit)
+    limits = {"flops_limit": flops_limit, "params_limit": params_limit, "latency_limit": latency_limit}
+    settings = options.load(limits={name: limit for name, limit in limits.items() if limit is not None})
     from spos_cli.stages import search as stage
 
     across_processes(settings, lambda processes: stage.run(options.run(settings), processes, weights, earlier))

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from spos_cli.errors import ConfigError, SposError
 from spos_cli.space.architecture import YAML_ERRORS
-from spos_cli.space.cost import parse_cost
+from spos_cli.space.cost import parse_cost, parse_duration
 from spos_cli.space.search_space import Choice, SearchSpace, Stage
 
 
@@ -36,7 +36,13 @@ def _as_value_error(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return convert
 
 
+def _duration(value: Any) -> int:
+    """Microseconds are written as a whole number, too, as the resolved settings have them."""
+    return value if type(value) is int and 1 <= value <= 10**9 else parse_duration(value)
+
+
 Cost = Annotated[int, BeforeValidator(_as_value_error(parse_cost))]
+Duration = Annotated[int, BeforeValidator(_as_value_error(_duration))]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -249,6 +255,10 @@ class SearchConfig(Section):
 
     algorithm: Literal["evolution", "random"] = Field("evolution", description="random: the baseline")
     flops_limit: Cost | None = Field(330_000_000, description="largest FLOPs of a candidate")
+    params_limit: Cost | None = Field(None, description="largest number of parameters of a candidate")
+    latency_limit: Duration | None = Field(
+        None, description="largest latency of a candidate, by the table that flops-table --latency has measured"
+    )
     population: Count = Field(50, description="candidates per generation")
     generations: Annotated[Number, Field(ge=0, le=10**6)] = Field(
         20, description="generations after the first, random one"
@@ -317,7 +327,7 @@ def _folder_name(value: str | None) -> str | None:
 # compared where they say the same.
 LATER: dict[tuple[str, str], Any] = {
     **{(section, name): "off" for section in ("supernet", "retrain") for name in ("compile", "gradient_compression")},
-    ("search", "racing"): None,
+    **{("search", name): None for name in ("racing", "params_limit", "latency_limit")},
     ("data", "store"): "none",
 }
 

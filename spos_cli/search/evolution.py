@@ -7,17 +7,21 @@ candidates again.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from spos_cli import seeding
+from spos_cli.errors import LimitError
 from spos_cli.search.journal import Origin
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 from spos_cli.space.sampling import draw_choices
 
+TRIES = 2000  # of a random candidate under several limits
+ENUMERATED = 100_000  # architectures that are gone through one by one when tries have failed
 TRIES_PER_CHILD = 10  # the published code gives up on mutation and crossover after as many
 
 
@@ -37,12 +41,13 @@ class Evolution:
     With `parents` 0 every generation is random: the baseline at the same budget.
 
     Attributes:
-        table: what the limit is on.
+        table: what the limit is on; candidates are drawn exactly under it.
         limit: largest cost of a candidate, or None.
         population: candidates per generation.
         parents: best candidates so far that children are made of.
         mutations, crossovers: children per generation; random candidates fill the rest.
         mutation_probability: of each layer, to be drawn anew.
+        others: more limits, under which candidates are drawn by rejection: best the ones that leave more.
     """
 
     table: CostTable
@@ -54,6 +59,7 @@ class Evolution:
     crossovers: int
     mutation_probability: float
     seed: int
+    others: tuple[tuple[CostTable, int], ...] = ()
 
     def search(
         self,
@@ -84,14 +90,37 @@ class Evolution:
         """The next parents: by score, then the cheaper, then the one that came earlier."""
         return sorted(archs, key=lambda arch: (-scores[arch], self.table.of(arch)))[: self.parents]
 
+    def allows(self, arch: Architecture) -> bool:
+        """Whether an architecture is under all limits."""
+        under = self.limit is None or self.table.of(arch) <= self.limit
+        return under and all(table.of(arch) <= limit for table, limit in self.others)
+
     def require_candidates(self) -> None:
-        """Raises LimitError if the limit allows no architecture; the message says what is reachable."""
-        self.table.distribution().draw(seeding.generator(self.seed, "probe"), None, self.limit)
+        """Raises LimitError if the limits allow no architecture, as far as can be seen; the message says why."""
+        rng, distribution = seeding.generator(self.seed, "probe"), self.table.distribution()
+        drawn = [distribution.draw(rng, None, self.limit) for _ in range(TRIES if self.others else 1)]
+        fresh = _Fresh(self, set())
+        if any(map(self.allows, drawn)) or fresh.draw(rng) is not None:
+            return
+        reasons = []
+        for table, limit in self.others:
+            costs = [table.of(arch) for arch in drawn]
+            under = sum(cost <= limit for cost in costs)
+            reasons.append(
+                f"{under:,} have at most {table.written(limit)} {table.label} (they have from"
+                f" {table.written(min(costs))} to {table.written(max(costs))}, the space from"
+                f" {table.written(table.minimum)})"
+            )
+        first = "" if self.limit is None else f" with at most {self.table.written(self.limit)} {self.table.label}"
+        raise LimitError(
+            f"no architecture was found under all limits: of {len(drawn):,} drawn{first}, {'; '.join(reasons)}; raise"
+            " a limit"
+        )
 
     def propose(self, generation: int, best: Sequence[Architecture], seen: Iterable[Architecture]) -> list[Candidate]:
         """The candidates of one generation: children of the best, then random ones."""
         rng = seeding.generator(self.seed, "evolution", generation)
-        fresh = _Fresh(self.table, self.limit, set(seen))
+        fresh = _Fresh(self, set(seen))
         candidates: list[Candidate] = []
 
         def add(origin: Origin, number: int, draw: Callable[[], Architecture]) -> None:
@@ -127,27 +156,30 @@ def _pick(best: Sequence[Architecture], rng: np.random.Generator) -> Architectur
 
 
 class _Fresh:
-    """The architectures under the limit that have not been seen."""
+    """The architectures under all limits that have not been seen."""
 
-    def __init__(self, table: CostTable, limit: int | None, seen: set[Architecture]) -> None:
-        self.table, self.limit, self.seen = table, limit, seen
-        self.allowed = table.distribution().count(None, limit)
+    def __init__(self, evolution: Evolution, seen: set[Architecture]) -> None:
+        self.table, self.limit, self.others = evolution.table, evolution.limit, evolution.others
+        self.allows, self.seen = evolution.allows, seen
+        self.count = self.table.distribution().count(None, self.limit)  # without the other limits
 
     def take(self, arch: Architecture) -> bool:
-        """Marks an architecture as seen; False if it was, or if it is over the limit."""
-        if arch in self.seen or (self.limit is not None and self.table.of(arch) > self.limit):
+        """Marks an architecture as seen; False if it was, or if it is over a limit."""
+        if arch in self.seen or not self.allows(arch):
             return False
         self.seen.add(arch)
         return True
 
     def draw(self, rng: np.random.Generator) -> Architecture | None:
-        """One of them, uniformly; None when there is none left."""
+        """One of them, uniformly; None when there is none left, or none is found among very many."""
         distribution = self.table.distribution()
-        if len(self.seen) * 2 <= self.allowed:  # at most two tries on average
-            while not self.take(arch := distribution.draw(rng, None, self.limit)):
-                pass
-            return arch
-        left = [arch for arch in distribution.enumerate(None, self.limit) if arch not in self.seen]
+        if len(self.seen) * 2 <= self.count:  # at most two tries on average, but for other limits
+            for _ in range(TRIES) if self.others else itertools.count():
+                if self.take(arch := distribution.draw(rng, None, self.limit)):
+                    return arch
+            if self.count > ENUMERATED:
+                return None
+        left = [a for a in distribution.enumerate(None, self.limit) if a not in self.seen and self.allows(a)]
         if not left:
             return None
         arch = _pick(left, rng)

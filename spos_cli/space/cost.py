@@ -31,7 +31,7 @@ class CostTable:
     """An additive cost: a fixed part, and one entry for each choice of each layer.
 
     Attributes:
-        name: what is counted, `flops` (multiply-adds) or `params`.
+        name: what is counted, `flops` (multiply-adds), `params` or `latency` (microseconds).
         fixed: cost of the stem and the head.
         rows: by layer, the costs of its choices; layers may have different numbers of them.
     """
@@ -83,7 +83,11 @@ class CostTable:
     @property
     def label(self) -> str:
         """What is counted, as people write it."""
-        return {"flops": "FLOPs", "params": "parameters"}.get(self.name, self.name)
+        return {"flops": "FLOPs", "params": "parameters", "latency": "of latency"}.get(self.name, self.name)
+
+    def written(self, cost: int) -> str:
+        """A cost as people write it: `330M`, or `12.5ms`."""
+        return format_duration(cost) if self.name == "latency" else format_cost(cost)
 
     def distribution(self) -> CostDistribution:
         """How many architectures cost how much; computed once."""
@@ -216,15 +220,15 @@ class CostDistribution:
 
     def _empty(self, low: int | None, high: int | None) -> str:
         """What to say about a range that holds nothing."""
-        least, most, label = self.table.minimum, self.table.maximum, self.table.label
-        reach = f"the space reaches from {format_cost(least)} to {format_cost(most)}"
+        least, most, label, written = self.table.minimum, self.table.maximum, self.table.label, self.table.written
+        reach = f"the space reaches from {written(least)} to {written(most)}"
         if low is None:
             assert high is not None, "the whole space is not empty"
-            return f"no architecture has at most {format_cost(high)} {label}; {reach}"
+            return f"no architecture has at most {written(high)} {label}; {reach}"
         if high is None:
-            return f"no architecture has at least {format_cost(low)} {label}; {reach}"
+            return f"no architecture has at least {written(low)} {label}; {reach}"
         if low > high or high < least or low > most:
-            return f"no architecture has {format_cost(low)} to {format_cost(high)} {label}; {reach}"
+            return f"no architecture has {written(low)} to {written(high)} {label}; {reach}"
         # Inside of a gap, costs may look alike when rounded.
         below = self.count(None, low - 1)
         nearest = f"{self._cost_of_place(below):,} and {self._cost_of_place(below + 1):,}"
@@ -263,3 +267,25 @@ def format_cost(cost: int) -> str:
         if rounded >= 10**exponent:
             return f"{rounded / 10**exponent:.4g}{unit}"
     return str(cost)
+
+
+DURATIONS = {"us": 1, "ms": 10**3, "s": 10**6}  # in microseconds
+
+
+def parse_duration(text: str | int | float) -> int:
+    """Reads `12ms`, `900us` or `1.5s` as whole microseconds, rounded.
+
+    Raises:
+        ConfigError: it is none of these, or not from 1 microsecond to 1,000 seconds.
+    """
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(us|ms|s)", re.sub(r"[\s_]", "", str(text))[:60], re.ASCII)
+    duration = round(Decimal(match[1]) * DURATIONS[match[2]]) if match else 0
+    if not 1 <= duration <= 10**9:
+        raise ConfigError(f"{shown(text)} is not a latency; write one such as 12ms, 900us or 1.5s, up to 1000s")
+    return duration
+
+
+def format_duration(duration: int) -> str:
+    """Microseconds with four significant digits at most: `12.5ms`, `900us`."""
+    unit = "s" if duration >= 10**6 else "ms" if duration >= 10**3 else "us"
+    return f"{float(f'{duration / DURATIONS[unit]:.4g}'):g}{unit}"

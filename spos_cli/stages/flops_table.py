@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from spos_cli import seeding
 from spos_cli.engine import checkpoint
-from spos_cli.models import published_table
+from spos_cli.engine.distributed import Processes
+from spos_cli.engine.progress import track
+from spos_cli.errors import RunError
+from spos_cli.models import latency, published_table
 from spos_cli.models.counting import Costs, count
+from spos_cli.models.latency import OUTLIER, ROUNDS, WARM_UP
 from spos_cli.space.architecture import Architecture, read
-from spos_cli.space.cost import format_cost
+from spos_cli.space.cost import CostTable, format_cost, format_duration
 from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.common import Run
 
+LATENCY_TABLE = "latency_table.json"
+CHECKED = 20  # whole networks that a table of latencies is compared with
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -73,6 +81,65 @@ def compare(run: Run, path: Path) -> None:
     run.result({"compared": result.compared, "differences": result.differences, "kept": len(result.others)})
 
 
+def measure_latency(run: Run, processes: Processes, batch: int) -> None:
+    """Measures the latency of every choice on this device, and how far sums of them agree with whole networks.
+
+    Leaves `latency_table.json`, which `--latency-limit` of a search uses.
+    """
+    space, device = run.config.space.build(), processes.device
+    flops = count(space).flops
+    rng = seeding.generator(run.config.seed, "latency")
+    checked = [flops.distribution().draw(rng, None, None) for _ in range(CHECKED)]
+    with track("measuring latencies", WARM_UP + ROUNDS, "rounds", quiet=run.as_json) as task:
+        found = latency.measure(space, device, batch, checked, task.advance)
+    summary = {
+        "space": space.digest,
+        "conditions": asdict(found.conditions),
+        "fixed": found.table.fixed,
+        "table": [list(row) for row in found.table.rows],
+        "spread": found.spread,
+        "whole": [{"architecture": list(arch), "measured": one, "added": other} for arch, one, other in found.whole],
+        "spearman": found.spearman,
+        "error": found.error,
+    }
+    path = run.folder / LATENCY_TABLE
+    checkpoint.write_atomically(path, (json.dumps(summary) + "\n").encode())
+    cells = [[format_duration(cost) for cost in row] for row in found.table.rows]
+    show_table(run, "latency of each choice", space, cells)
+    outliers = sum(spread > OUTLIER for row in found.spread for spread in row)
+    conditions, whole = found.conditions, [measured for _, measured, _ in found.whole]
+    facts = [
+        ("device", f"{conditions.device}, {conditions.threads} threads, {conditions.dtype}, batch {conditions.batch}"),
+        ("measured", f"medians of {ROUNDS} rounds, after {WARM_UP} to warm up"),
+        ("outliers", f"{outliers} of {sum(found.table.counts)} have a call of {OUTLIER} times the median or more"),
+        ("the table reaches", f"{format_duration(found.table.minimum)} to {format_duration(found.table.maximum)}"),
+        (f"{CHECKED} whole networks", f"{format_duration(min(whole))} to {format_duration(max(whole))}"),
+        ("Spearman's rank correlation with them", f"{found.spearman:.3f}"),
+        ("mean error", f"{found.error:.1%}"),
+    ]
+    run.show("how far the table can be trusted", ["what:", "value:"], facts)
+    run.result(summary)
+    run.say(f"written to {path}")
+    run.next(f"search --latency-limit {format_duration(sorted(whole)[len(whole) // 2])}")
+
+
+def read_latency(run: Run) -> CostTable:
+    """The latencies that were measured for this run's space.
+
+    Raises:
+        RunError: they were not, or for another space.
+    """
+    path = run.folder / LATENCY_TABLE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        table = CostTable("latency", int(content["fixed"]), content["table"])
+        if content["space"] != run.config.space.build().digest:
+            raise RunError(f"{path} was measured for another space; run spos flops-table --latency again")
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        raise RunError(f"there is no {path}, or it is broken; run spos flops-table --latency first") from None
+    return table
+
+
 def _number(value: float | None) -> str:
     return "missing" if value is None else f"{value:,}"
 
@@ -109,25 +176,33 @@ def summarize(space: SearchSpace, costs: Costs, limit: int | None) -> dict[str, 
     return summary
 
 
+def show_table(run: Run, title: str, space: SearchSpace, cells: Sequence[Sequence[str]]) -> None:
+    """What each choice of each layer costs, under the names of the choices; the number in front is its index."""
+    names = list(dict.fromkeys(choice.name for layer in space.layers for choice in layer.choices))
+    rows = []
+    for layer, texts in zip(space.layers, cells, strict=True):
+        size = f"{layer.in_channels}→{layer.out_channels}, {layer.in_size}→{layer.out_size} px"
+        by_name = {
+            choice.name: f"{index}: {text}"
+            for index, (choice, text) in enumerate(zip(layer.choices, texts, strict=True))
+        }
+        rows.append([str(layer.index), size, *(by_name.get(name, "") for name in names)])
+    run.show(title, ["layer", "size:", *names], rows)
+
+
 def show_space(run: Run, space: SearchSpace, summary: dict[str, Any]) -> None:
     """The table per layer and choice, then the distribution."""
-    names = list(dict.fromkeys(choice.name for layer in space.layers for choice in layer.choices))
-    rows: list[list[str]] = []
-    for layer, flops, params in zip(space.layers, summary["table"], summary["params"]["table"], strict=True):
-        size = f"{layer.in_channels}→{layer.out_channels}, {layer.in_size}→{layer.out_size} px"
-        costs = {
-            choice.name: f"{index}: {format_cost(f)} / {format_cost(p)}"
-            for index, (choice, f, p) in enumerate(zip(layer.choices, flops, params, strict=True))
-        }
-        rows.append([str(layer.index), size, *(costs.get(name, "") for name in names)])
+    tables = zip(summary["table"], summary["params"]["table"], strict=True)
+    cells = [
+        [f"{format_cost(f)} / {format_cost(p)}" for f, p in zip(flops, params, strict=True)] for flops, params in tables
+    ]
+    show_table(run, "FLOPs / parameters of each choice", space, cells)
     fixed = f"{format_cost(summary['fixed'])} / {format_cost(summary['params']['fixed'])}"
-    rows.append(["", "stem and head", fixed, *[""] * (len(names) - 1)])
-    run.show("FLOPs / parameters of each choice", ["layer", "size:", *names], rows)
-
     facts = [
         ("architectures", f"{summary['architectures']:,}"),
         ("FLOPs, least and most", f"{format_cost(summary['minimum'])} to {format_cost(summary['maximum'])}"),
         ("mean", format_cost(round(summary["mean"]))),
+        ("FLOPs / parameters of stem and head", fixed),
         *((f"{float(q):.0%} are at or under", format_cost(value)) for q, value in summary["quantiles"].items()),
     ]
     if "limit" in summary:

@@ -33,12 +33,14 @@ from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Bitmaps, Entry, Journal, ranking
 from spos_cli.search.racing import Race
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import format_cost
+from spos_cli.space.cost import format_cost, format_duration
 from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.common import Images, Run, data_recipe, read_settings
+from spos_cli.stages.flops_table import LATENCY_TABLE, read_latency
 from spos_cli.stages.weights_file import Weights, read_weights
 
 SHOWN = 10
+LABELS = {"flops": "FLOPs", "params": "parameters"}
 GROUP = 8  # candidates that a process scores together: so many are lost if it is killed, and in memory at once
 COUNTS = 3 * 8  # bytes of what is told of a score beside its outcomes
 
@@ -89,7 +91,7 @@ def search(
         bring_in(journal, begin_with, processes)
     evaluator = make_evaluator(run, supernet, images, processes)
     scoring = Scoring(processes, evaluator, costs, journal, evolution.parents, run.config.search.racing)
-    known = scoring.bring_in(evolution.limit)
+    known = scoring.bring_in(evolution.allows)
     if processes.is_main:
         journal.cut_incomplete_line()
         if not file.is_complete:
@@ -175,11 +177,24 @@ def bring_in(journal: Journal, entries: Sequence[Entry], processes: Processes) -
 
 
 def make_evolution(run: Run, costs: Costs) -> Evolution:
-    """The sizes of the search, from the config; the random baseline has no parents."""
+    """The sizes of the search, from the config; the random baseline has no parents.
+
+    Candidates are drawn exactly under the limit that leaves least of the space.
+
+    Raises:
+        RunError: there is a limit on the latency, but no table of latencies.
+    """
     search = run.config.search
+    limits = [(costs.flops, search.flops_limit), (costs.params, search.params_limit)]
+    if search.latency_limit is not None:
+        limits.append((read_latency(run), search.latency_limit))
+    given = [(table, limit) for table, limit in limits if limit is not None]
+    given.sort(key=lambda pair: pair[0].distribution().share(None, pair[1]))
+    table, limit = given[0] if given else (costs.flops, None)
     return Evolution(
-        table=costs.flops,
-        limit=search.flops_limit,
+        table=table,
+        limit=limit,
+        others=tuple(given[1:]),
         population=search.population,
         generations=search.generations,
         parents=search.parents if search.algorithm == "evolution" else 0,
@@ -199,6 +214,8 @@ def remember_settings(run: Run, supernet_digest: str, processes: Processes) -> N
     settings = run.config.portable()["search"]
     search = {key: value for key, value in settings.items() if key != "generations"}
     ours = {"seed": run.config.seed, "supernet": supernet_digest, "data": data_recipe(run.config), "search": search}
+    if run.config.search.latency_limit is not None:
+        ours["latency_table"] = checkpoint.digest(run.folder / LATENCY_TABLE)
     folder = run.search_folder
     begun = (folder / "journal.jsonl").exists()
     if begun:
@@ -321,10 +338,10 @@ class Scoring:
         self.used: list[Entry] = []
         self.changed = False  # whether the last generation had candidates that were not in the journal
 
-    def bring_in(self, limit: int | None) -> dict[Architecture, float]:
-        """The scores of the candidates of another search that the journal begins with, under a FLOPs limit."""
+    def bring_in(self, allows: Callable[[Architecture], bool]) -> dict[Architecture, float]:
+        """The scores of the candidates of another search that the journal begins with, where the limits allow them."""
         imported = [entry for entry in self.entries.values() if entry.origin == "imported"]
-        self.used = [entry for entry in imported if limit is None or entry.flops <= limit]
+        self.used = [entry for entry in imported if allows(entry.architecture)]
         return {entry.architecture: entry.top1 for entry in self.used}
 
     def score(self, candidates: Sequence[Candidate], request: StopRequest, task: Task) -> list[float]:
@@ -459,6 +476,13 @@ def _scores(flat: Tensor, images: int) -> list[Score | None]:
     return scores
 
 
+def limits_of(run: Run) -> dict[str, int | None]:
+    """The limits on candidates: that on FLOPs, and others where they are given."""
+    search = run.config.search
+    others = {"params": search.params_limit, "latency": search.latency_limit}
+    return {"flops": search.flops_limit, **{name: limit for name, limit in others.items() if limit is not None}}
+
+
 def write_result(run: Run, scoring: Scoring, supernet_digest: str) -> None:
     """`result.yaml`: the best so far, and what they were found with."""
     best = [{"rank": rank, **entry.to_dict()} for rank, entry in enumerate(ranking(scoring.used)[:SHOWN], 1)]
@@ -466,7 +490,7 @@ def write_result(run: Run, scoring: Scoring, supernet_digest: str) -> None:
         "candidates": len(scoring.used),
         "partial": sum(entry.partial for entry in scoring.used),
         "generations": scoring.used[-1].generation,
-        "flops_limit": run.config.search.flops_limit,
+        **{f"{name}_limit": limit for name, limit in limits_of(run).items()},
         "supernet": supernet_digest,
         "space": run.config.space.build().to_dict(),
         "best": best,
@@ -477,7 +501,6 @@ def write_result(run: Run, scoring: Scoring, supernet_digest: str) -> None:
 
 def show(run: Run, scoring: Scoring) -> None:
     """The table of the best, and what comes next."""
-    limit = run.config.search.flops_limit
     best = ranking(scoring.used)[:SHOWN]
     rows = [
         (
@@ -490,7 +513,12 @@ def show(run: Run, scoring: Scoring) -> None:
         )
         for rank, entry in enumerate(best, 1)
     ]
-    under = f" at or under {format_cost(limit)} FLOPs" if limit else ""
+    limits = {name: limit for name, limit in limits_of(run).items() if limit is not None}
+    written = [
+        format_duration(limit) if name == "latency" else f"{format_cost(limit)} {LABELS[name]}"
+        for name, limit in limits.items()
+    ]
+    under = f" at or under {' and '.join(written)}" if written else ""
     lost = sum(entry.partial for entry in scoring.used)
     stopped = f"; {lost} others stopped early" if lost else ""
     title = f"the best of {len(scoring.used)} candidates{under}, scored on {best[0].images:,} images{stopped}"

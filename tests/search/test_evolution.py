@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -143,3 +144,29 @@ def test_parents_are_the_best_of_all_so_far(monkeypatch: pytest.MonkeyPatch) -> 
     for _ in EVOLUTION.search(evaluate):
         pass
     assert len(parents) == EVOLUTION.generations + 1
+
+
+def several(limits: tuple[int, int]) -> Evolution:
+    other = CostTable("params", 10, np.random.default_rng(1).integers(1, 50, (LAYERS, CHOICES)))
+    return replace(EVOLUTION, limit=limits[0], others=((other, limits[1]),))
+
+
+@pytest.mark.parametrize("population", [20, 5000])
+def test_candidates_under_several_limits(population: int) -> None:
+    """All that are proposed are under both; with a large population they are all that there are."""
+    evolution = replace(several((240, 200)), population=population, generations=0)
+    ((other, most),) = evolution.others
+    every = [Architecture(path) for path in itertools.product(range(CHOICES), repeat=LAYERS)]
+    allowed = {arch for arch in every if evolution.table.of(arch) <= 240 and other.of(arch) <= most}
+    assert 20 < len(allowed) < 5000
+    (generation,) = evolution.search(lambda candidates: [0.0] * len(candidates))
+    proposed = [candidate.architecture for candidate, _ in generation]
+    assert set(proposed) <= allowed
+    assert len(proposed) == len(set(proposed)) == min(population, len(allowed))
+
+
+def test_a_limit_that_starves_the_space_is_named() -> None:
+    evolution = several((250, 20))
+    with pytest.raises(LimitError, match=r"of 2,000 drawn with at most 250 FLOPs, 0 have at most 20 parameters \(they"):
+        evolution.require_candidates()
+    several((240, 200)).require_candidates()

@@ -18,7 +18,7 @@ from scipy.stats import chisquare
 from spos_cli.errors import ConfigError, LimitError
 from spos_cli.space import cost
 from spos_cli.space.architecture import Architecture, shown
-from spos_cli.space.cost import CostDistribution, CostTable, format_cost, parse_cost
+from spos_cli.space.cost import CostDistribution, CostTable, format_cost, format_duration, parse_cost, parse_duration
 
 
 @st.composite
@@ -218,3 +218,22 @@ def test_sizes_are_written_shortly() -> None:
     written = {322_918_720: "322.9M", 3_558_464: "3.558M", 330_000_000: "330M", 999_999_999: "1G", 512: "512",
                999: "999", 1_000: "1K", 99_999: "100K", 0: "0", 10_000_000: "10M"}  # fmt: skip
     assert {value: format_cost(value) for value in written} == written
+
+
+@pytest.mark.parametrize(
+    ("text", "microseconds"),
+    [("12ms", 12_000), ("900us", 900), ("1.5 s", 1_500_000), ("0.0015ms", 2), ("1000s", 10**9)],
+)
+def test_durations(text: str, microseconds: int) -> None:
+    assert parse_duration(text) == microseconds
+
+
+@pytest.mark.parametrize("text", ["12", "ms", "0ms", "-1ms", "1e9s", "1001s", "12 m", "", "NaNs", True, None])
+def test_what_is_no_duration(text: object) -> None:
+    with pytest.raises(ConfigError, match="is not a latency"):
+        parse_duration(text)  # type: ignore[arg-type]
+
+
+@given(st.integers(1, 10**9))
+def test_durations_come_back(microseconds: int) -> None:
+    assert parse_duration(format_duration(microseconds)) == pytest.approx(microseconds, rel=5e-4, abs=0.5)

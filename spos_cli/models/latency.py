@@ -1,0 +1,137 @@
+"""How long architectures take on a device: measured block by block, added up, and compared with whole networks."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spos_cli.models.blocks import build_block
+from spos_cli.models.network import Network
+from spos_cli.space.architecture import Architecture
+from spos_cli.space.cost import CostTable
+from spos_cli.space.search_space import Choice, SearchSpace
+
+WARM_UP, ROUNDS = 3, 15
+STEPS = 20_000
+OUTLIER = 1.5  # a slowest call so many times the median is worth a look
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which latencies were measured; they hold for these only.
+
+    Attributes:
+        device: its name.
+        batch: images of a call.
+        threads: of the CPU.
+        dtype: of weights and images.
+        warm_up, rounds: calls of each block before, and measured; the medians count.
+    """
+
+    device: str
+    batch: int
+    threads: int
+    dtype: str = "float32"
+    warm_up: int = WARM_UP
+    rounds: int = ROUNDS
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """An additive table of latencies in microseconds of a batch, and how far it can be trusted.
+
+    Attributes:
+        table: the fixed part is what a whole network takes beside its blocks.
+        spread: by layer and choice, the slowest call divided by the median.
+        whole: of some architectures, microseconds as measured, and as the table says.
+    """
+
+    conditions: Conditions
+    table: CostTable
+    spread: list[list[float]]
+    whole: list[tuple[Architecture, int, int]]
+
+    @property
+    def spearman(self) -> float:
+        """Rank correlation between whole networks and the table."""
+        ranks = np.argsort(np.argsort([row[1:] for row in self.whole], 0), 0)
+        return float(np.corrcoef(ranks.T)[0, 1])
+
+    @property
+    def error(self) -> float:
+        """Mean difference between whole networks and the table, as a share of the former."""
+        return statistics.mean(abs(added - measured) / measured for _, measured, added in self.whole)
+
+
+def measure(
+    space: SearchSpace,
+    device: torch.device,
+    batch: int,
+    checked: Sequence[Architecture],
+    progress: Callable[[int], object] = lambda done: None,
+) -> Latencies:
+    """Measures every choice of every layer, and whole networks to compare with.
+
+    All are called in turn, round by round, so that a machine that slows down does so for all of them.
+
+    Args:
+        batch: images of a call.
+        checked: architectures that are measured as a whole.
+        progress: is told how many more rounds are done.
+
+    Raises:
+        ConfigError: a block of the user's cannot be built.
+    """
+    keys: list[list[tuple[Choice, int, int, int, int]]] = []
+    calls: dict[object, Callable[[], object]] = {}
+    for layer in space.layers:
+        keys.append([])
+        for choice in layer.choices:
+            key = (choice, layer.in_channels, layer.out_channels, layer.stride, layer.in_size)
+            keys[-1].append(key)
+            if key not in calls:
+                block = build_block(choice, layer, affine=True)
+                calls[key] = _call(block, device, (batch, layer.worked_channels, layer.in_size, layer.in_size))
+    reference = Architecture((0,) * space.num_layers)
+    for arch in {reference, *checked}:
+        calls[arch] = _call(Network(space, arch), device, (batch, 3, space.image_size, space.image_size))
+
+    seconds: dict[object, list[float]] = {key: [] for key in calls}
+    with torch.inference_mode():
+        for turn in range(WARM_UP + ROUNDS):
+            for called, call in calls.items():
+                begin = time.perf_counter()
+                call()
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                if turn >= WARM_UP:
+                    seconds[called].append(time.perf_counter() - begin)
+            progress(1)
+
+    medians = {key: max(1, round(statistics.median(times) * 1e6)) for key, times in seconds.items()}
+    # Sums are counted exactly, in a table of so many steps at most; what is finer than that was not measured.
+    step = max(1, medians[reference] // STEPS)
+    rows = [[max(step, medians[key] // step * step) for key in layer_keys] for layer_keys in keys]
+    fixed = max(0, medians[reference] - sum(row[0] for row in rows))
+    table = CostTable("latency", fixed, rows)
+    spread = [[max(seconds[key]) / statistics.median(seconds[key]) for key in layer_keys] for layer_keys in keys]
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return Latencies(
+        Conditions(name, batch, torch.get_num_threads()),
+        table,
+        spread,
+        [(arch, medians[arch], table.of(arch)) for arch in checked],
+    )
+
+
+def _call(module: nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], object]:
+    """One forward pass of a module in eval mode."""
+    module.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    features: Tensor = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
+    return lambda: module(features)

@@ -1,0 +1,48 @@
+"""The table of latencies: its arithmetic with a clock of ours, and that something is measured at all."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from spos_cli.models import latency
+from spos_cli.space.architecture import Architecture
+from spos_cli.space.cost import CostTable
+from tests.engine.test_optim import SPACE
+
+ARCHS = [Architecture(path) for path in itertools.product(range(2), repeat=4)]
+
+
+def test_correlation_and_error_are_the_published_formulas() -> None:
+    rng = np.random.default_rng(0)
+    measured, added = (rng.permutation(900)[: len(ARCHS)].tolist() for _ in range(2))
+    whole = list(zip(ARCHS, measured, added, strict=True))
+    found = latency.Latencies(latency.Conditions("cpu", 1, 1), CostTable("latency", 0, [[1]]), [[1.0]], whole)
+    assert found.spearman == pytest.approx(spearmanr(measured, added).statistic)
+    assert found.error == pytest.approx(np.mean(np.abs(np.subtract(added, measured)) / measured))
+
+
+def test_every_choice_is_measured() -> None:
+    rounds: list[int] = []
+    found = latency.measure(SPACE, torch.device("cpu"), 2, ARCHS[:3], rounds.append)
+    assert found.table.counts == [2] * 4
+    assert min(map(min, found.table.rows)) >= 1
+    assert [arch for arch, _, _ in found.whole] == ARCHS[:3]
+    assert all(added == found.table.of(arch) for arch, _, added in found.whole)
+    assert min(map(min, found.spread)) >= 1
+    assert sum(rounds) == latency.WARM_UP + latency.ROUNDS
+    assert (found.conditions.batch, found.conditions.device) == (2, "cpu")
+
+
+def test_medians_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock of ours each call takes the same, and nothing is left for the stem and the head."""
+    ticks = itertools.count()
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: next(ticks) * 0.5)
+    found = latency.measure(SPACE, torch.device("cpu"), 1, ARCHS[:1])
+    assert {cost for row in found.table.rows for cost in row} == {500_000}
+    assert found.table.fixed == 0
+    assert found.spread == [[1.0, 1.0]] * 4
