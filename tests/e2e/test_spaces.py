@@ -137,3 +137,31 @@ def test_mistakes_in_a_block_of_the_users(spos: Spos, choice: object, said: str,
     sys.modules.pop("blocks", None)
     assert said in mistake("flops-table")
     sys.modules.pop("blocks", None)
+
+
+def test_limits_on_several_costs(finished: Spos, spos: Spos) -> None:
+    """FLOPs, parameters and measured latency; resumed, and refused where nothing is left or nothing was measured."""
+    weights = ("--weights", finished.run / "supernet" / "last.pt")
+    assert "run spos flops-table --latency first" in spos("search", *weights, "--latency-limit", "5ms", code=2).stderr
+    table = json.loads(spos("flops-table", "--latency", "--json").stdout)
+    assert table == json.loads((spos.run / "latency_table.json").read_text())
+    assert len(table["whole"]) == 20
+    assert table["conditions"]["batch"] == 1
+    costs = [sum(row) / len(row) for row in table["table"]]
+    middle = f"{table['fixed'] + round(sum(costs))}us"
+    limits = ("--latency-limit", middle, "--params-limit", "6K", "--flops-limit", "60K")
+    said = spos("search", *weights, *limits).stdout
+    assert "at or under 60K FLOPs and 6K parameters and" in said
+    journal = (spos.run / "search" / "journal.jsonl").read_bytes()
+    for line in journal.splitlines():
+        entry = json.loads(line)
+        added = sum(row[choice] for row, choice in zip(table["table"], entry["architecture"], strict=True))
+        assert table["fixed"] + added <= int(middle.removesuffix("us"))
+        assert entry["params"] <= 6_000
+        assert entry["flops"] <= 60_000
+    spos("search", *weights, *limits)
+    assert (spos.run / "search" / "journal.jsonl").read_bytes() == journal
+    starved = spos("search", *weights, "--run-dir", "other", "--params-limit", "1K", code=2).stderr
+    assert "no architecture has at most 1K parameters" in starved
+    spos("flops-table", "--latency")
+    assert "latency_table" in spos("search", *weights, *limits, code=2).stderr  # candidates would be others

@@ -1,0 +1,120 @@
+"""Whether a supernet's ranking means anything: `python -m tests.benchmarks.ranking FOLDER`, about half an hour.
+
+On Fashion-MNIST in the MobileNet-like space (kernels, expansions, depth): a supernet with uniform paths and one with
+fair paths, at equal images; twelve architectures, one from each twelfth of the space by FLOPs, trained alone at a short
+budget; two of them with three seeds each, for the noise that is there anyway. What is in FOLDER is used again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import kendalltau
+
+from spos_cli import config as configs
+from spos_cli.engine import checkpoint
+from spos_cli.engine.distributed import Processes
+from spos_cli.models.counting import count
+from spos_cli.space.architecture import Architecture
+from spos_cli.space.cost import CostTable, format_cost
+from spos_cli.stages.common import Images, Run
+from spos_cli.stages.search import make_evaluator
+from spos_cli.stages.weights_file import read_weights
+
+RECIPE, ARCHITECTURES, SEEDS = "fashion_mnist_mobilenet", 12, 3
+STEPS, FAIR_STEPS, ALONE_STEPS = 9000, 1500, 3000  # six paths in each fair step
+
+
+def spos(*arguments: str) -> None:
+    """A command with one thread, which must succeed."""
+    command = [sys.executable, "-m", "spos_cli", *arguments, "--config", RECIPE, "--set", "threads=1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--set", "data.workers=0"], check=True, capture_output=True, env=environment)
+
+
+def stratified(table: CostTable) -> list[Architecture]:
+    """One architecture out of each equal share of the space by cost."""
+    rng, distribution = np.random.default_rng(0), table.distribution()
+    ends = [distribution.quantile(share / ARCHITECTURES) for share in range(ARCHITECTURES + 1)]
+    return [distribution.draw(rng, low, high) for low, high in itertools.pairwise(ends)]
+
+
+def train_supernet(folder: Path, sampler: str) -> Path:
+    """The checkpoint of a supernet."""
+    path = folder / sampler / "supernet" / "last.pt"
+    steps = FAIR_STEPS if sampler == "fair" else STEPS
+    settings = [f"supernet.sampler={sampler}", f"supernet.steps={steps}"]
+    spos("supernet-train", "--run-dir", str(folder / sampler), *(part for s in settings for part in ("--set", s)))
+    return path
+
+
+def train_alone(folder: Path, arch: Architecture, seed: int) -> float:
+    """Top-1 on the test images."""
+    run = folder / f"alone-{seed}"
+    model = run / "retrain" / arch.id / "model.pt"
+    if not model.exists():
+        steps = f"retrain.steps={ALONE_STEPS}"
+        spos("retrain", str(arch), "--run-dir", str(run), "--seed", str(seed), "--set", steps)
+    return float(checkpoint.load(model)["metrics"]["top1"])
+
+
+def scores(folder: Path, weights: Path, archs: Iterable[Architecture]) -> list[float]:
+    """One-shot top-1 on the held-out training images."""
+    overrides = [f"run_dir={folder}", "threads=1", "data.workers=0"]
+    config = configs.load(configs.find(RECIPE), overrides)
+    processes = Processes(0, 1, torch.device("cpu"))
+    supernet = read_weights(weights).supernet(config)
+    evaluator = make_evaluator(Run(config), supernet, Images(config, processes), processes)
+    return [score.top1_count / score.images for score in evaluator.score(list(archs)) or []]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder.absolute()
+    table = count(configs.load(configs.find(RECIPE)).space.build()).flops
+    archs = stratified(table)
+    repeated = (archs[1], archs[-2])
+    with ThreadPoolExecutor(2) as pool:
+        supernets = [pool.submit(train_supernet, folder, sampler) for sampler in ("uniform", "fair")]
+        alone = {arch: [pool.submit(train_alone, folder, arch, 0)] for arch in archs}
+        for arch in repeated:
+            alone[arch] += [pool.submit(train_alone, folder, arch, seed) for seed in range(1, SEEDS)]
+        checkpoints = [supernet.result() for supernet in supernets]
+        trained = {arch: [job.result() for job in jobs] for arch, jobs in alone.items()}
+    torch.set_num_threads(1)
+    shots = [scores(path.parents[1], path, archs) for path in checkpoints]
+    results = Table("architecture", "FLOPs", "alone", "one-shot, uniform", "one-shot, fair")
+    for arch, uniform, fair in zip(archs, *shots, strict=True):
+        seeds = ", ".join(f"{value:.2%}" for value in trained[arch])
+        results.add_row(str(arch), format_cost(table.of(arch)), seeds, f"{uniform:.2%}", f"{fair:.2%}")
+    console = Console(width=140)
+    console.print(results)
+    first = [values[0] for values in trained.values()]
+    noise = statistics.mean(statistics.stdev(trained[arch]) for arch in repeated)
+    console.print(
+        f"alone: {min(first):.2%} to {max(first):.2%}, deviation {statistics.stdev(first):.2%}; seeds {noise:.2%}"
+    )
+    for name, shot in zip(("uniform", "fair"), shots, strict=True):
+        tau = kendalltau(first, shot)
+        console.print(
+            f"{name}: tau {tau.statistic:.2f} (p {tau.pvalue:.3f}); mean one-shot {statistics.mean(shot):.2%}"
+        )
+    tau = kendalltau(first, [table.of(arch) for arch in archs])
+    console.print(f"FLOPs alone: tau {tau.statistic:.2f}")
+
+
+if __name__ == "__main__":
+    main()
