@@ -245,7 +245,9 @@ def flops_table(
         if arch:
             raise ConfigError("--latency measures the whole space; leave the architectures away")
         if settings.devices not in ("auto", "cpu", 1):
-            raise ConfigError("--latency measures one device; leave --devices away")
+            raise ConfigError(f"--latency measures one device, and devices is {settings.devices}; use --devices 1")
+        if settings.devices == "auto":
+            settings = settings.model_copy(update={"devices": 1})  # of several GPUs the first
         run = options.run(settings)
         across_processes(settings, lambda processes: stage.measure_latency(run, processes, latency_batch))
         return
@@ -281,7 +283,7 @@ def search(
 ) -> None:
     """Search the supernet by evolution, under a FLOPs limit.
 
-    Every score goes to search/journal.jsonl at once; the same command again goes on from there.
+    Scores go to search/journal.jsonl group by group; the same command again goes on from there.
 
     Example: spos search --flops-limit 330M
     """

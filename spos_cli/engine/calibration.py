@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from spos_cli.engine.distributed import Processes
 
+AnyBatchNorm = nn.modules.batchnorm._BatchNorm  # of one, two or three dimensions
+
 
 @torch.no_grad()
 def calibrate(
@@ -35,7 +37,7 @@ def calibrate(
         processes: if given, the average is over the batches of all of them.
         momentum: weight of each new batch; None is the plain average.
     """
-    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, AnyBatchNorm)]
     with _anew(layers):
         for number, images in enumerate(batches, 1):
             for layer in layers:  # PyTorch's own plain average would wait for the device in each layer
@@ -50,7 +52,7 @@ def calibrate(
 
 
 @contextlib.contextmanager
-def _anew(layers: list[nn.BatchNorm2d]) -> Iterator[None]:
+def _anew(layers: list[AnyBatchNorm]) -> Iterator[None]:
     """Within, the layers start anew and train; then their modes are as they were."""
     before = [(layer.training, layer.momentum) for layer in layers]
     for layer in layers:

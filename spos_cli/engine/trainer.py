@@ -189,7 +189,7 @@ class Trainer:
                     loss = self.criterion(logits, labels)
                 self.average.active = micro == recipe.accumulate - 1 and number == len(arguments)
                 self.scaler.scale(loss / recipe.accumulate).backward()
-                self.window.add(self.step, loss.detach(), logits.detach(), labels)
+                self.window.add(self.step, loss.detach(), logits.detach(), labels, 1 / len(arguments))
         self.average.finish()
         if recipe.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -439,9 +439,12 @@ def require_same(ours: dict[str, Any], theirs: dict[str, Any], what: str) -> Non
 
 
 def differing(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """The fields of `ours` that `theirs` has differently, as `supernet.lr: 0.5, was 0.1`."""
-    for key, value in ours.items():
-        other = theirs.get(key)
+    """The fields of `ours` that `theirs` has differently, as `supernet.lr: 0.5, was 0.1`.
+
+    Within sections, those that only `theirs` has differ too: settings that are switched off are not written down.
+    """
+    for key in [*ours, *(key for key in theirs if prefix and key not in ours)]:
+        value, other = ours.get(key), theirs.get(key)
         if isinstance(value, dict) and isinstance(other, dict):
             yield from differing(value, other, f"{prefix}{key}.")
         elif value != other:
@@ -461,11 +464,11 @@ class Window:
         self.sums = torch.zeros(3, dtype=torch.float64, device=self.processes.device)  # images, loss, top-1
         self.begin = time.monotonic()
 
-    def add(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Counts one pass; nothing here waits for the device."""
-        self.sums[0] += labels.numel()
-        self.sums[1] += loss * labels.numel()
-        self.sums[2] += (logits.argmax(1) == labels).sum()
+    def add(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor, share: float = 1.0) -> None:
+        """Counts one pass, which is a `share` of those of its images; nothing here waits for the device."""
+        self.sums[0] += labels.numel() * share
+        self.sums[1] += loss * (labels.numel() * share)
+        self.sums[2] += (logits.argmax(1) == labels).sum() * share
         self.bad_step.masked_fill_((self.bad_step < 0) & ~loss.isfinite(), step)
 
     def pause(self, seconds: float) -> None:
@@ -483,4 +486,4 @@ class Window:
         rate = images / max(time.monotonic() - self.begin, 1e-9)
         self.reset()
         means = {"loss": loss / images, "top1": top1 / images}
-        return {**means, "images": int(images), "images_per_second": round(rate, 1)}
+        return {**means, "images": round(images), "images_per_second": round(rate, 1)}

@@ -252,8 +252,9 @@ class OwnBlock(ChoiceBlock):
     """A block of the user's: any module `Class(in_channels, out_channels, stride, affine, **parameters)`.
 
     It maps `(B, in_channels, H, W)` to `(B, out_channels, ceil(H / stride), ceil(W / stride))`. The statistics of its
-    BatchNorm (`nn.BatchNorm2d`) are computed anew for each candidate; where `affine` is false, it should have no
-    parameters. It is imported as Python does it, or from the working folder.
+    BatchNorm layers are computed anew for each candidate; where `affine` is false, they should have no parameters. In
+    training every pass must use all of its parameters, since processes add their gradients up in one order; its input
+    is not to be changed in place. It is imported as Python does it, or from the working folder.
 
     Raises:
         ConfigError: it cannot be imported or built. What it makes is looked at when its costs are counted.
@@ -268,7 +269,7 @@ class OwnBlock(ChoiceBlock):
             made = getattr(importlib.import_module(module), name)(
                 layer.in_channels, layer.out_channels, layer.stride, affine, **parameters
             )
-        except Exception as error:  # whatever a user's code may raise
+        except (Exception, SystemExit) as error:  # whatever a user's code may raise
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ConfigError(f"choices: cannot build {path} for layer {layer.index}: {reason}") from error
         if not isinstance(made, nn.Module):

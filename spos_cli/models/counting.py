@@ -60,6 +60,7 @@ def checked(choice: Choice, layer: Layer, block: nn.Module) -> Callable[[Tensor]
     """A block's forward pass that looks at what it makes: a user's own may make anything."""
 
     def forward(features: Tensor) -> object:
+        before = features._version
         try:
             made = [tuple(tensor.shape[1:]) for tensor in block(features)]
         except ConfigError:
@@ -72,6 +73,8 @@ def checked(choice: Choice, layer: Layer, block: nn.Module) -> Callable[[Tensor]
         expected = [(channels, layer.out_size, layer.out_size) for channels in layer.made_channels]
         if made != expected:
             raise ConfigError(f"choices: {choice} makes {made} in layer {layer.index} instead of {expected}")
+        if features._version != before:
+            raise ConfigError(f"choices: {choice} changes its input in place, which other choices are to see as it was")
         return made
 
     return forward

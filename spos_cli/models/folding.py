@@ -85,7 +85,7 @@ class WholeCalibration:
 
     def __init__(self, block: ChoiceBlock, dtype: torch.dtype) -> None:
         self.block, self.dtype = block, dtype
-        self.norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+        self.norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         with torch.no_grad():
             self.buffers = {name: buffer.clone() for name, buffer in block.named_buffers()}
             for name, buffer in self.buffers.items():

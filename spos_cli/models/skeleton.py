@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,18 @@ class Skeleton(nn.Module):
         return logits
 
 
+SkeletonT = TypeVar("SkeletonT", bound="Skeleton")
+
+
+def initialized(build: Callable[[], SkeletonT], seed: int) -> SkeletonT:
+    """A model whose every weight is from `seed` alone, those of a user's own blocks too."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = build()
+    initialize(model, seed)
+    return model
+
+
 def initialize(model: Skeleton, seed: int) -> None:
     """Fills every weight as the published code does, from `seed` alone.
 
@@ -70,7 +83,7 @@ def initialize(model: Skeleton, seed: int) -> None:
             nn.init.normal_(module.weight, 0.0, std, generator=generator)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0.0, 0.01, generator=generator)
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.reset_running_stats()
             if module.affine:
                 nn.init.ones_(module.weight)

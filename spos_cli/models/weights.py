@@ -24,7 +24,7 @@ Shapes = dict[str, tuple[int, ...]]
 PREFIX = "module."
 STEM = "first_conv.0.weight"
 STEM_SCALE = "first_conv.1.weight"  # there only where BatchNorm is affine
-SUPERNET_TENSOR = re.compile(r"features\.\d+\.\d+\.branch_main\.")
+SUPERNET_TENSOR = re.compile(r"features\.\d+\.\d+\.")  # the second number is a choice; a network has none
 LAYER_TENSOR = re.compile(r"features\.(\d{1,6})\.(.+)")
 
 
@@ -65,8 +65,9 @@ def infer_architecture(space: SearchSpace, state: State) -> Architecture:
     for name, tensor in state.items():
         if match := LAYER_TENSOR.fullmatch(name):
             layers.setdefault(int(match[1]), {})[match[2]] = tuple(tensor.shape)
-    expected = {layer.index for layer in space.layers if layer.choices[-1].op != IDENTITY}  # the others may be empty
-    if not expected <= layers.keys() <= set(range(space.num_layers)):
+    may_be_empty = {layer.index for layer in space.layers if any(c.op == IDENTITY or c.is_own for c in layer.choices)}
+    every = set(range(space.num_layers))
+    if not every - may_be_empty <= layers.keys() <= every:
         raise CheckpointError(f"the network has {len(layers)} layers, the space {space.num_layers}")
     affine = is_affine(state)
     return Architecture(tuple(_choice(layer, layers.get(layer.index, {}), affine) for layer in space.layers))
@@ -74,9 +75,15 @@ def infer_architecture(space: SearchSpace, state: State) -> Architecture:
 
 def _choice(layer: Layer, found: Shapes, affine: bool) -> int:
     """The choice of one layer that has these tensors."""
-    for index, choice in enumerate(layer.choices):
-        if _shapes(choice, layer, affine) == found:
-            return index
+    alike = [index for index, choice in enumerate(layer.choices) if _shapes(choice, layer, affine) == found]
+    if len(alike) == 1:
+        return alike[0]
+    if alike:
+        same = ", ".join(layer.choices[index].name for index in alike)
+        raise CheckpointError(
+            f"layer {layer.index} of the network may be any of {same}, whose tensors are alike; a model.pt of spos says"
+            " which"
+        )
     names = ", ".join(choice.name for choice in layer.choices)
     depthwise = [shape for shape in found.values() if len(shape) == 4 and shape[1] == 1]
     raise CheckpointError(

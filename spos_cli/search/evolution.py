@@ -8,6 +8,7 @@ candidates again.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from spos_cli import seeding
 from spos_cli.errors import LimitError
 from spos_cli.search.journal import Origin
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import CostTable
+from spos_cli.space.cost import CostDistribution, CostTable
 from spos_cli.space.sampling import draw_choices
 
 TRIES = 2000  # of a random candidate under several limits
@@ -95,13 +96,26 @@ class Evolution:
         under = self.limit is None or self.table.of(arch) <= self.limit
         return under and all(table.of(arch) <= limit for table, limit in self.others)
 
+    @property
+    def distribution(self) -> CostDistribution | None:
+        """Of the first cost; None if it is too fine to be counted, and there is no limit on it.
+
+        Raises:
+            LimitError: it is too fine, and there is a limit.
+        """
+        try:
+            return self.table.distribution()
+        except LimitError:
+            if self.limit is not None:
+                raise
+            return None
+
     def require_candidates(self) -> None:
         """Raises LimitError if the limits allow no architecture, as far as can be seen; the message says why."""
-        rng, distribution = seeding.generator(self.seed, "probe"), self.table.distribution()
-        drawn = [distribution.draw(rng, None, self.limit) for _ in range(TRIES if self.others else 1)]
-        fresh = _Fresh(self, set())
-        if any(map(self.allows, drawn)) or fresh.draw(rng) is not None:
+        if self.probe() is not None:
             return
+        rng, fresh = seeding.generator(self.seed, "probe"), _Fresh(self, set())
+        drawn = [fresh.any(rng) for _ in range(TRIES)]
         reasons = []
         for table, limit in self.others:
             costs = [table.of(arch) for arch in drawn]
@@ -116,6 +130,16 @@ class Evolution:
             f"no architecture was found under all limits: of {len(drawn):,} drawn{first}, {'; '.join(reasons)}; raise"
             " a limit"
         )
+
+    def probe(self) -> Architecture | None:
+        """One architecture under all limits, the same on every call; None if none is found.
+
+        Raises:
+            LimitError: the first limit alone allows none.
+        """
+        rng, fresh = seeding.generator(self.seed, "probe"), _Fresh(self, set())
+        fresh.any(rng)
+        return fresh.draw(rng)
 
     def propose(self, generation: int, best: Sequence[Architecture], seen: Iterable[Architecture]) -> list[Candidate]:
         """The candidates of one generation: children of the best, then random ones."""
@@ -136,6 +160,9 @@ class Evolution:
             add("mutation", self.mutations, lambda: self.mutate(_pick(best, rng), rng))
             add("crossover", self.crossovers, lambda: self.cross(_pick(best, rng), _pick(best, rng), rng))
         while len(candidates) < self.population and (arch := fresh.draw(rng)) is not None:
+            candidates.append(Candidate(arch, generation, "random"))
+        # What was found once under narrow limits may not be found again.
+        if generation == 0 and not candidates and (arch := self.probe()) is not None and fresh.take(arch):
             candidates.append(Candidate(arch, generation, "random"))
         return candidates
 
@@ -161,7 +188,9 @@ class _Fresh:
     def __init__(self, evolution: Evolution, seen: set[Architecture]) -> None:
         self.table, self.limit, self.others = evolution.table, evolution.limit, evolution.others
         self.allows, self.seen = evolution.allows, seen
-        self.count = self.table.distribution().count(None, self.limit)  # without the other limits
+        self.distribution = evolution.distribution
+        # Without the other limits.
+        self.count = self.distribution.count(None, self.limit) if self.distribution else math.prod(self.table.counts)
 
     def take(self, arch: Architecture) -> bool:
         """Marks an architecture as seen; False if it was, or if it is over a limit."""
@@ -172,16 +201,27 @@ class _Fresh:
 
     def draw(self, rng: np.random.Generator) -> Architecture | None:
         """One of them, uniformly; None when there is none left, or none is found among very many."""
-        distribution = self.table.distribution()
         if len(self.seen) * 2 <= self.count:  # at most two tries on average, but for other limits
             for _ in range(TRIES) if self.others else itertools.count():
-                if self.take(arch := distribution.draw(rng, None, self.limit)):
+                if self.take(arch := self.any(rng)):
                     return arch
             if self.count > ENUMERATED:
                 return None
-        left = [a for a in distribution.enumerate(None, self.limit) if a not in self.seen and self.allows(a)]
+        left = [arch for arch in self.all() if arch not in self.seen and self.allows(arch)]
         if not left:
             return None
         arch = _pick(left, rng)
         self.seen.add(arch)
         return arch
+
+    def any(self, rng: np.random.Generator) -> Architecture:
+        """An architecture at or under the first limit."""
+        if self.distribution:
+            return self.distribution.draw(rng, None, self.limit)
+        return Architecture(tuple(draw_choices(self.table.counts, rng).tolist()))
+
+    def all(self) -> Iterator[Architecture]:
+        """All of them, in lexicographic order."""
+        if self.distribution:
+            return self.distribution.enumerate(None, self.limit)
+        return map(Architecture, itertools.product(*map(range, self.table.counts)))

@@ -124,7 +124,8 @@ class CostDistribution:
         if layers * self.width > MAX_CELLS:
             raise LimitError(
                 f"the {table.label} of the choices differ by multiples of {self.unit:,} only: {layers} layers of"
-                f" {self.width:,} possible sums are too many to count, at most {MAX_CELLS:,} are allowed in all"
+                f" {self.width:,} possible sums are too many to count, at most {MAX_CELLS:,} are allowed in all."
+                " Make the costs of the choices coarser (channels in multiples of 8), or do without a limit on them"
             )
         counts: NDArray[Any] = np.ones(1, np.int64)
         suffixes, ways = [counts], 1

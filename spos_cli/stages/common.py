@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -29,6 +30,7 @@ from spos_cli.engine.optim import Schedule
 from spos_cli.engine.progress import track, warn
 from spos_cli.engine.trainer import Recipe
 from spos_cli.errors import ConfigError, DataError, RunError
+from spos_cli.space.search_space import Choice, SearchSpace
 
 WIDE = 160  # columns of a table that goes to a file
 
@@ -166,6 +168,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     for row in rows:
         result.add_row(*(Text(str(cell)) for cell in row))
     return result
+
+
+def choice_columns(space: SearchSpace) -> dict[Choice, str]:
+    """The choices of all layers, and the titles of their columns in a table."""
+    choices = dict.fromkeys(choice for layer in space.layers for choice in layer.choices)
+    names = Counter(choice.name for choice in choices)
+    return {choice: choice.name if names[choice.name] == 1 else str(choice) for choice in choices}
 
 
 class Images:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ from spos_cli.config import TrainingConfig
 from spos_cli.data import inspection
 from spos_cli.data.datasets import UNREADABLE, FolderSet, ImageSet
 from spos_cli.data.loaders import BadImages, images_per_pass, training_batches
-from spos_cli.data.resized import ResizedSet, keep_in_memory
+from spos_cli.data.resized import ResizedSet, free_memory, keep_in_memory
 from spos_cli.engine import distributed
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import console, track
@@ -603,14 +604,36 @@ def check_disk(setup: Setup) -> Findings:
         return [Finding("disk", "fail", f"{existing} is a file", "move it, or choose another --run-dir")]
     if not os.access(existing, os.W_OK | os.X_OK):
         return [Finding("disk", "fail", f"{existing} cannot be written", "choose another --run-dir")]
+    rooms = [attempt("disk", lambda: room(setup, folder, existing))]
+    if setup.config.data.store == "ram":
+        rooms.append(attempt("memory", lambda: memory(setup)))
+    return rooms
+
+
+def memory(setup: Setup) -> Finding:
+    """Whether `data.store: ram` can hold the training images."""
+    if setup.count > 1:
+        advice = "use data.store=disk, which they share"
+        return Finding("memory", "fail", f"each of {setup.count} processes would hold the images", advice)
+    if setup.unreadable is not None or not isinstance(setup.images.to_augment, ResizedSet):
+        return Finding("memory", "ok", "the images are in memory as they are")
+    needed, free = setup.images.to_augment.bytes_for(np.arange(len(setup.images.train))), free_memory()
+    if free is None:
+        return Finding("memory", "warn", f"{in_bytes(needed)} for images", "make sure that there is so much")
+    seen = f"{in_bytes(needed)} for images; {in_bytes(free)} are free"
+    return Finding("memory", "ok", seen) if needed <= free else Finding("memory", "fail", seen, "use data.store=disk")
+
+
+def room(setup: Setup, folder: Path, existing: Path) -> Finding:
+    """How much a run leaves, and how much is free."""
     parts = disk_needs(setup)
     needed, free = sum(parts.values()), shutil.disk_usage(existing).free
     listed = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
     seen = f"{in_bytes(needed)} for {folder} ({listed}); {in_bytes(free)} are free"
     advice = "free some, choose another --run-dir, or lower keep_checkpoints and search.calibration_images"
     if free < needed:
-        return [Finding("disk", "fail", seen, advice)]
-    return [Finding("disk", "warn" if free < 2 * needed else "ok", seen, advice if free < 2 * needed else "")]
+        return Finding("disk", "fail", seen, advice)
+    return Finding("disk", "warn" if free < 2 * needed else "ok", seen, advice if free < 2 * needed else "")
 
 
 def disk_needs(setup: Setup) -> dict[str, int]:

@@ -20,7 +20,7 @@ from spos_cli.models.latency import OUTLIER, ROUNDS, WARM_UP
 from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import CostTable, format_cost, format_duration
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import Run
+from spos_cli.stages.common import Run, choice_columns
 
 LATENCY_TABLE = "latency_table.json"
 CHECKED = 20  # whole networks that a table of latencies is compared with
@@ -178,16 +178,14 @@ def summarize(space: SearchSpace, costs: Costs, limit: int | None) -> dict[str, 
 
 def show_table(run: Run, title: str, space: SearchSpace, cells: Sequence[Sequence[str]]) -> None:
     """What each choice of each layer costs, under the names of the choices; the number in front is its index."""
-    names = list(dict.fromkeys(choice.name for layer in space.layers for choice in layer.choices))
-    rows = []
+    columns, rows = choice_columns(space), []
     for layer, texts in zip(space.layers, cells, strict=True):
         size = f"{layer.in_channels}→{layer.out_channels}, {layer.in_size}→{layer.out_size} px"
-        by_name = {
-            choice.name: f"{index}: {text}"
-            for index, (choice, text) in enumerate(zip(layer.choices, texts, strict=True))
+        of_layer = {
+            choice: f"{index}: {text}" for index, (choice, text) in enumerate(zip(layer.choices, texts, strict=True))
         }
-        rows.append([str(layer.index), size, *(by_name.get(name, "") for name in names)])
-    run.show(title, ["layer", "size:", *names], rows)
+        rows.append([str(layer.index), size, *(of_layer.get(choice, "") for choice in columns)])
+    run.show(title, ["layer", "size:", *columns.values()], rows)
 
 
 def show_space(run: Run, space: SearchSpace, summary: dict[str, Any]) -> None:

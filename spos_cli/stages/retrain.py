@@ -20,7 +20,7 @@ from spos_cli.engine.progress import track
 from spos_cli.engine.trainer import Trainer
 from spos_cli.models.counting import count
 from spos_cli.models.network import Network
-from spos_cli.models.skeleton import initialize
+from spos_cli.models.skeleton import initialized
 from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import format_cost
 from spos_cli.stages.common import (
@@ -59,8 +59,9 @@ def train(run: Run, processes: Processes, architecture: Architecture, images: Im
     """Trains from the last checkpoint, or from the beginning, to the end, and keeps the result."""
     config, training = run.config, run.config.retrain
     space, folder = config.space.build(), run.retrain_folder / architecture.id
-    model = Network(space, architecture, training.affine, training.dropout)
-    initialize(model, weights_seed(config, "network"))
+    model = initialized(
+        lambda: Network(space, architecture, training.affine, training.dropout), weights_seed(config, "network")
+    )
     indices, _ = images.splits
 
     def measure(network: nn.Module) -> Accuracy:
@@ -127,7 +128,8 @@ def last_batchnorm_pass(run: Run, model: nn.Module, images: Images, processes: P
                 yield images.preprocess(to_device(pixels, processes.device), colours)
                 task.advance()
 
-        with autocast(processes.device, training.amp):
+        # A compiled block would be compiled anew for each weight of a batch.
+        with autocast(processes.device, training.amp), torch.compiler.set_stance("force_eager"):
             calibrate(model, [model], prepared(), processes)
 
 

@@ -215,7 +215,7 @@ def remember_settings(run: Run, supernet_digest: str, processes: Processes) -> N
     search = {key: value for key, value in settings.items() if key != "generations"}
     ours = {"seed": run.config.seed, "supernet": supernet_digest, "data": data_recipe(run.config), "search": search}
     if run.config.search.latency_limit is not None:
-        ours["latency_table"] = checkpoint.digest(run.folder / LATENCY_TABLE)
+        search["latency_table"] = checkpoint.digest(run.folder / LATENCY_TABLE)
     folder = run.search_folder
     begun = (folder / "journal.jsonl").exists()
     if begun:
@@ -342,7 +342,7 @@ class Scoring:
         """The scores of the candidates of another search that the journal begins with, where the limits allow them."""
         imported = [entry for entry in self.entries.values() if entry.origin == "imported"]
         self.used = [entry for entry in imported if allows(entry.architecture)]
-        return {entry.architecture: entry.top1 for entry in self.used}
+        return {entry.architecture: entry.top1 - entry.partial for entry in self.used}
 
     def score(self, candidates: Sequence[Candidate], request: StopRequest, task: Task) -> list[float]:
         """A score of each candidate, the higher the better; those in the journal are not scored again.
@@ -356,7 +356,7 @@ class Scoring:
         pending = [candidate for candidate in candidates if candidate.architecture not in self.entries]
         task.skip(len(candidates) - len(pending))
         self.changed = bool(pending)
-        race = self.race()
+        race = self.race() if pending else None
         for together in chunks(sorted(pending, key=lambda c: c.architecture), GROUP * self.processes.world_size):
             if self.processes.any(request.made):
                 raise Interrupted(request.number or signal.SIGTERM)
@@ -369,8 +369,10 @@ class Scoring:
 
     def race(self) -> Race | None:
         """Against the last of the parents, if there are enough of them; the same for a whole generation."""
+        if self.racing is None or not self.parents:
+            return None
         complete = [entry for entry in ranking(self.used) if not entry.partial and entry.origin != "imported"]
-        if self.racing is None or not self.parents or len(complete) < self.parents:
+        if len(complete) < self.parents:
             return None
         rival = self.bitmaps.read(self.rows[complete[self.parents - 1].architecture])
         return None if rival is None else Race(rival, self.racing)

@@ -9,12 +9,12 @@ from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.trainer import Trainer
 from spos_cli.models.counting import count
-from spos_cli.models.skeleton import initialize
+from spos_cli.models.skeleton import initialized
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import CostBinSampler, FairSampler, Sampler, UniformSampler, choice_counts
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import Images, Run, recipe, training_recipe, weights_seed
+from spos_cli.stages.common import Images, Run, choice_columns, recipe, training_recipe, weights_seed
 
 
 def run(run: Run, processes: Processes) -> None:
@@ -38,8 +38,7 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
     """Trains from the last checkpoint, or from the beginning, to the end."""
     config, training = run.config, run.config.supernet
     indices, held_out = images.splits
-    model = Supernet(space, training.affine, training.dropout)
-    initialize(model, weights_seed(config, "supernet"))
+    model = initialized(lambda: Supernet(space, training.affine, training.dropout), weights_seed(config, "supernet"))
     trainer = Trainer(
         model,
         training_recipe(training),
@@ -94,9 +93,8 @@ def show(run: Run, trainer: Trainer) -> None:
 def show_choices(run: Run, space: SearchSpace, trained: list[list[int]]) -> None:
     """How often each choice was trained, on the screen and in `choices.json`: by layer, in the order of its choices."""
     checkpoint.write_atomically(run.supernet_folder / "choices.json", (json.dumps(trained) + "\n").encode())
-    names = list(dict.fromkeys(choice.name for layer in space.layers for choice in layer.choices))
-    rows = []
+    columns, rows = choice_columns(space), []
     for layer, counts in zip(space.layers, trained, strict=True):
-        by_name = dict(zip((choice.name for choice in layer.choices), counts, strict=True))
-        rows.append([layer.index, *(f"{by_name[name]:,}" if name in by_name else "" for name in names)])
-    run.show("how often each choice was trained", ["layer", *names], rows)
+        of_layer = dict(zip(layer.choices, counts, strict=True))
+        rows.append([layer.index, *(f"{of_layer[choice]:,}" if choice in of_layer else "" for choice in columns)])
+    run.show("how often each choice was trained", ["layer", *columns.values()], rows)

@@ -18,16 +18,18 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from spos_cli.engine import distributed
+from spos_cli.engine.calibration import calibrate
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.trainer import Batch, Recipe, Trainer
+from spos_cli.engine.trainer import Batch, Recipe, Trainer, require_same
 from spos_cli.errors import ConfigError, RunError, TrainingError
+from spos_cli.models.blocks import ShuffleBlock
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import FairSampler, UniformSampler
-from spos_cli.space.search_space import Choice, SearchSpace, Stage
+from spos_cli.space.search_space import Choice, Layer, SearchSpace, Stage
 from tests.engine.test_optim import SPACE
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -369,3 +371,35 @@ def test_fair_steps_add_the_gradients_of_all_their_paths(tmp_path: Path) -> None
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(first[name], parameter.detach(), rtol=1e-10, atol=1e-12)
         assert torch.equal(first[name], second[name])
+
+
+def test_settings_that_were_switched_on_or_off_differ() -> None:
+    """Those that are off are not written down, in ours or in theirs."""
+    off, on = (
+        {"kind": "x", "recipe": {"supernet": {"lr": 1}}},
+        {"kind": "x", "recipe": {"supernet": {"lr": 1, "amp": 2}}},
+    )
+    require_same(off, {**off, "model": "not compared", "step": 3}, "it was trained")
+    for ours, theirs in ((off, on), (on, off)):
+        with pytest.raises(RunError, match=r"recipe\.supernet\.amp"):
+            require_same(ours, theirs, "it was trained")
+
+
+def test_fair_steps_count_each_image_once(tmp_path: Path) -> None:
+    fair_trainer(tmp_path).train(lambda first: batches(first, STEPS))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["images"] for line in lines] == [BATCH] * STEPS
+    assert all(0 <= line["top1"] <= 1 for line in lines)
+
+
+@pytest.mark.slow
+def test_the_last_batchnorm_pass_compiles_nothing() -> None:
+    layer = Layer(0, 4, 8, 2, 8, (), True)
+    block = ShuffleBlock(layer, True, 3)
+    block.compile(dynamic=False)
+    features = torch.randn(2, 4, 8, 8)
+    block(features)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    with torch.compiler.set_stance("force_eager"):
+        calibrate(block, [block], [features] * 4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torchvision.models.mobilenetv2 import InvertedResidual as Oracle
 
-from spos_cli.errors import ConfigError
+from spos_cli.engine.calibration import calibrate
+from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.models.blocks import InvertedResidual
 from spos_cli.models.counting import count, multiply_adds, parameters
 from spos_cli.models.network import Network
+from spos_cli.models.skeleton import initialized
 from spos_cli.models.supernet import Supernet
-from spos_cli.models.weights import infer_architecture
+from spos_cli.models.weights import infer_architecture, kind_of
 from spos_cli.search.evaluator import Calibration, calibrated
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import Choice, Layer, SearchSpace, Stage
@@ -143,3 +145,84 @@ def test_shuffles_are_the_same_beside_identity() -> None:
     whole.load_state_dict(routed.state_dict())
     images, arch = torch.randn(4, 3, 8, 8), Architecture((0, 1, 0, 1, 1, 0))
     torch.testing.assert_close(whole(images, arch), routed(images, arch))
+
+
+def test_a_supernet_is_told_from_a_network_by_its_names() -> None:
+    for space in SPACES.values():
+        assert kind_of(Supernet(space).state_dict()) == "supernet"
+        arch = Architecture(tuple(len(layer.choices) - 1 for layer in space.layers))
+        assert kind_of(Network(space, arch).state_dict()) == "network"
+
+
+class Scaled(torch.nn.Module):
+    """A user's block with parameters that our initialisation does not know, and its own BatchNorm1d."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, affine: bool, inplace: int = 0) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(in_channels, out_channels, 3, stride, 1)
+        self.norm = torch.nn.BatchNorm1d(out_channels)
+        self.scale = torch.nn.Parameter(torch.randn(out_channels))
+        self.first = torch.nn.ReLU(inplace=bool(inplace))
+
+    def forward(self, features: Tensor) -> Tensor:
+        made: Tensor = self.conv(self.first(features))
+        return made * self.norm(made.mean((2, 3)))[..., None, None] * self.scale[:, None, None]
+
+
+def own_space(**parameters: int) -> SearchSpace:
+    ops = choices(
+        {"mbconv": {"kernel": 3, "expand": 1}},
+        {f"{__name__}:Scaled": parameters} if parameters else f"{__name__}:Scaled",
+    )
+    return SearchSpace((Stage(2, 8),), ops, 8, 5, 4, 1, 8)
+
+
+def test_every_weight_is_from_the_seed() -> None:
+    states = []
+    for _ in range(2):
+        torch.rand(3)
+        before = torch.get_rng_state()
+        states.append(initialized(lambda: Supernet(own_space()), 7).state_dict())
+        assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    other = initialized(lambda: Supernet(own_space()), 8).state_dict()
+    assert not torch.equal(other["features.0.1.block.scale"], states[0]["features.0.1.block.scale"])
+
+
+def test_a_block_that_changes_its_input_is_refused() -> None:
+    count(own_space())
+    with pytest.raises(ConfigError, match="changes its input in place"):
+        count(own_space(inplace=1))
+
+
+def test_every_kind_of_batchnorm_is_calibrated() -> None:
+    supernet = initialized(lambda: Supernet(own_space(), dropout=0.0), 0).eval()
+    training = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
+    arch = Architecture((1, 1))
+    tree = calibrated(supernet, [arch], lambda p: p.float() / 255, Calibration(training, 20), torch.device("cpu"))
+    assert tree is not None
+    images = torch.randn(6, 3, 8, 8)
+    with torch.inference_mode():
+        ((_, ours),) = tree.logits(images)
+    calibrate(lambda batch: supernet(batch, arch), supernet.path(arch), [p.float() / 255 for p in training.split(20)])
+    torch.testing.assert_close(ours.clone(), supernet(images, arch).detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_tensors_that_do_not_tell_the_choice() -> None:
+    ops = choices({"mbconv": {"kernel": 3, "expand": 1}}, f"{__name__}:Pool", "identity")
+    space = SearchSpace((Stage(2, 8),), ops, 8, 5, 4, 1, 8)
+    network = Network(space, Architecture((0, 1)))
+    with pytest.raises(CheckpointError, match="may be any of Pool, identity"):
+        infer_architecture(space, network.state_dict())
+    assert infer_architecture(space, Network(space, Architecture((1, 0))).state_dict()) == Architecture((1, 0))
+
+
+class Pool(torch.nn.Module):
+    """A user's block without parameters."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        self.stride, self.copies = stride, out_channels // in_channels
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.nn.functional.avg_pool2d(features, 3, self.stride, 1).repeat(1, self.copies, 1, 1)

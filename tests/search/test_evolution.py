@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from spos_cli.errors import LimitError
+from spos_cli.search import evolution as evolution_module
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
@@ -170,3 +171,29 @@ def test_a_limit_that_starves_the_space_is_named() -> None:
     with pytest.raises(LimitError, match=r"of 2,000 drawn with at most 250 FLOPs, 0 have at most 20 parameters \(they"):
         evolution.require_candidates()
     several((240, 200)).require_candidates()
+
+
+def test_what_was_found_once_under_narrow_limits_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where 2,000 tries find one architecture or none, whatever the seed: no search without a candidate."""
+    monkeypatch.setattr(evolution_module, "ENUMERATED", 10)
+    found = 0
+    for seed in range(12):
+        evolution = replace(several((240, 185)), seed=seed, generations=0)
+        try:
+            evolution.require_candidates()
+        except LimitError:
+            continue
+        found += 1
+        (generation,) = evolution.search(lambda candidates: [0.0] * len(candidates))
+        assert all(evolution.allows(candidate.architecture) for candidate, _ in generation)
+    assert found
+
+
+def test_costs_that_are_too_fine_to_be_counted_need_no_limit() -> None:
+    fine = CostTable("flops", 1, [[1, 10**12 + 7], [3, 10**12], [0, 5]])
+    evolution = replace(EVOLUTION, table=fine, limit=None, population=20, generations=0)
+    evolution.require_candidates()
+    (generation,) = evolution.search(lambda candidates: [0.0] * len(candidates))
+    assert {candidate.architecture.choices for candidate, _ in generation} == set(itertools.product(range(2), repeat=3))
+    with pytest.raises(LimitError, match="too many to count"):
+        replace(evolution, limit=10**9).require_candidates()
