@@ -222,26 +222,32 @@ def train_half(rank: int, folder: str) -> None:
         assert not unused
 
 
-def test_two_processes_average_the_gradients_of_both_halves(tmp_path: Path) -> None:
-    """Against one process that adds the gradients of both halves itself; BatchNorm sees half a batch either way."""
-    in_two_processes(train_half, tmp_path)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+def compared_by_hand(folder: Path, paths: Callable[[int], list[Architecture]]) -> None:
+    """Two processes' weights in a folder, against one process that adds the gradients of both halves itself.
 
+    BatchNorm sees half a batch either way.
+    """
+    first, second = (torch.load(folder / f"{rank}.pt") for rank in range(2))
     model = Supernet(SPACE, dropout=0.0)
     initialize(model, 0)
     model.double().train()
     optimizer = torch.optim.SGD(model.parameters(), 0.0, momentum=0.9, weight_decay=4e-5)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
     for step, (images, _, labels) in enumerate(batches(0, STEPS)):
-        arch: Architecture = SAMPLER.draw(step)
         for part in (slice(0, BATCH // 2), slice(BATCH // 2, BATCH)):
-            (criterion(model(images[part], arch), labels[part]) / 2).backward()
+            for path in paths(step):
+                (criterion(model(images[part], path), labels[part]) / 2).backward()
         optimizer.param_groups[0]["lr"] = Schedule(0.05, STEPS).lr(step)
         optimizer.step()
         optimizer.zero_grad()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(first[name], parameter.detach(), rtol=1e-10, atol=1e-12)
         assert torch.equal(first[name], second[name])
+
+
+def test_two_processes_average_the_gradients_of_both_halves(tmp_path: Path) -> None:
+    in_two_processes(train_half, tmp_path)
+    compared_by_hand(tmp_path, SAMPLER.paths)
 
 
 def stop_on_one(rank: int, folder: str) -> None:
@@ -351,26 +357,8 @@ def fair_trainer(folder: Path, processes: Processes = ALONE) -> Trainer:
 
 
 def test_fair_steps_add_the_gradients_of_all_their_paths(tmp_path: Path) -> None:
-    """Two processes with half a batch each, against one process by hand; every block is trained in every step."""
     in_two_processes(train_fairly, tmp_path)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-
-    model = Supernet(SPACE, dropout=0.0)
-    initialize(model, 0)
-    model.double().train()
-    optimizer = torch.optim.SGD(model.parameters(), 0.0, momentum=0.9, weight_decay=4e-5)
-    criterion, sampler = nn.CrossEntropyLoss(label_smoothing=0.1), FairSampler([2] * SPACE.num_layers, 5)
-    for step, (images, _, labels) in enumerate(batches(0, STEPS)):
-        for part in (slice(0, BATCH // 2), slice(BATCH // 2, BATCH)):
-            for path in sampler.paths(step):
-                (criterion(model(images[part], path), labels[part]) / 2).backward()
-        assert all(parameter.grad is not None for parameter in model.parameters())
-        optimizer.param_groups[0]["lr"] = Schedule(0.05, STEPS).lr(step)
-        optimizer.step()
-        optimizer.zero_grad()
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(first[name], parameter.detach(), rtol=1e-10, atol=1e-12)
-        assert torch.equal(first[name], second[name])
+    compared_by_hand(tmp_path, FairSampler([2] * SPACE.num_layers, 5).paths)
 
 
 def test_settings_that_were_switched_on_or_off_differ() -> None:
