@@ -1,48 +1,37 @@
-"""BatchNorm statistics of one path, recomputed."""
+"""BatchNorm statistics of a model, recomputed."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from spos_cli.engine.distributed import Processes
-
-AnyBatchNorm = nn.modules.batchnorm._BatchNorm  # of one, two or three dimensions
+from spos_cli.models.blocks import AnyBatchNorm
 
 
 @torch.no_grad()
-def calibrate(
-    forward: Callable[[Tensor], Any],
-    modules: Iterable[nn.Module],
-    batches: Iterable[Tensor],
-    processes: Processes | None = None,
-    momentum: float | None = None,
-) -> None:
-    """Replaces the running statistics of the BatchNorm layers in `modules` by averages over `batches`.
+def calibrate(model: nn.Module, batches: Iterable[Tensor], processes: Processes | None = None) -> None:
+    """Replaces the running statistics of a model's BatchNorm layers by averages over `batches`.
 
     The estimator is the plain average over batches of each batch's mean and unbiased variance, every layer
     normalising with the batch's own statistics as in training (paper, section 3.4). Its bias is that of the batch
-    size; its error falls with the square root of the number of batches. The published code averages with momentum
-    0.1 instead, which remembers about the last 20 batches. Only layers in `modules` are touched, so a supernet's
-    other paths keep theirs.
+    size; its error falls with the square root of the number of batches. Candidates of a search have theirs apart from
+    the model: see `models.folding`.
 
     Args:
-        forward: runs one batch through `modules`; its result is not used.
-        modules: those that the forward reaches.
-        batches: inputs of `forward`, `(B, 3, H, W)` float each; as many on each process.
+        model: all else in it stays in its mode.
+        batches: its inputs, `(B, 3, H, W)` float each; as many on each process.
         processes: if given, the average is over the batches of all of them.
-        momentum: weight of each new batch; None is the plain average.
     """
-    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, AnyBatchNorm)]
+    layers = [layer for layer in model.modules() if isinstance(layer, AnyBatchNorm)]
     with _anew(layers):
         for number, images in enumerate(batches, 1):
             for layer in layers:  # PyTorch's own plain average would wait for the device in each layer
-                layer.momentum = momentum or 1 / number
-            forward(images)
+                layer.momentum = 1 / number
+            model(images)
     if processes is not None and processes.world_size > 1:
         for layer in layers:
             assert layer.running_mean is not None

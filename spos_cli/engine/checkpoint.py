@@ -170,12 +170,3 @@ def _summarize(value: Any, update: Callable[[Any], None]) -> None:
     else:
         text = str(value) if isinstance(value, str) else repr(value)
         update(f"{type(value).__name__} {len(text)} {text} ".encode("utf-8", "surrogatepass"))
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    summary = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            summary.update(block)
-    return summary.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -14,6 +15,14 @@ def autocast(device: torch.device, amp: Amp) -> torch.autocast:
     """Mixed precision of the forward pass, or none."""
     dtype = torch.float16 if amp == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=amp != "off")
+
+
+def prepared(
+    preprocess: Callable[[Tensor, Tensor | None], Tensor], images: Tensor, colours: Tensor | None, device: torch.device
+) -> Tensor:
+    """Training images `(B, 3, H, W) uint8` and what is left to do with their colours, as the network takes them."""
+    colours = None if colours is None else colours.to(device, non_blocking=True)
+    return preprocess(to_device(images, device), colours)
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:

@@ -39,6 +39,7 @@ class GradientAverage:
         self._parameters = list(model.parameters())
         self._taken: set[Tensor] = set()
         self._waiting: list[Tensor] = []
+        self._bytes = 0  # of those that wait
         self._sent: list[tuple[dist.Work, Tensor, list[Tensor]]] = []
         if processes.world_size > 1:
             processes.copy_from_main(parameter.data for parameter in self._parameters)
@@ -50,7 +51,8 @@ class GradientAverage:
         if self.active and parameter.grad is not None:
             self._taken.add(parameter)
             self._waiting.append(parameter.grad)
-            if sum(gradient.numel() * gradient.element_size() for gradient in self._waiting) >= BUCKET_BYTES:
+            self._bytes += parameter.grad.numel() * parameter.grad.element_size()
+            if self._bytes >= BUCKET_BYTES:
                 self._send()
 
     def _send(self) -> None:
@@ -62,7 +64,7 @@ class GradientAverage:
         assert work is not None
         self.bytes_sent += bucket.numel() * bucket.element_size()
         self._sent.append((work, bucket, self._waiting))
-        self._waiting = []
+        self._waiting, self._bytes = [], 0
 
     def finish(self) -> None:
         """After backward: puts the averages in the gradients' places."""

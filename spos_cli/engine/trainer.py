@@ -23,7 +23,7 @@ from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.optim import Schedule, ema_of, sgd
-from spos_cli.engine.precision import Amp, autocast, to_device
+from spos_cli.engine.precision import Amp, autocast, prepared
 from spos_cli.engine.progress import console, track, warn
 from spos_cli.engine.reduction import Compression, GradientAverage
 from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
@@ -181,8 +181,7 @@ class Trainer:
         for micro in range(recipe.accumulate):
             images, colours, labels = next(stream)
             labels = labels.to(device, non_blocking=True)
-            colours = None if colours is None else colours.to(device, non_blocking=True)
-            images = self.preprocess(to_device(images, device), colours)
+            images = prepared(self.preprocess, images, colours, device)
             for number, path in enumerate(arguments, 1):
                 with autocast(device, recipe.amp):
                     logits = self.model(images, *path)

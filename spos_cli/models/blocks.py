@@ -22,6 +22,8 @@ from spos_cli.models import depthwise as depthwise_strips
 from spos_cli.models.routing import Order
 from spos_cli.space.search_space import Choice, Layer
 
+AnyBatchNorm = nn.modules.batchnorm._BatchNorm  # of one, two or three dimensions, as a user's block may have them
+
 
 class Convolution(nn.Conv2d):
     """A convolution without bias, of channels in any order."""

@@ -32,13 +32,13 @@ class Costs:
 
 def count(space: SearchSpace) -> Costs:
     """Measures the cost tables of a space: each distinct choice block once, then the fixed rest."""
-    measured: dict[tuple[Choice, int, int, int, int], tuple[int, int]] = {}
+    measured: dict[tuple[Choice, tuple[int, ...]], tuple[int, int]] = {}
     rows: list[list[tuple[int, int]]] = []
     with torch.device("meta"):
         for layer in space.layers:
             rows.append([])
             for choice in layer.choices:
-                key = (choice, layer.in_channels, layer.out_channels, layer.stride, layer.in_size)
+                key = choice, layer.signature
                 if key not in measured:
                     block = build_block(choice, layer, affine=True).eval()
                     features = torch.empty(1, layer.worked_channels, layer.in_size, layer.in_size)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
-from spos_cli.models.blocks import BatchNorm, Branch, ChoiceBlock, Unit
+from spos_cli.models.blocks import AnyBatchNorm, BatchNorm, Branch, ChoiceBlock, Unit
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class WholeCalibration:
 
     def __init__(self, block: ChoiceBlock, dtype: torch.dtype) -> None:
         self.block, self.dtype = block, dtype
-        self.norms = [module for module in block.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self.norms = [module for module in block.modules() if isinstance(module, AnyBatchNorm)]
         with torch.no_grad():
             self.buffers = {name: buffer.clone() for name, buffer in block.named_buffers()}
             for name, buffer in self.buffers.items():

@@ -18,7 +18,7 @@ from spos_cli.space.cost import CostTable
 from spos_cli.space.search_space import Choice, SearchSpace
 
 WARM_UP, ROUNDS = 3, 15
-STEPS = 20_000
+STEPS = 20_000  # of which the latency of a network has at most about so many
 OUTLIER = 1.5  # a slowest call so many times the median is worth a look
 
 
@@ -88,12 +88,12 @@ def measure(
     Raises:
         ConfigError: a block of the user's cannot be built.
     """
-    keys: list[list[tuple[Choice, int, int, int, int]]] = []
+    keys: list[list[tuple[Choice, tuple[int, ...]]]] = []
     calls: dict[object, Callable[[], object]] = {}
     for layer in space.layers:
         keys.append([])
         for choice in layer.choices:
-            key = (choice, layer.in_channels, layer.out_channels, layer.stride, layer.in_size)
+            key = choice, layer.signature
             keys[-1].append(key)
             if key not in calls:
                 block = build_block(choice, layer, affine=True)
@@ -115,7 +115,7 @@ def measure(
             progress(1)
 
     medians = {key: max(1, round(statistics.median(times) * 1e6)) for key, times in seconds.items()}
-    # Sums are counted exactly, in a table of so many steps at most; what is finer than that was not measured.
+    # Sums are counted exactly, in steps; what is finer than these was not measured.
     step = max(1, medians[reference] // STEPS)
     rows = [[max(step, medians[key] // step * step) for key in layer_keys] for layer_keys in keys]
     fixed = max(0, medians[reference] - sum(row[0] for row in rows))

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from spos_cli.models.blocks import BatchNorm, Branch, Convolution, pointwise
+from spos_cli.models.blocks import AnyBatchNorm, BatchNorm, Branch, Convolution, pointwise
 from spos_cli.models.routing import joined, routing
 from spos_cli.space.search_space import SearchSpace
 
@@ -83,7 +83,7 @@ def initialize(model: Skeleton, seed: int) -> None:
             nn.init.normal_(module.weight, 0.0, std, generator=generator)
         elif isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0.0, 0.01, generator=generator)
-        elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        elif isinstance(module, AnyBatchNorm):
             module.reset_running_stats()
             if module.affine:
                 nn.init.ones_(module.weight)

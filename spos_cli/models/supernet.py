@@ -31,10 +31,6 @@ class Supernet(Skeleton):
             nn.ModuleList(build_block(choice, layer, affine) for choice in layer.choices) for layer in self.space.layers
         )
 
-    def path(self, arch: Architecture) -> list[nn.Module]:
-        """The modules that one architecture runs through, stem and head included."""
-        return [self.first_conv, *self.blocks(arch), self.conv_last, self.classifier]
-
     def blocks(self, arch: Architecture) -> list[nn.Module]:
         """The block of each layer that one architecture runs through."""
         return [choices[choice] for choices, choice in zip(self.features, arch, strict=True)]  # type: ignore[index]

@@ -22,6 +22,7 @@ from spos_cli.space.architecture import Architecture, shown
 MAX_CELLS = 2**27  # of a table of counts: 1 GiB of int64
 MAX_INT64_COUNT = 2**62  # of architectures; more are counted in Python's whole numbers
 MAX_COST = 10**18
+LABELS = {"flops": "FLOPs", "params": "parameters", "latency": "of latency"}  # what is counted, as people write it
 UNITS = {"": 0, "K": 3, "M": 6, "G": 9, "T": 12}  # and their powers of ten
 SIZE = re.compile(r"(\d+\.?\d*|\.\d+)(?:e([+-]?\d{1,3}))?([kmgt]?)", re.ASCII | re.IGNORECASE)
 
@@ -83,7 +84,7 @@ class CostTable:
     @property
     def label(self) -> str:
         """What is counted, as people write it."""
-        return {"flops": "FLOPs", "params": "parameters", "latency": "of latency"}.get(self.name, self.name)
+        return LABELS.get(self.name, self.name)
 
     def written(self, cost: int) -> str:
         """A cost as people write it: `330M`, or `12.5ms`."""

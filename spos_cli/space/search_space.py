@@ -140,6 +140,11 @@ class Layer:
         return -(-self.in_size // self.stride)
 
     @property
+    def signature(self) -> tuple[int, int, int, int]:
+        """What the cost of a choice depends on: the same in layers that are alike."""
+        return self.in_channels, self.out_channels, self.stride, self.in_size
+
+    @property
     def worked_channels(self) -> int:
         """Channels that its op is handed: all with stride 2, else half if the others pass by."""
         return self.in_channels // 2 if self.split and self.stride == 1 else self.in_channels
@@ -231,9 +236,14 @@ class SearchSpace:
         return len(self.layers)
 
     @property
+    def choice_counts(self) -> list[int]:
+        """The number of choices of each layer."""
+        return [len(layer.choices) for layer in self.layers]
+
+    @property
     def size(self) -> int:
         """Architectures."""
-        return math.prod(len(layer.choices) for layer in self.layers)
+        return math.prod(self.choice_counts)
 
     @property
     def final_size(self) -> int:

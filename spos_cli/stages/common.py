@@ -30,7 +30,7 @@ from spos_cli.engine.optim import Schedule
 from spos_cli.engine.progress import track, warn
 from spos_cli.engine.trainer import Recipe
 from spos_cli.errors import ConfigError, DataError, RunError
-from spos_cli.space.search_space import Choice, SearchSpace
+from spos_cli.space.search_space import SearchSpace
 
 WIDE = 160  # columns of a table that goes to a file
 
@@ -170,11 +170,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     return result
 
 
-def choice_columns(space: SearchSpace) -> dict[Choice, str]:
-    """The choices of all layers, and the titles of their columns in a table."""
-    choices = dict.fromkeys(choice for layer in space.layers for choice in layer.choices)
-    names = Counter(choice.name for choice in choices)
-    return {choice: choice.name if names[choice.name] == 1 else str(choice) for choice in choices}
+def in_columns(space: SearchSpace, cells: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Texts of each choice, by layer, in columns of which each is of one choice: their titles, and the rows."""
+    columns = list(dict.fromkeys(choice for layer in space.layers for choice in layer.choices))
+    names = Counter(choice.name for choice in columns)
+    titles = [choice.name if names[choice.name] == 1 else str(choice) for choice in columns]
+    by_choice = [dict(zip(layer.choices, texts, strict=True)) for layer, texts in zip(space.layers, cells, strict=True)]
+    return titles, [[of_layer.get(choice, "") for choice in columns] for of_layer in by_choice]
 
 
 class Images:

@@ -753,7 +753,7 @@ def speed_sampler(setup: Setup) -> Sampler:
     try:
         return make_sampler(setup.run, setup.space)
     except LimitError:
-        return UniformSampler([len(layer.choices) for layer in setup.space.layers], setup.config.seed)
+        return UniformSampler(setup.space.choice_counts, setup.config.seed)
 
 
 def loader_rate(setup: Setup, size: int) -> float:

@@ -20,7 +20,7 @@ from spos_cli.models.latency import OUTLIER, ROUNDS, WARM_UP
 from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import CostTable, format_cost, format_duration
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import Run, choice_columns
+from spos_cli.stages.common import Run, in_columns
 
 LATENCY_TABLE = "latency_table.json"
 CHECKED = 20  # whole networks that a table of latencies is compared with
@@ -178,14 +178,10 @@ def summarize(space: SearchSpace, costs: Costs, limit: int | None) -> dict[str, 
 
 def show_table(run: Run, title: str, space: SearchSpace, cells: Sequence[Sequence[str]]) -> None:
     """What each choice of each layer costs, under the names of the choices; the number in front is its index."""
-    columns, rows = choice_columns(space), []
-    for layer, texts in zip(space.layers, cells, strict=True):
-        size = f"{layer.in_channels}→{layer.out_channels}, {layer.in_size}→{layer.out_size} px"
-        of_layer = {
-            choice: f"{index}: {text}" for index, (choice, text) in enumerate(zip(layer.choices, texts, strict=True))
-        }
-        rows.append([str(layer.index), size, *(of_layer.get(choice, "") for choice in columns)])
-    run.show(title, ["layer", "size:", *columns.values()], rows)
+    titles, rows = in_columns(space, [[f"{index}: {text}" for index, text in enumerate(texts)] for texts in cells])
+    sizes = [f"{a.in_channels}→{a.out_channels}, {a.in_size}→{a.out_size} px" for a in space.layers]
+    table = [[index, size, *row] for index, (size, row) in enumerate(zip(sizes, rows, strict=True))]
+    run.show(title, ["layer", "size:", *titles], table)
 
 
 def show_space(run: Run, space: SearchSpace, summary: dict[str, Any]) -> None:

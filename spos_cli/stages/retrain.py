@@ -15,7 +15,7 @@ from spos_cli.engine.calibration import calibrate
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.evaluation import evaluate
 from spos_cli.engine.metrics import Accuracy
-from spos_cli.engine.precision import autocast, to_device
+from spos_cli.engine.precision import autocast, prepared
 from spos_cli.engine.progress import track
 from spos_cli.engine.trainer import Trainer
 from spos_cli.models.counting import count
@@ -122,15 +122,14 @@ def last_batchnorm_pass(run: Run, model: nn.Module, images: Images, processes: P
     model.eval()
     with track("BatchNorm pass", total, "batches", quiet=not processes.is_main) as task, torch.no_grad():
 
-        def prepared() -> Any:
+        def inputs() -> Any:
             for pixels, colours, _ in batches:
-                colours = None if colours is None else colours.to(processes.device, non_blocking=True)
-                yield images.preprocess(to_device(pixels, processes.device), colours)
+                yield prepared(images.preprocess, pixels, colours, processes.device)
                 task.advance()
 
         # A compiled block would be compiled anew for each weight of a batch.
         with autocast(processes.device, training.amp), torch.compiler.set_stance("force_eager"):
-            calibrate(model, [model], prepared(), processes)
+            calibrate(model, inputs(), processes)
 
 
 def save_model(run: Run, arch: Architecture, trainer: Trainer, images: Images, accuracy: Accuracy, path: Path) -> None:

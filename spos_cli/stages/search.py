@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spos_cli import seeding
 from spos_cli.data import datasets
-from spos_cli.data.loaders import BadImages, ImageStore, chunks
+from spos_cli.data.loaders import BadImages, ImageStore, chunks, file_digest
 from spos_cli.data.transforms import EvalTransform, TrainTransform
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
@@ -33,14 +33,13 @@ from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Bitmaps, Entry, Journal, ranking
 from spos_cli.search.racing import Race
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import format_cost, format_duration
+from spos_cli.space.cost import LABELS, format_cost, format_duration
 from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.common import Images, Run, data_recipe, read_settings
 from spos_cli.stages.flops_table import LATENCY_TABLE, read_latency
 from spos_cli.stages.weights_file import Weights, read_weights
 
 SHOWN = 10
-LABELS = {"flops": "FLOPs", "params": "parameters"}
 GROUP = 8  # candidates that a process scores together: so many are lost if it is killed, and in memory at once
 COUNTS = 3 * 8  # bytes of what is told of a score beside its outcomes
 
@@ -120,13 +119,13 @@ def read_supernet(path: Path, processes: Processes, hint: bool) -> tuple[Weights
         RunError: a training writes it anew meanwhile, or not all processes see the same.
     """
     try:
-        before = checkpoint.digest(path) if path.is_file() else ""
+        before = file_digest(path) if path.is_file() else ""
         file = read_weights(path)
     except CheckpointError as error:
         if not hint:
             raise
         raise CheckpointError(f"{error}; spos supernet-train goes on from the checkpoint before it") from None
-    after = checkpoint.digest(path)
+    after = file_digest(path)
     seen = processes.gather(torch.tensor([int(after[:15], 16)], device=processes.device))
     if processes.any(before != after) or bool((seen != seen[0]).any()):
         raise RunError(
@@ -215,7 +214,7 @@ def remember_settings(run: Run, supernet_digest: str, processes: Processes) -> N
     search = {key: value for key, value in settings.items() if key != "generations"}
     ours = {"seed": run.config.seed, "supernet": supernet_digest, "data": data_recipe(run.config), "search": search}
     if run.config.search.latency_limit is not None:
-        search["latency_table"] = checkpoint.digest(run.folder / LATENCY_TABLE)
+        search["latency_table"] = file_digest(run.folder / LATENCY_TABLE)
     folder = run.search_folder
     begun = (folder / "journal.jsonl").exists()
     if begun:

@@ -14,7 +14,7 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import CostBinSampler, FairSampler, Sampler, UniformSampler, choice_counts
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import Images, Run, choice_columns, recipe, training_recipe, weights_seed
+from spos_cli.stages.common import Images, Run, in_columns, recipe, training_recipe, weights_seed
 
 
 def run(run: Run, processes: Processes) -> None:
@@ -62,13 +62,13 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
     trainer.train(lambda step: images.batches(indices, training, step, training.steps))
     if processes.is_main:
         show(run, trainer)
-        show_choices(run, space, choice_counts(sampler, training.steps, [len(layer.choices) for layer in space.layers]))
+        show_choices(run, space, choice_counts(sampler, training.steps, space.choice_counts))
         run.next("search")
 
 
 def make_sampler(run: Run, space: SearchSpace) -> Sampler:
     """What draws a path for each step; every process draws the same."""
-    config, counts = run.config, [len(layer.choices) for layer in space.layers]
+    config, counts = run.config, space.choice_counts
     if config.supernet.sampler == "uniform":
         return UniformSampler(counts, config.seed)
     if config.supernet.sampler == "fair":
@@ -93,8 +93,6 @@ def show(run: Run, trainer: Trainer) -> None:
 def show_choices(run: Run, space: SearchSpace, trained: list[list[int]]) -> None:
     """How often each choice was trained, on the screen and in `choices.json`: by layer, in the order of its choices."""
     checkpoint.write_atomically(run.supernet_folder / "choices.json", (json.dumps(trained) + "\n").encode())
-    columns, rows = choice_columns(space), []
-    for layer, counts in zip(space.layers, trained, strict=True):
-        of_layer = dict(zip(layer.choices, counts, strict=True))
-        rows.append([layer.index, *(f"{of_layer[choice]:,}" if choice in of_layer else "" for choice in columns)])
-    run.show("how often each choice was trained", ["layer", *columns.values()], rows)
+    titles, rows = in_columns(space, [[f"{count:,}" for count in counts] for counts in trained])
+    table = [[layer.index, *row] for layer, row in zip(space.layers, rows, strict=True)]
+    run.show("how often each choice was trained", ["layer", *titles], table)

@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spos_cli.engine.calibration import calibrate
 from spos_cli.models.counting import count
 from spos_cli.models.golden import WINNER, fill
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
+from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import CostBinSampler
 from spos_cli.space.search_space import PUBLISHED
 from tests.benchmarks import photographs, published
+from tests.benchmarks.calibration import nodes_of
 
 PATHS = [WINNER, Architecture((0, 1, 2, 3) * 5), Architecture((3,) * 20)]
 
@@ -83,7 +84,15 @@ def test_momentum_batchnorm() -> None:
     theirs = published.load(published.Supernet(), ours.state_dict())
     data = [pictures(4, seed) for seed in range(3)]
     published.calibration_pass(theirs, WINNER, [(images, torch.zeros(4)) for images in [*data, pictures(4, 9)]], 3)
-    calibrate(lambda images: ours(images, WINNER), ours.path(WINNER), data, momentum=0.1)
+    with torch.no_grad():
+        tree = Tree(ours, [WINNER], torch.float32)
+        for images in data:
+            tree.calibrate(images, 0.1)
+        for node in nodes_of(tree.root):
+            for found in node.calibrations:
+                for part, mean, variance in zip(found.parts, found.means, found.variances, strict=True):
+                    place = slice(None) if part.unit.outputs is None else part.unit.outputs
+                    part.unit.norm.running_mean[place], part.unit.norm.running_var[place] = mean, variance
     ours_state, theirs_state = ours.state_dict(), theirs.state_dict()
     statistics = [name for name in ours_state if name.endswith(("running_mean", "running_var"))]
     assert statistics
