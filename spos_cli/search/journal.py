@@ -1,9 +1,9 @@
 """The journal of a search: one scored candidate a line, in the order of scoring, never rewritten.
 
-A line is a JSON object: `architecture` (list), `flops`, `params`, `top1` and `top5` (shares of `images`),
-`images`, `generation` and `origin` (`random`, `mutation` or `crossover`; `imported` for what another search has
-scored), and `partial: true` for a candidate that has lost its race. It holds no times, so that the same search gives
-the same bytes. Beside it, `outcomes.bits` keeps which images each candidate got right.
+A line is a JSON object: `architecture` (as `Architecture.to_list` has it), `flops`, `params`, `top1` and `top5` (shares
+of `images`), `images`, `generation` and `origin` (`random`, `mutation` or `crossover`; `imported` for what another
+search has scored), and `partial: true` for a candidate that has lost its race. It holds no times, so that the same
+search gives the same bytes. Beside it, `outcomes.bits` keeps which images each candidate got right.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from spos_cli.errors import RunError
+from spos_cli.errors import ArchitectureError, RunError
 from spos_cli.search.racing import Outcomes
 from spos_cli.space.architecture import Architecture
 
 Origin = Literal["random", "mutation", "crossover", "imported"]
 
 # What a line raises that is no entry: no JSON, or of another form, or nested without end.
-NO_ENTRY = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+NO_ENTRY = (ArchitectureError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Entry:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for files."""
-        fields = {**asdict(self), "architecture": list(self.architecture)}
+        fields = {**asdict(self), "architecture": self.architecture.to_list()}
         if not self.partial:
             del fields["partial"]
         return fields
@@ -61,9 +61,8 @@ class Entry:
     def from_line(line: str) -> Entry:
         """The entry of one line. Raises one of `NO_ENTRY` if it is none."""
         fields = json.loads(line)
-        choices = tuple(fields.pop("architecture"))
-        entry = Entry(architecture=Architecture(choices), **fields)
-        numbers = (*choices, entry.flops, entry.params, entry.images, entry.generation)
+        entry = Entry(architecture=Architecture.from_list(fields.pop("architecture")), **fields)
+        numbers = (entry.flops, entry.params, entry.images, entry.generation)
         if not all(type(number) is int and number >= 0 for number in numbers) or entry.images * entry.flops == 0:
             raise ValueError("a number that is none")
         if not (0 <= entry.top1 <= 1 and 0 <= entry.top5 <= 1 and entry.origin in get_args(Origin)):

@@ -1,13 +1,14 @@
-"""An architecture: one choice per layer. How it is written, read and named."""
+"""An architecture: one choice per layer, and its width where widths are searched. How it is written, read and named."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -16,20 +17,59 @@ from spos_cli.errors import ArchitectureError, CheckpointError
 
 MAX_CHARACTERS = 100_000  # of a literal or a file; far above any space
 MAX_CHOICE = 999_999
+WIDTH_UNIT = 1000  # a width of so many is 1.0
 SUFFIXES = (".yaml", ".yml", ".json", ".pkl")
 # What PyYAML raises for bad YAML; its own constructors raise the plain ones, for `!!int ""` or `!!timestamp x`.
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
-ALLOWED = "write one choice per layer, such as 2,1,0,3"
+ALLOWED = "write one choice per layer, such as 2,1,0,3, or 2@0.8,1@1.4 with widths"
+
+_ITEM = r"[0-9]{1,6}(?:@[0-9]{1,3}(?:\.[0-9]{1,3})?)?"
+_LIST = re.compile(rf"{_ITEM}(?:(?:\s*,\s*|\s+){_ITEM})*,?")
+
+
+class Option(NamedTuple):
+    """What one layer is: an index into its choices, and the width of the choice, in thousandths; 0 where it has none.
+
+    A width is what the middle channels of a block are multiplied with: 1400 is written `@1.4`.
+    """
+
+    choice: int
+    width: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.choice}@{format_width(self.width)}" if self.width else str(self.choice)
 
 
 @dataclass(frozen=True, order=True)
 class Architecture:
-    """One choice (an index into the space's choices) per layer; written `2,1,0`."""
+    """One choice (an index into the layer's choices) per layer, written `2,1,0`; with widths `2@1.4,1@0.8,0`.
+
+    Attributes:
+        choices: by layer.
+        widths: by layer, in thousandths, 0 where there is none; empty if there is none at all.
+    """
 
     choices: tuple[int, ...]
+    widths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not any(self.widths):
+            object.__setattr__(self, "widths", ())
+        assert len(self.widths) in (0, len(self.choices)), "a width for each layer"
+
+    @staticmethod
+    def of(options: Iterable[Option]) -> Architecture:
+        """The architecture that has these options, by layer."""
+        choices, widths = zip(*options, strict=True)
+        return Architecture(choices, widths)
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """By layer."""
+        return tuple(map(Option, self.choices, self.widths or (0,) * len(self.choices)))
 
     def __str__(self) -> str:
-        return ",".join(map(str, self.choices))
+        return ",".join(map(str, self.options))
 
     def __len__(self) -> int:
         return len(self.choices)
@@ -40,14 +80,49 @@ class Architecture:
     def __getitem__(self, layer: int) -> int:
         return self.choices[layer]
 
+    def to_list(self) -> list[int | str]:
+        """Plain types, for files: numbers, and texts such as `2@1.4` for layers with a width."""
+        return [str(option) if option.width else option.choice for option in self.options]
+
+    @staticmethod
+    def from_list(values: Iterable[Any]) -> Architecture:
+        """The inverse of `to_list`.
+
+        Raises:
+            ArchitectureError: it is none.
+        """
+        return Architecture.of(map(_option, values))
+
     @property
     def id(self) -> str:
         """Ten hex digits that name the architecture's folder."""
         return hashlib.sha256(str(self).encode()).hexdigest()[:10]
 
 
+def format_width(width: int) -> str:
+    """Thousandths as people write them: `1.4`, `1.0`, `0.125`."""
+    return str(width / WIDTH_UNIT)
+
+
+def _option(value: Any) -> Option:
+    """One layer in a file."""
+    if type(value) is int and 0 <= value <= MAX_CHOICE:
+        return Option(value)
+    if isinstance(value, str) and "@" in value and re.fullmatch(_ITEM, value):
+        return _parsed(value)
+    raise ArchitectureError(f"{shown(value)} is no choice")
+
+
+def _parsed(item: str) -> Option:
+    choice, at, written = item.partition("@")
+    width = int(Decimal(written) * WIDTH_UNIT) if at else 0
+    if at and not width:
+        raise ArchitectureError(f"{item} has no width; {ALLOWED}")
+    return Option(int(choice), width)
+
+
 def parse(text: str) -> Architecture:
-    """Reads `2,1,0`, `2 1 0`, `(2, 1, 0)` or `[2, 1, 0]`.
+    """Reads `2,1,0`, `2 1 0`, `(2, 1, 0)` or `[2, 1, 0]`; with widths `2@1.4,1@0.8,0`.
 
     Raises:
         ArchitectureError: it is none of these, or a choice has more than six digits.
@@ -57,9 +132,9 @@ def parse(text: str) -> Architecture:
         if inner.startswith(left) and inner.endswith(right):
             inner = inner[1:-1].strip()
             break
-    if len(inner) > MAX_CHARACTERS or not re.fullmatch(r"[0-9]{1,6}(?:(?:\s*,\s*|\s+)[0-9]{1,6})*,?", inner):
+    if len(inner) > MAX_CHARACTERS or not _LIST.fullmatch(inner):
         raise ArchitectureError(f"cannot read the architecture {shown(text)}; {ALLOWED}")
-    return Architecture(tuple(int(choice) for choice in re.findall("[0-9]+", inner)))
+    return Architecture.of(map(_parsed, re.findall(_ITEM, inner)))
 
 
 def read(arch: str) -> Architecture:
@@ -117,10 +192,10 @@ def _from_value(value: Any, name: str) -> Architecture:
     expected = f"{name} holds no architecture: expected architecture: [2, 1, 0, ...]"
     if not isinstance(value, list) or not value:
         raise ArchitectureError(f"{expected}, not {shown(value)}")
-    for choice in value:
-        if type(choice) is not int or not 0 <= choice <= MAX_CHOICE:
-            raise ArchitectureError(f"{expected}; {shown(choice)} is no choice")
-    return Architecture(tuple(value))
+    try:
+        return Architecture.from_list(value)
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{expected}; {error}") from None
 
 
 def shown(value: object) -> str:

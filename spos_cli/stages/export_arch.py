@@ -87,7 +87,7 @@ def run(run: Run, top: int, limit: int | None, source: Path | None, form: ArchFo
 def write(run: Run, entry: Entry, origin: dict[str, Any], form: ArchFormat) -> str:
     """Writes one `arch.yaml`, with what the search was made on, and returns its path, or that of the `arch.pkl`."""
     content = {
-        "architecture": list(entry.architecture),
+        "architecture": entry.architecture.to_list(),
         "flops": entry.flops,
         "params": entry.params,
         "fitness": {"top1": entry.top1, "top5": entry.top5, "images": entry.images},
@@ -99,7 +99,7 @@ def write(run: Run, entry: Entry, origin: dict[str, Any], form: ArchFormat) -> s
     checkpoint.write_atomically(path, text.encode())
     if form == "pkl":
         path = path.with_name("arch.pkl")
-        checkpoint.write_atomically(path, pickle.dumps(entry.architecture.choices, PICKLE_PROTOCOL))
+        checkpoint.write_atomically(path, pickle.dumps(tuple(entry.architecture.to_list()), PICKLE_PROTOCOL))
     return str(path)
 
 
@@ -147,7 +147,7 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
             ("written to", output),
         ],
     )
-    run.result({"file": str(output), "kind": weights.kind, "architecture": architecture and list(architecture)})
+    run.result({"file": str(output), "kind": weights.kind, "architecture": architecture and architecture.to_list()})
 
 
 def our_content(run: Run, weights: Weights, architecture: Architecture | None) -> dict[str, Any]:

@@ -98,7 +98,9 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
         "fixed": found.table.fixed,
         "table": [list(row) for row in found.table.rows],
         "spread": found.spread,
-        "whole": [{"architecture": list(arch), "measured": one, "added": other} for arch, one, other in found.whole],
+        "whole": [
+            {"architecture": arch.to_list(), "measured": one, "added": other} for arch, one, other in found.whole
+        ],
         "spearman": found.spearman,
         "error": found.error,
     }
@@ -147,7 +149,7 @@ def _number(value: float | None) -> str:
 def show_architectures(run: Run, costs: Costs, architectures: Sequence[Architecture], limit: int | None) -> None:
     """FLOPs and parameters of each, and whether it is under a limit."""
     values = [(arch, costs.flops.of(arch), costs.params.of(arch)) for arch in architectures]
-    run.result([{"architecture": list(arch), "flops": flops, "params": params} for arch, flops, params in values])
+    run.result([{"architecture": arch.to_list(), "flops": flops, "params": params} for arch, flops, params in values])
     columns = ["architecture:", "FLOPs (multiply-adds)", "parameters"]
     rows = [[arch, f"{flops:,}", f"{params:,}"] for arch, flops, params in values]
     if limit is not None:

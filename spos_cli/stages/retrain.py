@@ -83,7 +83,7 @@ def train(run: Run, processes: Processes, architecture: Architecture, images: Im
         folder=folder,
         identity={
             "kind": "retrain",
-            "architecture": list(architecture),
+            "architecture": architecture.to_list(),
             "recipe": recipe(config, "retrain"),
         },
         extra={"config": config.portable()},

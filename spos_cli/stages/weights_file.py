@@ -13,7 +13,7 @@ from torch import Tensor
 from spos_cli.config import Config
 from spos_cli.engine import checkpoint
 from spos_cli.engine.trainer import FORMAT as TRAINING_FORMAT
-from spos_cli.errors import CheckpointError
+from spos_cli.errors import ArchitectureError, CheckpointError
 from spos_cli.models import weights
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
@@ -35,7 +35,7 @@ class Weights:
         kind: a supernet, or the network of one architecture.
         state: its tensors, by their published names.
         config: the settings that it was made with; None in a published file.
-        choices: of the network's layers; None where the tensors have to tell.
+        architecture: of the network; None where the tensors have to tell.
         classes: their names; empty where they are not known.
         step: how many updates the supernet has seen; None where that is not known.
     """
@@ -44,7 +44,7 @@ class Weights:
     kind: Literal["supernet", "network"]
     state: weights.State
     config: dict[str, Any] | None = None
-    choices: tuple[int, ...] | None = None
+    architecture: Architecture | None = None
     classes: tuple[str, ...] = ()
     step: int | None = None
 
@@ -80,9 +80,8 @@ class Weights:
         """
         self._require_space(config)
         space = config.space.build()
-        if self.choices is not None:
-            architecture = Architecture(self.choices)
-        else:
+        architecture = self.architecture
+        if architecture is None:
             try:
                 architecture = weights.infer_architecture(space, self.state)
             except CheckpointError as error:
@@ -115,10 +114,14 @@ def read_weights(path: Path) -> Weights:
         raise CheckpointError(f"{path} is not a weights file of spos, nor a published one")
     if kind == "supernet":
         return Weights(path, "supernet", content["model"], content["config"], step=content["step"])
-    choices, classes = content["architecture"], content["classes"]
-    if not all(type(choice) is int for choice in choices) or not all(isinstance(name, str) for name in classes):
+    layers, classes = content["architecture"], content["classes"]
+    try:
+        architecture = Architecture.from_list(layers) if layers else None
+    except ArchitectureError:
+        architecture = None
+    if architecture is None or not all(isinstance(name, str) for name in classes):
         raise CheckpointError(f"{path} is not a weights file of spos: its architecture or classes are none")
-    return Weights(path, "network", content["model"], content["config"], tuple(choices), tuple(classes))
+    return Weights(path, "network", content["model"], content["config"], architecture, tuple(classes))
 
 
 def load_state(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
@@ -145,7 +148,7 @@ def network_content(
     return {
         "format": FORMAT,
         "kind": "network",
-        "architecture": list(architecture),
+        "architecture": architecture.to_list(),
         "space": space.to_dict(),
         "affine": weights.is_affine(state),
         "classes": list(classes),

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spos_cli.errors import ArchitectureError
-from spos_cli.space.architecture import Architecture, parse, read, shown
+from spos_cli.space.architecture import Architecture, Option, parse, read, shown
 
 CHOICES = st.lists(st.integers(0, 999_999), min_size=1, max_size=40).map(tuple)
+OPTIONS = st.lists(st.builds(Option, st.integers(0, 999_999), st.integers(0, 999_999)), min_size=1, max_size=40)
 # Text that is nearly an architecture finds more than text at large.
-NEARLY = st.text(st.sampled_from("0123456789,()[] \t\n-+._eE٣²\0"), max_size=60)
+NEARLY = st.text(st.sampled_from("0123456789,()[] \t\n-+._eE@٣²\0"), max_size=60)
 
 
 @given(CHOICES)
@@ -24,6 +25,23 @@ def test_every_way_of_writing_reads_back(choices: tuple[int, ...]) -> None:
     arch = Architecture(choices)
     spellings = [str(arch), repr(choices), repr(list(choices)), " ".join(map(str, choices)), f"  {arch}\n"]
     assert all(parse(text) == arch for text in spellings)
+
+
+@given(OPTIONS)
+def test_widths_are_written_and_read_back(options: list[Option]) -> None:
+    arch = Architecture.of(options)
+    assert list(arch.options) == options
+    assert Architecture.from_list(json.loads(json.dumps(arch.to_list()))) == arch
+    assert all(parse(text) == arch for text in (str(arch), f"[{str(arch).replace(',', ' , ')}]"))
+
+
+def test_a_width_is_a_number_behind_the_choice() -> None:
+    arch = parse("0@1.4, 3@0.125 2")
+    assert (arch.choices, arch.widths) == ((0, 3, 2), (1400, 125, 0))
+    assert (str(arch), arch.to_list()) == ("0@1.4,3@0.125,2", ["0@1.4", "3@0.125", 2])
+    assert parse("0@1,0@1.50") == parse("0@1.0,0@1.5")
+    assert parse("0,0").widths == ()
+    assert parse("0@1.0,0").id != parse("0,0").id
 
 
 @given(st.one_of(st.text(), NEARLY))
@@ -39,7 +57,10 @@ def test_any_text_is_an_architecture_or_an_architecture_error(text: str) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["", "()", ",", "1,,2", "1,-1", "1.0", "1e3", "true", "(1,2", "1,2]", "[1,2)", "((1,2))", "٣,1", "²", "0x1", "1;2"],
+    [
+        *("", "()", ",", "1,,2", "1,-1", "1.0", "1e3", "true", "(1,2", "1,2]", "[1,2)", "((1,2))", "٣,1", "²", "0x1"),
+        *("1;2", "1@", "@1", "1@0", "1@.5", "1@0.0004", "1@1.0001", "1@-1", "1@1e1", "1@1@1", "1 @1", "0@0.000,1"),
+    ],
 )
 def test_what_is_not_an_architecture(text: str) -> None:
     with pytest.raises(ArchitectureError, match="one choice per layer"):
@@ -81,6 +102,13 @@ def test_files(tmp_path: Path, name: str, content: str) -> None:
     path = tmp_path / name
     path.write_text(content, encoding="utf-8")
     assert read(str(path)) == parse("2,1,0")
+
+
+def test_files_with_widths(tmp_path: Path) -> None:
+    arch = parse("2@1.4,1,0@0.2")
+    for name, content in (("a.yaml", b"[2@1.4, 1, 0@0.2]"), ("a.pkl", pickle.dumps(tuple(arch.to_list())))):
+        (tmp_path / name).write_bytes(content)
+        assert read(str(tmp_path / name)) == arch
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
