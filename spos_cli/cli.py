@@ -412,6 +412,33 @@ def evaluate(
 
 
 @app.command()
+def report(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[RUN_DIR]", help="Folder of the run. Default: that of the settings.")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    print_config: PrintConfigOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what a run has found so far to search/report.html: one page that needs no server and no network.
+
+    Nothing is scored again. spos search writes it, too, while it runs.
+
+    Example: spos report runs/imagenet
+    """
+    if folder is not None and run_dir is not None:
+        raise ConfigError("RUN_DIR and --run-dir name the same thing; give one of them")
+    options = Options(config, overrides, run_dir, None, None, print_config, as_json=as_json)
+    if folder is None or print_config:
+        folder = options.load().folder
+    from spos_cli.stages import report as stage
+
+    stage.run(folder, as_json)
+
+
+@app.command()
 def doctor(
     full: Annotated[bool, typer.Option("--full", help="Read all images, not a sample.")] = False,
     config: ConfigOption = None,

@@ -26,6 +26,7 @@ from spos_cli.engine.optim import Schedule, ema_of, sgd
 from spos_cli.engine.precision import Amp, autocast, prepared
 from spos_cli.engine.progress import console, track, warn
 from spos_cli.engine.reduction import Compression, GradientAverage
+from spos_cli.engine.timing import timed
 from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
 from spos_cli.models.blocks import ChoiceBlock
 
@@ -152,6 +153,7 @@ class Trainer:
         with (
             stop_on_signals(request),
             track(self.name, recipe.steps, "steps", done=self.step, quiet=quiet) as task,
+            timed(self.folder, self.processes, lambda: self.step, "steps"),
         ):
             while self.step < recipe.steps:
                 self.update(stream)

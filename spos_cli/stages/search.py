@@ -23,6 +23,7 @@ from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.progress import Task, track
+from spos_cli.engine.timing import timed
 from spos_cli.engine.trainer import require_same
 from spos_cli.errors import CheckpointError, ConfigError, RunError
 from spos_cli.models.counting import Costs, count
@@ -37,6 +38,7 @@ from spos_cli.space.cost import LABELS, format_cost, format_duration
 from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.common import Images, Run, data_recipe, read_settings
 from spos_cli.stages.flops_table import LATENCY_TABLE, read_latency
+from spos_cli.stages.report import LiveReport
 from spos_cli.stages.weights_file import Weights, read_weights
 
 SHOWN = 10
@@ -102,14 +104,21 @@ def search(
                 "yellow",
             )
     total = evolution.population * (evolution.generations + 1)
-    request, quiet = StopRequest(), not processes.is_main
-    with stop_on_signals(request), track("search", total, "candidates", quiet=quiet) as task:
+    request, quiet, report = StopRequest(), not processes.is_main, LiveReport(run)
+    with (
+        stop_on_signals(request),
+        track("search", total, "candidates", quiet=quiet) as task,
+        timed(run.search_folder, processes, lambda: scoring.lines, "candidates") as clock,
+    ):
         for _ in evolution.search(lambda candidates: scoring.score(candidates, request, task), known):
             if processes.is_main and scoring.changed:  # not for each generation that the journal knows
+                clock.lap()
                 write_result(run, scoring, supernet_digest)
+                report.update()
     if processes.is_main:
         write_result(run, scoring, supernet_digest)
         show(run, scoring)
+        report.finish()
 
 
 def read_supernet(path: Path, processes: Processes, hint: bool) -> tuple[Weights, str]:
