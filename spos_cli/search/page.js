@@ -104,7 +104,6 @@
   function layout(extra) {
     const axis = {
       gridcolor: css("grid"), linecolor: css("line"), zeroline: false, automargin: true, color: css("soft"),
-      title: { standoff: 10 },
     };
     const { xaxis, yaxis, ...rest } = extra;
     return {
@@ -114,8 +113,7 @@
       hovermode: "closest",
       hoverlabel: { bgcolor: css("sheet"), bordercolor: css("line"), font: { color: css("ink") } },
       legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { color: css("ink") } },
-      xaxis: { ...axis, ...xaxis, title: { ...axis.title, ...(xaxis || {}).title } },
-      yaxis: { ...axis, ...yaxis, title: { ...axis.title, ...(yaxis || {}).title } },
+      xaxis: { ...axis, ...xaxis }, yaxis: { ...axis, ...yaxis, title: { standoff: 10, ...yaxis.title } },
       ...rest,
     };
   }
@@ -174,7 +172,7 @@
         line: { width: many ? 0 : 0.5, color: css("sheet") },
         colorbar: {
           orientation: "h", y: 1.01, yanchor: "bottom", x: 0, xanchor: "left", len: 0.5, thickness: 9, outlinewidth: 0,
-          title: { text: "generation", side: "top" }, tickformat: "d", nticks: 5, ticks: "",
+          title: { text: "generation", side: "right" }, tickformat: "d", nticks: 5, ticks: "",
         },
       }, { name: "candidates" }),
       points(search.tied, { symbol: "circle-open", color: css("accent"), size: many ? 9 : 14, line: { width: 1.5 } },
@@ -190,7 +188,11 @@
       type: "rect", xref: "paper", x0: 0, x1: 1, y0: 100 * search.low[winner], y1: 100 * search.high[winner],
       fillcolor: css("band"), line: { width: 0 }, layer: "below",
     }];
-    const annotations = [];
+    // plotly.js puts an axis title across the tick labels here, so this one is ours.
+    const annotations = [{
+      xref: "paper", x: 0.5, yref: "paper", y: 0, yshift: -24, yanchor: "top", showarrow: false,
+      text: axisOf === "flops" ? "FLOPs" : "parameters", font: { size: 14 },
+    }];
     if (limit) {
       shapes.push({ type: "line", yref: "paper", y0: 0, y1: 1, x0: limit, x1: limit, line: { color: css("limit"), width: 1.5, dash: "dash" } });
       annotations.push({
@@ -200,9 +202,9 @@
     }
     const small = narrow();
     return draw("scatter", traces, {
-      xaxis: { title: { text: axisOf === "flops" ? "FLOPs" : "parameters" }, tickformat: "~s", nticks: small ? 5 : 9 },
+      xaxis: { tickformat: "~s", nticks: small ? 5 : 9 },
       yaxis: { title: { text: "one-shot top-1, %" } },
-      margin: { l: 46, r: 14, t: 54, b: 44 }, shapes, annotations,
+      margin: { l: 46, r: 14, t: 40, b: 50 }, shapes, annotations,
     });
   }
 
