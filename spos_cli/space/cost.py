@@ -20,7 +20,7 @@ from spos_cli.space.architecture import Architecture, shown
 from spos_cli.space.options import Options
 
 MAX_INT64_COUNT = 2**62  # of architectures; more are counted in Python's whole numbers
-MAX_CELLS = 2**26  # of a table of exact counts: half a GiB of int64
+MAX_CELLS = 2**24  # of a table of exact counts: 128 MiB of int64
 MAX_WHOLE_CELLS = 2**21  # of one of Python's whole numbers, which take more room, and ten times as long
 COARSE_CELLS = 2**20  # of one whose costs are rounded: rounding moves few architectures into a range
 DRAWS = 10_000  # until a range of costs that could not be counted exactly is taken for empty
@@ -122,7 +122,7 @@ class CostDistribution:
         most = MAX_CELLS if math.prod(table.options.counts) < MAX_INT64_COUNT else MAX_WHOLE_CELLS
         self.is_exact = layers * (span // self.unit + 1) <= most
         if not self.is_exact:
-            self.unit = -(-span * layers // COARSE_CELLS)
+            self.unit = max(1, -(-span * layers // COARSE_CELLS))
         self._steps = [[offset // self.unit for offset in row] for row in offsets]
         self.width = sum(map(max, self._steps)) + 1
         counts: NDArray[Any] = np.ones(1, np.int64)
