@@ -19,9 +19,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from spos_cli.errors import ConfigError, SposError
-from spos_cli.space.architecture import YAML_ERRORS
+from spos_cli.space.architecture import WIDTH_UNIT, YAML_ERRORS
 from spos_cli.space.cost import parse_cost, parse_duration
-from spos_cli.space.search_space import Choice, SearchSpace, Stage
+from spos_cli.space.search_space import Choice, SearchSpace, Stage, parse_width
 
 
 def _as_value_error(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -44,6 +44,11 @@ def _duration(value: Any) -> int:
 Cost = Annotated[int, BeforeValidator(_as_value_error(parse_cost))]
 Duration = Annotated[int, BeforeValidator(_as_value_error(_duration))]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _width(value: Any) -> float:
+    """A number that `space.widths` may hold."""
+    return parse_width(value) / WIDTH_UNIT
 
 
 def _no_switch(value: Any) -> Any:
@@ -117,6 +122,10 @@ class SpaceConfig(Section):
         ),
         description="the ops of every choice block, by index",
     )
+    widths: tuple[Annotated[float, BeforeValidator(_as_value_error(_width))], ...] = Field(
+        (),
+        description="what the middle channels of a block may be multiplied with, ascending; none: all are as they are",
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> SpaceConfig:
@@ -138,6 +147,7 @@ class SpaceConfig(Section):
             stem_channels=self.stem.channels,
             stem_stride=self.stem.stride,
             head_channels=self.head_channels,
+            widths=tuple(map(parse_width, self.widths)),
         )
 
 
@@ -248,6 +258,11 @@ class SupernetConfig(TrainingConfig):
         " that each step trains every choice of every block (FairNAS)",
     )
     flops_bins: BinsConfig = BinsConfig()
+    width_warmup_steps: Annotated[Number, Field(ge=0, le=10**12)] = Field(
+        0,
+        description="updates until all of space.widths are trained: the widest alone at first, then the others join one"
+        " by one (Once-for-All's progressive shrinking)",
+    )
 
 
 class SearchConfig(Section):
@@ -329,6 +344,8 @@ LATER: dict[tuple[str, str], Any] = {
     **{(section, name): "off" for section in ("supernet", "retrain") for name in ("compile", "gradient_compression")},
     **{("search", name): None for name in ("racing", "params_limit", "latency_limit")},
     ("data", "store"): "none",
+    ("space", "widths"): [],
+    ("supernet", "width_warmup_steps"): 0,
 }
 
 # Where a run is, and on what it runs: fields that no result depends on.
@@ -364,6 +381,14 @@ class Config(Section):
     def _consistent(self) -> Config:
         if self.search.split == "holdout" and not self.data.holdout_per_class:
             raise ValueError("search.split is holdout, but data.holdout_per_class is 0; hold some out, or use val")
+        if self.supernet.width_warmup_steps:
+            if not self.space.widths:
+                raise ValueError("supernet.width_warmup_steps is for a space with widths; space.widths has none")
+            if self.supernet.sampler == "flops_bins":
+                raise ValueError(
+                    "supernet.width_warmup_steps begins with wide paths, which bins of FLOPs do not; use"
+                    " supernet.sampler: uniform or fair"
+                )
         return self
 
     @property
