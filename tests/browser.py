@@ -107,10 +107,8 @@ class Page:
         self.wait_for(drawn)
 
     def wait_for(self, condition: str) -> None:
-        """Until an expression is true; asked in the page itself, once a frame."""
-        self(
-            f"new Promise((done) => {{ const look = () => (({condition}) ? done(true) : setTimeout(look, 20)); look(); }})"
-        )
+        """Until an expression is true; the page itself asks, now and then."""
+        self(f"new Promise((done) => {{ (function look() {{ ({condition}) ? done() : setTimeout(look, 20) }})() }})")
 
     def __call__(self, expression: str) -> Any:
         """The value of an expression of JavaScript, awaited."""

@@ -18,7 +18,7 @@ ORIGINS: tuple[Origin, ...] = ("random", "mutation", "crossover")
 
 
 def drawn(
-    space: SearchSpace, candidates: int, images: int, generations: int, widths: tuple[int, ...] = (), seed: int = 0
+    space: SearchSpace, candidates: int, images: int, generations: int, seed: int = 0
 ) -> tuple[list[Entry], np.ndarray]:
     """Different candidates with made-up costs and scores, and `(candidates, images) bool` of what they got right.
 
@@ -27,14 +27,13 @@ def drawn(
     rng = np.random.default_rng(seed)
     archs: dict[Architecture, None] = {}
     while len(archs) < candidates:
-        choices = tuple(int(rng.integers(count)) for count in space.choice_counts)
-        archs[Architecture(choices, tuple(int(rng.choice(widths)) for _ in choices) if widths else ())] = None
+        archs[Architecture.of(options[rng.integers(len(options))] for options in space.options.by_layer)] = None
     hard = rng.random(images)
     entries, outcomes = [], np.zeros((candidates, images), bool)
     for row, arch in enumerate(archs):
         generation = row * generations // candidates
-        size = sum(arch.choices) / sum(count - 1 for count in space.choice_counts)
-        flops = int(2e6 + 3e6 * size + 1e6 * (sum(arch.widths) / len(arch) / 1000 if widths else 0))
+        size = sum(map(int.__truediv__, arch.choices, space.options.choices)) / len(arch)
+        flops = int(1e8 * (2 + size + sum(arch.widths) / 1000 / len(arch) + 0.1 * rng.random()))
         skill = 0.55 + 0.2 * generation / generations + 0.1 * size + 0.03 * rng.standard_normal()
         outcomes[row] = hard + 0.1 * rng.standard_normal(images) < skill
         top1 = int(outcomes[row].sum()) / images
@@ -50,7 +49,6 @@ def write_run(
     *,
     images: int = 400,
     generations: int = 6,
-    widths: tuple[int, ...] = (),
     audit: dict[str, Any] | None = None,
 ) -> list[Entry]:
     """Writes what the stages leave, for the settings in `text` and a search of so many candidates; returns those."""
@@ -60,7 +58,7 @@ def write_run(
     for stage in (folder, search, supernet):
         (stage / "config.yaml").write_text(text)
     space = config.load(folder / "config.yaml").space.build()
-    entries, outcomes = drawn(space, candidates, images, generations, widths)
+    entries, outcomes = drawn(space, candidates, images, generations)
     (search / "journal.jsonl").write_text("".join(entry.to_line() for entry in entries))
     (search / "outcomes.bits").write_bytes(np.packbits(outcomes, axis=1).tobytes())
     limit = max(entry.flops for entry in entries) + 1

@@ -56,7 +56,7 @@
     strip.replaceChildren(...optionsOf(line).map(({ choice, width, op }, layer) => {
       const block = make("i", opClass(op), String(choice));
       if (layer && space.stages[layer] !== space.stages[layer - 1]) block.classList.add("first");
-      if (width) block.style.setProperty("--h", 0.4 + (0.6 * width) / most);
+      if (width) block.style.setProperty("--h", 0.5 + (0.5 * width) / most);
       block.title = `layer ${layer}: ${space.ops[op]}` + (width ? `, width ${widthText(width)}` : "");
       return block;
     }));

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 
 from spos_cli.errors import RunError
-from spos_cli.search.report import (
+from spos_cli.search.findings import (
     TOP,
     Audit,
     Effort,
@@ -26,7 +26,6 @@ from spos_cli.search.report import (
     right,
     score_interval,
     stages_of,
-    widths_of,
 )
 from spos_cli.space.architecture import Architecture, format_width
 from spos_cli.space.cost import LABELS, format_cost, format_duration
@@ -249,8 +248,8 @@ def tradeoff(search: Search) -> Html:
         )
     if search.pareto:
         notes.append(
-            f"The front covers {_percent(search.covered, 1)} of the rectangle from no FLOPs to the limit and from 0 to 100 %"
-            " (its hypervolume), which serves to compare searches of one space."
+            f"The front covers {_percent(search.covered, 1)} of the rectangle from no FLOPs to the limit and from 0 to"
+            " 100 % (its hypervolume), which serves to compare searches of one space."
         )
     switch = element(
         "div",
@@ -305,21 +304,23 @@ def winner(space: SearchSpace, search: Search) -> Html:
     """The best architecture, drawn layer by layer."""
     best = search.best
     text = (
-        f"Found in generation {best.generation} ({best.origin}). Read from left to right, from the image to the classes;"
-        " the number in a block is that of its choice."
+        f"Found in generation {best.generation} ({best.origin}). Read from left to right, from the image to the"
+        " classes; the number in a block is that of its choice."
     )
+    if space.widths:
+        text += " Its height is the width, of which a block has so many channels inside."
     return section(
         "winner",
         "The winner, layer by layer",
         paragraph(text),
         paragraph(element("code", str(best.architecture))),
-        network(space, best.architecture, widths_of(search.entries)),
+        network(space, best.architecture),
     )
 
 
-def network(space: SearchSpace, arch: Architecture, widths: Sequence[int]) -> Html:
+def network(space: SearchSpace, arch: Architecture) -> Html:
     """An architecture as groups of blocks, one group a stage."""
-    ops, stages = ops_of(space), stages_of(space)
+    ops, stages, middles = ops_of(space), stages_of(space), space.middles(arch)
     first, last = space.layers[0], space.layers[-1]
     groups = [
         group(
@@ -340,8 +341,8 @@ def network(space: SearchSpace, arch: Architecture, widths: Sequence[int]) -> Ht
             if layer.stride > 1:
                 meta.append(f"stride {layer.stride}")
             if option.width:
-                meta.append(f"width {format_width(option.width)}")
-            share = 0.4 + 0.6 * option.width / max(widths) if option.width and widths else 1.0
+                meta.append(f"width {format_width(option.width)}, {middles[layer.index]} inside")
+            share = 0.5 + 0.5 * option.width / max(space.widths) if option.width else 1.0
             colour = element("span", option.choice, class_=op_class(space, op), style=f"--h:{share:.3f}")
             blocks.append(
                 element(
@@ -406,7 +407,7 @@ def tie(search: Search) -> Html:
     if search.cheapest != search.winner_line:
         text += (
             f" The cheapest of them has {format_cost(cheapest.flops)} FLOPs,"
-            f" {_percent(1 - cheapest.flops / best.flops, 0)} fewer than the winner; on this evidence it is no worse."
+            f" {_percent(1 - cheapest.flops / best.flops, 0)} fewer than the winner; these images cannot say which is better."
         )
     lines = sorted(search.ties, key=lambda i: (search.entries[i].flops, i))[:SHOWN]
     rows = [_tied_row(search, line) for line in [search.winner_line, *lines]]
@@ -441,7 +442,7 @@ def choices(space: SearchSpace, search: Search) -> Html:
         chart("choices-all", "Choices by layer, all candidates"),
         chart("choices-top", "Choices by layer, the best"),
     ]
-    if widths_of(search.entries):
+    if space.widths:
         charts += [
             chart("widths-all", "Widths by layer, all candidates"),
             chart("widths-top", "Widths by layer, the best"),

@@ -22,7 +22,7 @@ from spos_cli.engine.progress import warn
 from spos_cli.errors import RunError, SposError
 from spos_cli.search.journal import Entry, Journal, ranking
 from spos_cli.search.page import MISSING, page, plotly_js
-from spos_cli.search.report import Audit, Effort, Findings, Number, Retrained, Search, Training
+from spos_cli.search.findings import Audit, Effort, Findings, Number, Retrained, Search, Training
 from spos_cli.space import architecture
 from spos_cli.space.architecture import YAML_ERRORS, Architecture
 from spos_cli.space.search_space import SearchSpace
@@ -178,11 +178,12 @@ def read_search(folder: Path, space: SearchSpace, result: dict[str, Any]) -> Sea
 
 def require_of(space: SearchSpace, entries: Sequence[Entry]) -> None:
     """Raises ArchitectureError if an entry is of another space."""
-    counts = space.choice_counts
+    allowed = [frozenset(options) for options in space.options.by_layer]
     for entry in entries:
-        choices = entry.architecture.choices
-        if len(choices) != len(counts) or any(map(int.__ge__, choices, counts)):
-            space.validate(entry.architecture)
+        arch = entry.architecture
+        options = zip(arch.choices, arch.widths or (0,) * len(arch), strict=True)
+        if len(arch) != len(allowed) or not all(map(frozenset.__contains__, allowed, options)):
+            space.validate(arch)
 
 
 def _winner(entries: Sequence[Entry], result: dict[str, Any], limits: dict[str, int | None]) -> Architecture:

@@ -117,8 +117,8 @@ def search(
                 report.update()
     if processes.is_main:
         write_result(run, scoring, supernet_digest)
-        show(run, scoring)
         report.finish()
+        show(run, scoring)
 
 
 def read_supernet(path: Path, processes: Processes, hint: bool) -> tuple[Weights, str]:

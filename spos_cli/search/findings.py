@@ -142,7 +142,7 @@ class Search:
     @cached_property
     def cheapest(self) -> int:
         """The line of the cheapest candidate that is tied with the winner; the winner's own if there is none."""
-        lines = [*(self.ties or ()), self.winner_line]
+        lines: list[int] = [*(self.ties or ()), self.winner_line]
         return min(lines, key=lambda line: (self.entries[line].flops, line))
 
     def front(self, cost: str) -> list[int]:
@@ -257,11 +257,6 @@ def width_shares(widths: Sequence[int], archs: Sequence[Architecture], layers: i
     return [((table == width).mean(axis=0) if len(archs) else np.zeros(layers)).tolist() for width in widths]
 
 
-def widths_of(entries: Sequence[Entry]) -> list[int]:
-    """The widths that candidates have, in thousandths, ascending; empty if none are searched."""
-    return sorted({width for entry in entries for width in entry.architecture.widths if width})
-
-
 def stages_of(space: SearchSpace) -> list[int]:
     """By layer, the number of its stage, from 0."""
     return [number for number, stage in enumerate(space.stages) for _ in range(stage.blocks)]
@@ -312,7 +307,7 @@ def _space(space: SearchSpace) -> dict[str, Any]:
 
 
 def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
-    entries, widths = search.entries, widths_of(search.entries)
+    entries, widths = search.entries, space.widths
     archs = [entry.architecture for entry in entries]
     intervals = [score_interval(right(entry), entry.images) for entry in entries]
     origins = ["random", "mutation", "crossover", "imported"]
