@@ -407,7 +407,8 @@ def tie(search: Search) -> Html:
     if search.cheapest != search.winner_line:
         text += (
             f" The cheapest of them has {format_cost(cheapest.flops)} FLOPs,"
-            f" {_percent(1 - cheapest.flops / best.flops, 0)} fewer than the winner; these images cannot say which is better."
+            f" {_percent(1 - cheapest.flops / best.flops, 0)} fewer than the winner; these images cannot say which"
+            " is better."
         )
     lines = sorted(search.ties, key=lambda i: (search.entries[i].flops, i))[:SHOWN]
     rows = [_tied_row(search, line) for line in [search.winner_line, *lines]]

@@ -20,9 +20,9 @@ from spos_cli.config import Config
 from spos_cli.engine import checkpoint
 from spos_cli.engine.progress import warn
 from spos_cli.errors import RunError, SposError
+from spos_cli.search.findings import Audit, Effort, Findings, Number, Retrained, Search, Training
 from spos_cli.search.journal import Entry, Journal, ranking
 from spos_cli.search.page import MISSING, page, plotly_js
-from spos_cli.search.findings import Audit, Effort, Findings, Number, Retrained, Search, Training
 from spos_cli.space import architecture
 from spos_cli.space.architecture import YAML_ERRORS, Architecture
 from spos_cli.space.search_space import SearchSpace

@@ -109,8 +109,9 @@ def test_a_path_of_the_supernet_scores_the_same_as_in_the_search(finished: Spos,
 def test_the_same_command_again_changes_nothing(finished: Spos) -> None:
     files = [path for path in finished.run.rglob("*") if path.is_file()]
     before = {path: path.read_bytes() for path in files}
-    for command in ("supernet-train", "search", "export-arch", "retrain"):
-        finished(command)
+    for command in ("supernet-train", "search", "export-arch", "retrain", "report"):
+        said = finished(command).stdout
+        assert ("report: runs/tiny/search/report.html" in said) == (command in ("search", "report"))
     assert {path: path.read_bytes() for path in files} == before
 
 
