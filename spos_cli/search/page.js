@@ -294,7 +294,7 @@
   }
 
   const trainingColours = () => {
-    const colours = [css("ink"), "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
+    const colours = [css("ink"), css("accent"), "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
     if (trainings.length && trainings[0].name !== "supernet") colours.shift();
     return trainings.map((_, number) => colours[number % colours.length]);
   };

@@ -10,6 +10,7 @@ import hashlib
 import html
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
@@ -33,6 +34,7 @@ from spos_cli.space.search_space import SearchSpace
 
 COLOURS = 7  # of ops, in page.css; an eighth op has the first one's colour again, hatched
 SHOWN = 12  # rows of the table of ties
+BEFORE_PERCENT = re.compile(r"(?<=\d) (?=%)")  # no line ends there
 MISSING = "the report is drawn with plotly, which is not installed: pip install 'spos[report]'"
 
 
@@ -59,7 +61,7 @@ def _joined(content: Content) -> Html:
     if isinstance(content, Html):
         return content
     if isinstance(content, str | int):
-        return Html(html.escape(str(content)))
+        return Html(BEFORE_PERCENT.sub("\u00a0", html.escape(str(content))))
     return Html("".join(map(_joined, content)))
 
 
@@ -417,7 +419,7 @@ def tie(search: Search) -> Html:
         "tie",
         title,
         paragraph(text),
-        table(["architecture:", "FLOPs", "params", "top-1", "95 % interval", "p"], rows, marked=0),
+        table(["architecture:", "top-1", "FLOPs", "p", "95 % interval", "params"], rows, marked=0),
         element("p", f"The winner, and the {len(lines)} cheapest; {more:,} more are tied.", class_="note")
         if more
         else None,
@@ -429,7 +431,8 @@ def _tied_row(search: Search, line: int) -> list[Content]:
     low, high = score_interval(right(entry), entry.images)
     name = element("span", strip(line), element("code", str(entry.architecture)), class_="arch")
     p_value = "winner" if p is None else f"{p:.2f}"
-    return [name, format_cost(entry.flops), format_cost(entry.params), _percent(entry.top1), _range(low, high), p_value]
+    costs = format_cost(entry.flops), format_cost(entry.params)
+    return [name, _percent(entry.top1), costs[0], p_value, _range(low, high), costs[1]]
 
 
 def choices(space: SearchSpace, search: Search) -> Html:

@@ -290,8 +290,11 @@ def _timing(folder: Path, unit: str) -> tuple[int, float, str]:
             continue
         done, seconds = done + units, seconds + taken
         processes, threads = _whole(line.get("processes")) or 1, _whole(line.get("threads"))
-        times = f"{processes} processes on " if processes > 1 else ""
-        devices[f"{times}{str(line.get('device'))[:80]}" + (f", {threads} threads" if threads else "")] = None
+        device = str(line.get("device"))[:80]
+        where = [f"{processes} processes on {device}" if processes > 1 else device]
+        if threads:
+            where.append(f"{threads} thread{'' if threads == 1 else 's'}")
+        devices[", ".join(where)] = None
     return done, seconds, "; ".join(devices)
 
 
