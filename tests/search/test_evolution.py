@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 from spos_cli.errors import LimitError
 from spos_cli.search import evolution as evolution_module
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
+from spos_cli.space.options import Options
 
 LAYERS, CHOICES = 8, 4
 TABLE = CostTable("flops", 100, np.random.default_rng(0).integers(1, 50, (LAYERS, CHOICES)))
@@ -107,6 +110,48 @@ def test_mutation_draws_each_layer_with_its_probability() -> None:
     evolution = replace(EVOLUTION, mutation_probability=0.4)
     changed = [sum(a != b for a, b in zip(parent, evolution.mutate(parent, rng), strict=True)) for _ in range(4000)]
     assert np.mean(changed) == pytest.approx(LAYERS * 0.4 * (CHOICES - 1) / CHOICES, rel=0.05)
+
+
+def wide_evolution() -> Evolution:
+    """A space in which the last of three choices has no width."""
+    options = Options(((True, True, False),) * 6, (500, 1000, 1500, 2000))
+    rng = np.random.default_rng(4)
+    table = CostTable("flops", 10, [sorted(rng.integers(1, 50, 9).tolist()) for _ in range(6)], options)
+    return replace(EVOLUTION, table=table, limit=table.distribution().quantile(0.5))
+
+
+def test_mutation_draws_choices_and_widths_apart() -> None:
+    evolution, rng = replace(wide_evolution(), mutation_probability=0.4), np.random.default_rng(0)
+    parent = Architecture((0, 1, 2, 0, 1, 2), (500, 1000, 0, 1500, 2000, 0))
+    children = [evolution.mutate(parent, rng) for _ in range(4000)]
+    options = evolution.table.options
+    assert {option for child in children for option in child.options} == set(options.by_layer[0])
+    choices = np.mean([[one != other for one, other in zip(parent, child, strict=True)] for child in children], 0)
+    assert choices == pytest.approx(0.4 * 2 / 3, abs=0.03)
+    kept = [child for child in children if child[0] == 0]
+    assert np.mean([child.widths[0] != 500 for child in kept]) == pytest.approx(0.4 * 3 / 4, abs=0.03)
+    grown = Counter(child.widths[2] for child in children if child[2] != 2)  # its parent had no width to hand on
+    assert chisquare([grown[width] for width in options.widths]).pvalue > 1e-3
+
+
+def test_crossover_takes_a_choice_with_its_width() -> None:
+    evolution, rng = wide_evolution(), np.random.default_rng(0)
+    one = Architecture((0, 1, 2, 0, 1, 2), (500, 1000, 0, 1500, 2000, 0))
+    other = Architecture((1, 1, 0, 2, 0, 2), (2000, 500, 1000, 0, 500, 0))
+    children = [evolution.cross(one, other, rng) for _ in range(2000)]
+    for layer, (mine, theirs) in enumerate(zip(one.options, other.options, strict=True)):
+        taken = Counter(child.options[layer] for child in children)
+        assert set(taken) == {mine, theirs}
+        if mine != theirs:
+            assert chisquare([taken[mine], taken[theirs]]).pvalue > 1e-3
+
+
+def test_a_space_with_widths_is_searched() -> None:
+    evolution = wide_evolution()
+    scored = run(evolution)
+    assert len({candidate.architecture for candidate, _ in scored}) == len(scored) == 220
+    assert all(evolution.allows(candidate.architecture) for candidate, _ in scored)
+    assert scored == run(evolution)
 
 
 def test_it_goes_on_from_what_another_search_has_scored() -> None:
