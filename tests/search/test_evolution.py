@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 
 from spos_cli.errors import LimitError
 from spos_cli.search import evolution as evolution_module
-from spos_cli.search.evolution import Candidate, Evolution
+from spos_cli.search.evolution import Candidate, Draws, Evolution, Proposal
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 from spos_cli.space.options import Options
@@ -174,7 +174,7 @@ def test_parents_are_the_best_of_all_so_far(monkeypatch: pytest.MonkeyPatch) -> 
     scores: dict[Architecture, float] = {}
     parents: list[list[Architecture]] = []
 
-    def propose(self: Evolution, generation: int, best: Sequence[Architecture], seen: object) -> list[Candidate]:
+    def propose(self: Evolution, generation: int, best: Sequence[Architecture], seen: object) -> Proposal:
         expected = sorted(scores, key=lambda arch: (-scores[arch], TABLE.of(arch)))[: EVOLUTION.parents]
         assert list(best) == expected
         parents.append(expected)
@@ -190,6 +190,56 @@ def test_parents_are_the_best_of_all_so_far(monkeypatch: pytest.MonkeyPatch) -> 
     for _ in EVOLUTION.search(evaluate):
         pass
     assert len(parents) == EVOLUTION.generations + 1
+
+
+def drawn(evolution: Evolution) -> list[dict[str, Draws]]:
+    """By generation and operator."""
+    found: list[dict[str, Draws]] = []
+    for _ in evolution.search(value, watch=lambda generation, draws: found.append({**draws})):
+        pass
+    return found
+
+
+def test_draws_are_counted_by_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a count of all that the operators return."""
+    calls: dict[str, list[Architecture]] = {"mutate": [], "cross": []}
+
+    def counted(name: str) -> None:
+        original = getattr(Evolution, name)
+
+        def operator(self: Evolution, *arguments: object) -> Architecture:
+            calls[name].append(original(self, *arguments))
+            return calls[name][-1]
+
+        monkeypatch.setattr(Evolution, name, operator)
+
+    counted("mutate")
+    counted("cross")
+    found = drawn(EVOLUTION)
+    scored = run(EVOLUTION)
+    assert len(found) == 11
+    assert found[0].keys() == {"random"}
+    for draws in found:
+        for fate in draws.values():
+            assert fate.proposed == fate.accepted + fate.duplicate + fate.over_limit
+    for origin, name in (("mutation", "mutate"), ("crossover", "cross")):
+        total = sum((draws[origin] for draws in found if origin in draws), Draws())
+        assert total.accepted == sum(candidate.origin == origin for candidate, _ in scored)
+        half = len(calls[name]) // 2  # the search has run twice
+        assert total.proposed == half
+        assert total.over_limit <= sum(TABLE.of(arch) > 300 for arch in calls[name][:half])
+        assert total.over_limit > 0
+        assert total.duplicate > 0
+
+
+def test_random_draws_by_rejection_and_by_enumeration_are_counted() -> None:
+    """Under a second limit many are refused; when few are left, they are picked from a list."""
+    ((draws,), many) = drawn(replace(several((240, 200)), generations=0)), several((240, 200))
+    assert draws["random"].accepted == 20
+    assert draws["random"].over_limit > 0
+    (generation,) = replace(many, population=5000, generations=0).search(lambda candidates: [0.0] * len(candidates))
+    (draws,) = drawn(replace(many, population=5000, generations=0))
+    assert draws["random"].accepted == len(generation)
 
 
 def several(limits: tuple[int, int]) -> Evolution:
