@@ -412,6 +412,48 @@ def evaluate(
 
 
 @app.command()
+def audit(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[RUN_DIR]", help="Folder of the run. Default: that of the settings.")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="Supernet of the search. Default: the run folder's."),
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    devices: DevicesOption = None,
+    max_restarts: RestartsOption = None,
+    print_config: PrintConfigOption = False,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell how far a search can be trusted: against chance, and against networks that are trained alone.
+
+    Random searches of as many candidates; what became of each operator's draws; Kendall's tau between the supernet and
+    architectures that are trained alone, at a tenth of the retraining's budget. Leaves audit/result.json; the same
+    command again goes on from where it was stopped.
+
+    Example: spos audit runs/imagenet --set audit.seeds=3
+    """
+    if folder is not None:
+        if run_dir is not None:
+            raise ConfigError("RUN_DIR and --run-dir name the same thing; give one of them")
+        kept = folder / "search" / "config.yaml"
+        if config is None and not kept.is_file():
+            raise ConfigError(f"there is no search in {folder}: {kept} is missing")
+        run_dir, config = str(folder), config or str(kept)
+    options = Options(
+        config, overrides, run_dir, devices, None, print_config, fresh, as_json, max_restarts=max_restarts
+    )
+    settings = options.load()
+    from spos_cli.stages import audit as stage
+
+    across_processes(settings, lambda processes: stage.run(options.run(settings), processes, weights))
+
+
+@app.command()
 def doctor(
     full: Annotated[bool, typer.Option("--full", help="Read all images, not a sample.")] = False,
     config: ConfigOption = None,

@@ -332,6 +332,18 @@ class RetrainConfig(TrainingConfig):
     )
 
 
+class AuditConfig(Section):
+    """How far the search can be trusted: other searches, and architectures that are trained alone."""
+
+    seeds: Annotated[Number, Field(ge=1, le=100)] = Field(
+        1, description="random searches of as many candidates, and evolutions, the run's own among them"
+    )
+    architectures: Annotated[Number, Field(ge=3, le=1000)] = Field(
+        12, description="that are trained alone: the winner, and others from all over the range of FLOPs"
+    )
+    steps: Count | None = Field(None, description="updates of each of these trainings; null: a tenth of retrain.steps")
+
+
 def _folder_name(value: str | None) -> str | None:
     if value is not None and not (value.strip() and value.isprintable()):
         raise ValueError("should be the name of a folder, without line breaks and the like")
@@ -376,6 +388,7 @@ class Config(Section):
     supernet: SupernetConfig = SupernetConfig()
     search: SearchConfig = SearchConfig()
     retrain: RetrainConfig = RetrainConfig()
+    audit: AuditConfig = AuditConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -405,7 +418,7 @@ class Config(Section):
         values = self.model_dump(
             mode="json",
             exclude={
-                **dict.fromkeys(PLACE_AND_MACHINE, True),
+                **dict.fromkeys((*PLACE_AND_MACHINE, "audit"), True),
                 "data": set(HELPERS),
             },
         )
