@@ -100,6 +100,7 @@ def test_all_mistakes_are_reported_with_their_lines(tmp_path: Path) -> None:
         ("supernet: {steps: 10, warmup_steps: 10}\n", "warmup_steps (10) must be below steps (10)"),
         ("search: {population: 10, mutations: 6, crossovers: 6}\n", "must not exceed population (10)"),
         ("data: {holdout_per_class: 0}\n", "search.split is holdout, but data.holdout_per_class is 0"),
+        ("search: {objective: pareto, racing: 0.01}\n", "so it is not for objective: pareto"),
         ("search: {calibration_momentum: 0}\n", "search.calibration_momentum"),
         ("search: {flops_limit: lots}\n", "search.flops_limit"),
         ("space: {stages: [{blocks: 2, channels: 33}]}\n", "33"),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from spos_cli import seeding
 from spos_cli.errors import LimitError
 from spos_cli.search.journal import Origin
+from spos_cli.search.statistics import crowding, fronts
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 
@@ -79,6 +80,7 @@ class Evolution:
         mutations, crossovers: children per generation; random candidates fill the rest.
         mutation_probability: of each layer, to be drawn anew.
         others: more limits, under which candidates are drawn by rejection: best the ones that leave more.
+        front_on: the cost of which the search is for the whole front, cost against score; None: for the best score.
     """
 
     table: CostTable
@@ -91,6 +93,7 @@ class Evolution:
     mutation_probability: float
     seed: int
     others: tuple[tuple[CostTable, int], ...] = ()
+    front_on: CostTable | None = None
 
     def search(
         self,
@@ -103,7 +106,7 @@ class Evolution:
         No architecture comes twice. The search ends early when it has seen all that the limit allows.
 
         Args:
-            evaluate: scores a generation.
+            evaluate: scores a generation; below 0 are those that lost a race, which are never on a front.
             known: scores of another search, to go on from: its best are the parents of the first generation.
             watch: is told of each generation, before it is scored, how its operators fared.
         """
@@ -121,8 +124,26 @@ class Evolution:
             yield results
 
     def best_of(self, archs: Iterable[Architecture], scores: Mapping[Architecture, float]) -> list[Architecture]:
-        """The next parents: by score, then the cheaper, then the one that came earlier."""
+        """The next parents: by score, then the cheaper, then the one that came earlier.
+
+        In a search for a front those of NSGA-II (Deb et al. 2002): by front, then the less crowded.
+        """
+        if self.front_on is not None:
+            return self.spread_of([arch for arch in archs if scores[arch] >= 0], scores, self.front_on)
         return sorted(archs, key=lambda arch: (-scores[arch], self.table.of(arch)))[: self.parents]
+
+    def spread_of(
+        self, archs: Sequence[Architecture], scores: Mapping[Architecture, float], table: CostTable
+    ) -> list[Architecture]:
+        """The first `parents` by front, then by crowding distance, then the cheaper."""
+        costs, values = (np.array([of(arch) for arch in archs], np.float64) for of in (table.of, scores.__getitem__))
+        best: list[Architecture] = []
+        for members in fronts(costs, values):
+            if len(best) >= self.parents:
+                break
+            order = np.argsort(-crowding(costs[members], values[members]), kind="stable")
+            best += [archs[members[index]] for index in order]
+        return best[: self.parents]
 
     def allows(self, arch: Architecture) -> bool:
         """Whether an architecture is under all limits."""

@@ -14,6 +14,7 @@ from scipy.stats import chisquare
 from spos_cli.errors import LimitError
 from spos_cli.search import evolution as evolution_module
 from spos_cli.search.evolution import Candidate, Draws, Evolution, Proposal
+from spos_cli.search.statistics import crowding, fronts, hypervolume
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 from spos_cli.space.options import Options
@@ -293,3 +294,75 @@ def test_costs_that_are_too_fine_to_be_counted_exactly() -> None:
     limited = replace(evolution, limit=10**9)
     (generation,) = limited.search(lambda candidates: [0.0] * len(candidates))
     assert {candidate.architecture.choices for candidate, _ in generation} == {(0, 0, 0), (0, 0, 1)}
+
+
+def every(layers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cost and value of all architectures of the first layers of the toy space."""
+    paths, rows = np.array(list(itertools.product(range(CHOICES), repeat=layers))), range(layers)
+    return TABLE.fixed + np.array(TABLE.rows)[rows, paths].sum(1), VALUES[rows, paths].sum(1)
+
+
+def test_it_finds_the_optimum_in_far_fewer_evaluations_than_random_search() -> None:
+    """Of six layers, half of whose 4,096 architectures are under the limit; the same 20 seeds for both."""
+    costs, values = every(6)
+    limit, most = int(np.median(costs)), 800
+    optimum = values[costs <= limit].max()
+    toy = replace(EVOLUTION, table=CostTable("flops", TABLE.fixed, TABLE.rows[:6]), limit=limit, generations=most // 20)
+
+    def needed(evolution: Evolution) -> int:
+        """Evaluations until the optimum is found; `most` if it takes more, which favours the slower one."""
+        scored = (score for generation in evolution.search(value) for _, score in generation)
+        return next((number for number, score in enumerate(scored, 1) if score > optimum - 1e-9), most)
+
+    evolved = [needed(replace(toy, seed=seed)) for seed in range(20)]
+    at_random = [needed(replace(toy, seed=seed, parents=0)) for seed in range(20)]
+    assert max(evolved) < most
+    assert np.median(evolved) <= 0.6 * np.median(at_random)
+
+
+@pytest.mark.parametrize("share", [0.6, None])
+def test_a_search_for_the_front_comes_close_to_the_whole_of_it(share: float | None) -> None:
+    """500 of 65,536 architectures; the corner is the dearest allowed and the worst of all, so that little is given."""
+    costs, values = every(LAYERS)
+    limit = None if share is None else int(np.quantile(costs, share))
+    corner = (TABLE.maximum if limit is None else limit, float(values.min()))
+    exact = hypervolume(costs, values, *corner)
+
+    def volume(evolution: Evolution) -> float:
+        scored = run(evolution)
+        assert len(scored) == 500
+        return hypervolume([TABLE.of(c.architecture) for c, _ in scored], [s for _, s in scored], *corner) / exact
+
+    toy = replace(EVOLUTION, limit=limit, front_on=TABLE, population=50, generations=9, parents=10, mutations=25)
+    evolved = [volume(replace(toy, crossovers=25, seed=seed)) for seed in range(10)]
+    assert min(evolved) >= 0.95
+    assert volume(replace(toy, parents=0)) < 0.9
+    assert volume(replace(toy, crossovers=25, front_on=None)) < 0.95  # the best score is another question
+
+
+def test_parents_of_a_front_are_those_of_nsga2() -> None:
+    """By front, then the ends of it, then the less crowded; those that lost a race are none."""
+    rng, evolution = np.random.default_rng(0), replace(EVOLUTION, front_on=TABLE)
+    archs = [Architecture(tuple(path)) for path in rng.integers(CHOICES, size=(60, LAYERS)).tolist()]
+    scores = dict(zip(archs, rng.random(60), strict=True))
+    cheapest = Architecture(TABLE.cheapest.choices)
+    for parents in (1, 5, 30, 80):
+        best = replace(evolution, parents=parents).best_of([*archs, cheapest], {**scores, cheapest: -0.3})
+        assert len(best) == len(set(best)) == min(parents, 60)
+        costs, values = [TABLE.of(arch) for arch in archs], [scores[arch] for arch in archs]
+        left = set(best)
+        for members in fronts(costs, values):
+            chosen = [archs[m] in best for m in members]
+            left -= {archs[m] for m in members}
+            if not all(chosen):
+                distance = crowding(np.take(costs, members), np.take(values, members))
+                worst = min((d for d, taken in zip(distance, chosen, strict=True) if taken), default=np.inf)
+                assert all(d <= worst for d, taken in zip(distance, chosen, strict=True) if not taken)
+                break
+        assert not left  # of the fronts behind the one that is cut
+
+
+def test_a_search_for_the_front_is_replayed_from_its_scores() -> None:
+    toy = replace(EVOLUTION, front_on=TABLE)
+    assert run(toy) == run(toy)
+    assert run(toy) != run(EVOLUTION)
