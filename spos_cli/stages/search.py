@@ -358,7 +358,7 @@ class Scoring:
         task.skip(len(candidates) - len(pending))
         self.changed = bool(pending)
         race = self.race() if pending else None
-        for together in chunks(sorted(pending, key=lambda c: c.architecture), GROUP * self.processes.world_size):
+        for together in chunks(sorted(pending, key=lambda c: c.architecture.options), GROUP * self.processes.world_size):
             if self.processes.any(request.made):
                 raise Interrupted(request.number or signal.SIGTERM)
             self.score_together(together, race, request, task)
