@@ -269,6 +269,9 @@ class SearchConfig(Section):
     """Evolution under a FLOPs limit (paper, algorithm 1)."""
 
     algorithm: Literal["evolution", "random"] = Field("evolution", description="random: the baseline")
+    objective: Literal["accuracy", "pareto"] = Field(
+        "accuracy", description="the best top-1 under the limits; pareto: the whole front of FLOPs and top-1 (NSGA-II)"
+    )
     flops_limit: Cost | None = Field(330_000_000, description="largest FLOPs of a candidate")
     params_limit: Cost | None = Field(None, description="largest number of parameters of a candidate")
     latency_limit: Duration | None = Field(
@@ -315,6 +318,11 @@ class SearchConfig(Section):
                 f"calibration_images ({self.calibration_images}) must be at least one calibration batch"
                 f" ({self.calibration_batch_size})"
             )
+        if self.objective == "pareto" and self.racing is not None:
+            raise ValueError(
+                "racing stops what is behind in top-1, also where it is cheaper, so it is not for objective: pareto;"
+                " leave one of them away"
+            )
         return self
 
 
@@ -332,6 +340,18 @@ class RetrainConfig(TrainingConfig):
     )
 
 
+class AuditConfig(Section):
+    """How far the search can be trusted: other searches, and architectures that are trained alone."""
+
+    seeds: Annotated[Number, Field(ge=1, le=100)] = Field(
+        1, description="random searches of as many candidates, and evolutions, the run's own among them"
+    )
+    architectures: Annotated[Number, Field(ge=3, le=1000)] = Field(
+        12, description="that are trained alone: the winner, and others from all over the range of FLOPs"
+    )
+    steps: Count | None = Field(None, description="updates of each of these trainings; null: a tenth of retrain.steps")
+
+
 def _folder_name(value: str | None) -> str | None:
     if value is not None and not (value.strip() and value.isprintable()):
         raise ValueError("should be the name of a folder, without line breaks and the like")
@@ -343,6 +363,7 @@ def _folder_name(value: str | None) -> str | None:
 LATER: dict[tuple[str, str], Any] = {
     **{(section, name): "off" for section in ("supernet", "retrain") for name in ("compile", "gradient_compression")},
     **{("search", name): None for name in ("racing", "params_limit", "latency_limit")},
+    ("search", "objective"): "accuracy",
     ("data", "store"): "none",
     ("space", "widths"): [],
     ("supernet", "width_warmup_steps"): 0,
@@ -376,6 +397,7 @@ class Config(Section):
     supernet: SupernetConfig = SupernetConfig()
     search: SearchConfig = SearchConfig()
     retrain: RetrainConfig = RetrainConfig()
+    audit: AuditConfig = AuditConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -405,7 +427,7 @@ class Config(Section):
         values = self.model_dump(
             mode="json",
             exclude={
-                **dict.fromkeys(PLACE_AND_MACHINE, True),
+                **dict.fromkeys((*PLACE_AND_MACHINE, "audit"), True),
                 "data": set(HELPERS),
             },
         )

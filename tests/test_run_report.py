@@ -17,7 +17,9 @@ from spos_cli import config
 from spos_cli.engine import checkpoint, timing
 from spos_cli.engine.distributed import Processes
 from spos_cli.errors import RunError, SposError
-from spos_cli.search.journal import Journal, ranking
+from spos_cli.search import ties
+from spos_cli.search.journal import Bitmaps, Journal, ranking
+from spos_cli.search.statistics import mcnemar
 from spos_cli.space.architecture import Architecture
 from spos_cli.stages import report
 from spos_cli.stages.common import Run
@@ -59,12 +61,37 @@ def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
     path = report.write(tmp_path / "run")
     text = path.read_text(encoding="utf-8")
-    for said in ("Trained alone", "75.00 %", "Kendall’s τ 0.21 (95 % interval −0.20 to 0.60)", "45 (45 %)", "2:05 min"):
+    for said in (
+        "FLOPs alone instead of the supernet −0.10",
+        "Trained alone",
+        "75.00 %",
+        "Kendall’s τ 0.21 (95 % interval −0.20 to 0.60)",
+        "45 (45 %)",
+        "2:05 min",
+    ):
         assert said.replace(" %", "\u00a0%") in text
     before = path.stat().st_mtime_ns
     report.run(tmp_path / "run", as_json=True)
     assert json.loads(capsys.readouterr().out) == {"file": str(path)}
     assert path.stat().st_mtime_ns == before  # what is the same is not written again
+
+
+def test_ties_are_those_of_the_paired_test(tmp_path: Path) -> None:
+    entries = write_run(tmp_path / "run", TINY, 200)
+    findings = report.read(tmp_path / "run")
+    assert findings.search is not None
+    assert findings.search.ties is not None
+    bits = Bitmaps(tmp_path / "run" / "search" / "outcomes.bits", 400)
+    outcomes = [row for line in range(200) if (row := bits.read(line)) is not None]
+    winner = outcomes[findings.search.winner_line]
+    p_values = {
+        line: mcnemar(int((winner & ~other).sum()), int((other & ~winner).sum())) for line, other in enumerate(outcomes)
+    }
+    del p_values[findings.search.winner_line]
+    assert findings.search.ties == {line: p for line, p in p_values.items() if p > ties.RISK}
+    assert 0 < len(findings.search.ties) < 199
+    cheapest = min(entries[line].flops for line in [*findings.search.ties, findings.search.winner_line])
+    assert entries[findings.search.cheapest].flops == cheapest
 
 
 def test_what_is_missing_is_left_out(tmp_path: Path) -> None:

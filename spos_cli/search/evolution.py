@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from spos_cli import seeding
 from spos_cli.errors import LimitError
 from spos_cli.search.journal import Origin
+from spos_cli.search.statistics import crowding, fronts
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 
@@ -34,6 +36,36 @@ class Candidate:
     origin: Origin
 
 
+@dataclass
+class Draws:
+    """What became of all that one operator has drawn: `accepted` is what remains of `proposed`.
+
+    Attributes:
+        duplicate: seen before, be they under the limits or not.
+        over_limit: new, but over a limit.
+    """
+
+    proposed: int = 0
+    accepted: int = 0
+    duplicate: int = 0
+    over_limit: int = 0
+
+    def __add__(self, other: Draws) -> Draws:
+        return Draws(
+            self.proposed + other.proposed,
+            self.accepted + other.accepted,
+            self.duplicate + other.duplicate,
+            self.over_limit + other.over_limit,
+        )
+
+
+class Proposal(NamedTuple):
+    """The candidates of one generation, and what was drawn to find them."""
+
+    candidates: list[Candidate]
+    draws: dict[Origin, Draws]
+
+
 @dataclass(frozen=True)
 class Evolution:
     """The sizes of a search; generation 0 is random, `generations` more are made of the best so far.
@@ -48,6 +80,7 @@ class Evolution:
         mutations, crossovers: children per generation; random candidates fill the rest.
         mutation_probability: of each layer, to be drawn anew.
         others: more limits, under which candidates are drawn by rejection: best the ones that leave more.
+        front_on: the cost of which the search is for the whole front, cost against score; None: for the best score.
     """
 
     table: CostTable
@@ -60,26 +93,30 @@ class Evolution:
     mutation_probability: float
     seed: int
     others: tuple[tuple[CostTable, int], ...] = ()
+    front_on: CostTable | None = None
 
     def search(
         self,
         evaluate: Callable[[Sequence[Candidate]], Sequence[float]],
         known: Mapping[Architecture, float] | None = None,
+        watch: Callable[[int, dict[Origin, Draws]], None] = lambda generation, draws: None,
     ) -> Iterator[list[tuple[Candidate, float]]]:
         """Yields each generation with its scores; a higher score is better.
 
         No architecture comes twice. The search ends early when it has seen all that the limit allows.
 
         Args:
-            evaluate: scores a generation.
+            evaluate: scores a generation; below 0 are those that lost a race, which are never on a front.
             known: scores of another search, to go on from: its best are the parents of the first generation.
+            watch: is told of each generation, before it is scored, how its operators fared.
         """
         scores = dict(known or {})
         best = self.best_of(scores, scores)
         for generation in range(self.generations + 1):
-            candidates = self.propose(generation, best, scores)
+            candidates, draws = self.propose(generation, best, scores)
             if not candidates:
                 return
+            watch(generation, draws)
             results = list(zip(candidates, evaluate(candidates), strict=True))
             scores.update({candidate.architecture: score for candidate, score in results})
             # Only these can be the best now; to sort all anew would make a long search's time grow with its square.
@@ -87,8 +124,26 @@ class Evolution:
             yield results
 
     def best_of(self, archs: Iterable[Architecture], scores: Mapping[Architecture, float]) -> list[Architecture]:
-        """The next parents: by score, then the cheaper, then the one that came earlier."""
+        """The next parents: by score, then the cheaper, then the one that came earlier.
+
+        In a search for a front those of NSGA-II (Deb et al. 2002): by front, then the less crowded.
+        """
+        if self.front_on is not None:
+            return self.spread_of([arch for arch in archs if scores[arch] >= 0], scores, self.front_on)
         return sorted(archs, key=lambda arch: (-scores[arch], self.table.of(arch)))[: self.parents]
+
+    def spread_of(
+        self, archs: Sequence[Architecture], scores: Mapping[Architecture, float], table: CostTable
+    ) -> list[Architecture]:
+        """The first `parents` by front, then by crowding distance, then the cheaper."""
+        costs, values = (np.array([of(arch) for arch in archs], np.float64) for of in (table.of, scores.__getitem__))
+        best: list[Architecture] = []
+        for members in fronts(costs, values):
+            if len(best) >= self.parents:
+                break
+            order = np.argsort(-crowding(costs[members], values[members]), kind="stable")
+            best += [archs[members[index]] for index in order]
+        return best[: self.parents]
 
     def allows(self, arch: Architecture) -> bool:
         """Whether an architecture is under all limits."""
@@ -126,13 +181,15 @@ class Evolution:
         fresh.any(rng)
         return fresh.draw(rng)
 
-    def propose(self, generation: int, best: Sequence[Architecture], seen: Iterable[Architecture]) -> list[Candidate]:
+    def propose(self, generation: int, best: Sequence[Architecture], seen: Iterable[Architecture]) -> Proposal:
         """The candidates of one generation: children of the best, then random ones."""
         rng = seeding.generator(self.seed, "evolution", generation)
         fresh = _Fresh(self, set(seen))
         candidates: list[Candidate] = []
+        draws: dict[Origin, Draws] = {}
 
         def add(origin: Origin, number: int, draw: Callable[[], Architecture]) -> None:
+            draws[origin] = fresh.draws = Draws()
             for _ in range(number * TRIES_PER_CHILD):
                 if number == 0:
                     return
@@ -144,12 +201,13 @@ class Evolution:
         if best:
             add("mutation", self.mutations, lambda: self.mutate(_pick(best, rng), rng))
             add("crossover", self.crossovers, lambda: self.cross(_pick(best, rng), _pick(best, rng), rng))
+        draws["random"] = fresh.draws = Draws()
         while len(candidates) < self.population and (arch := fresh.draw(rng)) is not None:
             candidates.append(Candidate(arch, generation, "random"))
         # What was found once under narrow limits may not be found again.
         if generation == 0 and not candidates and (arch := self.probe()) is not None and fresh.take(arch):
             candidates.append(Candidate(arch, generation, "random"))
-        return candidates
+        return Proposal(candidates, draws)
 
     def mutate(self, parent: Architecture, rng: np.random.Generator) -> Architecture:
         """Draws the choice of each layer anew with `mutation_probability`, and its width."""
@@ -184,13 +242,20 @@ class _Fresh:
     def __init__(self, evolution: Evolution, seen: set[Architecture]) -> None:
         self.table, self.limit, self.others = evolution.table, evolution.limit, evolution.others
         self.allows, self.seen = evolution.allows, seen
+        self.draws = Draws()  # of whoever draws now
         self.distribution = evolution.table.distribution()
         self.count = self.distribution.count(None, self.limit)  # without the other limits
 
     def take(self, arch: Architecture) -> bool:
-        """Marks an architecture as seen; False if it was, or if it is over a limit."""
-        if arch in self.seen or not self.allows(arch):
+        """Marks an architecture as seen, and counts it; False if it was seen, or if it is over a limit."""
+        self.draws.proposed += 1
+        if arch in self.seen:
+            self.draws.duplicate += 1
             return False
+        if not self.allows(arch):
+            self.draws.over_limit += 1
+            return False
+        self.draws.accepted += 1
         self.seen.add(arch)
         return True
 
@@ -206,7 +271,7 @@ class _Fresh:
         if not left:
             return None
         arch = _pick(left, rng)
-        self.seen.add(arch)
+        self.take(arch)
         return arch
 
     def any(self, rng: np.random.Generator) -> Architecture:

@@ -9,18 +9,14 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spos_cli.search.journal import Entry, ranking
-from spos_cli.search.statistics import front, hypervolume, interval, mcnemar
+from spos_cli.search.statistics import front, interval
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import Choice, SearchSpace
 
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"  # a choice is one of them: MAX_CHOICES
 TOP = 10  # whose choices are compared with those of all
-RISK = 0.05  # of calling a candidate worse that is as good as the winner
-CERTAIN = 10.0  # (b - c)^2 / (b + c) above which the paired test always tells two candidates apart, at RISK
-TOGETHER = 512  # lines of outcomes that are compared at once
 CURVE = 1500  # points of a curve that are drawn at most
 
 Number = float | None  # None where a file has none, or one that is not finite
@@ -83,8 +79,8 @@ class Audit:
         curves: of `random` and `evolution`: for each seed the best top-1 so far, by evaluation.
         operators: by name, how often its children were proposed, accepted, known already, and over a limit.
         one_shot, alone: top-1 of the same architectures in the supernet and trained alone for `fidelity_steps`.
-        correlations: by name the value and its interval.
-        images: by number of search images, the width of the tie (a share) and the candidates in it.
+        correlations: of the two rankings, by name, the value and its interval; `kendall_of_flops` is FLOPs' with alone.
+        images: numbers of search images, with the width of the tie (a share) and how many of the best are in it.
     """
 
     curves: Mapping[str, Sequence[Sequence[float]]] = field(default_factory=dict)
@@ -103,20 +99,23 @@ class Search:
 
     Attributes:
         entries: the lines of its journal, in their order.
-        rows: `(lines, bytes) uint8`, packed: the images that each line's candidate got right; None if not kept.
         limits: by cost (`flops`, `params`, `latency` in microseconds); None is no limit.
         winner: the best one.
+        ties: the lines that a paired test cannot tell from the winner, with its p-values; None if there is no telling.
+        unknown: why no tie is claimed, or not of all, in words; empty if there is nothing to say.
         planned: candidates in all, if no search space ends before; None if it is not known.
-        pareto: whether the whole front was searched for.
+        covered: where the whole front was searched for, its hypervolume as a share of the rectangle from no FLOPs to
+            the limit, and from top-1 0 to 1; else None.
         exported: the architectures that were written to files.
     """
 
     entries: Sequence[Entry]
-    rows: NDArray[np.uint8] | None
     limits: Mapping[str, int | None]
     winner: Architecture
+    ties: Mapping[int, float] | None = None
+    unknown: str = ""
     planned: int | None = None
-    pareto: bool = False
+    covered: float | None = None
     exported: frozenset[Architecture] = frozenset()
 
     @cached_property
@@ -135,11 +134,6 @@ class Search:
         return self.entries[self.winner_line]
 
     @cached_property
-    def ties(self) -> dict[int, float] | None:
-        """The lines that a paired test cannot tell from the winner, with its p-values; None if it cannot be asked."""
-        return ties(self.entries, self.compared, self.rows, self.winner_line)
-
-    @cached_property
     def cheapest(self) -> int:
         """The line of the cheapest candidate that is tied with the winner; the winner's own if there is none."""
         lines: list[int] = [*(self.ties or ()), self.winner_line]
@@ -150,18 +144,6 @@ class Search:
         costs = [float(getattr(self.entries[i], cost)) for i in self.compared]
         scores = [self.entries[i].top1 for i in self.compared]
         return [self.compared[i] for i in front(costs, scores)]
-
-    @cached_property
-    def covered(self) -> float:
-        """The front's hypervolume, as a share of the rectangle from no FLOPs to the limit, and from top-1 0 to 1."""
-        entries = [self.entries[i] for i in self.compared]
-        corner = self.limits.get("flops") or max((entry.flops for entry in entries), default=1)
-        return hypervolume([float(e.flops) for e in entries], [e.top1 for e in entries], corner) / corner
-
-    @cached_property
-    def generations(self) -> list[int]:
-        """Those that there are, in their order."""
-        return sorted({entry.generation for entry in self.entries if entry.origin != "imported"})
 
 
 @dataclass(frozen=True)
@@ -177,46 +159,10 @@ class Findings:
     audit: Audit | None = None
 
 
-def right(entry: Entry) -> int:
-    """The images that a candidate got right."""
-    return round(entry.top1 * entry.images)
-
-
 @lru_cache(maxsize=2**16)
-def score_interval(count: int, images: int) -> tuple[float, float]:
+def score_interval(right: int, images: int) -> tuple[float, float]:
     """The 95 % interval of a score; many candidates have the same."""
-    return interval(count, images)
-
-
-def ties(
-    entries: Sequence[Entry], compared: Sequence[int], rows: NDArray[np.uint8] | None, winner: int
-) -> dict[int, float] | None:
-    """The lines among `compared` that a paired test cannot tell from the line `winner`, with its p-values.
-
-    None if the winner's images were not kept. Lines whose outcomes are not those of their score are left out.
-    """
-    if rows is None or winner not in compared or winner >= len(rows):
-        return None
-    lines = np.array([i for i in compared if i < len(rows)])
-    ones = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)  # in a byte
-    its = rows[winner]
-    counts, only_winner, only_other = (np.empty(len(lines), np.int64) for _ in range(3))
-    for start in range(0, len(lines), TOGETHER):
-        part = slice(start, start + TOGETHER)
-        theirs = rows[lines[part]]
-        counts[part] = ones[theirs].sum(axis=1, dtype=np.int64)
-        only_winner[part] = ones[its & ~theirs].sum(axis=1, dtype=np.int64)
-        only_other[part] = ones[theirs & ~its].sum(axis=1, dtype=np.int64)
-    known = counts == [right(entries[line]) for line in lines]
-    if not known[np.flatnonzero(lines == winner)[0]]:
-        return None
-    near = (only_winner - only_other) ** 2 <= CERTAIN * (only_winner + only_other)
-    found = {}
-    for i in np.flatnonzero(known & near & (lines != winner)):
-        p = mcnemar(int(only_winner[i]), int(only_other[i]))
-        if p > RISK:
-            found[int(lines[i])] = p
-    return found
+    return interval(right, images)
 
 
 def best_so_far(scores: Sequence[float]) -> tuple[list[int], list[float]]:
@@ -309,7 +255,7 @@ def _space(space: SearchSpace) -> dict[str, Any]:
 def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
     entries, widths = search.entries, space.widths
     archs = [entry.architecture for entry in entries]
-    intervals = [score_interval(right(entry), entry.images) for entry in entries]
+    intervals = [score_interval(entry.right, entry.images) for entry in entries]
     origins = ["random", "mutation", "crossover", "imported"]
     compared = search.compared
     top = [entry.architecture for entry in ranking(entries[i] for i in compared)[:TOP]]

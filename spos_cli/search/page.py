@@ -24,7 +24,6 @@ from spos_cli.search.findings import (
     Search,
     ops_of,
     page_data,
-    right,
     score_interval,
     stages_of,
 )
@@ -34,6 +33,11 @@ from spos_cli.space.search_space import SearchSpace
 
 COLOURS = 7  # of ops, in page.css; an eighth op has the first one's colour again, hatched
 SHOWN = 12  # rows of the table of ties
+CORRELATIONS = {
+    "kendall": "Kendall’s τ",
+    "spearman": "Spearman’s ρ",
+    "kendall_of_flops": "τ of FLOPs alone instead of the supernet",
+}
 BEFORE_PERCENT = re.compile(r"(?<=\d) (?=%)")  # no line ends there
 MISSING = "the report is drawn with plotly, which is not installed: pip install 'spos[report]'"
 
@@ -170,7 +174,7 @@ def tiles(findings: Findings) -> list[Html]:
     found = []
     if (search := findings.search) is not None:
         best = search.best
-        low, high = score_interval(right(best), best.images)
+        low, high = score_interval(best.right, best.images)
         found.append(tile("Best one-shot top-1", _percent(best.top1), f"95 % interval {_range(low, high)}"))
         limit = search.limits.get("flops")
         share = f"{_percent(best.flops / limit, 0)} of the limit" if limit else "no limit on FLOPs"
@@ -248,7 +252,7 @@ def tradeoff(search: Search) -> Html:
             f"{imported:,} diamonds come from another search; their scores were found on other images and are only"
             " roughly comparable."
         )
-    if search.pareto:
+    if search.covered is not None:
         notes.append(
             f"The front covers {_percent(search.covered, 1)} of the rectangle from no FLOPs to the limit and from 0 to"
             " 100 % (its hypervolume), which serves to compare searches of one space."
@@ -393,17 +397,15 @@ def tie(search: Search) -> Html:
     """What cannot be told from the winner."""
     best, title = search.best, "What is tied with it"
     if search.ties is None:
-        text = (
-            "Which images each candidate got right was not kept for the winner, so it cannot be compared with others in"
-            " pairs."
+        return section(
+            "tie", title, paragraph(f"The winner cannot be compared with others in pairs: {search.unknown}.")
         )
-        return section("tie", title, paragraph(text))
     error = math.sqrt(best.top1 * (1 - best.top1) / best.images)
     text = (
         f"All candidates are scored on the same {best.images:,} images, so they are compared in pairs. By McNemar’s"
         f" test (exact, risk 5 %, each pair for itself) {_count(len(search.ties), 'other candidate')} of"
-        f" {len(search.compared) - 1:,} cannot be told from the winner. The standard error of its score is"
-        f" {100 * error:.2f} points."
+        f" {len(search.compared) - 1:,} cannot be told from the winner. It was picked for these very images, so what"
+        f" really is as good is rather more than that. The standard error of its score is {100 * error:.2f} points."
     )
     cheapest = search.entries[search.cheapest]
     if search.cheapest != search.winner_line:
@@ -428,7 +430,7 @@ def tie(search: Search) -> Html:
 
 def _tied_row(search: Search, line: int) -> list[Content]:
     entry, p = search.entries[line], (search.ties or {}).get(line)
-    low, high = score_interval(right(entry), entry.images)
+    low, high = score_interval(entry.right, entry.images)
     name = element("span", strip(line), element("code", str(entry.architecture)), class_="arch")
     p_value = "winner" if p is None else f"{p:.2f}"
     costs = format_cost(entry.flops), format_cost(entry.params)
@@ -458,9 +460,8 @@ def audited(audit: Audit) -> list[Html]:
     """What `spos audit` has found."""
     sections = []
     if audit.one_shot:
-        named = {"kendall": "Kendall’s τ", "spearman": "Spearman’s ρ"}
-        said = " and ".join(
-            f"{named.get(name, name)} {_signed(value)} (95 % interval {_signed(low)} to {_signed(high)})"
+        said = "; ".join(
+            f"{CORRELATIONS.get(name, name)} {_signed(value)} (95 % interval {_signed(low)} to {_signed(high)})"
             for name, (value, low, high) in audit.correlations.items()
         )
         steps = f" for {audit.fidelity_steps:,} steps" if audit.fidelity_steps else ""
@@ -491,11 +492,11 @@ def audited(audit: Audit) -> list[Html]:
         sections.append(section("operators", "Operators", paragraph(text), table(columns, rows)))
     if audit.images:
         text = (
-            "How wide the tie would be with other numbers of search images: the difference to the winner that the"
-            " paired test would just notice, and how many candidates lie within it."
+            "How the tie would shrink with more search images, if differences stayed as they are: what the paired test"
+            " would just tell apart, and how many of the (at most 100) best lie within that."
         )
         rows = [[f"{images:,}", f"{100 * width:.2f} points", f"{tied:,}"] for images, width, tied in audit.images]
-        columns = ["images", "width of the tie", "candidates in it"]
+        columns = ["images", "told apart beyond", "tied"]
         sections.append(section("images", "Would more images help?", paragraph(text), table(columns, rows)))
     return sections
 

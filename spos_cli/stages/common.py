@@ -76,6 +76,11 @@ class Run:
         """Retrained architectures, one folder each."""
         return self.folder / "retrain"
 
+    @property
+    def audit_folder(self) -> Path:
+        """What is known of the trustworthiness of the search."""
+        return self.folder / "audit"
+
     @contextlib.contextmanager
     def working_in(self, stage: Path, processes: Processes) -> Iterator[None]:
         """Within, this run alone works in a stage's folder.

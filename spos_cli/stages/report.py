@@ -10,9 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 from rich.text import Text
 
 from spos_cli import config
@@ -20,9 +18,11 @@ from spos_cli.config import Config
 from spos_cli.engine import checkpoint
 from spos_cli.engine.progress import warn
 from spos_cli.errors import RunError, SposError
+from spos_cli.search import ties
 from spos_cli.search.findings import Audit, Effort, Findings, Number, Retrained, Search, Training
-from spos_cli.search.journal import Entry, Journal, ranking
+from spos_cli.search.journal import Bitmaps, Entry, Journal, ranking
 from spos_cli.search.page import MISSING, page, plotly_js
+from spos_cli.search.statistics import mcnemar
 from spos_cli.space import architecture
 from spos_cli.space.architecture import YAML_ERRORS, Architecture
 from spos_cli.space.search_space import SearchSpace
@@ -165,15 +165,40 @@ def read_search(folder: Path, space: SearchSpace, result: dict[str, Any]) -> Sea
     planned = settings.search.population * (settings.search.generations + 1) if settings is not None else None
     names = [name for name in ("flops", "params", "latency") if f"{name}_limit" in result]
     limits = {name: _whole(result[f"{name}_limit"]) for name in names}
+    winner = _winner(entries, result, limits)
+    found, unknown = read_ties(folder / "search" / "outcomes.bits", entries, winner)
     return Search(
         entries=entries,
-        rows=read_outcomes(folder / "search" / "outcomes.bits", entries),
         limits=limits,
-        winner=_winner(entries, result, limits),
+        winner=winner.architecture,
+        ties=found,
+        unknown=unknown,
         planned=planned,
-        pareto=result.get("objective") == "pareto",
+        covered=_covered(result),
         exported=frozenset(_exported(folder)),
     )
+
+
+def read_ties(bits: Path, entries: Sequence[Entry], winner: Entry) -> tuple[dict[int, float] | None, str]:
+    """The lines that are tied with the winner, with p-values, or None; and what there is to say of it."""
+    rows = {entry.architecture: row for row, entry in enumerate(entries)}
+    tie = ties.find([entry for entry in entries if entry.rank >= winner.rank], rows, bits)
+    if tie.count is None:
+        return None, tie.unknown
+    lines = sorted(rows[arch] for arch in tie.tied if arch != winner.architecture)
+    right, both = Bitmaps(bits, winner.images).overlaps(rows[winner.architecture], lines)
+    p_values = [
+        mcnemar(winner.right - common, one - common) for one, common in zip(right.tolist(), both.tolist(), strict=True)
+    ]
+    return dict(zip(lines, p_values, strict=True)), tie.unknown
+
+
+def _covered(result: dict[str, Any]) -> float | None:
+    """The hypervolume of a searched front, as a share of its rectangle."""
+    with contextlib.suppress(LookupError, TypeError):
+        area, corner = _number(result["hypervolume"]), _number(result["reference"]["flops"])
+        return area / corner if area is not None and corner else None
+    return None
 
 
 def require_of(space: SearchSpace, entries: Sequence[Entry]) -> None:
@@ -186,37 +211,25 @@ def require_of(space: SearchSpace, entries: Sequence[Entry]) -> None:
             space.validate(arch)
 
 
-def _winner(entries: Sequence[Entry], result: dict[str, Any], limits: dict[str, int | None]) -> Architecture:
+def _winner(entries: Sequence[Entry], result: dict[str, Any], limits: dict[str, int | None]) -> Entry:
     """The best of the result; without one, the best under the limits of what the journal has."""
-    known = {entry.architecture for entry in entries}
     with contextlib.suppress(SposError, LookupError, TypeError):
         found = Architecture.from_list(result["best"][0]["architecture"])
-        if found in known:
-            return found
+        if known := [entry for entry in entries if entry.architecture == found]:
+            return known[0]
     flops, params = limits.get("flops"), limits.get("params")
     allowed = [
         entry
         for entry in entries
         if (flops is None or entry.flops <= flops) and (params is None or entry.params <= params)
     ]
-    return ranking(allowed or entries)[0].architecture
+    return ranking(allowed or entries)[0]
 
 
 def _exported(folder: Path) -> Iterator[Architecture]:
     for path in sorted(folder.glob("archs/*/arch.yaml")):
         with contextlib.suppress(SposError):
             yield architecture.read(str(path))
-
-
-def read_outcomes(path: Path, entries: Sequence[Entry]) -> NDArray[np.uint8] | None:
-    """The packed outcomes `(lines, bytes)` of a search; None if they were not kept."""
-    images = max((entry.images for entry in entries if entry.origin != "imported"), default=0)
-    width = -(-images // 8)
-    try:
-        lines = path.stat().st_size // width if width else 0
-        return np.fromfile(path, np.uint8, lines * width).reshape(lines, width) if lines else None
-    except OSError:
-        return None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -360,7 +373,9 @@ def read_audit(path: Path) -> Audit | None:
         alone=[alone for _, alone, _ in pairs],
         fidelity_flops=[flops for _, _, flops in pairs if flops is not None] if pairs else [],
         correlations={
-            name: values for name in ("kendall", "spearman") if (values := _interval(fidelity.get(name))) is not None
+            name: values
+            for name in ("kendall", "spearman", "kendall_of_flops")
+            if (values := _interval(fidelity.get(name))) is not None
         },
         images=[
             (images, width, tied)

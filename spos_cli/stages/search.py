@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +29,10 @@ from spos_cli.engine.trainer import require_same
 from spos_cli.errors import CheckpointError, ConfigError, RunError
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.supernet import Supernet
-from spos_cli.search import published
+from spos_cli.search import published, statistics, ties
 from spos_cli.search.evaluator import Calibration, Evaluator, Score
 from spos_cli.search.evolution import Candidate, Evolution
-from spos_cli.search.journal import Bitmaps, Entry, Journal, ranking
+from spos_cli.search.journal import Bitmaps, Entry, Journal, pareto, ranking
 from spos_cli.search.racing import Race
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import LABELS, format_cost, format_duration
@@ -66,7 +67,7 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     costs = count(supernet.space)
     evolution = make_evolution(run, costs)
     evolution.require_candidates()
-    begin_with = read_candidates(earlier, supernet.space, costs) if earlier else None
+    begin_with = read_candidates(earlier, supernet.space) if earlier else None
     images = Images(config, processes)
     images.check()
     with run.working_in(run.search_folder, processes):
@@ -116,9 +117,9 @@ def search(
                 write_result(run, scoring, supernet_digest)
                 report.update()
     if processes.is_main:
-        write_result(run, scoring, supernet_digest)
+        tie = write_result(run, scoring, supernet_digest)
         report.finish()
-        show(run, scoring)
+        show(run, scoring, tie)
 
 
 def read_supernet(path: Path, processes: Processes, hint: bool) -> tuple[Weights, str]:
@@ -143,7 +144,7 @@ def read_supernet(path: Path, processes: Processes, hint: bool) -> tuple[Weights
     return file, after
 
 
-def read_candidates(path: Path, space: SearchSpace, costs: Costs) -> list[Entry]:
+def read_candidates(path: Path, space: SearchSpace) -> list[Entry]:
     """The scored candidates in a file: a journal of ours, or a published search's checkpoint.
 
     Raises:
@@ -165,6 +166,7 @@ def read_candidates(path: Path, space: SearchSpace, costs: Costs) -> list[Entry]
         raise CheckpointError(
             f"{path} holds no search: expected a journal.jsonl, or a published checkpoint with vis_dict"
         )
+    costs = count(space)
     return published.entries_of(content, space, costs.flops, costs.params, str(path))
 
 
@@ -210,6 +212,7 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
         crossovers=search.crossovers,
         mutation_probability=search.mutation_probability,
         seed=run.config.seed,
+        front_on=costs.flops if search.objective == "pareto" else None,
     )
 
 
@@ -365,7 +368,9 @@ class Scoring:
         task.skip(len(candidates) - len(pending))
         self.changed = bool(pending)
         race = self.race() if pending else None
-        for together in chunks(sorted(pending, key=lambda c: c.architecture), GROUP * self.processes.world_size):
+        for together in chunks(
+            sorted(pending, key=lambda c: c.architecture.options), GROUP * self.processes.world_size
+        ):
             if self.processes.any(request.made):
                 raise Interrupted(request.number or signal.SIGTERM)
             self.score_together(together, race, request, task)
@@ -374,6 +379,10 @@ class Scoring:
         entries = [self.entries[candidate.architecture] for candidate in candidates]
         self.used += entries
         return [entry.top1 - entry.partial for entry in entries]  # those that lost come after all others
+
+    def tied(self) -> ties.Ties:
+        """What is tied with the best so far."""
+        return ties.find(self.used, self.rows, self.bitmaps.path)
 
     def race(self) -> Race | None:
         """Against the last of the parents, if there are enough of them; the same for a whole generation."""
@@ -493,25 +502,57 @@ def limits_of(run: Run) -> dict[str, int | None]:
     return {"flops": search.flops_limit, **{name: limit for name, limit in others.items() if limit is not None}}
 
 
-def write_result(run: Run, scoring: Scoring, supernet_digest: str) -> None:
-    """`result.yaml`: the best so far, and what they were found with."""
-    best = [{"rank": rank, **entry.to_dict()} for rank, entry in enumerate(ranking(scoring.used)[:SHOWN], 1)]
+def with_error(entry: Entry, tie: ties.Ties) -> dict[str, Any]:
+    """A candidate for files: with its score's interval, and whether it is tied with the best."""
+    return {**entry.to_dict(), "interval": rounded(entry), "tied": tie.has(entry.architecture)}
+
+
+def rounded(entry: Entry) -> list[float]:
+    """The interval of its score, for files."""
+    return [round(end, 6) for end in entry.interval]
+
+
+def percent(interval: tuple[float, float]) -> str:
+    """An interval as people write it."""
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+
+
+def write_result(run: Run, scoring: Scoring, supernet_digest: str) -> ties.Ties:
+    """`result.yaml`: the best so far, and what they were found with; what is tied with the best."""
+    tie = scoring.tied()
+    best = [{"rank": rank, **with_error(entry, tie)} for rank, entry in enumerate(ranking(scoring.used)[:SHOWN], 1)]
     result = {
         "candidates": len(scoring.used),
         "partial": sum(entry.partial for entry in scoring.used),
+        "tied": tie.count,
         "generations": scoring.used[-1].generation,
         **{f"{name}_limit": limit for name, limit in limits_of(run).items()},
         "supernet": supernet_digest,
         "space": run.config.space.build().to_dict(),
         "best": best,
+        **(front_of(run, scoring, tie) if run.config.search.objective == "pareto" else {}),
     }
     text = yaml.safe_dump(result, sort_keys=False, default_flow_style=None, width=120)
     checkpoint.write_atomically(run.search_folder / "result.yaml", text.encode())
+    return tie
 
 
-def show(run: Run, scoring: Scoring) -> None:
-    """The table of the best, and what comes next."""
-    best = ranking(scoring.used)[:SHOWN]
+def front_of(run: Run, scoring: Scoring, tie: ties.Ties) -> dict[str, Any]:
+    """The front, for files, with its hypervolume (FLOPs times top-1) and the corner that this reaches to."""
+    found, limit = pareto(scoring.used), run.config.search.flops_limit
+    corner = scoring.costs.flops.maximum if limit is None else limit
+    area = statistics.hypervolume([entry.flops for entry in found], [entry.top1 for entry in found], corner)
+    return {
+        "front": [with_error(entry, tie) for entry in found],
+        "hypervolume": area,
+        "reference": {"flops": corner, "top1": 0.0},
+    }
+
+
+def show(run: Run, scoring: Scoring, tie: ties.Ties) -> None:
+    """The table of the best, or of the front, and what comes next."""
+    is_front = run.config.search.objective == "pareto"
+    best = pareto(scoring.used) if is_front else ranking(scoring.used)[:SHOWN]
     rows = [
         (
             rank,
@@ -519,6 +560,8 @@ def show(run: Run, scoring: Scoring) -> None:
             format_cost(entry.flops),
             format_cost(entry.params),
             f"{entry.top1:.2%}",
+            percent(entry.interval),
+            "yes" if tie.has(entry.architecture) else "",
             entry.origin,
         )
         for rank, entry in enumerate(best, 1)
@@ -531,7 +574,14 @@ def show(run: Run, scoring: Scoring) -> None:
     under = f" at or under {' and '.join(written)}" if written else ""
     lost = sum(entry.partial for entry in scoring.used)
     stopped = f"; {lost} others stopped early" if lost else ""
-    title = f"the best of {len(scoring.used)} candidates{under}, scored on {best[0].images:,} images{stopped}"
-    run.show(title, ["rank", "architecture:", "FLOPs", "params", "top-1", "origin:"], rows)
-    run.result([entry.to_dict() for entry in best])
-    run.next("export-arch")
+    which = "front" if is_front else "best"
+    images = (best or scoring.used)[0].images
+    title = f"the {which} of {len(scoring.used)} candidates{under}, scored on {images:,} images{stopped}"
+    columns = ["number" if is_front else "rank", "architecture:", "FLOPs", "params"]
+    run.show(title, [*columns, "top-1", "95 % interval", "tied:", "origin:"], rows)
+    if tie.unknown:
+        run.say(tie.unknown, "yellow")
+    if tie.count:
+        run.say(f"tied: {tie.count:,} candidates, the best among them, that a paired test does not tell from it")
+    run.result([with_error(entry, tie) for entry in best])
+    run.next("export-arch --pareto" if is_front else "export-arch")

@@ -1,9 +1,9 @@
 """Whether a supernet's ranking means anything: `python -m tests.benchmarks.ranking FOLDER`, about half an hour.
 
 On Fashion-MNIST in a space of very different networks (kernels, widths, depth): supernets with uniform paths, without
-and with a warm-up of the widths, and with fair paths, at equal images; twelve architectures, one from each twelfth of the
-range of FLOPs, trained alone at a short budget; two of them with three seeds each, for the noise that is there anyway.
-What is in FOLDER is used again.
+and with a warm-up of the widths, and with fair paths, at equal images; twelve architectures, one from each twelfth of
+the range of FLOPs, trained alone at a short budget; two of them with three seeds each, for the noise that is there
+anyway. What is in FOLDER is used again.
 """
 
 from __future__ import annotations

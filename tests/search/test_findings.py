@@ -26,12 +26,10 @@ from spos_cli.search.findings import (
     ops_of,
     page_data,
     thinned,
-    ties,
     width_shares,
 )
 from spos_cli.search.journal import ranking
 from spos_cli.search.page import element, page
-from spos_cli.search.statistics import tied
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import MAX_CHOICES, PUBLISHED, Choice, SearchSpace, Stage
 from tests.runs import drawn
@@ -50,9 +48,8 @@ SPACE = SearchSpace(
 
 
 def search_in(space: SearchSpace, candidates: int = 80, images: int = 300, **fields: Any) -> Search:
-    entries, outcomes = drawn(space, candidates, images, 5)
-    rows = np.packbits(outcomes, axis=1)
-    return Search(entries, rows, {"flops": None}, ranking(entries)[0].architecture, **fields)
+    entries, _ = drawn(space, candidates, images, 5)
+    return Search(entries, {"flops": None}, ranking(entries)[0].architecture, **fields)
 
 
 def data_of(text: str) -> dict[str, Any]:
@@ -88,38 +85,6 @@ def test_shares(space: SearchSpace) -> None:
     for width, row in zip(space.widths, width_shares(space.widths, archs, space.num_layers), strict=True):
         having = [sum(arch.options[layer].width == width for arch in archs) for layer in range(space.num_layers)]
         assert row == pytest.approx([count / len(archs) for count in having])
-
-
-@pytest.mark.parametrize("images", [60, 300, 2001])
-def test_ties_are_those_of_the_paired_test(images: int) -> None:
-    entries, outcomes = drawn(PUBLISHED, 300, images, 5, seed=images)
-    winner, rng = entries.index(ranking(entries)[0]), np.random.default_rng(images)
-    for line in range(0, 100, 2):  # from hardly to very different
-        outcomes[line] = outcomes[winner] & (rng.random(images) > line / 1000)
-        entries[line] = replace(entries[line], top1=int(outcomes[line].sum()) / images)
-    found = ties(entries, range(len(entries)), np.packbits(outcomes, axis=1), winner)
-    assert found is not None
-    assert set(found) == {line for line, row in enumerate(outcomes) if line != winner and tied(outcomes[winner], row)}
-    assert 0 < len(found) < 299
-    assert all(0.05 < p <= 1 for p in found.values())
-
-
-def test_no_ties_without_outcomes_that_fit_the_scores() -> None:
-    entries, outcomes = drawn(PUBLISHED, 40, 300, 2)
-    everyone, rows = range(40), np.packbits(outcomes, axis=1)
-    winner = entries.index(ranking(entries)[0])
-    before = ties(entries, everyone, rows, winner)
-    assert before
-    line = next(iter(before))
-    torn = rows.copy()
-    torn[line, 0] ^= 0x80
-    assert ties(entries, everyone, torn, winner) == {other: p for other, p in before.items() if other != line}
-    torn[winner, 0] ^= 0x80
-    assert ties(entries, everyone, torn, winner) is None
-    assert ties(entries, everyone, rows[:winner], winner) is None
-    assert ties(entries, everyone, None, winner) is None
-    others = [other for other in everyone if other != line]
-    assert ties(entries, others, rows, winner) == {other: p for other, p in before.items() if other != line}
 
 
 def test_thinned_curves_end_where_they_ended() -> None:
@@ -158,10 +123,10 @@ def test_partial_and_imported_scores_are_not_compared() -> None:
     best = search.winner_line
     entries[0] = replace(entries[0], top1=1.0, images=50, partial=True)
     entries[1] = replace(entries[1], top1=1.0, images=9000, origin="imported")
-    search = Search(entries, search.rows, {}, search.winner)
+    search = Search(entries, {}, search.winner)
     assert best not in (0, 1)
     data = page_data(Findings("a run", SPACE, search))["search"]
-    assert not {0, 1} & {*data["front"]["flops"], *data["front"]["params"], *data["tied"]}
+    assert not {0, 1} & {*data["front"]["flops"], *data["front"]["params"]}
     assert data["best"]["top1"][-1] == pytest.approx(search.best.top1, abs=1e-5)
     assert data["best"]["at"][-1] == len(entries) - 2
     assert data["partial"] == [0]
