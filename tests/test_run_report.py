@@ -62,7 +62,7 @@ def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     path = report.write(tmp_path / "run")
     text = path.read_text(encoding="utf-8")
     for said in (
-        "FLOPs alone instead of the supernet −0.10",
+        "τ between FLOPs and top-1 alone −0.10",
         "Trained alone",
         "75.00 %",
         "Kendall’s τ 0.21 (95 % interval −0.20 to 0.60)",

@@ -36,7 +36,7 @@ SHOWN = 12  # rows of the table of ties
 CORRELATIONS = {
     "kendall": "Kendall’s τ",
     "spearman": "Spearman’s ρ",
-    "kendall_of_flops": "τ of FLOPs alone instead of the supernet",
+    "kendall_of_flops": "for comparison, τ between FLOPs and top-1 alone",
 }
 BEFORE_PERCENT = re.compile(r"(?<=\d) (?=%)")  # no line ends there
 MISSING = "the report is drawn with plotly, which is not installed: pip install 'spos[report]'"
@@ -404,8 +404,8 @@ def tie(search: Search) -> Html:
     text = (
         f"All candidates are scored on the same {best.images:,} images, so they are compared in pairs. By McNemar’s"
         f" test (exact, risk 5 %, each pair for itself) {_count(len(search.ties), 'other candidate')} of"
-        f" {len(search.compared) - 1:,} cannot be told from the winner. It was picked for these very images, so what"
-        f" really is as good is rather more than that. The standard error of its score is {100 * error:.2f} points."
+        f" {len(search.compared) - 1:,} cannot be told from the winner. It was picked for its outcomes on"
+        f" these very images, so more than these may really be as good. The standard error of its score is {100 * error:.2f} points."
     )
     cheapest = search.entries[search.cheapest]
     if search.cheapest != search.winner_line:
