@@ -405,7 +405,8 @@ def tie(search: Search) -> Html:
         f"All candidates are scored on the same {best.images:,} images, so they are compared in pairs. By McNemar’s"
         f" test (exact, risk 5 %, each pair for itself) {_count(len(search.ties), 'other candidate')} of"
         f" {len(search.compared) - 1:,} cannot be told from the winner. It was picked for its outcomes on"
-        f" these very images, so more than these may really be as good. The standard error of its score is {100 * error:.2f} points."
+        f" these very images, so more than these may really be as good. The standard error of its score"
+        f" is {100 * error:.2f} points."
     )
     cheapest = search.entries[search.cheapest]
     if search.cheapest != search.winner_line:
