@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import shutil
 import signal
@@ -19,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from spos_cli import seeding
-from spos_cli.engine import checkpoint
+from spos_cli.engine import checkpoint, history
 from spos_cli.engine.distributed import Processes
+from spos_cli.engine.history import History, step_of
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.optim import Schedule, ema_of, sgd
 from spos_cli.engine.precision import Amp, autocast, prepared
@@ -125,7 +125,7 @@ class Trainer:
             compile_blocks(self.model, device)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         self.step = 0
-        self.window = Window(processes)
+        self.window, self.history = Window(processes), History()
 
     @property
     def result(self) -> nn.Module:
@@ -151,8 +151,9 @@ class Trainer:
         quiet = not self.processes.is_main
         with (
             stop_on_signals(request),
-            track(self.name, recipe.steps, "steps", done=self.step, quiet=quiet) as task,
+            track(self.name, recipe.steps, "steps", done=self.step, quiet=quiet, dashboard=True) as task,
         ):
+            task.rows = self.history.rows
             while self.step < recipe.steps:
                 self.update(stream)
                 self.step += 1
@@ -164,9 +165,12 @@ class Trainer:
                     self.check_finite()
                 if logging:
                     task.note = self.log()
+                    task.rows = self.history.rows
                 task.advance()
                 if self.evaluate and not stopping and (last or self.step % self.evaluate_every == 0):
+                    task.phase = "validating"
                     self.log_evaluation(self.evaluate)
+                    task.phase, task.rows = "", self.history.rows
                 if saving:
                     self.save_or_go_on(must=last or stopping)
                 if stopping:
@@ -235,6 +239,7 @@ class Trainer:
         """Appends to metrics.jsonl, from the first process; what cannot be written is left out, and said so."""
         if not self.processes.is_main:
             return
+        self.history.add(entry)
         path = self.folder / "metrics.jsonl"
         line = (json.dumps(entry) + "\n").encode()
         try:
@@ -249,10 +254,8 @@ class Trainer:
 
     def last_metrics(self) -> dict[str, float]:
         """The newest line of training metrics; empty if there is none."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-        whole = (json.loads(line) for line in reversed(lines) if _step_of(line) < math.inf)
-        return next((entry for entry in whole if "loss" in entry), {})
+        lines = history.read(self.folder / "metrics.jsonl")
+        return next((line for line in reversed(lines) if "loss" in line), {})
 
     def is_milestone(self, step: int) -> bool:
         """Whether the checkpoint of a step is kept for good."""
@@ -382,8 +385,9 @@ class Trainer:
         path = self.folder / "metrics.jsonl"
         if path.exists():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-            kept = [line for line in lines if _step_of(line) <= step]
+            kept = [line for line in lines if step_of(line) <= step]
             checkpoint.write_atomically(path, "".join(kept).encode())
+            self.history = History(history.read(path))
 
 
 def compile_blocks(model: nn.Module, device: torch.device) -> None:
@@ -418,13 +422,6 @@ def _moved_to(path: Path, folder: Path) -> Path:
         return path.rename(aside)
     except OSError as error:
         raise RunError(f"cannot move the damaged {path} to {folder}: {error.strerror or error}") from None
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # a line that was cut short
 
 
 def require_same(ours: dict[str, Any], theirs: dict[str, Any], what: str) -> None:

@@ -31,6 +31,7 @@ from spos_cli.search import published
 from spos_cli.search.evaluator import Calibration, Evaluator, Score
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Bitmaps, Entry, Journal, ranking
+from spos_cli.search.overview import Overview
 from spos_cli.search.racing import Race
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import LABELS, format_cost, format_duration
@@ -89,7 +90,8 @@ def search(
     if begin_with is not None:
         bring_in(journal, begin_with, processes)
     evaluator = make_evaluator(run, supernet, images, processes)
-    scoring = Scoring(processes, evaluator, costs, journal, evolution.parents, run.config.search.racing)
+    overview = Overview(evolution.generations)
+    scoring = Scoring(processes, evaluator, costs, journal, evolution.parents, run.config.search.racing, overview)
     known = scoring.bring_in(evolution.allows)
     if processes.is_main:
         journal.cut_incomplete_line()
@@ -103,8 +105,8 @@ def search(
             )
     total = evolution.population * (evolution.generations + 1)
     request, quiet = StopRequest(), not processes.is_main
-    with stop_on_signals(request), track("search", total, "candidates", quiet=quiet) as task:
-        for _ in evolution.search(lambda candidates: scoring.score(candidates, request, task), known):
+    with stop_on_signals(request), track("search", total, "candidates", quiet=quiet, dashboard=True) as task:
+        for _ in evolution.search(lambda c: scoring.score(c, request, task), known, overview.begin):
             if processes.is_main and scoring.changed:  # not for each generation that the journal knows
                 write_result(run, scoring, supernet_digest)
     if processes.is_main:
@@ -317,6 +319,7 @@ class Scoring:
     Args:
         parents: candidates of a generation that the next one is made of.
         racing: risk of each look of a race against the last of them, or None for no races.
+        overview: is told of all scores, for the dashboard.
     """
 
     def __init__(
@@ -327,9 +330,10 @@ class Scoring:
         journal: Journal,
         parents: int,
         racing: float | None,
+        overview: Overview,
     ) -> None:
         self.processes, self.evaluator, self.costs, self.journal = processes, evaluator, costs, journal
-        self.parents, self.racing = parents, racing
+        self.parents, self.racing, self.overview = parents, racing, overview
         lines = journal.read()
         self.entries = {entry.architecture: entry for entry in lines}
         self.rows, self.lines = {entry.architecture: row for row, entry in enumerate(lines)}, len(lines)
@@ -341,6 +345,7 @@ class Scoring:
         """The scores of the candidates of another search that the journal begins with, where the limits allow them."""
         imported = [entry for entry in self.entries.values() if entry.origin == "imported"]
         self.used = [entry for entry in imported if allows(entry.architecture)]
+        self.overview.add(self.used)
         return {entry.architecture: entry.top1 - entry.partial for entry in self.used}
 
     def score(self, candidates: Sequence[Candidate], request: StopRequest, task: Task) -> list[float]:
@@ -355,11 +360,14 @@ class Scoring:
         pending = [candidate for candidate in candidates if candidate.architecture not in self.entries]
         task.skip(len(candidates) - len(pending))
         self.changed = bool(pending)
+        self.overview.add(self.entries[c.architecture] for c in candidates if c.architecture in self.entries)
+        task.phase, task.rows = self.overview.phase, self.overview.rows
         race = self.race() if pending else None
         for together in chunks(sorted(pending, key=lambda c: c.architecture), GROUP * self.processes.world_size):
             if self.processes.any(request.made):
                 raise Interrupted(request.number or signal.SIGTERM)
-            self.score_together(together, race, request, task)
+            self.overview.add(self.score_together(together, race, request, task))
+            task.rows = self.overview.rows
             best = max(entry.top1 for entry in self.entries.values() if not entry.partial)
             task.advance(len(together), note=f"generation {together[0].generation}, best top-1 {best:.2%}")
         entries = [self.entries[candidate.architecture] for candidate in candidates]
@@ -378,7 +386,7 @@ class Scoring:
 
     def score_together(
         self, candidates: Sequence[Candidate], race: Race | None, request: StopRequest, task: Task
-    ) -> None:
+    ) -> list[Entry]:
         """A share of them per process; the first one writes them all, in their order.
 
         Raises:
@@ -386,19 +394,23 @@ class Scoring:
         """
         size = -(-len(candidates) // self.processes.world_size)
         mine = candidates[self.processes.rank * size :][:size]
-        note = task.note
+        note, before, first_half = task.note, 0.0, True
 
         def go_on(done: float) -> bool:
+            nonlocal before, first_half
+            first_half = first_half and done > before  # of the calibration; then it begins anew, of the scoring
+            task.under_way, before = len(candidates) * (done if first_half else 1 + done) / 2, done
             task.advance(0, note=f"{note}, {done:.0%} of {len(candidates)} more" if note else "")
             return not request.made
 
         found = self.scores_of([candidate.architecture for candidate in mine], race, go_on)
-        task.note = note
+        task.note, task.under_way = note, 0.0
         rows = self.processes.gather(_flat(found, size, self.bitmaps.images).to(self.processes.device)).cpu()
         for candidate, score in zip(candidates, _scores(rows, self.bitmaps.images), strict=False):
             if score is None:
                 raise Interrupted(request.number or signal.SIGTERM)
             self.write(candidate, score)
+        return [self.entries[candidate.architecture] for candidate in candidates]
 
     def write(self, candidate: Candidate, score: Score) -> None:
         """Adds a score to the journal, from the first process."""
