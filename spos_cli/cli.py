@@ -68,6 +68,9 @@ PrintConfigOption = Annotated[
     bool, typer.Option("--print-config", help="Print the resolved settings as YAML and stop.")
 ]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Start over; what was there is kept under another name.")]
+TensorboardOption = Annotated[
+    bool, typer.Option("--tensorboard", help="Mirror the metrics for TensorBoard, in the stage's folder.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 FromOption = Annotated[
     Path | None,
@@ -108,7 +111,9 @@ class Options:
         fresh: bool = False,
         as_json: bool = False,
         max_restarts: int | None = None,
+        tensorboard: bool = False,
     ) -> None:
+        self.tensorboard = tensorboard
         self.config, self.fresh, self.as_json, self.print_config = config, fresh, as_json, print_config
         self.overrides = list(overrides or [])
         named = {"run_dir": run_dir, "devices": devices, "seed": seed, "max_restarts": max_restarts}
@@ -131,6 +136,10 @@ class Options:
         """
         from spos_cli import config
 
+        if self.tensorboard:
+            from spos_cli.engine.scalars import require_tensorboard
+
+            require_tensorboard()
         options = [config.Option(*option) for option in self.options]
         for name, limit in (limits or {}).items():
             options.append(config.Option("--" + name.replace("_", "-"), f"search.{name}", limit))
@@ -158,7 +167,7 @@ class Options:
         """The command, as the stages take it."""
         from spos_cli.stages.common import Run
 
-        return Run(settings, self.flags, self.fresh, self.as_json)
+        return Run(settings, self.flags, self.as_json, self.fresh, self.tensorboard)
 
 
 def across_processes(settings: Config, work: Callable[[Processes], None]) -> None:
@@ -183,6 +192,7 @@ def supernet_train(
     max_restarts: RestartsOption = None,
     seed: SeedOption = None,
     print_config: PrintConfigOption = False,
+    tensorboard: TensorboardOption = False,
     fresh: FreshOption = False,
 ) -> None:
     """Train the weight-sharing supernet, sampling one path per step.
@@ -191,7 +201,17 @@ def supernet_train(
 
     Example: spos supernet-train --config demo
     """
-    options = Options(config, overrides, run_dir, devices, seed, print_config, fresh, max_restarts=max_restarts)
+    options = Options(
+        config,
+        overrides,
+        run_dir,
+        devices,
+        seed,
+        print_config,
+        fresh,
+        max_restarts=max_restarts,
+        tensorboard=tensorboard,
+    )
     settings = options.load()
     from spos_cli.stages import supernet_train as stage
 
@@ -278,6 +298,7 @@ def search(
     max_restarts: RestartsOption = None,
     seed: SeedOption = None,
     print_config: PrintConfigOption = False,
+    tensorboard: TensorboardOption = False,
     fresh: FreshOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -288,7 +309,16 @@ def search(
     Example: spos search --flops-limit 330M
     """
     options = Options(
-        config, overrides, run_dir, devices, seed, print_config, fresh, as_json, max_restarts=max_restarts
+        config,
+        overrides,
+        run_dir,
+        devices,
+        seed,
+        print_config,
+        fresh,
+        as_json,
+        max_restarts=max_restarts,
+        tensorboard=tensorboard,
     )
     limits = {"flops_limit": flops_limit, "params_limit": params_limit, "latency_limit": latency_limit}
     settings = options.load(limits={name: limit for name, limit in limits.items() if limit is not None})
@@ -357,6 +387,7 @@ def retrain(
     max_restarts: RestartsOption = None,
     seed: SeedOption = None,
     print_config: PrintConfigOption = False,
+    tensorboard: TensorboardOption = False,
     fresh: FreshOption = False,
 ) -> None:
     """Train one architecture from scratch.
@@ -365,7 +396,17 @@ def retrain(
 
     Example: spos retrain runs/imagenet/archs/1f0c6c2b7a/arch.yaml
     """
-    options = Options(config, overrides, run_dir, devices, seed, print_config, fresh, max_restarts=max_restarts)
+    options = Options(
+        config,
+        overrides,
+        run_dir,
+        devices,
+        seed,
+        print_config,
+        fresh,
+        max_restarts=max_restarts,
+        tensorboard=tensorboard,
+    )
     settings = options.load()
     from spos_cli.stages import retrain as stage
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -26,6 +27,7 @@ from spos_cli.engine.optim import Schedule, ema_of, sgd
 from spos_cli.engine.precision import Amp, autocast, prepared
 from spos_cli.engine.progress import console, track, warn
 from spos_cli.engine.reduction import Compression, GradientAverage
+from spos_cli.engine.scalars import Scalars
 from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
 from spos_cli.models.blocks import ChoiceBlock
 
@@ -91,6 +93,7 @@ class Trainer:
             through all of them, and their gradients are added up.
         evaluate: measures the model (or its moving average) in the middle of a training.
         evaluate_every: steps between two calls of it.
+        tensorboard: mirror the metrics to `tensorboard/` in the folder.
     """
 
     def __init__(
@@ -108,11 +111,13 @@ class Trainer:
         arguments: Callable[[int], Sequence[tuple[Any, ...]]] = lambda step: ((),),
         evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
         evaluate_every: int = 0,
+        tensorboard: bool = False,
     ) -> None:
         self.recipe, self.processes, self.name, self.folder = recipe, processes, name, folder
         self.identity, self.extra, self.seed = identity, extra or {}, seed
         self.preprocess, self.arguments = preprocess, arguments
         self.evaluate, self.evaluate_every = evaluate, evaluate_every
+        self.tensorboard = tensorboard and processes.is_main
         device = processes.device
         if recipe.amp == "fp16" and device.type != "cuda":
             raise ConfigError("amp: fp16 needs a CUDA device; use bf16 or off")
@@ -126,6 +131,7 @@ class Trainer:
         self.criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         self.step = 0
         self.window, self.history = Window(processes), History()
+        self.scalars: Scalars | None = None
 
     @property
     def result(self) -> nn.Module:
@@ -145,11 +151,13 @@ class Trainer:
         """
         recipe, request = self.recipe, StopRequest()
         if self.step == recipe.steps:
-            return
+            with self.mirrored():
+                return
         self.model.train()
         stream = iter(batches(self.step))
         quiet = not self.processes.is_main
         with (
+            self.mirrored(),
             stop_on_signals(request),
             track(self.name, recipe.steps, "steps", done=self.step, quiet=quiet, dashboard=True) as task,
         ):
@@ -175,6 +183,17 @@ class Trainer:
                     self.save_or_go_on(must=last or stopping)
                 if stopping:
                     raise Interrupted(request.number or signal.SIGTERM)
+
+    @contextlib.contextmanager
+    def mirrored(self) -> Iterator[None]:
+        """Within, the metrics go to TensorBoard too, if that is wanted; first those that have not yet done so."""
+        if not self.tensorboard:
+            yield
+            return
+        with contextlib.closing(Scalars(self.folder / "tensorboard", self.step)) as self.scalars:
+            for line in history.read(self.folder / "metrics.jsonl"):
+                self.scalars.add_metrics(line)
+            yield
 
     def update(self, stream: Iterator[Batch]) -> None:
         """One optimizer step: forward and backward passes, then the update."""
@@ -240,6 +259,8 @@ class Trainer:
         if not self.processes.is_main:
             return
         self.history.add(entry)
+        if self.scalars is not None:
+            self.scalars.add_metrics(entry)
         path = self.folder / "metrics.jsonl"
         line = (json.dumps(entry) + "\n").encode()
         try:

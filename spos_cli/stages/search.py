@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.progress import Task, track
+from spos_cli.engine.scalars import Scalars
 from spos_cli.engine.trainer import require_same
 from spos_cli.errors import CheckpointError, ConfigError, RunError
 from spos_cli.models.counting import Costs, count
@@ -105,13 +106,30 @@ def search(
             )
     total = evolution.population * (evolution.generations + 1)
     request, quiet = StopRequest(), not processes.is_main
-    with stop_on_signals(request), track("search", total, "candidates", quiet=quiet, dashboard=True) as task:
+    with (
+        mirrored(run, processes) as mirror,
+        stop_on_signals(request),
+        track("search", total, "candidates", quiet=quiet, dashboard=True) as task,
+    ):
         for _ in evolution.search(lambda c: scoring.score(c, request, task), known, overview.begin):
+            mirror(overview.generation, overview.summary)
             if processes.is_main and scoring.changed:  # not for each generation that the journal knows
-                write_result(run, scoring, supernet_digest)
+                write_result(run, scoring, supernet_digest, complete=False)
     if processes.is_main:
-        write_result(run, scoring, supernet_digest)
+        write_result(run, scoring, supernet_digest, complete=True)
         show(run, scoring)
+
+
+@contextlib.contextmanager
+def mirrored(run: Run, processes: Processes) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """What takes the numbers of each generation to TensorBoard, if that is wanted."""
+    if not (run.tensorboard and processes.is_main):
+        yield lambda generation, numbers: None
+        return
+    with contextlib.closing(Scalars(run.search_folder / "tensorboard")) as scalars:
+        yield lambda generation, numbers: scalars.add(
+            generation, {f"search/{name}": number for name, number in numbers.items()}
+        )
 
 
 def read_supernet(path: Path, processes: Processes, hint: bool) -> tuple[Weights, str]:
@@ -496,13 +514,15 @@ def limits_of(run: Run) -> dict[str, int | None]:
     return {"flops": search.flops_limit, **{name: limit for name, limit in others.items() if limit is not None}}
 
 
-def write_result(run: Run, scoring: Scoring, supernet_digest: str) -> None:
-    """`result.yaml`: the best so far, and what they were found with."""
+def write_result(run: Run, scoring: Scoring, supernet_digest: str, complete: bool) -> None:
+    """`result.yaml`: the best so far, and what they were found with; `complete` when the search has ended."""
     best = [{"rank": rank, **entry.to_dict()} for rank, entry in enumerate(ranking(scoring.used)[:SHOWN], 1)]
     result = {
         "candidates": len(scoring.used),
         "partial": sum(entry.partial for entry in scoring.used),
         "generations": scoring.used[-1].generation,
+        "planned": run.config.search.generations,
+        "complete": complete,
         **{f"{name}_limit": limit for name, limit in limits_of(run).items()},
         "supernet": supernet_digest,
         "space": run.config.space.build().to_dict(),
