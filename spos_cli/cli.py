@@ -453,6 +453,36 @@ def evaluate(
 
 
 @app.command()
+def status(
+    folder: Annotated[
+        str | None, typer.Argument(metavar="[RUN_DIR]", help="A run folder. Default: that of the settings.")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    print_config: PrintConfigOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what runs or stands where in a run folder, and which command comes next. Writes nothing.
+
+    It can be asked from another terminal while a command runs.
+
+    Example: spos status runs/demo
+    """
+    from spos_cli.stages import status as stage
+    from spos_cli.stages.run_folder import Command
+
+    if folder is not None and run_dir is not None:
+        raise ConfigError("name the run folder once, as RUN_DIR or with --run-dir")
+    if folder is not None and config is None:
+        config, run_dir = stage.find(folder)
+    elif folder is not None:
+        run_dir = folder
+    options = Options(config, overrides, run_dir, None, None, print_config)
+    stage.run(Command(options.load(), options.flags, as_json))
+
+
+@app.command()
 def doctor(
     full: Annotated[bool, typer.Option("--full", help="Read all images, not a sample.")] = False,
     config: ConfigOption = None,

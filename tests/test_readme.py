@@ -27,7 +27,7 @@ def test_commands_parse(command: str, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_there_are_commands_of_every_kind() -> None:
-    for name in ("supernet-train", "flops-table", "search", "export-arch", "retrain", "evaluate", "doctor"):
+    for name in ("supernet-train", "flops-table", "search", "export-arch", "retrain", "evaluate", "status", "doctor"):
         assert any(command.startswith(f"spos {name}") for command in COMMANDS)
         assert f"| `spos {name}" in TEXT
 
