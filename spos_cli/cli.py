@@ -79,6 +79,9 @@ FromOption = Annotated[
     ),
 ]
 LimitOption = Annotated[str | None, typer.Option("--flops-limit", metavar="SIZE", help="Largest FLOPs, such as 330M.")]
+ParamsLimitOption = Annotated[
+    str | None, typer.Option("--params-limit", metavar="SIZE", help="Largest number of parameters, e.g. 3M.")
+]
 
 
 def version(value: bool) -> None:
@@ -127,11 +130,11 @@ class Options:
         typed += [(name, value) for name, _, value in self.options]
         return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in typed)
 
-    def load(self, *, limits: dict[str, str] | None = None, weights: dict[str, Any] | None = None) -> Config:
+    def load(self, *, search: dict[str, str] | None = None, weights: dict[str, Any] | None = None) -> Config:
         """The resolved settings.
 
         Args:
-            limits: of the search, by setting, that were given on the command line.
+            search: its settings that have an option of their own, where that was given.
             weights: settings of a weights file; they say how images are prepared, `--config` only where they are.
         """
         from spos_cli import config
@@ -141,8 +144,8 @@ class Options:
 
             require_tensorboard()
         options = [config.Option(*option) for option in self.options]
-        for name, limit in (limits or {}).items():
-            options.append(config.Option("--" + name.replace("_", "-"), f"search.{name}", limit))
+        for name, value in (search or {}).items():
+            options.append(config.Option("--" + name.replace("_", "-"), f"search.{name}", value))
         overrides: list[str | config.Option] = [*self.overrides, *options]
         origin = "the settings in the weights file"
         if weights is not None:  # it may come from anywhere: it has no say in where and on what we work
@@ -277,14 +280,16 @@ def flops_table(
 @app.command()
 def search(
     flops_limit: LimitOption = None,
-    params_limit: Annotated[
-        str | None, typer.Option("--params-limit", metavar="SIZE", help="Largest number of parameters, e.g. 3M.")
-    ] = None,
+    params_limit: ParamsLimitOption = None,
     latency_limit: Annotated[
         str | None,
         typer.Option(
             "--latency-limit", metavar="TIME", help="Largest latency, e.g. 12ms, by spos flops-table --latency."
         ),
+    ] = None,
+    objective: Annotated[
+        Literal["accuracy", "pareto"] | None,
+        typer.Option("--objective", help="accuracy: the best (default); pareto: the front of FLOPs and top-1."),
     ] = None,
     weights: Annotated[
         Path | None,
@@ -302,7 +307,7 @@ def search(
     fresh: FreshOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Search the supernet by evolution, under a FLOPs limit.
+    """Search the supernet by evolution, under a FLOPs limit, for the best or for the whole front.
 
     Scores go to search/journal.jsonl group by group; the same command again goes on from there.
 
@@ -320,8 +325,13 @@ def search(
         max_restarts=max_restarts,
         tensorboard=tensorboard,
     )
-    limits = {"flops_limit": flops_limit, "params_limit": params_limit, "latency_limit": latency_limit}
-    settings = options.load(limits={name: limit for name, limit in limits.items() if limit is not None})
+    given = {
+        "flops_limit": flops_limit,
+        "params_limit": params_limit,
+        "latency_limit": latency_limit,
+        "objective": objective,
+    }
+    settings = options.load(search={name: value for name, value in given.items() if value is not None})
     from spos_cli.stages import search as stage
 
     across_processes(settings, lambda processes: stage.run(options.run(settings), processes, weights, earlier))
@@ -329,8 +339,18 @@ def search(
 
 @app.command("export-arch")
 def export_arch(
-    top: Annotated[int, typer.Option("--top", min=1, metavar="K", help="How many of the best.")] = 1,
+    top: Annotated[
+        int | None, typer.Option("--top", min=1, metavar="K", help="How many of the best. Default: 1.")
+    ] = None,
     flops_limit: LimitOption = None,
+    params_limit: ParamsLimitOption = None,
+    prefer: Annotated[
+        Literal["best", "smallest"],
+        typer.Option("--prefer", help="smallest: the cheapest of those that a paired test cannot tell from the best."),
+    ] = "best",
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="All that no other one beats in both FLOPs and top-1.")
+    ] = False,
     source: FromOption = None,
     weights: Annotated[
         Path | None,
@@ -358,7 +378,7 @@ def export_arch(
 
     With --weights it writes a supernet or a network in the form that the published scripts load, or in ours.
 
-    Example: spos export-arch --flops-limit 300M --top 3
+    Example: spos export-arch --flops-limit 300M --prefer smallest
     """
     options = Options(config, overrides, run_dir, devices, seed, print_config, as_json=as_json)
     settings = options.load()
@@ -368,8 +388,9 @@ def export_arch(
     if weights is not None:
         stage.export_weights(options.run(settings), weights, stage.weights_format(form), output)
         return
-    limit = parse_cost(flops_limit) if flops_limit else None
-    stage.run(options.run(settings), top, limit, source, stage.arch_format(form))
+    flops, params = (parse_cost(limit) if limit else None for limit in (flops_limit, params_limit))
+    question = stage.Question(top, flops, params, smallest=prefer == "smallest", front=pareto)
+    stage.run(options.run(settings), question, source, stage.arch_format(form))
 
 
 @app.command()
@@ -450,6 +471,48 @@ def evaluate(
     across_processes(
         settings, lambda processes: stage.run(options.run(settings), processes, content, arch, save_logits)
     )
+
+
+@app.command()
+def audit(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[RUN_DIR]", help="Folder of the run. Default: that of the settings.")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option("--weights", metavar="FILE", help="Supernet of the search. Default: the run folder's."),
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    devices: DevicesOption = None,
+    max_restarts: RestartsOption = None,
+    print_config: PrintConfigOption = False,
+    fresh: FreshOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell how far a search can be trusted: against chance, and against networks that are trained alone.
+
+    Random searches of as many candidates; what became of each operator's draws; Kendall's tau between the supernet and
+    architectures that are trained alone, at a tenth of the retraining's budget. Leaves audit/result.json; the same
+    command again goes on from where it was stopped.
+
+    Example: spos audit runs/imagenet --set audit.seeds=3
+    """
+    if folder is not None:
+        if run_dir is not None:
+            raise ConfigError("RUN_DIR and --run-dir name the same thing; give one of them")
+        kept = folder / "search" / "config.yaml"
+        if config is None and not kept.is_file():
+            raise ConfigError(f"there is no search in {folder}: {kept} is missing")
+        run_dir, config = str(folder), config or str(kept)
+    options = Options(
+        config, overrides, run_dir, devices, None, print_config, fresh, as_json, max_restarts=max_restarts
+    )
+    settings = options.load()
+    from spos_cli.stages import audit as stage
+
+    across_processes(settings, lambda processes: stage.run(options.run(settings), processes, weights))
 
 
 @app.command()

@@ -19,9 +19,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from spos_cli.errors import ConfigError, SposError
-from spos_cli.space.architecture import YAML_ERRORS
+from spos_cli.space.architecture import WIDTH_UNIT, YAML_ERRORS
 from spos_cli.space.cost import parse_cost, parse_duration
-from spos_cli.space.search_space import Choice, SearchSpace, Stage
+from spos_cli.space.search_space import Choice, SearchSpace, Stage, parse_width
 
 
 def _as_value_error(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -44,6 +44,11 @@ def _duration(value: Any) -> int:
 Cost = Annotated[int, BeforeValidator(_as_value_error(parse_cost))]
 Duration = Annotated[int, BeforeValidator(_as_value_error(_duration))]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _width(value: Any) -> float:
+    """A number that `space.widths` may hold."""
+    return parse_width(value) / WIDTH_UNIT
 
 
 def _no_switch(value: Any) -> Any:
@@ -117,6 +122,10 @@ class SpaceConfig(Section):
         ),
         description="the ops of every choice block, by index",
     )
+    widths: tuple[Annotated[float, BeforeValidator(_as_value_error(_width))], ...] = Field(
+        (),
+        description="what the middle channels of a block may be multiplied with, ascending; none: all are as they are",
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> SpaceConfig:
@@ -138,6 +147,7 @@ class SpaceConfig(Section):
             stem_channels=self.stem.channels,
             stem_stride=self.stem.stride,
             head_channels=self.head_channels,
+            widths=tuple(map(parse_width, self.widths)),
         )
 
 
@@ -248,12 +258,20 @@ class SupernetConfig(TrainingConfig):
         " that each step trains every choice of every block (FairNAS)",
     )
     flops_bins: BinsConfig = BinsConfig()
+    width_warmup_steps: Annotated[Number, Field(ge=0, le=10**12)] = Field(
+        0,
+        description="updates until all of space.widths are trained: the widest alone at first, then the others join one"
+        " by one (Once-for-All's progressive shrinking)",
+    )
 
 
 class SearchConfig(Section):
     """Evolution under a FLOPs limit (paper, algorithm 1)."""
 
     algorithm: Literal["evolution", "random"] = Field("evolution", description="random: the baseline")
+    objective: Literal["accuracy", "pareto"] = Field(
+        "accuracy", description="the best top-1 under the limits; pareto: the whole front of FLOPs and top-1 (NSGA-II)"
+    )
     flops_limit: Cost | None = Field(330_000_000, description="largest FLOPs of a candidate")
     params_limit: Cost | None = Field(None, description="largest number of parameters of a candidate")
     latency_limit: Duration | None = Field(
@@ -300,6 +318,11 @@ class SearchConfig(Section):
                 f"calibration_images ({self.calibration_images}) must be at least one calibration batch"
                 f" ({self.calibration_batch_size})"
             )
+        if self.objective == "pareto" and self.racing is not None:
+            raise ValueError(
+                "racing stops what is behind in top-1, also where it is cheaper, so it is not for objective: pareto;"
+                " leave one of them away"
+            )
         return self
 
 
@@ -317,6 +340,18 @@ class RetrainConfig(TrainingConfig):
     )
 
 
+class AuditConfig(Section):
+    """How far the search can be trusted: other searches, and architectures that are trained alone."""
+
+    seeds: Annotated[Number, Field(ge=1, le=100)] = Field(
+        1, description="random searches of as many candidates, and evolutions, the run's own among them"
+    )
+    architectures: Annotated[Number, Field(ge=3, le=1000)] = Field(
+        12, description="that are trained alone: the winner, and others from all over the range of FLOPs"
+    )
+    steps: Count | None = Field(None, description="updates of each of these trainings; null: a tenth of retrain.steps")
+
+
 def _folder_name(value: str | None) -> str | None:
     if value is not None and not (value.strip() and value.isprintable()):
         raise ValueError("should be the name of a folder, without line breaks and the like")
@@ -328,7 +363,10 @@ def _folder_name(value: str | None) -> str | None:
 LATER: dict[tuple[str, str], Any] = {
     **{(section, name): "off" for section in ("supernet", "retrain") for name in ("compile", "gradient_compression")},
     **{("search", name): None for name in ("racing", "params_limit", "latency_limit")},
+    ("search", "objective"): "accuracy",
     ("data", "store"): "none",
+    ("space", "widths"): [],
+    ("supernet", "width_warmup_steps"): 0,
 }
 
 # Where a run is, and on what it runs: fields that no result depends on.
@@ -359,11 +397,20 @@ class Config(Section):
     supernet: SupernetConfig = SupernetConfig()
     search: SearchConfig = SearchConfig()
     retrain: RetrainConfig = RetrainConfig()
+    audit: AuditConfig = AuditConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         if self.search.split == "holdout" and not self.data.holdout_per_class:
             raise ValueError("search.split is holdout, but data.holdout_per_class is 0; hold some out, or use val")
+        if self.supernet.width_warmup_steps:
+            if not self.space.widths:
+                raise ValueError("supernet.width_warmup_steps is for a space with widths; space.widths has none")
+            if self.supernet.sampler == "flops_bins":
+                raise ValueError(
+                    "supernet.width_warmup_steps begins with wide paths, which bins of FLOPs do not; use"
+                    " supernet.sampler: uniform or fair"
+                )
         return self
 
     @property
@@ -380,7 +427,7 @@ class Config(Section):
         values = self.model_dump(
             mode="json",
             exclude={
-                **dict.fromkeys(PLACE_AND_MACHINE, True),
+                **dict.fromkeys((*PLACE_AND_MACHINE, "audit"), True),
                 "data": set(HELPERS),
             },
         )

@@ -244,6 +244,40 @@ def test_a_running_stage_is_told_by_its_lock_which_is_not_touched(
     assert told(monkeypatch, capfd)["stages"]["supernet"]["state"] == "stopped"
 
 
+def test_an_audit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    """It holds the search's lock, too, and nothing waits for it."""
+    begin(folder / "supernet")
+    train(folder / "supernet", 100, 100)
+    begin(folder / "search")
+    score(folder / "search", 18, "complete: true\nplanned: 2\n")
+    older(folder)
+    audit = folder / "audit"
+    begin(audit, "audit.architectures=3")
+    (audit / "alone" / BEST.id).mkdir(parents=True)
+    (audit / "alone" / BEST.id / "model.pt").touch()
+    code = HOLD.format(
+        "m = lock.hold(pathlib.Path(sys.argv[2])); l.__enter__(); m.__enter__(); print('held', flush=True); "
+        "sys.stdin.read(1); m.__exit__(None, None, None); l.__exit__(None, None, None)"
+    )
+    command = [sys.executable, "-c", code, str(folder / ".search.lock"), str(folder / ".audit.lock")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout.readline() == "held\n"
+        result = told(monkeypatch, capfd)
+        assert result["stages"]["search"]["state"] == "complete"
+        stage = result["stages"]["audit"]
+        assert (stage["state"], stage["done"], stage["total"]) == ("running", 1, 3)
+        assert (result["next"], result["after"]) == ("spos export-arch", "audit")
+        process.communicate("x")
+    result = told(monkeypatch, capfd)
+    assert (result["stages"]["audit"]["state"], result["after"]) == ("stopped", None)
+    assert result["next"] == "spos audit --config runs/tiny/audit/config.yaml"
+    (audit / "result.json").write_text('{"fidelity": {"kendall": {"value": 0.25}}}')
+    result = told(monkeypatch, capfd)
+    assert (result["stages"]["audit"]["state"], result["stages"]["audit"]["metrics"]) == ("complete", {"kendall": 0.25})
+    assert result["next"].startswith("spos export-arch")
+
+
 def test_a_lock_that_a_kill_has_left_is_nobodys(tmp_path: Path) -> None:
     path = tmp_path / ".search.lock"
     path.write_text("process 1 on somewhere, since yesterday")

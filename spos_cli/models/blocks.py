@@ -7,6 +7,7 @@ instead (ShuffleNetV2, figure 3). What a block makes is joined, shuffled and spl
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable
@@ -23,27 +24,30 @@ from spos_cli.models.routing import Order
 from spos_cli.space.search_space import Choice, Layer
 
 AnyBatchNorm = nn.modules.batchnorm._BatchNorm  # of one, two or three dimensions, as a user's block may have them
+Channels = Tensor | int | None  # the published places of those that are there; or how many of the first; or all
 
 
 class Convolution(nn.Conv2d):
-    """A convolution without bias, of channels in any order."""
+    """A convolution without bias, of channels in any order, or of the first of them."""
 
-    def forward(self, features: Tensor, inputs: Tensor | None = None, outputs: Tensor | None = None) -> Tensor:
-        """`(B, in, H, W)` to `(B, out, ...)`; the orders hold the published places of the channels."""
-        weight = self.ordered(inputs, outputs)
+    def forward(self, features: Tensor, inputs: Channels = None, outputs: Channels = None) -> Tensor:
+        """`(B, in, H, W)` to `(B, out, ...)`."""
+        weight = self.taken(inputs, outputs)
         if self.is_depthwise and depthwise_strips.pays(features, weight, self.stride[0]):
             result: Tensor = depthwise_strips.Depthwise.apply(features, weight)
             return result
-        return F.conv2d(features, weight, None, self.stride, self.padding, self.dilation, self.groups)
+        return self.convolved(features, weight)
 
-    def ordered(self, inputs: Tensor | None, outputs: Tensor | None) -> Tensor:
-        """The weight for channels in these orders; a depthwise one has its inputs' order only."""
-        weight = self.weight
+    def convolved(self, features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The convolution with other weights."""
+        groups = len(weight) if self.is_depthwise else self.groups
+        return F.conv2d(features, weight, bias, self.stride, self.padding, self.dilation, groups)
+
+    def taken(self, inputs: Channels, outputs: Channels) -> Tensor:
+        """The weight for these channels; a depthwise one has the same outputs as inputs."""
         if self.is_depthwise:
-            return weight if inputs is None else weight.index_select(0, inputs)
-        if outputs is not None:
-            weight = weight.index_select(0, outputs)
-        return weight if inputs is None else weight.index_select(1, inputs)
+            return _taken(self.weight, 0, inputs)
+        return _taken(_taken(self.weight, 0, outputs), 1, inputs)
 
     @property
     def is_depthwise(self) -> bool:
@@ -51,26 +55,44 @@ class Convolution(nn.Conv2d):
         return self.groups > 1
 
 
-class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm of channels in any order; its parameters and statistics are in the published one."""
+def _taken(tensor: Tensor, dimension: int, channels: Channels) -> Tensor:
+    if channels is None:
+        return tensor
+    if isinstance(channels, int):
+        # As it would be allocated: PyTorch takes other ways through a part of a larger tensor.
+        return tensor.narrow(dimension, 0, channels).contiguous(memory_format=torch.channels_last)
+    return tensor.index_select(dimension, channels)
 
-    def forward(self, features: Tensor, order: Tensor | None = None) -> Tensor:
-        """`(B, C, H, W)`; the order holds the published places of the channels."""
-        if order is None:
+
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm of channels in any order, or of the first; its parameters and statistics are in the published one."""
+
+    def forward(self, features: Tensor, channels: Channels = None) -> Tensor:
+        """`(B, C, H, W)`."""
+        if channels is None:
             return super().forward(features)
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None, "a plain average is momentum 1 / n, batch by batch"
-        mean, variance = self.running_mean[order], self.running_var[order]
-        scale, shift = (self.weight[order], self.bias[order]) if self.affine else (None, None)
+        there = slice(channels) if isinstance(channels, int) else channels
+        mean, variance = self.running_mean[there], self.running_var[there]
+        scale, shift = self.scale_and_shift(channels) or (None, None)
         result = F.batch_norm(features, mean, variance, scale, shift, self.training, self.momentum, self.eps)
         if self.training:
             with torch.no_grad():
-                self.running_mean.index_copy_(0, order, mean)
-                self.running_var.index_copy_(0, order, variance)
+                if isinstance(channels, Tensor):  # else they were counted where they are
+                    self.running_mean.index_copy_(0, channels, mean)
+                    self.running_var.index_copy_(0, channels, variance)
                 self.num_batches_tracked += 1
         return result
+
+    def scale_and_shift(self, channels: Channels) -> tuple[Tensor, Tensor] | None:
+        """The learned ones of these channels, if it has some."""
+        if not self.affine or channels is None:
+            return (self.weight, self.bias) if self.affine else None
+        there = slice(channels) if isinstance(channels, int) else channels
+        return self.weight[there], self.bias[there]
 
 
 def pointwise(in_channels: int, out_channels: int, affine: bool) -> list[nn.Module]:
@@ -90,29 +112,37 @@ def depthwise(channels: int, kernel: int, stride: int, affine: bool) -> list[nn.
     ]
 
 
+ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
+    nn.ReLU: torch.relu_,
+    nn.ReLU6: functools.partial(F.relu6, inplace=True),
+}
+
+
 class Unit(NamedTuple):
-    """A convolution and its BatchNorm, with ReLU or without; the orders hold published places of channels."""
+    """A convolution, its BatchNorm and what follows, in place; and the channels that it finds and makes."""
 
     convolution: Convolution
     norm: BatchNorm
-    relu: bool
-    inputs: Tensor | None
-    outputs: Tensor | None
+    activation: Callable[[Tensor], Tensor] | None
+    inputs: Channels
+    outputs: Channels
 
 
 class Branch(nn.Sequential):
     """Convolutions, each with BatchNorm and perhaps ReLU, of channels in any order; the last is no depthwise one."""
 
-    def forward(self, features: Tensor, inputs: Tensor | None = None, outputs: Tensor | None = None) -> Tensor:
+    def forward(
+        self, features: Tensor, inputs: Channels = None, outputs: Channels = None, middle: int | None = None
+    ) -> Tensor:
         """`(B, C, H, W)` with channels in one order to such with channels in another."""
-        for unit in self.units(inputs, outputs):
+        for unit in self.units(inputs, outputs, middle):
             features = unit.norm(unit.convolution(features, unit.inputs, unit.outputs), unit.outputs)
-            if unit.relu:
-                features = features.relu_()
+            if unit.activation:
+                features = unit.activation(features)
         return features
 
-    def units(self, inputs: Tensor | None = None, outputs: Tensor | None = None) -> list[Unit]:
-        """Its parts, and the order of the channels that each finds and makes: within, it is the published one."""
+    def units(self, inputs: Channels = None, outputs: Channels = None, middle: int | None = None) -> list[Unit]:
+        """Its parts, and the channels that each finds and makes: within, the first `middle` ones, or all."""
         modules = list(self)
         places = [place for place, module in enumerate(modules) if isinstance(module, Convolution)]
         units = []
@@ -120,9 +150,9 @@ class Branch(nn.Sequential):
             convolution, norm, *rest = modules[place : place + 3]
             assert isinstance(convolution, Convolution)
             assert isinstance(norm, BatchNorm)
-            made = inputs if convolution.is_depthwise else outputs if place == places[-1] else None
-            relu = bool(rest) and isinstance(rest[0], nn.ReLU)
-            units.append(Unit(convolution, norm, relu, inputs, made))
+            made = inputs if convolution.is_depthwise else outputs if place == places[-1] else middle
+            activation = ACTIVATIONS.get(type(rest[0])) if rest else None
+            units.append(Unit(convolution, norm, activation, inputs, made))
             inputs = made
         return units
 
@@ -130,7 +160,8 @@ class Branch(nn.Sequential):
 class ChoiceBlock(nn.Module):
     """One op of one layer: `(B, worked_channels, H, W)` to the tensors that the layer makes (`Layer.made_channels`).
 
-    `forward` also takes the order of the channels; it is the published one wherever a layer is handed all of them.
+    `forward` also takes the order of the channels; it is the published one wherever a layer is handed all of them. The
+    block is allocated for as many `middle` channels as it can have, and uses the first of them (paper, section 3.3).
     """
 
 
@@ -139,17 +170,18 @@ class TwoBranchBlock(ChoiceBlock):
 
     Args:
         layer: channels and stride of the choice block that this is an op of.
-        kernel: side of the depthwise kernel of the projection, in pixels (odd).
         affine: whether BatchNorm has a learned scale and shift.
+        middle: channels between the convolutions.
+        kernel: side of the depthwise kernel of the projection, in pixels (odd).
     """
 
     branch_main: Branch
 
-    def __init__(self, layer: Layer, kernel: int, affine: bool) -> None:
+    def __init__(self, layer: Layer, affine: bool, middle: int, kernel: int) -> None:
         super().__init__()
         self.stride, self.split = layer.stride, layer.split
         self.in_channels = layer.in_channels if layer.stride == 2 else layer.in_channels // 2
-        self.mid_channels = layer.out_channels // 2
+        self.mid_channels = middle
         self.main_channels = layer.out_channels - self.in_channels
         # Filled by the child before the projection, so that tensors come in the published order.
         self.branch_main = self.build_main(affine, kernel)
@@ -170,18 +202,15 @@ class TwoBranchBlock(ChoiceBlock):
 
     def forward(self, features: Tensor, order: Order = Order()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
         if self.split:
-            return tuple(branch(features, order.inputs, outputs) for branch, outputs in self.branches(order))
-        if self.stride == 2:
-            return (torch.cat((self.branch_proj(features), self.branch_main(features)), 1),)
-        passed, worked = features[:, ::2], features[:, 1::2]
-        return (torch.cat((passed, self.branch_main(worked)), 1),)
+            found = self.branches(order)
+            return tuple(branch(features, order.inputs, outputs, order.middle) for branch, outputs in found)
+        passed = self.branch_proj(features) if self.stride == 2 else features[:, ::2]
+        worked = features if self.stride == 2 else features[:, 1::2]
+        return (torch.cat((passed, self.branch_main(worked, middle=order.middle)), 1),)
 
 
 class ShuffleBlock(TwoBranchBlock):
     """The ShuffleNetV2 unit with a `kernel` x `kernel` depthwise convolution: 1x1, depthwise, 1x1."""
-
-    def __init__(self, layer: Layer, affine: bool, kernel: int) -> None:
-        super().__init__(layer, kernel, affine)
 
     def build_main(self, affine: bool, kernel: int) -> Branch:
         return Branch(
@@ -194,8 +223,8 @@ class ShuffleBlock(TwoBranchBlock):
 class ShuffleXceptionBlock(TwoBranchBlock):
     """Three depthwise-separable convolutions, Xception style, all 3x3."""
 
-    def __init__(self, layer: Layer, affine: bool) -> None:
-        super().__init__(layer, 3, affine)
+    def __init__(self, layer: Layer, affine: bool, middle: int) -> None:
+        super().__init__(layer, affine, middle, 3)
 
     def build_main(self, affine: bool, kernel: int) -> Branch:
         return Branch(
@@ -214,12 +243,11 @@ class InvertedResidual(ChoiceBlock):
     With stride 1 and as many channels out as in, its input is added. `expand` 1 leaves the first convolution away.
     """
 
-    def __init__(self, layer: Layer, affine: bool, kernel: int, expand: int) -> None:
+    def __init__(self, layer: Layer, affine: bool, middle: int, kernel: int, expand: int) -> None:
         super().__init__()
-        middle = layer.in_channels * expand
         self.residual = layer.stride == 1 and layer.in_channels == layer.out_channels
         widen = [Convolution(layer.in_channels, middle, 1, bias=False), BatchNorm(middle, affine=affine), nn.ReLU6()]
-        self.layers = nn.Sequential(
+        self.layers = Branch(
             *(widen if expand > 1 else []),
             *depthwise(middle, kernel, layer.stride, affine),
             nn.ReLU6(),
@@ -228,14 +256,14 @@ class InvertedResidual(ChoiceBlock):
         )
 
     def forward(self, features: Tensor, order: Order = Order()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
-        made: Tensor = self.layers(features)
+        made: Tensor = self.layers(features, middle=order.middle)
         return (features + made if self.residual else made,)
 
 
 class Identity(ChoiceBlock):
     """No layer at all: depth is searched by it."""
 
-    def __init__(self, layer: Layer, affine: bool) -> None:
+    def __init__(self, layer: Layer, affine: bool, middle: int) -> None:
         super().__init__()
 
     def forward(self, features: Tensor, order: Order = Order()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
@@ -282,12 +310,15 @@ class OwnBlock(ChoiceBlock):
         return (self.block(features),)
 
 
-def build_block(choice: Choice, layer: Layer, affine: bool) -> ChoiceBlock:
+def build_block(choice: Choice, layer: Layer, affine: bool, width: int = 0) -> ChoiceBlock:
     """The module of one choice of one layer; the space has checked that it exists, unless it is the user's own.
+
+    Args:
+        width: of its middle channels, in thousandths; 0 for all of them.
 
     Raises:
         ConfigError: a block of the user's cannot be built.
     """
     if choice.is_own:
         return OwnBlock(choice.op, layer, affine, dict(choice.parameters))
-    return BLOCKS[choice.op](layer, affine, **dict(choice.parameters))
+    return BLOCKS[choice.op](layer, affine, layer.middle(choice, width), **dict(choice.parameters))

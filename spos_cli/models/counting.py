@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from spos_cli.errors import ConfigError
 from spos_cli.models.blocks import build_block
 from spos_cli.models.network import Network
-from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 from spos_cli.space.search_space import Choice, Layer, SearchSpace
 
@@ -32,27 +31,27 @@ class Costs:
 
 def count(space: SearchSpace) -> Costs:
     """Measures the cost tables of a space: each distinct choice block once, then the fixed rest."""
-    measured: dict[tuple[Choice, tuple[int, ...]], tuple[int, int]] = {}
+    measured: dict[tuple[Choice, int, tuple[int, ...]], tuple[int, int]] = {}
     rows: list[list[tuple[int, int]]] = []
     with torch.device("meta"):
-        for layer in space.layers:
+        for layer, options in zip(space.layers, space.options.by_layer, strict=True):
             rows.append([])
-            for choice in layer.choices:
-                key = choice, layer.signature
+            for option in options:
+                choice = layer.choices[option.choice]
+                key = choice, option.width, layer.signature
                 if key not in measured:
-                    block = build_block(choice, layer, affine=True).eval()
+                    block = build_block(choice, layer, affine=True, width=option.width).eval()
                     features = torch.empty(1, layer.worked_channels, layer.in_size, layer.in_size)
                     measured[key] = multiply_adds(checked(choice, layer, block), features), parameters(block)
                 rows[-1].append(measured[key])
 
-        cheapest = Architecture((0,) * space.num_layers)
-        network = Network(space, cheapest).eval()
+        network = Network(space, space.options.architecture([0] * space.num_layers)).eval()
         image = torch.empty(1, 3, space.image_size, space.image_size)
         totals = multiply_adds(network, image), parameters(network)
     tables = []
     for place, (name, total) in enumerate(zip(("flops", "params"), totals, strict=True)):
         costs = [[pair[place] for pair in row] for row in rows]
-        tables.append(CostTable(name, total - sum(row[0] for row in costs), costs))
+        tables.append(CostTable(name, total - sum(row[0] for row in costs), costs, space.options))
     return Costs(*tables)
 
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from spos_cli.models.blocks import AnyBatchNorm, BatchNorm, Branch, ChoiceBlock, Unit
+from spos_cli.models.blocks import AnyBatchNorm, Branch, Channels, ChoiceBlock, Unit
+from spos_cli.models.routing import Order
 
 
 @dataclass(frozen=True)
@@ -26,27 +27,16 @@ class Part:
     affine: tuple[Tensor, Tensor] | None
     unit: Unit
 
-    def convolved(self, features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The convolution with other weights."""
-        to = self.unit.convolution
-        return F.conv2d(features, weight, bias, to.stride, to.padding, to.dilation, to.groups)
-
 
 Plan = list[Part]
 
 
-def plan(branch: Branch, inputs: Tensor | None, outputs: Tensor | None, dtype: torch.dtype) -> Plan:
-    """Takes a branch apart, for channels in these orders; the weights are copied only where that is needed."""
+def plan(branch: Branch, inputs: Channels, outputs: Channels, middle: int | None, dtype: torch.dtype) -> Plan:
+    """Takes a branch apart, for these channels; the weights are copied only where that is needed."""
     return [
-        Part(unit.convolution.ordered(unit.inputs, unit.outputs).to(dtype), _affine(unit.norm, unit.outputs), unit)
-        for unit in branch.units(inputs, outputs)
+        Part(unit.convolution.taken(unit.inputs, unit.outputs).to(dtype), unit.norm.scale_and_shift(unit.outputs), unit)
+        for unit in branch.units(inputs, outputs, middle)
     ]
-
-
-def _affine(norm: BatchNorm, order: Tensor | None) -> tuple[Tensor, Tensor] | None:
-    if not norm.affine:
-        return None
-    return (norm.weight, norm.bias) if order is None else (norm.weight[order], norm.bias[order])
 
 
 class Calibration:
@@ -60,11 +50,11 @@ class Calibration:
     def __call__(self, features: Tensor, momentum: float) -> Tensor:
         """Runs a batch `(B, C, H, W)` as in training, and counts its statistics with this weight."""
         for part, mean, variance in zip(self.parts, self.means, self.variances, strict=True):
-            features = part.convolved(features, part.weight)
+            features = part.unit.convolution.convolved(features, part.weight)
             scale, shift = part.affine or (None, None)
             features = F.batch_norm(features, mean, variance, scale, shift, True, momentum, part.unit.norm.eps)
-            if part.unit.relu:
-                features = features.relu_()
+            if part.unit.activation:
+                features = part.unit.activation(features)
         return features
 
     def folded(self) -> Folded:
@@ -83,8 +73,8 @@ class Calibration:
 class WholeCalibration:
     """BatchNorm statistics of a block that is no branch, of its own; nothing is folded."""
 
-    def __init__(self, block: ChoiceBlock, dtype: torch.dtype) -> None:
-        self.block, self.dtype = block, dtype
+    def __init__(self, block: ChoiceBlock, order: Order, dtype: torch.dtype) -> None:
+        self.block, self.order, self.dtype = block, order, dtype
         self.norms = [module for module in block.modules() if isinstance(module, AnyBatchNorm)]
         with torch.no_grad():
             self.buffers = {name: buffer.clone() for name, buffer in block.named_buffers()}
@@ -96,7 +86,7 @@ class WholeCalibration:
 
     def _run(self, features: Tensor) -> Tensor:
         with torch.autocast(features.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            (made,) = functional_call(self.block, self.buffers, (features,))
+            (made,) = functional_call(self.block, self.buffers, (features, self.order))
         result: Tensor = made.to(self.dtype)
         return result
 
@@ -127,7 +117,7 @@ class Folded:
     def __call__(self, features: Tensor) -> Tensor:
         """`(B, C, H, W)` to the branch's output."""
         for part, weight, bias in zip(self.parts, self.weights, self.biases, strict=True):
-            features = part.convolved(features, weight, bias)
-            if part.unit.relu:
-                features = features.relu_()
+            features = part.unit.convolution.convolved(features, weight, bias)
+            if part.unit.activation:
+                features = part.unit.activation(features)
         return features

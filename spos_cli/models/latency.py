@@ -48,7 +48,7 @@ class Latencies:
 
     Attributes:
         table: the fixed part is what a whole network takes beside its blocks.
-        spread: by layer and choice, the slowest call divided by the median.
+        spread: by layer and option, the slowest call divided by the median.
         whole: of some architectures, microseconds as measured, and as the table says.
     """
 
@@ -76,7 +76,7 @@ def measure(
     checked: Sequence[Architecture],
     progress: Callable[[int], object] = lambda done: None,
 ) -> Latencies:
-    """Measures every choice of every layer, and whole networks to compare with.
+    """Measures every option of every layer, and whole networks to compare with.
 
     All are called in turn, round by round, so that a machine that slows down does so for all of them.
 
@@ -88,17 +88,18 @@ def measure(
     Raises:
         ConfigError: a block of the user's cannot be built.
     """
-    keys: list[list[tuple[Choice, tuple[int, ...]]]] = []
+    keys: list[list[tuple[Choice, int, tuple[int, ...]]]] = []
     calls: dict[object, Callable[[], object]] = {}
-    for layer in space.layers:
+    for layer, options in zip(space.layers, space.options.by_layer, strict=True):
         keys.append([])
-        for choice in layer.choices:
-            key = choice, layer.signature
+        for option in options:
+            choice = layer.choices[option.choice]
+            key = choice, option.width, layer.signature
             keys[-1].append(key)
             if key not in calls:
-                block = build_block(choice, layer, affine=True)
+                block = build_block(choice, layer, affine=True, width=option.width)
                 calls[key] = _call(block, device, (batch, layer.worked_channels, layer.in_size, layer.in_size))
-    reference = Architecture((0,) * space.num_layers)
+    reference = space.options.architecture([0] * space.num_layers)
     for arch in {reference, *checked}:
         calls[arch] = _call(Network(space, arch), device, (batch, 3, space.image_size, space.image_size))
 
@@ -119,7 +120,7 @@ def measure(
     step = max(1, medians[reference] // STEPS)
     rows = [[max(step, medians[key] // step * step) for key in layer_keys] for layer_keys in keys]
     fixed = max(0, medians[reference] - sum(row[0] for row in rows))
-    table = CostTable("latency", fixed, rows)
+    table = CostTable("latency", fixed, rows, space.options)
     spread = [[max(seconds[key]) / statistics.median(seconds[key]) for key in layer_keys] for layer_keys in keys]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return Latencies(

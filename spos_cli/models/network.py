@@ -15,7 +15,7 @@ class Network(Skeleton):
 
     Args:
         space: the search space; tensors are named and shaped as published.
-        arch: one choice per layer.
+        arch: one choice per layer, and widths where the space has some.
         affine: whether BatchNorm has a learned scale and shift.
         dropout: probability of dropping a feature before the classifier.
 
@@ -31,8 +31,8 @@ class Network(Skeleton):
     def build_features(self, affine: bool) -> nn.Sequential:
         return nn.Sequential(
             *(
-                build_block(layer.choices[choice], layer, affine)
-                for layer, choice in zip(self.space.layers, self.arch, strict=True)
+                build_block(layer.choices[option.choice], layer, affine, option.width)
+                for layer, option in zip(self.space.layers, self.arch.options, strict=True)
             )
         )
 

@@ -17,7 +17,7 @@ from spos_cli import pickles
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.models.counting import multiply_adds
 from spos_cli.models.network import Network
-from spos_cli.space.architecture import Architecture, shown
+from spos_cli.space.architecture import shown
 from spos_cli.space.cost import CostTable
 from spos_cli.space.search_space import SHUFFLED, Choice, SearchSpace
 
@@ -33,18 +33,19 @@ def of(space: SearchSpace, flops: CostTable) -> Table:
         ConfigError: the space has ops that the published code does not have.
     """
     with torch.device("meta"):
-        stem = Network(space, Architecture((0,) * space.num_layers)).first_conv
+        stem = Network(space, space.options.architecture([0] * space.num_layers)).first_conv
         conv1 = multiply_adds(stem, torch.empty(1, 3, space.image_size, space.image_size))
     size, last = space.image_size, space.layers[-1]
     table: Table = {
         "conv1": {(3, space.stem_channels, size, size, space.stem_stride): conv1},
         "rest_operation": {(last.out_channels, space.classes, last.out_size, last.out_size, 1): flops.fixed - conv1},
     }
-    for layer in space.layers:
-        for index, choice in enumerate(layer.choices):
-            size, middle = layer.in_size, layer.out_channels // 2
+    for layer, options, row in zip(space.layers, space.options.by_layer, flops.rows, strict=True):
+        for option, cost in zip(options, row, strict=True):
+            choice, size = layer.choices[option.choice], layer.in_size
+            middle = layer.middle(choice, option.width)
             key = (layer.in_channels, layer.out_channels, middle, size, size, layer.stride)
-            table.setdefault(f"{_name(choice)}_stride_{layer.stride}", {})[key] = flops.rows[layer.index][index]
+            table.setdefault(f"{_name(choice)}_stride_{layer.stride}", {})[key] = cost
     return table
 
 

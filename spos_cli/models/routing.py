@@ -30,10 +30,12 @@ class Order(NamedTuple):
     Attributes:
         inputs: `(in_channels,)` int64 of the block's input.
         outputs: the same for each tensor that it makes.
+        middle: how many channels between its convolutions are used; None for all.
     """
 
     inputs: Tensor | None = None
     outputs: tuple[Tensor | None, ...] = (None, None)
+    middle: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -43,12 +43,19 @@ class Skeleton(nn.Module):
         """The choice blocks, in the order of the layers."""
         raise NotImplementedError
 
-    def through(self, images: Tensor, blocks: Iterable[nn.Module]) -> Tensor:
-        """`images (B, 3, H, W)` float to logits `(B, classes)`, through one block a layer."""
+    def through(self, images: Tensor, blocks: Iterable[nn.Module], middles: Sequence[int | None] = ()) -> Tensor:
+        """`images (B, 3, H, W)` float to logits `(B, classes)`, through one block a layer.
+
+        Args:
+            middles: by layer, how many channels of the block's middle are used; None, or nothing, for all.
+        """
         ways = routing(self.space, images.device)
         stem, *layers, head = ways.orders
         pieces = ways.give({}, 0, (self.first_conv(images, None, stem.outputs[0]),))
-        for layer, (block, order) in enumerate(zip(blocks, layers, strict=True)):
+        for layer, (block, order, middle) in enumerate(
+            zip(blocks, layers, middles or [None] * len(layers), strict=True)
+        ):
+            order = order if middle is None else order._replace(middle=middle)
             pieces = ways.give(pieces, layer + 1, block(joined(pieces[layer]), order))
         return self.classify(self.conv_last(joined(pieces[len(layers)]), head.inputs))
 

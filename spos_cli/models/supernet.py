@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from spos_cli.models.blocks import build_block
 from spos_cli.models.skeleton import Skeleton
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import SearchSpace
+from spos_cli.space.search_space import Choice, SearchSpace
 
 
 class Supernet(Skeleton):
@@ -15,7 +15,8 @@ class Supernet(Skeleton):
 
     `features[layer][choice]` is one op; a forward pass goes through one choice of each layer and leaves the
     others untouched: their gradients stay None, their BatchNorm statistics stay as they were. BatchNorm is
-    not affine in the published supernet.
+    not affine in the published supernet. Where a space has widths, each op is allocated at the largest, and a path
+    uses the first channels of its middle (paper, section 3.3).
 
     Args:
         space: the search space; tensors are named and shaped as published.
@@ -28,8 +29,13 @@ class Supernet(Skeleton):
 
     def build_features(self, affine: bool) -> nn.ModuleList:
         return nn.ModuleList(
-            nn.ModuleList(build_block(choice, layer, affine) for choice in layer.choices) for layer in self.space.layers
+            nn.ModuleList(build_block(choice, layer, affine, self._width(choice)) for choice in layer.choices)
+            for layer in self.space.layers
         )
+
+    def _width(self, choice: Choice) -> int:
+        """What a choice is allocated at."""
+        return max(self.space.widths, default=0) if choice.is_scaled else 0
 
     def blocks(self, arch: Architecture) -> list[nn.Module]:
         """The block of each layer that one architecture runs through."""
@@ -37,4 +43,4 @@ class Supernet(Skeleton):
 
     def forward(self, images: Tensor, arch: Architecture) -> Tensor:
         """`images (B, 3, H, W)` float to logits `(B, classes)`, through the path `arch`."""
-        return self.through(images, self.blocks(arch))
+        return self.through(images, self.blocks(arch), self.space.middles(arch))

@@ -7,7 +7,7 @@ evaluation wants the bare mapping. All three forms are understood. Tensor names 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from spos_cli.errors import CheckpointError
 from spos_cli.models.blocks import build_block
-from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import IDENTITY, Choice, Layer, SearchSpace
+from spos_cli.space.architecture import Architecture, Option
+from spos_cli.space.search_space import IDENTITY, Layer, SearchSpace
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -70,16 +70,19 @@ def infer_architecture(space: SearchSpace, state: State) -> Architecture:
     if not every - may_be_empty <= layers.keys() <= every:
         raise CheckpointError(f"the network has {len(layers)} layers, the space {space.num_layers}")
     affine = is_affine(state)
-    return Architecture(tuple(_choice(layer, layers.get(layer.index, {}), affine) for layer in space.layers))
+    return Architecture.of(
+        _option(layer, options, layers.get(layer.index, {}), affine)
+        for layer, options in zip(space.layers, space.options.by_layer, strict=True)
+    )
 
 
-def _choice(layer: Layer, found: Shapes, affine: bool) -> int:
-    """The choice of one layer that has these tensors."""
-    alike = [index for index, choice in enumerate(layer.choices) if _shapes(choice, layer, affine) == found]
+def _option(layer: Layer, options: Sequence[Option], found: Shapes, affine: bool) -> Option:
+    """The choice of one layer that has these tensors, and its width."""
+    alike = [option for option in options if _shapes(layer, option, affine) == found]
     if len(alike) == 1:
         return alike[0]
     if alike:
-        same = ", ".join(layer.choices[index].name for index in alike)
+        same = ", ".join(layer.choices[option.choice].name for option in alike)
         raise CheckpointError(
             f"layer {layer.index} of the network may be any of {same}, whose tensors are alike; a model.pt of spos says"
             " which"
@@ -88,12 +91,19 @@ def _choice(layer: Layer, found: Shapes, affine: bool) -> int:
     depthwise = [shape for shape in found.values() if len(shape) == 4 and shape[1] == 1]
     raise CheckpointError(
         f"layer {layer.index} of the network is none of the space's choices ({names}) with"
-        f" {layer.out_channels // 2} middle channels; it has {len(found)} tensors, the depthwise ones"
+        f" {_middles(layer, options)} middle channels; it has {len(found)} tensors, the depthwise ones"
         f" {', '.join('x'.join(map(str, shape)) for shape in depthwise[:4]) or 'missing'}"
     )
 
 
-def _shapes(choice: Choice, layer: Layer, affine: bool) -> Shapes:
-    """Names and shapes of a choice's tensors."""
+def _middles(layer: Layer, options: Sequence[Option]) -> str:
+    """The numbers of middle channels that a layer may have."""
+    every = {layer.middle(layer.choices[option.choice], option.width) for option in options}
+    return ", ".join(map(str, sorted(every - {0})))
+
+
+def _shapes(layer: Layer, option: Option, affine: bool) -> Shapes:
+    """Names and shapes of an option's tensors."""
     with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in build_block(choice, layer, affine).state_dict().items()}
+        block = build_block(layer.choices[option.choice], layer, affine, option.width)
+    return {name: tuple(tensor.shape) for name, tensor in block.state_dict().items()}

@@ -8,19 +8,19 @@ candidates again.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spos_cli import seeding
 from spos_cli.errors import LimitError
 from spos_cli.search.journal import Origin
+from spos_cli.search.statistics import crowding, fronts
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import CostDistribution, CostTable
-from spos_cli.space.sampling import draw_choices
+from spos_cli.space.cost import CostTable
 
 TRIES = 2000  # of a random candidate under several limits
 ENUMERATED = 100_000  # architectures that are gone through one by one when tries have failed
@@ -80,6 +80,7 @@ class Evolution:
         mutations, crossovers: children per generation; random candidates fill the rest.
         mutation_probability: of each layer, to be drawn anew.
         others: more limits, under which candidates are drawn by rejection: best the ones that leave more.
+        front_on: the cost of which the search is for the whole front, cost against score; None: for the best score.
     """
 
     table: CostTable
@@ -92,6 +93,7 @@ class Evolution:
     mutation_probability: float
     seed: int
     others: tuple[tuple[CostTable, int], ...] = ()
+    front_on: CostTable | None = None
 
     def search(
         self,
@@ -104,7 +106,7 @@ class Evolution:
         No architecture comes twice. The search ends early when it has seen all that the limit allows.
 
         Args:
-            evaluate: scores a generation.
+            evaluate: scores a generation; below 0 are those that lost a race, which are never on a front.
             known: scores of another search, to go on from: its best are the parents of the first generation.
             watch: is told of each generation, before it is scored, how its operators fared.
         """
@@ -122,27 +124,31 @@ class Evolution:
             yield results
 
     def best_of(self, archs: Iterable[Architecture], scores: Mapping[Architecture, float]) -> list[Architecture]:
-        """The next parents: by score, then the cheaper, then the one that came earlier."""
+        """The next parents: by score, then the cheaper, then the one that came earlier.
+
+        In a search for a front those of NSGA-II (Deb et al. 2002): by front, then the less crowded.
+        """
+        if self.front_on is not None:
+            return self.spread_of([arch for arch in archs if scores[arch] >= 0], scores, self.front_on)
         return sorted(archs, key=lambda arch: (-scores[arch], self.table.of(arch)))[: self.parents]
+
+    def spread_of(
+        self, archs: Sequence[Architecture], scores: Mapping[Architecture, float], table: CostTable
+    ) -> list[Architecture]:
+        """The first `parents` by front, then by crowding distance, then the cheaper."""
+        costs, values = (np.array([of(arch) for arch in archs], np.float64) for of in (table.of, scores.__getitem__))
+        best: list[Architecture] = []
+        for members in fronts(costs, values):
+            if len(best) >= self.parents:
+                break
+            order = np.argsort(-crowding(costs[members], values[members]), kind="stable")
+            best += [archs[members[index]] for index in order]
+        return best[: self.parents]
 
     def allows(self, arch: Architecture) -> bool:
         """Whether an architecture is under all limits."""
         under = self.limit is None or self.table.of(arch) <= self.limit
         return under and all(table.of(arch) <= limit for table, limit in self.others)
-
-    @property
-    def distribution(self) -> CostDistribution | None:
-        """Of the first cost; None if it is too fine to be counted, and there is no limit on it.
-
-        Raises:
-            LimitError: it is too fine, and there is a limit.
-        """
-        try:
-            return self.table.distribution()
-        except LimitError:
-            if self.limit is not None:
-                raise
-            return None
 
     def require_candidates(self) -> None:
         """Raises LimitError if the limits allow no architecture, as far as can be seen; the message says why."""
@@ -204,15 +210,26 @@ class Evolution:
         return Proposal(candidates, draws)
 
     def mutate(self, parent: Architecture, rng: np.random.Generator) -> Architecture:
-        """Draws each layer anew with `mutation_probability`."""
+        """Draws the choice of each layer anew with `mutation_probability`, and its width."""
+        options = self.table.options
         anew = rng.random(len(parent)) < self.mutation_probability
-        drawn = draw_choices(self.table.counts, rng)
-        return Architecture(tuple(np.where(anew, drawn, parent.choices).tolist()))
+        choices = np.where(anew, options.draw_choices(rng), parent.choices)
+        if not options.widths:
+            return Architecture(tuple(choices.tolist()))
+        # A choice without a width has none to hand on.
+        anew = (rng.random(len(parent)) < self.mutation_probability) | (_widths(parent) == 0)
+        return options.joined(choices, np.where(anew, options.draw_widths(rng), _widths(parent)))
 
     def cross(self, one: Architecture, other: Architecture, rng: np.random.Generator) -> Architecture:
         """Takes each layer from either parent."""
         from_one = rng.random(len(one)) < 0.5
-        return Architecture(tuple(np.where(from_one, one.choices, other.choices).tolist()))
+        choices = np.where(from_one, one.choices, other.choices)
+        return self.table.options.joined(choices, np.where(from_one, _widths(one), _widths(other)))
+
+
+def _widths(arch: Architecture) -> NDArray[np.int64]:
+    """By layer, zeros where there are none: `(layers,)`."""
+    return np.array(arch.widths or (0,) * len(arch))
 
 
 def _pick(best: Sequence[Architecture], rng: np.random.Generator) -> Architecture:
@@ -226,9 +243,8 @@ class _Fresh:
         self.table, self.limit, self.others = evolution.table, evolution.limit, evolution.others
         self.allows, self.seen = evolution.allows, seen
         self.draws = Draws()  # of whoever draws now
-        self.distribution = evolution.distribution
-        # Without the other limits.
-        self.count = self.distribution.count(None, self.limit) if self.distribution else math.prod(self.table.counts)
+        self.distribution = evolution.table.distribution()
+        self.count = self.distribution.count(None, self.limit)  # without the other limits
 
     def take(self, arch: Architecture) -> bool:
         """Marks an architecture as seen, and counts it; False if it was seen, or if it is over a limit."""
@@ -246,7 +262,7 @@ class _Fresh:
     def draw(self, rng: np.random.Generator) -> Architecture | None:
         """One of them, uniformly; None when there is none left, or none is found among very many."""
         if len(self.seen) * 2 <= self.count:  # at most two tries on average, but for other limits
-            for _ in range(TRIES) if self.others else itertools.count():
+            for _ in range(TRIES) if self.others or not self.distribution.is_exact else itertools.count():
                 if self.take(arch := self.any(rng)):
                     return arch
             if self.count > ENUMERATED:
@@ -260,12 +276,8 @@ class _Fresh:
 
     def any(self, rng: np.random.Generator) -> Architecture:
         """An architecture at or under the first limit."""
-        if self.distribution:
-            return self.distribution.draw(rng, None, self.limit)
-        return Architecture(tuple(draw_choices(self.table.counts, rng).tolist()))
+        return self.distribution.draw(rng, None, self.limit)
 
     def all(self) -> Iterator[Architecture]:
         """All of them, in lexicographic order."""
-        if self.distribution:
-            return self.distribution.enumerate(None, self.limit)
-        return map(Architecture, itertools.product(*map(range, self.table.counts)))
+        return self.distribution.enumerate(None, self.limit)

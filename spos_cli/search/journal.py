@@ -10,21 +10,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from spos_cli.errors import ArchitectureError, RunError
+from spos_cli.search import statistics
 from spos_cli.search.racing import Outcomes
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.cost import MAX_COST
 
 Origin = Literal["random", "mutation", "crossover", "imported"]
 
 # What a line raises that is no entry: no JSON, or of another form, or nested without end.
 NO_ENTRY = (ArchitectureError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)  # bits of each byte
+ROWS = 1024  # of outcomes that are compared at once
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,16 @@ class Entry:
         """Less is better: complete scores, the higher top-1, the cheaper."""
         return self.partial, -self.top1, self.flops, self.architecture
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the top-1 on all images of this kind lies, at 95 %; what makes a search pick the best is not in it."""
+        return statistics.interval(self.right, self.images)
+
+    @property
+    def right(self) -> int:
+        """Images whose label has the largest logit."""
+        return round(self.top1 * self.images)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for files."""
         fields = {**asdict(self), "architecture": self.architecture.to_list()}
@@ -63,7 +78,10 @@ class Entry:
         fields = json.loads(line)
         entry = Entry(architecture=Architecture.from_list(fields.pop("architecture")), **fields)
         numbers = (entry.flops, entry.params, entry.images, entry.generation)
-        if not all(type(number) is int and number >= 0 for number in numbers) or entry.images * entry.flops == 0:
+        if (
+            not all(type(number) is int and 0 <= number <= MAX_COST for number in numbers)
+            or entry.images * entry.flops == 0
+        ):
             raise ValueError("a number that is none")
         if not (0 <= entry.top1 <= 1 and 0 <= entry.top5 <= 1 and entry.origin in get_args(Origin)):
             raise ValueError("a score outside of its range, or an unknown origin")
@@ -168,8 +186,35 @@ class Bitmaps:
         unpacked = np.unpackbits(np.frombuffer(bits, np.uint8), count=self.images) if len(bits) == self.width else None
         return None if unpacked is None else unpacked.astype(bool)
 
+    def overlaps(self, row: int, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of each of `rows` `(n,)`: images that are right there, and those that are right there and in `row`.
+
+        Both are -1 for all that were not kept, and for all rows if `row` was not. The file is read once.
+        """
+        right, both = np.full((2, len(rows)), -1, np.int64)
+        try:
+            content = np.fromfile(self.path, np.uint8)
+        except OSError:
+            return right, both
+        kept = content[: len(content) // self.width * self.width].reshape(len(content) // self.width, self.width)
+        wanted = np.array(rows, np.int64)
+        there = np.flatnonzero(wanted < len(kept))
+        if row < len(kept):
+            for part in np.split(there, range(ROWS, len(there), ROWS)):
+                bits = kept[wanted[part]]
+                right[part] = ONES[bits].sum(1, dtype=np.int64)
+                both[part] = ONES[bits & kept[row]].sum(1, dtype=np.int64)
+        return right, both
+
 
 def ranking(entries: Iterable[Entry], flops_limit: int | None = None) -> list[Entry]:
     """Best first; partial scores come last."""
     allowed = [entry for entry in entries if flops_limit is None or entry.flops <= flops_limit]
     return sorted(allowed, key=lambda entry: entry.rank)
+
+
+def pareto(entries: Iterable[Entry]) -> list[Entry]:
+    """The front over FLOPs and top-1 of those that were scored to the end, by FLOPs."""
+    complete = [entry for entry in entries if not entry.partial]
+    costs, scores = [entry.flops for entry in complete], [entry.top1 for entry in complete]
+    return [complete[index] for index in statistics.front(costs, scores)]

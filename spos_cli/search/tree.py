@@ -14,9 +14,9 @@ from torch import Tensor
 
 from spos_cli.models.blocks import Branch, ChoiceBlock, TwoBranchBlock
 from spos_cli.models.folding import Calibration, Plan, WholeCalibration, plan
-from spos_cli.models.routing import Pieces, joined, routing
+from spos_cli.models.routing import Order, Pieces, joined, routing
 from spos_cli.models.supernet import Supernet
-from spos_cli.space.architecture import Architecture
+from spos_cli.space.architecture import Architecture, Option
 
 
 class Node:
@@ -24,14 +24,14 @@ class Node:
 
     Attributes:
         candidates: their numbers.
-        children: what follows for them, by choice.
+        children: what follows for them, by choice and width.
         branches: with statistics of its own, and folded after calibration.
     """
 
     def __init__(self, place: int, calibrations: Sequence[Calibration | WholeCalibration]) -> None:
         self.place = place
         self.candidates: set[int] = set()
-        self.children: dict[int, Node] = {}
+        self.children: dict[Option, Node] = {}
         self.calibrations = calibrations
         self.folded: list[Callable[[Tensor], Tensor]] = []
 
@@ -57,26 +57,27 @@ class Tree:
     def __init__(self, supernet: Supernet, candidates: Sequence[Architecture], dtype: torch.dtype) -> None:
         self.supernet, self.dtype = supernet, dtype
         self.ways = routing(supernet.space, supernet.classifier[0].weight.device)
-        plans: dict[tuple[int, int], list[Plan]] = {}
+        plans: dict[tuple[int, Option], list[Plan]] = {}
 
-        def node(place: int, choice: int) -> Node:
-            branches = self._branches(place, choice)
+        def node(place: int, option: Option, middle: int | None = None) -> Node:
+            branches = self._branches(place, option.choice)
             if isinstance(branches, ChoiceBlock):
-                return Node(place, [WholeCalibration(branches, dtype)])
-            if (place, choice) not in plans:
+                return Node(place, [WholeCalibration(branches, Order(middle=middle), dtype)])
+            if (place, option) not in plans:
                 inputs = self.ways.orders[place].inputs
-                plans[place, choice] = [plan(branch, inputs, outputs, dtype) for branch, outputs in branches]
-            return Node(place, [Calibration(parts) for parts in plans[place, choice]])
+                plans[place, option] = [plan(branch, inputs, outputs, middle, dtype) for branch, outputs in branches]
+            return Node(place, [Calibration(parts) for parts in plans[place, option]])
 
-        self.root = node(0, 0)
+        self.root = node(0, Option(0))
         for number, arch in enumerate(candidates):
             at = self.root
             at.candidates.add(number)
             # The head has no choices, but statistics of its own for each candidate.
-            for place, choice in enumerate([*arch, 0], 1):
-                if choice not in at.children:
-                    at.children[choice] = node(place, choice)
-                at = at.children[choice]
+            path = zip([*arch.options, Option(0)], [*supernet.space.middles(arch), None], strict=True)
+            for place, (option, middle) in enumerate(path, 1):
+                if option not in at.children:
+                    at.children[option] = node(place, option, middle)
+                at = at.children[option]
                 at.candidates.add(number)
 
     def _branches(self, place: int, choice: int) -> list[tuple[Branch, Tensor | None]] | ChoiceBlock:
@@ -110,12 +111,12 @@ class Tree:
         at = self.root
         while True:
             at.candidates.discard(number)
-            below = next(((choice, child) for choice, child in at.children.items() if number in child.candidates), None)
+            below = next(((option, child) for option, child in at.children.items() if number in child.candidates), None)
             if below is None:
                 return
-            choice, child = below
+            option, child = below
             if child.candidates == {number}:
-                del at.children[choice]
+                del at.children[option]
                 return
             at = child
 

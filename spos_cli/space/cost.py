@@ -7,7 +7,6 @@ import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
@@ -18,43 +17,41 @@ from numpy.typing import NDArray
 
 from spos_cli.errors import ConfigError, LimitError
 from spos_cli.space.architecture import Architecture, shown
+from spos_cli.space.options import Options
 
-MAX_CELLS = 2**27  # of a table of counts: 1 GiB of int64
 MAX_INT64_COUNT = 2**62  # of architectures; more are counted in Python's whole numbers
+MAX_CELLS = 2**24  # of a table of exact counts: 128 MiB of int64
+MAX_WHOLE_CELLS = 2**21  # of one of Python's whole numbers, which take more room, and ten times as long
+COARSE_CELLS = 2**20  # of one whose costs are rounded: rounding moves few architectures into a range
+DRAWS = 10_000  # until a range of costs that could not be counted exactly is taken for empty
 MAX_COST = 10**18
 LABELS = {"flops": "FLOPs", "params": "parameters", "latency": "of latency"}  # what is counted, as people write it
 UNITS = {"": 0, "K": 3, "M": 6, "G": 9, "T": 12}  # and their powers of ten
 SIZE = re.compile(r"(\d+\.?\d*|\.\d+)(?:e([+-]?\d{1,3}))?([kmgt]?)", re.ASCII | re.IGNORECASE)
 
 
-@dataclass(frozen=True, eq=False)
 class CostTable:
-    """An additive cost: a fixed part, and one entry for each choice of each layer.
+    """An additive cost: a fixed part, and one entry for each option of each layer.
 
-    Attributes:
+    Args:
         name: what is counted, `flops` (multiply-adds), `params` or `latency` (microseconds).
         fixed: cost of the stem and the head.
-        rows: by layer, the costs of its choices; layers may have different numbers of them.
+        rows: by layer, the costs of its options; layers may have different numbers of them.
+        options: what they are; by default choices without widths.
     """
 
-    name: str
-    fixed: int
-    rows: Sequence[Sequence[int]]
-
-    def __post_init__(self) -> None:
-        rows = tuple(tuple(map(int, row)) for row in self.rows)
-        assert rows, "a cost table without layers"
-        assert all(rows), "a layer without choices"
-        object.__setattr__(self, "rows", rows)
-
-    @property
-    def counts(self) -> list[int]:
-        """The number of choices of each layer."""
-        return [len(row) for row in self.rows]
+    def __init__(self, name: str, fixed: int, rows: Sequence[Sequence[int]], options: Options | None = None) -> None:
+        self.name, self.fixed = name, fixed
+        self.rows = tuple(tuple(map(int, row)) for row in rows)
+        assert self.rows, "a cost table without layers"
+        assert all(self.rows), "a layer without choices"
+        counts = [len(row) for row in self.rows]
+        self.options = options or Options.plain(counts)
+        assert counts == self.options.counts, "a cost for each option"
 
     def of(self, arch: Architecture) -> int:
         """The cost of one architecture that the space has: a sum of look-ups."""
-        return self.fixed + sum(row[choice] for row, choice in zip(self.rows, arch, strict=True))
+        return self.fixed + sum(row[place] for row, place in zip(self.rows, self.options.places(arch), strict=True))
 
     @cached_property
     def minimum(self) -> int:
@@ -69,12 +66,12 @@ class CostTable:
     @property
     def cheapest(self) -> Architecture:
         """The first architecture of the least cost."""
-        return Architecture(tuple(row.index(min(row)) for row in self.rows))
+        return self.options.architecture([row.index(min(row)) for row in self.rows])
 
     @property
     def dearest(self) -> Architecture:
         """The first architecture of the largest cost."""
-        return Architecture(tuple(row.index(max(row)) for row in self.rows))
+        return self.options.architecture([row.index(max(row)) for row in self.rows])
 
     @property
     def mean(self) -> float:
@@ -106,28 +103,28 @@ class CostDistribution:
     least cost. `at_most[l][c]` is the number of ways to complete the layers from `l` on with at most `c` units; it
     ends where all of them are counted. Counts are int64 where they fit, else Python's whole numbers: exact either way.
 
+    Where there are too many units for a table (widths of channels have costs that hardly share a divisor), each cost is
+    rounded down to a coarser one. A range then counts too many architectures, those that rounding has moved into it;
+    draws are exact still, since what is outside of the range is drawn again.
+
     Attributes:
         table: the cost that is counted.
-        unit: the greatest common divisor; 1 if all architectures cost the same.
+        unit: what costs are counted in; 1 if all architectures cost the same.
         width: number of units from the least to the largest cost, both included.
-
-    Raises:
-        LimitError: the costs have no common unit coarse enough for a table.
+        is_exact: whether it is the greatest common divisor.
     """
 
     def __init__(self, table: CostTable) -> None:
         self.table = table
         offsets = [[cost - min(row) for cost in row] for row in table.rows]
         self.unit = math.gcd(*(offset for row in offsets for offset in row)) or 1
+        layers, span = len(offsets), sum(map(max, offsets))
+        most = MAX_CELLS if math.prod(table.options.counts) < MAX_INT64_COUNT else MAX_WHOLE_CELLS
+        self.is_exact = layers * (span // self.unit + 1) <= most
+        if not self.is_exact:
+            self.unit = max(1, -(-span * layers // COARSE_CELLS))
         self._steps = [[offset // self.unit for offset in row] for row in offsets]
         self.width = sum(map(max, self._steps)) + 1
-        layers = len(self._steps)
-        if layers * self.width > MAX_CELLS:
-            raise LimitError(
-                f"the {table.label} of the choices differ by multiples of {self.unit:,} only: {layers} layers of"
-                f" {self.width:,} possible sums are too many to count, at most {MAX_CELLS:,} are allowed in all."
-                " Make the costs of the choices coarser (channels in multiples of 8), or do without a limit on them"
-            )
         counts: NDArray[Any] = np.ones(1, np.int64)
         suffixes, ways = [counts], 1
         for row in reversed(self._steps):
@@ -142,9 +139,13 @@ class CostDistribution:
         self._at_most = [_plain(np.cumsum(suffix)) for suffix in reversed(suffixes)]
 
     def _units(self, low: int | None, high: int | None) -> tuple[int, int]:
-        """A range of costs, both ends included, in units above the least cost; cut to the table."""
+        """A range of costs, both ends included, in units above the least cost; cut to the table, no narrower."""
         least = self.table.minimum
-        first = 0 if low is None else max(0, -((least - low) // self.unit))
+        first = 0
+        if low is not None and self.is_exact:
+            first = max(0, -((least - low) // self.unit))
+        elif low is not None:  # less than a unit may be missing in each layer
+            first = max(0, (low - least) // self.unit - len(self._steps) + 1)
         last = self.width - 1 if high is None else min(self.width - 1, (high - least) // self.unit)
         return first, last
 
@@ -157,7 +158,7 @@ class CostDistribution:
         return counts[min(last, most)] - (counts[min(first - 1, most)] if first > 0 else 0)
 
     def count(self, low: int | None, high: int | None) -> int:
-        """Architectures with a cost from `low` to `high`, both included; None is no bound."""
+        """Architectures with a cost from `low` to `high`, both included; None is no bound. If not exact, no fewer."""
         return self._completions(0, *self._units(low, high))
 
     def share(self, low: int | None, high: int | None) -> float:
@@ -165,7 +166,10 @@ class CostDistribution:
         return self.count(low, high) / self._at_most[0][-1]
 
     def quantile(self, q: float) -> int:
-        """The least cost that at least a share `q` of the space is at or under; `q` from 0 to 1, as written."""
+        """The least cost that at least a share `q` of the space is at or under; `q` from 0 to 1, as written.
+
+        If not exact, up to a unit a layer less.
+        """
         assert 0 <= q <= 1, f"a quantile of {q}"
         needed = math.ceil(Fraction(str(q)) * self._at_most[0][-1])
         return self._cost_of_place(max(1, needed))
@@ -177,37 +181,51 @@ class CostDistribution:
     def draw(self, rng: np.random.Generator, low: int | None, high: int | None) -> Architecture:
         """An architecture, uniformly out of all in a range of costs, in one pass over the layers.
 
-        A layer's choice is drawn with the number of its completions as weight, from 53 random bits: exact to
-        2**-53 a layer. Nothing is rejected, so a narrow range takes no longer than the whole space.
+        An option is drawn with the number of its completions as weight, from 53 random bits: exact to 2**-53 a
+        layer. If costs are counted exactly, nothing is rejected: a narrow range takes no longer than the whole space.
 
         Raises:
             LimitError: there is none; the message says which costs are there.
         """
+        if self.is_exact:
+            return self.table.options.architecture(self._draw(rng, low, high))
+        for _ in range(DRAWS):
+            arch = self.table.options.architecture(self._draw(rng, low, high))
+            if self._contains(arch, low, high):
+                return arch
+        raise LimitError(self._empty(low, high))
+
+    def _contains(self, arch: Architecture, low: int | None, high: int | None) -> bool:
+        cost = self.table.of(arch)
+        return (low is None or cost >= low) and (high is None or cost <= high)
+
+    def _draw(self, rng: np.random.Generator, low: int | None, high: int | None) -> list[int]:
+        """The option of each layer, of an architecture in the units of a range."""
         first, last = self._units(low, high)
         ways = self._completions(0, first, last)
         if not ways:
             raise LimitError(self._empty(low, high))
-        choices = []
+        options = []
         before = first - 1  # the units that are too few
         layers = zip(rng.integers(0, 2**53, len(self._steps)).tolist(), self._steps, self._at_most[1:], strict=True)
         for bits, steps, at_most in layers:
             end = len(at_most) - 1  # more units than that complete nothing more
-            place = (bits * ways) >> 53  # `ways` is the sum of the choices' completions
-            for choice, step in enumerate(steps):
-                # As `_completions`, but a call for each choice would be half of the time.
+            place = (bits * ways) >> 53  # `ways` is the sum of the options' completions
+            for option, step in enumerate(steps):
+                # As `_completions`, but a call for each option would be half of the time.
                 most, too_few = last - step, before - step
                 ways = 0 if most < 0 else at_most[most if most < end else end]
                 if too_few >= 0:
                     ways -= at_most[too_few if too_few < end else end]
                 if place < ways:
-                    choices.append(choice)
+                    options.append(option)
                     last, before = most, too_few
                     break
                 place -= ways
-        return Architecture(tuple(choices))
+        return options
 
     def enumerate(self, low: int | None, high: int | None) -> Iterator[Architecture]:
-        """All architectures in a range of costs, in lexicographic order."""
+        """All architectures in a range of costs, in lexicographic order of their options."""
         prefixes: list[tuple[tuple[int, ...], int, int]] = [((), *self._units(low, high))]
         while prefixes:
             prefix, first, last = prefixes.pop()
@@ -215,10 +233,12 @@ class CostDistribution:
             if not self._completions(layer, first, last):
                 continue
             if layer == len(self._steps):
-                yield Architecture(prefix)
+                arch = self.table.options.architecture(prefix)
+                if self.is_exact or self._contains(arch, low, high):
+                    yield arch
                 continue
-            for choice, step in reversed(list(enumerate(self._steps[layer]))):
-                prefixes.append(((*prefix, choice), first - step, last - step))
+            for option, step in reversed(list(enumerate(self._steps[layer]))):
+                prefixes.append(((*prefix, option), first - step, last - step))
 
     def _empty(self, low: int | None, high: int | None) -> str:
         """What to say about a range that holds nothing."""
@@ -231,6 +251,8 @@ class CostDistribution:
             return f"no architecture has at least {written(low)} {label}; {reach}"
         if low > high or high < least or low > most:
             return f"no architecture has {written(low)} to {written(high)} {label}; {reach}"
+        if not self.is_exact:
+            return f"no architecture was found with {low:,} to {high:,} {label}; {reach}"
         # Inside of a gap, costs may look alike when rounded.
         below = self.count(None, low - 1)
         nearest = f"{self._cost_of_place(below):,} and {self._cost_of_place(below + 1):,}"

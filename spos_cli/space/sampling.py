@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spos_cli import seeding
 from spos_cli.errors import ConfigError, LimitError
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable, format_cost
+from spos_cli.space.options import Options
 
 MAX_NAMED = 5  # empty bins in an error
 
@@ -23,27 +23,42 @@ class Sampler(Protocol):
         """Those of a step (0, 1, ...), whose gradients are added up; the same on every call, in every process."""
 
 
-def draw_choices(counts: Sequence[int], rng: np.random.Generator) -> NDArray[np.int64]:
-    """A choice for each layer, uniformly."""
-    first, *others = counts
-    same = all(count == first for count in others)  # NumPy draws other numbers from a list of bounds
-    return rng.integers(first, size=len(counts)) if same else rng.integers(counts)
+@dataclass(frozen=True)
+class WidthWarmUp:
+    """Wide paths first: narrower widths join one by one.
+
+    A supernet whose widths all begin at once hardly converges: narrow paths disturb the channels that all share. So
+    the widest alone is drawn at first, as in the progressive shrinking of Once-for-All (Cai et al., arXiv 1908.09791,
+    section 3.3), which opens elastic widths from wide to narrow.
+
+    Attributes:
+        widths: how many there are.
+        steps: until all of them are drawn; 0 for all from the first step on.
+    """
+
+    widths: int = 0
+    steps: int = 0
+
+    def widest(self, step: int) -> int | None:
+        """How many of the widest are drawn in a step; None for all."""
+        return None if step >= self.steps else 1 + step * self.widths // (self.steps + 1)
 
 
 class UniformSampler:
-    """Every architecture of the space is equally likely (paper, section 3.2).
+    """Every choice of every layer is equally likely, then every width (paper, section 3.2).
 
     Args:
-        counts: the number of choices of each layer.
+        options: of each layer.
         seed: of all draws.
+        warm_up: of the widths.
     """
 
-    def __init__(self, counts: Sequence[int], seed: int) -> None:
-        self.counts, self.seed = counts, seed
+    def __init__(self, options: Options, seed: int, warm_up: WidthWarmUp = WidthWarmUp()) -> None:
+        self.options, self.seed, self.warm_up = options, seed, warm_up
 
     def draw(self, step: int) -> Architecture:
         """The path of a step."""
-        return Architecture(tuple(draw_choices(self.counts, seeding.generator(self.seed, "path", step)).tolist()))
+        return self.options.draw(seeding.generator(self.seed, "path", step), self.warm_up.widest(step))
 
     def paths(self, step: int) -> list[Architecture]:
         """The path of a step."""
@@ -54,23 +69,26 @@ class FairSampler:
     """Strict fairness: each step trains every choice of every layer (Chu et al., FairNAS, arXiv 1907.01845).
 
     The paths of a step are as many as the layer with most choices has; each layer's choices are in an order of their
-    own. A layer with fewer choices begins anew when all have been taken, so some of them come once more.
+    own. A layer with fewer choices begins anew when all have been taken, so some of them come once more. Widths are
+    drawn for each path and layer, uniformly.
 
     Args:
-        counts: the number of choices of each layer.
+        options: of each layer.
         seed: of all draws.
+        warm_up: of the widths.
     """
 
-    def __init__(self, counts: Sequence[int], seed: int) -> None:
-        self.counts, self.seed = counts, seed
+    def __init__(self, options: Options, seed: int, warm_up: WidthWarmUp = WidthWarmUp()) -> None:
+        self.options, self.seed, self.warm_up = options, seed, warm_up
 
     def paths(self, step: int) -> list[Architecture]:
         """The paths of a step."""
-        rng, most = seeding.generator(self.seed, "path", step), max(self.counts)
+        counts = self.options.choices
+        rng, most, widest = seeding.generator(self.seed, "path", step), max(counts), self.warm_up.widest(step)
         columns = [
-            np.concatenate([rng.permutation(count) for _ in range(-(-most // count))])[:most] for count in self.counts
+            np.concatenate([rng.permutation(count) for _ in range(-(-most // count))])[:most] for count in counts
         ]
-        return [Architecture(tuple(row)) for row in np.stack(columns, 1).tolist()]
+        return [self.options.joined(row, self.options.draw_widths(rng, widest)) for row in np.stack(columns, 1)]
 
 
 class CostBinSampler:
@@ -122,11 +140,28 @@ class CostBinSampler:
         return [self.draw(step)]
 
 
-def choice_counts(sampler: Sampler, steps: int, counts: Sequence[int]) -> list[list[int]]:
-    """By layer, how often each choice is trained in the first `steps` steps."""
-    trained = [[0] * count for count in counts]
+@dataclass(frozen=True)
+class Trained:
+    """How often a training takes what; by layer.
+
+    Attributes:
+        choices: each choice.
+        widths: each width, of a choice that has one.
+    """
+
+    choices: list[list[int]]
+    widths: list[list[int]]
+
+
+def count_trained(sampler: Sampler, steps: int, options: Options) -> Trained:
+    """How often each choice and each width is trained in the first `steps` steps."""
+    trained = Trained([[0] * count for count in options.choices], [[0] * len(options.widths) for _ in options.choices])
+    places = {width: place for place, width in enumerate(options.widths)}
     for step in range(steps):
         for arch in sampler.paths(step):
-            for row, choice in zip(trained, arch, strict=True):
+            for row, choice in zip(trained.choices, arch, strict=True):
                 row[choice] += 1
+            for row, width in zip(trained.widths, arch.widths, strict=bool(arch.widths)):
+                if width:
+                    row[places[width]] += 1
     return trained

@@ -12,9 +12,11 @@ from functools import cached_property
 from typing import Any
 
 from spos_cli.errors import ArchitectureError, ConfigError
-from spos_cli.space.architecture import Architecture, shown
+from spos_cli.space.architecture import WIDTH_UNIT, Architecture, Option, format_width, shown
+from spos_cli.space.options import Options
 
 MAX_LAYERS, MAX_CHOICES, MAX_CHANNELS, MAX_PIXELS, MAX_CLASSES = 512, 64, 65_536, 8_192, 1_000_000
+MAX_WIDTHS, MAX_WIDTH = 64, 100 * WIDTH_UNIT
 MAX_NAME, MAX_NUMBER = 64, 10**9  # of what is read from a file: characters of a word, any number
 
 
@@ -72,6 +74,11 @@ class Choice:
     def is_own(self) -> bool:
         """Whether it is a block of the user's, which is imported when it is built."""
         return ":" in self.op
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether it has channels in its middle, whose number widths can change."""
+        return self.op in SHUFFLED or (self.op == "mbconv" and dict(self.parameters)["expand"] > 1)
 
     def __str__(self) -> str:
         return " ".join([self.op, *(f"{key}={value}" for key, value in self.parameters)])
@@ -157,6 +164,12 @@ class Layer:
         main = self.out_channels - self.worked_channels
         return (self.worked_channels, main) if self.stride == 2 else (main,)
 
+    def middle(self, choice: Choice, width: int = 0) -> int:
+        """Channels in the middle of an op, at a width in thousandths, rounded down; 0 if it has no middle."""
+        expand = dict(choice.parameters).get("expand", 0)
+        whole = self.out_channels // 2 if choice.op in SHUFFLED else self.in_channels * expand
+        return whole * width // WIDTH_UNIT if width else whole
+
 
 @dataclass(frozen=True)
 class SearchSpace:
@@ -170,6 +183,8 @@ class SearchSpace:
         classes: size of the output.
         stem_channels, stem_stride: of the first 3x3 convolution.
         head_channels: of the last 1x1 convolution.
+        widths: what the middle channels of a block may be multiplied with, in thousandths, ascending (paper, section
+            3.3: channel search); empty where all blocks have their full width.
 
     Raises:
         ConfigError: no network can be built to these numbers.
@@ -182,11 +197,14 @@ class SearchSpace:
     stem_channels: int
     stem_stride: int
     head_channels: int
+    widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_numbers()
+        _check_widths(self.widths)
         for layer in self.layers:
             _check_layer(layer)
+            _check_middles(layer, self.widths)
 
     def _check_numbers(self) -> None:
         if not self.stages:
@@ -235,15 +253,23 @@ class SearchSpace:
         """Choice blocks."""
         return len(self.layers)
 
-    @property
-    def choice_counts(self) -> list[int]:
-        """The number of choices of each layer."""
-        return [len(layer.choices) for layer in self.layers]
+    @cached_property
+    def options(self) -> Options:
+        """What each layer may be."""
+        scaled = tuple(tuple(choice.is_scaled for choice in layer.choices) for layer in self.layers)
+        return Options(scaled, self.widths)
+
+    def middles(self, arch: Architecture) -> list[int | None]:
+        """By layer, the channels in the middle of its op; None where it has no width of its own."""
+        return [
+            layer.middle(layer.choices[option.choice], option.width) if option.width else None
+            for layer, option in zip(self.layers, arch.options, strict=True)
+        ]
 
     @property
     def size(self) -> int:
         """Architectures."""
-        return math.prod(self.choice_counts)
+        return math.prod(self.options.counts)
 
     @property
     def final_size(self) -> int:
@@ -258,6 +284,9 @@ class SearchSpace:
             if not 0 <= choice < len(layer.choices):
                 names = ", ".join(f"{i} = {c.name}" for i, c in enumerate(layer.choices))
                 raise ArchitectureError(f"layer {layer.index} has choice {choice}; the choices are {names}")
+        for layer, option, options in zip(self.layers, arch.options, self.options.by_layer, strict=True):
+            if option not in options:
+                raise ArchitectureError(_wrong_width(layer, option, self.widths))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for files."""
@@ -268,6 +297,7 @@ class SearchSpace:
             "stages": [stage.to_dict() for stage in self.stages],
             "head_channels": self.head_channels,
             "choices": [choice.to_spec() for choice in self.choices],
+            **({"widths": [width / WIDTH_UNIT for width in self.widths]} if self.widths else {}),
         }
 
     @staticmethod
@@ -277,6 +307,10 @@ class SearchSpace:
         Raises:
             ConfigError: the values describe no space, or say more than this version understands.
         """
+        widths: list[Any] = []
+        if isinstance(values, Mapping) and "widths" in values:
+            widths = _items(values["widths"])
+            values = {name: value for name, value in values.items() if name != "widths"}
         image_size, classes, stem, stages, head_channels, choices = _fields(
             values, "image_size", "classes", "stem", "stages", "head_channels", "choices"
         )
@@ -289,12 +323,65 @@ class SearchSpace:
             stem_channels=_whole(stem_channels),
             stem_stride=_whole(stem_stride),
             head_channels=_whole(head_channels),
+            widths=tuple(map(parse_width, widths)),
         )
 
     @property
     def digest(self) -> str:
         """SHA-256 of the space, in hex."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def parse_width(value: Any) -> int:
+    """A width such as 1.4 in thousandths.
+
+    Raises:
+        ConfigError: it is no number, or finer than a thousandth.
+    """
+    number = type(value) in (int, float) and 0 < value <= MAX_WIDTH / WIDTH_UNIT
+    width = round(value * WIDTH_UNIT) if number else 0
+    if not number or abs(width / WIDTH_UNIT - value) > 1e-9:
+        raise ConfigError(
+            f"widths: {shown(value)} is none; write numbers such as 0.8 or 1.4, from 0.001 to"
+            f" {MAX_WIDTH // WIDTH_UNIT}, in thousandths at the finest"
+        )
+    return width
+
+
+def _check_widths(widths: tuple[int, ...]) -> None:
+    """Raises ConfigError if they are too many, or do not ascend."""
+    if len(widths) > MAX_WIDTHS:
+        raise ConfigError(f"the number of widths is {len(widths)}; it must be at most {MAX_WIDTHS}")
+    if list(widths) != sorted(set(widths)):
+        written = ", ".join(map(format_width, widths))
+        raise ConfigError(f"widths must ascend, without one that comes twice: {written} do not")
+
+
+def _check_middles(layer: Layer, widths: tuple[int, ...]) -> None:
+    """Raises ConfigError if a width leaves an op no channel, or as many as another one does."""
+    for choice in (choice for choice in layer.choices if choice.is_scaled):
+        channels: dict[int, int] = {}
+        for width in widths:
+            middle = layer.middle(choice, width)
+            if middle == 0 or middle in channels:
+                as_ = f"as many as width {format_width(channels[middle])}" if middle else "which is none"
+                raise ConfigError(
+                    f"layer {layer.index}: width {format_width(width)} leaves {choice.name} {middle} of"
+                    f" {layer.middle(choice)} middle channels, {as_}; leave that width away"
+                )
+            channels[middle] = width
+
+
+def _wrong_width(layer: Layer, option: Option, widths: tuple[int, ...]) -> str:
+    """What to say about an option of an existing choice that the space does not have."""
+    choice = layer.choices[option.choice]
+    if not widths:
+        return f"layer {layer.index} is {option}, but the space has no widths; write {option.choice}"
+    if not choice.is_scaled:
+        return f"layer {layer.index} is {option}, but {choice.name} has no width; write {option.choice}"
+    written = ", ".join(map(format_width, widths))
+    is_ = f"has width {format_width(option.width)}" if option.width else "has no width"
+    return f"layer {layer.index} {is_}; the widths are {written}, so write {Option(option.choice, widths[-1])} or so"
 
 
 def _check_choices(choices: tuple[Choice, ...]) -> None:

@@ -90,9 +90,12 @@ class Run(Command):
         self.say(f"kept the earlier {stage} as {aside}")
 
     def record_config(self, stage: Path, processes: Processes) -> None:
-        """Writes the resolved settings to the run folder, and to the stage's; when nothing speaks against them."""
+        """Writes the resolved settings to the run folder, and to the stage's; when nothing speaks against them.
+
+        Those of an audit's short trainings are not the run's.
+        """
         if processes.is_main:
-            for folder in (self.folder, stage):
+            for folder in (stage,) if self.audit_folder in stage.parents else (self.folder, stage):
                 checkpoint.write_atomically(folder / "config.yaml", self.config.to_yaml().encode())
 
 

@@ -311,12 +311,19 @@ def shape_of_space(setup: Setup) -> Finding:
     alike = [index for index, row in enumerate(flops.rows) if len(row) > 1 and len(set(row)) == 1]
     if alike:
         problems.append(f"all choices of layers {_listed(alike)} cost the same FLOPs, so no limit chooses among them")
-    widths = {layer.out_channels // 2 if layer.split else layer.out_channels for layer in space.layers}
-    odd = sorted(width for width in {*widths, space.head_channels} if width % GOOD_WIDTH)
+    channels = {layer.out_channels // 2 if layer.split else layer.out_channels for layer in space.layers}
+    channels |= {
+        layer.middle(choice, width)
+        for layer in space.layers
+        for choice in layer.choices
+        if choice.is_scaled
+        for width in space.widths
+    }
+    odd = sorted(number for number in {*channels, space.head_channels} if number % GOOD_WIDTH)
     if odd:
         problems.append(f"convolutions of {_listed(odd)} channels are slow: multiples of {GOOD_WIDTH} are not")
     if problems:
-        return Finding("shape of the space", "warn", "; ".join(problems), "change its stages or its choices")
+        return Finding("shape of the space", "warn", "; ".join(problems), "change its stages, choices or widths")
     return Finding("shape of the space", "ok", f"the last stage works on {last.in_size}x{last.in_size} pixels")
 
 
@@ -754,7 +761,7 @@ def speed_sampler(setup: Setup) -> Sampler:
     try:
         return make_sampler(setup.run, setup.space)
     except LimitError:
-        return UniformSampler(setup.space.choice_counts, setup.config.seed)
+        return UniformSampler(setup.space.options, setup.config.seed)
 
 
 def loader_rate(setup: Setup, size: int) -> float:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import pickle
 import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from spos_cli.engine import checkpoint
+from spos_cli.engine.progress import warn
 from spos_cli.errors import ConfigError, LimitError, RunError
-from spos_cli.models.counting import count
 from spos_cli.models.published_table import PICKLE_PROTOCOL
 from spos_cli.models.weights import to_published
-from spos_cli.search.journal import Entry, Journal, ranking
+from spos_cli.search import ties
+from spos_cli.search.journal import Entry, Journal, pareto, ranking
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import format_cost
+from spos_cli.space.cost import LABELS, format_cost
 from spos_cli.stages.common import Run, read_settings
-from spos_cli.stages.search import read_candidates
+from spos_cli.stages.search import percent, read_candidates, rounded
 from spos_cli.stages.weights_file import Weights, network_content, read_weights, supernet_content
 
 ArchFormat = Literal["yaml", "pkl"]
@@ -43,45 +46,132 @@ def weights_format(form: str | None) -> WeightsFormat:
     raise ConfigError(f"--format {form} is for architectures; weights are written as published or spos")
 
 
-def run(run: Run, top: int, limit: int | None, source: Path | None, form: ArchFormat) -> None:
-    """Leaves `archs/<id>/arch.yaml` for the best `top`; nothing is scored again.
+@dataclass(frozen=True)
+class Question:
+    """Which of the scored candidates are asked for.
+
+    Attributes:
+        top: how many; None for one, or with `front` for all of it.
+        flops_limit, params_limit: only candidates at or under them are considered.
+        smallest: of those that a paired test cannot tell from the best, the cheapest instead of the best.
+        front: those that no other one beats in FLOPs and top-1, all of them.
+
+    Raises:
+        ConfigError: the parts of the question do not go together.
+    """
+
+    top: int | None = None
+    flops_limit: int | None = None
+    params_limit: int | None = None
+    smallest: bool = False
+    front: bool = False
+
+    def __post_init__(self) -> None:
+        for given, name in ((self.top is not None, "--top"), (self.smallest, "--prefer smallest")):
+            if self.front and given:
+                raise ConfigError(f"--pareto is the whole front, from small to large; leave {name} away")
+
+    @property
+    def limits(self) -> list[tuple[str, int]]:
+        """What is limited, by its name in an entry, and how."""
+        both = (("flops", self.flops_limit), ("params", self.params_limit))
+        return [(name, limit) for name, limit in both if limit is not None]
+
+
+def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> None:
+    """Leaves `archs/<id>/arch.yaml` for each candidate that is asked for; nothing is scored again.
 
     Args:
-        top: how many.
-        limit: FLOPs; only candidates at or under it are considered.
         source: a journal, or a published search's checkpoint; by default the run folder's journal.
         form: `pkl` writes the published `arch.pkl`, a pickled tuple, beside each.
 
     Raises:
         RunError: there is no search here, or it is of another space.
-        LimitError: no scored candidate is under the limit.
+        LimitError: no scored candidate is under the limits.
     """
     space = run.config.space.build()
+    journal = source or run.search_folder / "journal.jsonl"
     if source is not None:
-        entries, supernet = read_candidates(source, space, count(space)), None
+        entries, supernet = read_candidates(source, space), None
     else:
-        entries = Journal(run.search_folder / "journal.jsonl").read()
+        entries = Journal(journal).read()
         supernet = read_settings(run)["supernet"] if entries else None
     if not entries:
         raise RunError(f"there are no scored candidates in {source or run.search_folder}; run spos search first")
     for entry in entries:
         space.validate(entry.architecture)
-    best = ranking(entries, limit)[:top]
-    if not best:
-        least, most = min(entry.flops for entry in entries), max(entry.flops for entry in entries)
-        raise LimitError(
-            f"no scored candidate has at most {format_cost(limit or 0)} FLOPs; they have {format_cost(least)} to"
-            f" {format_cost(most)}. Search again with spos search --fresh --flops-limit {format_cost(limit or 0)}"
-        )
+    found, said = answer(question, entries, journal.with_name("outcomes.bits"))
     origin = {"supernet": supernet, "space": space.to_dict()}
-    paths = [write(run, entry, origin, form) for entry in best]
+    paths = [write(run, entry, origin, form) for entry in found]
     rows = [
-        (rank, path, format_cost(entry.flops), format_cost(entry.params), f"{entry.top1:.2%}")
-        for rank, (entry, path) in enumerate(zip(best, paths, strict=True), 1)
+        (
+            number,
+            path,
+            format_cost(entry.flops),
+            format_cost(entry.params),
+            f"{entry.top1:.2%}",
+            percent(entry.interval),
+        )
+        for number, (entry, path) in enumerate(zip(found, paths, strict=True), 1)
     ]
-    run.show("exported", ["rank", "file:", "FLOPs", "params", "one-shot top-1"], rows)
-    run.result([{"file": str(path), **entry.to_dict()} for entry, path in zip(best, paths, strict=True)])
+    columns = ["number" if question.front else "rank", "file:", "FLOPs", "params", "one-shot top-1", "95 % interval"]
+    run.show("exported", columns, rows)
+    for line in said:
+        warn(line)
+    run.result([{"file": str(path), **entry.to_dict()} for entry, path in zip(found, paths, strict=True)])
     run.next(f"retrain {shlex.quote(paths[0])}")
+
+
+def answer(question: Question, entries: Sequence[Entry], bits: Path) -> tuple[list[Entry], list[str]]:
+    """The candidates that are asked for, at least one, and what is to be said of them.
+
+    Args:
+        entries: a whole journal.
+        bits: the outcomes beside it.
+
+    Raises:
+        LimitError: there is none.
+    """
+    allowed = [entry for entry in entries if all(getattr(entry, name) <= limit for name, limit in question.limits)]
+    if not allowed:
+        raise LimitError(unreachable(question, entries))
+    said = []
+    if question.front:
+        found = pareto(allowed)
+        if not found:
+            raise LimitError(f"none of {len(allowed):,} candidates was scored to the end, so there is no front")
+    elif question.smallest:
+        tie = ties.find(allowed, {entry.architecture: row for row, entry in enumerate(entries)}, bits)
+        best = ranking(allowed)
+        found = sorted((entry for entry in best if entry.architecture in tie.tied), key=lambda entry: entry.flops)
+        if tie.unknown:
+            said.append(tie.unknown + ("" if found else "; exported is the best"))
+        if found:
+            said.append(f"of {len(found):,} that a paired test cannot tell from the best, by FLOPs")
+        found = (found or best[:1])[: question.top or 1]
+    else:
+        found = ranking(allowed)[: question.top or 1]
+    if lost := sum(entry.partial for entry in found):
+        said.append(f"{lost:,} of these lost a race: their scores are of the first images only")
+    if len({entry.origin == "imported" for entry in found}) > 1:
+        said.append("some were scored by another search, on other images: these scores are only roughly comparable")
+    return found, said
+
+
+def unreachable(question: Question, entries: Sequence[Entry]) -> str:
+    """Why no candidate is under the limits, and what could be."""
+    asked, ranges, flags = [], [], []
+    for name, limit in question.limits:
+        costs = [getattr(entry, name) for entry in entries]
+        under, label = sum(cost <= limit for cost in costs), LABELS[name]
+        asked.append(f"{format_cost(limit)} {label}")
+        several = f" ({under:,} of them at most {format_cost(limit)})" if len(question.limits) > 1 else ""
+        ranges.append(f"{format_cost(min(costs))} to {format_cost(max(costs))} {label}{several}")
+        flags.append(f"--{name}-limit {format_cost(limit)}")
+    return (
+        f"no scored candidate has at most {' and '.join(asked)}; they have {' and '.join(ranges)}. Search again with"
+        f" spos search --fresh {' '.join(flags)}"
+    )
 
 
 def write(run: Run, entry: Entry, origin: dict[str, Any], form: ArchFormat) -> str:
@@ -90,7 +180,7 @@ def write(run: Run, entry: Entry, origin: dict[str, Any], form: ArchFormat) -> s
         "architecture": entry.architecture.to_list(),
         "flops": entry.flops,
         "params": entry.params,
-        "fitness": {"top1": entry.top1, "top5": entry.top5, "images": entry.images},
+        "fitness": {"top1": entry.top1, "top5": entry.top5, "images": entry.images, "interval": rounded(entry)},
         "found": {"generation": entry.generation, "origin": entry.origin},
         **origin,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from spos_cli.errors import RunError
 from spos_cli.models import latency, published_table
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.latency import OUTLIER, ROUNDS, WARM_UP
-from spos_cli.space.architecture import Architecture, read
+from spos_cli.space.architecture import Architecture, format_width, read
 from spos_cli.space.cost import CostTable, format_cost, format_duration
 from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.common import Run, in_columns
@@ -54,7 +54,7 @@ def run(run: Run, archs: Sequence[str], limit: int | None, form: Literal["json",
     else:
         path = run.folder / "flops_table.json"
         checkpoint.write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
-    show_space(run, space, summary)
+    show_space(run, space, costs, summary)
     run.say(f"written to {path}")
     run.next("supernet-train")
 
@@ -106,14 +106,14 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
     }
     path = run.folder / LATENCY_TABLE
     checkpoint.write_atomically(path, (json.dumps(summary) + "\n").encode())
-    cells = [[format_duration(cost) for cost in row] for row in found.table.rows]
+    cells = [[span(costs, format_duration) for costs in layer] for layer in by_choice(found.table)]
     show_table(run, "latency of each choice", space, cells)
     outliers = sum(spread > OUTLIER for row in found.spread for spread in row)
     conditions, whole = found.conditions, [measured for _, measured, _ in found.whole]
     facts = [
         ("device", f"{conditions.device}, {conditions.threads} threads, {conditions.dtype}, batch {conditions.batch}"),
         ("measured", f"medians of {ROUNDS} rounds, after {WARM_UP} to warm up"),
-        ("outliers", f"{outliers} of {sum(found.table.counts)} have a call of {OUTLIER} times the median or more"),
+        ("outliers", f"{outliers} of {sum(space.options.counts)} have a call of {OUTLIER} times the median or more"),
         ("the table reaches", f"{format_duration(found.table.minimum)} to {format_duration(found.table.maximum)}"),
         (f"{CHECKED} whole networks", f"{format_duration(min(whole))} to {format_duration(max(whole))}"),
         ("Spearman's rank correlation with them", f"{found.spearman:.3f}"),
@@ -134,9 +134,10 @@ def read_latency(run: Run) -> CostTable:
     path = run.folder / LATENCY_TABLE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        table = CostTable("latency", int(content["fixed"]), content["table"])
-        if content["space"] != run.config.space.build().digest:
+        space = run.config.space.build()
+        if content["space"] != space.digest:
             raise RunError(f"{path} was measured for another space; run spos flops-table --latency again")
+        table = CostTable("latency", int(content["fixed"]), content["table"], space.options)
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
         raise RunError(f"there is no {path}, or it is broken; run spos flops-table --latency first") from None
     return table
@@ -164,6 +165,7 @@ def summarize(space: SearchSpace, costs: Costs, limit: int | None) -> dict[str, 
     flops, distribution = costs.flops, costs.flops.distribution()
     summary = {
         "space": space.to_dict(),
+        **({"options": [list(map(str, options)) for options in space.options.by_layer]} if space.widths else {}),
         "fixed": flops.fixed,
         "table": [list(row) for row in flops.rows],
         "params": {"fixed": costs.params.fixed, "table": [list(row) for row in costs.params.rows]},
@@ -186,16 +188,30 @@ def show_table(run: Run, title: str, space: SearchSpace, cells: Sequence[Sequenc
     run.show(title, ["layer", "size:", *titles], table)
 
 
-def show_space(run: Run, space: SearchSpace, summary: dict[str, Any]) -> None:
+def by_choice(table: CostTable) -> list[list[list[int]]]:
+    """The costs of a table by layer, choice and width."""
+    found: list[list[list[int]]] = [[[] for _ in range(count)] for count in table.options.choices]
+    for layer, options, row in zip(found, table.options.by_layer, table.rows, strict=True):
+        for option, cost in zip(options, row, strict=True):
+            layer[option.choice].append(cost)
+    return found
+
+
+def span(costs: Sequence[int], written: Callable[[int], str] = format_cost) -> str:
+    """The cost of a choice; of one with widths the least and the most."""
+    least, most = written(min(costs)), written(max(costs))
+    return least if least == most else f"{least} to {most}"
+
+
+def show_space(run: Run, space: SearchSpace, costs: Costs, summary: dict[str, Any]) -> None:
     """The table per layer and choice, then the distribution."""
-    tables = zip(summary["table"], summary["params"]["table"], strict=True)
-    cells = [
-        [f"{format_cost(f)} / {format_cost(p)}" for f, p in zip(flops, params, strict=True)] for flops, params in tables
-    ]
+    tables = zip(by_choice(costs.flops), by_choice(costs.params), strict=True)
+    cells = [[f"{span(f)} / {span(p)}" for f, p in zip(flops, params, strict=True)] for flops, params in tables]
     show_table(run, "FLOPs / parameters of each choice", space, cells)
     fixed = f"{format_cost(summary['fixed'])} / {format_cost(summary['params']['fixed'])}"
     facts = [
         ("architectures", f"{summary['architectures']:,}"),
+        *([("widths of middle channels", ", ".join(map(format_width, space.widths)))] if space.widths else []),
         ("FLOPs, least and most", f"{format_cost(summary['minimum'])} to {format_cost(summary['maximum'])}"),
         ("mean", format_cost(round(summary["mean"]))),
         ("FLOPs / parameters of stem and head", fixed),

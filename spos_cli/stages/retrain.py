@@ -52,13 +52,13 @@ def run(run: Run, processes: Processes, arch: str | None) -> None:
     images = Images(config, processes)
     images.check()
     with run.working_in(run.retrain_folder / architecture.id, processes):
-        train(run, processes, architecture, images)
+        train(run, processes, architecture, images, run.retrain_folder / architecture.id)
 
 
-def train(run: Run, processes: Processes, architecture: Architecture, images: Images) -> None:
-    """Trains from the last checkpoint, or from the beginning, to the end, and keeps the result."""
+def train(run: Run, processes: Processes, architecture: Architecture, images: Images, folder: Path) -> None:
+    """Trains from the last checkpoint in a folder, or from the beginning, to the end, and keeps the result there."""
     config, training = run.config, run.config.retrain
-    space, folder = config.space.build(), run.retrain_folder / architecture.id
+    space = config.space.build()
     model = initialized(
         lambda: Network(space, architecture, training.affine, training.dropout), weights_seed(config, "network")
     )

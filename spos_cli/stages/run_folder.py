@@ -56,6 +56,11 @@ class Command:
         """Retrained architectures, one folder each."""
         return self.folder / "retrain"
 
+    @property
+    def audit_folder(self) -> Path:
+        """What is known of the trustworthiness of the search."""
+        return self.folder / "audit"
+
     def lock_of(self, stage: Path) -> Path:
         """The file that a stage's process holds while it works."""
         return self.folder / f".{self.name_of(stage)}.lock"

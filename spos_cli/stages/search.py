@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +29,10 @@ from spos_cli.engine.trainer import require_same
 from spos_cli.errors import CheckpointError, ConfigError, RunError
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.supernet import Supernet
-from spos_cli.search import published
+from spos_cli.search import published, statistics, ties
 from spos_cli.search.evaluator import Calibration, Evaluator, Score
 from spos_cli.search.evolution import Candidate, Evolution
-from spos_cli.search.journal import Bitmaps, Entry, Journal, ranking
+from spos_cli.search.journal import Bitmaps, Entry, Journal, pareto, ranking
 from spos_cli.search.overview import Overview
 from spos_cli.search.racing import Race
 from spos_cli.space.architecture import Architecture
@@ -66,7 +67,7 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     costs = count(supernet.space)
     evolution = make_evolution(run, costs)
     evolution.require_candidates()
-    begin_with = read_candidates(earlier, supernet.space, costs) if earlier else None
+    begin_with = read_candidates(earlier, supernet.space) if earlier else None
     images = Images(config, processes)
     images.check()
     with run.working_in(run.search_folder, processes):
@@ -116,8 +117,7 @@ def search(
             if processes.is_main and scoring.changed:  # not for each generation that the journal knows
                 write_result(run, scoring, supernet_digest, complete=False)
     if processes.is_main:
-        write_result(run, scoring, supernet_digest, complete=True)
-        show(run, scoring)
+        show(run, scoring, write_result(run, scoring, supernet_digest, complete=True))
 
 
 @contextlib.contextmanager
@@ -154,7 +154,7 @@ def read_supernet(path: Path, processes: Processes, hint: bool) -> tuple[Weights
     return file, after
 
 
-def read_candidates(path: Path, space: SearchSpace, costs: Costs) -> list[Entry]:
+def read_candidates(path: Path, space: SearchSpace) -> list[Entry]:
     """The scored candidates in a file: a journal of ours, or a published search's checkpoint.
 
     Raises:
@@ -176,6 +176,7 @@ def read_candidates(path: Path, space: SearchSpace, costs: Costs) -> list[Entry]
         raise CheckpointError(
             f"{path} holds no search: expected a journal.jsonl, or a published checkpoint with vis_dict"
         )
+    costs = count(space)
     return published.entries_of(content, space, costs.flops, costs.params, str(path))
 
 
@@ -221,6 +222,7 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
         crossovers=search.crossovers,
         mutation_probability=search.mutation_probability,
         seed=run.config.seed,
+        front_on=costs.flops if search.objective == "pareto" else None,
     )
 
 
@@ -337,7 +339,7 @@ class Scoring:
     Args:
         parents: candidates of a generation that the next one is made of.
         racing: risk of each look of a race against the last of them, or None for no races.
-        overview: is told of all scores, for the dashboard.
+        overview: is told of all scores, for the dashboard of a search.
     """
 
     def __init__(
@@ -348,10 +350,10 @@ class Scoring:
         journal: Journal,
         parents: int,
         racing: float | None,
-        overview: Overview,
+        overview: Overview | None = None,
     ) -> None:
         self.processes, self.evaluator, self.costs, self.journal = processes, evaluator, costs, journal
-        self.parents, self.racing, self.overview = parents, racing, overview
+        self.parents, self.racing, self.overview = parents, racing, overview or Overview(0)
         lines = journal.read()
         self.entries = {entry.architecture: entry for entry in lines}
         self.rows, self.lines = {entry.architecture: row for row, entry in enumerate(lines)}, len(lines)
@@ -391,6 +393,10 @@ class Scoring:
         entries = [self.entries[candidate.architecture] for candidate in candidates]
         self.used += entries
         return [entry.top1 - entry.partial for entry in entries]  # those that lost come after all others
+
+    def tied(self) -> ties.Ties:
+        """What is tied with the best so far."""
+        return ties.find(self.used, self.rows, self.bitmaps.path)
 
     def race(self) -> Race | None:
         """Against the last of the parents, if there are enough of them; the same for a whole generation."""
@@ -514,12 +520,33 @@ def limits_of(run: Run) -> dict[str, int | None]:
     return {"flops": search.flops_limit, **{name: limit for name, limit in others.items() if limit is not None}}
 
 
-def write_result(run: Run, scoring: Scoring, supernet_digest: str, complete: bool) -> None:
-    """`result.yaml`: the best so far, and what they were found with; `complete` when the search has ended."""
-    best = [{"rank": rank, **entry.to_dict()} for rank, entry in enumerate(ranking(scoring.used)[:SHOWN], 1)]
+def with_error(entry: Entry, tie: ties.Ties) -> dict[str, Any]:
+    """A candidate for files: with its score's interval, and whether it is tied with the best."""
+    return {**entry.to_dict(), "interval": rounded(entry), "tied": tie.has(entry.architecture)}
+
+
+def rounded(entry: Entry) -> list[float]:
+    """The interval of its score, for files."""
+    return [round(end, 6) for end in entry.interval]
+
+
+def percent(interval: tuple[float, float]) -> str:
+    """An interval as people write it."""
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+
+
+def write_result(run: Run, scoring: Scoring, supernet_digest: str, complete: bool) -> ties.Ties:
+    """`result.yaml`: the best so far, and what they were found with; what is tied with the best.
+
+    Args:
+        complete: whether the search has ended.
+    """
+    tie = scoring.tied()
+    best = [{"rank": rank, **with_error(entry, tie)} for rank, entry in enumerate(ranking(scoring.used)[:SHOWN], 1)]
     result = {
         "candidates": len(scoring.used),
         "partial": sum(entry.partial for entry in scoring.used),
+        "tied": tie.count,
         "generations": scoring.used[-1].generation,
         "planned": run.config.search.generations,
         "complete": complete,
@@ -527,14 +554,29 @@ def write_result(run: Run, scoring: Scoring, supernet_digest: str, complete: boo
         "supernet": supernet_digest,
         "space": run.config.space.build().to_dict(),
         "best": best,
+        **(front_of(run, scoring, tie) if run.config.search.objective == "pareto" else {}),
     }
     text = yaml.safe_dump(result, sort_keys=False, default_flow_style=None, width=120)
     checkpoint.write_atomically(run.search_folder / "result.yaml", text.encode())
+    return tie
 
 
-def show(run: Run, scoring: Scoring) -> None:
-    """The table of the best, and what comes next."""
-    best = ranking(scoring.used)[:SHOWN]
+def front_of(run: Run, scoring: Scoring, tie: ties.Ties) -> dict[str, Any]:
+    """The front, for files, with its hypervolume (FLOPs times top-1) and the corner that this reaches to."""
+    found, limit = pareto(scoring.used), run.config.search.flops_limit
+    corner = scoring.costs.flops.maximum if limit is None else limit
+    area = statistics.hypervolume([entry.flops for entry in found], [entry.top1 for entry in found], corner)
+    return {
+        "front": [with_error(entry, tie) for entry in found],
+        "hypervolume": area,
+        "reference": {"flops": corner, "top1": 0.0},
+    }
+
+
+def show(run: Run, scoring: Scoring, tie: ties.Ties) -> None:
+    """The table of the best, or of the front, and what comes next."""
+    is_front = run.config.search.objective == "pareto"
+    best = pareto(scoring.used) if is_front else ranking(scoring.used)[:SHOWN]
     rows = [
         (
             rank,
@@ -542,6 +584,8 @@ def show(run: Run, scoring: Scoring) -> None:
             format_cost(entry.flops),
             format_cost(entry.params),
             f"{entry.top1:.2%}",
+            percent(entry.interval),
+            "yes" if tie.has(entry.architecture) else "",
             entry.origin,
         )
         for rank, entry in enumerate(best, 1)
@@ -554,7 +598,14 @@ def show(run: Run, scoring: Scoring) -> None:
     under = f" at or under {' and '.join(written)}" if written else ""
     lost = sum(entry.partial for entry in scoring.used)
     stopped = f"; {lost} others stopped early" if lost else ""
-    title = f"the best of {len(scoring.used)} candidates{under}, scored on {best[0].images:,} images{stopped}"
-    run.show(title, ["rank", "architecture:", "FLOPs", "params", "top-1", "origin:"], rows)
-    run.result([entry.to_dict() for entry in best])
-    run.next("export-arch")
+    which = "front" if is_front else "best"
+    images = (best or scoring.used)[0].images
+    title = f"the {which} of {len(scoring.used)} candidates{under}, scored on {images:,} images{stopped}"
+    columns = ["number" if is_front else "rank", "architecture:", "FLOPs", "params"]
+    run.show(title, [*columns, "top-1", "95 % interval", "tied:", "origin:"], rows)
+    if tie.unknown:
+        run.say(tie.unknown, "yellow")
+    if tie.count:
+        run.say(f"tied: {tie.count:,} candidates, the best among them, that a paired test does not tell from it")
+    run.result([with_error(entry, tie) for entry in best])
+    run.next("export-arch --pareto" if is_front else "export-arch")

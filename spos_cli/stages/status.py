@@ -91,9 +91,10 @@ def run(run: Command) -> None:
     except OSError as error:
         raise RunError(f"cannot read {run.folder}: {error.strerror or error}") from None
     current = where_it_stands(stages)
-    command = f"spos {next_command(run, stages, current)}"
+    command = f"spos {next_command(run, current)}"
     running = [stage for stage in stages if stage.state == "running"]
-    after = current.name if current in running else None
+    ends = [stage.name for stage in running if stage is current or stage.name == "audit"]
+    after = ends[-1] if ends else None
     run.result(
         {"run": str(run.folder), "stages": [stage.to_dict() for stage in stages], "next": command, "after": after}
     )
@@ -122,11 +123,8 @@ def stages_of(run: Command) -> Iterator[Stage]:
         yield training(run, f"retrain {folder.name}", folder, "retrain")
     if not folders:
         yield Stage("retrain", "not begun", run.retrain_folder)
-    audit = run.folder / "audit"
-    if audit.is_dir():
-        process = lock.holder(run.lock_of(audit))
-        state: State = "running" if process else "complete" if (audit / "result.yaml").is_file() else "stopped"
-        yield Stage("audit", state, audit, process=process, changed=changed(audit))
+    if run.audit_folder.is_dir():
+        yield audit(run)
 
 
 def table(run: Command, name: str, stage: str, summary: Callable[[Numbers], Numbers]) -> Iterator[Stage]:
@@ -190,6 +188,8 @@ def search(run: Command) -> Stage:
     own = [entry for entry in entries if entry.origin != "imported"]
     total = settings.population * (settings.generations + 1)
     process = lock.holder(run.lock_of(folder))
+    if process and (other := lock.holder(run.lock_of(run.audit_folder))) and _same(process, other):
+        process = None  # an audit only keeps others away from it
     result = read_yaml(folder / "result.yaml")
     # It may end before: when it has seen all that the limits allow. Older results do not say that it has ended.
     ended = result.get("complete") is True and result.get("planned") == settings.generations
@@ -225,6 +225,11 @@ def search(run: Command) -> Stage:
     )
 
 
+def _same(one: str, other: str) -> bool:
+    """Whether the holders of two locks are one process."""
+    return one.partition(",")[0] == other.partition(",")[0]
+
+
 def exported(run: Command) -> Stage:
     """The architectures that were written; the best of them by its one-shot score."""
     found = {path.parent.name: read_yaml(path) for path in sorted(run.archs_folder.glob("*/arch.yaml"))}
@@ -244,6 +249,31 @@ def exported(run: Command) -> Stage:
         unit="written",
         best={key: value for key, value in best.items() if is_number(value) or key == "id"},
         changed=max(when, default=None),
+    )
+
+
+def audit(run: Command) -> Stage:
+    """The audit, by its result and by what it has trained alone."""
+    folder, alone = run.audit_folder, [path for path in run.audit_folder.glob("alone/*") if path.is_dir()]
+    settings = (settings_of(folder) or run.config).audit
+    process = lock.holder(run.lock_of(folder))
+    result = read_json(folder / "result.json")
+    state: State = "running" if process else "complete" if result else "stopped"
+    done = sum((path / "model.pt").is_file() for path in alone)
+    found: Numbers = {}
+    with contextlib.suppress(KeyError, TypeError):
+        found = {"kendall": result["fidelity"]["kendall"]["value"]}
+    times = [time for path in (folder, *alone) if (time := changed(path)) is not None]
+    return Stage(
+        "audit",
+        state,
+        folder,
+        done,
+        settings.architectures,
+        "trained alone",
+        process,
+        metrics={key: value for key, value in found.items() if is_number(value)},
+        changed=max(times, default=None),
     )
 
 
@@ -308,6 +338,10 @@ def where_it_stands(stages: list[Stage]) -> Stage:
     order = [stage for stage in stages if stage.name.split()[0] in ("supernet", "search", "export-arch", "retrain")]
     if running := [stage for stage in order if stage.state == "running"]:
         return running[-1]
+    for stage in stages:  # the one that need not be, and that nothing waits for
+        newest = all((stage.changed or 0.0) >= (other.changed or 0.0) for other in stages)
+        if stage.name == "audit" and stage.state == "stopped" and newest:
+            return stage
     current = order[0]
     for stage in order:
         older = (stage.changed or 0.0) < (current.changed or 0.0)
@@ -317,30 +351,28 @@ def where_it_stands(stages: list[Stage]) -> Stage:
     return current
 
 
-def next_command(run: Command, stages: list[Stage], current: Stage) -> str:
+def next_command(run: Command, current: Stage) -> str:
     """What to type when the current stage has ended, or to go on with it."""
-    named = {stage.name: stage for stage in stages}
     kind, _, ident = current.name.partition(" ")
     resumed = options(run, current.folder / "config.yaml")
     others = options(run, run.folder / "config.yaml")
     weights = "" if (run.supernet_folder / "last.pt").is_file() else "--weights FILE "
-    if kind == "supernet":
-        return (
-            f"search {others}".rstrip()
-            if current.state in ("running", "complete")
-            else f"supernet-train {resumed}".rstrip()
-        )
-    if kind == "search":
-        if current.state == "stopped":
-            return f"search {weights}{resumed}".rstrip()
-        return f"export-arch {others}".rstrip()
-    if kind == "export-arch":
-        path = current.folder / str(current.best["id"]) / "arch.yaml"
-        return f"retrain {shlex.quote(str(path))} {others}".rstrip()
-    if current.state == "stopped":
-        return f"retrain {architecture(run, ident)} {resumed}".rstrip()
-    model = shlex.quote(str(named[current.name].folder / "model.pt"))
-    return f"evaluate --weights {model} {others}".rstrip()
+    if current.state in ("stopped", "not begun"):
+        again = {
+            "supernet": "supernet-train ",
+            "search": f"search {weights}",
+            "audit": f"audit {weights}",
+            "retrain": f"retrain {architecture(run, ident)} " if ident else "",
+        }
+        return f"{again[kind]}{resumed}".rstrip()
+    exported = shlex.quote(str(current.folder / str(current.best.get("id")) / "arch.yaml"))
+    following = {
+        "supernet": "search",
+        "search": "export-arch",
+        "export-arch": f"retrain {exported}",
+        "retrain": f"evaluate --weights {shlex.quote(str(current.folder / 'model.pt'))}",
+    }
+    return f"{following[kind]} {others}".rstrip()
 
 
 def architecture(run: Command, ident: str) -> str:
@@ -357,7 +389,10 @@ def architecture(run: Command, ident: str) -> str:
 def options(run: Command, recorded: Path) -> str:
     """The options that lead to the settings that were recorded: this command's own ones, if those do."""
     settings = settings_of(recorded.parent)
-    if settings is None or settings.portable() == run.config.portable():
+    if settings is None:
+        return run.flags
+    same_audit = settings.audit == run.config.audit or recorded.parent != run.audit_folder
+    if same_audit and settings.portable() == run.config.portable():
         return run.flags
     return flags_of(recorded, settings, run.folder)
 
@@ -412,6 +447,7 @@ SHOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "flops": ("FLOPs", lambda pair: " to ".join(map(format_cost, pair))),
     "device": ("device", str),
     "spearman": ("rank correlation", "{:.2f}".format),
+    "kendall": ("Kendall's tau", "{:.2f}".format),
 }
 WHILE_RUNNING = ("lr", "images_per_second")
 

@@ -11,8 +11,17 @@ from spos_cli.engine.trainer import Trainer
 from spos_cli.models.counting import count
 from spos_cli.models.skeleton import initialized
 from spos_cli.models.supernet import Supernet
+from spos_cli.space.architecture import format_width
 from spos_cli.space.cost import format_cost
-from spos_cli.space.sampling import CostBinSampler, FairSampler, Sampler, UniformSampler, choice_counts
+from spos_cli.space.sampling import (
+    CostBinSampler,
+    FairSampler,
+    Sampler,
+    Trained,
+    UniformSampler,
+    WidthWarmUp,
+    count_trained,
+)
 from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.common import Images, Run, in_columns, recipe, training_recipe, weights_seed
 
@@ -63,17 +72,18 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
     trainer.train(lambda step: images.batches(indices, training, step, training.steps))
     if processes.is_main:
         show(run, trainer)
-        show_choices(run, space, choice_counts(sampler, training.steps, space.choice_counts))
+        show_trained(run, space, count_trained(sampler, training.steps, space.options))
         run.next("search")
 
 
 def make_sampler(run: Run, space: SearchSpace) -> Sampler:
     """What draws a path for each step; every process draws the same."""
-    config, counts = run.config, space.choice_counts
+    config, options = run.config, space.options
+    warm_up = WidthWarmUp(len(space.widths), config.supernet.width_warmup_steps)
     if config.supernet.sampler == "uniform":
-        return UniformSampler(counts, config.seed)
+        return UniformSampler(options, config.seed, warm_up)
     if config.supernet.sampler == "fair":
-        return FairSampler(counts, config.seed)
+        return FairSampler(options, config.seed, warm_up)
     bins = config.supernet.flops_bins
     return CostBinSampler(count(space).flops, bins.low, bins.high, bins.width, config.seed)
 
@@ -91,9 +101,16 @@ def show(run: Run, trainer: Trainer) -> None:
     run.show("supernet", ["what:", "value:"], rows)
 
 
-def show_choices(run: Run, space: SearchSpace, trained: list[list[int]]) -> None:
-    """How often each choice was trained, on the screen and in `choices.json`: by layer, in the order of its choices."""
-    checkpoint.write_atomically(run.supernet_folder / "choices.json", (json.dumps(trained) + "\n").encode())
-    titles, rows = in_columns(space, [[f"{count:,}" for count in counts] for counts in trained])
+def show_trained(run: Run, space: SearchSpace, trained: Trained) -> None:
+    """How often each choice and each width was trained, on the screen and in `choices.json` and `widths.json`.
+
+    By layer, in the order of the space.
+    """
+    checkpoint.write_atomically(run.supernet_folder / "choices.json", (json.dumps(trained.choices) + "\n").encode())
+    titles, rows = in_columns(space, [[f"{count:,}" for count in counts] for counts in trained.choices])
     table = [[layer.index, *row] for layer, row in zip(space.layers, rows, strict=True)]
     run.show("how often each choice was trained", ["layer", *titles], table)
+    if space.widths:
+        checkpoint.write_atomically(run.supernet_folder / "widths.json", (json.dumps(trained.widths) + "\n").encode())
+        widths = [[layer, *(f"{count:,}" for count in counts)] for layer, counts in enumerate(trained.widths)]
+        run.show("how often each width was trained", ["layer", *map(format_width, space.widths)], widths)

@@ -1,8 +1,9 @@
 """Whether a supernet's ranking means anything: `python -m tests.benchmarks.ranking FOLDER`, about half an hour.
 
-On Fashion-MNIST in the MobileNet-like space (kernels, expansions, depth): a supernet with uniform paths and one with
-fair paths, at equal images; twelve architectures, one from each twelfth of the space by FLOPs, trained alone at a short
-budget; two of them with three seeds each, for the noise that is there anyway. What is in FOLDER is used again.
+On Fashion-MNIST in a space of very different networks (kernels, widths, depth): supernets with uniform paths, without
+and with a warm-up of the widths, and with fair paths, at equal images; twelve architectures, one from each twelfth of
+the range of FLOPs, trained alone at a short budget; two of them with three seeds each, for the noise that is there
+anyway. What is in FOLDER is used again.
 """
 
 from __future__ import annotations
@@ -33,8 +34,21 @@ from spos_cli.stages.common import Images, Run
 from spos_cli.stages.search import make_evaluator
 from spos_cli.stages.weights_file import read_weights
 
-RECIPE, ARCHITECTURES, SEEDS = "fashion_mnist_mobilenet", 12, 3
-STEPS, FAIR_STEPS, ALONE_STEPS = 9000, 1500, 3000  # six paths in each fair step
+RECIPE, ARCHITECTURES, SEEDS = "fashion_mnist_channels", 12, 3
+STEPS, ALONE_STEPS = 9000, 3000
+SUPERNETS = {
+    "uniform": {"supernet.sampler": "uniform", "supernet.steps": STEPS, "supernet.width_warmup_steps": 0},
+    "uniform, warm-up": {
+        "supernet.sampler": "uniform",
+        "supernet.steps": STEPS,
+        "supernet.width_warmup_steps": STEPS // 3,
+    },
+    "fair": {
+        "supernet.sampler": "fair",
+        "supernet.steps": STEPS // 3,
+        "supernet.width_warmup_steps": 0,
+    },  # three paths each
+}
 
 
 def spos(*arguments: str) -> None:
@@ -45,19 +59,18 @@ def spos(*arguments: str) -> None:
 
 
 def stratified(table: CostTable) -> list[Architecture]:
-    """One architecture out of each equal share of the space by cost."""
+    """One architecture out of each equal part of the range of costs."""
     rng, distribution = np.random.default_rng(0), table.distribution()
-    ends = [distribution.quantile(share / ARCHITECTURES) for share in range(ARCHITECTURES + 1)]
+    ends = np.linspace(table.minimum, table.maximum, ARCHITECTURES + 1).astype(int).tolist()
     return [distribution.draw(rng, low, high) for low, high in itertools.pairwise(ends)]
 
 
-def train_supernet(folder: Path, sampler: str) -> Path:
+def train_supernet(folder: Path, name: str) -> Path:
     """The checkpoint of a supernet."""
-    path = folder / sampler / "supernet" / "last.pt"
-    steps = FAIR_STEPS if sampler == "fair" else STEPS
-    settings = [f"supernet.sampler={sampler}", f"supernet.steps={steps}"]
-    spos("supernet-train", "--run-dir", str(folder / sampler), *(part for s in settings for part in ("--set", s)))
-    return path
+    run = folder / name.replace(", ", "-")
+    settings = (f"{key}={value}" for key, value in SUPERNETS[name].items())
+    spos("supernet-train", "--run-dir", str(run), *(part for setting in settings for part in ("--set", setting)))
+    return run / "supernet" / "last.pt"
 
 
 def train_alone(folder: Path, arch: Architecture, seed: int) -> float:
@@ -88,7 +101,7 @@ def main() -> None:
     archs = stratified(table)
     repeated = (archs[1], archs[-2])
     with ThreadPoolExecutor(2) as pool:
-        supernets = [pool.submit(train_supernet, folder, sampler) for sampler in ("uniform", "fair")]
+        supernets = [pool.submit(train_supernet, folder, sampler) for sampler in SUPERNETS]
         alone = {arch: [pool.submit(train_alone, folder, arch, 0)] for arch in archs}
         for arch in repeated:
             alone[arch] += [pool.submit(train_alone, folder, arch, seed) for seed in range(1, SEEDS)]
@@ -96,10 +109,10 @@ def main() -> None:
         trained = {arch: [job.result() for job in jobs] for arch, jobs in alone.items()}
     torch.set_num_threads(1)
     shots = [scores(path.parents[1], path, archs) for path in checkpoints]
-    results = Table("architecture", "FLOPs", "alone", "one-shot, uniform", "one-shot, fair")
-    for arch, uniform, fair in zip(archs, *shots, strict=True):
+    results = Table("architecture", "FLOPs", "alone", *(f"one-shot, {name}" for name in SUPERNETS))
+    for arch, *shot in zip(archs, *shots, strict=True):
         seeds = ", ".join(f"{value:.2%}" for value in trained[arch])
-        results.add_row(str(arch), format_cost(table.of(arch)), seeds, f"{uniform:.2%}", f"{fair:.2%}")
+        results.add_row(str(arch), format_cost(table.of(arch)), seeds, *(f"{value:.2%}" for value in shot))
     console = Console(width=140)
     console.print(results)
     first = [values[0] for values in trained.values()]
@@ -107,7 +120,7 @@ def main() -> None:
     console.print(
         f"alone: {min(first):.2%} to {max(first):.2%}, deviation {statistics.stdev(first):.2%}; seeds {noise:.2%}"
     )
-    for name, shot in zip(("uniform", "fair"), shots, strict=True):
+    for name, shot in zip(SUPERNETS, shots, strict=True):
         tau = kendalltau(first, shot)
         console.print(
             f"{name}: tau {tau.statistic:.2f} (p {tau.pvalue:.3f}); mean one-shot {statistics.mean(shot):.2%}"

@@ -192,6 +192,8 @@ def test_each_anchor_is_compared(anchor: str, monkeypatch: pytest.MonkeyPatch) -
             "ok",
             "1 bin of FLOPs",
         ),
+        (["space.widths=[0.5, 1.0, 1.5]"], "shape of the space", "warn", "channels are slow"),
+        (["space.image_size=2"], "shape of the space", "warn", "1x1 pixels from layer 1 on, before the last stage"),
     ],
 )
 def test_limits_that_do_not_meet_the_space(overrides: list[str], check: str, status: str, said: str) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
+import yaml
 
+from spos_cli import config
+from spos_cli.models.counting import count
+from spos_cli.search.journal import Journal, pareto
+from spos_cli.search.statistics import hypervolume
 from tests.conftest import Spos
 
 pytestmark = pytest.mark.slow
@@ -46,6 +52,35 @@ def test_kill_during_search(finished: Spos, tmp_path: Path) -> None:
     assert journal.read_bytes().startswith(before)
     assert journal.read_bytes() == (theirs / "journal.jsonl").read_bytes()
     assert (spos.run / "search" / "result.yaml").read_bytes() == (theirs / "result.yaml").read_bytes()
+
+
+def test_kill_during_a_search_for_the_front(finished: Spos, tmp_path: Path) -> None:
+    """It goes on to the same bytes; result and table have the front of all its candidates."""
+    whole, broken = Spos(tmp_path / "whole"), Spos(tmp_path / "broken")
+    command = ("search", "--weights", finished.run / "supernet" / "last.pt", "--objective", "pareto", "--json")
+    told = json.loads(whole(*command).stdout)
+    folders = [spos.run / "search" for spos in (whole, broken)]
+    code, _ = broken.interrupt(signal.SIGKILL, lambda: lines(folders[1] / "journal.jsonl") >= 8, *command)
+    assert code == -signal.SIGKILL
+    assert "next: spos export-arch --pareto" in broken(*command[:-1]).stdout
+    for name in ("journal.jsonl", "result.yaml", "outcomes.bits"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    theirs = finished.run / "search" / "journal.jsonl"
+    assert (folders[0] / "journal.jsonl").read_bytes() != theirs.read_bytes()
+
+    entries = Journal(folders[0] / "journal.jsonl").read()
+    result = yaml.safe_load((folders[0] / "result.yaml").read_text())
+    front = [entry.to_dict() for entry in pareto(entries)]
+    assert [{key: entry[key] for key in front[0]} for entry in result["front"]] == front
+    assert told == result["front"]
+    assert all(entry["interval"][0] < entry["top1"] < entry["interval"][1] for entry in told)
+    space = config.load(whole.folder / "spos.yaml").space.build()
+    corner = count(space).flops.maximum  # there is no limit
+    assert result["reference"] == {"flops": corner, "top1": 0}
+    costs, scores = [entry["flops"] for entry in front], [entry["top1"] for entry in front]
+    assert result["hypervolume"] == pytest.approx(hypervolume(costs, scores, corner))
+    settings = [json.loads((spos.run / "search" / "settings.json").read_text()) for spos in (whole, finished)]
+    assert [setting["search"].get("objective") for setting in settings] == ["pareto", None]  # not to be mixed
 
 
 def test_kill_during_retraining(finished: Spos, tmp_path: Path) -> None:

@@ -7,12 +7,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 import yaml
 
+from spos_cli.search.statistics import tied
 from tests.conftest import PROGRAM, Spos, environment
 
 pytestmark = pytest.mark.slow
@@ -22,6 +25,19 @@ FIELDS = {"architecture", "flops", "params", "top1", "top5", "images", "generati
 
 def journal(spos: Spos) -> list[dict[str, object]]:
     return [json.loads(line) for line in (spos.run / "search" / "journal.jsonl").read_text().splitlines()]
+
+
+def check_ties(folder: Path, entries: list[dict[str, Any]], result: dict[str, Any]) -> None:
+    """The intervals, and what is tied with the best, one comparison at a time."""
+    bits = np.unpackbits(np.fromfile(folder / "outcomes.bits", np.uint8).reshape(len(entries), -1), axis=1, count=100)
+    outcomes = {tuple(entry["architecture"]): row for entry, row in zip(entries, bits.astype(bool), strict=True)}
+    winner = outcomes[tuple(result["best"][0]["architecture"])]
+    for entry in result["best"]:
+        right = scipy.stats.binomtest(int(outcomes[tuple(entry["architecture"])].sum()), 100)
+        assert right.statistic == entry["top1"]
+        assert entry["interval"] == pytest.approx(list(right.proportion_ci(0.95, method="wilson")), abs=1e-6)
+        assert entry["tied"] == tied(winner, outcomes[tuple(entry["architecture"])])
+    assert result["tied"] == sum(tied(winner, row) for row in outcomes.values())
 
 
 def test_what_each_command_leaves(finished: Spos) -> None:
@@ -39,6 +55,7 @@ def test_what_each_command_leaves(finished: Spos) -> None:
     result = yaml.safe_load((run / "search" / "result.yaml").read_text())
     best = max(entries, key=lambda entry: (entry["top1"], -entry["flops"]))  # type: ignore[operator]
     assert result["best"][0]["architecture"] == best["architecture"]
+    check_ties(run / "search", entries, result)
     exported = yaml.safe_load(finished.arch().read_text())
     assert (exported["architecture"], exported["flops"]) == (best["architecture"], best["flops"])
 

@@ -57,8 +57,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     assert ended.value.code == 0, arguments
 
 
-@pytest.mark.parametrize("name", ["imagenet", "imagenet_mobilenet", "cifar10", "cifar10_mobilenet", "fashion_mnist",
-                                  "fashion_mnist_mobilenet", "demo"])  # fmt: skip
+@pytest.mark.parametrize("name", ["imagenet", "imagenet_mobilenet", "imagenet_channels", "cifar10", "cifar10_mobilenet",
+                                  "cifar10_channels", "fashion_mnist", "fashion_mnist_mobilenet",
+                                  "fashion_mnist_channels", "demo"])  # fmt: skip
 def test_shipped_spaces(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("spos.yaml").write_text(yaml.safe_dump(quick(name)))
@@ -68,6 +69,8 @@ def test_shipped_spaces(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     space = config.load(Path("spos.yaml")).space.build()
     assert [len(row) for row in trained] == [len(layer.choices) for layer in space.layers]
     assert all(sum(row) == 2 for row in trained)
+    has_widths = "@" in next(Path().glob("runs/quick/archs/*/arch.yaml")).read_text()
+    assert has_widths == bool(space.widths) == Path("runs/quick/supernet/widths.json").exists()
 
 
 OWN = """
@@ -98,20 +101,30 @@ def own(spos: Spos, *choices: object) -> None:
 
 
 def test_a_block_of_the_users(spos: Spos) -> None:
-    """In a space with shuffles, inverted residuals and identity; fair paths; one and two processes."""
+    """In a space with shuffles, inverted residuals and identity, and widths; fair paths; one and two processes."""
     kernel = {"blocks:Plain": {"kernel": 3, "groups": 2}}
     own(spos, {"shuffle": {"kernel": 3}}, {"mbconv": {"kernel": 3, "expand": 2}}, kernel, "identity")
-    said = spos("supernet-train", "--set", "supernet.steps=12", "--set", "supernet.sampler=fair").stdout
+    settings = yaml.safe_load((spos.folder / "spos.yaml").read_text())
+    settings["space"]["widths"] = [0.5, 1, 1.5]
+    settings["supernet"] |= {"steps": 12, "sampler": "fair", "width_warmup_steps": 6}
+    (spos.folder / "spos.yaml").write_text(yaml.safe_dump(settings))
+    said = spos("supernet-train").stdout
     assert "how often each choice was trained" in said
+    assert "how often each width was trained" in said
     trained = json.loads((spos.run / "supernet" / "choices.json").read_text())
     assert trained == [[16, 16, 16], [12] * 4, [16, 16, 16], [12] * 4] or [sum(row) for row in trained] == [48] * 4
     spos("search")
     spos("search", "--run-dir", "two", "--weights", spos.run / "supernet" / "last.pt", "--devices", 2)
     journals = [folder / "search" / "journal.jsonl" for folder in (spos.run, spos.folder / "two")]
     assert journals[0].read_bytes() == journals[1].read_bytes()
-    spos("retrain", "2,3,0,2")
+    assert b"@1.5" in journals[0].read_bytes()
+    assert "layer 2 has no width; the widths are 0.5, 1.0, 1.5" in spos("retrain", "2,3,0,2", code=2).stderr
+    spos("retrain", "2,3,0@0.5,2")
     (model,) = spos.run.glob("retrain/*/model.pt")
-    assert "2,3,0,2" in spos("evaluate", "--weights", model).stdout
+    assert "2,3,0@0.5,2" in spos("evaluate", "--weights", model).stdout
+    published = ("--format", "published", "--output", "theirs.pth.tar")
+    spos("export-arch", "--weights", model, *published)
+    assert "2,3,0@0.5,2" in spos("evaluate", "--weights", "theirs.pth.tar").stdout  # as the tensors tell
     # Without the settings that name it, nothing is imported because a file says so.
     (spos.folder / "blocks.py").write_text("raise SystemExit('imported')")
     (spos.folder / "spos.yaml").rename(spos.folder / "mine.yaml")

@@ -28,13 +28,14 @@ from spos_cli.models.blocks import ShuffleBlock
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.options import Options
 from spos_cli.space.sampling import FairSampler, UniformSampler
 from spos_cli.space.search_space import Choice, Layer, SearchSpace, Stage
 from tests.engine.test_optim import SPACE
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 STEPS, BATCH = 6, 8
-SAMPLER = UniformSampler([2] * SPACE.num_layers, seed=1)
+SAMPLER = UniformSampler(Options.plain([2] * SPACE.num_layers), seed=1)
 
 
 def batches(first: int, last: int, part: slice = slice(None)) -> Iterator[Batch]:
@@ -352,7 +353,7 @@ def train_fairly(rank: int, folder: str) -> None:
 
 
 def fair_trainer(folder: Path, processes: Processes = ALONE) -> Trainer:
-    training, sampler = trainer(folder, processes), FairSampler([2] * SPACE.num_layers, 5)
+    training, sampler = trainer(folder, processes), FairSampler(Options.plain([2] * SPACE.num_layers), 5)
     training.model.dropout.p = 0.0  # type: ignore[union-attr]
     training.arguments = lambda step: [(path,) for path in sampler.paths(step)]
     return training
@@ -360,7 +361,7 @@ def fair_trainer(folder: Path, processes: Processes = ALONE) -> Trainer:
 
 def test_fair_steps_add_the_gradients_of_all_their_paths(tmp_path: Path) -> None:
     in_two_processes(train_fairly, tmp_path)
-    compared_by_hand(tmp_path, FairSampler([2] * SPACE.num_layers, 5).paths)
+    compared_by_hand(tmp_path, FairSampler(Options.plain([2] * SPACE.num_layers), 5).paths)
 
 
 def test_settings_that_were_switched_on_or_off_differ() -> None:

@@ -40,7 +40,7 @@ SPACES = {
 @pytest.mark.parametrize("outputs", [6, 10])
 def test_inverted_residual_is_torchvisions(stride: int, expand: int, outputs: int) -> None:
     layer = Layer(0, 6, outputs, stride, 9, (), False)
-    ours = InvertedResidual(layer, affine=True, kernel=3, expand=expand).eval()
+    ours = InvertedResidual(layer, affine=True, middle=6 * expand, kernel=3, expand=expand).eval()
     theirs = Oracle(6, outputs, stride, expand).eval()
     tensors = list(theirs.state_dict().values())
     ours.load_state_dict(dict(zip(ours.state_dict(), tensors, strict=True)))

@@ -29,7 +29,7 @@ def test_correlation_and_error_are_the_published_formulas() -> None:
 def test_every_choice_is_measured() -> None:
     rounds: list[int] = []
     found = latency.measure(SPACE, torch.device("cpu"), 2, ARCHS[:3], rounds.append)
-    assert found.table.counts == [2] * 4
+    assert found.table.options.counts == [2] * 4
     assert min(map(min, found.table.rows)) >= 1
     assert [arch for arch, _, _ in found.whole] == ARCHS[:3]
     assert all(added == found.table.of(arch) for arch, _, added in found.whole)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,16 @@ def test_the_published_table_is_what_is_measured() -> None:
     result = published_table.compare(published(), published_table.of(PUBLISHED, count(PUBLISHED).flops))
     assert (result.compared, result.differences) == (34, [])
     assert result.others == [{"op": "shufflenet_3x3_stride_1", "key": [64, 64, 12, 56, 56, 1], "flops": 2747136}]
+
+
+def test_other_widths_are_compared_where_the_space_has_them() -> None:
+    """A width of 0.4 of 32 middle channels, rounded down, is the published entry of 12."""
+    space = replace(PUBLISHED, widths=(400, 1000))
+    measured = published_table.of(space, count(space).flops)
+    assert measured["shufflenet_3x3_stride_1"][64, 64, 12, 56, 56, 1] == 2747136
+    result = published_table.compare(published(), measured)
+    assert (result.compared, len(result.differences), result.others) == (66, 31, [])
+    assert {difference["theirs"] for difference in result.differences} == {None}  # entries that this table leaves out
 
 
 def test_every_difference_is_found() -> None:

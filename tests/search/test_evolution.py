@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 from spos_cli.errors import LimitError
 from spos_cli.search import evolution as evolution_module
 from spos_cli.search.evolution import Candidate, Draws, Evolution, Proposal
+from spos_cli.search.statistics import crowding, fronts, hypervolume
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
+from spos_cli.space.options import Options
 
 LAYERS, CHOICES = 8, 4
 TABLE = CostTable("flops", 100, np.random.default_rng(0).integers(1, 50, (LAYERS, CHOICES)))
@@ -107,6 +111,48 @@ def test_mutation_draws_each_layer_with_its_probability() -> None:
     evolution = replace(EVOLUTION, mutation_probability=0.4)
     changed = [sum(a != b for a, b in zip(parent, evolution.mutate(parent, rng), strict=True)) for _ in range(4000)]
     assert np.mean(changed) == pytest.approx(LAYERS * 0.4 * (CHOICES - 1) / CHOICES, rel=0.05)
+
+
+def wide_evolution() -> Evolution:
+    """A space in which the last of three choices has no width."""
+    options = Options(((True, True, False),) * 6, (500, 1000, 1500, 2000))
+    rng = np.random.default_rng(4)
+    table = CostTable("flops", 10, [sorted(rng.integers(1, 50, 9).tolist()) for _ in range(6)], options)
+    return replace(EVOLUTION, table=table, limit=table.distribution().quantile(0.5))
+
+
+def test_mutation_draws_choices_and_widths_apart() -> None:
+    evolution, rng = replace(wide_evolution(), mutation_probability=0.4), np.random.default_rng(0)
+    parent = Architecture((0, 1, 2, 0, 1, 2), (500, 1000, 0, 1500, 2000, 0))
+    children = [evolution.mutate(parent, rng) for _ in range(4000)]
+    options = evolution.table.options
+    assert {option for child in children for option in child.options} == set(options.by_layer[0])
+    choices = np.mean([[one != other for one, other in zip(parent, child, strict=True)] for child in children], 0)
+    assert choices == pytest.approx(0.4 * 2 / 3, abs=0.03)
+    kept = [child for child in children if child[0] == 0]
+    assert np.mean([child.widths[0] != 500 for child in kept]) == pytest.approx(0.4 * 3 / 4, abs=0.03)
+    grown = Counter(child.widths[2] for child in children if child[2] != 2)  # its parent had no width to hand on
+    assert chisquare([grown[width] for width in options.widths]).pvalue > 1e-3
+
+
+def test_crossover_takes_a_choice_with_its_width() -> None:
+    evolution, rng = wide_evolution(), np.random.default_rng(0)
+    one = Architecture((0, 1, 2, 0, 1, 2), (500, 1000, 0, 1500, 2000, 0))
+    other = Architecture((1, 1, 0, 2, 0, 2), (2000, 500, 1000, 0, 500, 0))
+    children = [evolution.cross(one, other, rng) for _ in range(2000)]
+    for layer, (mine, theirs) in enumerate(zip(one.options, other.options, strict=True)):
+        taken = Counter(child.options[layer] for child in children)
+        assert set(taken) == {mine, theirs}
+        if mine != theirs:
+            assert chisquare([taken[mine], taken[theirs]]).pvalue > 1e-3
+
+
+def test_a_space_with_widths_is_searched() -> None:
+    evolution = wide_evolution()
+    scored = run(evolution)
+    assert len({candidate.architecture for candidate, _ in scored}) == len(scored) == 220
+    assert all(evolution.allows(candidate.architecture) for candidate, _ in scored)
+    assert scored == run(evolution)
 
 
 def test_it_goes_on_from_what_another_search_has_scored() -> None:
@@ -239,11 +285,84 @@ def test_what_was_found_once_under_narrow_limits_is_scored(monkeypatch: pytest.M
     assert found
 
 
-def test_costs_that_are_too_fine_to_be_counted_need_no_limit() -> None:
+def test_costs_that_are_too_fine_to_be_counted_exactly() -> None:
     fine = CostTable("flops", 1, [[1, 10**12 + 7], [3, 10**12], [0, 5]])
     evolution = replace(EVOLUTION, table=fine, limit=None, population=20, generations=0)
     evolution.require_candidates()
     (generation,) = evolution.search(lambda candidates: [0.0] * len(candidates))
     assert {candidate.architecture.choices for candidate, _ in generation} == set(itertools.product(range(2), repeat=3))
-    with pytest.raises(LimitError, match="too many to count"):
-        replace(evolution, limit=10**9).require_candidates()
+    limited = replace(evolution, limit=10**9)
+    (generation,) = limited.search(lambda candidates: [0.0] * len(candidates))
+    assert {candidate.architecture.choices for candidate, _ in generation} == {(0, 0, 0), (0, 0, 1)}
+
+
+def every(layers: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cost and value of all architectures of the first layers of the toy space."""
+    paths, rows = np.array(list(itertools.product(range(CHOICES), repeat=layers))), range(layers)
+    return TABLE.fixed + np.array(TABLE.rows)[rows, paths].sum(1), VALUES[rows, paths].sum(1)
+
+
+def test_it_finds_the_optimum_in_far_fewer_evaluations_than_random_search() -> None:
+    """Of six layers, half of whose 4,096 architectures are under the limit; the same 20 seeds for both."""
+    costs, values = every(6)
+    limit, most = int(np.median(costs)), 800
+    optimum = values[costs <= limit].max()
+    toy = replace(EVOLUTION, table=CostTable("flops", TABLE.fixed, TABLE.rows[:6]), limit=limit, generations=most // 20)
+
+    def needed(evolution: Evolution) -> int:
+        """Evaluations until the optimum is found; `most` if it takes more, which favours the slower one."""
+        scored = (score for generation in evolution.search(value) for _, score in generation)
+        return next((number for number, score in enumerate(scored, 1) if score > optimum - 1e-9), most)
+
+    evolved = [needed(replace(toy, seed=seed)) for seed in range(20)]
+    at_random = [needed(replace(toy, seed=seed, parents=0)) for seed in range(20)]
+    assert max(evolved) < most
+    assert np.median(evolved) <= 0.6 * np.median(at_random)
+
+
+@pytest.mark.parametrize("share", [0.6, None])
+def test_a_search_for_the_front_comes_close_to_the_whole_of_it(share: float | None) -> None:
+    """500 of 65,536 architectures; the corner is the dearest allowed and the worst of all, so that little is given."""
+    costs, values = every(LAYERS)
+    limit = None if share is None else int(np.quantile(costs, share))
+    corner = (TABLE.maximum if limit is None else limit, float(values.min()))
+    exact = hypervolume(costs, values, *corner)
+
+    def volume(evolution: Evolution) -> float:
+        scored = run(evolution)
+        assert len(scored) == 500
+        return hypervolume([TABLE.of(c.architecture) for c, _ in scored], [s for _, s in scored], *corner) / exact
+
+    toy = replace(EVOLUTION, limit=limit, front_on=TABLE, population=50, generations=9, parents=10, mutations=25)
+    evolved = [volume(replace(toy, crossovers=25, seed=seed)) for seed in range(10)]
+    assert min(evolved) >= 0.95
+    assert volume(replace(toy, parents=0)) < 0.9
+    assert volume(replace(toy, crossovers=25, front_on=None)) < 0.95  # the best score is another question
+
+
+def test_parents_of_a_front_are_those_of_nsga2() -> None:
+    """By front, then the ends of it, then the less crowded; those that lost a race are none."""
+    rng, evolution = np.random.default_rng(0), replace(EVOLUTION, front_on=TABLE)
+    archs = [Architecture(tuple(path)) for path in rng.integers(CHOICES, size=(60, LAYERS)).tolist()]
+    scores = dict(zip(archs, rng.random(60), strict=True))
+    cheapest = Architecture(TABLE.cheapest.choices)
+    for parents in (1, 5, 30, 80):
+        best = replace(evolution, parents=parents).best_of([*archs, cheapest], {**scores, cheapest: -0.3})
+        assert len(best) == len(set(best)) == min(parents, 60)
+        costs, values = [TABLE.of(arch) for arch in archs], [scores[arch] for arch in archs]
+        left = set(best)
+        for members in fronts(costs, values):
+            chosen = [archs[m] in best for m in members]
+            left -= {archs[m] for m in members}
+            if not all(chosen):
+                distance = crowding(np.take(costs, members), np.take(values, members))
+                worst = min((d for d, taken in zip(distance, chosen, strict=True) if taken), default=np.inf)
+                assert all(d <= worst for d, taken in zip(distance, chosen, strict=True) if not taken)
+                break
+        assert not left  # of the fronts behind the one that is cut
+
+
+def test_a_search_for_the_front_is_replayed_from_its_scores() -> None:
+    toy = replace(EVOLUTION, front_on=TABLE)
+    assert run(toy) == run(toy)
+    assert run(toy) != run(EVOLUTION)

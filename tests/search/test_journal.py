@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spos_cli.errors import RunError
-from spos_cli.search.journal import Bitmaps, Entry, Journal, ranking
+from spos_cli.search.journal import Bitmaps, Entry, Journal, pareto, ranking
 from spos_cli.space.architecture import Architecture
 
 ENTRIES = [
@@ -49,6 +49,7 @@ def test_cut_at_any_byte(tmp_path: Path) -> None:
         b"\xff",
         b'{"architecture": [0]}',
         ENTRIES[0].to_line().encode().replace(b"0.5", b"5.0"),
+        ENTRIES[0].to_line().encode().replace(b'"images": 100', b'"images": 1' + b"0" * 400),
     ],
 )
 def test_a_line_that_is_none_is_named(tmp_path: Path, line: bytes) -> None:
@@ -78,6 +79,25 @@ def test_outcomes_are_kept_by_line(tmp_path: Path) -> None:
     expected = [np.pad(rows[0][:9], (0, 12)), np.zeros(21, bool), rows[2], rows[1]]
     assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
     assert (tmp_path / "outcomes.bits").stat().st_size == 4 * 3
+
+
+def test_overlaps_are_counted_image_by_image(tmp_path: Path) -> None:
+    bitmaps = Bitmaps(tmp_path / "outcomes.bits", 1003)
+    assert [part.tolist() for part in bitmaps.overlaps(0, [0, 1])] == [[-1, -1]] * 2
+    rows = np.random.default_rng(0).random((1100, 1003)) < 0.6
+    bitmaps.path.write_bytes(np.packbits(rows, axis=1).tobytes() + b"torn")
+    asked = [3, 1099, 0, 3, 1100, 5000, *range(1100)]
+    right, both = bitmaps.overlaps(7, asked)
+    for row, ours, shared in zip(asked, right, both, strict=True):
+        expected = (rows[row].sum(), (rows[row] & rows[7]).sum()) if row < 1100 else (-1, -1)
+        assert (ours, shared) == expected
+    assert all((part == -1).all() for part in bitmaps.overlaps(1100, asked))
+
+
+def test_the_front_is_of_those_scored_to_the_end() -> None:
+    lost = replace(ENTRIES[0], flops=1, top1=0.99, partial=True)
+    assert [entry.architecture[1] for entry in pareto([*ENTRIES, lost])] == [0, 1]
+    assert pareto([lost]) == []
 
 
 def test_partial_scores_come_last(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from bisect import bisect_right
 from collections import Counter
 from decimal import Decimal
@@ -11,14 +12,15 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import binom, chisquare
 
 from spos_cli.errors import ConfigError, LimitError
 from spos_cli.space import cost
 from spos_cli.space.architecture import Architecture, shown
 from spos_cli.space.cost import CostDistribution, CostTable, format_cost, format_duration, parse_cost, parse_duration
+from spos_cli.space.options import Options
 
 
 @st.composite
@@ -34,7 +36,7 @@ BOUND = st.none() | st.integers(-5, 320)
 
 def enumeration(table: CostTable) -> dict[Architecture, int]:
     """Every architecture of a space and its cost, in lexicographic order."""
-    paths = itertools.product(*map(range, table.counts))
+    paths = itertools.product(*map(range, table.options.counts))
     return {Architecture(path): table.fixed + sum(row[choice] for row, choice in zip(table.rows, path, strict=True))
             for path in paths}  # fmt: skip
 
@@ -168,10 +170,59 @@ def test_an_empty_range_says_what_there_is() -> None:
             distribution.draw(rng, *bounds)
 
 
-def test_costs_without_a_common_unit_are_refused_before_they_fill_the_memory() -> None:
-    table = CostTable("params", 0, np.array([[0, 1], [0, 10**15]]))
-    with pytest.raises(LimitError, match="the parameters of the choices differ by multiples of 1 only"):
-        table.distribution()
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Costs that are rounded, as where they share too small a unit."""
+    for name, cells in (("MAX_CELLS", 0), ("MAX_WHOLE_CELLS", 0), ("COARSE_CELLS", 40)):
+        monkeypatch.setattr(cost, name, cells)
+
+
+@pytest.mark.usefixtures("coarse")
+@pytest.mark.parametrize("bounds", [(None, None), (None, 130), (112, 200), (700, None), (106, 106)])
+def test_draws_are_uniform_where_costs_are_rounded(table: CostTable, bounds: tuple[int | None, int | None]) -> None:
+    assert not table.distribution().is_exact
+    test_draws_are_uniform(table, bounds)
+
+
+@pytest.mark.usefixtures("coarse")
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tables(), BOUND, BOUND, st.sampled_from([0, 0.1, 0.5, 1]))
+def test_rounded_costs_leave_nothing_out(table: CostTable, low: int | None, high: int | None, q: float) -> None:
+    distribution, inside = CostDistribution(table), within(table, low, high)
+    assert list(distribution.enumerate(low, high)) == inside
+    assert distribution.count(low, high) >= len(inside)
+    assert distribution.count(None, None) == len(enumeration(table))
+    exact = sorted(enumeration(table).values())[max(0, math.ceil(q * len(enumeration(table))) - 1)]
+    assert exact - len(table.rows) * distribution.unit < distribution.quantile(q) <= exact
+    rng = np.random.default_rng(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "DRAWS", 200)
+        if inside and len(inside) * 10 > distribution.count(low, high):
+            assert distribution.draw(rng, low, high) in inside
+        elif not inside:
+            with pytest.raises(LimitError, match="no architecture"):
+                distribution.draw(rng, low, high)
+
+
+def test_costs_without_a_common_unit_are_rounded_before_they_fill_the_memory() -> None:
+    """As the widths of the published space, whose FLOPs are multiples of 49 over a range of 785 millions."""
+    distribution = CostTable("params", 0, [[0, 1, 10**15 + 7]] * 45).distribution()
+    assert not distribution.is_exact
+    assert sum(map(len, distribution._at_most)) < 2**21
+    limit = 20 * 10**15 + 10**14
+    costs = [distribution.table.of(distribution.draw(np.random.default_rng(i), None, limit)) for i in range(200)]
+    assert 19 * 10**15 < max(costs) <= limit
+    assert distribution.share(None, limit) == pytest.approx(binom.cdf(20, 45, 1 / 3), rel=1e-4)
+
+
+def test_options_are_the_columns_of_a_table() -> None:
+    options = Options(((True, False), (True,)), (500, 1500))
+    table = CostTable("flops", 10, [[1, 2, 4], [8, 16]], options)
+    costs = {str(arch): table.of(arch) for arch in table.distribution().enumerate(None, None)}
+    assert costs == {"0@0.5,0@0.5": 19, "0@0.5,0@1.5": 27, "0@1.5,0@0.5": 20, "0@1.5,0@1.5": 28, "1,0@0.5": 22,
+                     "1,0@1.5": 30}  # fmt: skip
+    assert (str(table.cheapest), str(table.dearest)) == ("0@0.5,0@0.5", "1,0@1.5")
+    assert str(table.distribution().draw(np.random.default_rng(0), 30, 30)) == "1,0@1.5"
 
 
 @pytest.mark.parametrize(

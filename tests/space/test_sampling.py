@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from spos_cli.errors import ConfigError, LimitError
-from spos_cli.space.architecture import Architecture
+from spos_cli.space.architecture import Architecture, Option
 from spos_cli.space.cost import CostTable
-from spos_cli.space.sampling import CostBinSampler, FairSampler, UniformSampler, choice_counts
+from spos_cli.space.options import Options
+from spos_cli.space.sampling import CostBinSampler, FairSampler, UniformSampler, WidthWarmUp, count_trained
 
 TABLE = CostTable("flops", 100, np.array([[0, 10, 20], [0, 10, 30], [10, 20, 40]]))  # from 110 to 190
 PATHS = [Architecture(path) for path in itertools.product(range(3), repeat=3)]
@@ -22,11 +23,11 @@ STEPS = 10_000
 
 
 def samplers(seed: int) -> list[UniformSampler | CostBinSampler]:
-    return [UniformSampler([3, 3, 3], seed), CostBinSampler(TABLE, 110, 190, 20, seed)]
+    return [UniformSampler(Options.plain([3, 3, 3]), seed), CostBinSampler(TABLE, 110, 190, 20, seed)]
 
 
 def test_uniform_paths() -> None:
-    sampler = UniformSampler([3, 3, 3], seed=0)
+    sampler = UniformSampler(Options.plain([3, 3, 3]), seed=0)
     seen = Counter(sampler.draw(step) for step in range(STEPS))
     assert set(seen) == set(PATHS)
     assert chisquare([seen[arch] for arch in PATHS]).pvalue > 1e-3
@@ -77,26 +78,70 @@ def test_empty_bins_are_named() -> None:
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6), st.integers(0, 99))
 def test_fair_paths_train_every_choice_in_every_step(counts: list[int], seed: int) -> None:
-    sampler = FairSampler(counts, seed)
+    sampler = FairSampler(Options.plain(counts), seed)
     paths = sampler.paths(3)
     assert len(paths) == max(counts)
     for layer, count in enumerate(counts):
         trained = Counter(path[layer] for path in paths)
         assert sorted(trained) == list(range(count))
         assert max(trained.values()) - min(trained.values()) <= 1
-    assert sampler.paths(3) == FairSampler(counts, seed).paths(3)
+    assert sampler.paths(3) == FairSampler(Options.plain(counts), seed).paths(3)
 
 
 def test_fair_orders_are_uniform_and_differ_by_layer() -> None:
-    sampler = FairSampler([3, 3], 0)
+    sampler = FairSampler(Options.plain([3, 3]), 0)
     seen = Counter(tuple(zip(*sampler.paths(step), strict=True)) for step in range(3600))
     assert len(seen) == 36
     assert chisquare(list(seen.values())).pvalue > 0.001
 
 
 def test_how_often_choices_are_trained() -> None:
-    assert choice_counts(FairSampler([2, 4], 0), 10, [2, 4]) == [[20, 20], [10, 10, 10, 10]]
-    counted = choice_counts(UniformSampler([3, 1], 0), 300, [3, 1])
-    assert counted[1] == [300]
-    assert sum(counted[0]) == 300
-    assert min(counted[0]) > 70
+    fair, uniform = Options.plain([2, 4]), Options.plain([3, 1])
+    assert count_trained(FairSampler(fair, 0), 10, fair).choices == [[20, 20], [10, 10, 10, 10]]
+    counted = count_trained(UniformSampler(uniform, 0), 300, uniform)
+    assert counted.choices[1] == [300]
+    assert sum(counted.choices[0]) == 300
+    assert min(counted.choices[0]) > 70
+    assert counted.widths == [[], []]
+
+
+WIDE = Options(((True, True, False), (True, True)), (500, 1000, 1500, 2000))
+
+
+def test_choices_are_uniform_whatever_their_widths() -> None:
+    """A choice without widths comes as often as one that has four, and each of those is uniform."""
+    seen = Counter(UniformSampler(WIDE, seed=0).draw(step) for step in range(STEPS))
+    assert {option for arch in seen for option in arch.options[:1]} == set(WIDE.by_layer[0])
+    expected = {
+        Architecture.of((one, other)): STEPS * (1 / 3 if one.choice == 2 else 1 / 12) / 8
+        for one, other in itertools.product(*WIDE.by_layer)
+    }
+    assert chisquare([seen[arch] for arch in expected], list(expected.values())).pvalue > 1e-3
+
+
+def test_fair_paths_have_widths() -> None:
+    seen: Counter[Option] = Counter()
+    for step in range(2000):
+        paths = FairSampler(WIDE, 0).paths(step)
+        assert sorted(path[0] for path in paths) == [0, 1, 2]
+        seen.update(path.options[0] for path in paths)
+    assert seen[Option(2)] == 2000
+    assert chisquare([seen[Option(choice, width)] for choice in (0, 1) for width in WIDE.widths]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("sampler", [UniformSampler, FairSampler])
+def test_wide_paths_come_first(sampler: type[UniformSampler | FairSampler]) -> None:
+    warm, cold = sampler(WIDE, 3, WidthWarmUp(4, 80)), sampler(WIDE, 3)
+    drawn = [{width for path in warm.paths(step) for width in path.widths} - {0} for step in range(81)]
+    for quarter in range(4):
+        inside = set().union(*drawn[20 * quarter + 1 : 20 * quarter + 20])
+        assert inside == set(WIDE.widths[3 - quarter :])
+    assert warm.paths(80) == cold.paths(80)
+
+
+def test_how_often_widths_are_trained() -> None:
+    counted = count_trained(UniformSampler(WIDE, 0, WidthWarmUp(4, 200)), 600, WIDE)
+    narrow_to_wide = counted.widths[1]
+    assert sum(narrow_to_wide) == sum(counted.choices[1]) == 600
+    assert narrow_to_wide == sorted(narrow_to_wide)
+    assert sum(counted.widths[0]) == sum(counted.choices[0][:2])

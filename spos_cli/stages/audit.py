@@ -1,0 +1,328 @@
+"""`spos audit`: whether a search can be trusted, against chance, its own noise and networks that are trained alone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spos_cli import seeding
+from spos_cli.config import Config
+from spos_cli.engine import checkpoint
+from spos_cli.engine.distributed import Processes
+from spos_cli.engine.interrupt import StopRequest, stop_on_signals
+from spos_cli.engine.progress import track
+from spos_cli.engine.trainer import require_same
+from spos_cli.errors import LimitError, RunError
+from spos_cli.models.counting import Costs, count
+from spos_cli.search import statistics
+from spos_cli.search.evolution import Candidate, Draws
+from spos_cli.search.journal import Bitmaps, Journal, Origin, ranking
+from spos_cli.space.architecture import Architecture
+from spos_cli.space.cost import CostTable, format_cost
+from spos_cli.stages import retrain
+from spos_cli.stages.common import Images, Run, read_settings
+from spos_cli.stages.search import Scoring, make_evaluator, make_evolution, read_supernet
+
+TRIES = 1000  # of an architecture in a part of the range of FLOPs, under all limits
+TIED = 1.96  # standard errors of a difference that the paired test cannot tell from nothing
+MORE_IMAGES = (1, 2, 4, 8, 16)  # times the search images
+COMPARED = 100  # of the best candidates, for how far their outcomes differ
+SHOTS = ("one_shot", "alone")
+
+Correlation = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
+
+
+def run(run: Run, processes: Processes, weights: Path | None) -> None:
+    """Leaves `audit/result.json`; goes on where it was stopped.
+
+    Args:
+        weights: the supernet of the search; by default the one in the run folder.
+
+    Raises:
+        RunError: there is no complete search with these settings.
+        SposError: the supernet or the data do not allow it.
+    """
+    config, path = run.config, weights or run.supernet_folder / "last.pt"
+    if not (run.search_folder / "journal.jsonl").exists():
+        raise RunError(f"there is no search in {run.folder} yet; run spos search first")
+    file, digest = read_supernet(path, processes, hint=weights is None)
+    if read_settings(run)["supernet"] != digest:
+        raise RunError(f"{path} is not the supernet of the search in {run.folder}; name that with --weights")
+    supernet = file.supernet(config)
+    costs = count(supernet.space)
+    found = Found(run, costs)
+    images = Images(config, processes)
+    images.check()
+    with (
+        replace(run, fresh=False).working_in(run.search_folder, processes),
+        run.working_in(run.audit_folder, processes),
+    ):
+        remember(run, digest, processes)
+        run.record_config(run.audit_folder, processes)
+        evaluator = make_evaluator(run, supernet, images, processes)
+        journal = Journal(run.audit_folder / "journal.jsonl")
+        if processes.is_main:
+            journal.cut_incomplete_line()
+        scoring = Scoring(processes, evaluator, costs, journal, parents=0, racing=None)
+        scoring.entries = {**found.complete, **scoring.entries}
+        archs = chosen(run, found, costs.flops)
+        result: dict[str, Any] = {
+            **control(run, processes, found, scoring, archs),
+            "operators": {origin: asdict(draws) for origin, draws in found.draws.items()},
+            "images": more_images(run, found, len(evaluator.images)),
+            "fidelity": fidelity(run, processes, images, scoring, archs),
+        }
+        if processes.is_main:
+            text = json.dumps(result, indent=1) + "\n"
+            checkpoint.write_atomically(run.audit_folder / "result.json", text.encode())
+            show(run, result)
+
+
+class Found:
+    """What the search of a run has found.
+
+    Attributes:
+        evolution: as it was searched.
+        best: the best score after each candidate, in the order of their proposal.
+        draws: by operator, over all generations.
+        complete: candidates that were scored to the end.
+        winner: the best of them.
+
+    Raises:
+        RunError: the search is not at its end, or had other settings.
+    """
+
+    def __init__(self, run: Run, costs: Costs) -> None:
+        self.evolution = make_evolution(run, costs)
+        self.lines = Journal(run.search_folder / "journal.jsonl").read()
+        entries = {entry.architecture: entry for entry in self.lines}
+        imported = {
+            entry.architecture: entry.top1 - entry.partial
+            for entry in self.lines
+            if entry.origin == "imported" and self.evolution.allows(entry.architecture)
+        }
+        self.draws: dict[Origin, Draws] = {}
+        scores: list[float] = []
+
+        def watch(generation: int, draws: dict[Origin, Draws]) -> None:
+            for origin, more in draws.items():
+                self.draws[origin] = self.draws.get(origin, Draws()) + more
+
+        try:
+            for generation in self.evolution.search(
+                lambda candidates: [
+                    (entry := entries[candidate.architecture]).top1 - entry.partial for candidate in candidates
+                ],
+                imported,
+                watch,
+            ):
+                scores += [score for _, score in generation]
+        except KeyError:
+            total = self.evolution.population * (self.evolution.generations + 1)
+            raise RunError(
+                f"the search in {run.folder} is not at its end, or had other settings: {len(entries)} candidates of"
+                f" {total} are there, and others than these would come next; run spos search, then audit it"
+            ) from None
+        self.best = np.maximum.accumulate(scores).tolist()
+        own = [entry for entry in self.lines if entry.origin != "imported"]
+        self.complete = {entry.architecture: entry for entry in own if not entry.partial}
+        self.winner = ranking(own)[0].architecture
+
+
+def remember(run: Run, digest: str, processes: Processes) -> None:
+    """Keeps what the audit depends on beside its files.
+
+    Raises:
+        RunError: what is there was made with other settings.
+    """
+    config, path = run.config, run.audit_folder / "settings.json"
+    settings = config.portable()
+    ours = {
+        "seed": config.seed,
+        "supernet": digest,
+        **{section: settings[section] for section in ("space", "search", "retrain")},
+        "audit": config.audit.model_dump(exclude={"seeds"}),  # more searches may be added
+    }
+    if path.exists():
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            theirs = {}
+        require_same(ours, theirs, f"{run.audit_folder} holds an audit")
+    processes.barrier()
+    if processes.is_main:
+        checkpoint.write_atomically(path, (json.dumps(ours, indent=1) + "\n").encode())
+
+
+def chosen(run: Run, found: Found, flops: CostTable) -> list[Architecture]:
+    """The architectures to be trained alone: the winner, and one out of each equal part of the range of FLOPs.
+
+    A part in which none is found under all limits is left out.
+    """
+    parts, limit = run.config.audit.architectures - 1, run.config.search.flops_limit
+    reach = min(flops.maximum, flops.maximum if limit is None else limit) - flops.minimum
+    archs = [found.winner]
+    for part in range(parts):
+        low, high = (flops.minimum + reach * end // parts for end in (part, part + 1))
+        rng = seeding.generator(run.config.seed, "audit", part)
+        with contextlib.suppress(LimitError):
+            drawn = (flops.distribution().draw(rng, low, high) for _ in range(TRIES))
+            archs += [arch for arch in drawn if found.evolution.allows(arch) and arch not in archs][:1]
+    return archs
+
+
+def control(
+    run: Run, processes: Processes, found: Found, scoring: Scoring, archs: Sequence[Architecture]
+) -> dict[str, list[dict[str, Any]]]:
+    """The best score after each candidate of evolutions and of random searches of as many candidates, by seed.
+
+    They share the images and the scores of the run's search, which is the first evolution. The architectures to be
+    trained alone are scored, too.
+    """
+    evolution, seeds = found.evolution, range(run.config.seed, run.config.seed + run.config.audit.seeds)
+    chance = replace(evolution, parents=0)
+    searches = [("random", replace(chance, seed=seed)) for seed in seeds]
+    searches += [("evolution", replace(evolution, seed=seed)) for seed in seeds[1:]]
+    curves: dict[str, list[dict[str, Any]]] = {"random": [], "evolution": [{"seed": seeds[0], "best": found.best}]}
+    total = len(searches) * len(found.best) + len(archs)
+    request, quiet = StopRequest(), not processes.is_main
+    with stop_on_signals(request), track("audit: searches", total, "candidates", quiet=quiet) as task:
+        for name, search in searches:
+            scores: list[float] = []
+            for generation in search.search(lambda candidates: scoring.score(candidates, request, task)):
+                scores += [score for _, score in generation]
+            curves[name].append({"seed": search.seed, "best": np.maximum.accumulate(scores).tolist()})
+        scoring.score([Candidate(arch, 0, "random") for arch in archs], request, task)
+    return curves
+
+
+def fidelity(
+    run: Run, processes: Processes, images: Images, scoring: Scoring, archs: Sequence[Architecture]
+) -> dict[str, Any]:
+    """Trains architectures alone, and compares their ranking with the supernet's."""
+    alone = []
+    for number, arch in enumerate(archs, 1):
+        if processes.is_main:
+            run.say(f"training {arch} alone ({number} of {len(archs)})")
+        alone.append(train_alone(run, processes, images, arch))
+    entries = [scoring.entries[arch] for arch in archs]
+    shots, flops = [entry.top1 for entry in entries], [entry.flops for entry in entries]
+    return {
+        "steps": short(run.config).retrain.steps,
+        "architectures": [
+            {"architecture": arch.to_list(), "flops": entry.flops, "one_shot": entry.top1, "alone": top1}
+            for arch, entry, top1 in zip(archs, entries, alone, strict=True)
+        ],
+        "kendall": agreement(statistics.kendall, shots, alone),
+        "spearman": agreement(statistics.spearman, shots, alone),
+        "kendall_of_flops": agreement(statistics.kendall, flops, alone),
+    }
+
+
+def agreement(statistic: Correlation, one: Sequence[float], other: Sequence[float]) -> dict[str, float | None]:
+    """A rank correlation with its bootstrap interval; None where it has no value, as where all are equal."""
+    low, high = statistics.bootstrap(statistic, one, other, np.random.default_rng(0))
+    values = {"value": statistic(np.asarray(one, float), np.asarray(other, float)), "low": low, "high": high}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def short(config: Config) -> Config:
+    """The settings of a stand-alone training of the audit: the run's, but for its budget."""
+    training = config.retrain
+    steps = config.audit.steps or max(1, training.steps // 10)
+    changes = {
+        "steps": steps,
+        "warmup_steps": training.warmup_steps * steps // training.steps,
+        "evaluate_every": steps,
+        "milestone_every": None,
+    }
+    return config.model_copy(update={"retrain": training.model_copy(update=changes)})
+
+
+def train_alone(run: Run, processes: Processes, images: Images, arch: Architecture) -> float:
+    """Top-1 on the validation images of an architecture that was trained from scratch; trained once only."""
+    folder = run.audit_folder / "alone" / arch.id
+    model = folder / "model.pt"
+    if not model.exists():
+        silent = replace(run, config=short(run.config), as_json=True)
+        retrain.train(silent, processes, arch, images, folder)
+    processes.barrier()
+    return float(checkpoint.load(model)["metrics"]["top1"])
+
+
+def more_images(run: Run, found: Found, images: int) -> list[dict[str, Any]]:
+    """How the tie with the winner would shrink with more search images, if differences stayed as they are.
+
+    The best candidates and the winner disagree on some images; two that disagree on a share d of n images are told
+    apart if they differ by `TIED` times sqrt(d / n).
+    """
+    bitmaps = Bitmaps(run.search_folder / "outcomes.bits", images)
+    rows = {entry.architecture: row for row, entry in enumerate(found.lines)}
+    best = [entry for entry in ranking(found.complete.values())[: COMPARED + 1] if entry.images == images]
+    winner = bitmaps.read(rows[found.winner])
+    others = [bitmaps.read(rows[entry.architecture]) for entry in best[1:]]
+    outcomes = [other for other in others if other is not None]
+    if winner is None or not outcomes:
+        return []
+    differences = np.array([winner.mean() - other.mean() for other in outcomes])
+    disagreement = np.array([(winner != other).mean() for other in outcomes])
+    rows_of = []
+    for times in MORE_IMAGES:
+        widths = TIED * np.sqrt(disagreement / (images * times))
+        tied = int((differences <= widths).sum())
+        rows_of.append({"images": images * times, "tie_width": float(np.median(widths)), "tied": tied})
+    return rows_of
+
+
+def show(run: Run, result: dict[str, Any]) -> None:
+    """What an audit says, in tables."""
+    searches = [
+        (name, curve["seed"], len(curve["best"]), f"{curve['best'][-1]:.2%}")
+        for name in ("evolution", "random")
+        for curve in result[name]
+    ]
+    run.show("the best score of a search, and of chance", ["search:", "seed", "candidates", "best top-1"], searches)
+    draws = [
+        (origin, f"{one['proposed']:,}", _share(one, "accepted"), _share(one, "duplicate"), _share(one, "over_limit"))
+        for origin, one in result["operators"].items()
+    ]
+    run.show(
+        "what became of each operator's draws", ["operator:", "drawn", "new", "seen before", "over a limit"], draws
+    )
+    images = [(f"{row['images']:,}", f"{100 * row['tie_width']:.2f} points", row["tied"]) for row in result["images"]]
+    if images:
+        title = f"tied with the winner, of the {COMPARED} best, if there were more search images"
+        run.show(title, ["images", "told apart beyond", "tied"], images)
+    found = result["fidelity"]
+    rows = [
+        (Architecture.from_list(one["architecture"]), format_cost(one["flops"]), *(f"{one[k]:.2%}" for k in SHOTS))
+        for one in sorted(found["architectures"], key=lambda one: -one["alone"])
+    ]
+    title = f"trained alone for {found['steps']:,} steps"
+    run.show(title, ["architecture:", "FLOPs", "one-shot top-1", "top-1 alone"], rows)
+    correlations = [
+        ("Kendall's tau, supernet and alone", *_interval(found["kendall"])),
+        ("Spearman's rho, supernet and alone", *_interval(found["spearman"])),
+        ("Kendall's tau, FLOPs and alone", *_interval(found["kendall_of_flops"])),
+    ]
+    run.show("whether the rankings agree", ["what:", "value", "95 % interval"], correlations)
+    run.result(result)
+    run.say(f"written to {run.audit_folder / 'result.json'}")
+
+
+def _share(draws: dict[str, int], name: str) -> str:
+    return f"{draws[name] / draws['proposed']:.0%}" if draws["proposed"] else "-"
+
+
+def _interval(found: dict[str, float | None]) -> tuple[str, str]:
+    value, low, high = (found[name] for name in ("value", "low", "high"))
+    written = "none" if value is None else f"{value:.2f}"
+    return written, "none" if low is None or high is None else f"{low:.2f} to {high:.2f}"

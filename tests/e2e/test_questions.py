@@ -1,0 +1,167 @@
+"""`export-arch` asked again and again of one journal: nothing is computed, there is not even a supernet."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from spos_cli import cli
+from spos_cli.search.journal import Bitmaps, Entry, Journal, pareto, ranking
+from spos_cli.search.statistics import tied
+from spos_cli.space.architecture import Architecture
+from tests.conftest import Mistake, Spos
+
+IMAGES, COUNT = 400, 60
+Ask = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def entries(spos: Spos) -> list[Entry]:
+    """A search that was made elsewhere: journal, outcomes and settings, and nothing else."""
+    rng, folder = np.random.default_rng(0), spos.run / "search"
+    journal, bitmaps = Journal(folder / "journal.jsonl"), Bitmaps(folder / "outcomes.bits", IMAGES)
+    numbers = rng.choice(256, COUNT, replace=False)
+    luck = rng.random(IMAGES)
+    for row, number in enumerate(numbers.tolist()):
+        arch = Architecture((number // 64, number // 16 % 4, number // 4 % 4, number % 4))
+        flops, share = int(rng.integers(1000, 2000)), rng.uniform(0.5, 0.7)
+        right = np.where(rng.random(IMAGES) < 0.8, luck, rng.random(IMAGES)) < share
+        entry = Entry(arch, flops, 5000 - flops, float(right.mean()), 1.0, IMAGES, row // 6, "random")
+        if row == 5:
+            right = np.ones(40, bool)
+            entry = replace(entry, flops=900, top1=1.0, images=40, partial=True)
+        journal.append(entry)
+        bitmaps.write(row, right)
+    (folder / "settings.json").write_text(json.dumps({"supernet": "some"}))
+    return journal.read()
+
+
+class Operations(TorchDispatchMode):
+    """Counts what PyTorch computes."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], tuple[int, int]]]:
+    """Calls of modules, and operations on tensors, so far."""
+    calls, original = [], torch.nn.Module.__call__
+    monkeypatch.setattr(
+        torch.nn.Module, "__call__", lambda self, *a, **k: (calls.append(self), original(self, *a, **k))[1]
+    )
+    with Operations() as operations:
+        yield lambda: (len(calls), operations.count)
+
+
+@pytest.fixture
+def ask(spos: Spos, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ask:
+    """What `spos export-arch --json` says, in this process; what it says besides is on stderr."""
+
+    def call(*arguments: object, said: str = "") -> list[dict[str, Any]]:
+        monkeypatch.chdir(spos.folder)
+        monkeypatch.setattr(sys, "argv", ["spos", "export-arch", "--json", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        printed = capfd.readouterr()
+        assert stopped.value.code == 0, printed.err
+        assert said in printed.err
+        found: list[dict[str, Any]] = json.loads(printed.out)
+        for one in found:
+            content = yaml.safe_load(Path(one["file"]).read_text())
+            low, high = content["fitness"]["interval"]
+            assert low < one["top1"] <= high <= 1
+        return found
+
+    return call
+
+
+def archs(found: list[dict[str, Any]] | list[Entry]) -> list[list[int]]:
+    return [entry.architecture.to_list() if isinstance(entry, Entry) else entry["architecture"] for entry in found]
+
+
+def smallest(entries: list[Entry], bits: Path) -> list[Entry]:
+    """Those that are tied with the best, one comparison at a time, by FLOPs."""
+    bitmaps, complete = Bitmaps(bits, IMAGES), [entry for entry in ranking(entries) if not entry.partial]
+    every = [entry.architecture for entry in Journal(bits.with_name("journal.jsonl")).read()]
+    outcomes = [bitmaps.read(every.index(entry.architecture)) for entry in complete]
+    alike = [entry for entry, row in zip(complete, outcomes, strict=True) if tied(outcomes[0], row)]  # type: ignore[arg-type]
+    return sorted(alike, key=lambda entry: entry.flops)
+
+
+def test_questions_to_one_journal(
+    spos: Spos, entries: list[Entry], ask: Ask, computed: Callable[[], tuple[int, int]]
+) -> None:
+    """Each is answered from the journal and the outcomes, with zero forward passes."""
+    bits = spos.run / "search" / "outcomes.bits"
+    flops, params = 1500, 3700
+    small = [entry for entry in entries if entry.flops <= flops]
+    both = [entry for entry in small if entry.params <= params]
+    assert 0 < len(both) < len(small) < len(entries)
+
+    assert archs(ask()) == archs(ranking(entries)[:1])
+    assert archs(ask("--top", 5)) == archs(ranking(entries)[:5])
+    assert archs(ask("--top", 99)) == archs(ranking(entries))
+    assert archs(ask("--flops-limit", flops)) == archs(ranking(small)[:1])
+    assert archs(ask("--flops-limit", 999, said="1 of these lost a race")) == archs(
+        [entry for entry in entries if entry.partial]
+    )
+    assert archs(ask("--flops-limit", flops, "--params-limit", params, "--top", 3)) == archs(ranking(both)[:3])
+
+    alike = smallest(entries, bits)
+    assert 5 < len(alike) < COUNT - 5
+    assert alike[0] != ranking(entries)[0]
+    said = f"of {len(alike)} that a paired test cannot tell from the best, by FLOPs"
+    assert archs(ask("--prefer", "smallest", said=said)) == archs(alike[:1])
+    assert archs(ask("--prefer", "smallest", "--top", 3)) == archs(alike[:3])
+    assert archs(ask("--prefer", "smallest", "--params-limit", params)) == archs(
+        smallest([entry for entry in entries if entry.params <= params], bits)[:1]
+    )
+
+    front = pareto(entries)
+    assert len(front) > 3
+    assert archs(ask("--pareto")) == archs(front)
+    assert archs(ask("--pareto", "--flops-limit", flops)) == archs(pareto(small))
+    again = spos.run / "search" / "journal.jsonl"
+    assert archs(ask("--pareto", "--from", again, "--run-dir", "elsewhere")) == archs(front)
+    assert archs(ask("--prefer", "smallest", "--from", again, "--run-dir", "elsewhere")) == archs(alike[:1])
+
+    assert computed() == (0, 0)
+    torch.nn.Linear(2, 2)(torch.zeros(1, 2))
+    assert all(computed())  # that it would have been seen
+
+
+def test_without_outcomes_the_best_is_exported_and_no_tie_claimed(spos: Spos, entries: list[Entry], ask: Ask) -> None:
+    (spos.run / "search" / "outcomes.bits").unlink()
+    said = "outcomes.bits is missing, or does not have the outcomes of the best: no ties known; exported is the best"
+    assert archs(ask("--prefer", "smallest", "--top", 3, said=said)) == archs(ranking(entries)[:1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--flops-limit", "899"), "no scored candidate has at most 899 FLOPs; they have 900 to "),
+        (("--params-limit", "2K"), "no scored candidate has at most 2K parameters; they have 3."),
+        (("--flops-limit", "1100", "--params-limit", "3100"), " of them at most 1.1K) and 3."),
+        (("--pareto", "--top", "3"), "leave --top away"),
+        (("--pareto", "--prefer", "smallest"), "leave --prefer smallest away"),
+        (("--pareto", "--flops-limit", "999"), "none of 1 candidates was scored to the end"),
+    ],
+)
+def test_a_question_without_an_answer(
+    entries: list[Entry], mistake: Mistake, arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in mistake("export-arch", *arguments)

@@ -1,0 +1,232 @@
+"""Channel search: paths of a supernet that uses the first channels, against networks built at these widths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spos_cli.engine.precision import Amp
+from spos_cli.errors import ArchitectureError, ConfigError
+from spos_cli.models.counting import count, multiply_adds, parameters
+from spos_cli.models.network import Network
+from spos_cli.models.skeleton import initialize
+from spos_cli.models.supernet import Supernet
+from spos_cli.models.weights import infer_architecture
+from spos_cli.search.evaluator import Calibration, calibrated
+from spos_cli.space.architecture import Architecture, Option, parse
+from spos_cli.space.search_space import PUBLISHED, Choice, SearchSpace, Stage
+
+WIDE = replace(PUBLISHED, widths=tuple(range(200, 2001, 200)))
+FOUND = parse(
+    "0@1.4,0@1.2,3@0.8,1@1.2,1@0.6,1@1.4,0@0.8,0@1.0,2@0.6,0@1.2,2@1.6,1@1.2,1@1.0,0@1.4,2@1.6,0@1.0,2@1.0,1@1.2,3@1.0,2@0.8"
+)
+
+SHUFFLES = tuple(map(Choice.from_spec, ({"shuffle": {"kernel": 3}}, {"shuffle": {"kernel": 5}}, "shuffle_xception")))
+INVERTED = tuple({"mbconv": {"kernel": kernel, "expand": expand}} for kernel, expand in ((3, 1), (3, 3), (5, 6)))
+SPACES = {
+    "shuffles": SearchSpace((Stage(2, 16), Stage(3, 24)), SHUFFLES, 12, 5, 8, 1, 16, (250, 700, 1000, 1600)),
+    "beside identity": SearchSpace(
+        (Stage(2, 16), Stage(3, 24)), (*SHUFFLES, Choice("identity")), 12, 5, 8, 1, 16, (250, 500, 1000)
+    ),
+    "inverted": SearchSpace(
+        (Stage(2, 8), Stage(3, 12)),
+        (*map(Choice.from_spec, INVERTED), Choice("identity")),
+        12,
+        5,
+        8,
+        1,
+        16,
+        (333, 1000),
+    ),
+}
+
+
+def some(space: SearchSpace, number: int) -> list[Architecture]:
+    """The widest and the narrowest of each op, and random ones."""
+    rng, layers = np.random.default_rng(0), space.options.by_layer
+    ends = [
+        Architecture.of([o for o in options if o.choice == min(op, options[-1].choice)][end] for options in layers)
+        for op in range(4)
+        for end in (0, -1)
+    ]
+    return list(dict.fromkeys([*ends, *(space.options.draw(rng) for _ in range(number))]))
+
+
+def supernet_of(space: SearchSpace, affine: bool) -> Supernet:
+    """With weights and statistics that differ in every channel."""
+    supernet = Supernet(space, affine, dropout=0.0)
+    initialize(supernet, 5)
+    with torch.no_grad():
+        for name, tensor in supernet.state_dict().items():
+            if name.endswith(("running_var", "norm.weight")):
+                tensor.uniform_(0.5, 1.5)
+            elif name.endswith(("running_mean", "bias")):
+                tensor.uniform_(-0.5, 0.5)
+    return supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def first_of(tensor: Tensor, like: Tensor) -> Tensor:
+    """The first channels, by shape alone."""
+    return tensor[tuple(slice(size) for size in like.shape)]
+
+
+def alone(supernet: Supernet, arch: Architecture, affine: bool) -> tuple[Network, dict[str, str]]:
+    """The network of a path with its weights, and the supernet's name of each of its tensors."""
+    network = Network(supernet.space, arch, affine, dropout=0.0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    theirs, names = supernet.state_dict(), {}
+    for name, tensor in network.state_dict().items():
+        part, layer, *rest = name.split(".")
+        names[name] = ".".join((part, layer, str(arch[int(layer)]), *rest)) if part == "features" else name
+        tensor.copy_(first_of(theirs[names[name]], tensor))
+    return network, names
+
+
+def test_the_published_channel_search() -> None:
+    """328M FLOPs, 3.4M parameters, 74.7 to 74.9 % top-1, as published; at full width the ops alone."""
+    costs, full = count(WIDE), Architecture(FOUND.choices, (1000,) * 20)
+    assert (costs.flops.of(FOUND), costs.params.of(FOUND)) == (327_857_920, 3_432_579)
+    assert (costs.flops.of(full), costs.params.of(full)) == (318_729_024, 3_345_088)
+    plain = count(PUBLISHED)
+    assert plain.flops.of(Architecture(FOUND.choices)) == 318_729_024
+    with torch.device("meta"):
+        network = Network(WIDE, FOUND).eval()
+        assert multiply_adds(network, torch.empty(1, 3, 224, 224)) == 327_857_920
+    assert parameters(network) == 3_432_579
+    assert network.features[0].branch_main[0].weight.shape[0] == 44  # 1.4 times 32, rounded down
+    assert network.features[4].branch_main[0].weight.shape[0] == 48  # 0.6 times 80
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("name", SPACES)
+def test_a_path_is_the_network_of_its_width_to_the_bit(name: str, affine: bool) -> None:
+    """Logits, gradients and BatchNorm statistics; what a path does not use is untouched, or has a gradient of zero."""
+    space = SPACES[name]
+    supernet, images = supernet_of(space, affine), torch.randn(4, 3, 12, 12)
+    images = images.contiguous(memory_format=torch.channels_last)
+    for arch in some(space, 6):
+        supernet.eval()
+        network, names = alone(supernet, arch, affine)
+        assert torch.equal(network.eval()(images), supernet(images, arch))
+        supernet.train()
+        before = {key: value.clone() for key, value in supernet.state_dict().items()}
+        supernet.zero_grad(set_to_none=True)
+        ours, theirs = supernet(images, arch), network.train()(images)
+        assert torch.equal(ours, theirs)
+        for logits in (ours, theirs):
+            nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 3])).backward()
+        gradients = {key: parameter.grad for key, parameter in supernet.named_parameters()}
+        for key, parameter in network.named_parameters():
+            gradient = gradients.pop(names[key])
+            assert gradient is not None
+            assert parameter.grad is not None
+            assert torch.equal(first_of(gradient, parameter), parameter.grad), key
+            assert gradient.count_nonzero() == parameter.grad.count_nonzero()
+        assert all(gradient is None for gradient in gradients.values())
+        after, untouched = supernet.state_dict(), dict(before)
+        for key, tensor in network.state_dict().items():
+            expected = untouched.pop(names[key]).clone()
+            first_of(expected, tensor).copy_(tensor)
+            assert torch.equal(after[names[key]], expected), key
+        assert all(torch.equal(after[key], tensor) for key, tensor in untouched.items())
+
+
+def test_paths_of_the_published_space_at_published_sizes() -> None:
+    """As large as they are: PyTorch takes other ways through large convolutions."""
+    supernet = supernet_of(WIDE, affine=False).eval()
+    images = torch.randn(1, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        for arch in (FOUND, Architecture((0, 1, 2, 3) * 5, (2000,) * 20), Architecture((3, 2, 1, 0) * 5, (200,) * 20)):
+            network, _ = alone(supernet, arch, affine=False)
+            assert torch.equal(network.eval()(images), supernet(images, arch))
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+@pytest.mark.parametrize("name", SPACES)
+def test_candidates_are_calibrated_as_by_hand_and_alone(name: str, amp: Amp) -> None:
+    space = SPACES[name]
+    supernet = supernet_of(space, affine=True).eval()
+    training = torch.randint(0, 256, (40, 3, 12, 12), dtype=torch.uint8)
+    images, archs = torch.randn(6, 3, 12, 12), some(space, 10)
+    before = {key: tensor.clone() for key, tensor in supernet.state_dict().items()}
+
+    def logits(candidates: list[Architecture]) -> dict[Architecture, Tensor]:
+        calibration = Calibration(training, 20)
+        tree = calibrated(
+            supernet, candidates, lambda pixels: pixels.float() / 255, calibration, torch.device("cpu"), amp
+        )
+        assert tree is not None
+        with torch.inference_mode():
+            return {candidates[number]: values.clone() for number, values in tree.logits(images)}
+
+    together = logits(archs)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in supernet.state_dict().items())
+    for arch in archs[::3]:
+        assert torch.equal(logits([arch])[arch], together[arch])
+        if amp == "bf16":
+            continue
+        network, _ = alone(supernet, arch, affine=True)
+        network.train()
+        for number, part in enumerate(training.split(20), 1):
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = 1 / number
+            with torch.no_grad():
+                network(part.float() / 255)
+        torch.testing.assert_close(together[arch], network.eval()(images).detach(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_costs_and_tensors_tell_the_width(name: str) -> None:
+    space = SPACES[name]
+    costs = count(space)
+    assert SearchSpace.from_dict(space.to_dict()) == space
+    assert space.digest != replace(space, widths=()).digest
+    for arch in some(space, 6):
+        space.validate(arch)
+        network = Network(space, arch)
+        assert costs.params.of(arch) == parameters(network)
+        with torch.device("meta"):
+            meta = Network(space, arch).eval()
+            assert costs.flops.of(arch) == multiply_adds(meta, torch.empty(1, 3, 12, 12))
+        assert infer_architecture(space, network.state_dict()) == arch
+        assert infer_architecture(space, Network(space, arch, affine=False).state_dict()) == arch
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("shuffles", (Option(0, 1000), Option(1)), r"layer 1 has no width; the widths are 0.25, 0.7, 1.0, 1.6, so"),
+        ("shuffles", (Option(2, 2000),), r"layer 0 has width 2.0; the widths are 0.25, .* so write 2@1.6 or so"),
+        ("inverted", (Option(0), Option(3, 1000)), r"layer 1 is 3@1.0, but identity has no width; write 3"),
+        ("inverted", (Option(0, 333),), r"layer 0 is 0@0.333, but mbconv 3x3 x1 has no width; write 0"),
+    ],
+)
+def test_wrong_widths(name: str, options: tuple[Option, ...], message: str) -> None:
+    space = SPACES[name]
+    rest = space.options.architecture([0] * 5).options[len(options) :]
+    with pytest.raises(ArchitectureError, match=message):
+        space.validate(Architecture.of((*options, *rest)))
+
+
+def test_a_space_without_widths_has_none() -> None:
+    with pytest.raises(ArchitectureError, match=r"layer 0 is 0@1.4, but the space has no widths; write 0"):
+        PUBLISHED.validate(FOUND)
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ((1000, 500), "widths must ascend, without one that comes twice: 1.0, 0.5 do not"),
+        ((500, 500), "widths must ascend"),
+        ((50, 1000), "layer 0: width 0.05 leaves shuffle 3x3 0 of 8 middle channels, which is none; leave that"),
+        ((1000, 1100), "layer 0: width 1.1 leaves shuffle 3x3 8 of 8 middle channels, as many as width 1.0; leave"),
+        (tuple(range(500, 565)), "the number of widths is 65; it must be at most 64"),
+    ],
+)
+def test_impossible_widths(widths: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        replace(SPACES["shuffles"], widths=widths)
