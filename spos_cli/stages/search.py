@@ -383,7 +383,8 @@ class Scoring:
         self.overview.add(self.entries[c.architecture] for c in candidates if c.architecture in self.entries)
         task.phase, task.rows = self.overview.phase, self.overview.rows
         race = self.race() if pending else None
-        for together in chunks(sorted(pending, key=lambda c: c.architecture.options), GROUP * self.processes.world_size):
+        neighbours = sorted(pending, key=lambda candidate: candidate.architecture.options)
+        for together in chunks(neighbours, GROUP * self.processes.world_size):
             if self.processes.any(request.made):
                 raise Interrupted(request.number or signal.SIGTERM)
             self.overview.add(self.score_together(together, race, request, task))
