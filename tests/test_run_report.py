@@ -22,7 +22,7 @@ from spos_cli.search.journal import Bitmaps, Journal, ranking
 from spos_cli.search.statistics import mcnemar
 from spos_cli.space.architecture import Architecture
 from spos_cli.stages import report
-from spos_cli.stages.common import Run
+from spos_cli.stages.run_folder import Command
 from tests.conftest import TINY, Mistake
 from tests.runs import audited, write_run
 
@@ -190,7 +190,7 @@ def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[report.LiveRe
 
     monkeypatch.setattr(report, "time", watch)
     monkeypatch.setattr(report, "write", write)
-    return report.LiveReport(Run(settings)), watch, written
+    return report.LiveReport(Command(settings)), watch, written
 
 
 def test_a_search_spends_little_time_on_its_report(

@@ -66,6 +66,7 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
         run.working_in(run.audit_folder, processes),
     ):
         remember(run, digest, processes)
+        run.record_config(run.audit_folder, processes)
         evaluator = make_evaluator(run, supernet, images, processes)
         journal = Journal(run.audit_folder / "journal.jsonl")
         if processes.is_main:

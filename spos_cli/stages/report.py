@@ -26,7 +26,7 @@ from spos_cli.search.statistics import mcnemar
 from spos_cli.space import architecture
 from spos_cli.space.architecture import YAML_ERRORS, Architecture
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import Run, screen
+from spos_cli.stages.run_folder import Command, screen
 
 SHARE = 0.02  # of a search's time that its report may take
 MAX_NUMBER = 10**18
@@ -58,7 +58,7 @@ def write(folder: Path) -> Path:
 class LiveReport:
     """The report of a search that is running: up to date, as far as that takes no more than `SHARE` of its time."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Command) -> None:
         self.run = run
         self._end, self._took = -math.inf, 0.0  # of the last report
 

@@ -43,6 +43,8 @@ def test_figures_and_a_kill(finished: Spos, tmp_path: Path) -> None:
     assert json.loads((folders[0] / "result.json").read_text()) == found
     check_searches(found, whole)
     check_fidelity(found["fidelity"], whole)
+    settings = yaml.safe_load((whole.run / "config.yaml").read_text())
+    assert settings["retrain"]["steps"] == 100  # not those of its short trainings
 
 
 def check_searches(found: dict[str, Any], spos: Spos) -> None:

@@ -244,7 +244,7 @@ def test_flops_table_of_the_space(spos: Spos) -> None:
 
 
 def test_help_and_version_are_instant_and_have_examples() -> None:
-    commands = ["supernet-train", "flops-table", "search", "export-arch", "retrain", "evaluate"]
+    commands = ["supernet-train", "flops-table", "search", "export-arch", "retrain", "evaluate", "status"]
     top = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, check=True).stdout
     assert all(command in top for command in commands)
     for command in commands:
