@@ -316,6 +316,7 @@ def show(run: Run, result: dict[str, Any]) -> None:
     run.show("whether the rankings agree", ["what:", "value", "95 % interval"], correlations)
     run.result(result)
     run.say(f"written to {run.audit_folder / 'result.json'}")
+    run.next("report")
 
 
 def _share(draws: dict[str, int], name: str) -> str:
