@@ -406,6 +406,11 @@ class Config(Section):
         if self.supernet.width_warmup_steps:
             if not self.space.widths:
                 raise ValueError("supernet.width_warmup_steps is for a space with widths; space.widths has none")
+            if self.supernet.width_warmup_steps >= self.supernet.steps:
+                raise ValueError(
+                    f"supernet.width_warmup_steps ({self.supernet.width_warmup_steps}) must be below supernet.steps"
+                    f" ({self.supernet.steps}), or some widths are never trained"
+                )
             if self.supernet.sampler == "flops_bins":
                 raise ValueError(
                     "supernet.width_warmup_steps begins with wide paths, which bins of FLOPs do not; use"

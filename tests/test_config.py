@@ -110,6 +110,14 @@ def test_all_mistakes_are_reported_with_their_lines(tmp_path: Path) -> None:
         ("space: {widths: [1.0, 0.5]}\n", "widths must ascend, without one that comes twice: 1.0, 0.5 do not"),
         ("space: {widths: [0.5, wide]}\n", "widths: 'wide' is none; write numbers such as 0.8 or 1.4, from 0.001"),
         ("space: {widths: [0.01, 1]}\n", "layer 0: width 0.01 leaves shuffle 3x3 0 of 32 middle channels"),
+        (
+            "space: {widths: [0.5, 1]}\nsupernet: {steps: 9, width_warmup_steps: 9, sampler: fair}\n",
+            "width_warmup_steps (9) must be below supernet.steps (9), or some widths are never trained",
+        ),
+        (
+            "space: {choices: [mbconv: {kernel: 3, expand: 1}], widths: [0.5, 1]}\n",
+            "widths are of middle channels, which no choice of this space has",
+        ),
         ("supernet: {width_warmup_steps: 9}\n", "for a space with widths; space.widths has none"),
         (
             "space: {widths: [0.5, 1]}\nsupernet: {width_warmup_steps: 9}\n",

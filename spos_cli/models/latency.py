@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -56,12 +55,6 @@ class Latencies:
     table: CostTable
     spread: list[list[float]]
     whole: list[tuple[Architecture, int, int]]
-
-    @property
-    def spearman(self) -> float:
-        """Rank correlation between whole networks and the table."""
-        ranks = np.argsort(np.argsort([row[1:] for row in self.whole], 0), 0)
-        return float(np.corrcoef(ranks.T)[0, 1])
 
     @property
     def error(self) -> float:

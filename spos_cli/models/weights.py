@@ -82,7 +82,7 @@ def _option(layer: Layer, options: Sequence[Option], found: Shapes, affine: bool
     if len(alike) == 1:
         return alike[0]
     if alike:
-        same = ", ".join(layer.choices[option.choice].name for option in alike)
+        same = ", ".join(f"{option} ({layer.choices[option.choice].name})" for option in alike)
         raise CheckpointError(
             f"layer {layer.index} of the network may be any of {same}, whose tensors are alike; a model.pt of spos says"
             " which"

@@ -14,8 +14,6 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from spos_cli.search.racing import Outcomes
-
 Numbers = Sequence[float] | NDArray[np.float64] | NDArray[np.int64]
 PAIRS = 1_000_000  # that are compared at once: what a correlation needs of memory
 
@@ -50,16 +48,6 @@ def mcnemar(only_one: int, only_other: int) -> float:
     below = np.arange(less, 0, -1)
     tail = 1 + float(np.cumprod(below / (count - below + 1)).sum())
     return min(1.0, 2 * tail * math.exp(log_choose - count * math.log(2)))
-
-
-def tied(winner: Outcomes, other: Outcomes, risk: float = 0.05) -> bool:
-    """Whether the paired test cannot tell two candidates apart.
-
-    Args:
-        winner, other: `(images,)` outcomes on the same images.
-        risk: probability of telling apart two that are equally good.
-    """
-    return mcnemar(int((winner & ~other).sum()), int((other & ~winner).sum())) > risk
 
 
 def kendall(x: Numbers, y: Numbers) -> float:

@@ -189,7 +189,7 @@ def _from_value(value: Any, name: str) -> Architecture:
         value = value.get("architecture")
     if isinstance(value, str):
         return parse(value)
-    expected = f"{name} holds no architecture: expected architecture: [2, 1, 0, ...]"
+    expected = f"{name} holds no architecture: expected architecture: [2, 1, 0, ...] or [2@0.8, 1@1.4, ...]"
     if not isinstance(value, list) or not value:
         raise ArchitectureError(f"{expected}, not {shown(value)}")
     try:

@@ -20,8 +20,8 @@ from spos_cli.space.architecture import Architecture, shown
 from spos_cli.space.options import Options
 
 MAX_INT64_COUNT = 2**62  # of architectures; more are counted in Python's whole numbers
-MAX_CELLS = 2**24  # of a table of exact counts: 128 MiB of int64
-MAX_WHOLE_CELLS = 2**21  # of one of Python's whole numbers, which take more room, and ten times as long
+MAX_CELLS = 2**27  # of a table of exact counts: 1 GiB of int64
+MAX_WIDE_CELLS = 2**21  # where there are widths, and so many architectures that counts are Python's whole numbers
 COARSE_CELLS = 2**20  # of one whose costs are rounded: rounding moves few architectures into a range
 DRAWS = 10_000  # until a range of costs that could not be counted exactly is taken for empty
 MAX_COST = 10**18
@@ -119,7 +119,7 @@ class CostDistribution:
         offsets = [[cost - min(row) for cost in row] for row in table.rows]
         self.unit = math.gcd(*(offset for row in offsets for offset in row)) or 1
         layers, span = len(offsets), sum(map(max, offsets))
-        most = MAX_CELLS if math.prod(table.options.counts) < MAX_INT64_COUNT else MAX_WHOLE_CELLS
+        most = MAX_WIDE_CELLS if table.options.widths else MAX_CELLS
         self.is_exact = layers * (span // self.unit + 1) <= most
         if not self.is_exact:
             self.unit = max(1, -(-span * layers // COARSE_CELLS))

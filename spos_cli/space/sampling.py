@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -117,7 +118,7 @@ class CostBinSampler:
         self.bins: list[tuple[int, int]] = []
         empty: list[str] = []
         for begin in range(low, high, width):
-            if self.distribution.count(begin, begin + width):
+            if self._has(begin, begin + width):
                 self.bins.append((begin, begin + width))
             else:
                 empty.append(f"{format_cost(begin)} to {format_cost(begin + width)}")
@@ -129,6 +130,15 @@ class CostBinSampler:
                 f"no architecture is in the bins of {table.label} {', '.join(empty)}; the space reaches from"
                 f" {format_cost(table.minimum)} to {format_cost(table.maximum)}"
             )
+
+    def _has(self, low: int, high: int) -> bool:
+        """Whether a bin has an architecture that will be found; only exact counts tell without a draw."""
+        if not self.distribution.count(low, high) or self.distribution.is_exact:
+            return bool(self.distribution.count(low, high))
+        with contextlib.suppress(LimitError):
+            self.distribution.draw(seeding.generator(self.seed, "bin", low), low, high)
+            return True
+        return False
 
     def draw(self, step: int) -> Architecture:
         """The path of a step."""

@@ -205,6 +205,8 @@ class SearchSpace:
         for layer in self.layers:
             _check_layer(layer)
             _check_middles(layer, self.widths)
+        if self.widths and not any(choice.is_scaled for layer in self.layers for choice in layer.choices):
+            raise ConfigError("widths are of middle channels, which no choice of this space has; leave them away")
 
     def _check_numbers(self) -> None:
         if not self.stages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -25,11 +26,19 @@ from spos_cli.models.counting import Costs, count
 from spos_cli.search import statistics
 from spos_cli.search.evolution import Candidate, Draws
 from spos_cli.search.journal import Bitmaps, Journal, Origin, ranking
+from spos_cli.search.ties import RISK
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable, format_cost
 from spos_cli.stages import retrain
-from spos_cli.stages.common import Images, Run, read_settings
-from spos_cli.stages.search import Scoring, make_evaluator, make_evolution, read_supernet
+from spos_cli.stages.common import Images, Run, read_settings, recipe
+from spos_cli.stages.search import (
+    Scoring,
+    journal_of,
+    make_evaluator,
+    make_evolution,
+    read_supernet,
+    require_same_search,
+)
 
 TRIES = 1000  # of an architecture in a part of the range of FLOPs, under all limits
 TIED = 1.96  # standard errors of a difference that the paired test cannot tell from nothing
@@ -56,6 +65,7 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     file, digest = read_supernet(path, processes, hint=weights is None)
     if read_settings(run)["supernet"] != digest:
         raise RunError(f"{path} is not the supernet of the search in {run.folder}; name that with --weights")
+    require_same_search(run, digest)
     supernet = file.supernet(config)
     costs = count(supernet.space)
     found = Found(run, costs)
@@ -93,7 +103,8 @@ class Found:
         evolution: as it was searched.
         best: the best score after each candidate, in the order of their proposal.
         draws: by operator, over all generations.
-        complete: candidates that were scored to the end.
+        imported: scores of another search that it began with.
+        complete: candidates that it has scored to the end itself.
         winner: the best of them.
 
     Raises:
@@ -102,9 +113,9 @@ class Found:
 
     def __init__(self, run: Run, costs: Costs) -> None:
         self.evolution = make_evolution(run, costs)
-        self.lines = Journal(run.search_folder / "journal.jsonl").read()
+        self.lines = journal_of(run.search_folder / "journal.jsonl", run.config.space.build())
         entries = {entry.architecture: entry for entry in self.lines}
-        imported = {
+        self.imported = {
             entry.architecture: entry.top1 - entry.partial
             for entry in self.lines
             if entry.origin == "imported" and self.evolution.allows(entry.architecture)
@@ -121,7 +132,7 @@ class Found:
                 lambda candidates: [
                     (entry := entries[candidate.architecture]).top1 - entry.partial for candidate in candidates
                 ],
-                imported,
+                self.imported,
                 watch,
             ):
                 scores += [score for _, score in generation]
@@ -131,9 +142,11 @@ class Found:
                 f"the search in {run.folder} is not at its end, or had other settings: {len(entries)} candidates of"
                 f" {total} are there, and others than these would come next; run spos search, then audit it"
             ) from None
-        self.best = np.maximum.accumulate(scores).tolist()
         own = [entry for entry in self.lines if entry.origin != "imported"]
         self.complete = {entry.architecture: entry for entry in own if not entry.partial}
+        if not self.complete:
+            raise RunError(f"the search in {run.folder} has scored no candidate of its own; there is nothing to audit")
+        self.best = np.maximum.accumulate(scores).tolist()
         self.winner = ranking(own)[0].architecture
 
 
@@ -144,12 +157,11 @@ def remember(run: Run, digest: str, processes: Processes) -> None:
         RunError: what is there was made with other settings.
     """
     config, path = run.config, run.audit_folder / "settings.json"
-    settings = config.portable()
     ours = {
-        "seed": config.seed,
         "supernet": digest,
-        **{section: settings[section] for section in ("space", "search", "retrain")},
-        "audit": config.audit.model_dump(exclude={"seeds"}),  # more searches may be added
+        "search": config.portable()["search"],
+        "training": recipe(short(config), "retrain"),
+        "architectures": config.audit.architectures,  # but more searches may be added
     }
     if path.exists():
         try:
@@ -175,7 +187,7 @@ def chosen(run: Run, found: Found, flops: CostTable) -> list[Architecture]:
         rng = seeding.generator(run.config.seed, "audit", part)
         with contextlib.suppress(LimitError):
             drawn = (flops.distribution().draw(rng, low, high) for _ in range(TRIES))
-            archs += [arch for arch in drawn if found.evolution.allows(arch) and arch not in archs][:1]
+            archs += itertools.islice((a for a in drawn if found.evolution.allows(a) and a not in archs), 1)
     return archs
 
 
@@ -184,20 +196,23 @@ def control(
 ) -> dict[str, list[dict[str, Any]]]:
     """The best score after each candidate of evolutions and of random searches of as many candidates, by seed.
 
-    They share the images and the scores of the run's search, which is the first evolution. The architectures to be
-    trained alone are scored, too.
+    They share the images and the scores of the run's search, which is the first of its kind, and begin with what it
+    began with. The architectures to be trained alone are scored, too.
     """
     evolution, seeds = found.evolution, range(run.config.seed, run.config.seed + run.config.audit.seeds)
-    chance = replace(evolution, parents=0)
-    searches = [("random", replace(chance, seed=seed)) for seed in seeds]
-    searches += [("evolution", replace(evolution, seed=seed)) for seed in seeds[1:]]
-    curves: dict[str, list[dict[str, Any]]] = {"random": [], "evolution": [{"seed": seeds[0], "best": found.best}]}
+    own, chance = "evolution" if evolution.parents else "random", replace(evolution, parents=0)
+    searches = [("random", replace(chance, seed=seed)) for seed in (seeds if evolution.parents else seeds[1:])]
+    searches += [("evolution", replace(evolution, seed=seed)) for seed in (seeds[1:] if evolution.parents else ())]
+    curves: dict[str, list[dict[str, Any]]] = {"random": [], "evolution": []}
+    curves[own].append({"seed": seeds[0], "best": found.best})
     total = len(searches) * len(found.best) + len(archs)
     request, quiet = StopRequest(), not processes.is_main
     with stop_on_signals(request), track("audit: searches", total, "candidates", quiet=quiet) as task:
         for name, search in searches:
             scores: list[float] = []
-            for generation in search.search(lambda candidates: scoring.score(candidates, request, task)):
+            for generation in search.search(
+                lambda candidates: scoring.score(candidates, request, task), found.imported
+            ):
                 scores += [score for _, score in generation]
             curves[name].append({"seed": search.seed, "best": np.maximum.accumulate(scores).tolist()})
         scoring.score([Candidate(arch, 0, "random") for arch in archs], request, task)
@@ -261,8 +276,8 @@ def train_alone(run: Run, processes: Processes, images: Images, arch: Architectu
 def more_images(run: Run, found: Found, images: int) -> list[dict[str, Any]]:
     """How the tie with the winner would shrink with more search images, if differences stayed as they are.
 
-    The best candidates and the winner disagree on some images; two that disagree on a share d of n images are told
-    apart if they differ by `TIED` times sqrt(d / n).
+    Of each of the best, the images that only it or only the winner gets right are as many times more, and the paired
+    test is asked again. Two that disagree on a share d of n images are told apart from `TIED` times sqrt(d / n) on.
     """
     bitmaps = Bitmaps(run.search_folder / "outcomes.bits", images)
     rows = {entry.architecture: row for row, entry in enumerate(found.lines)}
@@ -272,14 +287,16 @@ def more_images(run: Run, found: Found, images: int) -> list[dict[str, Any]]:
     outcomes = [other for other in others if other is not None]
     if winner is None or not outcomes:
         return []
-    differences = np.array([winner.mean() - other.mean() for other in outcomes])
-    disagreement = np.array([(winner != other).mean() for other in outcomes])
-    rows_of = []
-    for times in MORE_IMAGES:
-        widths = TIED * np.sqrt(disagreement / (images * times))
-        tied = int((differences <= widths).sum())
-        rows_of.append({"images": images * times, "tie_width": float(np.median(widths)), "tied": tied})
-    return rows_of
+    pairs = [(int((winner & ~other).sum()), int((other & ~winner).sum())) for other in outcomes]
+    disagreement = np.median([sum(pair) / images for pair in pairs])
+    return [
+        {
+            "images": images * times,
+            "tie_width": float(TIED * np.sqrt(disagreement / (images * times))),
+            "tied": 1 + sum(statistics.mcnemar(one * times, other * times) > RISK for one, other in pairs),
+        }
+        for times in MORE_IMAGES
+    ]
 
 
 def show(run: Run, result: dict[str, Any]) -> None:
@@ -299,7 +316,7 @@ def show(run: Run, result: dict[str, Any]) -> None:
     )
     images = [(f"{row['images']:,}", f"{100 * row['tie_width']:.2f} points", row["tied"]) for row in result["images"]]
     if images:
-        title = f"tied with the winner, of the {COMPARED} best, if there were more search images"
+        title = f"tied, the winner among them, of the {COMPARED} best, if there were more search images"
         run.show(title, ["images", "told apart beyond", "tied"], images)
     found = result["fidelity"]
     rows = [

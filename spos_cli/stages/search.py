@@ -27,7 +27,7 @@ from spos_cli.engine.progress import Task, track
 from spos_cli.engine.scalars import Scalars
 from spos_cli.engine.timing import timed
 from spos_cli.engine.trainer import require_same
-from spos_cli.errors import CheckpointError, ConfigError, RunError
+from spos_cli.errors import ArchitectureError, CheckpointError, ConfigError, RunError
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.supernet import Supernet
 from spos_cli.search import published, statistics, ties
@@ -174,10 +174,7 @@ def read_candidates(path: Path, space: SearchSpace) -> list[Entry]:
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from None
     if is_journal:
-        entries = Journal(path).read()
-        for entry in entries:
-            space.validate(entry.architecture)
-        return entries
+        return journal_of(path, space)
     content = checkpoint.load(path)
     if not published.is_search(content):
         raise CheckpointError(
@@ -185,6 +182,21 @@ def read_candidates(path: Path, space: SearchSpace) -> list[Entry]:
         )
     costs = count(space)
     return published.entries_of(content, space, costs.flops, costs.params, str(path))
+
+
+def journal_of(path: Path, space: SearchSpace) -> list[Entry]:
+    """The candidates of a journal.
+
+    Raises:
+        RunError: one is not of this space; the message says in which line.
+    """
+    entries = Journal(path).read()
+    for number, entry in enumerate(entries, 1):
+        try:
+            space.validate(entry.architecture)
+        except ArchitectureError as error:
+            raise RunError(f"{path}:{number} is a candidate of another space: {error}") from None
+    return entries
 
 
 def bring_in(journal: Journal, entries: Sequence[Entry], processes: Processes) -> None:
@@ -233,21 +245,30 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
     )
 
 
-def remember_settings(run: Run, supernet_digest: str, processes: Processes) -> None:
-    """Keeps what the scores depend on beside the journal.
+def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
+    """What the scores of this run's search depend on.
 
     Raises:
-        RunError: the journal there was made with other settings.
+        RunError: there is a journal already, and it was made with other settings.
     """
     settings = run.config.portable()["search"]
     search = {key: value for key, value in settings.items() if key != "generations"}
     ours = {"seed": run.config.seed, "supernet": supernet_digest, "data": data_recipe(run.config), "search": search}
     if run.config.search.latency_limit is not None:
         search["latency_table"] = file_digest(run.folder / LATENCY_TABLE)
-    folder = run.search_folder
+    if (run.search_folder / "journal.jsonl").exists():
+        require_same(ours, read_settings(run), f"{run.search_folder} holds a search")
+    return ours
+
+
+def remember_settings(run: Run, supernet_digest: str, processes: Processes) -> None:
+    """Keeps what the scores depend on beside the journal.
+
+    Raises:
+        RunError: the journal there was made with other settings.
+    """
+    ours, folder = require_same_search(run, supernet_digest), run.search_folder
     begun = (folder / "journal.jsonl").exists()
-    if begun:
-        require_same(ours, read_settings(run), f"{folder} holds a search")
     processes.barrier()
     if processes.is_main and not begun:
         settings_file, content = folder / "settings.json", (json.dumps(ours, indent=1) + "\n").encode()
@@ -361,7 +382,7 @@ class Scoring:
     ) -> None:
         self.processes, self.evaluator, self.costs, self.journal = processes, evaluator, costs, journal
         self.parents, self.racing, self.overview = parents, racing, overview or Overview(0)
-        lines = journal.read()
+        lines = journal_of(journal.path, evaluator.supernet.space)
         self.entries = {entry.architecture: entry for entry in lines}
         self.rows, self.lines = {entry.architecture: row for row, entry in enumerate(lines)}, len(lines)
         self.bitmaps = Bitmaps(journal.path.with_name("outcomes.bits"), len(evaluator.images))

@@ -32,8 +32,14 @@ def test_figures_and_a_kill(finished: Spos, tmp_path: Path) -> None:
     whole, broken = (copy_of(finished, tmp_path / name) for name in ("whole", "broken"))
     found = json.loads(whole("audit", *QUICK, "--json").stdout)
     folders = [spos.run / "audit" for spos in (whole, broken)]
+    harmless = ("--set", "retrain.log_every=5")
     code, _ = broken.interrupt(
-        signal.SIGKILL, lambda: len(list(folders[1].glob("alone/*/model.pt"))) == 1, "audit", broken.run, *QUICK
+        signal.SIGKILL,
+        lambda: len(list(folders[1].glob("alone/*/model.pt"))) == 1,
+        "audit",
+        broken.run,
+        *QUICK,
+        *harmless,
     )
     assert code == -signal.SIGKILL
     said = broken("audit", broken.run, *QUICK).stdout
@@ -101,13 +107,22 @@ def test_mistakes(finished: Spos, spos: Spos, mistake: Mistake) -> None:
     assert "is not at its end, or had other settings: 18 candidates of 24" in mistake(
         "audit", "--set", "search.generations=3"
     )
+    for changed in ("search.images=50", "search.calibration_images=64", "data.holdout_per_class=5", "search.amp=bf16"):
+        assert f"holds a search with other settings ({changed.partition('=')[0]}: " in mistake(
+            "audit", "--set", changed
+        )
     lines = journal.read_bytes().splitlines(keepends=True)
+    alien = lines[-1].replace(b'"architecture": [', b'"architecture": ["0@0.5", ')
+    journal.write_bytes(b"".join([*lines[:-1], alien]))
+    for command in ("audit", "search", "export-arch"):
+        assert "journal.jsonl:18 is a candidate of another space: the architecture has 5 layers" in mistake(command)
     journal.write_bytes(b"".join(lines[:-1]))
     assert "17 candidates of 18 are there" in mistake("audit", copy.run)
     journal.write_bytes(b"".join(lines))
     settings = copy.run / "audit" / "settings.json"
     settings.parent.mkdir()
-    settings.write_text('{"seed": 7}')
+    settings.write_text('{"architectures": 7}')
     said = mistake("audit", copy.run)
-    assert "holds an audit with other settings (seed: 0, was 7" in said
+    assert "holds an audit with other settings" in said
+    assert "architectures: 12, was 7" in said
     assert "--fresh" in said

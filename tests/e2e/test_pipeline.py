@@ -15,8 +15,8 @@ import scipy.stats
 import torch
 import yaml
 
-from spos_cli.search.statistics import tied
 from tests.conftest import PROGRAM, Spos, environment
+from tests.search.test_ties import tied
 
 pytestmark = pytest.mark.slow
 

@@ -17,9 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spos_cli import cli
 from spos_cli.search.journal import Bitmaps, Entry, Journal, pareto, ranking
-from spos_cli.search.statistics import tied
 from spos_cli.space.architecture import Architecture
 from tests.conftest import Mistake, Spos
+from tests.search.test_ties import tied
 
 IMAGES, COUNT = 400, 60
 Ask = Callable[..., list[dict[str, Any]]]

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
 
 from spos_cli.models import latency
 from spos_cli.space.architecture import Architecture
@@ -18,12 +17,11 @@ from tests.engine.test_optim import SPACE
 ARCHS = [Architecture(path) for path in itertools.product(range(2), repeat=4)]
 
 
-def test_correlation_and_error_are_the_published_formulas() -> None:
+def test_the_error_is_the_mean_of_the_relative_ones() -> None:
     rng = np.random.default_rng(0)
     measured, added = (rng.permutation(900)[: len(ARCHS)].tolist() for _ in range(2))
     whole = list(zip(ARCHS, measured, added, strict=True))
     found = latency.Latencies(latency.Conditions("cpu", 1, 1), CostTable("latency", 0, [[1]]), [[1.0]], whole)
-    assert found.spearman == pytest.approx(spearmanr(measured, added).statistic)
     assert found.error == pytest.approx(np.mean(np.abs(np.subtract(added, measured)) / measured))
 
 

@@ -8,13 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from spos_cli.search import ties
 from spos_cli.search.journal import Bitmaps, Entry, ranking
-from spos_cli.search.statistics import tied
 from spos_cli.space.architecture import Architecture
 
 IMAGES = 301
+
+
+def tied(winner: np.ndarray, other: np.ndarray) -> bool:
+    """Whether SciPy's test of a fair coin cannot tell two candidates apart."""
+    only_winner, only_other = int((winner & ~other).sum()), int((other & ~winner).sum())
+    return only_winner == only_other or binomtest(only_winner, only_winner + only_other).pvalue > 0.05
 
 
 def entry(number: int, outcomes: np.ndarray) -> Entry:

@@ -173,7 +173,7 @@ def test_an_empty_range_says_what_there_is() -> None:
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Costs that are rounded, as where they share too small a unit."""
-    for name, cells in (("MAX_CELLS", 0), ("MAX_WHOLE_CELLS", 0), ("COARSE_CELLS", 40)):
+    for name, cells in (("MAX_CELLS", 0), ("COARSE_CELLS", 40)):
         monkeypatch.setattr(cost, name, cells)
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from spos_cli.errors import ConfigError, LimitError
+from spos_cli.space import cost
 from spos_cli.space.architecture import Architecture, Option
 from spos_cli.space.cost import CostTable
 from spos_cli.space.options import Options
@@ -74,6 +75,17 @@ def test_empty_bins_are_named() -> None:
         CostBinSampler(TABLE, 111, 115, 2, 0)
     with pytest.raises(LimitError, match=r"200 to 210, .*, 240 to 250, \.\.\.; the space"):
         CostBinSampler(TABLE, 150, 10**18, 10, 0)
+
+
+def test_empty_bins_are_named_where_costs_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded counts may see something in a bin that has nothing."""
+    for name, cells in (("MAX_CELLS", 0), ("COARSE_CELLS", 12), ("DRAWS", 200)):
+        monkeypatch.setattr(cost, name, cells)
+    table = CostTable("flops", 100, TABLE.rows)
+    assert table.distribution().count(111, 113)
+    with pytest.raises(LimitError, match=r"bins of FLOPs 111 to 113, 113 to 115"):
+        CostBinSampler(table, 111, 115, 2, 0)
+    assert {table.of(CostBinSampler(table, 130, 150, 10, 3).draw(step)) for step in range(500)} == {130, 140, 150}
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6), st.integers(0, 99))
