@@ -186,7 +186,7 @@ def test_accumulation_without_batchnorm_is_the_whole_batch(tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes over gloo leave, a folder for each work: one pair does all, since it takes seconds to start."""
+    """What two processes over gloo leave, a folder for each work: one pair does all of it, since it starts slowly."""
     folder = tmp_path_factory.mktemp("two")
     for work in WORK:
         (folder / work.__name__).mkdir()
