@@ -68,6 +68,9 @@ PrintConfigOption = Annotated[
     bool, typer.Option("--print-config", help="Print the resolved settings as YAML and stop.")
 ]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Start over; what was there is kept under another name.")]
+TensorboardOption = Annotated[
+    bool, typer.Option("--tensorboard", help="Mirror the metrics for TensorBoard, in the stage's folder.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
 FromOption = Annotated[
     Path | None,
@@ -111,7 +114,9 @@ class Options:
         fresh: bool = False,
         as_json: bool = False,
         max_restarts: int | None = None,
+        tensorboard: bool = False,
     ) -> None:
+        self.tensorboard = tensorboard
         self.config, self.fresh, self.as_json, self.print_config = config, fresh, as_json, print_config
         self.overrides = list(overrides or [])
         named = {"run_dir": run_dir, "devices": devices, "seed": seed, "max_restarts": max_restarts}
@@ -134,6 +139,10 @@ class Options:
         """
         from spos_cli import config
 
+        if self.tensorboard:
+            from spos_cli.engine.scalars import require_tensorboard
+
+            require_tensorboard()
         options = [config.Option(*option) for option in self.options]
         for name, value in (search or {}).items():
             options.append(config.Option("--" + name.replace("_", "-"), f"search.{name}", value))
@@ -161,7 +170,7 @@ class Options:
         """The command, as the stages take it."""
         from spos_cli.stages.common import Run
 
-        return Run(settings, self.flags, self.fresh, self.as_json)
+        return Run(settings, self.flags, self.as_json, self.fresh, self.tensorboard)
 
 
 def across_processes(settings: Config, work: Callable[[Processes], None]) -> None:
@@ -186,6 +195,7 @@ def supernet_train(
     max_restarts: RestartsOption = None,
     seed: SeedOption = None,
     print_config: PrintConfigOption = False,
+    tensorboard: TensorboardOption = False,
     fresh: FreshOption = False,
 ) -> None:
     """Train the weight-sharing supernet, sampling one path per step.
@@ -194,7 +204,17 @@ def supernet_train(
 
     Example: spos supernet-train --config demo
     """
-    options = Options(config, overrides, run_dir, devices, seed, print_config, fresh, max_restarts=max_restarts)
+    options = Options(
+        config,
+        overrides,
+        run_dir,
+        devices,
+        seed,
+        print_config,
+        fresh,
+        max_restarts=max_restarts,
+        tensorboard=tensorboard,
+    )
     settings = options.load()
     from spos_cli.stages import supernet_train as stage
 
@@ -283,6 +303,7 @@ def search(
     max_restarts: RestartsOption = None,
     seed: SeedOption = None,
     print_config: PrintConfigOption = False,
+    tensorboard: TensorboardOption = False,
     fresh: FreshOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -293,7 +314,16 @@ def search(
     Example: spos search --flops-limit 330M
     """
     options = Options(
-        config, overrides, run_dir, devices, seed, print_config, fresh, as_json, max_restarts=max_restarts
+        config,
+        overrides,
+        run_dir,
+        devices,
+        seed,
+        print_config,
+        fresh,
+        as_json,
+        max_restarts=max_restarts,
+        tensorboard=tensorboard,
     )
     given = {
         "flops_limit": flops_limit,
@@ -378,6 +408,7 @@ def retrain(
     max_restarts: RestartsOption = None,
     seed: SeedOption = None,
     print_config: PrintConfigOption = False,
+    tensorboard: TensorboardOption = False,
     fresh: FreshOption = False,
 ) -> None:
     """Train one architecture from scratch.
@@ -386,7 +417,17 @@ def retrain(
 
     Example: spos retrain runs/imagenet/archs/1f0c6c2b7a/arch.yaml
     """
-    options = Options(config, overrides, run_dir, devices, seed, print_config, fresh, max_restarts=max_restarts)
+    options = Options(
+        config,
+        overrides,
+        run_dir,
+        devices,
+        seed,
+        print_config,
+        fresh,
+        max_restarts=max_restarts,
+        tensorboard=tensorboard,
+    )
     settings = options.load()
     from spos_cli.stages import retrain as stage
 
@@ -433,6 +474,33 @@ def evaluate(
 
 
 @app.command()
+def report(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[RUN_DIR]", help="Folder of the run. Default: that of the settings.")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    print_config: PrintConfigOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write what a run has found so far to search/report.html: one page that needs no server and no network.
+
+    Nothing is scored again. spos search writes it, too, while it runs.
+
+    Example: spos report runs/imagenet
+    """
+    if folder is not None and run_dir is not None:
+        raise ConfigError("RUN_DIR and --run-dir name the same thing; give one of them")
+    options = Options(config, overrides, run_dir, None, None, print_config, as_json=as_json)
+    if folder is None or print_config:
+        folder = options.load().folder
+    from spos_cli.stages import report as stage
+
+    stage.run(folder, as_json)
+
+
+@app.command()
 def audit(
     folder: Annotated[
         Path | None, typer.Argument(metavar="[RUN_DIR]", help="Folder of the run. Default: that of the settings.")
@@ -472,6 +540,36 @@ def audit(
     from spos_cli.stages import audit as stage
 
     across_processes(settings, lambda processes: stage.run(options.run(settings), processes, weights))
+
+
+@app.command()
+def status(
+    folder: Annotated[
+        str | None, typer.Argument(metavar="[RUN_DIR]", help="A run folder. Default: that of the settings.")
+    ] = None,
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    run_dir: RunDirOption = None,
+    print_config: PrintConfigOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what runs or stands where in a run folder, and which command comes next. Writes nothing.
+
+    It can be asked from another terminal while a command runs.
+
+    Example: spos status runs/demo
+    """
+    from spos_cli.stages import status as stage
+    from spos_cli.stages.run_folder import Command
+
+    if folder is not None and run_dir is not None:
+        raise ConfigError("name the run folder once, as RUN_DIR or with --run-dir")
+    if folder is not None and config is None:
+        config, run_dir = stage.find(folder)
+    elif folder is not None:
+        run_dir = folder
+    options = Options(config, overrides, run_dir, None, None, print_config)
+    stage.run(Command(options.load(), options.flags, as_json))
 
 
 @app.command()

@@ -167,6 +167,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Spos:
     spos("search")
     spos("export-arch")
     spos("retrain")
+    spos("report")
     return spos
 
 

@@ -67,7 +67,9 @@ def test_the_check_sees_an_arrow_that_points_up(tmp_path: Path) -> None:
     assert imported(path) == {"config", "stages"}
 
 
-@pytest.mark.parametrize("module", ["spos_cli.cli", "spos_cli.config", "spos_cli.search.journal"])
+@pytest.mark.parametrize(
+    "module", ["spos_cli.cli", "spos_cli.config", "spos_cli.search.journal", "spos_cli.stages.status"]
+)
 def test_light_modules_leave_torch_alone(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

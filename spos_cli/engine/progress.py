@@ -1,15 +1,30 @@
-"""Long work as a bar on a terminal, and as a plain line now and then where there is none."""
+"""Long work as a bar or a dashboard on a terminal, and as a plain line now and then where there is none."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
+import os
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderResult
+from rich.control import Control
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import ControlType
+from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 10.0
+LABEL = 10  # columns of a row's label
+GAP = "  "
+LEAST_BAR, LEAST_CURVE, LEAST_PIECE = 8, 6, 10  # columns: with fewer, it is left out
+MOST_CURVE = 60  # columns
+ROOMY = 72  # columns that have room for units, too
+LEVELS, ASCII_LEVELS = "▁▂▃▄▅▆▇█", "_.-~=+*#"
 
 console = Console(stderr=True, highlight=False)  # results go to stdout, all else here
 
@@ -19,18 +34,46 @@ def warn(text: str) -> None:
     console.print(text, style="yellow", soft_wrap=True, markup=False)
 
 
+@dataclass(frozen=True)
+class Curve:
+    """Numbers that a row shows as a sparkline, in as many columns as are left."""
+
+    values: Sequence[float]
+
+
+Row = tuple[str, Sequence[str | Curve]]  # a label, and what stands behind it
+
+
 class Task:
-    """One piece of long work: `total` units, of which some are done."""
+    """One piece of long work: `total` units, of which some are done.
+
+    Attributes:
+        note: what a bar or a line says behind the numbers.
+        phase: what a dashboard says of it in a word, such as `generation 3 of 20`.
+        under_way: how many units' worth of work is done of those that are not.
+        rows: below the bar of a dashboard. It is drawn by another thread: give it new ones, do not change them.
+    """
 
     def __init__(self, name: str, total: int, unit: str, done: int) -> None:
         self.name, self.total, self.unit, self.done = name, total, unit, done
-        self.note = ""
+        self.note, self.phase, self.under_way = "", "", 0.0
+        self.rows: Sequence[Row] = ()
         self._begin, self._begin_done = time.monotonic(), done
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return max(time.monotonic() - self._begin, 1e-9)
 
     @property
     def rate(self) -> float:
         """Units per second since the beginning."""
-        return (self.done - self._begin_done) / max(time.monotonic() - self._begin, 1e-9)
+        return (self.done + self.under_way - self._begin_done) / self.seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds until all is done, at that rate."""
+        return (self.total - self.done - self.under_way) / max(self.rate, 1e-9)
 
     def advance(self, units: int = 1, note: str | None = None) -> None:
         """More is done; `note` is what there is to say about it."""
@@ -63,19 +106,142 @@ class _Lines(Task):
         super().advance(units, note)
         if time.monotonic() >= self._next or self.done == self.total:
             self._next = time.monotonic() + SECONDS_BETWEEN_LINES
-            left = (self.total - self.done) / max(self.rate, 1e-9)
-            remaining = f", {duration(left)} left" if self.done < self.total else ""
+            remaining = f", {duration(self.left)} left" if self.done < self.total else ""
             note = f", {self.note}" if self.note else ""
             line = f"{self.name}: {self.done}/{self.total} {self.unit}, {self.rate:.1f}/s{remaining}{note}"
             console.print(line, soft_wrap=True)
 
 
+class _Dashboard:
+    """A task as a few lines that fit the terminal, whatever its width is when they are drawn."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.drawn, self.columns = task, [0], 0
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = lines_of(self.task, options.max_width, options.ascii_only)
+        self.drawn, self.columns = [line.cell_len for line in lines], options.max_width
+        yield Text("\n").join(lines)
+
+    def erasing(self, columns: int, rows: int) -> Control:
+        """Moves to where it was drawn last, in a terminal of that size now, and erases it.
+
+        A terminal that has become narrower has broken its lines up.
+        """
+        height = len(self.drawn)
+        if columns < self.columns and _breaks_lines_up():
+            height = sum(max(1, -(-width // columns)) for width in self.drawn)
+        up = ((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2))
+        return Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), *(up * (min(height, rows) - 1)))
+
+
+def _breaks_lines_up() -> bool:
+    """Whether the terminal does so with lines that are too long when it becomes narrower; most do."""
+    return os.environ.get("TERM") != "linux" and "XTERM_VERSION" not in os.environ
+
+
+class _Live(Live):
+    """rich's own would leave rows behind, or erase others, when the terminal has become narrower."""
+
+    def __init__(self, task: Task) -> None:
+        self.view = _Dashboard(task)
+        # A result that goes to a file stays out of the terminal.
+        super().__init__(self.view, console=console, redirect_stdout=sys.stdout.isatty())
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """What is printed now, in front of the dashboard."""
+        with self._lock:
+            _, *others = super().process_renderables(renderables)  # without its way to erase what was drawn last
+            return [self.view.erasing(*self.console.size), *others]
+
+
+def lines_of(task: Task, width: int, ascii_only: bool = False) -> list[Text]:
+    """The lines of a task's dashboard, none wider than `width` columns."""
+    return [_head(task, width, ascii_only), *(_row(label, pieces, width, ascii_only) for label, pieces in task.rows)]
+
+
+def _head(task: Task, width: int, ascii_only: bool) -> Text:
+    """What is worked at, how far it is, and for how long; what matters less is left out where there is no room."""
+    name = Text(f"{task.name:<{LABEL - len(GAP)}}", "bold")
+    count = f"{task.done:,}/{task.total:,}" + (f" {task.unit}" if width >= ROOMY else "")
+    rate, left = "", ""
+    if task.done == task.total:
+        left = f"{duration(task.seconds)} in all"
+    elif task.rate > 0:
+        rate, left = per_time(task.rate), f"{duration(task.left)} left"
+    room, kept = width - len(name), set()
+    for text in (task.phase, left, count, rate):  # what matters most comes first
+        if text and len(GAP) + len(text) <= room:
+            room -= len(GAP) + len(text)
+            kept.add(text)
+    room = min(room - len(GAP), MOST_CURVE)
+    bar = _bar(task, room, ascii_only) if room >= LEAST_BAR else Text()
+    texts = [Text(text, style) if text in kept else Text() for text, style in ((count, ""), (rate, ""), (left, "cyan"))]
+    line = Text(GAP).join(part for part in (name, Text(task.phase * (task.phase in kept)), bar, *texts) if part)
+    line.truncate(width)
+    return line
+
+
+def _bar(task: Task, width: int, ascii_only: bool) -> Text:
+    done, rest = ("#", "-") if ascii_only else ("━", "─")
+    filled = min(width, int(width * (task.done + task.under_way) / max(task.total, 1)))
+    return Text.assemble((done * filled, "green"), (rest * (width - filled), "dim"))
+
+
+def _row(label: str, pieces: Sequence[str | Curve], width: int, ascii_only: bool) -> Text:
+    """A label and its pieces; a curve takes the room that the texts leave, and what does not fit is cut."""
+    line = Text(f"{label:<{LABEL}}", "dim")
+    texts = sum(len(piece) + len(GAP) for piece in pieces if isinstance(piece, str))
+    for number, piece in enumerate(pieces):
+        gap = GAP if number else ""
+        room = width - line.cell_len - len(gap)
+        if isinstance(piece, Curve):
+            room = min(width - LABEL - texts, MOST_CURVE)
+            if room >= LEAST_CURVE and piece.values:
+                line.append(gap).append(sparkline(piece.values, room, ascii_only), "cyan")
+        elif len(piece) <= room:
+            line.append(gap).append(piece)
+        elif room >= LEAST_PIECE:
+            line.append(gap).append(piece[: room - 3] + "..." if ascii_only else piece[: room - 1] + "…")
+    line.truncate(width)
+    return line
+
+
+def sparkline(values: Sequence[float], width: int, ascii_only: bool = False) -> str:
+    """Numbers as a row of blocks, from their least to their largest; more than `width` are averaged."""
+    values = [value for value in values if math.isfinite(value)]
+    count = min(len(values), width)
+    edges = [len(values) * column // count for column in range(count + 1)] if count else []
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    low, span = min(means, default=0.0), max(means, default=0.0) - min(means, default=0.0)
+    levels = ASCII_LEVELS if ascii_only else LEVELS
+    return "".join(levels[round((mean - low) / span * (len(levels) - 1)) if span > 0 else 0] for mean in means)
+
+
+def per_time(rate: float) -> str:
+    """Units per second as `8.2/s`, or per minute where they are few."""
+    return f"{rate:,.1f}/s" if rate >= 1 else f"{60 * rate:.1f}/min"
+
+
 @contextlib.contextmanager
-def track(name: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> Iterator[Task]:
-    """Shows the progress of the work within; `quiet` shows nothing (processes other than the first)."""
+def track(
+    name: str, total: int, unit: str, *, done: int = 0, quiet: bool = False, dashboard: bool = False
+) -> Iterator[Task]:
+    """Shows the progress of the work within.
+
+    Args:
+        done: units that were done before.
+        quiet: shows nothing (processes other than the first).
+        dashboard: on a terminal, shows the task's rows below its bar.
+    """
+    terminal = console.is_terminal and console.is_interactive  # not one that cannot move its cursor
     if quiet:
         yield Task(name, total, unit, done)
-    elif console.is_terminal:
+    elif terminal and dashboard:
+        task = Task(name, total, unit, done)
+        with _Live(task):
+            yield task
+    elif terminal:
         columns = (
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
-import math
 import os
 import shutil
 import signal
@@ -19,13 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from spos_cli import seeding
-from spos_cli.engine import checkpoint
+from spos_cli.engine import checkpoint, history
 from spos_cli.engine.distributed import Processes
+from spos_cli.engine.history import History, step_of
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.optim import Schedule, ema_of, sgd
 from spos_cli.engine.precision import Amp, autocast, prepared
 from spos_cli.engine.progress import console, track, warn
 from spos_cli.engine.reduction import Compression, GradientAverage
+from spos_cli.engine.scalars import Scalars
+from spos_cli.engine.timing import timed
 from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
 from spos_cli.models.blocks import ChoiceBlock
 
@@ -91,6 +94,7 @@ class Trainer:
             through all of them, and their gradients are added up.
         evaluate: measures the model (or its moving average) in the middle of a training.
         evaluate_every: steps between two calls of it.
+        tensorboard: mirror the metrics to `tensorboard/` in the folder.
     """
 
     def __init__(
@@ -108,11 +112,13 @@ class Trainer:
         arguments: Callable[[int], Sequence[tuple[Any, ...]]] = lambda step: ((),),
         evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
         evaluate_every: int = 0,
+        tensorboard: bool = False,
     ) -> None:
         self.recipe, self.processes, self.name, self.folder = recipe, processes, name, folder
         self.identity, self.extra, self.seed = identity, extra or {}, seed
         self.preprocess, self.arguments = preprocess, arguments
         self.evaluate, self.evaluate_every = evaluate, evaluate_every
+        self.tensorboard = tensorboard and processes.is_main
         device = processes.device
         if recipe.amp == "fp16" and device.type != "cuda":
             raise ConfigError("amp: fp16 needs a CUDA device; use bf16 or off")
@@ -125,7 +131,8 @@ class Trainer:
             compile_blocks(self.model, device)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         self.step = 0
-        self.window = Window(processes)
+        self.window, self.history = Window(processes), History()
+        self.scalars: Scalars | None = None
 
     @property
     def result(self) -> nn.Module:
@@ -145,14 +152,18 @@ class Trainer:
         """
         recipe, request = self.recipe, StopRequest()
         if self.step == recipe.steps:
-            return
+            with self.mirrored():
+                return
         self.model.train()
         stream = iter(batches(self.step))
         quiet = not self.processes.is_main
         with (
+            self.mirrored(),
             stop_on_signals(request),
-            track(self.name, recipe.steps, "steps", done=self.step, quiet=quiet) as task,
+            track(self.name, recipe.steps, "steps", done=self.step, quiet=quiet, dashboard=True) as task,
+            timed(self.folder, self.processes, lambda: self.step, "steps"),
         ):
+            task.rows = self.history.rows
             while self.step < recipe.steps:
                 self.update(stream)
                 self.step += 1
@@ -164,13 +175,27 @@ class Trainer:
                     self.check_finite()
                 if logging:
                     task.note = self.log()
+                    task.rows = self.history.rows
                 task.advance()
                 if self.evaluate and not stopping and (last or self.step % self.evaluate_every == 0):
+                    task.phase = "validating"
                     self.log_evaluation(self.evaluate)
+                    task.phase, task.rows = "", self.history.rows
                 if saving:
                     self.save_or_go_on(must=last or stopping)
                 if stopping:
                     raise Interrupted(request.number or signal.SIGTERM)
+
+    @contextlib.contextmanager
+    def mirrored(self) -> Iterator[None]:
+        """Within, the metrics go to TensorBoard too, if that is wanted; first those that have not yet done so."""
+        if not self.tensorboard:
+            yield
+            return
+        with contextlib.closing(Scalars(self.folder / "tensorboard", self.step)) as self.scalars:
+            for line in history.read(self.folder / "metrics.jsonl"):
+                self.scalars.add_metrics(line)
+            yield
 
     def update(self, stream: Iterator[Batch]) -> None:
         """One optimizer step: forward and backward passes, then the update."""
@@ -235,6 +260,9 @@ class Trainer:
         """Appends to metrics.jsonl, from the first process; what cannot be written is left out, and said so."""
         if not self.processes.is_main:
             return
+        self.history.add(entry)
+        if self.scalars is not None:
+            self.scalars.add_metrics(entry)
         path = self.folder / "metrics.jsonl"
         line = (json.dumps(entry) + "\n").encode()
         try:
@@ -249,10 +277,8 @@ class Trainer:
 
     def last_metrics(self) -> dict[str, float]:
         """The newest line of training metrics; empty if there is none."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-        whole = (json.loads(line) for line in reversed(lines) if _step_of(line) < math.inf)
-        return next((entry for entry in whole if "loss" in entry), {})
+        lines = history.read(self.folder / "metrics.jsonl")
+        return next((line for line in reversed(lines) if "loss" in line), {})
 
     def is_milestone(self, step: int) -> bool:
         """Whether the checkpoint of a step is kept for good."""
@@ -382,8 +408,9 @@ class Trainer:
         path = self.folder / "metrics.jsonl"
         if path.exists():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-            kept = [line for line in lines if _step_of(line) <= step]
+            kept = [line for line in lines if step_of(line) <= step]
             checkpoint.write_atomically(path, "".join(kept).encode())
+            self.history = History(history.read(path))
 
 
 def compile_blocks(model: nn.Module, device: torch.device) -> None:
@@ -418,13 +445,6 @@ def _moved_to(path: Path, folder: Path) -> Path:
         return path.rename(aside)
     except OSError as error:
         raise RunError(f"cannot move the damaged {path} to {folder}: {error.strerror or error}") from None
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # a line that was cut short
 
 
 def require_same(ours: dict[str, Any], theirs: dict[str, Any], what: str) -> None:

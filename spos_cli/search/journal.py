@@ -110,11 +110,18 @@ class Journal:
             raise RunError(f"cannot read {self.path}: {error.strerror or error}") from None
         entries = []
         for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is incomplete
-            try:
-                entries.append(Entry.from_line(line.decode("utf-8")))
-            except NO_ENTRY:
-                raise RunError(f"{self.path}:{number} is not a scored candidate; mend it, or use --fresh") from None
+            if (entry := self.entry_or_none(line)) is None:
+                raise RunError(f"{self.path}:{number} is not a scored candidate; mend it, or use --fresh")
+            entries.append(entry)
         return entries
+
+    @staticmethod
+    def entry_or_none(line: bytes) -> Entry | None:
+        """The entry of one line, if it is one."""
+        try:
+            return Entry.from_line(line.decode("utf-8"))
+        except NO_ENTRY:
+            return None
 
     def cut_incomplete_line(self) -> None:
         """Removes what follows the last newline, so that the next entry begins a line."""

@@ -66,6 +66,7 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
         run.working_in(run.audit_folder, processes),
     ):
         remember(run, digest, processes)
+        run.record_config(run.audit_folder, processes)
         evaluator = make_evaluator(run, supernet, images, processes)
         journal = Journal(run.audit_folder / "journal.jsonl")
         if processes.is_main:
@@ -315,6 +316,7 @@ def show(run: Run, result: dict[str, Any]) -> None:
     run.show("whether the rankings agree", ["what:", "value", "95 % interval"], correlations)
     run.result(result)
     run.say(f"written to {run.audit_folder / 'result.json'}")
+    run.next("report")
 
 
 def _share(draws: dict[str, int], name: str) -> str:

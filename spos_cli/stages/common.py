@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,9 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from spos_cli import seeding
@@ -31,55 +28,20 @@ from spos_cli.engine.progress import track, warn
 from spos_cli.engine.trainer import Recipe
 from spos_cli.errors import ConfigError, DataError, RunError
 from spos_cli.space.search_space import SearchSpace
-
-WIDE = 160  # columns of a table that goes to a file
+from spos_cli.stages.run_folder import Command
 
 
 @dataclass(frozen=True)
-class Run:
-    """One command of an experiment.
+class Run(Command):
+    """One command of an experiment, with what needs torch.
 
     Attributes:
-        config: the resolved settings.
-        flags: the command-line options that led to them, for the next command to type.
         fresh: start the stage over; what was there is kept under another name.
-        as_json: print the result as JSON, for scripts.
+        tensorboard: mirror the scalars of the metrics to TensorBoard's files.
     """
 
-    config: Config
-    flags: str = ""
     fresh: bool = False
-    as_json: bool = False
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return self.config.folder
-
-    @property
-    def supernet_folder(self) -> Path:
-        """Checkpoints and metrics of the supernet."""
-        return self.folder / "supernet"
-
-    @property
-    def search_folder(self) -> Path:
-        """Journal and result of the search."""
-        return self.folder / "search"
-
-    @property
-    def archs_folder(self) -> Path:
-        """Exported architectures, one folder each."""
-        return self.folder / "archs"
-
-    @property
-    def retrain_folder(self) -> Path:
-        """Retrained architectures, one folder each."""
-        return self.folder / "retrain"
-
-    @property
-    def audit_folder(self) -> Path:
-        """What is known of the trustworthiness of the search."""
-        return self.folder / "audit"
+    tensorboard: bool = False
 
     @contextlib.contextmanager
     def working_in(self, stage: Path, processes: Processes) -> Iterator[None]:
@@ -92,7 +54,7 @@ class Run:
         """
         with contextlib.ExitStack() as held:
             if processes.is_main:
-                held.enter_context(lock.hold(self.folder / f".{self._name_of(stage)}.lock"))
+                held.enter_context(lock.hold(self.lock_of(stage)))
                 try:
                     if self.fresh:
                         self._start_over(stage)
@@ -103,13 +65,9 @@ class Run:
             processes.barrier()
             yield
 
-    def _name_of(self, stage: Path) -> str:
-        """`retrain/<id>` as `retrain-<id>`."""
-        return "-".join(stage.relative_to(self.folder).parts)
-
     def _start_over(self, stage: Path) -> None:
         """Sets aside what the stage left, once a launch: processes that are started again go on."""
-        launch, mark = distributed.launch_id(), self.folder / f".{self._name_of(stage)}.fresh"
+        launch, mark = distributed.launch_id(), self.folder / f".{self.name_of(stage)}.fresh"
         if launch == "none":
             raise RunError(
                 "under torchrun, --fresh needs an --rdzv-id of its own, so that a machine that comes back goes on"
@@ -124,7 +82,7 @@ class Run:
 
     def _set_aside(self, stage: Path) -> None:
         """Moves `<run>/<stage>` to `<run>/previous/<stage>-<n>`."""
-        name, number = self._name_of(stage), 1
+        name, number = self.name_of(stage), 1
         while (aside := self.folder / "previous" / f"{name}-{number}").exists():
             number += 1
         aside.parent.mkdir(exist_ok=True)
@@ -132,47 +90,13 @@ class Run:
         self.say(f"kept the earlier {stage} as {aside}")
 
     def record_config(self, stage: Path, processes: Processes) -> None:
-        """Writes the resolved settings to the run folder, and to the stage's; when nothing speaks against them."""
+        """Writes the resolved settings to the run folder, and to the stage's; when nothing speaks against them.
+
+        Those of an audit's short trainings are not the run's.
+        """
         if processes.is_main:
-            for folder in (self.folder, stage):
+            for folder in (stage,) if self.audit_folder in stage.parents else (self.folder, stage):
                 checkpoint.write_atomically(folder / "config.yaml", self.config.to_yaml().encode())
-
-    def say(self, text: str, style: str = "") -> None:
-        """A line on stdout, unless that is for JSON."""
-        if not self.as_json:
-            screen().print(Text(text, style), soft_wrap=True)
-
-    def show(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """A table on stdout, unless that is for JSON; columns whose title ends in a colon are aligned left."""
-        self.say(f"\n{title}", "bold")
-        if not self.as_json:
-            screen().print(table(columns, rows))
-
-    def next(self, command: str) -> None:
-        """Says what to type next."""
-        self.say(f"next: spos {command} {self.flags}".rstrip(), "bold")
-
-    def result(self, value: Any) -> None:
-        """Prints the result for scripts, if asked for."""
-        if self.as_json:
-            print(json.dumps(value))
-
-
-def screen() -> Console:
-    """stdout, wide enough for an architecture where it is not a terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDE)
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """Rows under columns; whatever is in a cell is shown as it is, never read as markup."""
-    result = Table()
-    for column in columns:
-        left = column.endswith(":")
-        result.add_column(column.rstrip(":"), justify="left" if left else "right", overflow="fold")
-    for row in rows:
-        result.add_row(*(Text(str(cell)) for cell in row))
-    return result
 
 
 def in_columns(space: SearchSpace, cells: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:

@@ -39,7 +39,8 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import Sampler, UniformSampler
 from spos_cli.space.search_space import PUBLISHED, SearchSpace
-from spos_cli.stages.common import Images, Run, screen, training_recipe
+from spos_cli.stages.common import Images, Run, training_recipe
+from spos_cli.stages.run_folder import screen
 from spos_cli.stages.supernet_train import make_sampler
 
 Status = Literal["ok", "warn", "fail"]

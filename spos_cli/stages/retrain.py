@@ -91,6 +91,7 @@ def train(run: Run, processes: Processes, architecture: Architecture, images: Im
         preprocess=images.preprocess,
         evaluate=midway,
         evaluate_every=training.evaluate_every,
+        tensorboard=run.tensorboard,
     )
     flops = count(space).flops.of(architecture)
     if processes.is_main:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.progress import Task, track
+from spos_cli.engine.scalars import Scalars
+from spos_cli.engine.timing import timed
 from spos_cli.engine.trainer import require_same
 from spos_cli.errors import CheckpointError, ConfigError, RunError
 from spos_cli.models.counting import Costs, count
@@ -32,12 +34,14 @@ from spos_cli.search import published, statistics, ties
 from spos_cli.search.evaluator import Calibration, Evaluator, Score
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Bitmaps, Entry, Journal, pareto, ranking
+from spos_cli.search.overview import Overview
 from spos_cli.search.racing import Race
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import LABELS, format_cost, format_duration
 from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.common import Images, Run, data_recipe, read_settings
 from spos_cli.stages.flops_table import LATENCY_TABLE, read_latency
+from spos_cli.stages.report import LiveReport
 from spos_cli.stages.weights_file import Weights, read_weights
 
 SHOWN = 10
@@ -90,7 +94,8 @@ def search(
     if begin_with is not None:
         bring_in(journal, begin_with, processes)
     evaluator = make_evaluator(run, supernet, images, processes)
-    scoring = Scoring(processes, evaluator, costs, journal, evolution.parents, run.config.search.racing)
+    overview = Overview(evolution.generations)
+    scoring = Scoring(processes, evaluator, costs, journal, evolution.parents, run.config.search.racing, overview)
     known = scoring.bring_in(evolution.allows)
     if processes.is_main:
         journal.cut_incomplete_line()
@@ -103,13 +108,35 @@ def search(
                 "yellow",
             )
     total = evolution.population * (evolution.generations + 1)
-    request, quiet = StopRequest(), not processes.is_main
-    with stop_on_signals(request), track("search", total, "candidates", quiet=quiet) as task:
-        for _ in evolution.search(lambda candidates: scoring.score(candidates, request, task), known):
+    request, quiet, report = StopRequest(), not processes.is_main, LiveReport(run)
+    with (
+        mirrored(run, processes) as mirror,
+        stop_on_signals(request),
+        track("search", total, "candidates", quiet=quiet, dashboard=True) as task,
+        timed(run.search_folder, processes, lambda: scoring.lines, "candidates") as clock,
+    ):
+        for _ in evolution.search(lambda c: scoring.score(c, request, task), known, overview.begin):
+            mirror(overview.generation, overview.summary)
             if processes.is_main and scoring.changed:  # not for each generation that the journal knows
-                write_result(run, scoring, supernet_digest)
+                clock.lap()
+                write_result(run, scoring, supernet_digest, complete=False)
+                report.update()
     if processes.is_main:
-        show(run, scoring, write_result(run, scoring, supernet_digest))
+        tie = write_result(run, scoring, supernet_digest, complete=True)
+        report.finish()
+        show(run, scoring, tie)
+
+
+@contextlib.contextmanager
+def mirrored(run: Run, processes: Processes) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+    """What takes the numbers of each generation to TensorBoard, if that is wanted."""
+    if not (run.tensorboard and processes.is_main):
+        yield lambda generation, numbers: None
+        return
+    with contextlib.closing(Scalars(run.search_folder / "tensorboard")) as scalars:
+        yield lambda generation, numbers: scalars.add(
+            generation, {f"search/{name}": number for name, number in numbers.items()}
+        )
 
 
 def read_supernet(path: Path, processes: Processes, hint: bool) -> tuple[Weights, str]:
@@ -319,6 +346,7 @@ class Scoring:
     Args:
         parents: candidates of a generation that the next one is made of.
         racing: risk of each look of a race against the last of them, or None for no races.
+        overview: is told of all scores, for the dashboard of a search.
     """
 
     def __init__(
@@ -329,9 +357,10 @@ class Scoring:
         journal: Journal,
         parents: int,
         racing: float | None,
+        overview: Overview | None = None,
     ) -> None:
         self.processes, self.evaluator, self.costs, self.journal = processes, evaluator, costs, journal
-        self.parents, self.racing = parents, racing
+        self.parents, self.racing, self.overview = parents, racing, overview or Overview(0)
         lines = journal.read()
         self.entries = {entry.architecture: entry for entry in lines}
         self.rows, self.lines = {entry.architecture: row for row, entry in enumerate(lines)}, len(lines)
@@ -343,6 +372,7 @@ class Scoring:
         """The scores of the candidates of another search that the journal begins with, where the limits allow them."""
         imported = [entry for entry in self.entries.values() if entry.origin == "imported"]
         self.used = [entry for entry in imported if allows(entry.architecture)]
+        self.overview.add(self.used)
         return {entry.architecture: entry.top1 - entry.partial for entry in self.used}
 
     def score(self, candidates: Sequence[Candidate], request: StopRequest, task: Task) -> list[float]:
@@ -357,11 +387,15 @@ class Scoring:
         pending = [candidate for candidate in candidates if candidate.architecture not in self.entries]
         task.skip(len(candidates) - len(pending))
         self.changed = bool(pending)
+        self.overview.add(self.entries[c.architecture] for c in candidates if c.architecture in self.entries)
+        task.phase, task.rows = self.overview.phase, self.overview.rows
         race = self.race() if pending else None
-        for together in chunks(sorted(pending, key=lambda c: c.architecture), GROUP * self.processes.world_size):
+        neighbours = sorted(pending, key=lambda candidate: candidate.architecture.options)
+        for together in chunks(neighbours, GROUP * self.processes.world_size):
             if self.processes.any(request.made):
                 raise Interrupted(request.number or signal.SIGTERM)
-            self.score_together(together, race, request, task)
+            self.overview.add(self.score_together(together, race, request, task))
+            task.rows = self.overview.rows
             best = max(entry.top1 for entry in self.entries.values() if not entry.partial)
             task.advance(len(together), note=f"generation {together[0].generation}, best top-1 {best:.2%}")
         entries = [self.entries[candidate.architecture] for candidate in candidates]
@@ -384,7 +418,7 @@ class Scoring:
 
     def score_together(
         self, candidates: Sequence[Candidate], race: Race | None, request: StopRequest, task: Task
-    ) -> None:
+    ) -> list[Entry]:
         """A share of them per process; the first one writes them all, in their order.
 
         Raises:
@@ -392,19 +426,23 @@ class Scoring:
         """
         size = -(-len(candidates) // self.processes.world_size)
         mine = candidates[self.processes.rank * size :][:size]
-        note = task.note
+        note, before, first_half = task.note, 0.0, True
 
         def go_on(done: float) -> bool:
+            nonlocal before, first_half
+            first_half = first_half and done > before  # of the calibration; then it begins anew, of the scoring
+            task.under_way, before = len(candidates) * (done if first_half else 1 + done) / 2, done
             task.advance(0, note=f"{note}, {done:.0%} of {len(candidates)} more" if note else "")
             return not request.made
 
         found = self.scores_of([candidate.architecture for candidate in mine], race, go_on)
-        task.note = note
+        task.note, task.under_way = note, 0.0
         rows = self.processes.gather(_flat(found, size, self.bitmaps.images).to(self.processes.device)).cpu()
         for candidate, score in zip(candidates, _scores(rows, self.bitmaps.images), strict=False):
             if score is None:
                 raise Interrupted(request.number or signal.SIGTERM)
             self.write(candidate, score)
+        return [self.entries[candidate.architecture] for candidate in candidates]
 
     def write(self, candidate: Candidate, score: Score) -> None:
         """Adds a score to the journal, from the first process."""
@@ -505,8 +543,12 @@ def percent(interval: tuple[float, float]) -> str:
     return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
 
 
-def write_result(run: Run, scoring: Scoring, supernet_digest: str) -> ties.Ties:
-    """`result.yaml`: the best so far, and what they were found with; what is tied with the best."""
+def write_result(run: Run, scoring: Scoring, supernet_digest: str, complete: bool) -> ties.Ties:
+    """`result.yaml`: the best so far, and what they were found with; what is tied with the best.
+
+    Args:
+        complete: whether the search has ended.
+    """
     tie = scoring.tied()
     best = [{"rank": rank, **with_error(entry, tie)} for rank, entry in enumerate(ranking(scoring.used)[:SHOWN], 1)]
     result = {
@@ -514,6 +556,8 @@ def write_result(run: Run, scoring: Scoring, supernet_digest: str) -> ties.Ties:
         "partial": sum(entry.partial for entry in scoring.used),
         "tied": tie.count,
         "generations": scoring.used[-1].generation,
+        "planned": run.config.search.generations,
+        "complete": complete,
         **{f"{name}_limit": limit for name, limit in limits_of(run).items()},
         "supernet": supernet_digest,
         "space": run.config.space.build().to_dict(),

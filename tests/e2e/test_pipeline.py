@@ -126,8 +126,9 @@ def test_a_path_of_the_supernet_scores_the_same_as_in_the_search(finished: Spos,
 def test_the_same_command_again_changes_nothing(finished: Spos) -> None:
     files = [path for path in finished.run.rglob("*") if path.is_file()]
     before = {path: path.read_bytes() for path in files}
-    for command in ("supernet-train", "search", "export-arch", "retrain"):
-        finished.here(command)
+    for command in ("supernet-train", "search", "export-arch", "retrain", "report"):
+        said = finished.here(command).stdout
+        assert ("report: runs/tiny/search/report.html" in said) == (command in ("search", "report"))
     assert {path: path.read_bytes() for path in files} == before
 
 
@@ -215,7 +216,7 @@ def test_flops_table_of_the_space(spos: Spos) -> None:
 
 
 def test_help_and_version_are_instant_and_have_examples() -> None:
-    commands = ["supernet-train", "flops-table", "search", "export-arch", "retrain", "evaluate"]
+    commands = ["supernet-train", "flops-table", "search", "export-arch", "retrain", "evaluate", "status"]
     top = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, check=True).stdout
     assert all(command in top for command in commands)
     for command in commands:

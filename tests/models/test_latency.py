@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,6 +37,14 @@ def test_every_choice_is_measured() -> None:
     assert min(map(min, found.spread)) >= 1
     assert sum(rounds) == latency.WARM_UP + latency.ROUNDS
     assert (found.conditions.batch, found.conditions.device) == (2, "cpu")
+
+
+def test_every_width_is_measured() -> None:
+    space = replace(SPACE, widths=(500, 1000))
+    arch = space.options.architecture([1, 2, 3, 0])
+    found = latency.measure(space, torch.device("cpu"), 1, [arch])
+    assert found.table.options.counts == [4] * 4
+    assert [(one, added) for one, _, added in found.whole] == [(arch, found.table.of(arch))]
 
 
 def test_medians_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,413 @@
+"""`spos report`: what a run has found, as one page to look at. It reads the run's files, and computes nothing anew."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.text import Text
+
+from spos_cli import config
+from spos_cli.config import Config
+from spos_cli.engine import checkpoint
+from spos_cli.engine.progress import warn
+from spos_cli.errors import RunError, SposError
+from spos_cli.search import ties
+from spos_cli.search.findings import Audit, Effort, Findings, Number, Retrained, Search, Training
+from spos_cli.search.journal import Bitmaps, Entry, Journal, ranking
+from spos_cli.search.page import MISSING, page, plotly_js
+from spos_cli.search.statistics import mcnemar
+from spos_cli.space import architecture
+from spos_cli.space.architecture import YAML_ERRORS, Architecture
+from spos_cli.space.search_space import SearchSpace
+from spos_cli.stages.run_folder import Command, screen
+
+SHARE = 0.02  # of a search's time that its report may take
+MAX_NUMBER = 10**18
+
+
+def run(folder: Path, as_json: bool) -> None:
+    """Leaves `search/report.html` in a run folder.
+
+    Raises:
+        RunError: there is nothing to report, plotly is not installed, or a file cannot be read.
+    """
+    path = write(folder)
+    if as_json:
+        print(json.dumps({"file": str(path)}))
+    else:
+        screen().print(Text(f"report: {path}"), soft_wrap=True)
+
+
+def write(folder: Path) -> Path:
+    """Reads a run and writes its report."""
+    plotly_js()  # fails before any work
+    path = folder / "search" / "report.html"
+    content = page(read(folder)).encode()
+    if not path.exists() or path.read_bytes() != content:
+        checkpoint.write_atomically(path, content)
+    return path
+
+
+class LiveReport:
+    """The report of a search that is running: up to date, as far as that takes no more than `SHARE` of its time."""
+
+    def __init__(self, run: Command) -> None:
+        self.run = run
+        self._end, self._took = -math.inf, 0.0  # of the last report
+
+    def update(self) -> None:
+        """Writes it anew if it is time; what cannot be written is left out, and said so."""
+        begin = time.monotonic()
+        if begin - self._end < self._took / SHARE:
+            return
+        with contextlib.suppress(RunError):  # `finish` says it
+            plotly_js()
+            self._write()
+        self._end = time.monotonic()
+        self._took = self._end - begin
+
+    def finish(self) -> None:
+        """Writes it once more, and says where it is, or how to get it."""
+        try:
+            plotly_js()
+        except RunError:
+            self.run.say(f"{MISSING}, then spos report {self.run.flags}".rstrip())
+            return
+        if (path := self._write()) is not None:
+            self.run.say(f"report: {path}")
+
+    def _write(self) -> Path | None:
+        try:
+            return write(self.run.folder)
+        except (SposError, OSError) as error:  # the search itself is well
+            warn(f"no report: {error}")
+            return None
+
+
+def read(folder: Path) -> Findings:
+    """What the files of a run say.
+
+    Raises:
+        RunError: there is neither a search nor a training.
+        SposError: the journal is broken, or of another space.
+    """
+    if not folder.is_dir():
+        raise RunError(f"there is no run folder {folder}")
+    settings = _config(folder / "config.yaml")
+    result = _mapping(folder / "search" / "result.yaml")
+    space = _space(result, _config(folder / "search" / "config.yaml") or settings)
+    search = read_search(folder, space, result) if space is not None else None
+    supernet = folder / "supernet" / "metrics.jsonl"
+    alone = sorted(folder.glob("retrain/*/metrics.jsonl"))
+    named = [("supernet", supernet), *((f"retrain {path.parent.name}", path) for path in alone)]
+    trainings = [training for name, path in named if (training := read_training(name, path)) is not None]
+    if search is None and not trainings:
+        raise RunError(f"{folder} has neither scores nor metrics yet; run spos supernet-train first")
+    efforts = [effort for name, path in named[:1] if (effort := training_effort(name, path.parent)) is not None]
+    if search is not None:
+        efforts.append(search_effort(folder / "search", search))
+    efforts += [effort for name, path in named[1:] if (effort := training_effort(name, path.parent)) is not None]
+    return Findings(
+        name=settings.name if settings is not None else folder.resolve().name,
+        space=space,
+        search=search,
+        trainings=trainings,
+        retrained=[found for path in alone if (found := read_retrained(path.with_name("model.pt"))) is not None],
+        efforts=efforts,
+        audit=read_audit(folder / "audit" / "result.json"),
+    )
+
+
+def _config(path: Path) -> Config | None:
+    """The settings that a stage has recorded; None if they are missing, or of another version."""
+    if not path.is_file():
+        return None
+    with contextlib.suppress(SposError):
+        return config.load(path)
+    return None
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping; empty if it is missing or broken."""
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except (OSError, *YAML_ERRORS):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _space(result: dict[str, Any], settings: Config | None) -> SearchSpace | None:
+    """The space that was searched, or else the one of the settings."""
+    with contextlib.suppress(SposError):
+        if isinstance(found := result.get("space"), dict):
+            return SearchSpace.from_dict(found)
+    return settings.space.build() if settings is not None else None
+
+
+def read_search(folder: Path, space: SearchSpace, result: dict[str, Any]) -> Search | None:
+    """The search in a run folder; None if it has no scores.
+
+    Raises:
+        SposError: the journal is broken, or of another space.
+    """
+    entries = Journal(folder / "search" / "journal.jsonl").read()
+    if not entries:
+        return None
+    require_of(space, entries)
+    settings = _config(folder / "search" / "config.yaml")
+    planned = settings.search.population * (settings.search.generations + 1) if settings is not None else None
+    names = [name for name in ("flops", "params", "latency") if f"{name}_limit" in result]
+    limits = {name: _whole(result[f"{name}_limit"]) for name in names}
+    winner = _winner(entries, result, limits)
+    found, unknown = read_ties(folder / "search" / "outcomes.bits", entries, winner)
+    return Search(
+        entries=entries,
+        limits=limits,
+        winner=winner.architecture,
+        ties=found,
+        unknown=unknown,
+        planned=planned,
+        covered=_covered(result),
+        exported=frozenset(_exported(folder)),
+    )
+
+
+def read_ties(bits: Path, entries: Sequence[Entry], winner: Entry) -> tuple[dict[int, float] | None, str]:
+    """The lines that are tied with the winner, with p-values, or None; and what there is to say of it."""
+    rows = {entry.architecture: row for row, entry in enumerate(entries)}
+    tie = ties.find([entry for entry in entries if entry.rank >= winner.rank], rows, bits)
+    if tie.count is None:
+        return None, tie.unknown
+    lines = sorted(rows[arch] for arch in tie.tied if arch != winner.architecture)
+    right, both = Bitmaps(bits, winner.images).overlaps(rows[winner.architecture], lines)
+    p_values = [
+        mcnemar(winner.right - common, one - common) for one, common in zip(right.tolist(), both.tolist(), strict=True)
+    ]
+    return dict(zip(lines, p_values, strict=True)), tie.unknown
+
+
+def _covered(result: dict[str, Any]) -> float | None:
+    """The hypervolume of a searched front, as a share of its rectangle."""
+    with contextlib.suppress(LookupError, TypeError):
+        area, corner = _number(result["hypervolume"]), _number(result["reference"]["flops"])
+        return area / corner if area is not None and corner else None
+    return None
+
+
+def require_of(space: SearchSpace, entries: Sequence[Entry]) -> None:
+    """Raises ArchitectureError if an entry is of another space."""
+    allowed = [frozenset(options) for options in space.options.by_layer]
+    for entry in entries:
+        arch = entry.architecture
+        options = zip(arch.choices, arch.widths or (0,) * len(arch), strict=True)
+        if len(arch) != len(allowed) or not all(map(frozenset.__contains__, allowed, options)):
+            space.validate(arch)
+
+
+def _winner(entries: Sequence[Entry], result: dict[str, Any], limits: dict[str, int | None]) -> Entry:
+    """The best of the result; without one, the best under the limits of what the journal has."""
+    with contextlib.suppress(SposError, LookupError, TypeError):
+        found = Architecture.from_list(result["best"][0]["architecture"])
+        if known := [entry for entry in entries if entry.architecture == found]:
+            return known[0]
+    flops, params = limits.get("flops"), limits.get("params")
+    allowed = [
+        entry
+        for entry in entries
+        if (flops is None or entry.flops <= flops) and (params is None or entry.params <= params)
+    ]
+    return ranking(allowed or entries)[0]
+
+
+def _exported(folder: Path) -> Iterator[Architecture]:
+    for path in sorted(folder.glob("archs/*/arch.yaml")):
+        with contextlib.suppress(SposError):
+            yield architecture.read(str(path))
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON objects; those that are none are left out."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(value := json.loads(line), dict):
+                found.append(value)
+    return found
+
+
+def _whole(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value <= MAX_NUMBER else None
+
+
+def _number(value: Any) -> Number:
+    """A finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) <= MAX_NUMBER else None
+
+
+def read_training(name: str, path: Path) -> Training | None:
+    """The curves of a training; None if it has none."""
+    lines = [line for line in read_lines(path) if _whole(line.get("step")) is not None]
+    train = [line for line in lines if "loss" in line]
+    val = [line for line in lines if "val_loss" in line or "val_top1" in line]
+    if not train:
+        return None
+
+    def column(chosen: list[dict[str, Any]], key: str) -> list[Number]:
+        return [_number(line.get(key)) for line in chosen]
+
+    return Training(
+        name,
+        [line["step"] for line in train],
+        column(train, "loss"),
+        column(train, "top1"),
+        column(train, "lr"),
+        [line["step"] for line in val],
+        column(val, "val_loss"),
+        column(val, "val_top1"),
+    )
+
+
+def read_retrained(path: Path) -> Retrained | None:
+    """What a retrained network's file says of it; None if there is none that is whole."""
+    if not path.is_file():
+        return None
+    with contextlib.suppress(SposError, LookupError, TypeError, AttributeError):
+        content = checkpoint.load(path)
+        arch, metrics = Architecture.from_list(content["architecture"]), content["metrics"]
+        top1, images, steps = _number(metrics["top1"]), _whole(metrics["images"]), _whole(metrics["steps"])
+        if top1 is not None and 0 <= top1 <= 1 and images and steps is not None:
+            return Retrained(arch, round(top1 * images), images, steps)
+    return None
+
+
+def _timing(folder: Path, unit: str) -> tuple[int, float, str]:
+    """Of a stage: units whose time is known, the seconds that they took, and the devices, in words."""
+    done, seconds = 0, 0.0
+    devices: dict[str, None] = {}
+    for line in read_lines(folder / "timing.jsonl"):
+        units, taken = _whole(line.get("done")), _number(line.get("seconds"))
+        if line.get("unit") != unit or units is None or taken is None or taken < 0:
+            continue
+        done, seconds = done + units, seconds + taken
+        processes, threads = _whole(line.get("processes")) or 1, _whole(line.get("threads"))
+        device = str(line.get("device"))[:80]
+        where = [f"{processes} processes on {device}" if processes > 1 else device]
+        if threads:
+            where.append(f"{threads} thread{'' if threads == 1 else 's'}")
+        devices[", ".join(where)] = None
+    return done, seconds, "; ".join(devices)
+
+
+def training_effort(name: str, folder: Path) -> Effort | None:
+    """What a training has cost; without its times, what the metrics say of their windows."""
+    lines = [line for line in read_lines(folder / "metrics.jsonl") if _whole(line.get("step")) is not None]
+    windows = [
+        (images, images / rate)
+        for line in lines
+        if (images := _number(line.get("images"))) and (rate := _number(line.get("images_per_second"))) and rate > 0
+    ]
+    if not lines:
+        return None
+    last = max(line["step"] for line in lines)
+    done, seconds, device = _timing(folder, "steps")
+    in_windows = sum(seconds for _, seconds in windows)
+    rate = sum(images for images, _ in windows) / in_windows if in_windows > 0 else None
+    return Effort(
+        stage=name,
+        work=f"{last:,} steps",
+        seconds=max(seconds, in_windows) or None,
+        complete=done >= last,
+        images_per_second=rate,
+        device=device,
+    )
+
+
+def search_effort(folder: Path, search: Search) -> Effort:
+    """What the search has cost; images that candidates are calibrated on are not counted."""
+    scored = [entry for entry in search.entries if entry.origin != "imported"]
+    done, seconds, device = _timing(folder, "candidates")
+    images = sum(entry.images for entry in scored) / max(1, len(scored))
+    return Effort(
+        stage="search",
+        work=f"{len(scored):,} candidates",
+        seconds=seconds or None,
+        complete=done >= len(scored),
+        images_per_second=images * done / seconds if seconds > 0 else None,
+        device=device,
+    )
+
+
+def read_audit(path: Path) -> Audit | None:
+    """What `spos audit` has left; None if there is nothing of it. What is of another form is left out."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict):
+        return None
+    fidelity = content.get("fidelity")
+    fidelity = fidelity if isinstance(fidelity, dict) else {}
+    pairs = [
+        (one, alone, _whole(row.get("flops")))
+        for row in _dicts(fidelity.get("architectures"))
+        if (one := _number(row.get("one_shot"))) is not None and (alone := _number(row.get("alone"))) is not None
+    ]
+    return Audit(
+        curves={kind: _curves(content.get(kind)) for kind in ("random", "evolution") if _curves(content.get(kind))},
+        operators=_operators(content.get("operators")),
+        fidelity_steps=_whole(fidelity.get("steps")),
+        one_shot=[one for one, _, _ in pairs],
+        alone=[alone for _, alone, _ in pairs],
+        fidelity_flops=[flops for _, _, flops in pairs if flops is not None] if pairs else [],
+        correlations={
+            name: values
+            for name in ("kendall", "spearman", "kendall_of_flops")
+            if (values := _interval(fidelity.get(name))) is not None
+        },
+        images=[
+            (images, width, tied)
+            for row in _dicts(content.get("images"))
+            if (images := _whole(row.get("images"))) is not None
+            and (width := _number(row.get("tie_width"))) is not None
+            and (tied := _whole(row.get("tied"))) is not None
+        ],
+    )
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _curves(value: Any) -> list[list[float]]:
+    """Of each seed the best so far."""
+    seeds = [seed["best"] for seed in _dicts(value) if isinstance(seed.get("best"), list)]
+    numbers = [[number for item in seed if (number := _number(item)) is not None] for seed in seeds]
+    return [curve for curve in numbers if curve]
+
+
+def _operators(value: Any) -> dict[str, dict[str, int]]:
+    named = value.items() if isinstance(value, dict) else []
+    return {
+        str(name)[:60]: {str(key): number for key, item in counts.items() if (number := _whole(item)) is not None}
+        for name, counts in named
+        if isinstance(counts, dict)
+    }
+
+
+def _interval(value: Any) -> tuple[float, float, float] | None:
+    found = [_number(value.get(key)) for key in ("value", "low", "high")] if isinstance(value, dict) else [None]
+    numbers = [number for number in found if number is not None]
+    return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else None

@@ -1,0 +1,107 @@
+"""One command of an experiment without torch: where a run keeps what, and how results are shown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from spos_cli.config import Config
+
+WIDE = 160  # columns of a table that goes to a file
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of an experiment.
+
+    Attributes:
+        config: the resolved settings.
+        flags: the command-line options that led to them, for the next command to type.
+        as_json: print the result as JSON, for scripts.
+    """
+
+    config: Config
+    flags: str = ""
+    as_json: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.config.folder
+
+    @property
+    def supernet_folder(self) -> Path:
+        """Checkpoints and metrics of the supernet."""
+        return self.folder / "supernet"
+
+    @property
+    def search_folder(self) -> Path:
+        """Journal and result of the search."""
+        return self.folder / "search"
+
+    @property
+    def archs_folder(self) -> Path:
+        """Exported architectures, one folder each."""
+        return self.folder / "archs"
+
+    @property
+    def retrain_folder(self) -> Path:
+        """Retrained architectures, one folder each."""
+        return self.folder / "retrain"
+
+    @property
+    def audit_folder(self) -> Path:
+        """What is known of the trustworthiness of the search."""
+        return self.folder / "audit"
+
+    def lock_of(self, stage: Path) -> Path:
+        """The file that a stage's process holds while it works."""
+        return self.folder / f".{self.name_of(stage)}.lock"
+
+    def name_of(self, stage: Path) -> str:
+        """`retrain/<id>` as `retrain-<id>`."""
+        return "-".join(stage.relative_to(self.folder).parts)
+
+    def say(self, text: str, style: str = "") -> None:
+        """A line on stdout, unless that is for JSON."""
+        if not self.as_json:
+            screen().print(Text(text, style), soft_wrap=True)
+
+    def show(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """A table on stdout, unless that is for JSON; columns whose title ends in a colon are aligned left."""
+        self.say(f"\n{title}", "bold")
+        if not self.as_json:
+            screen().print(table(columns, rows))
+
+    def next(self, command: str) -> None:
+        """Says what to type next."""
+        self.say(f"next: spos {command} {self.flags}".rstrip(), "bold")
+
+    def result(self, value: Any) -> None:
+        """Prints the result for scripts, if asked for."""
+        if self.as_json:
+            print(json.dumps(value))
+
+
+def screen() -> Console:
+    """stdout, wide enough for an architecture where it is not a terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDE)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """Rows under columns; whatever is in a cell is shown as it is, never read as markup."""
+    result = Table()
+    for column in columns:
+        left = column.endswith(":")
+        result.add_column(column.rstrip(":"), justify="left" if left else "right", overflow="fold")
+    for row in rows:
+        result.add_row(*(Text(str(cell)) for cell in row))
+    return result

@@ -1,0 +1,479 @@
+"""`spos status`: what runs or stands where, and what to type next. Without torch, and nothing is written or locked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from spos_cli import config
+from spos_cli.config import Config
+from spos_cli.engine import history, lock
+from spos_cli.engine.history import is_number
+from spos_cli.engine.progress import duration
+from spos_cli.errors import ConfigError, RunError, SposError
+from spos_cli.search.journal import Entry, Journal
+from spos_cli.space.architecture import YAML_ERRORS, Architecture
+from spos_cli.space.cost import format_cost
+from spos_cli.stages.run_folder import Command
+
+MOST_BYTES = 2**20  # of a file that is read as a whole; ours are far smaller
+FILES = 1000  # of a folder that are looked at
+
+State = Literal["not begun", "running", "stopped", "complete"]
+Numbers = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How far a stage is.
+
+    Attributes:
+        name: `supernet`, `search`, `retrain <id>` and so on.
+        done, total: in `unit`; a stopped training goes on from its last checkpoint.
+        process: that works on it now, in words.
+        seconds_left: at the last rate, while it runs.
+        metrics: the last ones, as in its files.
+        best: what is best so far.
+        changed: when a file of it last was, in seconds since 1970.
+        folder: of its files.
+    """
+
+    name: str
+    state: State
+    folder: Path
+    done: int | None = None
+    total: int | None = None
+    unit: str = ""
+    process: str | None = None
+    seconds_left: float | None = None
+    metrics: Numbers = field(default_factory=dict)
+    best: Numbers = field(default_factory=dict)
+    changed: float | None = None
+    note: str = ""
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything of it."""
+        return self.state != "not begun"
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it is to go on."""
+        return self.state in ("running", "stopped")
+
+    def to_dict(self) -> Numbers:
+        """Plain types, without what is not known."""
+        fields = {key: value for key, value in asdict(self).items() if value not in (None, "", {})}
+        if self.changed is not None:
+            fields["changed"] = datetime.fromtimestamp(self.changed).astimezone().isoformat(timespec="seconds")
+        return {**fields, "folder": str(self.folder)}
+
+
+def run(run: Command) -> None:
+    """Shows each stage of the run folder, and the next command.
+
+    Files of a stage that runs are read as they are at the moment; what is torn is left out.
+
+    Raises:
+        RunError: the run folder cannot be read.
+    """
+    try:
+        stages = list(stages_of(run))
+    except OSError as error:
+        raise RunError(f"cannot read {run.folder}: {error.strerror or error}") from None
+    current = where_it_stands(stages)
+    command = f"spos {next_command(run, current)}"
+    running = [stage for stage in stages if stage.state == "running"]
+    ends = [stage.name for stage in running if stage is current or stage.name == "audit"]
+    after = ends[-1] if ends else None
+    run.result(
+        {"run": str(run.folder), "stages": [stage.to_dict() for stage in stages], "next": command, "after": after}
+    )
+    rows = [(stage.name, state_of(stage), numbers_of(stage), ago(stage.changed)) for stage in stages]
+    run.show(str(run.folder), ["stage:", "state:", "so far:", "changed:"], rows)
+    for stage in running:
+        run.say(f"{stage.name} is run by {stage.process}")
+    run.say(f"next, when {after} has ended: {command}" if after else f"next: {command}", "bold")
+
+
+# What there is.
+
+
+def stages_of(run: Command) -> Iterator[Stage]:
+    """All stages in their order; those that are optional only where there is something of them."""
+    yield from table(run, "flops_table.json", "flops table", summary_of_flops)
+    yield from table(run, "latency_table.json", "latency table", summary_of_latency)
+    if process := lock.holder(run.folder / ".store.lock"):
+        folder = run.folder / "store"
+        yield Stage("stored images", "running", folder, process=process, changed=changed(folder))
+    yield training(run, "supernet", run.supernet_folder, "supernet")
+    yield search(run)
+    yield exported(run)
+    folders = sorted(path for path in run.retrain_folder.glob("*") if path.is_dir())
+    for folder in folders:
+        yield training(run, f"retrain {folder.name}", folder, "retrain")
+    if not folders:
+        yield Stage("retrain", "not begun", run.retrain_folder)
+    if run.audit_folder.is_dir():
+        yield audit(run)
+
+
+def table(run: Command, name: str, stage: str, summary: Callable[[Numbers], Numbers]) -> Iterator[Stage]:
+    """A table of costs, if it was made."""
+    path = run.folder / name
+    if path.is_file():
+        content, numbers = read_json(path), {}
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            numbers = summary(content)
+        yield Stage(stage, "complete", run.folder, metrics=numbers, changed=changed(path))
+
+
+def summary_of_flops(content: Numbers) -> Numbers:
+    """Of a `flops_table.json`."""
+    return {"architectures": int(content["architectures"]), "flops": [int(content[k]) for k in ("minimum", "maximum")]}
+
+
+def summary_of_latency(content: Numbers) -> Numbers:
+    """Of a `latency_table.json`."""
+    return {"device": str(content["conditions"]["device"]), "spearman": float(content["spearman"])}
+
+
+def training(run: Command, name: str, folder: Path, section: Literal["supernet", "retrain"]) -> Stage:
+    """A training, by its checkpoints' names, its metrics and its model."""
+    settings = getattr(settings_of(folder) or run.config, section)
+    lines = history.read(folder / "metrics.jsonl")
+    numbers = history.History(lines)
+    saved = max((int(path.stem[5:]) for path in folder.glob("step-*.pt") if path.stem[5:].isdecimal()), default=0)
+    process = lock.holder(run.lock_of(folder))
+    last = folder / ("last.pt" if section == "supernet" else "model.pt")
+    # A supernet or a model without a trace of a training was brought here from elsewhere.
+    complete = last.is_file() and (saved >= settings.steps or not (saved or lines))
+    metrics = {key: value for key, value in numbers.last.items() if is_number(value)}
+    if numbers.validations:
+        metrics["val_top1"] = numbers.validations[-1]
+    best = {"val_top1": max(numbers.validations)} if numbers.validations else {}
+    note, left, done = "", None, saved
+    if process:
+        state: State = "running"
+        done = max(saved, int(metrics.get("step", 0)))
+        rate = metrics.get("images_per_second", 0.0)
+        left = (settings.steps - done) * settings.batch_size / rate if rate > 0 else None
+    elif complete:
+        state, done = "complete", saved or settings.steps
+        note = "" if saved else "weights from elsewhere"
+    elif saved or lines or (folder / "config.yaml").is_file():
+        state = "stopped"
+        note = "the last BatchNorm pass is left" if saved >= settings.steps else "" if saved else "nothing saved yet"
+    else:
+        return Stage(name, "not begun", folder)
+    return Stage(
+        name, state, folder, done, settings.steps, "steps", process, left, metrics, best, changed(folder), note
+    )
+
+
+def search(run: Command) -> Stage:
+    """The search, by its journal and its result."""
+    folder, name = run.search_folder, "search"
+    settings = (settings_of(folder) or run.config).search
+    entries, broken = read_journal(folder / "journal.jsonl")
+    own = [entry for entry in entries if entry.origin != "imported"]
+    total = settings.population * (settings.generations + 1)
+    process = lock.holder(run.lock_of(folder))
+    if process and (other := lock.holder(run.lock_of(run.audit_folder))) and _same(process, other):
+        process = None  # an audit only keeps others away from it
+    result = read_yaml(folder / "result.yaml")
+    # It may end before: when it has seen all that the limits allow. Older results do not say that it has ended.
+    ended = result.get("complete") is True and result.get("planned") == settings.generations
+    notes = [f"{broken} broken lines in journal.jsonl"] if broken else []
+    if process:
+        state: State = "running"
+    elif entries and (ended or (result and "complete" not in result and len(own) >= total)):
+        state = "complete"
+    elif entries or (folder / "config.yaml").is_file():
+        state = "stopped"
+    else:
+        return Stage(name, "not begun", folder)
+    if len(entries) > len(own):
+        notes.append(f"{len(entries) - len(own)} more of another search")
+    scored = [entry for entry in entries if not entry.partial]
+    best = min(scored, key=lambda entry: entry.rank) if scored else None
+    metrics = {"generation": own[-1].generation, "generations": settings.generations} if own else {}
+    found = (
+        {} if best is None else {"architecture": best.architecture.to_list(), "flops": best.flops, "top1": best.top1}
+    )
+    return Stage(
+        name,
+        state,
+        folder,
+        len(own),
+        total,
+        "candidates",
+        process,
+        metrics=metrics,
+        best=found,
+        changed=changed(folder),
+        note="; ".join(notes),
+    )
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether the holders of two locks are one process."""
+    return one.partition(",")[0] == other.partition(",")[0]
+
+
+def exported(run: Command) -> Stage:
+    """The architectures that were written; the best of them by its one-shot score."""
+    found = {path.parent.name: read_yaml(path) for path in sorted(run.archs_folder.glob("*/arch.yaml"))}
+    if not found:
+        return Stage("export-arch", "not begun", run.archs_folder)
+    scores = {name: content.get("fitness") for name, content in found.items()}
+    top1 = {name: score["top1"] for name, score in scores.items() if isinstance(score, dict) and "top1" in score}
+    known = {name: score for name, score in top1.items() if is_number(score)}
+    name = max(known, key=lambda name: known[name]) if known else next(iter(found))
+    best = {"id": name, "flops": found[name].get("flops"), "top1": known.get(name)}
+    when = [time for name in found if (time := changed(run.archs_folder / name / "arch.yaml"))]
+    return Stage(
+        "export-arch",
+        "complete",
+        run.archs_folder,
+        len(found),
+        unit="written",
+        best={key: value for key, value in best.items() if is_number(value) or key == "id"},
+        changed=max(when, default=None),
+    )
+
+
+def audit(run: Command) -> Stage:
+    """The audit, by its result and by what it has trained alone."""
+    folder, alone = run.audit_folder, [path for path in run.audit_folder.glob("alone/*") if path.is_dir()]
+    settings = (settings_of(folder) or run.config).audit
+    process = lock.holder(run.lock_of(folder))
+    result = read_json(folder / "result.json")
+    state: State = "running" if process else "complete" if result else "stopped"
+    done = sum((path / "model.pt").is_file() for path in alone)
+    found: Numbers = {}
+    with contextlib.suppress(KeyError, TypeError):
+        found = {"kendall": result["fidelity"]["kendall"]["value"]}
+    times = [time for path in (folder, *alone) if (time := changed(path)) is not None]
+    return Stage(
+        "audit",
+        state,
+        folder,
+        done,
+        settings.architectures,
+        "trained alone",
+        process,
+        metrics={key: value for key, value in found.items() if is_number(value)},
+        changed=max(times, default=None),
+    )
+
+
+def read_journal(path: Path) -> tuple[list[Entry], int]:
+    """The scored candidates in a journal that may be written meanwhile, and how many lines are none."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return [], 0
+    found = [Journal.entry_or_none(line) for line in lines]
+    entries = [entry for entry in found if entry is not None]
+    return entries, len(found) - len(entries)
+
+
+def read_json(path: Path) -> Numbers:
+    """A mapping in a JSON file; empty if there is none that is whole."""
+    return _mapping(path, json.loads)
+
+
+def read_yaml(path: Path) -> Numbers:
+    """A mapping in a YAML file; empty if there is none that is whole."""
+    return _mapping(path, yaml.safe_load)
+
+
+def _mapping(path: Path, parse: Callable[[str], Any]) -> Numbers:
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = parse(file.read(MOST_BYTES))
+    except (OSError, *YAML_ERRORS):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def settings_of(folder: Path) -> Config | None:
+    """What a stage was begun with; None if that cannot be read."""
+    path = folder / "config.yaml"
+    try:
+        return config.load(path) if path.is_file() else None
+    except ConfigError:
+        return None
+
+
+def changed(path: Path) -> float | None:
+    """When a file, or a file of a folder, was last written: seconds since 1970; None if there is none."""
+    times = []
+    files = [path] if path.is_file() else [file for file, _ in zip(path.glob("[!.]*"), range(FILES), strict=False)]
+    for file in files:
+        with contextlib.suppress(OSError):  # a checkpoint that was removed meanwhile
+            if file.is_file():
+                times.append(file.stat().st_mtime)
+    return max(times, default=None)
+
+
+# What comes next.
+
+
+def where_it_stands(stages: list[Stage]) -> Stage:
+    """The stage that the next command is about: what runs, else what was begun last in the order of the commands.
+
+    A stage that has stopped comes before later ones that are older: it was begun anew after them.
+    """
+    order = [stage for stage in stages if stage.name.split()[0] in ("supernet", "search", "export-arch", "retrain")]
+    if running := [stage for stage in order if stage.state == "running"]:
+        return running[-1]
+    for stage in stages:  # the one that need not be, and that nothing waits for
+        newest = all((stage.changed or 0.0) >= (other.changed or 0.0) for other in stages)
+        if stage.name == "audit" and stage.state == "stopped" and newest:
+            return stage
+    current = order[0]
+    for stage in order:
+        older = (stage.changed or 0.0) < (current.changed or 0.0)
+        alike = stage.name.split()[0] == current.name.split()[0]  # two retrainings
+        if stage.begun and not (older and (current.unfinished or alike)):
+            current = stage
+    return current
+
+
+def next_command(run: Command, current: Stage) -> str:
+    """What to type when the current stage has ended, or to go on with it."""
+    kind, _, ident = current.name.partition(" ")
+    resumed = options(run, current.folder / "config.yaml")
+    others = options(run, run.folder / "config.yaml")
+    weights = "" if (run.supernet_folder / "last.pt").is_file() else "--weights FILE "
+    if current.state in ("stopped", "not begun"):
+        again = {
+            "supernet": "supernet-train ",
+            "search": f"search {weights}",
+            "audit": f"audit {weights}",
+            "retrain": f"retrain {architecture(run, ident)} " if ident else "",
+        }
+        return f"{again[kind]}{resumed}".rstrip()
+    exported = shlex.quote(str(current.folder / str(current.best.get("id")) / "arch.yaml"))
+    following = {
+        "supernet": "search",
+        "search": "export-arch",
+        "export-arch": f"retrain {exported}",
+        "retrain": f"evaluate --weights {shlex.quote(str(current.folder / 'model.pt'))}",
+    }
+    return f"{following[kind]} {others}".rstrip()
+
+
+def architecture(run: Command, ident: str) -> str:
+    """An exported architecture's file, or what the journal says that it is; `ARCH` if neither knows it."""
+    path = run.archs_folder / ident / "arch.yaml"
+    if path.is_file():
+        return shlex.quote(str(path))
+    known: Iterator[Architecture] = (
+        entry.architecture for entry in read_journal(run.search_folder / "journal.jsonl")[0]
+    )
+    return next((str(arch) for arch in known if arch.id == ident), "ARCH")
+
+
+def options(run: Command, recorded: Path) -> str:
+    """The options that lead to the settings that were recorded: this command's own ones, if those do."""
+    settings = settings_of(recorded.parent)
+    if settings is None:
+        return run.flags
+    same_audit = settings.audit == run.config.audit or recorded.parent != run.audit_folder
+    if same_audit and settings.portable() == run.config.portable():
+        return run.flags
+    return flags_of(recorded, settings, run.folder)
+
+
+def flags_of(recorded: Path, settings: Config, folder: Path) -> str:
+    """The options that name a file of settings, and the run folder where the file has another one."""
+    flags = f"--config {shlex.quote(str(recorded))}"
+    same = settings.folder.resolve() == folder.resolve()
+    return flags if same else f"{flags} --run-dir {shlex.quote(str(folder))}"
+
+
+def find(folder: str) -> tuple[str | None, str | None]:
+    """The `--config` and `--run-dir` that a run folder stands for.
+
+    Raises:
+        RunError: there is no such folder.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise RunError(f"there is no run folder {folder}")
+    recorded = path / "config.yaml"
+    if not recorded.is_file():
+        return None, folder
+    try:
+        same = config.load(recorded).folder.resolve() == path.resolve()
+    except SposError as error:
+        raise RunError(f"{error}; name the settings of this run with --config") from None
+    return str(recorded), None if same else folder
+
+
+# How it is said.
+
+
+def state_of(stage: Stage) -> str:
+    """In words, with how far it is."""
+    words: str = stage.state
+    if stage.begun and stage.done is not None:
+        words += f", {stage.done:,}" + (f" of {stage.total:,}" if stage.total else "") + f" {stage.unit}"
+    if stage.seconds_left is not None:
+        words += f", {duration(stage.seconds_left)} left"
+    return words + (f" ({stage.note})" if stage.note else "")
+
+
+SHOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "loss": ("loss", "{:.3f}".format),
+    "top1": ("top-1", "{:.1%}".format),
+    "lr": ("lr", "{:.3g}".format),
+    "images_per_second": ("images/s", "{:,.0f}".format),
+    "val_top1": ("validated top-1", "{:.2%}".format),
+    "generation": ("generation", str),
+    "architectures": ("architectures", "{:,}".format),
+    "flops": ("FLOPs", lambda pair: " to ".join(map(format_cost, pair))),
+    "device": ("device", str),
+    "spearman": ("rank correlation", "{:.2f}".format),
+    "kendall": ("Kendall's tau", "{:.2f}".format),
+}
+WHILE_RUNNING = ("lr", "images_per_second")
+
+
+def numbers_of(stage: Stage) -> str:
+    """The last metrics and the best so far, in words."""
+    shown = {key: value for key, value in SHOWN.items() if stage.state == "running" or key not in WHILE_RUNNING}
+    said = [f"{label} {form(stage.metrics[key])}" for key, (label, form) in shown.items() if key in stage.metrics]
+    best = stage.best
+    if "val_top1" in best and stage.metrics.get("val_top1") != best["val_top1"]:
+        said.append(f"best {best['val_top1']:.2%}")
+    if "top1" in best:
+        said.append(f"best top-1 {best['top1']:.2%}")
+    if "flops" in best:
+        said.append(f"{format_cost(best['flops'])} FLOPs")
+    if best.keys() & {"id", "architecture"}:
+        said.append(best.get("id") or str(Architecture.from_list(best["architecture"])))
+    return ", ".join(said)
+
+
+def ago(when: float | None) -> str:
+    """`12 s ago`, `5 min ago`, `3 h ago`, `2 days ago`."""
+    if when is None:
+        return ""
+    seconds = max(0, round(time.time() - when))
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit} ago"
+    return f"{seconds} s ago"

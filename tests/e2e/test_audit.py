@@ -1,0 +1,113 @@
+"""`spos audit`: its figures against SciPy and the journals, killed and resumed, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from scipy.stats import kendalltau, spearmanr
+
+from spos_cli.engine import checkpoint
+from spos_cli.search.journal import Journal
+from tests.conftest import Mistake, Spos
+
+pytestmark = pytest.mark.slow
+
+QUICK = ("--set", "audit.architectures=4", "--set", "audit.steps=10", "--set", "audit.seeds=2")
+
+
+def copy_of(finished: Spos, folder: Path) -> Spos:
+    spos = Spos(folder)
+    for stage in ("supernet", "search"):
+        shutil.copytree(finished.run / stage, spos.run / stage)
+    return spos
+
+
+def test_figures_and_a_kill(finished: Spos, tmp_path: Path) -> None:
+    whole, broken = (copy_of(finished, tmp_path / name) for name in ("whole", "broken"))
+    found = json.loads(whole("audit", *QUICK, "--json").stdout)
+    folders = [spos.run / "audit" for spos in (whole, broken)]
+    code, _ = broken.interrupt(
+        signal.SIGKILL, lambda: len(list(folders[1].glob("alone/*/model.pt"))) == 1, "audit", broken.run, *QUICK
+    )
+    assert code == -signal.SIGKILL
+    said = broken("audit", broken.run, *QUICK).stdout
+    assert "whether the rankings agree" in said
+    for name in ("result.json", "journal.jsonl", "outcomes.bits"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    assert json.loads((folders[0] / "result.json").read_text()) == found
+    check_searches(found, whole)
+    check_fidelity(found["fidelity"], whole)
+    settings = yaml.safe_load((whole.run / "config.yaml").read_text())
+    assert settings["retrain"]["steps"] == 100  # not those of its short trainings
+
+
+def check_searches(found: dict[str, Any], spos: Spos) -> None:
+    searched = Journal(spos.run / "search" / "journal.jsonl").read()
+    audited = Journal(spos.run / "audit" / "journal.jsonl").read()
+    assert not {entry.architecture for entry in searched} & {entry.architecture for entry in audited}
+    curves = {(name, curve["seed"]): curve["best"] for name in ("evolution", "random") for curve in found[name]}
+    assert list(curves) == [("evolution", 0), ("evolution", 1), ("random", 0), ("random", 1)]
+    assert all(len(best) == 18 and best == sorted(best) for best in curves.values())
+    assert curves["evolution", 0][-1] == max(entry.top1 for entry in searched)
+    # The first generation of a search is random: the same for evolution and chance.
+    assert curves["evolution", 1][:6] == curves["random", 1][:6]
+    every = {entry.top1 for entry in [*searched, *audited]}
+    assert all(set(best) <= every for best in curves.values())
+    origins = [entry.origin for entry in searched]
+    for origin, draws in found["operators"].items():
+        assert draws["accepted"] == origins.count(origin)
+        assert draws["proposed"] == draws["accepted"] + draws["duplicate"] + draws["over_limit"]
+    images = found["images"]
+    assert [row["images"] for row in images] == [100 * times for times in (1, 2, 4, 8, 16)]
+    assert images[0]["tie_width"] == pytest.approx(4 * images[-1]["tie_width"])
+    assert [row["tied"] for row in images] == sorted((row["tied"] for row in images), reverse=True)
+
+
+def check_fidelity(found: dict[str, Any], spos: Spos) -> None:
+    rows = found["architectures"]
+    assert found["steps"] == 10
+    assert len(rows) == len({str(row["architecture"]) for row in rows}) == 4
+    best = yaml.safe_load((spos.run / "search" / "result.yaml").read_text())["best"][0]
+    assert (rows[0]["architecture"], rows[0]["one_shot"]) == (best["architecture"], best["top1"])
+    assert [row["flops"] for row in rows[1:]] == sorted(row["flops"] for row in rows[1:])  # out of ascending parts
+    models = [checkpoint.load(path) for path in spos.run.glob("audit/alone/*/model.pt")]
+    trained = {str(model["architecture"]): model["metrics"] for model in models}
+    assert all(trained[str(row["architecture"])]["top1"] == row["alone"] for row in rows)
+    assert all(metrics["steps"] == 10 for metrics in trained.values())
+    shots, alone = [row["one_shot"] for row in rows], [row["alone"] for row in rows]
+    assert found["kendall"]["value"] == pytest.approx(kendalltau(shots, alone).statistic)
+    assert found["spearman"]["value"] == pytest.approx(spearmanr(shots, alone).statistic)
+    flops = [row["flops"] for row in rows]
+    assert found["kendall_of_flops"]["value"] == pytest.approx(kendalltau(flops, alone).statistic)
+    for name in ("kendall", "spearman", "kendall_of_flops"):
+        assert -1 <= found[name]["low"] <= found[name]["value"] <= found[name]["high"] <= 1
+
+
+def test_mistakes(finished: Spos, spos: Spos, mistake: Mistake) -> None:
+    assert "no search in runs/tiny yet; run spos search first" in mistake("audit")
+    assert "no search in nowhere: nowhere/search/config.yaml is missing" in mistake("audit", "nowhere")
+    assert "name the same thing" in mistake("audit", "nowhere", "--run-dir", "elsewhere")
+    assert "unknown setting 'audit.seedz'; did you mean 'seeds'?" in mistake("audit", "--set", "audit.seedz=2")
+    copy = copy_of(finished, spos.folder)
+    journal = copy.run / "search" / "journal.jsonl"
+    other = copy.run / "supernet" / "step-00000090.pt"
+    assert "is not the supernet of the search" in mistake("audit", "--weights", other)
+    assert "is not at its end, or had other settings: 18 candidates of 24" in mistake(
+        "audit", "--set", "search.generations=3"
+    )
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-1]))
+    assert "17 candidates of 18 are there" in mistake("audit", copy.run)
+    journal.write_bytes(b"".join(lines))
+    settings = copy.run / "audit" / "settings.json"
+    settings.parent.mkdir()
+    settings.write_text('{"seed": 7}')
+    said = mistake("audit", copy.run)
+    assert "holds an audit with other settings (seed: 0, was 7" in said
+    assert "--fresh" in said

@@ -1,0 +1,260 @@
+"""`spos report` on run folders that are young, old, half written or hostile."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spos_cli import config
+from spos_cli.engine import checkpoint, timing
+from spos_cli.engine.distributed import Processes
+from spos_cli.errors import RunError, SposError
+from spos_cli.search import ties
+from spos_cli.search.journal import Bitmaps, Journal, ranking
+from spos_cli.search.statistics import mcnemar
+from spos_cli.space.architecture import Architecture
+from spos_cli.stages import report
+from spos_cli.stages.run_folder import Command
+from tests.conftest import TINY, Mistake
+from tests.runs import audited, write_run
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entries = write_run(tmp_path / "run", TINY, audit=audited())
+    best = ranking(entries)[0]
+    folder = tmp_path / "run" / "retrain" / best.architecture.id
+    folder.mkdir(parents=True)
+    lines = [{"step": 10, "loss": 1.0, "top1": 0.5, "lr": 0.1, "images": 320, "images_per_second": 100.0}]
+    lines += [{"step": 10, "val_loss": 0.9, "val_top1": 0.6}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    metrics = {"top1": 0.75, "top5": 1.0, "loss": 0.9, "images": 200, "steps": 10}
+    checkpoint.save(folder / "model.pt", {"architecture": best.architecture.to_list(), "metrics": metrics})
+
+    findings = report.read(tmp_path / "run")
+    assert findings.name == "tiny"
+    assert findings.search is not None
+    assert findings.search.best == best
+    assert list(findings.search.entries) == entries
+    assert findings.search.ties
+    assert [(found.right, found.images) for found in findings.retrained] == [(150, 200)]
+    supernet, alone = findings.trainings
+    assert (supernet.steps[-1], alone.val_top1) == (990, [0.6])
+    costs = {effort.stage: effort for effort in findings.efforts}
+    assert costs["search"].seconds == 125.0
+    assert costs["search"].complete
+    assert costs["search"].images_per_second == pytest.approx(60 * 400 / 125)
+    assert costs["search"].device == "2 processes on a CPU, 4 threads"
+    assert costs["supernet"].seconds == pytest.approx(99 * 2)  # of the metrics, since nothing else has kept it
+    assert not costs["supernet"].complete
+    assert findings.audit is not None
+    assert findings.audit.correlations["kendall"] == (0.21, -0.2, 0.6)
+
+    path = report.write(tmp_path / "run")
+    text = path.read_text(encoding="utf-8")
+    for said in (
+        "τ between FLOPs and top-1 alone −0.10",
+        "Trained alone",
+        "75.00 %",
+        "Kendall’s τ 0.21 (95 % interval −0.20 to 0.60)",
+        "45 (45 %)",
+        "2:05 min",
+    ):
+        assert said.replace(" %", "\u00a0%") in text
+    before = path.stat().st_mtime_ns
+    report.run(tmp_path / "run", as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"file": str(path)}
+    assert path.stat().st_mtime_ns == before  # what is the same is not written again
+
+
+def test_ties_are_those_of_the_paired_test(tmp_path: Path) -> None:
+    entries = write_run(tmp_path / "run", TINY, 200)
+    findings = report.read(tmp_path / "run")
+    assert findings.search is not None
+    assert findings.search.ties is not None
+    bits = Bitmaps(tmp_path / "run" / "search" / "outcomes.bits", 400)
+    outcomes = [row for line in range(200) if (row := bits.read(line)) is not None]
+    winner = outcomes[findings.search.winner_line]
+    p_values = {
+        line: mcnemar(int((winner & ~other).sum()), int((other & ~winner).sum())) for line, other in enumerate(outcomes)
+    }
+    del p_values[findings.search.winner_line]
+    assert findings.search.ties == {line: p for line, p in p_values.items() if p > ties.RISK}
+    assert 0 < len(findings.search.ties) < 199
+    cheapest = min(entries[line].flops for line in [*findings.search.ties, findings.search.winner_line])
+    assert entries[findings.search.cheapest].flops == cheapest
+
+
+def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, TINY)
+    (run / "search" / "outcomes.bits").unlink()
+    (run / "search" / "result.yaml").write_text("best: [: broken")
+    findings = report.read(run)
+    assert findings.search is not None
+    assert findings.search.ties is None
+    assert findings.search.winner == ranking(findings.search.entries)[0].architecture
+    assert report.write(run).exists()
+
+    shutil.rmtree(run / "search")
+    findings = report.read(run)
+    assert (findings.search, len(findings.trainings)) == (None, 1)
+    assert "not been searched yet" in report.write(run).read_text(encoding="utf-8")
+
+    shutil.rmtree(run / "supernet")
+    with pytest.raises(RunError, match="neither scores nor metrics"):
+        report.write(run)
+
+
+def test_broken_lines_are_left_out(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, TINY)
+    evil = "<script>alert(1)</script>"
+    deep = "[" * 100_000
+    for name in ("supernet/metrics.jsonl", "search/timing.jsonl"):
+        with (run / name).open("a") as file:
+            file.write(
+                f'nonsense\n{deep}\n[1]\n{{"step": "x", "done": -1}}\n{{"step": 1e999, "seconds": NaN}}\n'
+                + json.dumps({"seconds": 1e30, "done": 1, "unit": "candidates", "device": evil})
+                + "\n"
+                + json.dumps({"seconds": 5, "done": 1, "unit": "candidates", "device": evil, "threads": evil})
+                + '\n{"step": 2000, "loss": NaN, "top1": null, "lr": "fast"}\n{"step": 3'
+            )
+    for number in range(2):
+        folder = run / "retrain" / f"{evil.replace('/', '')}{number}"
+        folder.mkdir(parents=True)
+        (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
+        (folder / "model.pt").write_bytes(b"no checkpoint")
+    audits: list[Any] = [
+        3,
+        {"random": 3, "fidelity": [], "images": [{"images": "x"}], "operators": {evil: {"proposed": 2}}},
+    ]
+    (run / "audit").mkdir()
+    for audit in audits:
+        (run / "audit" / "result.json").write_text(json.dumps(audit))
+        text = report.write(run).read_text(encoding="utf-8")
+        assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)" in text  # it is shown, as what it is
+    training = report.read(run).trainings[0]
+    assert (training.steps[-1], training.loss[-1], training.lr[-1]) == (2000, None, None)
+
+
+def test_a_journal_of_another_space(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", TINY)
+    path = tmp_path / "run" / "search" / "journal.jsonl"
+    entry = Journal(path).read()[0]
+    for arch in (Architecture((0, 0)), Architecture((0, 0, 0, 9)), Architecture((0, 0, 0, 0), (0, 0, 0, 700))):
+        path.write_text(replace(entry, architecture=arch).to_line())
+        with pytest.raises(SposError, match=r"layers|has choice 9|no widths"):
+            report.read(tmp_path / "run")
+
+
+def test_mistakes(mistake: Mistake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "no run folder" in mistake("report", tmp_path / "nowhere")
+    assert "no run folder runs/tiny" in mistake("report")
+    assert "give one of them" in mistake("report", "a", "--run-dir", "b")
+    (tmp_path / "empty").mkdir()
+    assert "run spos supernet-train first" in mistake("report", tmp_path / "empty")
+    write_run(tmp_path / "run", TINY)
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    assert "pip install 'spos[report]'" in mistake("report", tmp_path / "run")
+
+
+class Watch:
+    """A clock that only work moves on."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[report.LiveReport, Watch, list[float]]:
+    settings = config.validate({**config.Config().dump(), "run_dir": str(tmp_path / "run")}, [], origin="a test")
+    watch, written = Watch(), []
+
+    def write(folder: Path) -> Path:
+        watch.now += 1.0
+        written.append(watch.now)
+        return folder / "search" / "report.html"
+
+    monkeypatch.setattr(report, "time", watch)
+    monkeypatch.setattr(report, "write", write)
+    return report.LiveReport(Command(settings)), watch, written
+
+
+def test_a_search_spends_little_time_on_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown, watch, written = live(tmp_path, monkeypatch)
+    for _ in range(1000):  # generations of a second, and a report takes as long
+        watch.now += 1.0
+        shown.update()
+    assert 15 <= len(written) <= 21
+    shown.finish()
+    assert capsys.readouterr().out == f"report: {tmp_path}/run/search/report.html\n"
+
+
+def test_a_search_without_plotly_says_how_to_get_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown, _, written = live(tmp_path, monkeypatch)
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    shown.update()
+    shown.finish()
+    assert not written
+    said = capsys.readouterr()
+    assert said.out.count("\n") == 1
+    assert "pip install 'spos[report]'" in said.out
+    assert not said.err
+
+
+def test_a_full_disk_costs_only_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown, _, _ = live(tmp_path, monkeypatch)
+
+    def write(folder: Path) -> Path:
+        raise RunError("no space left")
+
+    monkeypatch.setattr(report, "write", write)
+    shown.update()
+    shown.finish()
+    said = capsys.readouterr()
+    assert not said.out
+    assert "no report: no space left" in said.err
+
+
+def test_times_of_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    watch, done = Watch(), 3
+    monkeypatch.setattr(timing, "time", watch)
+    with contextlib.suppress(KeyError), timing.timed(tmp_path, ALONE, lambda: done, "steps") as clock:
+        watch.now, done = 2.0, 5
+        clock.lap()
+        watch.now = 7.0
+        clock.lap()  # nothing was done since
+        watch.now, done = 10.0, 6
+        raise KeyError  # whatever ends it
+    lines = report.read_lines(tmp_path / "timing.jsonl")
+    assert [(line["seconds"], line["done"], line["unit"], line["processes"]) for line in lines] == [
+        (2.0, 2, "steps", 1),
+        (8.0, 1, "steps", 1),
+    ]
+    assert lines[0]["device"]
+    with timing.timed(tmp_path, ALONE, lambda: done, "steps"):
+        watch.now = 20.0
+    assert len(report.read_lines(tmp_path / "timing.jsonl")) == 2
+    (tmp_path / "file").touch()
+    with timing.timed(tmp_path / "file", ALONE, lambda: done, "steps"):
+        done = 7
+    assert "a time is left out" in capsys.readouterr().err

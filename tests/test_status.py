@@ -1,0 +1,311 @@
+"""`spos status` on run folders as the stages leave them, whole and torn."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spos_cli import cli, config
+from spos_cli.engine import lock
+from spos_cli.errors import RunError
+from spos_cli.search.journal import Entry
+from spos_cli.space.architecture import Architecture
+from tests.conftest import TINY
+
+HOLD = "import sys, pathlib, time; from spos_cli.engine import lock; l = lock.hold(pathlib.Path(sys.argv[1])); {}"
+BEST = Architecture((1, 2, 0, 3))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run folder with nothing in it yet; its settings are in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    Path("spos.yaml").write_text(TINY)
+    run = Path("runs/tiny")
+    run.mkdir(parents=True)
+    return run
+
+
+def told(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    monkeypatch.setattr(sys, "argv", ["spos", "status", "--json", *map(str, arguments)])
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    said = capfd.readouterr()
+    assert stopped.value.code == 0, said.err
+    result = json.loads(said.out)
+    return {**result, "stages": {stage["name"]: stage for stage in result["stages"]}}
+
+
+def begin(folder: Path, *overrides: str) -> None:
+    """A stage has begun, with settings."""
+    settings = config.load(Path("spos.yaml"), list(overrides)).to_yaml()
+    for place in (folder, folder.parents[len(folder.parts) - 3]):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "config.yaml").write_text(settings)
+
+
+def train(folder: Path, logged: int, saved: int, **more: float) -> None:
+    lines = [
+        {"step": step, "lr": 0.1, "loss": 3 - step / 100, "top1": step / 200, "images": 320, "images_per_second": 64.0}
+        for step in range(10, logged + 1, 10)
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in [*lines, *([{"step": logged, **more}] if more else [])])
+    (folder / "metrics.jsonl").write_text(text + '{"step": 4, "lo')
+    for name in ("last.pt", f"step-{saved:08d}.pt") if saved else ():
+        (folder / name).write_bytes(b"never read")
+
+
+def score(folder: Path, count: int, result: str | None = None) -> None:
+    entries = [
+        Entry(
+            BEST if i == 2 else Architecture((0, 0, i % 4, i // 4)),
+            1000 + i,
+            10,
+            0.9 if i == 2 else 0.5,
+            1.0,
+            100,
+            i // 6,
+            "random",
+        )
+        for i in range(count)
+    ]
+    text = "".join(entry.to_line() for entry in entries)
+    (folder / "journal.jsonl").write_text(text + '{"architecture": [0, 0')
+    if result is not None:
+        (folder / "result.yaml").write_text(result)
+
+
+def older(*paths: Path) -> None:
+    for path in paths:
+        for file in path.rglob("*"):
+            os.utime(file, (time.time() - 1000, time.time() - 1000))
+
+
+def test_nothing_is_there(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    result = told(monkeypatch, capfd)
+    assert {stage["state"] for stage in result["stages"].values()} == {"not begun"}
+    assert list(result["stages"]) == ["supernet", "search", "export-arch", "retrain"]
+    assert (result["next"], result["after"]) == ("spos supernet-train", None)
+
+
+def test_from_a_stopped_supernet_to_a_model(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    supernet, search = folder / "supernet", folder / "search"
+    begin(supernet)
+    result = told(monkeypatch, capfd)
+    assert result["stages"]["supernet"]["note"] == "nothing saved yet"
+    train(supernet, 50, 40)
+    result = told(monkeypatch, capfd)
+    stage = result["stages"]["supernet"]
+    assert (stage["state"], stage["done"], stage["total"]) == ("stopped", 40, 100)
+    assert (stage["metrics"]["loss"], stage["metrics"]["step"]) == (2.5, 50)
+    assert result["next"] == "spos supernet-train"
+
+    train(supernet, 100, 100)
+    result = told(monkeypatch, capfd)
+    assert (result["stages"]["supernet"]["state"], result["next"]) == ("complete", "spos search")
+
+    begin(search)
+    score(search, 7)
+    result = told(monkeypatch, capfd)
+    stage = result["stages"]["search"]
+    assert (stage["state"], stage["done"], stage["total"]) == ("stopped", 7, 18)
+    assert stage["best"] == {"architecture": [1, 2, 0, 3], "flops": 1002, "top1": 0.9}
+    assert stage["metrics"] == {"generation": 1, "generations": 2}
+    assert result["next"] == "spos search"
+
+    score(search, 15, "complete: true\nplanned: 2\n")  # all that the limits allow
+    result = told(monkeypatch, capfd)
+    assert (result["stages"]["search"]["state"], result["next"]) == ("complete", "spos export-arch")
+    score(search, 15, "complete: false\nplanned: 2\n")
+    assert told(monkeypatch, capfd)["stages"]["search"]["state"] == "stopped"
+    score(search, 18, "candidates: 18\n")  # an older one
+    assert told(monkeypatch, capfd)["stages"]["search"]["state"] == "complete"
+
+    arch = folder / "archs" / BEST.id / "arch.yaml"
+    arch.parent.mkdir(parents=True)
+    arch.write_text("architecture: [1, 2, 0, 3]\nflops: 1002\nfitness: {top1: 0.9}\n")
+    result = told(monkeypatch, capfd)
+    assert result["stages"]["export-arch"]["best"] == {"id": BEST.id, "flops": 1002, "top1": 0.9}
+    assert result["next"] == f"spos retrain {arch}"
+
+    retrain = folder / "retrain" / BEST.id
+    begin(retrain)
+    train(retrain, 90, 80, val_top1=0.75)
+    result = told(monkeypatch, capfd)
+    stage = result["stages"][f"retrain {BEST.id}"]
+    assert (stage["state"], stage["done"], stage["best"]) == ("stopped", 80, {"val_top1": 0.75})
+    assert result["next"] == f"spos retrain {arch}"
+    train(retrain, 100, 100)
+    assert told(monkeypatch, capfd)["stages"][f"retrain {BEST.id}"]["note"] == "the last BatchNorm pass is left"
+    (retrain / "model.pt").write_bytes(b"never read")
+    result = told(monkeypatch, capfd)
+    assert result["stages"][f"retrain {BEST.id}"]["state"] == "complete"
+    assert result["next"] == f"spos evaluate --weights {retrain / 'model.pt'}"
+
+
+def test_the_next_command_has_the_settings_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    """Whatever `spos.yaml` says meanwhile, and wherever one stands."""
+    begin(folder / "supernet")
+    train(folder / "supernet", 100, 100)
+    begin(folder / "search", "search.population=4")
+    score(folder / "search", 3)
+    assert told(monkeypatch, capfd)["next"] == "spos search --config runs/tiny/search/config.yaml"
+    assert told(monkeypatch, capfd, "runs/tiny")["next"] == "spos search --config runs/tiny/config.yaml"
+    moved = folder.rename("else where")
+    result = told(monkeypatch, capfd, "else where")
+    expected = ["spos", "search", "--config", "else where/config.yaml", "--run-dir", "else where"]
+    assert shlex.split(result["next"]) == expected
+    assert result["stages"]["search"]["total"] == 12
+    (moved / "supernet" / "last.pt").unlink()  # the search was begun with another file
+    assert "--weights FILE" in told(monkeypatch, capfd, "else where")["next"]
+
+
+def test_a_stage_that_was_begun_anew_comes_before_later_ones(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    for stage in ("supernet", f"retrain/{BEST.id}"):
+        begin(folder / stage)
+        train(folder / stage, 100, 100)
+    (folder / "retrain" / BEST.id / "model.pt").touch()
+    older(folder / "retrain")
+    assert told(monkeypatch, capfd)["next"].startswith("spos evaluate")
+    begin(folder / "search")
+    score(folder / "search", 7)
+    assert told(monkeypatch, capfd)["next"] == "spos search"
+
+
+def test_an_architecture_that_was_not_exported_is_found_in_the_journal(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    begin(folder / "search")
+    score(folder / "search", 18, "complete: true\nplanned: 2\n")
+    for arch, name in ((BEST, "1,2,0,3"), (Architecture((3, 3, 3, 3)), "ARCH")):
+        begin(folder / "retrain" / arch.id)
+        train(folder / "retrain" / arch.id, 20, 20)
+        assert told(monkeypatch, capfd)["next"] == f"spos retrain {name}"
+        older(folder)
+
+
+@pytest.mark.parametrize(
+    "torn", [b"", b"{", b"\xff\xfe", b"[1, 2]", b"a: [", b'{"step": "x"}\n{"step": 1, "loss": "y"}\n']
+)
+def test_torn_files_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path, torn: bytes
+) -> None:
+    for stage in ("supernet", "search", "retrain/0123456789", "archs/0123456789", "audit"):
+        (folder / stage).mkdir(parents=True)
+        for name in ("config.yaml", "metrics.jsonl", "journal.jsonl", "result.yaml", "arch.yaml", "last.pt"):
+            (folder / stage / name).write_bytes(torn)
+    for name in ("flops_table.json", "latency_table.json", ".search.lock"):
+        (folder / name).write_bytes(torn)
+    result = told(monkeypatch, capfd)
+    assert result["stages"]["search"]["state"] == "stopped"
+    monkeypatch.setattr(sys, "argv", ["spos", "status"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 0
+
+
+def test_a_running_stage_is_told_by_its_lock_which_is_not_touched(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    begin(folder / "supernet")
+    train(folder / "supernet", 50, 40)
+    path = folder / ".supernet.lock"
+    code = HOLD.format("l.__enter__(); print('held', flush=True); sys.stdin.read(1); l.__exit__(None, None, None)")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout.readline() == "held\n"
+        before = path.read_bytes(), path.stat().st_mtime_ns
+        result = told(monkeypatch, capfd)
+        stage = result["stages"]["supernet"]
+        assert (stage["state"], stage["done"]) == ("running", 50)
+        assert stage["process"].startswith(f"process {process.pid} on ")
+        assert stage["seconds_left"] == 50 * 32 / 64
+        assert (result["next"], result["after"]) == ("spos search", "supernet")
+        assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+        with pytest.raises(RunError, match="is in use by process"), lock.hold(path):
+            pass
+        process.communicate("x")
+    assert lock.holder(path) is None
+    assert told(monkeypatch, capfd)["stages"]["supernet"]["state"] == "stopped"
+
+
+def test_an_audit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    """It holds the search's lock, too, and nothing waits for it."""
+    begin(folder / "supernet")
+    train(folder / "supernet", 100, 100)
+    begin(folder / "search")
+    score(folder / "search", 18, "complete: true\nplanned: 2\n")
+    older(folder)
+    audit = folder / "audit"
+    begin(audit, "audit.architectures=3")
+    (audit / "alone" / BEST.id).mkdir(parents=True)
+    (audit / "alone" / BEST.id / "model.pt").touch()
+    code = HOLD.format(
+        "m = lock.hold(pathlib.Path(sys.argv[2])); l.__enter__(); m.__enter__(); print('held', flush=True); "
+        "sys.stdin.read(1); m.__exit__(None, None, None); l.__exit__(None, None, None)"
+    )
+    command = [sys.executable, "-c", code, str(folder / ".search.lock"), str(folder / ".audit.lock")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
+        assert process.stdout.readline() == "held\n"
+        result = told(monkeypatch, capfd)
+        assert result["stages"]["search"]["state"] == "complete"
+        stage = result["stages"]["audit"]
+        assert (stage["state"], stage["done"], stage["total"]) == ("running", 1, 3)
+        assert (result["next"], result["after"]) == ("spos export-arch", "audit")
+        process.communicate("x")
+    result = told(monkeypatch, capfd)
+    assert (result["stages"]["audit"]["state"], result["after"]) == ("stopped", None)
+    assert result["next"] == "spos audit --config runs/tiny/audit/config.yaml"
+    (audit / "result.json").write_text('{"fidelity": {"kendall": {"value": 0.25}}}')
+    result = told(monkeypatch, capfd)
+    assert (result["stages"]["audit"]["state"], result["stages"]["audit"]["metrics"]) == ("complete", {"kendall": 0.25})
+    assert result["next"].startswith("spos export-arch")
+
+
+def test_a_lock_that_a_kill_has_left_is_nobodys(tmp_path: Path) -> None:
+    path = tmp_path / ".search.lock"
+    path.write_text("process 1 on somewhere, since yesterday")
+    assert lock.holder(path) is None
+    assert lock.holder(tmp_path / "none") is None
+    code = HOLD.format("l.__enter__(); print('held', flush=True)")  # to ask takes nothing
+    assert "held" in subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True).stdout
+
+
+def test_mistakes(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    for arguments, said in (
+        (["nowhere"], "there is no run folder nowhere"),
+        (["runs/tiny", "--run-dir", "x"], "name the run folder once"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["spos", "status", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == 2
+        assert said in capfd.readouterr().err
+
+
+def test_torch_is_not_imported(folder: Path) -> None:
+    begin(folder / "supernet")
+    train(folder / "supernet", 50, 40)
+    code = (
+        "import sys; from spos_cli import cli; sys.argv = ['spos', 'status', 'runs/tiny']\n"
+        "try: cli.main()\nexcept SystemExit as stop: assert stop.code == 0\nprint('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "stopped, 40 of 100 steps" in done.stdout
