@@ -29,10 +29,10 @@ demo: setup
 	$(SPOS) evaluate $(DEMO)
 
 test: setup
-	.venv/bin/python -m pytest -n 2 --dist loadfile
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 unit: setup
-	.venv/bin/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 lint: setup
 	.venv/bin/ruff check .

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +59,21 @@ Finished = subprocess.CompletedProcess[str]
 Mistake = Callable[..., str]
 
 
+def count_spaces_once(patch: pytest.MonkeyPatch) -> None:
+    """Commands in this process count the costs of each space once: most of the time of one that does little else."""
+    from spos_cli.stages import doctor, evaluate, flops_table, retrain, search, supernet_train
+
+    for stage in (doctor, evaluate, flops_table, retrain, search, supernet_train):
+        patch.setattr(stage, "count", _counted)
+
+
+@functools.cache
+def _counted(space: Any) -> Any:
+    from spos_cli.models.counting import count
+
+    return count(space)
+
+
 def environment() -> dict[str, str]:
     """That of a user's shell, without what a test runner or a launcher may have put there."""
     dropped = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "TORCHELASTIC", "SPOS_", "OMP_", "PYTEST")
@@ -76,6 +95,30 @@ class Spos:
             command, cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=240, check=False
         )
         assert done.returncode == code, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+        if code == 2:
+            assert "Traceback" not in done.stderr + done.stdout, done.stderr
+        return done
+
+    def here(self, *arguments: object, code: int = 0) -> Finished:
+        """The same in this process, from the entry point of the console script.
+
+        It saves seconds of start-up, where it is the command that matters and not its process.
+        """
+        shown, said, before = io.StringIO(), io.StringIO(), (Path.cwd(), sys.argv)
+        os.chdir(self.folder)
+        sys.argv = ["spos", *map(str, arguments)]
+        try:
+            with (
+                contextlib.redirect_stdout(shown),
+                contextlib.redirect_stderr(said),
+                pytest.raises(SystemExit) as ended,
+            ):
+                cli.main()
+        finally:
+            os.chdir(before[0])
+            sys.argv = before[1]
+        done = Finished(arguments, ended.value.code, shown.getvalue(), said.getvalue())  # type: ignore[arg-type]
+        assert done.returncode == code, f"{arguments} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         if code == 2:
             assert "Traceback" not in done.stderr + done.stdout, done.stderr
         return done

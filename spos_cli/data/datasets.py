@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import importlib.util
 import math
 import os
 import stat
@@ -258,13 +259,20 @@ def load(
 
 
 def digits(split: Split) -> ImageSet:
-    """The 1,797 handwritten digits of 8x8 pixels that scikit-learn ships; of each class 20 % are for validation."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise DataError("data.source: digits needs scikit-learn: pip install 'spos[demo]'") from None
-    images, labels = load_digits(return_X_y=True)
-    pixels = np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    """The 1,797 handwritten digits of 8x8 pixels that scikit-learn ships; of each class 20 % are for validation.
+
+    Its file is read without importing it, which would take every command a second.
+    """
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
+        raise DataError("data.source: digits needs scikit-learn: pip install 'spos[demo]'")
+    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if not file.exists():
+        raise DataError(f"data.source: digits: this scikit-learn has no {file}; install another version of it")
+    with gzip.open(file, "rt") as rows:
+        values = np.loadtxt(rows, delimiter=",")
+    pixels = np.rint(values[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = values[:, 64].astype(np.int64)
     chosen = []
     for label in range(10):
         members = np.flatnonzero(labels == label)

@@ -307,6 +307,14 @@ def test_digits_are_divided_for_good() -> None:
 
 
 def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(DataError, match=r"pip install 'spos\[demo\]'"):
+        datasets.load("digits", "", "train")
+
+
+def test_digits_of_a_scikit_learn_that_keeps_them_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "sklearn.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "sklearn", raising=False)
+    with pytest.raises(DataError, match=r"this scikit-learn has no .*digits\.csv\.gz; install another version"):
         datasets.load("digits", "", "train")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import shutil
@@ -22,21 +21,19 @@ from spos_cli.data.datasets import ArraySet, FolderSet
 from spos_cli.engine import distributed
 from spos_cli.engine.trainer import Trainer
 from spos_cli.models import counting, golden, skeleton
-from spos_cli.stages import doctor, supernet_train
+from spos_cli.stages import doctor
 from spos_cli.stages.common import Run
-from tests.conftest import TINY, Spos
+from tests.conftest import TINY, Spos, count_spaces_once
 
 CLASSES = [f"class{number}" for number in range(10)]
 LEAST, MOST = 38_912, 62_848  # FLOPs of the tiny space
-COUNTED = functools.cache(counting.count)
 HEALTHY = ["search.calibration_images=320", "supernet.steps=1000"]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates are measured for a moment only, on a machine of two cores without a GPU; a space is counted once."""
-    monkeypatch.setattr(doctor, "count", COUNTED)
-    monkeypatch.setattr(supernet_train, "count", COUNTED)
+    count_spaces_once(monkeypatch)
     monkeypatch.setattr(doctor, "SECONDS", 0.05)
     monkeypatch.setattr(distributed, "usable_cores", lambda: 2)
     monkeypatch.setattr(shutil, "which", lambda name: None)
@@ -601,7 +598,7 @@ def test_the_installed_program_on_a_healthy_setup(spos: Spos) -> None:
     done = spos("doctor", "--full")
     assert "0 fail" in done.stdout
     assert "next: spos supernet-train" in done.stdout
-    findings = json.loads(spos("doctor", "--config", "demo", "--set", "threads=1", "--json").stdout)
+    findings = json.loads(spos.here("doctor", "--config", "demo", "--set", "threads=1", "--json").stdout)
     assert {finding["status"] for finding in findings} <= {"ok", "warn"}
     assert all(set(finding) == {"check", "status", "seen", "advice"} for finding in findings)
     assert not spos.run.exists()

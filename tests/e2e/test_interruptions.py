@@ -1,4 +1,7 @@
-"""Killed, interrupted and resumed: the end is the same, to the byte (invariant 3)."""
+"""Killed, interrupted and resumed: the end is the same, to the byte (invariant 3).
+
+What is interrupted is the installed `spos`; what goes on may do so in the process of the tests.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def test_kill_during_supernet_training(finished: Spos, tmp_path: Path, step: int
     saved = folder / f"step-{step:08d}.pt"
     code, _ = spos.interrupt(signal.SIGKILL, lambda: saved.exists() and (folder / "last.pt").exists(), "supernet-train")
     assert code == -signal.SIGKILL
-    assert "resuming at step" in spos("supernet-train").stderr
+    assert "resuming at step" in spos.here("supernet-train").stderr
     theirs = finished.run / "supernet" / "last.pt"
     assert (spos.run / "supernet" / "last.pt").read_bytes() == theirs.read_bytes()
     metrics = (spos.run / "supernet" / "metrics.jsonl").read_text().splitlines()
@@ -47,7 +50,7 @@ def test_kill_during_search(finished: Spos, tmp_path: Path) -> None:
     assert lines(journal) < 18
     with journal.open("ab") as file:
         file.write(b'{"architecture": [0, 1')  # what a kill in the middle of a write leaves
-    spos("search", *weights)
+    spos.here("search", *weights)
     theirs = finished.run / "search"
     assert journal.read_bytes().startswith(before)
     assert journal.read_bytes() == (theirs / "journal.jsonl").read_bytes()
@@ -58,11 +61,11 @@ def test_kill_during_a_search_for_the_front(finished: Spos, tmp_path: Path) -> N
     """It goes on to the same bytes; result and table have the front of all its candidates."""
     whole, broken = Spos(tmp_path / "whole"), Spos(tmp_path / "broken")
     command = ("search", "--weights", finished.run / "supernet" / "last.pt", "--objective", "pareto", "--json")
-    told = json.loads(whole(*command).stdout)
+    told = json.loads(whole.here(*command).stdout)
     folders = [spos.run / "search" for spos in (whole, broken)]
     code, _ = broken.interrupt(signal.SIGKILL, lambda: lines(folders[1] / "journal.jsonl") >= 8, *command)
     assert code == -signal.SIGKILL
-    assert "next: spos export-arch --pareto" in broken(*command[:-1]).stdout
+    assert "next: spos export-arch --pareto" in broken.here(*command[:-1]).stdout
     for name in ("journal.jsonl", "result.yaml", "outcomes.bits"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     theirs = finished.run / "search" / "journal.jsonl"
@@ -89,7 +92,7 @@ def test_kill_during_retraining(finished: Spos, tmp_path: Path) -> None:
     folder = spos.run / "retrain" / finished.arch().parent.name
     code, _ = spos.interrupt(signal.SIGKILL, (folder / "step-00000050.pt").exists, "retrain")
     assert code == -signal.SIGKILL
-    spos("retrain")
+    spos.here("retrain")
     theirs = finished.run / "retrain" / folder.name
     for name in ("last.pt", "model.pt"):
         assert (folder / name).read_bytes() == (theirs / name).read_bytes()
@@ -116,5 +119,5 @@ def test_a_signal_during_search(finished: Spos, tmp_path: Path) -> None:
     journal = spos.run / "search" / "journal.jsonl"
     code, said = spos.interrupt(signal.SIGTERM, lambda: lines(journal) >= 3, "search", *weights)
     assert (code, "Traceback" in said) == (143, False)
-    spos("search", *weights)
+    spos.here("search", *weights)
     assert journal.read_bytes() == (finished.run / "search" / "journal.jsonl").read_bytes()

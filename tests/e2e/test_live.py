@@ -65,7 +65,7 @@ class Watched:
 
 
 def status(spos: Spos) -> dict[str, Any]:
-    result = json.loads(spos("status", "--json").stdout)
+    result = json.loads(spos.here("status", "--json").stdout)
     return {**result, "stages": {stage["name"]: stage for stage in result["stages"]}}
 
 

@@ -1,4 +1,4 @@
-"""The six commands on real digits, through the installed `spos`."""
+"""The six commands on real digits: a whole run by the installed `spos`, what else they can from its entry point."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import scipy.stats
 import torch
 import yaml
 
-from tests.conftest import PROGRAM, Spos, environment
+from tests.conftest import PROGRAM, Spos
 from tests.search.test_ties import tied
 
 pytestmark = pytest.mark.slow
@@ -94,8 +94,8 @@ def test_another_config_changes_where_images_are_but_not_how_they_are_prepared(f
     spos = Spos(tmp_path)
     text = (spos.folder / "spos.yaml").read_text().replace("preset: standard", "preset: spos")
     (spos.folder / "other.yaml").write_text(text)
-    alone = json.loads(spos("evaluate", "--weights", model, "--json").stdout)
-    other = json.loads(spos("evaluate", "--weights", model, "--json", "--config", "other.yaml").stdout)
+    alone = json.loads(spos.here("evaluate", "--weights", model, "--json").stdout)
+    other = json.loads(spos.here("evaluate", "--weights", model, "--json", "--config", "other.yaml").stdout)
     assert alone["top1"] == other["top1"]
     assert alone["loss"] == pytest.approx(other["loss"], rel=1e-5)  # threads differ, so the last digits may
 
@@ -106,7 +106,7 @@ def test_a_path_of_the_supernet(finished: Spos) -> None:
     arch = ",".join(map(str, entry["architecture"]))  # type: ignore[call-overload]
     before = {path: path.stat().st_mtime_ns for path in finished.run.rglob("*")}
     weights = finished.run / "supernet" / "last.pt"
-    result = json.loads(finished("evaluate", "--weights", weights, "--arch", arch, "--json").stdout)
+    result = json.loads(finished.here("evaluate", "--weights", weights, "--arch", arch, "--json").stdout)
     assert result["flops"] == entry["flops"]
     assert result["top1"] == pytest.approx(entry["top1"], abs=0.25)
     assert {path: path.stat().st_mtime_ns for path in finished.run.rglob("*")} == before  # it only looks
@@ -116,10 +116,10 @@ def test_a_path_of_the_supernet_scores_the_same_as_in_the_search(finished: Spos,
     """With `split: val` the search scores the images that evaluate does, in another order."""
     other = Spos(tmp_path)
     weights = finished.run / "supernet" / "last.pt"
-    other("search", "--weights", weights, "--set", "search.split=val", "--set", "search.generations=0")
+    other.here("search", "--weights", weights, "--set", "search.split=val", "--set", "search.generations=0")
     for entry in journal(other)[:2]:
         arch = ",".join(map(str, entry["architecture"]))  # type: ignore[call-overload]
-        result = json.loads(other("evaluate", "--weights", weights, "--arch", arch, "--json").stdout)
+        result = json.loads(other.here("evaluate", "--weights", weights, "--arch", arch, "--json").stdout)
         assert (result["top1"], result["images"]) == (entry["top1"], entry["images"])
 
 
@@ -127,7 +127,7 @@ def test_the_same_command_again_changes_nothing(finished: Spos) -> None:
     files = [path for path in finished.run.rglob("*") if path.is_file()]
     before = {path: path.read_bytes() for path in files}
     for command in ("supernet-train", "search", "export-arch", "retrain", "report"):
-        said = finished(command).stdout
+        said = finished.here(command).stdout
         assert ("report: runs/tiny/search/report.html" in said) == (command in ("search", "report"))
     assert {path: path.read_bytes() for path in files} == before
 
@@ -136,12 +136,12 @@ def test_export_under_another_limit_and_several(finished: Spos, tmp_path: Path) 
     spos = Spos(tmp_path)
     shutil.copytree(finished.run / "search", spos.run / "search")
     limit = int(np.median([entry["flops"] for entry in journal(finished)]))  # type: ignore[misc]
-    found = json.loads(spos("export-arch", "--top", 3, "--flops-limit", limit, "--json").stdout)
+    found = json.loads(spos.here("export-arch", "--top", 3, "--flops-limit", limit, "--json").stdout)
     allowed = [entry for entry in journal(finished) if entry["flops"] <= limit]  # type: ignore[operator]
     allowed.sort(key=lambda entry: (-entry["top1"], entry["flops"]))  # type: ignore[operator]
     assert [entry["architecture"] for entry in found] == [entry["architecture"] for entry in allowed[:3]]
     assert len(list(spos.run.glob("archs/*/arch.yaml"))) == 3
-    said = spos("retrain", code=2).stderr  # which of the three?
+    said = spos.here("retrain", code=2).stderr  # which of the three?
     assert "there are several" in said
 
 
@@ -149,7 +149,7 @@ def test_fresh_keeps_what_was_there(finished: Spos, tmp_path: Path) -> None:
     spos = Spos(tmp_path)
     shutil.copytree(finished.run / "supernet", spos.run / "supernet")
     old = (spos.run / "supernet" / "last.pt").read_bytes()
-    spos("supernet-train", "--fresh", "--set", "supernet.steps=20", "--seed", 5)
+    spos.here("supernet-train", "--fresh", "--set", "supernet.steps=20", "--seed", 5)
     assert (spos.run / "previous" / "supernet-1" / "last.pt").read_bytes() == old
     assert (spos.run / "supernet" / "step-00000020.pt").exists()
 
@@ -158,9 +158,9 @@ def test_fresh_retraining_leaves_one_model_to_evaluate(finished: Spos, tmp_path:
     spos = Spos(tmp_path / "a folder, née «x»")
     shutil.copytree(finished.run / "archs", spos.run / "archs")
     short = ("--set", "retrain.steps=20")
-    spos("retrain", *short)
-    spos("retrain", *short, "--seed", 3, "--fresh")
-    assert json.loads(spos("evaluate", "--json").stdout)["images"] == 359
+    spos.here("retrain", *short)
+    spos.here("retrain", *short, "--seed", 3, "--fresh")
+    assert json.loads(spos.here("evaluate", "--json").stdout)["images"] == 359
     (previous,) = (spos.run / "previous").iterdir()
     assert (previous / "model.pt").exists()
 
@@ -168,7 +168,7 @@ def test_fresh_retraining_leaves_one_model_to_evaluate(finished: Spos, tmp_path:
 def test_a_random_search_has_the_same_budget(finished: Spos, tmp_path: Path) -> None:
     spos = Spos(tmp_path)
     weights = finished.run / "supernet" / "last.pt"
-    spos("search", "--weights", weights, "--set", "search.algorithm=random")
+    spos.here("search", "--weights", weights, "--set", "search.algorithm=random")
     entries = journal(spos)
     assert len(entries) == 18
     assert {entry["origin"] for entry in entries} == {"random"}
@@ -177,14 +177,14 @@ def test_a_random_search_has_the_same_budget(finished: Spos, tmp_path: Path) -> 
 def test_a_limit_is_respected(finished: Spos, tmp_path: Path) -> None:
     spos = Spos(tmp_path)
     limit = int(np.median([entry["flops"] for entry in journal(finished)]))  # type: ignore[misc]
-    spos("search", "--weights", finished.run / "supernet" / "last.pt", "--flops-limit", limit)
+    spos.here("search", "--weights", finished.run / "supernet" / "last.pt", "--flops-limit", limit)
     assert all(entry["flops"] <= limit for entry in journal(spos))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_do_not_change_the_bytes(finished: Spos, tmp_path: Path, workers: int) -> None:
     spos = Spos(tmp_path)
-    spos("supernet-train", "--set", f"data.workers={workers}")
+    spos.here("supernet-train", "--set", f"data.workers={workers}")
     theirs = (finished.run / "supernet" / "last.pt").read_bytes()
     assert (spos.run / "supernet" / "last.pt").read_bytes() == theirs
 
@@ -196,44 +196,16 @@ def test_two_processes_give_the_same_journal(finished: Spos, tmp_path: Path) -> 
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_two_processes_train_and_evaluate(tmp_path: Path) -> None:
-    spos = Spos(tmp_path)
-    spos("supernet-train", "--devices", 2)
-    spos("search", "--devices", 2)
-    spos("export-arch")
-    spos("retrain", "--devices", 2)
-    (model,) = spos.run.glob("retrain/*/model.pt")
-    one = json.loads(spos("evaluate", "--weights", model, "--json").stdout)
-    two = json.loads(spos("evaluate", "--weights", model, "--devices", 2, "--json", "--save-logits", "two.npz").stdout)
-    assert {key: one[key] for key in ("top1", "top5", "images")} == {
-        key: two[key] for key in ("top1", "top5", "images")
-    }
-    saved = np.load(spos.folder / "two.npz")
-    assert float((saved["logits"].argmax(1) == saved["labels"]).mean()) == two["top1"]
-    assert one["top1"] > 0.4
-
-
-def test_torchrun_is_the_same_as_devices(tmp_path: Path) -> None:
-    launched, torchrun = Spos(tmp_path / "launched"), Spos(tmp_path / "torchrun")
-    steps = ("--set", "supernet.steps=30")
-    launched("supernet-train", "--devices", 2, *steps)
-    program = (PROGRAM.with_name("torchrun"), "--standalone", "--nproc-per-node", 2, "-m", "spos_cli")
-    torchrun("supernet-train", *steps, program=program)
-    files = [spos.run / "supernet" / "last.pt" for spos in (launched, torchrun)]
-    assert files[0].read_bytes() == files[1].read_bytes()
-
-
-def test_published_costs() -> None:
+def test_published_costs(spos: Spos) -> None:
     winner = "2,1,0,1,2,0,2,0,2,0,2,3,0,0,0,0,3,2,3,3"
-    command = [str(PROGRAM), "flops-table", winner, "--json", "--config", "imagenet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
-    assert json.loads(done.stdout) == [
+    (spos.folder / "spos.yaml").unlink()
+    assert json.loads(spos.here("flops-table", winner, "--json", "--config", "imagenet").stdout) == [
         {"architecture": [int(choice) for choice in winner.split(",")], "flops": 322918720, "params": 3558464}
     ]
 
 
 def test_flops_table_of_the_space(spos: Spos) -> None:
-    table = json.loads(spos("flops-table", "--json", "--flops-limit", "300K").stdout)
+    table = json.loads(spos.here("flops-table", "--json", "--flops-limit", "300K").stdout)
     assert np.array(table["table"]).shape == (4, 4)
     assert table == json.loads((spos.run / "flops_table.json").read_text())
     rows = np.array(table["table"])

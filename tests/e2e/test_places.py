@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,8 @@ def test_spaces_and_other_scripts_in_names(tmp_path: Path) -> None:
     where += ("--set", "search.calibration_images=64", "--set", "data.workers=1")
     run = spos.folder / "läufe [1]" / "ein s"
     for command in ("supernet-train", "flops-table", "search", "export-arch", "retrain"):
-        said = spos(command, *where).stdout
+        program = spos if command in ("supernet-train", "retrain") else spos.here
+        said = program(command, *where).stdout
         follow = [line.removeprefix("next: ") for line in said.splitlines() if line.startswith("next: ")]
         assert len(follow) == 1
     (model,) = run.glob("retrain/*/model.pt")
@@ -94,7 +96,7 @@ def test_a_disk_without_room_for_a_checkpoint(finished: Spos, spos: Spos) -> Non
     assert "Make room and run the same command: it goes on from there" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(spos.run.glob("supernet/*.tmp"))
-    spos("supernet-train")
+    spos.here("supernet-train")
     assert (spos.run / "supernet/last.pt").read_bytes() == (finished.run / "supernet/last.pt").read_bytes()
 
 
@@ -103,7 +105,8 @@ def test_a_resumed_run_may_have_other_helpers_but_no_other_recipe(tmp_path: Path
     saved = spos.run / "supernet" / "last.pt"
     code, _ = spos.interrupt(signal.SIGTERM, saved.exists, "supernet-train", "--set", "supernet.steps=400")
     assert code == 143
-    said = spos("supernet-train", "--set", "supernet.steps=400", "--seed", 7, "--set", "supernet.lr=0.1", code=2).stderr
+    other = ("--seed", 7, "--set", "supernet.lr=0.1")
+    said = spos.here("supernet-train", "--set", "supernet.steps=400", *other, code=2).stderr
     assert "seed: 7, was 0; recipe.supernet.lr: 0.1, was 0.05" in said.replace("recipe.seed", "seed")
     step = checkpoint.load(saved)["step"]
     helpers = ("--devices", 2, "--set", "data.workers=1", "--set", "supernet.log_every=500")
@@ -118,7 +121,7 @@ def test_a_strangers_weights_have_no_say_in_where_we_work(finished: Spos, spos: 
     content = checkpoint.load(model)
     config = content["config"] | {"run_dir": str(outside), "name": "evil", "devices": 64, "max_restarts": 10**6}
     checkpoint.save(spos.folder / "evil.pt", {**content, "config": config})
-    assert json.loads(spos("evaluate", "--weights", "evil.pt", "--json").stdout)["images"] == 359
+    assert json.loads(spos.here("evaluate", "--weights", "evil.pt", "--json").stdout)["images"] == 359
     for root in (outside, "../elsewhere", "/"):
         config["data"] = {**config["data"], "source": "cifar10", "root": str(root)}
         checkpoint.save(spos.folder / "evil.pt", {**content, "config": config})
@@ -151,8 +154,9 @@ def test_two_runs_in_one_folder(finished: Spos, spos: Spos) -> None:
     try:
         while not (lock.exists() and lock.read_text()):
             assert process.poll() is None
-        for extra in ((), ("--fresh",), ("--devices", 2)):
-            said = spos("supernet-train", *extra, code=2).stderr
+            time.sleep(0.005)
+        for run, extra in ((spos.here, ()), (spos.here, ("--fresh",)), (spos, ("--devices", 2))):
+            said = run("supernet-train", *extra, code=2).stderr
             assert f"is in use by process {process.pid} on" in said
     finally:
         process.kill()
@@ -201,4 +205,4 @@ def test_set_reaches_the_evaluation_with_and_without_a_config(finished: Spos) ->
     (model,) = finished.run.glob("retrain/*/model.pt")
     for extra in ((), ("--config", "spos.yaml")):
         command = ("evaluate", "--weights", model, *extra, "--set", "search.batch_size=7", "--print-config")
-        assert yaml.safe_load(finished(*command).stdout)["search"]["batch_size"] == 7
+        assert yaml.safe_load(finished.here(*command).stdout)["search"]["batch_size"] == 7

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import PROGRAM, Spos, environment
@@ -95,6 +96,30 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Spos:
 
 def same_supernet(one: Spos, other: Spos) -> bool:
     return (one.run / "supernet" / "last.pt").read_bytes() == (other.run / "supernet" / "last.pt").read_bytes()
+
+
+def test_torchrun_is_the_same_as_devices(undisturbed: Spos, tmp_path: Path) -> None:
+    spos = Spos(tmp_path)
+    program = (TORCHRUN, "--standalone", "--nproc-per-node", 2, "-m", "spos_cli")
+    spos("supernet-train", *SMALL, program=program)
+    assert same_supernet(spos, undisturbed)
+
+
+def test_two_processes_retrain_and_evaluate(undisturbed: Spos, tmp_path: Path) -> None:
+    """What was found in the supernet of two processes."""
+    spos = Spos(tmp_path)
+    spos.here("search", "--weights", undisturbed.run / "supernet" / "last.pt")
+    spos.here("export-arch")
+    spos("retrain", "--devices", 2)
+    (model,) = spos.run.glob("retrain/*/model.pt")
+    one = json.loads(spos.here("evaluate", "--weights", model, "--json").stdout)
+    two = json.loads(spos("evaluate", "--weights", model, "--devices", 2, "--json", "--save-logits", "two.npz").stdout)
+    assert {key: one[key] for key in ("top1", "top5", "images")} == {
+        key: two[key] for key in ("top1", "top5", "images")
+    }
+    saved = np.load(spos.folder / "two.npz")
+    assert float((saved["logits"].argmax(1) == saved["labels"]).mean()) == two["top1"]
+    assert one["top1"] > 0.4
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -1,4 +1,4 @@
-"""The published files through the installed `spos`: their checkpoints, table, search and architecture in and out."""
+"""The published files through `spos`: their checkpoints, table, search and architecture in and out."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def test_a_published_network_gives_the_published_logits(
     """JPEG files through `spos evaluate`, against OpenCV and the plain network; the architecture is inferred."""
     torch.save(published(winner), spos.folder / "any name", _use_new_zipfile_serialization=modern)
     command = ("evaluate", "--weights", "any name", "--config", "imagenet_published", "--set", f"data.root={folder}")
-    done = spos(*command, "--save-logits", "logits.npz", "--set", "data.workers=2", "--devices", "cpu", "--json")
+    run = spos if modern else spos.here
+    done = run(*command, "--save-logits", "logits.npz", "--set", "data.workers=2", "--devices", "cpu", "--json")
     result = json.loads(done.stdout)
     assert "3 of the network's 1000 classes" in done.stderr
     assert (result["flops"], result["params"], result["images"]) == (322918720, 3558464, 14)
@@ -113,9 +114,11 @@ def test_a_round_trip_keeps_every_byte(spos: Spos, winner: dict[str, torch.Tenso
     for state in (winner, supernet.state_dict()):
         kind = "network" if state is winner else "supernet"
         torch.save(published(state), spos.folder / f"{kind}.pth.tar")
-        ours = json.loads(spos("export-arch", "--weights", f"{kind}.pth.tar", "--format", "spos", *imagenet).stdout)
+        ours = json.loads(
+            spos.here("export-arch", "--weights", f"{kind}.pth.tar", "--format", "spos", *imagenet).stdout
+        )
         assert ours["kind"] == checkpoint.load(spos.folder / ours["file"])["kind"] == kind
-        back = json.loads(spos("export-arch", "--weights", ours["file"], *imagenet, "-o", f"{kind} again").stdout)
+        back = json.loads(spos.here("export-arch", "--weights", ours["file"], *imagenet, "-o", f"{kind} again").stdout)
         again = torch.load(spos.folder / back["file"], weights_only=True)
         assert list(again) == ["state_dict"]
         assert list(again["state_dict"]) == [f"module.{name}" for name in state]
@@ -123,21 +126,21 @@ def test_a_round_trip_keeps_every_byte(spos: Spos, winner: dict[str, torch.Tenso
             other = again["state_dict"][f"module.{name}"]
             assert (other.dtype, other.shape) == (tensor.dtype, tensor.shape)
             assert other.numpy().tobytes() == tensor.numpy().tobytes()
-    said = spos("export-arch", "--weights", "network.pth.tar", "--format", "spos", *imagenet, code=2).stderr
+    said = spos.here("export-arch", "--weights", "network.pth.tar", "--format", "spos", *imagenet, code=2).stderr
     assert "already; name another with --output" in said
 
 
 def test_the_published_table(spos: Spos) -> None:
     (spos.folder / "op_flops_dict.pkl").write_bytes(pickle.dumps(published_table(), 2))
     imagenet = ("flops-table", "--config", "imagenet", "--run-dir", "r", "--json")
-    assert json.loads(spos(*imagenet, "--import", "op_flops_dict.pkl").stdout) == {
+    assert json.loads(spos.here(*imagenet, "--import", "op_flops_dict.pkl").stdout) == {
         "compared": 34,
         "differences": [],
         "kept": 1,
     }
     kept = json.loads((spos.folder / "r" / "flops_widths.json").read_text())
     assert kept == [{"op": "shufflenet_3x3_stride_1", "key": [64, 64, 12, 56, 56, 1], "flops": 2747136}]
-    spos(*imagenet, "--format", "pkl")
+    spos.here(*imagenet, "--format", "pkl")
     written = pickle.loads((spos.folder / "r" / "op_flops_dict.pkl").read_bytes())
     del (table := published_table())["shufflenet_3x3_stride_1"][64, 64, 12, 56, 56, 1]
     assert written == table
@@ -155,12 +158,12 @@ def tiny(finished: Spos) -> dict[str, Any]:
 
 def test_a_published_search_is_exported(spos: Spos, tiny: dict[str, Any]) -> None:
     torch.save(tiny, spos.folder / "checkpoint.pth.tar")
-    done = spos("export-arch", "--from", "checkpoint.pth.tar", "--top", 2, "--format", "pkl", "--json")
+    done = spos.here("export-arch", "--from", "checkpoint.pth.tar", "--top", 2, "--format", "pkl", "--json")
     found = json.loads(done.stdout)
     assert [tuple(entry["architecture"]) for entry in found] == [TINY_ARCHS[4], TINY_ARCHS[3]]
     assert found[0]["top1"] == pytest.approx(0.7)
     assert pickle.loads((spos.folder / found[0]["file"]).read_bytes()) == TINY_ARCHS[4]
-    costs = json.loads(spos("flops-table", found[0]["file"], "--json").stdout)
+    costs = json.loads(spos.here("flops-table", found[0]["file"], "--json").stdout)
     assert costs[0]["architecture"] == list(TINY_ARCHS[4])
     assert costs[0]["flops"] == found[0]["flops"]
 
@@ -171,7 +174,7 @@ def test_a_published_search_goes_on(finished: Spos, spos: Spos, tiny: dict[str, 
     state = checkpoint.load(finished.run / "supernet" / "last.pt")["model"]
     torch.save(published(state), spos.folder / "supernet.pth.tar")
     command = ("search", "--weights", "supernet.pth.tar", "--from", "checkpoint.pth.tar")
-    said = spos(*command).stdout
+    said = spos.here(*command).stdout
     assert "beginning with 5 candidates of another search" in said
     journal = spos.run / "search" / "journal.jsonl"
     whole = journal.read_bytes()
@@ -184,26 +187,28 @@ def test_a_published_search_goes_on(finished: Spos, spos: Spos, tiny: dict[str, 
     assert len({tuple(entry["architecture"]) for entry in entries}) == len(entries) == 5 + 18
 
     journal.write_bytes(b"".join(whole.splitlines(keepends=True)[:10]))  # as after a kill
-    spos("search", "--weights", "supernet.pth.tar")
+    spos.here("search", "--weights", "supernet.pth.tar")
     assert journal.read_bytes() == whole
     spos(*command, "--run-dir", "two", "--devices", 2)
     assert (spos.folder / "two" / "search" / "journal.jsonl").read_bytes() == whole
     tiny["vis_dict"][1, 2, 3, 1] = {"err": (0.1, 0.1)}
     torch.save(tiny, spos.folder / "checkpoint.pth.tar")
-    assert "has begun without the candidates of --from" in spos(*command, code=2).stderr
+    assert "has begun without the candidates of --from" in spos.here(*command, code=2).stderr
 
 
 def test_our_weights_and_the_published_form_of_them_score_alike(finished: Spos, spos: Spos) -> None:
     ours = finished.run / "supernet" / "last.pt"
-    spos("export-arch", "--weights", ours, "--output", "supernet.pth.tar")
+    spos.here("export-arch", "--weights", ours, "--output", "supernet.pth.tar")
     results = [
-        json.loads(spos("evaluate", "--weights", weights, "--arch", "0,1,2,3", "--json").stdout)
+        json.loads(spos.here("evaluate", "--weights", weights, "--arch", "0,1,2,3", "--json").stdout)
         for weights in (ours, "supernet.pth.tar")
     ]
     assert [result["top1"] for result in results] == [results[0]["top1"]] * 2
     (model,) = finished.run.glob("retrain/*/model.pt")
-    spos("export-arch", "--weights", model, "--output", "network.pth.tar")
-    results = [json.loads(spos("evaluate", "--weights", file, "--json").stdout) for file in (model, "network.pth.tar")]
+    spos.here("export-arch", "--weights", model, "--output", "network.pth.tar")
+    results = [
+        json.loads(spos.here("evaluate", "--weights", file, "--json").stdout) for file in (model, "network.pth.tar")
+    ]
     assert results[0]["top1"] == results[1]["top1"]
     assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-5)  # threads may differ
 

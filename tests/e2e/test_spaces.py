@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from spos_cli import cli, config
-from tests.conftest import Spos
+from tests.conftest import Spos, count_spaces_once
 
 pytestmark = pytest.mark.slow
 
@@ -62,6 +63,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
                                   "fashion_mnist_channels", "demo"])  # fmt: skip
 def test_shipped_spaces(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    count_spaces_once(monkeypatch)
     Path("spos.yaml").write_text(yaml.safe_dump(quick(name)))
     for command in ("supernet-train", "flops-table", "search", "export-arch", "retrain", "evaluate"):
         run(monkeypatch, command)
@@ -100,6 +102,17 @@ def own(spos: Spos, *choices: object) -> None:
     (spos.folder / "spos.yaml").write_text(yaml.safe_dump(settings))
 
 
+@pytest.fixture
+def imported_anew() -> Iterator[None]:
+    """No test gets the blocks of another one."""
+    before = list(sys.path)
+    sys.modules.pop("blocks", None)
+    yield
+    sys.modules.pop("blocks", None)
+    sys.path[:] = before
+
+
+@pytest.mark.usefixtures("imported_anew")
 def test_a_block_of_the_users(spos: Spos) -> None:
     """In a space with shuffles, inverted residuals and identity, and widths; fair paths; one and two processes."""
     kernel = {"blocks:Plain": {"kernel": 3, "groups": 2}}
@@ -113,18 +126,18 @@ def test_a_block_of_the_users(spos: Spos) -> None:
     assert "how often each width was trained" in said
     trained = json.loads((spos.run / "supernet" / "choices.json").read_text())
     assert trained == [[16, 16, 16], [12] * 4, [16, 16, 16], [12] * 4] or [sum(row) for row in trained] == [48] * 4
-    spos("search")
+    spos.here("search")
     spos("search", "--run-dir", "two", "--weights", spos.run / "supernet" / "last.pt", "--devices", 2)
     journals = [folder / "search" / "journal.jsonl" for folder in (spos.run, spos.folder / "two")]
     assert journals[0].read_bytes() == journals[1].read_bytes()
     assert b"@1.5" in journals[0].read_bytes()
-    assert "layer 2 has no width; the widths are 0.5, 1.0, 1.5" in spos("retrain", "2,3,0,2", code=2).stderr
-    spos("retrain", "2,3,0@0.5,2")
+    assert "layer 2 has no width; the widths are 0.5, 1.0, 1.5" in spos.here("retrain", "2,3,0,2", code=2).stderr
+    spos.here("retrain", "2,3,0@0.5,2")
     (model,) = spos.run.glob("retrain/*/model.pt")
-    assert "2,3,0@0.5,2" in spos("evaluate", "--weights", model).stdout
+    assert "2,3,0@0.5,2" in spos.here("evaluate", "--weights", model).stdout
     published = ("--format", "published", "--output", "theirs.pth.tar")
-    spos("export-arch", "--weights", model, *published)
-    assert "2,3,0@0.5,2" in spos("evaluate", "--weights", "theirs.pth.tar").stdout  # as the tensors tell
+    spos.here("export-arch", "--weights", model, *published)
+    assert "2,3,0@0.5,2" in spos.here("evaluate", "--weights", "theirs.pth.tar").stdout  # as the tensors tell
     # Without the settings that name it, nothing is imported because a file says so.
     (spos.folder / "blocks.py").write_text("raise SystemExit('imported')")
     (spos.folder / "spos.yaml").rename(spos.folder / "mine.yaml")
@@ -134,6 +147,7 @@ def test_a_block_of_the_users(spos: Spos) -> None:
     spos("evaluate", "--weights", model, "--config", "mine.yaml")
 
 
+@pytest.mark.usefixtures("imported_anew")
 @pytest.mark.parametrize(
     ("choice", "said"),
     [
@@ -147,23 +161,22 @@ def test_a_block_of_the_users(spos: Spos) -> None:
 )
 def test_mistakes_in_a_block_of_the_users(spos: Spos, choice: object, said: str, mistake: Any) -> None:
     own(spos, choice, {"shuffle": {"kernel": 3}})
-    sys.modules.pop("blocks", None)
     assert said in mistake("flops-table")
-    sys.modules.pop("blocks", None)
 
 
 def test_limits_on_several_costs(finished: Spos, spos: Spos) -> None:
     """FLOPs, parameters and measured latency; refused where nothing is left, or nothing or anew was measured."""
     weights = ("--weights", finished.run / "supernet" / "last.pt")
-    assert "run spos flops-table --latency first" in spos("search", *weights, "--latency-limit", "5ms", code=2).stderr
-    table = json.loads(spos("flops-table", "--latency", "--json").stdout)
+    said = spos.here("search", *weights, "--latency-limit", "5ms", code=2).stderr
+    assert "run spos flops-table --latency first" in said
+    table = json.loads(spos.here("flops-table", "--latency", "--json").stdout)
     assert table == json.loads((spos.run / "latency_table.json").read_text())
     assert len(table["whole"]) == 20
     assert table["conditions"]["batch"] == 1
     costs = [sum(row) / len(row) for row in table["table"]]
     middle = f"{table['fixed'] + round(sum(costs))}us"
     limits = ("--latency-limit", middle, "--params-limit", "6K", "--flops-limit", "60K")
-    said = spos("search", *weights, *limits).stdout
+    said = spos.here("search", *weights, *limits).stdout
     assert "at or under 60K FLOPs and 6K parameters and" in said
     journal = (spos.run / "search" / "journal.jsonl").read_bytes()
     for line in journal.splitlines():
@@ -172,7 +185,7 @@ def test_limits_on_several_costs(finished: Spos, spos: Spos) -> None:
         assert table["fixed"] + added <= int(middle.removesuffix("us"))
         assert entry["params"] <= 6_000
         assert entry["flops"] <= 60_000
-    starved = spos("search", *weights, "--run-dir", "other", "--params-limit", "1K", code=2).stderr
+    starved = spos.here("search", *weights, "--run-dir", "other", "--params-limit", "1K", code=2).stderr
     assert "no architecture has at most 1K parameters" in starved
-    spos("flops-table", "--latency")
-    assert "latency_table" in spos("search", *weights, *limits, code=2).stderr  # candidates would be others
+    spos.here("flops-table", "--latency")
+    assert "latency_table" in spos.here("search", *weights, *limits, code=2).stderr  # candidates would be others

@@ -184,9 +184,14 @@ def test_accumulation_without_batchnorm_is_the_whole_batch(tmp_path: Path) -> No
     torch.testing.assert_close(train("whole", 1), train("parts", 4), rtol=1e-12, atol=1e-12)
 
 
-def in_two_processes(work: Callable[[int, str], None], folder: Path) -> None:
-    """Runs `work(rank, folder)` twice over gloo."""
-    mp.spawn(_worker, (work, str(folder), _free_port()), nprocs=2)  # type: ignore[no-untyped-call]
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes over gloo leave, a folder for each work: one pair does all of it, since it starts slowly."""
+    folder = tmp_path_factory.mktemp("two")
+    for work in WORK:
+        (folder / work.__name__).mkdir()
+    mp.spawn(_worker, (str(folder), _free_port()), nprocs=2)  # type: ignore[no-untyped-call]
+    return folder
 
 
 def _free_port() -> int:
@@ -197,7 +202,7 @@ def _free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def _worker(rank: int, work: Callable[[int, str], None], folder: str, port: int) -> None:
+def _worker(rank: int, folder: str, port: int) -> None:
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -206,21 +211,23 @@ def _worker(rank: int, work: Callable[[int, str], None], folder: str, port: int)
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    work(rank, folder)
+    with distributed.join("cpu", 1, timedelta(minutes=5)) as processes:
+        for work in WORK:
+            work(processes, Path(folder) / work.__name__)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # as launched processes end: a thread of gloo can abort the interpreter's shutdown
 
 
-def train_half(rank: int, folder: str) -> None:
-    with distributed.join("cpu", 1, timedelta(minutes=5)) as processes:
-        training = trainer(Path(folder) / str(rank), processes)
-        training.model.dropout.p = 0.0  # type: ignore[union-attr]
-        part = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
-        training.train(lambda first: batches(first, STEPS, part))
-        torch.save(training.model.state_dict(), Path(folder) / f"{rank}.pt")
-        unused = [name for name, parameter in training.model.named_parameters() if parameter.grad is not None]
-        assert not unused
+def train_half(processes: Processes, folder: Path) -> None:
+    rank = processes.rank
+    training = trainer(folder / str(rank), processes)
+    training.model.dropout.p = 0.0  # type: ignore[union-attr]
+    part = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
+    training.train(lambda first: batches(first, STEPS, part))
+    torch.save(training.model.state_dict(), folder / f"{rank}.pt")
+    unused = [name for name, parameter in training.model.named_parameters() if parameter.grad is not None]
+    assert not unused
 
 
 def compared_by_hand(folder: Path, paths: Callable[[int], list[Architecture]]) -> None:
@@ -246,65 +253,61 @@ def compared_by_hand(folder: Path, paths: Callable[[int], list[Architecture]]) -
         assert torch.equal(first[name], second[name])
 
 
-def test_two_processes_average_the_gradients_of_both_halves(tmp_path: Path) -> None:
-    in_two_processes(train_half, tmp_path)
-    compared_by_hand(tmp_path, SAMPLER.paths)
+def test_two_processes_average_the_gradients_of_both_halves(two: Path) -> None:
+    compared_by_hand(two / "train_half", SAMPLER.paths)
 
 
-def stop_on_one(rank: int, folder: str) -> None:
+def stop_on_one(processes: Processes, folder: Path) -> None:
     """Only the second process has bad numbers; both must stop."""
-    with distributed.join("cpu", 1, timedelta(minutes=5)) as processes:
-        training = trainer(Path(folder), processes)
-        bad = float("nan") if rank == 1 else 1.0
-        with pytest.raises(TrainingError, match="not finite at step 1;"):
-            training.train(lambda first: ((images * bad, None, labels) for images, _, labels in batches(first, STEPS)))
+    training = trainer(folder, processes)
+    bad = float("nan") if processes.rank == 1 else 1.0
+    with pytest.raises(TrainingError, match="not finite at step 1;"):
+        training.train(lambda first: ((images * bad, None, labels) for images, _, labels in batches(first, STEPS)))
+    (folder / f"stopped-{processes.rank}").touch()
 
 
-def test_bad_numbers_on_one_process_stop_both(tmp_path: Path) -> None:
-    in_two_processes(stop_on_one, tmp_path)
-    assert not list(tmp_path.glob("step-*"))
+def test_bad_numbers_on_one_process_stop_both(two: Path) -> None:
+    assert len(list((two / "stop_on_one").glob("stopped-*"))) == 2
+    assert not list((two / "stop_on_one").glob("step-*"))
 
 
-def test_averages_move_the_path_only_and_half_of_it_in_bf16(tmp_path: Path) -> None:
+def test_averages_move_the_path_only_and_half_of_it_in_bf16(two: Path) -> None:
     """Bytes of each step in float64: those of the parameters of its path, not of the supernet."""
-    in_two_processes(count_bytes, tmp_path)
-    (whole, half, expected, supernet) = torch.load(tmp_path / "bytes.pt")
+    (whole, half, expected, supernet) = torch.load(two / "count_bytes" / "bytes.pt")
     assert whole == expected * STEPS
     assert half == whole / 4  # of float64
     assert expected < 0.8 * supernet  # two choices a layer
 
 
-def count_bytes(rank: int, folder: str) -> None:
-    with distributed.join("cpu", 1, timedelta(minutes=5)) as processes:
-        sent = []
-        for compression in ("off", "bf16"):
-            training = trainer(Path(folder) / f"{rank}{compression}", processes, gradient_compression=compression)
-            training.arguments = lambda step: [(Architecture((0, 1, 0, 1)),)]
-            training.train(lambda first: batches(first, STEPS))
-            sent.append(training.average.bytes_sent)
-        assert isinstance(training.model, Supernet)
-        model = training.model
-        taken = [model.first_conv, *model.blocks(Architecture((0, 1, 0, 1))), model.conv_last, model.classifier]
-        path = sum(p.numel() for module in taken for p in module.parameters())
-        whole = sum(p.numel() for p in training.model.parameters())
-        if rank == 0:
-            torch.save((*sent, path * 8, whole * 8), Path(folder) / "bytes.pt")
+def count_bytes(processes: Processes, folder: Path) -> None:
+    sent = []
+    for compression in ("off", "bf16"):
+        training = trainer(folder / f"{processes.rank}{compression}", processes, gradient_compression=compression)
+        training.arguments = lambda step: [(Architecture((0, 1, 0, 1)),)]
+        training.train(lambda first: batches(first, STEPS))
+        sent.append(training.average.bytes_sent)
+    assert isinstance(training.model, Supernet)
+    model = training.model
+    taken = [model.first_conv, *model.blocks(Architecture((0, 1, 0, 1))), model.conv_last, model.classifier]
+    path = sum(p.numel() for module in taken for p in module.parameters())
+    whole = sum(p.numel() for p in training.model.parameters())
+    if processes.rank == 0:
+        torch.save((*sent, path * 8, whole * 8), folder / "bytes.pt")
 
 
-def accumulate_in_two(rank: int, folder: str) -> None:
-    with distributed.join("cpu", 1, timedelta(minutes=5)) as processes:
-        training = trainer(Path(folder) / str(rank), processes, accumulate=2)
-        training.model.dropout.p = 0.0  # type: ignore[union-attr]
-        quarter = BATCH // 4
-        parts = [slice((2 * m + rank) * quarter, (2 * m + rank + 1) * quarter) for m in range(2)]
-        training.train(lambda first: ((i[part], None, j[part]) for i, _, j in batches(first, STEPS) for part in parts))
-        torch.save(training.model.state_dict(), Path(folder) / f"{rank}.pt")
+def accumulate(processes: Processes, folder: Path) -> None:
+    rank = processes.rank
+    training = trainer(folder / str(rank), processes, accumulate=2)
+    training.model.dropout.p = 0.0  # type: ignore[union-attr]
+    quarter = BATCH // 4
+    parts = [slice((2 * m + rank) * quarter, (2 * m + rank + 1) * quarter) for m in range(2)]
+    training.train(lambda first: ((i[part], None, j[part]) for i, _, j in batches(first, STEPS) for part in parts))
+    torch.save(training.model.state_dict(), folder / f"{rank}.pt")
 
 
-def test_accumulated_gradients_are_averaged_once(tmp_path: Path) -> None:
+def test_accumulated_gradients_are_averaged_once(two: Path, tmp_path: Path) -> None:
     """Two processes of two passes each against one process of four."""
-    in_two_processes(accumulate_in_two, tmp_path)
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    first, second = (torch.load(two / "accumulate" / f"{rank}.pt") for rank in range(2))
     alone = trainer(tmp_path / "alone", accumulate=4)
     alone.model.dropout.p = 0.0  # type: ignore[union-attr]
     quarters = [slice(begin, begin + BATCH // 4) for begin in range(0, BATCH, BATCH // 4)]
@@ -345,11 +348,11 @@ def test_compiling_without_a_compiler_is_an_error(tmp_path: Path, monkeypatch: p
         trainer(tmp_path, compile="blocks")
 
 
-def train_fairly(rank: int, folder: str) -> None:
-    with distributed.join("cpu", 1, timedelta(minutes=5)) as processes:
-        training = fair_trainer(Path(folder) / str(rank), processes)
-        training.train(lambda first: batches(first, STEPS, slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)))
-        torch.save(training.model.state_dict(), Path(folder) / f"{rank}.pt")
+def train_fairly(processes: Processes, folder: Path) -> None:
+    rank = processes.rank
+    training = fair_trainer(folder / str(rank), processes)
+    training.train(lambda first: batches(first, STEPS, slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)))
+    torch.save(training.model.state_dict(), folder / f"{rank}.pt")
 
 
 def fair_trainer(folder: Path, processes: Processes = ALONE) -> Trainer:
@@ -359,9 +362,8 @@ def fair_trainer(folder: Path, processes: Processes = ALONE) -> Trainer:
     return training
 
 
-def test_fair_steps_add_the_gradients_of_all_their_paths(tmp_path: Path) -> None:
-    in_two_processes(train_fairly, tmp_path)
-    compared_by_hand(tmp_path, FairSampler(Options.plain([2] * SPACE.num_layers), 5).paths)
+def test_fair_steps_add_the_gradients_of_all_their_paths(two: Path) -> None:
+    compared_by_hand(two / "train_fairly", FairSampler(Options.plain([2] * SPACE.num_layers), 5).paths)
 
 
 def test_settings_that_were_switched_on_or_off_differ() -> None:
@@ -386,7 +388,7 @@ def test_fair_steps_count_each_image_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_last_batchnorm_pass_compiles_nothing() -> None:
     layer = Layer(0, 4, 8, 2, 8, (), True)
-    block = ShuffleBlock(layer, True, 3)
+    block = ShuffleBlock(layer, True, 4, 3)
     block.compile(dynamic=False)
     features = torch.randn(2, 4, 8, 8)
     block(features)
@@ -394,3 +396,6 @@ def test_the_last_batchnorm_pass_compiles_nothing() -> None:
     with torch.compiler.set_stance("force_eager"):
         calibrate(block, [features] * 4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+
+
+WORK = (train_half, stop_on_one, count_bytes, accumulate, train_fairly)  # in this order, by both processes

@@ -187,8 +187,9 @@ def test_training_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert [line["loss"] for line in lines] == pytest.approx(losses, rel=1e-6)
+    state = model.state_dict()
     for name, tensor in plain.state_dict().items():
-        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-6, atol=1e-9, msg=name)
+        torch.testing.assert_close(state[name], tensor, rtol=1e-6, atol=1e-9, msg=name)
 
 
 def test_every_op_that_the_space_knows_can_be_built() -> None:

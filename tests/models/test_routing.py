@@ -60,8 +60,9 @@ def test_routed_features_are_the_shuffled_ones(stages: list[Stage], stem: int, a
             assert one.grad is None, name
         else:
             torch.testing.assert_close(one.grad, other.grad, msg=name)
+    state = routed.state_dict()
     for name, tensor in plain.state_dict().items():
-        torch.testing.assert_close(routed.state_dict()[name], tensor, msg=name)
+        torch.testing.assert_close(state[name], tensor, msg=name)
     torch.testing.assert_close(routed.eval()(images, arch), plainly(plain.eval(), images, arch))
 
 
