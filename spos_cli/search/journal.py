@@ -23,6 +23,7 @@ from spos_cli.search import statistics
 from spos_cli.search.racing import Outcomes
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import MAX_COST
+from spos_cli.space.search_space import SearchSpace
 
 Origin = Literal["random", "mutation", "crossover", "imported"]
 
@@ -122,6 +123,24 @@ class Journal:
             return Entry.from_line(line.decode("utf-8"))
         except NO_ENTRY:
             return None
+
+    def read_of(self, space: SearchSpace) -> list[Entry]:
+        """All entries, of this space.
+
+        Raises:
+            RunError: a line is not an entry, or its architecture is of another space.
+        """
+        entries, allowed = self.read(), [frozenset(options) for options in space.options.by_layer]
+        for number, entry in enumerate(entries, 1):
+            arch = entry.architecture
+            options = zip(arch.choices, arch.widths or (0,) * len(arch), strict=True)
+            if len(arch) == len(allowed) and all(map(frozenset.__contains__, allowed, options)):
+                continue  # which `validate` would take ten times as long to see
+            try:
+                space.validate(arch)
+            except ArchitectureError as error:
+                raise RunError(f"{self.path}:{number} is a candidate of another space: {error}") from None
+        return entries
 
     def cut_incomplete_line(self) -> None:
         """Removes what follows the last newline, so that the next entry begins a line."""

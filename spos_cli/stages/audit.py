@@ -33,7 +33,6 @@ from spos_cli.stages import retrain
 from spos_cli.stages.common import Images, Run, read_settings, recipe
 from spos_cli.stages.search import (
     Scoring,
-    journal_of,
     make_evaluator,
     make_evolution,
     read_supernet,
@@ -113,7 +112,7 @@ class Found:
 
     def __init__(self, run: Run, costs: Costs) -> None:
         self.evolution = make_evolution(run, costs)
-        self.lines = journal_of(run.search_folder / "journal.jsonl", run.config.space.build())
+        self.lines = Journal(run.search_folder / "journal.jsonl").read_of(run.config.space.build())
         entries = {entry.architecture: entry for entry in self.lines}
         self.imported = {
             entry.architecture: entry.top1 - entry.partial

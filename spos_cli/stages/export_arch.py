@@ -17,11 +17,11 @@ from spos_cli.errors import ConfigError, LimitError, RunError
 from spos_cli.models.published_table import PICKLE_PROTOCOL
 from spos_cli.models.weights import to_published
 from spos_cli.search import ties
-from spos_cli.search.journal import Entry, pareto, ranking
+from spos_cli.search.journal import Entry, Journal, pareto, ranking
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import LABELS, format_cost
 from spos_cli.stages.common import Run, read_settings
-from spos_cli.stages.search import journal_of, percent, read_candidates, rounded
+from spos_cli.stages.search import percent, read_candidates, rounded
 from spos_cli.stages.weights_file import Weights, network_content, read_weights, supernet_content
 
 ArchFormat = Literal["yaml", "pkl"]
@@ -94,7 +94,7 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
     if source is not None:
         entries, supernet = read_candidates(source, space), None
     else:
-        entries = journal_of(journal, space)
+        entries = Journal(journal).read_of(space)
         supernet = read_settings(run)["supernet"] if entries else None
     if not entries:
         raise RunError(f"there are no scored candidates in {source or run.search_folder}; run spos search first")

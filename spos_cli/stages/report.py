@@ -157,10 +157,9 @@ def read_search(folder: Path, space: SearchSpace, result: dict[str, Any]) -> Sea
     Raises:
         SposError: the journal is broken, or of another space.
     """
-    entries = Journal(folder / "search" / "journal.jsonl").read()
+    entries = Journal(folder / "search" / "journal.jsonl").read_of(space)
     if not entries:
         return None
-    require_of(space, entries)
     settings = _config(folder / "search" / "config.yaml")
     planned = settings.search.population * (settings.search.generations + 1) if settings is not None else None
     names = [name for name in ("flops", "params", "latency") if f"{name}_limit" in result]
@@ -199,16 +198,6 @@ def _covered(result: dict[str, Any]) -> float | None:
         area, corner = _number(result["hypervolume"]), _number(result["reference"]["flops"])
         return area / corner if area is not None and corner else None
     return None
-
-
-def require_of(space: SearchSpace, entries: Sequence[Entry]) -> None:
-    """Raises ArchitectureError if an entry is of another space."""
-    allowed = [frozenset(options) for options in space.options.by_layer]
-    for entry in entries:
-        arch = entry.architecture
-        options = zip(arch.choices, arch.widths or (0,) * len(arch), strict=True)
-        if len(arch) != len(allowed) or not all(map(frozenset.__contains__, allowed, options)):
-            space.validate(arch)
 
 
 def _winner(entries: Sequence[Entry], result: dict[str, Any], limits: dict[str, int | None]) -> Entry:

@@ -27,7 +27,7 @@ from spos_cli.engine.progress import Task, track
 from spos_cli.engine.scalars import Scalars
 from spos_cli.engine.timing import timed
 from spos_cli.engine.trainer import require_same
-from spos_cli.errors import ArchitectureError, CheckpointError, ConfigError, RunError
+from spos_cli.errors import CheckpointError, ConfigError, RunError
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.supernet import Supernet
 from spos_cli.search import published, statistics, ties
@@ -174,7 +174,7 @@ def read_candidates(path: Path, space: SearchSpace) -> list[Entry]:
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from None
     if is_journal:
-        return journal_of(path, space)
+        return Journal(path).read_of(space)
     content = checkpoint.load(path)
     if not published.is_search(content):
         raise CheckpointError(
@@ -182,21 +182,6 @@ def read_candidates(path: Path, space: SearchSpace) -> list[Entry]:
         )
     costs = count(space)
     return published.entries_of(content, space, costs.flops, costs.params, str(path))
-
-
-def journal_of(path: Path, space: SearchSpace) -> list[Entry]:
-    """The candidates of a journal.
-
-    Raises:
-        RunError: one is not of this space; the message says in which line.
-    """
-    entries = Journal(path).read()
-    for number, entry in enumerate(entries, 1):
-        try:
-            space.validate(entry.architecture)
-        except ArchitectureError as error:
-            raise RunError(f"{path}:{number} is a candidate of another space: {error}") from None
-    return entries
 
 
 def bring_in(journal: Journal, entries: Sequence[Entry], processes: Processes) -> None:
@@ -382,7 +367,7 @@ class Scoring:
     ) -> None:
         self.processes, self.evaluator, self.costs, self.journal = processes, evaluator, costs, journal
         self.parents, self.racing, self.overview = parents, racing, overview or Overview(0)
-        lines = journal_of(journal.path, evaluator.supernet.space)
+        lines = journal.read_of(evaluator.supernet.space)
         self.entries = {entry.architecture: entry for entry in lines}
         self.rows, self.lines = {entry.architecture: row for row, entry in enumerate(lines)}, len(lines)
         self.bitmaps = Bitmaps(journal.path.with_name("outcomes.bits"), len(evaluator.images))
