@@ -494,7 +494,7 @@ def audited(audit: Audit) -> list[Html]:
     if audit.images:
         text = (
             "How the tie would shrink with more search images, if differences stayed as they are: what the paired test"
-            " would just tell apart, and how many of the (at most 100) best lie within that."
+            " would just tell apart, and how many of the (at most 100) best would be tied, the winner among them."
         )
         rows = [[f"{images:,}", f"{100 * width:.2f} points", f"{tied:,}"] for images, width, tied in audit.images]
         columns = ["images", "told apart beyond", "tied"]
