@@ -165,9 +165,9 @@ def remember(run: Run, digest: str, processes: Processes) -> None:
     if path.exists():
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+        except (ValueError, RecursionError):
             theirs = {}
-        require_same(ours, theirs, f"{run.audit_folder} holds an audit")
+        require_same(ours, theirs if isinstance(theirs, dict) else {}, f"{run.audit_folder} holds an audit")
     processes.barrier()
     if processes.is_main:
         checkpoint.write_atomically(path, (json.dumps(ours, indent=1) + "\n").encode())
