@@ -676,7 +676,7 @@ def _describe(problem: Any, places: Mapping[tuple[str, ...], str], origin: str) 
         close = difflib.get_close_matches(location[-1], siblings, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(siblings)}"
         return f"{place}: unknown setting {field!r}; {hint}"
-    message = re.sub(r"^Value error, ", "", problem["msg"])
+    message = re.sub(r"^Value error, ", "", problem["msg"]).replace("a valid tuple", "a list")
     message = message[0].lower() + message[1:]
     seen = "" if problem["type"] in ("value_error", "missing") else f" (it is {problem['input']!r:.60})"
     return f"{place}: {field + ': ' if field else ''}{message}{seen}"

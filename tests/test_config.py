@@ -108,6 +108,7 @@ def test_all_mistakes_are_reported_with_their_lines(tmp_path: Path) -> None:
         ("space: {choices: [{shuffle: {kernel: 3}}, {shuffle: {kernel: 3}}]}\n", "space"),
         ("space: {choices: [shuffel]}\n", "there is no op 'shuffel'"),
         ("space: {widths: [1.0, 0.5]}\n", "widths must ascend, without one that comes twice: 1.0, 0.5 do not"),
+        ("space: {widths: 0.5}\n", "space.widths: input should be a list (it is 0.5)"),
         ("space: {widths: [0.5, wide]}\n", "widths: 'wide' is none; write numbers such as 0.8 or 1.4, from 0.001"),
         ("space: {widths: [0.01, 1]}\n", "layer 0: width 0.01 leaves shuffle 3x3 0 of 32 middle channels"),
         (
