@@ -273,11 +273,6 @@ class SearchSpace:
         """Architectures."""
         return math.prod(self.options.counts)
 
-    @property
-    def final_size(self) -> int:
-        """Side of the last feature map, pixels."""
-        return self.layers[-1].out_size
-
     def validate(self, arch: Architecture) -> None:
         """Raises ArchitectureError if the space does not have this architecture."""
         if len(arch) != self.num_layers:
