@@ -225,7 +225,9 @@ def supernet_train(
 def flops_table(
     arch: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ARCH]...", help="arch.yaml, arch.json, arch.pkl, or a literal 2,1,0,..."),
+        typer.Argument(
+            metavar="[ARCH]...", help="arch.yaml, arch.json, arch.pkl, or a literal: 2,1,0,... or 2@0.8,1@1.4,..."
+        ),
     ] = None,
     flops_limit: LimitOption = None,
     form: Annotated[
@@ -398,7 +400,9 @@ def retrain(
     arch: Annotated[
         str | None,
         typer.Argument(
-            metavar="[ARCH]", help="arch.yaml, arch.json, arch.pkl, or a literal 2,1,0,... Default: the exported one."
+            metavar="[ARCH]",
+            help="arch.yaml, arch.json, arch.pkl, or a literal: 2,1,0,... or 2@0.8,1@1.4,..."
+            " Default: the exported one.",
         ),
     ] = None,
     config: ConfigOption = None,
@@ -628,7 +632,8 @@ def _exit_code(error: Exception) -> int | None:
     from spos_cli.engine.interrupt import Interrupted
 
     if isinstance(error, Interrupted):
-        print(f"stopped by {error}; all is saved, and the same command goes on from here", file=sys.stderr)
+        same = "the same command without --fresh" if "--fresh" in sys.argv else "the same command"
+        print(f"stopped by {error}; all is saved, and {same} goes on from here", file=sys.stderr)
         return 128 + error.number
     if isinstance(error, OSError) and error.filename is not None:  # a name or a right that no check has foreseen
         _say(SposError(f"{error.strerror}: {error.filename!s:.200}"))

@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
-from spos_cli import cli
+from spos_cli import cli, config
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -71,3 +72,10 @@ def test_code_map_is_true() -> None:
 def test_links_exist() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", TEXT):
         assert (ROOT / target).exists(), target
+
+
+def test_settings_load() -> None:
+    (settings,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    space = config.validate(yaml.safe_load(settings)).space.build()
+    assert space.widths == (500, 1000, 1500)
+    assert space.options.counts == [6, 7, 7, 3, 4, 4, 4]

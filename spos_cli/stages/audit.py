@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import json
@@ -61,10 +62,15 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     config, path = run.config, weights or run.supernet_folder / "last.pt"
     if not (run.search_folder / "journal.jsonl").exists():
         raise RunError(f"there is no search in {run.folder} yet; run spos search first")
+    if weights is None and not path.exists():
+        raise RunError(f"there is no supernet in {run.folder}; name that of the search with --weights")
     file, digest = read_supernet(path, processes, hint=weights is None)
     if read_settings(run)["supernet"] != digest:
         raise RunError(f"{path} is not the supernet of the search in {run.folder}; name that with --weights")
-    require_same_search(run, digest)
+    try:
+        require_same_search(run, digest)
+    except RunError as error:
+        raise RunError(f"{error}. spos audit {run.folder} takes the search's own settings") from None
     supernet = file.supernet(config)
     costs = count(supernet.space)
     found = Found(run, costs)
@@ -100,7 +106,7 @@ class Found:
 
     Attributes:
         evolution: as it was searched.
-        best: the best score after each candidate, in the order of their proposal.
+        best: the best score after each candidate, in the order of the journal.
         draws: by operator, over all generations.
         imported: scores of another search that it began with.
         complete: candidates that it has scored to the end itself.
@@ -120,21 +126,20 @@ class Found:
             if entry.origin == "imported" and self.evolution.allows(entry.architecture)
         }
         self.draws: dict[Origin, Draws] = {}
-        scores: list[float] = []
 
         def watch(generation: int, draws: dict[Origin, Draws]) -> None:
             for origin, more in draws.items():
                 self.draws[origin] = self.draws.get(origin, Draws()) + more
 
         try:
-            for generation in self.evolution.search(
+            replay = self.evolution.search(
                 lambda candidates: [
                     (entry := entries[candidate.architecture]).top1 - entry.partial for candidate in candidates
                 ],
                 self.imported,
                 watch,
-            ):
-                scores += [score for _, score in generation]
+            )
+            collections.deque(replay, maxlen=0)
         except KeyError:
             total = self.evolution.population * (self.evolution.generations + 1)
             raise RunError(
@@ -145,7 +150,7 @@ class Found:
         self.complete = {entry.architecture: entry for entry in own if not entry.partial}
         if not self.complete:
             raise RunError(f"the search in {run.folder} has scored no candidate of its own; there is nothing to audit")
-        self.best = np.maximum.accumulate(scores).tolist()
+        self.best = np.maximum.accumulate([entry.top1 - entry.partial for entry in own]).tolist()
         self.winner = ranking(own)[0].architecture
 
 
@@ -224,7 +229,7 @@ def fidelity(
     """Trains architectures alone, and compares their ranking with the supernet's."""
     alone = []
     for number, arch in enumerate(archs, 1):
-        if processes.is_main:
+        if processes.is_main and not model_of(run, arch).exists():
             run.say(f"training {arch} alone ({number} of {len(archs)})")
         alone.append(train_alone(run, processes, images, arch))
     entries = [scoring.entries[arch] for arch in archs]
@@ -261,13 +266,17 @@ def short(config: Config) -> Config:
     return config.model_copy(update={"retrain": training.model_copy(update=changes)})
 
 
+def model_of(run: Run, arch: Architecture) -> Path:
+    """The file of an architecture that was trained alone."""
+    return run.audit_folder / "alone" / arch.id / "model.pt"
+
+
 def train_alone(run: Run, processes: Processes, images: Images, arch: Architecture) -> float:
     """Top-1 on the validation images of an architecture that was trained from scratch; trained once only."""
-    folder = run.audit_folder / "alone" / arch.id
-    model = folder / "model.pt"
+    model = model_of(run, arch)
     if not model.exists():
         silent = replace(run, config=short(run.config), as_json=True)
-        retrain.train(silent, processes, arch, images, folder)
+        retrain.train(silent, processes, arch, images, model.parent)
     processes.barrier()
     return float(checkpoint.load(model)["metrics"]["top1"])
 

@@ -75,8 +75,12 @@ class Run(Command):
             )
         if launch is not None and mark.exists() and mark.read_text(encoding="utf-8") == launch:
             return
-        if stage.exists():
-            self._set_aside(stage)
+        for folder in (
+            stage,
+            *([self.audit_folder] if stage == self.search_folder else []),
+        ):  # an audit is of its search
+            if folder.exists():
+                self._set_aside(folder)
         if launch is not None:
             checkpoint.write_atomically(mark, launch.encode())
 

@@ -117,7 +117,7 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
     for line in said:
         warn(line)
     run.result([{"file": str(path), **entry.to_dict()} for entry, path in zip(found, paths, strict=True)])
-    run.next(f"retrain {shlex.quote(paths[0])}")
+    run.next(f"retrain {shlex.quote(paths[-1] if question.front else paths[0])}")  # the best
 
 
 def answer(question: Question, entries: Sequence[Entry], bits: Path) -> tuple[list[Entry], list[str]]:
