@@ -72,6 +72,9 @@ TensorboardOption = Annotated[
     bool, typer.Option("--tensorboard", help="Mirror the metrics for TensorBoard, in the stage's folder.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")]
+FolderArgument = Annotated[
+    Path | None, typer.Argument(metavar="[RUN_DIR]", help="Folder of the run. Default: that of the settings.")
+]
 FromOption = Annotated[
     Path | None,
     typer.Option(
@@ -479,9 +482,7 @@ def evaluate(
 
 @app.command()
 def report(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="[RUN_DIR]", help="Folder of the run. Default: that of the settings.")
-    ] = None,
+    folder: FolderArgument = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     run_dir: RunDirOption = None,
@@ -506,9 +507,7 @@ def report(
 
 @app.command()
 def audit(
-    folder: Annotated[
-        Path | None, typer.Argument(metavar="[RUN_DIR]", help="Folder of the run. Default: that of the settings.")
-    ] = None,
+    folder: FolderArgument = None,
     weights: Annotated[
         Path | None,
         typer.Option("--weights", metavar="FILE", help="Supernet of the search. Default: the run folder's."),

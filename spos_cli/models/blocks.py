@@ -64,6 +64,11 @@ def _taken(tensor: Tensor, dimension: int, channels: Channels) -> Tensor:
     return tensor.index_select(dimension, channels)
 
 
+def _there(channels: Channels) -> slice | Tensor:
+    """These channels as an index; of all and of the first it is a view that it gives."""
+    return channels if isinstance(channels, Tensor) else slice(channels)
+
+
 class BatchNorm(nn.BatchNorm2d):
     """BatchNorm of channels in any order, or of the first; its parameters and statistics are in the published one."""
 
@@ -75,7 +80,7 @@ class BatchNorm(nn.BatchNorm2d):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None, "a plain average is momentum 1 / n, batch by batch"
-        there = slice(channels) if isinstance(channels, int) else channels
+        there = _there(channels)
         mean, variance = self.running_mean[there], self.running_var[there]
         scale, shift = self.scale_and_shift(channels) or (None, None)
         result = F.batch_norm(features, mean, variance, scale, shift, self.training, self.momentum, self.eps)
@@ -89,9 +94,9 @@ class BatchNorm(nn.BatchNorm2d):
 
     def scale_and_shift(self, channels: Channels) -> tuple[Tensor, Tensor] | None:
         """The learned ones of these channels, if it has some."""
-        if not self.affine or channels is None:
-            return (self.weight, self.bias) if self.affine else None
-        there = slice(channels) if isinstance(channels, int) else channels
+        if not self.affine:
+            return None
+        there = _there(channels)
         return self.weight[there], self.bias[there]
 
 

@@ -133,8 +133,9 @@ class CostBinSampler:
 
     def _has(self, low: int, high: int) -> bool:
         """Whether a bin has an architecture that will be found; only exact counts tell without a draw."""
-        if not self.distribution.count(low, high) or self.distribution.is_exact:
-            return bool(self.distribution.count(low, high))
+        counted = self.distribution.count(low, high) > 0
+        if not counted or self.distribution.is_exact:
+            return counted
         with contextlib.suppress(LimitError):
             self.distribution.draw(seeding.generator(self.seed, "bin", low), low, high)
             return True

@@ -25,8 +25,9 @@ from spos_cli.engine.trainer import require_same
 from spos_cli.errors import LimitError, RunError
 from spos_cli.models.counting import Costs, count
 from spos_cli.search import statistics
-from spos_cli.search.evolution import Candidate, Draws
-from spos_cli.search.journal import Bitmaps, Journal, Origin, ranking
+from spos_cli.search.evolution import Candidate
+from spos_cli.search.journal import Bitmaps, Journal, ranking
+from spos_cli.search.overview import Overview
 from spos_cli.search.ties import RISK
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable, format_cost
@@ -125,19 +126,14 @@ class Found:
             for entry in self.lines
             if entry.origin == "imported" and self.evolution.allows(entry.architecture)
         }
-        self.draws: dict[Origin, Draws] = {}
-
-        def watch(generation: int, draws: dict[Origin, Draws]) -> None:
-            for origin, more in draws.items():
-                self.draws[origin] = self.draws.get(origin, Draws()) + more
-
+        overview = Overview(self.evolution.generations)
         try:
             replay = self.evolution.search(
                 lambda candidates: [
                     (entry := entries[candidate.architecture]).top1 - entry.partial for candidate in candidates
                 ],
                 self.imported,
-                watch,
+                overview.begin,
             )
             collections.deque(replay, maxlen=0)
         except KeyError:
@@ -146,6 +142,7 @@ class Found:
                 f"the search in {run.folder} is not at its end, or had other settings: {len(entries)} candidates of"
                 f" {total} are there, and others than these would come next; run spos search, then audit it"
             ) from None
+        self.draws = overview.draws
         own = [entry for entry in self.lines if entry.origin != "imported"]
         self.complete = {entry.architecture: entry for entry in own if not entry.partial}
         if not self.complete:
@@ -290,12 +287,12 @@ def more_images(run: Run, found: Found, images: int) -> list[dict[str, Any]]:
     bitmaps = Bitmaps(run.search_folder / "outcomes.bits", images)
     rows = {entry.architecture: row for row, entry in enumerate(found.lines)}
     best = [entry for entry in ranking(found.complete.values())[: COMPARED + 1] if entry.images == images]
-    winner = bitmaps.read(rows[found.winner])
-    others = [bitmaps.read(rows[entry.architecture]) for entry in best[1:]]
-    outcomes = [other for other in others if other is not None]
-    if winner is None or not outcomes:
+    row, others = rows[found.winner], [rows[entry.architecture] for entry in best[1:]]
+    (winner, *right), (_, *both) = (counts.tolist() for counts in bitmaps.overlaps(row, [row, *others]))
+    kept = [(one, common) for one, common in zip(right, both, strict=True) if common >= 0]
+    if not kept:  # the winner's own, or all others, are missing
         return []
-    pairs = [(int((winner & ~other).sum()), int((other & ~winner).sum())) for other in outcomes]
+    pairs = [(winner - common, one - common) for one, common in kept]
     disagreement = np.median([sum(pair) / images for pair in pairs])
     return [
         {

@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 from rich.text import Text
 
-from spos_cli import config
 from spos_cli.config import Config
 from spos_cli.engine import checkpoint
 from spos_cli.engine.progress import warn
@@ -26,7 +25,7 @@ from spos_cli.search.statistics import mcnemar
 from spos_cli.space import architecture
 from spos_cli.space.architecture import YAML_ERRORS, Architecture
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.run_folder import Command, screen
+from spos_cli.stages.run_folder import Command, screen, settings_of
 
 SHARE = 0.02  # of a search's time that its report may take
 MAX_NUMBER = 10**18
@@ -100,9 +99,9 @@ def read(folder: Path) -> Findings:
     """
     if not folder.is_dir():
         raise RunError(f"there is no run folder {folder}")
-    settings = _config(folder / "config.yaml")
+    settings = settings_of(folder)
     result = _mapping(folder / "search" / "result.yaml")
-    space = _space(result, _config(folder / "search" / "config.yaml") or settings)
+    space = _space(result, settings_of(folder / "search") or settings)
     search = read_search(folder, space, result) if space is not None else None
     supernet = folder / "supernet" / "metrics.jsonl"
     alone = sorted(folder.glob("retrain/*/metrics.jsonl"))
@@ -123,15 +122,6 @@ def read(folder: Path) -> Findings:
         efforts=efforts,
         audit=read_audit(folder / "audit" / "result.json"),
     )
-
-
-def _config(path: Path) -> Config | None:
-    """The settings that a stage has recorded; None if they are missing, or of another version."""
-    if not path.is_file():
-        return None
-    with contextlib.suppress(SposError):
-        return config.load(path)
-    return None
 
 
 def _mapping(path: Path) -> dict[str, Any]:
@@ -160,7 +150,7 @@ def read_search(folder: Path, space: SearchSpace, result: dict[str, Any]) -> Sea
     entries = Journal(folder / "search" / "journal.jsonl").read_of(space)
     if not entries:
         return None
-    settings = _config(folder / "search" / "config.yaml")
+    settings = settings_of(folder / "search")
     planned = settings.search.population * (settings.search.generations + 1) if settings is not None else None
     names = [name for name in ("flops", "params", "latency") if f"{name}_limit" in result]
     limits = {name: _whole(result[f"{name}_limit"]) for name in names}

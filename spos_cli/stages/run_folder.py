@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from spos_cli import config
 from spos_cli.config import Config
+from spos_cli.errors import ConfigError
 
 WIDE = 160  # columns of a table that goes to a file
 
@@ -88,6 +90,15 @@ class Command:
         """Prints the result for scripts, if asked for."""
         if self.as_json:
             print(json.dumps(value))
+
+
+def settings_of(folder: Path) -> Config | None:
+    """What a stage was begun with; None if that is missing, or cannot be read."""
+    path = folder / "config.yaml"
+    try:
+        return config.load(path) if path.is_file() else None
+    except ConfigError:
+        return None
 
 
 def screen() -> Console:

@@ -19,11 +19,11 @@ from spos_cli.config import Config
 from spos_cli.engine import history, lock
 from spos_cli.engine.history import is_number
 from spos_cli.engine.progress import duration
-from spos_cli.errors import ConfigError, RunError, SposError
+from spos_cli.errors import RunError, SposError
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.space.architecture import YAML_ERRORS, Architecture
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.run_folder import Command
+from spos_cli.stages.run_folder import Command, settings_of
 
 MOST_BYTES = 2**20  # of a file that is read as a whole; ours are far smaller
 FILES = 1000  # of a folder that are looked at
@@ -305,15 +305,6 @@ def _mapping(path: Path, parse: Callable[[str], Any]) -> Numbers:
     except (OSError, *YAML_ERRORS):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def settings_of(folder: Path) -> Config | None:
-    """What a stage was begun with; None if that cannot be read."""
-    path = folder / "config.yaml"
-    try:
-        return config.load(path) if path.is_file() else None
-    except ConfigError:
-        return None
 
 
 def changed(path: Path) -> float | None:
