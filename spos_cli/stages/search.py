@@ -68,6 +68,8 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     supernet = file.supernet(config)
     costs = count(supernet.space)
     evolution = make_evolution(run, costs)
+    if not run.fresh:
+        require_same_search(run, supernet_digest)  # a cause before what follows from it: too low a limit
     evolution.require_candidates()
     begin_with = read_candidates(earlier, supernet.space) if earlier else None
     images = Images(config, processes)

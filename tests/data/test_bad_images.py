@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +118,9 @@ def test_a_broken_replacement_is_replaced_too() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_none_that_can_be_read(workers: int) -> None:
     images = Damaged(tuple(range(COUNT)))
-    begin = time.monotonic()
     with pytest.raises(DataError, match=r"nor can any of 20 other training images.*Is damaged still there\?$"):
         batches(images, 0, 100, BadImages(10**9, lambda _: None), workers=workers)
     assert images.read < 30, "the rest of the batch is not tried"
-    assert time.monotonic() - begin < 10
     with pytest.raises(DataError, match=r"nor can any of 0 other"):
         batches(images, 0, 1, indices=INDICES[:1])
 

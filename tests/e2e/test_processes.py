@@ -226,9 +226,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, devices: int) -> None:
         time.sleep(1.0)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        begin = time.monotonic()
         assert process.wait(PATIENCE) == 130, said(spos)
-        assert time.monotonic() - begin < 20
     assert "Traceback" not in said(spos)
 
 

