@@ -176,6 +176,12 @@ class Options:
         return Run(settings, self.flags, self.as_json, self.fresh, self.tensorboard)
 
 
+def require_one_name(folder: Path | None, run_dir: str | None) -> None:
+    """Raises ConfigError if the run folder is named as RUN_DIR and with --run-dir."""
+    if folder is not None and run_dir is not None:
+        raise ConfigError("RUN_DIR and --run-dir name the same thing; give one of them")
+
+
 def across_processes(settings: Config, work: Callable[[Processes], None]) -> None:
     """Does the work in this process, or starts as many as the settings ask for, each with this command line."""
     from spos_cli.engine import distributed
@@ -495,8 +501,7 @@ def report(
 
     Example: spos report runs/imagenet
     """
-    if folder is not None and run_dir is not None:
-        raise ConfigError("RUN_DIR and --run-dir name the same thing; give one of them")
+    require_one_name(folder, run_dir)
     options = Options(config, overrides, run_dir, None, None, print_config, as_json=as_json)
     if folder is None or print_config:
         folder = options.load().folder
@@ -529,9 +534,8 @@ def audit(
 
     Example: spos audit runs/imagenet --set audit.seeds=3
     """
+    require_one_name(folder, run_dir)
     if folder is not None:
-        if run_dir is not None:
-            raise ConfigError("RUN_DIR and --run-dir name the same thing; give one of them")
         kept = folder / "search" / "config.yaml"
         if config is None and not kept.is_file():
             raise ConfigError(f"there is no search in {folder}: {kept} is missing")
@@ -547,9 +551,7 @@ def audit(
 
 @app.command()
 def status(
-    folder: Annotated[
-        str | None, typer.Argument(metavar="[RUN_DIR]", help="A run folder. Default: that of the settings.")
-    ] = None,
+    folder: FolderArgument = None,
     config: ConfigOption = None,
     overrides: SetOption = None,
     run_dir: RunDirOption = None,
@@ -565,12 +567,9 @@ def status(
     from spos_cli.stages import status as stage
     from spos_cli.stages.run_folder import Command
 
-    if folder is not None and run_dir is not None:
-        raise ConfigError("name the run folder once, as RUN_DIR or with --run-dir")
-    if folder is not None and config is None:
-        config, run_dir = stage.find(folder)
-    elif folder is not None:
-        run_dir = folder
+    require_one_name(folder, run_dir)
+    if folder is not None:
+        config, run_dir = (config, str(folder)) if config is not None else stage.find(folder)
     options = Options(config, overrides, run_dir, None, None, print_config)
     stage.run(Command(options.load(), options.flags, as_json))
 

@@ -669,7 +669,11 @@ def _describe(problem: Any, places: Mapping[tuple[str, ...], str], origin: str) 
     known = location
     while known and known not in places:
         known = known[:-1]
-    place = places.get(known, origin)
+    # A rule between fields of a section: what was typed for those that it names may have broken it.
+    named = set(re.findall(r"\w+", problem["msg"]))
+    inner = [path for path in places if path[: len(location)] == location != path and (unknown or path[-1] in named)]
+    typed = " and ".join(places[path] for path in inner if places[path].startswith("--"))
+    place = typed if unknown and typed else places.get(known, origin) + (f" with {typed}" if typed else "")
     field = ".".join(location)
     if unknown:
         siblings = _fields(location[:-1])

@@ -165,12 +165,29 @@ def test_overrides(tmp_path: Path) -> None:
         ("space.stages.9.blocks=1", "there is no space.stages.9.blocks to set"),
         ("supernet.lr=[", "not a valid YAML value"),
         ("supernet.lr=-1", "--set supernet.lr=-1: supernet.lr"),
+        ("serch.population=3", "--set serch.population=3: unknown setting 'serch'; did you mean 'search'?"),
     ],
 )
 def test_each_wrong_override(tmp_path: Path, override: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, "seed: 3\n", override)
     assert said in str(caught.value)
+
+
+def test_a_rule_between_fields_names_what_was_typed_for_them(tmp_path: Path) -> None:
+    text = "seed: 3\nsearch: {crossovers: 5}\n"
+    for overrides, said in (
+        (["search.population=8"], "x.yaml:2 with --set search.population=8: search: mutations + crossovers (25 + 5)"),
+        (
+            ["search.population=8", "search.mutations=6", "search.images=9", "supernet.lr=0.5"],
+            "x.yaml:2 with --set search.population=8 and --set search.mutations=6: search: mutations + crossovers (6 +",
+        ),
+        (["data.holdout_per_class=0", "seed=4"], "x.yaml with --set data.holdout_per_class=0: search.split is holdout"),
+        (["supernet.warmup_steps=10", "supernet.steps=10"], "x.yaml with --set supernet.warmup_steps=10 and --set sup"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load(tmp_path, text, *overrides)
+        assert said in str(caught.value)
 
 
 def test_what_is_printed_loads_again(tmp_path: Path) -> None:

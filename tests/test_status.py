@@ -18,6 +18,7 @@ from spos_cli.engine import lock
 from spos_cli.errors import RunError
 from spos_cli.search.journal import Entry
 from spos_cli.space.architecture import Architecture
+from spos_cli.stages.run_folder import read_json, read_yaml
 from tests.conftest import TINY
 
 HOLD = "import sys, pathlib, time; from spos_cli.engine import lock; l = lock.hold(pathlib.Path(sys.argv[1])); {}"
@@ -272,7 +273,8 @@ def test_an_audit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[
     result = told(monkeypatch, capfd)
     assert (result["stages"]["audit"]["state"], result["after"]) == ("stopped", None)
     assert result["next"] == "spos audit --config runs/tiny/audit/config.yaml"
-    (audit / "result.json").write_text('{"fidelity": {"kendall": {"value": 0.25}}}')
+    curve = {"seed": 0, "best": [0.8125] * 200_000}  # of as many candidates as anybody has scored
+    (audit / "result.json").write_text(json.dumps({"fidelity": {"kendall": {"value": 0.25}}, "random": [curve]}))
     result = told(monkeypatch, capfd)
     assert (result["stages"]["audit"]["state"], result["stages"]["audit"]["metrics"]) == ("complete", {"kendall": 0.25})
     assert result["next"].startswith("spos export-arch")
@@ -287,10 +289,20 @@ def test_a_lock_that_a_kill_has_left_is_nobodys(tmp_path: Path) -> None:
     assert "held" in subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True).stdout
 
 
+def test_a_file_that_is_not_whole_says_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "result.yaml"
+    for text in ("", "- 1", "a: [", "{}", "\0", "a: &a [*a", "a: 1\n" + "#" * 2**23):  # none of ours is that large
+        path.write_text(text)
+        assert read_yaml(path) == read_json(path) == {}
+    path.write_text('{"a": 1}')
+    assert read_yaml(path) == read_json(path) == {"a": 1}
+    assert read_yaml(tmp_path) == read_json(tmp_path / "none") == {}
+
+
 def test_mistakes(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     for arguments, said in (
         (["nowhere"], "there is no run folder nowhere"),
-        (["runs/tiny", "--run-dir", "x"], "name the run folder once"),
+        (["runs/tiny", "--run-dir", "x"], "name the same thing"),
     ):
         monkeypatch.setattr(sys, "argv", ["spos", "status", *arguments])
         with pytest.raises(SystemExit) as stopped:

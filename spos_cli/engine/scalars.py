@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spos_cli.engine.history import is_number
-from spos_cli.engine.progress import warn
+from spos_cli.engine.progress import console, warn
 from spos_cli.errors import ConfigError
 
 
@@ -43,6 +43,7 @@ class Scalars:
         self.writer: Any = None
         try:
             self.writer = SummaryWriter(str(folder), purge_step=self.known + 1 if purge else None)
+            console.print(f"mirrored to TensorBoard: tensorboard --logdir {folder}", soft_wrap=True, markup=False)
         except OSError as error:
             self._give_up(error)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,17 @@ class Ties:
     as the winner is rather more than what is tied here.
 
     Attributes:
-        tied: those that it cannot tell from the winner, and the winner.
-        told_apart: those that it can.
+        p_values: of each that was compared, how likely a difference like theirs is between equals; the winner's is 1.
         unknown: why no tie is claimed, or not of all, for people; empty if there is nothing to say.
     """
 
-    tied: frozenset[Architecture] = frozenset()
-    told_apart: frozenset[Architecture] = frozenset()
+    p_values: Mapping[Architecture, float] = field(default_factory=dict)
     unknown: str = ""
+
+    @cached_property
+    def tied(self) -> frozenset[Architecture]:
+        """Those that the test cannot tell from the winner, and the winner."""
+        return frozenset(arch for arch, value in self.p_values.items() if value > RISK)
 
     @property
     def count(self) -> int | None:
@@ -39,7 +43,7 @@ class Ties:
 
     def has(self, arch: Architecture) -> bool | None:
         """Whether a candidate is tied; None if there is no telling."""
-        return True if arch in self.tied else False if arch in self.told_apart else None
+        return arch in self.tied if arch in self.p_values else None
 
 
 def find(candidates: Sequence[Entry], rows: Mapping[Architecture, int], bits: Path) -> Ties:
@@ -69,11 +73,10 @@ def find(candidates: Sequence[Entry], rows: Mapping[Architecture, int], bits: Pa
         return Ties(unknown=f"{bits} is missing, or does not have the outcomes of the best: no ties known")
     only_winner, only_other = winner.right - both[kept], right[kept] - both[kept]
     pairs, which = np.unique(np.stack([only_winner, only_other], 1), axis=0, return_inverse=True)
-    alike = np.array([mcnemar(*pair) > RISK for pair in pairs.tolist()])[which.reshape(-1)]
+    values = np.array([mcnemar(*pair) for pair in pairs.tolist()])[which.reshape(-1)]
     archs = [entry.architecture for entry, known in zip(ours, kept, strict=True) if known]
     lost = len(ours) - len(archs)
     return Ties(
-        frozenset(arch for arch, tied in zip(archs, alike, strict=True) if tied),
-        frozenset(arch for arch, tied in zip(archs, alike, strict=True) if not tied),
+        dict(zip(archs, values.tolist(), strict=True)),
         f"{bits} does not have the outcomes of {lost:,} candidates: these are in no tie" if lost else "",
     )

@@ -45,6 +45,7 @@ TRIES = 1000  # of an architecture in a part of the range of FLOPs, under all li
 TIED = 1.96  # standard errors of a difference that the paired test cannot tell from nothing
 MORE_IMAGES = (1, 2, 4, 8, 16)  # times the search images
 COMPARED = 100  # of the best candidates, for how far their outcomes differ
+ENOUGH = 5  # architectures; of 4, two orders that know nothing of each other agree or disagree in full in 2 of 24 cases
 SHOTS = ("one_shot", "alone")
 
 Correlation = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
@@ -336,6 +337,12 @@ def show(run: Run, result: dict[str, Any]) -> None:
         ("Kendall's tau, FLOPs and alone", *_interval(found["kendall_of_flops"])),
     ]
     run.show("whether the rankings agree", ["what:", "value", "95 % interval"], correlations)
+    if len(rows) < ENOUGH:
+        run.say(
+            f"{len(rows)} architectures are too few: even rankings that agree in full could be chance; raise"
+            " audit.architectures",
+            "yellow",
+        )
     run.result(result)
     run.say(f"written to {run.audit_folder / 'result.json'}")
     run.next("report")

@@ -14,12 +14,14 @@ import yaml
 from spos_cli.engine import checkpoint
 from spos_cli.engine.progress import warn
 from spos_cli.errors import ConfigError, LimitError, RunError
+from spos_cli.models.counting import count
 from spos_cli.models.published_table import PICKLE_PROTOCOL
 from spos_cli.models.weights import to_published
 from spos_cli.search import ties
 from spos_cli.search.journal import Entry, Journal, pareto, ranking
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import LABELS, format_cost
+from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.common import Run, read_settings
 from spos_cli.stages.search import percent, read_candidates, rounded
 from spos_cli.stages.weights_file import Weights, network_content, read_weights, supernet_content
@@ -98,7 +100,7 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
         supernet = read_settings(run)["supernet"] if entries else None
     if not entries:
         raise RunError(f"there are no scored candidates in {source or run.search_folder}; run spos search first")
-    found, said = answer(question, entries, journal.with_name("outcomes.bits"))
+    found, said = answer(question, entries, journal.with_name("outcomes.bits"), space)
     origin = {"supernet": supernet, "space": space.to_dict()}
     paths = [write(run, entry, origin, form) for entry in found]
     rows = [
@@ -120,19 +122,22 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
     run.next(f"retrain {shlex.quote(paths[-1] if question.front else paths[0])}")  # the best
 
 
-def answer(question: Question, entries: Sequence[Entry], bits: Path) -> tuple[list[Entry], list[str]]:
+def answer(
+    question: Question, entries: Sequence[Entry], bits: Path, space: SearchSpace
+) -> tuple[list[Entry], list[str]]:
     """The candidates that are asked for, at least one, and what is to be said of them.
 
     Args:
         entries: a whole journal.
         bits: the outcomes beside it.
+        space: that was searched.
 
     Raises:
         LimitError: there is none.
     """
     allowed = [entry for entry in entries if all(getattr(entry, name) <= limit for name, limit in question.limits)]
     if not allowed:
-        raise LimitError(unreachable(question, entries))
+        raise LimitError(unreachable(question, entries, space))
     said = []
     if question.front:
         found = pareto(allowed)
@@ -156,9 +161,9 @@ def answer(question: Question, entries: Sequence[Entry], bits: Path) -> tuple[li
     return found, said
 
 
-def unreachable(question: Question, entries: Sequence[Entry]) -> str:
+def unreachable(question: Question, entries: Sequence[Entry], space: SearchSpace) -> str:
     """Why no candidate is under the limits, and what could be."""
-    asked, ranges, flags = [], [], []
+    asked, ranges, flags, tables, beyond = [], [], [], count(space), []
     for name, limit in question.limits:
         costs = [getattr(entry, name) for entry in entries]
         under, label = sum(cost <= limit for cost in costs), LABELS[name]
@@ -166,10 +171,12 @@ def unreachable(question: Question, entries: Sequence[Entry]) -> str:
         several = f" ({under:,} of them at most {format_cost(limit)})" if len(question.limits) > 1 else ""
         ranges.append(f"{format_cost(min(costs))} to {format_cost(max(costs))} {label}{several}")
         flags.append(f"--{name}-limit {format_cost(limit)}")
-    return (
-        f"no scored candidate has at most {' and '.join(asked)}; they have {' and '.join(ranges)}. Search again with"
-        f" spos search --fresh {' '.join(flags)}"
-    )
+        if (least := getattr(tables, name).minimum) > limit:
+            beyond.append(f"{format_cost(least)} {label}")
+    said = f"no scored candidate has at most {' and '.join(asked)}; they have {' and '.join(ranges)}"
+    if beyond:
+        return f"{said}, and no architecture of the space less than {' and '.join(beyond)}"
+    return f"{said}. Search again with spos search --fresh {' '.join(flags)}"
 
 
 def write(run: Run, entry: Entry, origin: dict[str, Any], form: ArchFormat) -> str:

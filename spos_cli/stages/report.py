@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.text import Text
 
 from spos_cli.config import Config
@@ -19,13 +18,12 @@ from spos_cli.engine.progress import warn
 from spos_cli.errors import RunError, SposError
 from spos_cli.search import ties
 from spos_cli.search.findings import Audit, Effort, Findings, Number, Retrained, Search, Training
-from spos_cli.search.journal import Bitmaps, Entry, Journal, ranking
+from spos_cli.search.journal import Entry, Journal, ranking
 from spos_cli.search.page import MISSING, page, plotly_js
-from spos_cli.search.statistics import mcnemar
 from spos_cli.space import architecture
-from spos_cli.space.architecture import YAML_ERRORS, Architecture
+from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.run_folder import Command, screen, settings_of
+from spos_cli.stages.run_folder import Command, read_json, read_yaml, screen, settings_of
 
 SHARE = 0.02  # of a search's time that its report may take
 MAX_NUMBER = 10**18
@@ -100,7 +98,7 @@ def read(folder: Path) -> Findings:
     if not folder.is_dir():
         raise RunError(f"there is no run folder {folder}")
     settings = settings_of(folder)
-    result = _mapping(folder / "search" / "result.yaml")
+    result = read_yaml(folder / "search" / "result.yaml")
     space = _space(result, settings_of(folder / "search") or settings)
     search = read_search(folder, space, result) if space is not None else None
     supernet = folder / "supernet" / "metrics.jsonl"
@@ -122,15 +120,6 @@ def read(folder: Path) -> Findings:
         efforts=efforts,
         audit=read_audit(folder / "audit" / "result.json"),
     )
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping; empty if it is missing or broken."""
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except (OSError, *YAML_ERRORS):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _space(result: dict[str, Any], settings: Config | None) -> SearchSpace | None:
@@ -174,12 +163,8 @@ def read_ties(bits: Path, entries: Sequence[Entry], winner: Entry) -> tuple[dict
     tie = ties.find([entry for entry in entries if entry.rank >= winner.rank], rows, bits)
     if tie.count is None:
         return None, tie.unknown
-    lines = sorted(rows[arch] for arch in tie.tied if arch != winner.architecture)
-    right, both = Bitmaps(bits, winner.images).overlaps(rows[winner.architecture], lines)
-    p_values = [
-        mcnemar(winner.right - common, one - common) for one, common in zip(right.tolist(), both.tolist(), strict=True)
-    ]
-    return dict(zip(lines, p_values, strict=True)), tie.unknown
+    others = tie.tied - {winner.architecture}
+    return {row: tie.p_values[arch] for arch, row in rows.items() if arch in others}, tie.unknown
 
 
 def _covered(result: dict[str, Any]) -> float | None:
@@ -331,11 +316,8 @@ def search_effort(folder: Path, search: Search) -> Effort:
 
 def read_audit(path: Path) -> Audit | None:
     """What `spos audit` has left; None if there is nothing of it. What is of another form is left out."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(content, dict):
+    content = read_json(path)
+    if not content:
         return None
     fidelity = content.get("fidelity")
     fidelity = fidelity if isinstance(fidelity, dict) else {}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +16,10 @@ from rich.text import Text
 from spos_cli import config
 from spos_cli.config import Config
 from spos_cli.errors import ConfigError
+from spos_cli.space.architecture import YAML_ERRORS
 
+EXPORT = {"accuracy": "export-arch", "pareto": "export-arch --pareto"}  # what follows a search, by its objective
+MOST_BYTES = 2**23  # of a file that is read as a whole; ours are far smaller
 WIDE = 160  # columns of a table that goes to a file
 
 
@@ -99,6 +103,26 @@ def settings_of(folder: Path) -> Config | None:
         return config.load(path) if path.is_file() else None
     except ConfigError:
         return None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A mapping in a JSON file; empty if there is none that is whole."""
+    return _mapping(path, json.loads)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping in a YAML file; empty if there is none that is whole."""
+    return _mapping(path, yaml.safe_load)
+
+
+def _mapping(path: Path, parse: Callable[[bytes], Any]) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+        content = parse(text) if len(text) <= MOST_BYTES else None
+    except (OSError, *YAML_ERRORS):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def screen() -> Console:

@@ -42,6 +42,7 @@ from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.common import Images, Run, data_recipe, read_settings
 from spos_cli.stages.flops_table import LATENCY_TABLE, read_latency
 from spos_cli.stages.report import LiveReport
+from spos_cli.stages.run_folder import EXPORT
 from spos_cli.stages.weights_file import Weights, read_weights
 
 SHOWN = 10
@@ -68,8 +69,6 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     supernet = file.supernet(config)
     costs = count(supernet.space)
     evolution = make_evolution(run, costs)
-    if not run.fresh:
-        require_same_search(run, supernet_digest)  # a cause before what follows from it: too low a limit
     evolution.require_candidates()
     begin_with = read_candidates(earlier, supernet.space) if earlier else None
     images = Images(config, processes)
@@ -624,4 +623,4 @@ def show(run: Run, scoring: Scoring, tie: ties.Ties) -> None:
     if tie.count:
         run.say(f"tied: {tie.count:,} candidates, the best among them, that a paired test does not tell from it")
     run.result([with_error(entry, tie) for entry in best])
-    run.next("export-arch --pareto" if is_front else "export-arch")
+    run.next(EXPORT[run.config.search.objective])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from spos_cli import config
 from spos_cli.config import Config
 from spos_cli.engine import history, lock
@@ -21,11 +18,10 @@ from spos_cli.engine.history import is_number
 from spos_cli.engine.progress import duration
 from spos_cli.errors import RunError, SposError
 from spos_cli.search.journal import Entry, Journal
-from spos_cli.space.architecture import YAML_ERRORS, Architecture
+from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.run_folder import Command, settings_of
+from spos_cli.stages.run_folder import EXPORT, Command, read_json, read_yaml, settings_of
 
-MOST_BYTES = 2**20  # of a file that is read as a whole; ours are far smaller
 FILES = 1000  # of a folder that are looked at
 
 State = Literal["not begun", "running", "stopped", "complete"]
@@ -288,25 +284,6 @@ def read_journal(path: Path) -> tuple[list[Entry], int]:
     return entries, len(found) - len(entries)
 
 
-def read_json(path: Path) -> Numbers:
-    """A mapping in a JSON file; empty if there is none that is whole."""
-    return _mapping(path, json.loads)
-
-
-def read_yaml(path: Path) -> Numbers:
-    """A mapping in a YAML file; empty if there is none that is whole."""
-    return _mapping(path, yaml.safe_load)
-
-
-def _mapping(path: Path, parse: Callable[[str], Any]) -> Numbers:
-    try:
-        with path.open(encoding="utf-8") as file:
-            content = parse(file.read(MOST_BYTES))
-    except (OSError, *YAML_ERRORS):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def changed(path: Path) -> float | None:
     """When a file, or a file of a folder, was last written: seconds since 1970; None if there is none."""
     times = []
@@ -359,7 +336,7 @@ def next_command(run: Command, current: Stage) -> str:
     exported = shlex.quote(str(current.folder / str(current.best.get("id")) / "arch.yaml"))
     following = {
         "supernet": "search",
-        "search": "export-arch",
+        "search": EXPORT[(settings_of(current.folder) or run.config).search.objective],
         "export-arch": f"retrain {exported}",
         "retrain": f"evaluate --weights {shlex.quote(str(current.folder / 'model.pt'))}",
     }
@@ -395,23 +372,22 @@ def flags_of(recorded: Path, settings: Config, folder: Path) -> str:
     return flags if same else f"{flags} --run-dir {shlex.quote(str(folder))}"
 
 
-def find(folder: str) -> tuple[str | None, str | None]:
+def find(folder: Path) -> tuple[str | None, str | None]:
     """The `--config` and `--run-dir` that a run folder stands for.
 
     Raises:
         RunError: there is no such folder.
     """
-    path = Path(folder)
-    if not path.is_dir():
+    if not folder.is_dir():
         raise RunError(f"there is no run folder {folder}")
-    recorded = path / "config.yaml"
+    recorded = folder / "config.yaml"
     if not recorded.is_file():
-        return None, folder
+        return None, str(folder)
     try:
-        same = config.load(recorded).folder.resolve() == path.resolve()
+        same = config.load(recorded).folder.resolve() == folder.resolve()
     except SposError as error:
         raise RunError(f"{error}; name the settings of this run with --config") from None
-    return str(recorded), None if same else folder
+    return str(recorded), None if same else str(folder)
 
 
 # How it is said.

@@ -39,6 +39,7 @@ def test_figures_and_a_kill(finished: Spos, tmp_path: Path) -> None:
     assert code == -signal.SIGKILL
     said = broken.here("audit", broken.run, *QUICK).stdout
     assert "whether the rankings agree" in said
+    assert "4 architectures are too few: even rankings that agree in full could be chance" in said
     for name in ("result.json", "journal.jsonl", "outcomes.bits"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     assert json.loads((folders[0] / "result.json").read_text()) == found

@@ -97,6 +97,7 @@ def test_a_run_that_is_watched(finished: Spos, tmp_path: Path) -> None:
     training = Watched(spos, "supernet-train", "--tensorboard")
     assert training.end() == 0
     head = next(number for number, line in enumerate(training.shown) if "100/100 steps" in line)
+    assert any("tensorboard --logdir runs/tiny/supernet/tensorboard" in line for line in training.shown)
     labels = [line[:10].rstrip() for line in training.shown[head : head + 4]]
     assert labels == ["supernet", "loss", "top-1", "now"]
     assert sum(line.startswith("loss ") for line in training.shown) == 1  # drawn over, not again and again

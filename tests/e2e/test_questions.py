@@ -165,3 +165,16 @@ def test_a_question_without_an_answer(
     entries: list[Entry], mistake: Mistake, arguments: tuple[str, ...], said: str
 ) -> None:
     assert said in mistake("export-arch", *arguments)
+
+
+def test_only_a_limit_that_the_space_can_keep_leads_to_another_search(
+    spos: Spos, entries: list[Entry], mistake: Mistake
+) -> None:
+    journal = spos.run / "search" / "journal.jsonl"
+    journal.write_text("".join(replace(entry, flops=1000 * entry.flops).to_line() for entry in entries))
+    asked = mistake("export-arch", "--flops-limit", "800K")
+    assert "they have 900K to " in asked
+    assert asked.endswith(". Search again with spos search --fresh --flops-limit 800K\n")
+    asked = mistake("export-arch", "--flops-limit", "800K", "--params-limit", "100")
+    assert "and no architecture of the space less than " in asked
+    assert asked.endswith(" parameters\n")
