@@ -29,7 +29,8 @@ PLACE = """
 (async (number) => {
   const picture = document.getElementById("scatter");
   picture.scrollIntoView({ block: "center" });
-  await new Promise((done) => setTimeout(done, 100));
+  // The page takes the card away when it hears of the scrolling, which is at the next frame.
+  await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
   const { left, top } = picture.getBoundingClientRect();
   const { xaxis, yaxis } = picture._fullLayout;
   const candidates = picture.data.find((trace) => trace.name === "candidates");
