@@ -673,7 +673,9 @@ def _describe(problem: Any, places: Mapping[tuple[str, ...], str], origin: str) 
     named = set(re.findall(r"\w+", problem["msg"]))
     inner = [path for path in places if path[: len(location)] == location != path and (unknown or path[-1] in named)]
     typed = " and ".join(places[path] for path in inner if places[path].startswith("--"))
-    place = typed if unknown and typed else places.get(known, origin) + (f" with {typed}" if typed else "")
+    place = places.get(known, origin) + (f" with {typed}" if typed else "")
+    if unknown and typed and location not in places:
+        place = typed  # it is nowhere else
     field = ".".join(location)
     if unknown:
         siblings = _fields(location[:-1])
