@@ -143,6 +143,7 @@ def join(devices: int | str, threads: int | None, timeout: timedelta) -> Iterato
     try:
         dist.init_process_group(backend, timeout=timeout)
         processes = Processes(dist.get_rank(), dist.get_world_size(), device, int(os.environ.get("LOCAL_RANK", 0)))
+        processes.barrier()  # nobody ends with a mistake while another is still being connected
         yield processes
         processes.barrier()  # nobody leaves while another may still need it
     except RuntimeError as error:

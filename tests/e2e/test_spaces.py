@@ -191,7 +191,7 @@ def test_limits_on_several_costs(finished: Spos, spos: Spos) -> None:
     assert "no architecture has at most 1K parameters" in starved
     for fixed, said in (
         (501, "holds a search with other settings (search.latency_table:"),  # candidates would be others
-        (5000, "the space reaches from 5.5"),
+        (5000, "the space reaches from 5.4ms"),
     ):
         (spos.run / "latency_table.json").write_text(json.dumps(table | {"fixed": fixed}))
         assert said in spos.here("search", *weights, *limits, code=2).stderr
