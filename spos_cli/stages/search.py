@@ -420,8 +420,15 @@ class Scoring:
         complete = [entry for entry in ranking(self.used) if not entry.partial and entry.origin != "imported"]
         if len(complete) < self.parents:
             return None
-        rival = self.bitmaps.read(self.rows[complete[self.parents - 1].architecture])
-        return None if rival is None else Race(rival, self.racing)
+        row = self.rows[complete[self.parents - 1].architecture]
+        rival = self.bitmaps.read(row) if self.processes.is_main else None  # only the one that writes has it for sure
+        told = torch.zeros(1 + self.bitmaps.images, dtype=torch.uint8)
+        if rival is not None:
+            told[0], told[1:] = 1, torch.from_numpy(rival)
+        told = told.to(self.processes.device)
+        self.processes.copy_from_main([told])
+        known, outcomes = bool(told[0]), told[1:].cpu().numpy().astype(bool)
+        return Race(outcomes, self.racing) if known else None
 
     def score_together(
         self, candidates: Sequence[Candidate], race: Race | None, request: StopRequest, task: Task

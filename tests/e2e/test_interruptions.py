@@ -6,6 +6,7 @@ What is interrupted is the installed `spos`; what goes on may do so in the proce
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from pathlib import Path
@@ -55,6 +56,33 @@ def test_kill_during_search(finished: Spos, tmp_path: Path) -> None:
     assert journal.read_bytes().startswith(before)
     assert journal.read_bytes() == (theirs / "journal.jsonl").read_bytes()
     assert (spos.run / "search" / "result.yaml").read_bytes() == (theirs / "result.yaml").read_bytes()
+
+
+def test_races_are_the_same_for_any_number_of_processes_and_after_a_kill(finished: Spos, tmp_path: Path) -> None:
+    """Also where the outcomes that all race against are written late."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, time\n"
+        "def install():\n"
+        "    from spos_cli.search.journal import Bitmaps\n"
+        "    write = Bitmaps.write\n"
+        "    Bitmaps.write = lambda *arguments: (time.sleep(0.2), write(*arguments))\n"
+        "if 'search' in sys.orig_argv: install()\n"
+    )
+    weights = ("--weights", finished.run / "supernet" / "last.pt", "--set", "search.racing=0.3")
+    command = ("search", *weights, "--set", "search.generations=4", "--set", "search.batch_size=10")
+    one, two, killed = (Spos(tmp_path / name) for name in ("one", "two", "killed"))
+    one.here(*command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+        two(*command, "--devices", 2)
+    code, _ = killed.interrupt(signal.SIGKILL, lambda: lines(killed.run / "search" / "journal.jsonl") >= 20, *command)
+    assert code == -signal.SIGKILL
+    killed.here(*command)
+    entries = Journal(one.run / "search" / "journal.jsonl").read()
+    assert 3 <= sum(entry.partial for entry in entries) < 24  # never of the first generation
+    for name in ("journal.jsonl", "outcomes.bits", "result.yaml"):
+        content = (one.run / "search" / name).read_bytes()
+        assert [(spos.run / "search" / name).read_bytes() == content for spos in (two, killed)] == [True, True]
 
 
 def test_kill_during_a_search_for_the_front(finished: Spos, tmp_path: Path) -> None:
