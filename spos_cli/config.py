@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import importlib.resources
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from spos_cli.errors import ConfigError, SposError
-from spos_cli.space.architecture import WIDTH_UNIT, YAML_ERRORS
+from spos_cli.space.architecture import WIDTH_UNIT, YAML_ERRORS, shown
 from spos_cli.space.cost import parse_cost, parse_duration
 from spos_cli.space.search_space import Choice, SearchSpace, Stage, parse_width
+
+MOST_PLACES = 100_000  # fields of a file whose lines are remembered; aliases of aliases are more than anybody can count
 
 
 def _as_value_error(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -61,9 +64,9 @@ def _no_switch(value: Any) -> Any:
 def _devices(value: Any) -> int | str:
     if value in ("auto", "cpu"):
         return str(value)
-    if not isinstance(value, bool) and str(value).isdecimal() and 1 <= int(value) <= 10_000:
+    if type(value) in (int, str) and str(value).isdecimal() and 1 <= int(value) <= 10_000:
         return int(value)
-    raise ValueError(f"should be auto, cpu or a number of processes, not {value!r:.60}")
+    raise ValueError(f"should be auto, cpu or a number of processes, not {shown(value)}")
 
 
 def _off(value: Any) -> Any:
@@ -260,8 +263,8 @@ class SupernetConfig(TrainingConfig):
     flops_bins: BinsConfig = BinsConfig()
     width_warmup_steps: Annotated[Number, Field(ge=0, le=10**12)] = Field(
         0,
-        description="updates until all of space.widths are trained: the widest alone at first, then the others join one"
-        " by one (Once-for-All's progressive shrinking)",
+        description="updates in as many equal parts as space.widths: the widest alone in the first, then one more in"
+        " each (Once-for-All's progressive shrinking)",
     )
 
 
@@ -409,7 +412,7 @@ class Config(Section):
             if self.supernet.width_warmup_steps >= self.supernet.steps:
                 raise ValueError(
                     f"supernet.width_warmup_steps ({self.supernet.width_warmup_steps}) must be below supernet.steps"
-                    f" ({self.supernet.steps}), or some widths are never trained"
+                    f" ({self.supernet.steps}), or the narrowest is hardly trained"
                 )
             if self.supernet.sampler == "flops_bins":
                 raise ValueError(
@@ -586,9 +589,9 @@ def _parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[tuple[str, .
     if values is None:
         return {}, {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{name}: expected a mapping of sections such as 'supernet:', not {values!r:.60}")
+        raise ConfigError(f"{name}: expected a mapping of sections such as 'supernet:', not {shown(values)}")
     places: dict[tuple[str, ...], str] = {}
-    for path, number in _walk(node):
+    for path, number in itertools.islice(_walk(node), MOST_PLACES):
         if path in places:
             raise ConfigError(f"{name}:{number}: {'.'.join(path)} is given twice; first at {places[path]}")
         places[path] = f"{name}:{number}"
@@ -622,7 +625,7 @@ def _override(values: dict[str, Any], override: str, places: dict[tuple[str, ...
     try:
         value = yaml.safe_load(text)
     except YAML_ERRORS:
-        raise ConfigError(f"{place}: {text!r:.60} is not a valid YAML value") from None
+        raise ConfigError(f"{place}: {shown(text)} is not a valid YAML value") from None
     _lay_over(values, keys, value, place, places)
 
 
@@ -684,7 +687,7 @@ def _describe(problem: Any, places: Mapping[tuple[str, ...], str], origin: str) 
         return f"{place}: unknown setting {field!r}; {hint}"
     message = re.sub(r"^Value error, ", "", problem["msg"]).replace("a valid tuple", "a list")
     message = message[0].lower() + message[1:]
-    seen = "" if problem["type"] in ("value_error", "missing") else f" (it is {problem['input']!r:.60})"
+    seen = "" if problem["type"] in ("value_error", "missing") else f" (it is {shown(problem['input'])})"
     return f"{place}: {field + ': ' if field else ''}{message}{seen}"
 
 

@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 from spos_cli import config
 from spos_cli.errors import ConfigError
 
+# Each alias stands for ten of the one before: written out, they would fill any memory.
+ALIASES = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
+
 
 def load(tmp_path: Path, text: str, *overrides: str) -> config.Config:
     path = tmp_path / "x.yaml"
@@ -113,7 +116,7 @@ def test_all_mistakes_are_reported_with_their_lines(tmp_path: Path) -> None:
         ("space: {widths: [0.01, 1]}\n", "layer 0: width 0.01 leaves shuffle 3x3 0 of 32 middle channels"),
         (
             "space: {widths: [0.5, 1]}\nsupernet: {steps: 9, width_warmup_steps: 9, sampler: fair}\n",
-            "width_warmup_steps (9) must be below supernet.steps (9), or some widths are never trained",
+            "width_warmup_steps (9) must be below supernet.steps (9), or the narrowest is hardly trained",
         ),
         (
             "space: {choices: [mbconv: {kernel: 3, expand: 1}], widths: [0.5, 1]}\n",
@@ -133,7 +136,11 @@ def test_all_mistakes_are_reported_with_their_lines(tmp_path: Path) -> None:
         ("name: ../../etc\n", "name"),
         ("supernet: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
         ("a: &a [*a]\n", "unknown setting 'a'"),
+        (f"{ALIASES}devices: *a11\n", "devices: should be auto, cpu or a number of processes, not [["),
+        (f"{ALIASES}search: {{images: *a11}}\n", "search.images: input should be a valid integer (it is [["),
+        (f"{ALIASES}space: *a11\n", "space: input should be a valid dictionary or instance of SpaceConfig (it is [["),
     ],
+    ids=lambda value: value[-40:],
 )
 def test_each_mistake(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:

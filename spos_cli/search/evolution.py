@@ -41,8 +41,8 @@ class Draws:
     """What became of all that one operator has drawn: `accepted` is what remains of `proposed`.
 
     Attributes:
-        duplicate: seen before, be they under the limits or not.
-        over_limit: new, but over a limit.
+        duplicate: drawn, or scored, before.
+        over_limit: over a limit, however often they were drawn.
     """
 
     proposed: int = 0
@@ -245,6 +245,7 @@ class _Fresh:
         self.draws = Draws()  # of whoever draws now
         self.distribution = evolution.table.distribution()
         self.count = self.distribution.count(None, self.limit)  # without the other limits
+        self.left: list[Architecture] | None = None  # of a space most of which is seen, once it was listed
 
     def take(self, arch: Architecture) -> bool:
         """Marks an architecture as seen, and counts it; False if it was seen, or if it is over a limit."""
@@ -267,10 +268,12 @@ class _Fresh:
                     return arch
             if self.count > ENUMERATED:
                 return None
-        left = [arch for arch in self.all() if arch not in self.seen and self.allows(arch)]
-        if not left:
+            self.left = None
+        if self.left is None:
+            self.left = [arch for arch in self.all() if arch not in self.seen and self.allows(arch)]
+        if not self.left:
             return None
-        arch = _pick(left, rng)
+        arch = self.left.pop(int(rng.integers(len(self.left))))
         self.take(arch)
         return arch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -91,7 +92,10 @@ class Architecture:
         Raises:
             ArchitectureError: it is none.
         """
-        return Architecture.of(map(_option, values))
+        options = list(map(_option, values))
+        if not options:
+            raise ArchitectureError("an architecture has at least one layer")
+        return Architecture.of(options)
 
     @property
     def id(self) -> str:
@@ -198,12 +202,17 @@ def _from_value(value: Any, name: str) -> Architecture:
         raise ArchitectureError(f"{expected}; {error}") from None
 
 
+_SHORT = reprlib.Repr()  # never the whole: YAML's aliases make lists of lists that no memory holds
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxset = 3, 30, 30, 30, 30
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
+
+
 def shown(value: object) -> str:
     """A value from outside as an error message quotes it: short, and never an error of its own."""
     if isinstance(value, str):
         return repr(value if len(value) <= 60 else value[:57] + "...")
     try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # an int beyond Python's digit limit, nesting without end
+        text = _SHORT.repr(value)
+    except (ValueError, RecursionError):  # an int beyond Python's digit limit
         return f"a huge {type(value).__name__}"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -87,6 +87,10 @@ class CostTable:
         """A cost as people write it: `330M`, or `12.5ms`."""
         return format_duration(cost) if self.name == "latency" else format_cost(cost)
 
+    def exactly(self, cost: int) -> str:
+        """A cost with all its digits: `330,012,345`, or `12,512us`."""
+        return f"{cost:,}{'us' * (self.name == 'latency')}"
+
     def distribution(self) -> CostDistribution:
         """How many architectures cost how much; computed once."""
         return self._distribution
@@ -243,6 +247,8 @@ class CostDistribution:
     def _empty(self, low: int | None, high: int | None) -> str:
         """What to say about a range that holds nothing."""
         least, most, label, written = self.table.minimum, self.table.maximum, self.table.label, self.table.written
+        if {written(limit) for limit in (low, high) if limit is not None} & {written(least), written(most)}:
+            written = self.table.exactly  # they would look alike
         reach = f"the space reaches from {written(least)} to {written(most)}"
         if low is None:
             assert high is not None, "the whole space is not empty"

@@ -34,7 +34,7 @@ class WidthWarmUp:
 
     Attributes:
         widths: how many there are.
-        steps: until all of them are drawn; 0 for all from the first step on.
+        steps: as many equal parts as there are widths, in each of which one more is drawn; 0 for all from the first on.
     """
 
     widths: int = 0

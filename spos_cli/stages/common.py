@@ -295,7 +295,8 @@ def read_settings(run: Run) -> dict[str, Any]:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         settings = None
-    if not isinstance(settings, dict) or not isinstance(settings.get("supernet"), str):
+    kinds = {"supernet": str, "search": dict}
+    if not isinstance(settings, dict) or not all(isinstance(settings.get(key), kind) for key, kind in kinds.items()):
         raise RunError(f"{path} is missing or broken, so the scores beside it mean nothing; search with --fresh")
     return settings
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pickle
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +14,13 @@ import yaml
 from spos_cli.engine import checkpoint
 from spos_cli.engine.progress import warn
 from spos_cli.errors import ConfigError, LimitError, RunError
-from spos_cli.models.counting import count
+from spos_cli.models.counting import Costs, count
 from spos_cli.models.published_table import PICKLE_PROTOCOL
 from spos_cli.models.weights import to_published
 from spos_cli.search import ties
 from spos_cli.search.journal import Entry, Journal, pareto, ranking
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import LABELS, format_cost
+from spos_cli.space.cost import LABELS, CostTable, format_cost
 from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.common import Run, read_settings
 from spos_cli.stages.search import percent, read_candidates, rounded
@@ -79,6 +79,15 @@ class Question:
         both = (("flops", self.flops_limit), ("params", self.params_limit))
         return [(name, limit) for name, limit in both if limit is not None]
 
+    def within(self, search: Mapping[str, Any]) -> Question:
+        """The same under a search's own limits where this has none: what it was begun with may be over them."""
+        flops, params = search.get("flops_limit"), search.get("params_limit")
+        return replace(
+            self,
+            flops_limit=flops if self.flops_limit is None else self.flops_limit,
+            params_limit=params if self.params_limit is None else self.params_limit,
+        )
+
 
 def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> None:
     """Leaves `archs/<id>/arch.yaml` for each candidate that is asked for; nothing is scored again.
@@ -96,8 +105,10 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
     if source is not None:
         entries, supernet = read_candidates(source, space), None
     else:
-        entries = Journal(journal).read_of(space)
-        supernet = read_settings(run)["supernet"] if entries else None
+        entries, supernet = Journal(journal).read_of(space), None
+        if entries:
+            settings = read_settings(run)
+            supernet, question = settings["supernet"], question.within(settings["search"])
     if not entries:
         raise RunError(f"there are no scored candidates in {source or run.search_folder}; run spos search first")
     found, said = answer(question, entries, journal.with_name("outcomes.bits"), space)
@@ -137,7 +148,7 @@ def answer(
     """
     allowed = [entry for entry in entries if all(getattr(entry, name) <= limit for name, limit in question.limits)]
     if not allowed:
-        raise LimitError(unreachable(question, entries, space))
+        raise LimitError(unreachable(question, entries, count(space)))
     said = []
     if question.front:
         found = pareto(allowed)
@@ -156,27 +167,28 @@ def answer(
         found = ranking(allowed)[: question.top or 1]
     if lost := sum(entry.partial for entry in found):
         said.append(f"{lost:,} of these lost a race: their scores are of the first images only")
-    if len({entry.origin == "imported" for entry in found}) > 1:
-        said.append("some were scored by another search, on other images: these scores are only roughly comparable")
+    foreign = sum(entry.origin == "imported" for entry in found)
+    if foreign and any(entry.origin != "imported" for entry in entries):
+        said.append(f"{foreign:,} of these were scored by another search, on other images: only roughly comparable")
     return found, said
 
 
-def unreachable(question: Question, entries: Sequence[Entry], space: SearchSpace) -> str:
+def unreachable(question: Question, entries: Sequence[Entry], costs: Costs) -> str:
     """Why no candidate is under the limits, and what could be."""
-    asked, ranges, flags, tables, beyond = [], [], [], count(space), []
+    asked, ranges, beyond = [], [], []
     for name, limit in question.limits:
-        costs = [getattr(entry, name) for entry in entries]
-        under, label = sum(cost <= limit for cost in costs), LABELS[name]
+        found = [getattr(entry, name) for entry in entries]
+        under, label = sum(cost <= limit for cost in found), LABELS[name]
         asked.append(f"{format_cost(limit)} {label}")
         several = f" ({under:,} of them at most {format_cost(limit)})" if len(question.limits) > 1 else ""
-        ranges.append(f"{format_cost(min(costs))} to {format_cost(max(costs))} {label}{several}")
-        flags.append(f"--{name}-limit {format_cost(limit)}")
-        if (least := getattr(tables, name).minimum) > limit:
-            beyond.append(f"{format_cost(least)} {label}")
+        ranges.append(f"{format_cost(min(found))} to {format_cost(max(found))} {label}{several}")
+        table: CostTable = getattr(costs, name)
+        if table.minimum > limit:
+            beyond.append(f"{table.exactly(table.minimum)} {label}")
     said = f"no scored candidate has at most {' and '.join(asked)}; they have {' and '.join(ranges)}"
     if beyond:
         return f"{said}, and no architecture of the space less than {' and '.join(beyond)}"
-    return f"{said}. Search again with spos search --fresh {' '.join(flags)}"
+    return f"{said}; spos search --fresh under this limit may find some"
 
 
 def write(run: Run, entry: Entry, origin: dict[str, Any], form: ArchFormat) -> str:

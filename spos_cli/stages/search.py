@@ -166,22 +166,29 @@ def read_candidates(path: Path, space: SearchSpace) -> list[Entry]:
     """The scored candidates in a file: a journal of ours, or a published search's checkpoint.
 
     Raises:
-        RunError: there is no such file.
-        CheckpointError: it is neither, or of another space.
+        RunError: there is no such file, or it is the journal of another space.
+        CheckpointError: it is neither a journal nor a published search of this space.
     """
     try:
         with path.open("rb") as file:
             is_journal = file.read(1) == b"{"
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from None
+    costs = count(space)
     if is_journal:
-        return Journal(path).read_of(space)
+        entries = Journal(path).read_of(space)
+        for number, entry in enumerate(entries, 1):
+            if entry.flops != (here := costs.flops.of(entry.architecture)):
+                raise RunError(
+                    f"{path}:{number} is a candidate of another space: it has {entry.flops:,} FLOPs there and {here:,}"
+                    " here"
+                )
+        return entries
     content = checkpoint.load(path)
     if not published.is_search(content):
         raise CheckpointError(
             f"{path} holds no search: expected a journal.jsonl, or a published checkpoint with vis_dict"
         )
-    costs = count(space)
     return published.entries_of(content, space, costs.flops, costs.params, str(path))
 
 
@@ -237,13 +244,21 @@ def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
     Raises:
         RunError: there is a journal already, and it was made with other settings.
     """
-    settings = run.config.portable()["search"]
-    search = {key: value for key, value in settings.items() if key != "generations"}
-    ours = {"seed": run.config.seed, "supernet": supernet_digest, "data": data_recipe(run.config), "search": search}
+    settings = run.config.portable()
+    search = {key: value for key, value in settings["search"].items() if key != "generations"}
+    ours = {
+        "seed": run.config.seed,
+        "supernet": supernet_digest,
+        "space": settings["space"],  # published weights do not say for what size of images they are
+        "data": data_recipe(run.config),
+        "search": search,
+    }
     if run.config.search.latency_limit is not None:
         search["latency_table"] = file_digest(run.folder / LATENCY_TABLE)
     if (run.search_folder / "journal.jsonl").exists():
-        require_same(ours, read_settings(run), f"{run.search_folder} holds a search")
+        theirs = read_settings(run)
+        theirs.setdefault("space", settings["space"])  # it came later
+        require_same(ours, theirs, f"{run.search_folder} holds a search")
     return ours
 
 
@@ -403,8 +418,9 @@ class Scoring:
                 raise Interrupted(request.number or signal.SIGTERM)
             self.overview.add(self.score_together(together, race, request, task))
             task.rows = self.overview.rows
-            best = max(entry.top1 for entry in self.entries.values() if not entry.partial)
-            task.advance(len(together), note=f"generation {together[0].generation}, best top-1 {best:.2%}")
+            best = self.overview.best
+            note = f"generation {together[0].generation}" + (f", best top-1 {best.top1:.2%}" if best else "")
+            task.advance(len(together), note=note)
         entries = [self.entries[candidate.architecture] for candidate in candidates]
         self.used += entries
         return [entry.top1 - entry.partial for entry in entries]  # those that lost come after all others
@@ -619,10 +635,10 @@ def show(run: Run, scoring: Scoring, tie: ties.Ties) -> None:
     ]
     under = f" at or under {' and '.join(written)}" if written else ""
     lost = sum(entry.partial for entry in scoring.used)
-    stopped = f"; {lost} others stopped early" if lost else ""
+    stopped = f"; {lost} of them stopped early" if lost else ""
     which = "front" if is_front else "best"
-    images = (best or scoring.used)[0].images
-    title = f"the {which} of {len(scoring.used)} candidates{under}, scored on {images:,} images{stopped}"
+    images = f"{scoring.bitmaps.images:,} images{stopped}"
+    title = f"the {which} of {len(scoring.used)} candidates{under}, scored on {images}"
     columns = ["number" if is_front else "rank", "architecture:", "FLOPs", "params"]
     run.show(title, [*columns, "top-1", "95 % interval", "tied:", "origin:"], rows)
     if tie.unknown:

@@ -15,7 +15,8 @@ import torch
 import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spos_cli import cli
+from spos_cli import cli, config
+from spos_cli.models.counting import count
 from spos_cli.search.journal import Bitmaps, Entry, Journal, pareto, ranking
 from spos_cli.space.architecture import Architecture
 from tests.conftest import Mistake, Spos
@@ -42,7 +43,7 @@ def entries(spos: Spos) -> list[Entry]:
             entry = replace(entry, flops=900, top1=1.0, images=40, partial=True)
         journal.append(entry)
         bitmaps.write(row, right)
-    (folder / "settings.json").write_text(json.dumps({"supernet": "some"}))
+    (folder / "settings.json").write_text(json.dumps({"supernet": "some", "search": {}}))
     return journal.read()
 
 
@@ -135,9 +136,6 @@ def test_questions_to_one_journal(
     assert len(front) > 3
     assert archs(ask("--pareto")) == archs(front)
     assert archs(ask("--pareto", "--flops-limit", flops)) == archs(pareto(small))
-    again = spos.run / "search" / "journal.jsonl"
-    assert archs(ask("--pareto", "--from", again, "--run-dir", "elsewhere")) == archs(front)
-    assert archs(ask("--prefer", "smallest", "--from", again, "--run-dir", "elsewhere")) == archs(alike[:1])
 
     assert computed() == (0, 0)
     torch.nn.Linear(2, 2)(torch.zeros(1, 2))
@@ -167,6 +165,39 @@ def test_a_question_without_an_answer(
     assert said in mistake("export-arch", *arguments)
 
 
+def test_a_journal_from_elsewhere(spos: Spos, entries: list[Entry], ask: Ask, mistake: Mistake) -> None:
+    journal = spos.run / "search" / "journal.jsonl"
+    place = ("--from", journal, "--run-dir", "elsewhere")
+    assert "journal.jsonl:1 is a candidate of another space: it has 1," in mistake("export-arch", *place)
+    costs = count(config.load(spos.folder / "spos.yaml").space.build())
+    known = [
+        replace(entry, flops=costs.flops.of(entry.architecture), params=costs.params.of(entry.architecture))
+        for entry in entries
+    ]
+    journal.write_text("".join(entry.to_line() for entry in known))
+    assert archs(ask("--pareto", *place)) == archs(pareto(known))
+    bits = journal.with_name("outcomes.bits")
+    assert archs(ask("--prefer", "smallest", *place)) == archs(smallest(known, bits)[:1])
+
+
+def test_what_another_search_has_brought_in_is_under_the_limits_of_this_one(
+    spos: Spos, entries: list[Entry], ask: Ask
+) -> None:
+    """The journal keeps all of it; who asks for more by name gets it."""
+    folder, foreign = spos.run / "search", ranking(entries)[:3]
+    limit = sorted(entry.flops for entry in foreign)[1]
+    known = [replace(entry, origin="imported") for entry in foreign]
+    known += [entry for entry in entries if entry not in foreign and entry.flops <= limit]
+    (folder / "journal.jsonl").write_text("".join(entry.to_line() for entry in known))
+    settings = {"supernet": "some", "search": {"flops_limit": limit, "params_limit": None}}
+    (folder / "settings.json").write_text(json.dumps(settings))
+    said = "1 of these were scored by another search, on other images"
+    allowed = [entry for entry in known if entry.flops <= limit]
+    assert archs(ask("--top", 3, said=said.replace("1", "2"))) == archs(ranking(allowed)[:3])
+    assert archs(ask("--pareto", said="scored by another search")) == archs(pareto(allowed))
+    assert archs(ask("--flops-limit", 2 * limit, said=said)) == archs(ranking(known)[:1])
+
+
 def test_only_a_limit_that_the_space_can_keep_leads_to_another_search(
     spos: Spos, entries: list[Entry], mistake: Mistake
 ) -> None:
@@ -174,7 +205,7 @@ def test_only_a_limit_that_the_space_can_keep_leads_to_another_search(
     journal.write_text("".join(replace(entry, flops=1000 * entry.flops).to_line() for entry in entries))
     asked = mistake("export-arch", "--flops-limit", "800K")
     assert "they have 900K to " in asked
-    assert asked.endswith(". Search again with spos search --fresh --flops-limit 800K\n")
+    assert asked.endswith("; spos search --fresh under this limit may find some\n")
     asked = mistake("export-arch", "--flops-limit", "800K", "--params-limit", "100")
     assert "and no architecture of the space less than " in asked
     assert asked.endswith(" parameters\n")

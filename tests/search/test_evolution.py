@@ -16,7 +16,7 @@ from spos_cli.search import evolution as evolution_module
 from spos_cli.search.evolution import Candidate, Draws, Evolution, Proposal
 from spos_cli.search.statistics import crowding, fronts, hypervolume
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import CostTable
+from spos_cli.space.cost import CostDistribution, CostTable
 from spos_cli.space.options import Options
 
 LAYERS, CHOICES = 8, 4
@@ -97,6 +97,15 @@ def test_a_small_space_is_searched_to_the_end() -> None:
     small = replace(EVOLUTION, table=table, limit=limit)
     seen = {candidate.architecture for candidate, _ in run(small)}
     assert seen == set(table.distribution().enumerate(None, limit))
+
+
+def test_a_space_is_listed_once_a_generation_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = CostTable("flops", 0, np.arange(16).reshape(4, 4) + 1)
+    every, listed = CostDistribution.enumerate, []
+    monkeypatch.setattr(CostDistribution, "enumerate", lambda *given: (listed.append(1), every(*given))[1])
+    whole = replace(EVOLUTION, table=table, limit=None, population=64, generations=3, parents=0)
+    assert len({candidate.architecture for candidate, _ in run(whole)}) == 256
+    assert 1 <= len(listed) <= 2  # of four generations, of which the last two have seen most of it
 
 
 def test_an_impossible_limit_says_what_is_reachable() -> None:

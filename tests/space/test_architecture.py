@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from spos_cli.errors import ArchitectureError
 from spos_cli.space.architecture import Architecture, Option, parse, read, shown
+from tests.test_config import ALIASES
 
 CHOICES = st.lists(st.integers(0, 999_999), min_size=1, max_size=40).map(tuple)
 OPTIONS = st.lists(st.builds(Option, st.integers(0, 999_999), st.integers(0, 999_999)), min_size=1, max_size=40)
@@ -118,6 +119,11 @@ def test_the_published_pickle(tmp_path: Path, protocol: int) -> None:
     assert read(str(path)) == parse("2,1,0")
 
 
+def test_no_layers_are_no_architecture() -> None:
+    with pytest.raises(ArchitectureError, match="at least one layer"):
+        Architecture.from_list([])
+
+
 def test_a_literal_needs_no_file() -> None:
     assert read("(2, 1, 0)") == parse("2,1,0")
 
@@ -142,6 +148,7 @@ def test_a_missing_file_is_said_to_be_missing(arch: str) -> None:
         b"[[1]]",
         b"['1']",
         b"&a [*a]",
+        ALIASES.encode() + b"architecture: *a11",
         b"{a: 1",
         b"[1]\n---\n[2]",
         b"architecture: {}",

@@ -162,6 +162,8 @@ def test_an_empty_range_says_what_there_is() -> None:
     for bounds, message in [
         ((None, 200_000_000), "no architecture has at most 200M FLOPs; the space reaches from 270M to 390M"),
         ((400_000_000, None), "no architecture has at least 400M FLOPs; the space reaches from 270M to 390M"),
+        ((None, 269_999_999), "at most 269,999,999 FLOPs; the space reaches from 270,000,000 to 390,000,000"),
+        ((390_000_001, None), "at least 390,000,001 FLOPs; the space reaches from 270,000,000 to 390,000,000"),
         ((100, 2_000), "no architecture has 100 to 2K FLOPs; the space reaches from 270M to 390M"),
         ((330_000_000, 300_000_000), "no architecture has 330M to 300M FLOPs; the space reaches from 270M to 390M"),
         ((320_000_001, 389_999_999), "the nearest have 320,000,000 and 390,000,000, and the space reaches"),
