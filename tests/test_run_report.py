@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from spos_cli import config
 from spos_cli.engine import checkpoint, timing
@@ -92,6 +93,32 @@ def test_ties_are_those_of_the_paired_test(tmp_path: Path) -> None:
     assert 0 < len(findings.search.ties) < 199
     cheapest = min(entries[line].flops for line in [*findings.search.ties, findings.search.winner_line])
     assert entries[findings.search.cheapest].flops == cheapest
+
+
+def test_the_winner_of_a_search_that_was_killed_in_a_generation(tmp_path: Path) -> None:
+    """Its result is of the generation before, and what it was begun with may be over its limits."""
+    run = tmp_path / "run"
+    entries = write_run(run, TINY.replace("flops_limit: null", "flops_limit: 1G\n  params_limit: 1G"))
+    best = ranking(entries)
+    result = run / "search" / "result.yaml"
+    result.write_text(yaml.safe_dump({"flops_limit": 10**9, "best": [entry.to_dict() for entry in best[1:4]]}))
+    found = report.read(run).search
+    assert found is not None
+    assert found.best == best[0]
+    assert found.ties
+    assert entries.index(best[1]) in found.ties
+
+    for name, cost in (("flops", 2 * 10**9), ("params", 2 * 10**9), ("flops", 10**9)):
+        imported = replace(best[5], origin="imported", top1=1.0, **{name: cost})
+        lines = [imported if entry == best[5] else entry for entry in entries]
+        (run / "search" / "journal.jsonl").write_text("".join(entry.to_line() for entry in lines))
+        for content in ({"best": [best[1].to_dict()]}, {}):
+            # A result has seen all that the search was begun with; without one, the settings tell what it may use.
+            result.write_text(yaml.safe_dump(content))
+            found = report.read(run).search
+            assert found is not None
+            assert found.best == (imported if cost == 10**9 and not content else best[0])
+            assert found.limits == {"flops": 10**9, "params": 10**9}
 
 
 def test_what_is_missing_is_left_out(tmp_path: Path) -> None:

@@ -200,6 +200,19 @@ def test_an_architecture_that_was_not_exported_is_found_in_the_journal(
         older(folder)
 
 
+def test_what_a_search_was_begun_with_counts_under_its_limits(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    begin(folder / "search", "search.flops_limit=2000", "search.params_limit=2000")
+    for costs, best in (((2001, 10), BEST), ((10, 2001), BEST), ((2000, 2000), Architecture((3, 3, 3, 3)))):
+        score(folder / "search", 7)
+        imported = Entry(Architecture((3, 3, 3, 3)), *costs, 1.0, 1.0, 100, 0, "imported")
+        journal = folder / "search" / "journal.jsonl"
+        journal.write_text(imported.to_line() + journal.read_text())
+        stage = told(monkeypatch, capfd)["stages"]["search"]
+        assert (stage["best"]["architecture"], stage["done"]) == (best.to_list(), 7)
+
+
 @pytest.mark.parametrize(
     "torn", [b"", b"{", b"\xff\xfe", b"[1, 2]", b"a: [", b'{"step": "x"}\n{"step": 1, "loss": "y"}\n']
 )

@@ -159,6 +159,17 @@ class Findings:
     audit: Audit | None = None
 
 
+def used(entries: Sequence[Entry], flops_limit: int | None, params_limit: int | None) -> list[Entry]:
+    """What a search chooses from: its own candidates, and imported ones under its limits (FLOPs, parameters).
+
+    A journal has no latencies, so a limit on these leaves out none.
+    """
+    flops, params = (math.inf if limit is None else limit for limit in (flops_limit, params_limit))
+    return [
+        entry for entry in entries if entry.origin != "imported" or (entry.flops <= flops and entry.params <= params)
+    ]
+
+
 @lru_cache(maxsize=2**16)
 def score_interval(right: int, images: int) -> tuple[float, float]:
     """The 95 % interval of a score; many candidates have the same."""

@@ -17,7 +17,7 @@ from spos_cli.engine import checkpoint
 from spos_cli.engine.progress import warn
 from spos_cli.errors import RunError, SposError
 from spos_cli.search import ties
-from spos_cli.search.findings import Audit, Effort, Findings, Number, Retrained, Search, Training
+from spos_cli.search.findings import Audit, Effort, Findings, Number, Retrained, Search, Training, used
 from spos_cli.search.journal import Entry, Journal, ranking
 from spos_cli.search.page import MISSING, page, plotly_js
 from spos_cli.space import architecture
@@ -141,8 +141,7 @@ def read_search(folder: Path, space: SearchSpace, result: dict[str, Any]) -> Sea
         return None
     settings = settings_of(folder / "search")
     planned = settings.search.population * (settings.search.generations + 1) if settings is not None else None
-    names = [name for name in ("flops", "params", "latency") if f"{name}_limit" in result]
-    limits = {name: _whole(result[f"{name}_limit"]) for name in names}
+    limits = _limits(result, settings)
     winner = _winner(entries, result, limits)
     found, unknown = read_ties(folder / "search" / "outcomes.bits", entries, winner)
     return Search(
@@ -175,19 +174,28 @@ def _covered(result: dict[str, Any]) -> float | None:
     return None
 
 
+def _limits(result: dict[str, Any], settings: Config | None) -> dict[str, int | None]:
+    """By cost; None is no limit. A search that was killed in its first generation has no result, but its settings."""
+    limits: dict[str, int | None] = {}
+    for name in ("flops", "params", "latency"):
+        set_to = getattr(settings.search, f"{name}_limit") if settings is not None else None
+        if f"{name}_limit" in result or set_to is not None:
+            limits[name] = _whole(result.get(f"{name}_limit", set_to))
+    return limits
+
+
 def _winner(entries: Sequence[Entry], result: dict[str, Any], limits: dict[str, int | None]) -> Entry:
-    """The best of the result; without one, the best under the limits of what the journal has."""
+    """The best of the search's own candidates, and of what it has used of another search's.
+
+    The result knows what was used, but may be of a generation before the journal's end.
+    """
+    known: list[Entry] = []
     with contextlib.suppress(SposError, LookupError, TypeError):
         found = Architecture.from_list(result["best"][0]["architecture"])
-        if known := [entry for entry in entries if entry.architecture == found]:
-            return known[0]
-    flops, params = limits.get("flops"), limits.get("params")
-    allowed = [
-        entry
-        for entry in entries
-        if (flops is None or entry.flops <= flops) and (params is None or entry.params <= params)
-    ]
-    return ranking(allowed or entries)[0]
+        known = [entry for entry in entries if entry.architecture == found]
+    if known:
+        return ranking([*known, *(entry for entry in entries if entry.origin != "imported")])[0]
+    return ranking(used(entries, limits.get("flops"), limits.get("params")) or entries)[0]
 
 
 def _exported(folder: Path) -> Iterator[Architecture]:

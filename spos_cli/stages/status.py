@@ -17,6 +17,7 @@ from spos_cli.engine import history, lock
 from spos_cli.engine.history import is_number
 from spos_cli.engine.progress import duration
 from spos_cli.errors import RunError, SposError
+from spos_cli.search.findings import used
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
@@ -200,8 +201,8 @@ def search(run: Command) -> Stage:
         return Stage(name, "not begun", folder)
     if len(entries) > len(own):
         notes.append(f"{len(entries) - len(own)} more of another search")
-    scored = [entry for entry in entries if not entry.partial]
-    best = min(scored, key=lambda entry: entry.rank) if scored else None
+    allowed = used(entries, settings.flops_limit, settings.params_limit)
+    best = min((entry for entry in allowed if not entry.partial), key=lambda entry: entry.rank, default=None)
     metrics = {"generation": own[-1].generation, "generations": settings.generations} if own else {}
     found = (
         {} if best is None else {"architecture": best.architecture.to_list(), "flops": best.flops, "top1": best.top1}
