@@ -161,6 +161,8 @@ def test_broken_lines_are_left_out(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
         (folder / "model.pt").write_bytes(b"no checkpoint")
+    checkpoint.save(folder / "model.pt", {"architecture": [], "metrics": {}})
+    (run / "search" / "result.yaml").write_text("best: [{architecture: []}]")
     audits: list[Any] = [
         3,
         {"random": 3, "fidelity": [], "images": [{"images": "x"}], "operators": {evil: {"proposed": 2}}},
@@ -173,6 +175,18 @@ def test_broken_lines_are_left_out(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)" in text  # it is shown, as what it is
     training = report.read(run).trainings[0]
     assert (training.steps[-1], training.loss[-1], training.lr[-1]) == (2000, None, None)
+
+
+def test_times_without_end_are_left_out(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, TINY)
+    metrics, timing = run / "supernet" / "metrics.jsonl", run / "search" / "timing.jsonl"
+    metrics.write_text('{"step": 9, "loss": 2.0, "images": 1e18, "images_per_second": 1e-300}\n')
+    timing.write_text('{"seconds": 1e-300, "done": 1000000000, "unit": "candidates", "device": "a CPU"}\n')
+    report.write(run)
+    costs = {effort.stage: effort for effort in report.read(run).efforts}
+    assert costs["supernet"].seconds is None
+    assert costs["search"].images_per_second is None
 
 
 def test_a_journal_of_another_space(tmp_path: Path) -> None:
@@ -255,11 +269,35 @@ def test_a_full_disk_costs_only_the_report(
         raise RunError("no space left")
 
     monkeypatch.setattr(report, "write", write)
-    shown.update()
+    for _ in range(3):
+        shown.update()
+    assert capsys.readouterr().err == "no report: no space left\n"
+    shown.finish()  # there may be room again
+    said = capsys.readouterr()
+    assert not said.out
+    assert said.err == "no report: no space left\n"
+
+
+def test_a_defect_of_the_report_costs_only_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown, _, _ = live(tmp_path, monkeypatch)
+    calls = []
+
+    def write(folder: Path) -> Path:
+        calls.append(folder)
+        raise ZeroDivisionError("a line\nand another")
+
+    monkeypatch.setattr(report, "write", write)
+    for _ in range(3):
+        shown.update()
     shown.finish()
     said = capsys.readouterr()
     assert not said.out
-    assert "no report: no space left" in said.err
+    assert said.err.startswith("no report: ZeroDivisionError: a line; ")
+    assert said.err.count("\n") == len(calls) == 1
+    with pytest.raises(ZeroDivisionError):  # by itself, it shows what went wrong
+        report.run(tmp_path, as_json=False)
 
 
 def test_times_of_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -233,6 +233,33 @@ def test_torn_files_are_left_out(
     assert stopped.value.code == 0
 
 
+def test_numbers_without_end_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    """Whatever is in a file, no number overflows and no line ends the command."""
+    for number in (str(10**400), "-1e999", "NaN", "true"):
+        for stage in ("supernet", "search", "archs/0123456789", "audit"):
+            (folder / stage).mkdir(parents=True, exist_ok=True)
+        names = ("step", "loss", "top1", "lr", "images_per_second", "val_top1")
+        lines = [{name: number if name == wild else 1 for name in names} for wild in names]
+        lines += [{"step": 7, "loss": 2.0, "top1": 0.5}]
+        text = "".join(json.dumps(line).replace(f'"{number}"', number) + "\n" for line in lines)
+        (folder / "supernet" / "metrics.jsonl").write_text(text)
+        score = f"{{architecture: [0, 0, 0, 0], flops: {number}, params: 1, fitness: {{top1: {number}}}}}"
+        (folder / "archs" / "0123456789" / "arch.yaml").write_text(score)
+        (folder / "audit" / "result.json").write_text(f'{{"fidelity": {{"kendall": {{"value": {number}}}}}}}')
+        for wild in ("architectures", "minimum", "maximum"):
+            table = {name: number if name == wild else 1 for name in ("architectures", "minimum", "maximum")}
+            (folder / "flops_table.json").write_text(json.dumps(table).replace(f'"{number}"', number))
+            table = f'{{"conditions": {{"device": "a CPU"}}, "spearman": {number}}}'
+            (folder / "latency_table.json").write_text(table)
+            result = told(monkeypatch, capfd)
+            assert result["stages"]["supernet"]["metrics"]["step"] == 7
+            assert result["stages"]["export-arch"]["best"] == {"id": "0123456789"}
+            assert "metrics" not in result["stages"]["latency table"]
+            assert "metrics" not in result["stages"]["audit"]
+
+
 def test_a_running_stage_is_told_by_its_lock_which_is_not_touched(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
 ) -> None:
@@ -251,6 +278,9 @@ def test_a_running_stage_is_told_by_its_lock_which_is_not_touched(
         assert stage["seconds_left"] == 50 * 32 / 64
         assert (result["next"], result["after"]) == ("spos search", "supernet")
         assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+        with (folder / "supernet" / "metrics.jsonl").open("a") as file:
+            file.write('\n{"step": 50, "loss": 1, "top1": 1, "images_per_second": 5e-324}\n')
+        assert "seconds_left" not in told(monkeypatch, capfd)["stages"]["supernet"]  # there is no end
         with pytest.raises(RunError, match="is in use by process"), lock.hold(path):
             pass
         process.communicate("x")

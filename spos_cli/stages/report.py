@@ -15,7 +15,7 @@ from rich.text import Text
 from spos_cli.config import Config
 from spos_cli.engine import checkpoint
 from spos_cli.engine.progress import warn
-from spos_cli.errors import RunError, SposError
+from spos_cli.errors import RunError, SposError, printable
 from spos_cli.search import ties
 from spos_cli.search.findings import Audit, Effort, Findings, Number, Retrained, Search, Training, used
 from spos_cli.search.journal import Entry, Journal, ranking
@@ -27,6 +27,7 @@ from spos_cli.stages.run_folder import Command, read_json, read_yaml, screen, se
 
 SHARE = 0.02  # of a search's time that its report may take
 MAX_NUMBER = 10**18
+MENDABLE = (SposError, OSError)  # what can go wrong though there is no defect
 
 
 def run(folder: Path, as_json: bool) -> None:
@@ -53,39 +54,56 @@ def write(folder: Path) -> Path:
 
 
 class LiveReport:
-    """The report of a search that is running: up to date, as far as that takes no more than `SHARE` of its time."""
+    """The report of a search that is running: up to date, as far as that takes no more than `SHARE` of its time.
+
+    What goes wrong with it is said in a line, and costs no more than the report.
+    """
 
     def __init__(self, run: Command) -> None:
         self.run = run
         self._end, self._took = -math.inf, 0.0  # of the last report
+        self._error: Exception | None = None
 
     def update(self) -> None:
-        """Writes it anew if it is time; what cannot be written is left out, and said so."""
+        """Writes it anew if it is time, unless that has gone wrong before."""
         begin = time.monotonic()
-        if begin - self._end < self._took / SHARE:
+        if self._error is not None or begin - self._end < self._took / SHARE:
             return
-        with contextlib.suppress(RunError):  # `finish` says it
-            plotly_js()
-            self._write()
+        with self._guarded():
+            if _has_plotly():  # else `finish` says it
+                write(self.run.folder)
         self._end = time.monotonic()
         self._took = self._end - begin
 
     def finish(self) -> None:
-        """Writes it once more, and says where it is, or how to get it."""
-        try:
-            plotly_js()
-        except RunError:
-            self.run.say(f"{MISSING}, then spos report {self.run.flags}".rstrip())
+        """Writes it once more, and says where it is, or how to get it. By now, there may be room on a full disk."""
+        if self._error is not None and not isinstance(self._error, MENDABLE):
             return
-        if (path := self._write()) is not None:
-            self.run.say(f"report: {path}")
+        said = ""
+        with self._guarded():
+            missing = f"{MISSING}, then spos report {self.run.flags}".rstrip()
+            said = f"report: {write(self.run.folder)}" if _has_plotly() else missing
+        if said:
+            self.run.say(said)
 
-    def _write(self) -> Path | None:
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
         try:
-            return write(self.run.folder)
-        except (SposError, OSError) as error:  # the search itself is well
+            yield
+        except MENDABLE as error:
+            self._error = error
             warn(f"no report: {error}")
-            return None
+        except Exception as error:  # a defect of ours; it must not end a search that took days
+            self._error = error
+            first = printable(str(error).partition("\n")[0])
+            whole = f"spos report {self.run.flags}".rstrip()
+            warn(f"no report: {type(error).__name__}: {first}; {whole} shows all of it")
+
+
+def _has_plotly() -> bool:
+    with contextlib.suppress(RunError):
+        return bool(plotly_js())
+    return False
 
 
 def read(folder: Path) -> Findings:
@@ -190,7 +208,7 @@ def _winner(entries: Sequence[Entry], result: dict[str, Any], limits: dict[str, 
     The result knows what was used, but may be of a generation before the journal's end.
     """
     known: list[Entry] = []
-    with contextlib.suppress(SposError, LookupError, TypeError):
+    with contextlib.suppress(SposError, LookupError, TypeError, ValueError):
         found = Architecture.from_list(result["best"][0]["architecture"])
         known = [entry for entry in entries if entry.architecture == found]
     if known:
@@ -256,7 +274,7 @@ def read_retrained(path: Path) -> Retrained | None:
     """What a retrained network's file says of it; None if there is none that is whole."""
     if not path.is_file():
         return None
-    with contextlib.suppress(SposError, LookupError, TypeError, AttributeError):
+    with contextlib.suppress(SposError, LookupError, TypeError, ValueError, AttributeError):
         content = checkpoint.load(path)
         arch, metrics = Architecture.from_list(content["architecture"]), content["metrics"]
         top1, images, steps = _number(metrics["top1"]), _whole(metrics["images"]), _whole(metrics["steps"])
@@ -287,9 +305,12 @@ def training_effort(name: str, folder: Path) -> Effort | None:
     """What a training has cost; without its times, what the metrics say of their windows."""
     lines = [line for line in read_lines(folder / "metrics.jsonl") if _whole(line.get("step")) is not None]
     windows = [
-        (images, images / rate)
+        (images, seconds)
         for line in lines
-        if (images := _number(line.get("images"))) and (rate := _number(line.get("images_per_second"))) and rate > 0
+        if (images := _number(line.get("images")))
+        and (rate := _number(line.get("images_per_second")))
+        and (seconds := _number(images / rate))
+        and seconds > 0
     ]
     if not lines:
         return None
@@ -317,7 +338,7 @@ def search_effort(folder: Path, search: Search) -> Effort:
         work=f"{len(scored):,} candidates",
         seconds=seconds or None,
         complete=done >= len(scored),
-        images_per_second=images * done / seconds if seconds > 0 else None,
+        images_per_second=_number(images * done / seconds) if seconds > 0 else None,
         device=device,
     )
 

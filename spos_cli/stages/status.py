@@ -129,19 +129,24 @@ def table(run: Command, name: str, stage: str, summary: Callable[[Numbers], Numb
     path = run.folder / name
     if path.is_file():
         content, numbers = read_json(path), {}
-        with contextlib.suppress(KeyError, TypeError, ValueError):
+        with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
             numbers = summary(content)
         yield Stage(stage, "complete", run.folder, metrics=numbers, changed=changed(path))
 
 
 def summary_of_flops(content: Numbers) -> Numbers:
-    """Of a `flops_table.json`."""
-    return {"architectures": int(content["architectures"]), "flops": [int(content[k]) for k in ("minimum", "maximum")]}
+    """Of a `flops_table.json`; of large spaces, the number of architectures has many digits."""
+    pair = [content[key] for key in ("minimum", "maximum")]
+    if not all(map(is_number, pair)):
+        raise ValueError("costs that are no numbers")
+    return {"architectures": int(content["architectures"]), "flops": [int(cost) for cost in pair]}
 
 
 def summary_of_latency(content: Numbers) -> Numbers:
     """Of a `latency_table.json`."""
-    return {"device": str(content["conditions"]["device"]), "spearman": float(content["spearman"])}
+    if not is_number(content["spearman"]):
+        raise ValueError("a correlation that is no number")
+    return {"device": str(content["conditions"]["device"]), "spearman": content["spearman"]}
 
 
 def training(run: Command, name: str, folder: Path, section: Literal["supernet", "retrain"]) -> Stage:
@@ -164,6 +169,7 @@ def training(run: Command, name: str, folder: Path, section: Literal["supernet",
         done = max(saved, int(metrics.get("step", 0)))
         rate = metrics.get("images_per_second", 0.0)
         left = (settings.steps - done) * settings.batch_size / rate if rate > 0 else None
+        left = left if is_number(left) else None
     elif complete:
         state, done = "complete", saved or settings.steps
         note = "" if saved else "weights from elsewhere"
