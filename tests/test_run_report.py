@@ -121,6 +121,17 @@ def test_the_winner_of_a_search_that_was_killed_in_a_generation(tmp_path: Path) 
             assert found.limits == {"flops": 10**9, "params": 10**9}
 
 
+def test_candidates_whose_outcomes_were_lost_are_told_of(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    entries = write_run(run, TINY)
+    bits, width = run / "search" / "outcomes.bits", 400 // 8
+    lost = min(25, entries.index(ranking(entries)[0]))
+    assert f"outcomes of {lost}" not in report.write(run).read_text(encoding="utf-8")
+    bits.write_bytes(bytes(lost * width) + bits.read_bytes()[lost * width :])
+    said = f"does not have the outcomes of {lost} candidates: these are in no tie."
+    assert said in report.write(run).read_text(encoding="utf-8")
+
+
 def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_run(run, TINY)

@@ -415,6 +415,8 @@ def tie(search: Search) -> Html:
             f" {_percent(1 - cheapest.flops / best.flops, 0)} fewer than the winner; these images cannot say which"
             " is better."
         )
+    if search.unknown:
+        text += f" But {search.unknown}."
     lines = sorted(search.ties, key=lambda i: (search.entries[i].flops, i))[:SHOWN]
     rows = [_tied_row(search, line) for line in [search.winner_line, *lines]]
     more = len(search.ties) - len(lines)
