@@ -45,7 +45,6 @@ TRIES = 1000  # of an architecture in a part of the range of FLOPs, under all li
 TIED = 1.96  # standard errors of a difference that the paired test cannot tell from nothing
 MORE_IMAGES = (1, 2, 4, 8, 16)  # times the search images
 COMPARED = 100  # of the best candidates, for how far their outcomes differ
-ENOUGH = 5  # architectures; of 4, two orders that know nothing of each other agree or disagree in full in 2 of 24 cases
 SHOTS = ("one_shot", "alone")
 
 Correlation = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
@@ -344,7 +343,7 @@ def show(run: Run, result: dict[str, Any]) -> None:
         ("Kendall's tau, FLOPs and alone", *_interval(found["kendall_of_flops"])),
     ]
     run.show("whether the rankings agree", ["what:", "value", "95 % interval"], correlations)
-    if len(rows) < ENOUGH:
+    if len(rows) < statistics.ENOUGH:
         run.say(
             f"{len(rows)} architectures are too few: even rankings that agree in full could be chance; raise"
             " audit.architectures",
