@@ -188,6 +188,41 @@ def test_broken_lines_are_left_out(tmp_path: Path) -> None:
     assert (training.steps[-1], training.loss[-1], training.lr[-1]) == (2000, None, None)
 
 
+def test_an_audit_of_another_search_is_left_out(tmp_path: Path) -> None:
+    """The search was taken away by hand, and is another one now; it may have gone on, or been renewed as it was."""
+    run = tmp_path / "run"
+    write_run(run, TINY, audit=audited())
+    search = {"seed": 0, "supernet": "abc", "data": {"source": "digits"}, "search": {"images": 400}}
+    audit = {
+        "supernet": "abc",
+        "search": {"images": 400, "generations": 2},
+        "training": {"seed": 0, "data": {"source": "digits"}, "retrain": {"steps": 10}},
+        "architectures": 12,
+    }
+    (run / "audit" / "settings.json").write_text(json.dumps(audit))
+    assert report.read(run).audit is not None  # there is no telling
+    settings = run / "search" / "settings.json"
+    same: list[dict[str, Any]] = [{}, {"search": {"images": 400, "latency_table": "def"}}]
+    for changes in same:
+        settings.write_text(json.dumps(search | changes))
+        assert report.read(run).audit is not None
+    others: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"supernet": "x"},
+        {"data": {"source": "cifar10"}},
+        {"search": {"images": 100}},
+        {"search": {}},
+        {"search": {"images": 400, "racing": 0.05}},
+    ]
+    for changes in others:
+        settings.write_text(json.dumps(search | changes))
+        assert report.read(run).audit is None
+        assert "spos audit makes the comparison" in report.write(run).read_text(encoding="utf-8")
+    for wild in (3, [], {"search": 3, "training": 3}, {"supernet": [], "training": {}}):
+        (run / "audit" / "settings.json").write_text(json.dumps(wild))
+        report.read(run)
+
+
 def test_times_without_end_are_left_out(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_run(run, TINY)

@@ -15,6 +15,7 @@ from rich.text import Text
 from spos_cli.config import Config
 from spos_cli.engine import checkpoint
 from spos_cli.engine.progress import warn
+from spos_cli.engine.trainer import differing
 from spos_cli.errors import RunError, SposError, printable
 from spos_cli.search import ties
 from spos_cli.search.findings import Audit, Effort, Findings, Number, Retrained, Search, Training, used
@@ -136,7 +137,7 @@ def read(folder: Path) -> Findings:
         trainings=trainings,
         retrained=[found for path in alone if (found := read_retrained(path.with_name("model.pt"))) is not None],
         efforts=efforts,
-        audit=read_audit(folder / "audit" / "result.json"),
+        audit=read_audit(folder / "audit" / "result.json") if _audits_search(folder) else None,
     )
 
 
@@ -375,6 +376,21 @@ def read_audit(path: Path) -> Audit | None:
             and (tied := _whole(row.get("tied"))) is not None
         ],
     )
+
+
+def _audits_search(folder: Path) -> bool:
+    """Whether an audit in a run folder is of the search that is there, with fewer generations or more.
+
+    Where either has not kept its settings, there is no telling: it is.
+    """
+    search, audit = (read_json(folder / stage / "settings.json") for stage in ("search", "audit"))
+    of_search, of_audit, training = search.get("search"), audit.get("search"), audit.get("training")
+    if not (isinstance(of_search, dict) and isinstance(of_audit, dict) and isinstance(training, dict)):
+        return True
+    ours = {**search, "search": {name: value for name, value in of_search.items() if name != "latency_table"}}
+    theirs = {**audit, "search": {name: value for name, value in of_audit.items() if name != "generations"}}
+    theirs |= {name: training.get(name) for name in ("seed", "data")}
+    return not any(differing(ours, theirs))
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:
