@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from spos_cli import config
 from spos_cli.engine import checkpoint, timing
@@ -94,6 +95,43 @@ def test_ties_are_those_of_the_paired_test(tmp_path: Path) -> None:
     assert entries[findings.search.cheapest].flops == cheapest
 
 
+def test_the_winner_of_a_search_that_was_killed_in_a_generation(tmp_path: Path) -> None:
+    """Its result is of the generation before, and what it was begun with may be over its limits."""
+    run = tmp_path / "run"
+    entries = write_run(run, TINY.replace("flops_limit: null", "flops_limit: 1G\n  params_limit: 1G"))
+    best = ranking(entries)
+    result = run / "search" / "result.yaml"
+    result.write_text(yaml.safe_dump({"flops_limit": 10**9, "best": [entry.to_dict() for entry in best[1:4]]}))
+    found = report.read(run).search
+    assert found is not None
+    assert found.best == best[0]
+    assert found.ties
+    assert entries.index(best[1]) in found.ties
+
+    for name, cost in (("flops", 2 * 10**9), ("params", 2 * 10**9), ("flops", 10**9)):
+        imported = replace(best[5], origin="imported", top1=1.0, **{name: cost})
+        lines = [imported if entry == best[5] else entry for entry in entries]
+        (run / "search" / "journal.jsonl").write_text("".join(entry.to_line() for entry in lines))
+        for content in ({"best": [best[1].to_dict()]}, {}):
+            # A result has seen all that the search was begun with; without one, the settings tell what it may use.
+            result.write_text(yaml.safe_dump(content))
+            found = report.read(run).search
+            assert found is not None
+            assert found.best == (imported if cost == 10**9 and not content else best[0])
+            assert found.limits == {"flops": 10**9, "params": 10**9}
+
+
+def test_candidates_whose_outcomes_were_lost_are_told_of(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    entries = write_run(run, TINY)
+    bits, width = run / "search" / "outcomes.bits", 400 // 8
+    lost = min(25, entries.index(ranking(entries)[0]))
+    assert f"outcomes of {lost}" not in report.write(run).read_text(encoding="utf-8")
+    bits.write_bytes(bytes(lost * width) + bits.read_bytes()[lost * width :])
+    said = f"does not have the outcomes of {lost} candidates: these are in no tie."
+    assert said in report.write(run).read_text(encoding="utf-8")
+
+
 def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_run(run, TINY)
@@ -134,6 +172,8 @@ def test_broken_lines_are_left_out(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
         (folder / "model.pt").write_bytes(b"no checkpoint")
+    checkpoint.save(folder / "model.pt", {"architecture": [], "metrics": {}})
+    (run / "search" / "result.yaml").write_text("best: [{architecture: []}]")
     audits: list[Any] = [
         3,
         {"random": 3, "fidelity": [], "images": [{"images": "x"}], "operators": {evil: {"proposed": 2}}},
@@ -146,6 +186,53 @@ def test_broken_lines_are_left_out(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)" in text  # it is shown, as what it is
     training = report.read(run).trainings[0]
     assert (training.steps[-1], training.loss[-1], training.lr[-1]) == (2000, None, None)
+
+
+def test_an_audit_of_another_search_is_left_out(tmp_path: Path) -> None:
+    """The search was taken away by hand, and is another one now; it may have gone on, or been renewed as it was."""
+    run = tmp_path / "run"
+    write_run(run, TINY, audit=audited())
+    search = {"seed": 0, "supernet": "abc", "data": {"source": "digits"}, "search": {"images": 400}}
+    audit = {
+        "supernet": "abc",
+        "search": {"images": 400, "generations": 2},
+        "training": {"seed": 0, "data": {"source": "digits"}, "retrain": {"steps": 10}},
+        "architectures": 12,
+    }
+    (run / "audit" / "settings.json").write_text(json.dumps(audit))
+    assert report.read(run).audit is not None  # there is no telling
+    settings = run / "search" / "settings.json"
+    same: list[dict[str, Any]] = [{}, {"search": {"images": 400, "latency_table": "def"}}]
+    for changes in same:
+        settings.write_text(json.dumps(search | changes))
+        assert report.read(run).audit is not None
+    others: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"supernet": "x"},
+        {"data": {"source": "cifar10"}},
+        {"search": {"images": 100}},
+        {"search": {}},
+        {"search": {"images": 400, "racing": 0.05}},
+    ]
+    for changes in others:
+        settings.write_text(json.dumps(search | changes))
+        assert report.read(run).audit is None
+        assert "spos audit makes the comparison" in report.write(run).read_text(encoding="utf-8")
+    for wild in (3, [], {"search": 3, "training": 3}, {"supernet": [], "training": {}}):
+        (run / "audit" / "settings.json").write_text(json.dumps(wild))
+        report.read(run)
+
+
+def test_times_without_end_are_left_out(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write_run(run, TINY)
+    metrics, timing = run / "supernet" / "metrics.jsonl", run / "search" / "timing.jsonl"
+    metrics.write_text('{"step": 9, "loss": 2.0, "images": 1e18, "images_per_second": 1e-300}\n')
+    timing.write_text('{"seconds": 1e-300, "done": 1000000000, "unit": "candidates", "device": "a CPU"}\n')
+    report.write(run)
+    costs = {effort.stage: effort for effort in report.read(run).efforts}
+    assert costs["supernet"].seconds is None
+    assert costs["search"].images_per_second is None
 
 
 def test_a_journal_of_another_space(tmp_path: Path) -> None:
@@ -228,11 +315,35 @@ def test_a_full_disk_costs_only_the_report(
         raise RunError("no space left")
 
     monkeypatch.setattr(report, "write", write)
-    shown.update()
+    for _ in range(3):
+        shown.update()
+    assert capsys.readouterr().err == "no report: no space left\n"
+    shown.finish()  # there may be room again
+    said = capsys.readouterr()
+    assert not said.out
+    assert said.err == "no report: no space left\n"
+
+
+def test_a_defect_of_the_report_costs_only_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown, _, _ = live(tmp_path, monkeypatch)
+    calls = []
+
+    def write(folder: Path) -> Path:
+        calls.append(folder)
+        raise ZeroDivisionError("a line\nand another")
+
+    monkeypatch.setattr(report, "write", write)
+    for _ in range(3):
+        shown.update()
     shown.finish()
     said = capsys.readouterr()
     assert not said.out
-    assert "no report: no space left" in said.err
+    assert said.err.startswith("no report: ZeroDivisionError: a line; ")
+    assert said.err.count("\n") == len(calls) == 1
+    with pytest.raises(ZeroDivisionError):  # by itself, it shows what went wrong
+        report.run(tmp_path, as_json=False)
 
 
 def test_times_of_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -200,6 +200,19 @@ def test_an_architecture_that_was_not_exported_is_found_in_the_journal(
         older(folder)
 
 
+def test_what_a_search_was_begun_with_counts_under_its_limits(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    begin(folder / "search", "search.flops_limit=2000", "search.params_limit=2000")
+    for costs, best in (((2001, 10), BEST), ((10, 2001), BEST), ((2000, 2000), Architecture((3, 3, 3, 3)))):
+        score(folder / "search", 7)
+        imported = Entry(Architecture((3, 3, 3, 3)), *costs, 1.0, 1.0, 100, 0, "imported")
+        journal = folder / "search" / "journal.jsonl"
+        journal.write_text(imported.to_line() + journal.read_text())
+        stage = told(monkeypatch, capfd)["stages"]["search"]
+        assert (stage["best"]["architecture"], stage["done"]) == (best.to_list(), 7)
+
+
 @pytest.mark.parametrize(
     "torn", [b"", b"{", b"\xff\xfe", b"[1, 2]", b"a: [", b'{"step": "x"}\n{"step": 1, "loss": "y"}\n']
 )
@@ -220,6 +233,33 @@ def test_torn_files_are_left_out(
     assert stopped.value.code == 0
 
 
+def test_numbers_without_end_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    """Whatever is in a file, no number overflows and no line ends the command."""
+    for number in (str(10**400), "-1e999", "NaN", "true"):
+        for stage in ("supernet", "search", "archs/0123456789", "audit"):
+            (folder / stage).mkdir(parents=True, exist_ok=True)
+        names = ("step", "loss", "top1", "lr", "images_per_second", "val_top1")
+        lines = [{name: number if name == wild else 1 for name in names} for wild in names]
+        lines += [{"step": 7, "loss": 2.0, "top1": 0.5}]
+        text = "".join(json.dumps(line).replace(f'"{number}"', number) + "\n" for line in lines)
+        (folder / "supernet" / "metrics.jsonl").write_text(text)
+        score = f"{{architecture: [0, 0, 0, 0], flops: {number}, params: 1, fitness: {{top1: {number}}}}}"
+        (folder / "archs" / "0123456789" / "arch.yaml").write_text(score)
+        (folder / "audit" / "result.json").write_text(f'{{"fidelity": {{"kendall": {{"value": {number}}}}}}}')
+        for wild in ("architectures", "minimum", "maximum"):
+            table = {name: number if name == wild else 1 for name in ("architectures", "minimum", "maximum")}
+            (folder / "flops_table.json").write_text(json.dumps(table).replace(f'"{number}"', number))
+            table = f'{{"conditions": {{"device": "a CPU"}}, "spearman": {number}}}'
+            (folder / "latency_table.json").write_text(table)
+            result = told(monkeypatch, capfd)
+            assert result["stages"]["supernet"]["metrics"]["step"] == 7
+            assert result["stages"]["export-arch"]["best"] == {"id": "0123456789"}
+            assert "metrics" not in result["stages"]["latency table"]
+            assert "metrics" not in result["stages"]["audit"]
+
+
 def test_a_running_stage_is_told_by_its_lock_which_is_not_touched(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
 ) -> None:
@@ -238,6 +278,9 @@ def test_a_running_stage_is_told_by_its_lock_which_is_not_touched(
         assert stage["seconds_left"] == 50 * 32 / 64
         assert (result["next"], result["after"]) == ("spos search", "supernet")
         assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+        with (folder / "supernet" / "metrics.jsonl").open("a") as file:
+            file.write('\n{"step": 50, "loss": 1, "top1": 1, "images_per_second": 5e-324}\n')
+        assert "seconds_left" not in told(monkeypatch, capfd)["stages"]["supernet"]  # there is no end
         with pytest.raises(RunError, match="is in use by process"), lock.hold(path):
             pass
         process.communicate("x")

@@ -11,14 +11,16 @@ from typing import Any
 from spos_cli.engine.progress import Curve, Row
 
 MOST_BYTES = 8 * 2**20  # that are read from the end of a file
+MOST = 10**18  # far above what a training measures; larger ones overflow where they become a float, or are added up
 
 
 def step_of(line: str | bytes) -> float:
-    """The step that a line is of; infinity for one that was cut short."""
+    """The step that a line is of; infinity for one that was cut short, or has none that is a number."""
     try:
-        return float(json.loads(line)["step"])
+        step = json.loads(line)["step"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf
+    return float(step) if is_number(step) else math.inf
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -78,5 +80,5 @@ class History:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value out of a file is a number that can be shown."""
-    return isinstance(value, int | float) and math.isfinite(value)
+    """Whether a value out of a file is a number that can be shown, and reckoned with: not more than `MOST`."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST

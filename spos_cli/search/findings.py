@@ -92,6 +92,14 @@ class Audit:
     correlations: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     images: Sequence[tuple[int, float, int]] = ()
 
+    @property
+    def candidates(self) -> int:
+        """Of each search that it compares, the run's own one among them; 0 if it has none.
+
+        Random search has fewer where the limits allow no more.
+        """
+        return max((len(seed) for seeds in self.curves.values() for seed in seeds), default=0)
+
 
 @dataclass(frozen=True)
 class Search:
@@ -119,9 +127,19 @@ class Search:
     exported: frozenset[Architecture] = frozenset()
 
     @cached_property
+    def own(self) -> list[int]:
+        """The lines that this search has scored itself, those among them that were stopped early."""
+        return [i for i, entry in enumerate(self.entries) if entry.origin != "imported"]
+
+    @cached_property
     def compared(self) -> list[int]:
         """The lines whose scores can be compared: to the end, on the images of this search."""
-        return [i for i, entry in enumerate(self.entries) if not entry.partial and entry.origin != "imported"]
+        return [i for i in self.own if not self.entries[i].partial]
+
+    @property
+    def stopped(self) -> int:
+        """How many of its own candidates it has stopped early."""
+        return len(self.own) - len(self.compared)
 
     @cached_property
     def winner_line(self) -> int:
@@ -159,18 +177,32 @@ class Findings:
     audit: Audit | None = None
 
 
+def used(entries: Sequence[Entry], flops_limit: int | None, params_limit: int | None) -> list[Entry]:
+    """What a search chooses from: its own candidates, and imported ones under its limits (FLOPs, parameters).
+
+    A journal has no latencies, so a limit on these leaves out none.
+    """
+    flops, params = (math.inf if limit is None else limit for limit in (flops_limit, params_limit))
+    return [
+        entry for entry in entries if entry.origin != "imported" or (entry.flops <= flops and entry.params <= params)
+    ]
+
+
 @lru_cache(maxsize=2**16)
 def score_interval(right: int, images: int) -> tuple[float, float]:
     """The 95 % interval of a score; many candidates have the same."""
     return interval(right, images)
 
 
-def best_so_far(scores: Sequence[float]) -> tuple[list[int], list[float]]:
-    """Where the largest score so far changes, counted from 1, and what it is then; the last place at the end."""
+def best_so_far(scores: Sequence[Number]) -> tuple[list[int], list[float]]:
+    """Where the largest score so far changes, counted from 1, and what it is then; the last place at the end.
+
+    Those that are None count, but are never the largest; with nothing else, there is no place.
+    """
     places: list[int] = []
     values: list[float] = []
     for place, score in enumerate(scores, 1):
-        if not values or score > values[-1]:
+        if score is not None and (not values or score > values[-1]):
             places.append(place)
             values.append(score)
     if places and places[-1] < len(scores):
@@ -259,7 +291,8 @@ def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
     origins = ["random", "mutation", "crossover", "imported"]
     compared = search.compared
     top = [entry.architecture for entry in ranking(entries[i] for i in compared)[:TOP]]
-    places, values = best_so_far([entries[i].top1 for i in compared])
+    # An audit counts evaluations in the same way.
+    places, values = best_so_far([None if entries[i].partial else entries[i].top1 for i in search.own])
     data = {
         # One character a layer, one candidate after another.
         "archs": "".join(DIGITS[choice] for arch in archs for choice in arch),

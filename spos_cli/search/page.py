@@ -27,6 +27,7 @@ from spos_cli.search.findings import (
     score_interval,
     stages_of,
 )
+from spos_cli.search.statistics import ENOUGH
 from spos_cli.space.architecture import Architecture, format_width
 from spos_cli.space.cost import LABELS, format_cost, format_duration
 from spos_cli.space.search_space import SearchSpace
@@ -134,7 +135,7 @@ def _body(findings: Findings) -> list[Html]:
             choices(space, search),
         ]
     if audit is not None:
-        sections += audited(audit)
+        sections += audited(audit, search)
     if findings.retrained:
         sections.append(retrained(findings))
     if findings.trainings:
@@ -151,13 +152,8 @@ def header(findings: Findings) -> Html:
     if space is not None:
         sentences.append(f"A space of {_many(space.size)} architectures, {space.num_layers} choice blocks deep.")
     if search is not None:
-        number = len(search.compared) + sum(entry.partial for entry in search.entries)
         limits = ", ".join(_limit(name, limit) for name, limit in search.limits.items() if limit is not None)
-        of = f" of {search.planned:,} planned" if search.planned is not None and number < search.planned else ""
-        sentences.append(
-            f"{number:,}{of} candidates were scored with the supernet’s weights, each on the same"
-            f" {search.best.images:,} images{', under a limit of ' + limits if limits else ''}."
-        )
+        sentences.append(f"{scored(search)}{', under a limit of ' + limits if limits else ''}.")
     else:
         sentences.append("It has not been searched yet.")
     return element(
@@ -167,6 +163,23 @@ def header(findings: Findings) -> Html:
         element("p", " ".join(sentences), class_="lede"),
         element("dl", *tiles(findings), class_="tiles"),
     )
+
+
+def scored(search: Search) -> str:
+    """How many candidates a search has scored, and on what, in words."""
+    number, stopped = len(search.own), search.stopped
+    of = f" of {search.planned:,} planned" if search.planned is not None and number < search.planned else ""
+    sizes = sorted({search.entries[line].images for line in search.compared})
+    images = " to ".join(f"{size:,}" for size in dict.fromkeys((*sizes[:1], *sizes[-1:])))
+    if not sizes:
+        on = " (all of them stopped early)" if stopped else ""
+    elif len(sizes) > 1:  # in no journal of ours
+        on = f" on {images} images"
+    elif stopped:
+        on = f" on the same {images} images ({stopped:,} of them, stopped early, only on the first of these)"
+    else:
+        on = f", each on the same {images} images"
+    return f"{number:,}{of} candidates were scored with the supernet’s weights{on}"
 
 
 def tiles(findings: Findings) -> list[Html]:
@@ -237,19 +250,18 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Content]], marked: int
 
 def tradeoff(search: Search) -> Html:
     """Accuracy against cost, of all candidates."""
-    partial = sum(entry.partial for entry in search.entries)
-    imported = sum(entry.origin == "imported" for entry in search.entries)
+    imported = len(search.entries) - len(search.own)
     notes = [
         "Each point is a candidate; the later its generation, the stronger its colour. The line is the Pareto front: no"
         " candidate is both cheaper and better than one on it. The band is the winner’s 95 % interval."
     ]
     if search.ties:
         notes.append("Rings mark what a paired test cannot tell from the winner.")
-    if partial:
-        notes.append(f"{partial:,} crosses were stopped early, so their scores are of fewer images.")
+    if search.stopped:
+        notes.append(f"Crosses ({search.stopped:,}) were stopped early, so their scores are of fewer images.")
     if imported:
         notes.append(
-            f"{imported:,} diamonds come from another search; their scores were found on other images and are only"
+            f"Diamonds ({imported:,}) come from another search; their scores were found on other images and are only"
             " roughly comparable."
         )
     if search.covered is not None:
@@ -287,15 +299,17 @@ def progress(search: Search, audit: Audit | None) -> Html:
         "The best score so far after each evaluation. It only ever rises, and it is the largest of many noisy scores:"
         " the winner’s true accuracy is likely a little lower than what is shown."
     )
+    if search.stopped:
+        text += " Candidates that were stopped early are evaluations, too."
     if audit is not None and audit.curves.get("random"):
-        text += " " + baseline(audit)
+        text += " " + baseline(search, audit)
     else:
         text += " Whether evolution has done better than chance cannot be seen here: spos audit makes the comparison."
     return section("progress", "Best so far", paragraph(text), chart("best", "Best top-1 so far by evaluation"))
 
 
-def baseline(audit: Audit) -> str:
-    """What random search reaches with the same budget, in words."""
+def baseline(search: Search, audit: Audit) -> str:
+    """What random search reaches with the same budget, or with that of the search when it was audited, in words."""
     ends = {kind: [seed[-1] for seed in seeds if seed] for kind, seeds in audit.curves.items()}
     said = [
         f"{'random search' if kind == 'random' else kind} ends at {_range(min(values), max(values))}"
@@ -303,7 +317,13 @@ def baseline(audit: Audit) -> str:
         for kind, values in sorted(ends.items())
         if values
     ]
-    return f"With the same budget, {'; '.join(said)}."
+    budget = "With the same budget, "
+    if audit.candidates != len(search.own):
+        budget = (
+            f"The audit compared searches of {audit.candidates:,} candidates, where this one has"
+            f" {len(search.own):,} now: "
+        )
+    return f"{budget}{'; '.join(said)}."
 
 
 def winner(space: SearchSpace, search: Search) -> Html:
@@ -400,13 +420,14 @@ def tie(search: Search) -> Html:
         return section(
             "tie", title, paragraph(f"The winner cannot be compared with others in pairs: {search.unknown}.")
         )
+    others = _count(len(search.ties), "other candidate")
     error = math.sqrt(best.top1 * (1 - best.top1) / best.images)
     text = (
-        f"All candidates are scored on the same {best.images:,} images, so they are compared in pairs. By McNemar’s"
-        f" test (exact, risk 5 %, each pair for itself) {_count(len(search.ties), 'other candidate')} of"
-        f" {len(search.compared) - 1:,} cannot be told from the winner. It was picked for its outcomes on"
-        f" these very images, so more than these may really be as good. The standard error of its score"
-        f" is {100 * error:.2f} points."
+        f"All candidates{_compared(search)} are scored on the same {best.images:,} images, so they are compared in"
+        f" pairs. By McNemar’s test (exact, risk 5 %, each pair for itself) {others} of"
+        f" {len(search.compared) - 1:,} cannot be told from the winner. It was picked for its outcomes on these very"
+        " images, so more than these may really be as good. The standard error of its score is"
+        f" {100 * error:.2f} points."
     )
     cheapest = search.entries[search.cheapest]
     if search.cheapest != search.winner_line:
@@ -415,6 +436,8 @@ def tie(search: Search) -> Html:
             f" {_percent(1 - cheapest.flops / best.flops, 0)} fewer than the winner; these images cannot say which"
             " is better."
         )
+    if search.unknown:
+        text += f" But {search.unknown}."
     lines = sorted(search.ties, key=lambda i: (search.entries[i].flops, i))[:SHOWN]
     rows = [_tied_row(search, line) for line in [search.winner_line, *lines]]
     more = len(search.ties) - len(lines)
@@ -429,6 +452,11 @@ def tie(search: Search) -> Html:
     )
 
 
+def _compared(search: Search) -> str:
+    """Which candidates are meant, where there are others."""
+    return "" if len(search.compared) == len(search.entries) else " that this search has scored to the end"
+
+
 def _tied_row(search: Search, line: int) -> list[Content]:
     entry, p = search.entries[line], (search.ties or {}).get(line)
     low, high = score_interval(entry.right, entry.images)
@@ -441,9 +469,9 @@ def _tied_row(search: Search, line: int) -> list[Content]:
 def choices(space: SearchSpace, search: Search) -> Html:
     """Which choices the best have."""
     text = (
-        f"How often each layer has each choice: of all {len(search.compared):,} candidates, and of the {TOP} best. A"
-        " row that is stronger on the right than on the left is one that the search has come to prefer there. Ten"
-        " architectures are few, and they descend from each other."
+        f"How often each layer has each choice: of all {len(search.compared):,} candidates{_compared(search)}, and of"
+        f" the {TOP} best. A row that is stronger on the right than on the left is one that the search has come to"
+        " prefer there. Ten architectures are few, and they descend from each other."
     )
     charts = [
         chart("choices-all", "Choices by layer, all candidates"),
@@ -457,25 +485,17 @@ def choices(space: SearchSpace, search: Search) -> Html:
     return section("choices", "Choices by layer", paragraph(text), element("div", charts, class_="pair"))
 
 
-def audited(audit: Audit) -> list[Html]:
-    """What `spos audit` has found."""
-    sections = []
+def audited(audit: Audit, search: Search | None) -> list[Html]:
+    """What `spos audit` has found; the search may have gone on since."""
+    sections, earlier = [], ""
+    if search is not None and audit.candidates not in (0, len(search.own)):
+        earlier = f" This search was audited when it had {audit.candidates:,} candidates."
     if audit.one_shot:
-        said = "; ".join(
-            f"{CORRELATIONS.get(name, name)} {_signed(value)} (95 % interval {_signed(low)} to {_signed(high)})"
-            for name, (value, low, high) in audit.correlations.items()
-        )
-        steps = f" for {audit.fidelity_steps:,} steps" if audit.fidelity_steps else ""
-        text = (
-            f"{len(audit.one_shot)} architectures were trained alone{steps}. 1 would be the same ranking as the"
-            f" supernet’s, 0 none at all: {said}. An interval that includes 0 means that the supernet’s ranking has"
-            " not been shown to mean anything."
-        )
         sections.append(
             section(
                 "fidelity",
                 "Does the supernet’s ranking hold?",
-                paragraph(text),
+                paragraph(agreement(audit)),
                 chart("fidelity-chart", "Top-1 alone against one-shot top-1"),
             )
         )
@@ -488,18 +508,43 @@ def audited(audit: Audit) -> list[Html]:
                 for key in ("accepted", "duplicate", "over_limit")
             ]
             rows.append([name, f"{proposed:,}", *shares])
-        text = "What became of the children that each operator proposed."
+        text = f"What became of the children that each operator proposed.{earlier}"
         columns = ["operator:", "proposed", "accepted", "seen before", "over a limit"]
         sections.append(section("operators", "Operators", paragraph(text), table(columns, rows)))
     if audit.images:
         text = (
             "How the tie would shrink with more search images, if differences stayed as they are: what the paired test"
             " would just tell apart, and how many of the (at most 100) best would be tied, the winner among them."
+            f"{earlier}"
         )
         rows = [[f"{images:,}", f"{100 * width:.2f} points", f"{tied:,}"] for images, width, tied in audit.images]
         columns = ["images", "told apart beyond", "tied"]
         sections.append(section("images", "Would more images help?", paragraph(text), table(columns, rows)))
     return sections
+
+
+def agreement(audit: Audit) -> str:
+    """Whether the supernet's ranking is that of networks trained alone, in words."""
+    number = len(audit.one_shot)
+    steps = f" for {audit.fidelity_steps:,} steps" if audit.fidelity_steps else ""
+    text = f"{_count(number, 'architecture')} {'was' if number == 1 else 'were'} trained alone{steps}."
+    said = "; ".join(
+        f"{CORRELATIONS.get(name, name)} {_signed(value)} (95 % interval {_signed(low)} to {_signed(high)})"
+        for name, (value, low, high) in audit.correlations.items()
+    )
+    if audit.correlations.keys() - {"kendall_of_flops"}:
+        text += (
+            f" 1 would be the same ranking as the supernet’s, 0 none at all: {said}. An interval that includes 0"
+            " means that the supernet’s ranking has not been shown to mean anything."
+        )
+    else:
+        text += (
+            " There is no rank correlation with the supernet’s scores that has a value, as where all scores are equal."
+        )
+        text += f" {said[0].upper()}{said[1:]}." if said else ""
+    if number < ENOUGH:
+        text += " That is too few: even rankings that agree in full could be chance; raise audit.architectures."
+    return text
 
 
 def retrained(findings: Findings) -> Html:

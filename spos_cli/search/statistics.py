@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Numbers = Sequence[float] | NDArray[np.float64] | NDArray[np.int64]
+ENOUGH = 5  # pairs of a rank correlation; of 4, orders that are chance agree or disagree in full in 2 of 24 cases
 PAIRS = 1_000_000  # that are compared at once: what a correlation needs of memory
 
 

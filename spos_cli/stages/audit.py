@@ -20,7 +20,7 @@ from spos_cli.config import Config
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import StopRequest, stop_on_signals
-from spos_cli.engine.progress import track
+from spos_cli.engine.progress import track, warn
 from spos_cli.engine.trainer import require_same
 from spos_cli.errors import LimitError, RunError
 from spos_cli.models.counting import Costs, count
@@ -45,7 +45,6 @@ TRIES = 1000  # of an architecture in a part of the range of FLOPs, under all li
 TIED = 1.96  # standard errors of a difference that the paired test cannot tell from nothing
 MORE_IMAGES = (1, 2, 4, 8, 16)  # times the search images
 COMPARED = 100  # of the best candidates, for how far their outcomes differ
-ENOUGH = 5  # architectures; of 4, two orders that know nothing of each other agree or disagree in full in 2 of 24 cases
 SHOTS = ("one_shot", "alone")
 
 Correlation = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
@@ -94,7 +93,7 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
         result: dict[str, Any] = {
             **control(run, processes, found, scoring, archs),
             "operators": {origin: asdict(draws) for origin, draws in found.draws.items()},
-            "images": more_images(run, found, len(evaluator.images)),
+            "images": more_images(run, processes, found, len(evaluator.images)),
             "fidelity": fidelity(run, processes, images, scoring, archs),
         }
         if processes.is_main:
@@ -279,20 +278,27 @@ def train_alone(run: Run, processes: Processes, images: Images, arch: Architectu
     return float(checkpoint.load(model)["metrics"]["top1"])
 
 
-def more_images(run: Run, found: Found, images: int) -> list[dict[str, Any]]:
+def more_images(run: Run, processes: Processes, found: Found, images: int) -> list[dict[str, Any]]:
     """How the tie with the winner would shrink with more search images, if differences stayed as they are.
 
     Of each of the best, the images that only it or only the winner gets right are as many times more, and the paired
     test is asked again. Two that disagree on a share d of n images are told apart from `TIED` times sqrt(d / n) on.
+    Empty if the winner's outcomes are lost, or all others; said if any are.
     """
     bitmaps = Bitmaps(run.search_folder / "outcomes.bits", images)
     rows = {entry.architecture: row for row, entry in enumerate(found.lines)}
     best = [entry for entry in ranking(found.complete.values())[: COMPARED + 1] if entry.images == images]
-    row, others = rows[found.winner], [rows[entry.architecture] for entry in best[1:]]
-    (winner, *right), (_, *both) = (counts.tolist() for counts in bitmaps.overlaps(row, [row, *others]))
-    kept = [(one, common) for one, common in zip(right, both, strict=True) if common >= 0]
-    if not kept:  # the winner's own, or all others, are missing
+    row = rows[found.winner]
+    right, both = bitmaps.overlaps(row, [row, *(rows[entry.architecture] for entry in best[1:])])
+    # A row that was lost, and filled with zeros since, does not have as many as the journal says.
+    whole = right == np.array([found.complete[found.winner].right, *(entry.right for entry in best[1:])])
+    if processes.is_main and not whole.all():
+        few = f"{np.count_nonzero(~whole)} of the best: what more images would do is told of the others"
+        which = few if whole[0] else "the best: what more images would do cannot be told"
+        warn(f"{bitmaps.path} does not have the outcomes of {which}")
+    if not (whole[0] and whole[1:].any()):
         return []
+    (winner, _), *kept = zip(right[whole].tolist(), both[whole].tolist(), strict=True)
     pairs = [(winner - common, one - common) for one, common in kept]
     disagreement = np.median([sum(pair) / images for pair in pairs])
     return [
@@ -337,7 +343,7 @@ def show(run: Run, result: dict[str, Any]) -> None:
         ("Kendall's tau, FLOPs and alone", *_interval(found["kendall_of_flops"])),
     ]
     run.show("whether the rankings agree", ["what:", "value", "95 % interval"], correlations)
-    if len(rows) < ENOUGH:
+    if len(rows) < statistics.ENOUGH:
         run.say(
             f"{len(rows)} architectures are too few: even rankings that agree in full could be chance; raise"
             " audit.architectures",

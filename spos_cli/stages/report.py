@@ -15,9 +15,10 @@ from rich.text import Text
 from spos_cli.config import Config
 from spos_cli.engine import checkpoint
 from spos_cli.engine.progress import warn
-from spos_cli.errors import RunError, SposError
+from spos_cli.engine.trainer import differing
+from spos_cli.errors import RunError, SposError, printable
 from spos_cli.search import ties
-from spos_cli.search.findings import Audit, Effort, Findings, Number, Retrained, Search, Training
+from spos_cli.search.findings import Audit, Effort, Findings, Number, Retrained, Search, Training, used
 from spos_cli.search.journal import Entry, Journal, ranking
 from spos_cli.search.page import MISSING, page, plotly_js
 from spos_cli.space import architecture
@@ -27,6 +28,7 @@ from spos_cli.stages.run_folder import Command, read_json, read_yaml, screen, se
 
 SHARE = 0.02  # of a search's time that its report may take
 MAX_NUMBER = 10**18
+MENDABLE = (SposError, OSError)  # what can go wrong though there is no defect
 
 
 def run(folder: Path, as_json: bool) -> None:
@@ -53,39 +55,56 @@ def write(folder: Path) -> Path:
 
 
 class LiveReport:
-    """The report of a search that is running: up to date, as far as that takes no more than `SHARE` of its time."""
+    """The report of a search that is running: up to date, as far as that takes no more than `SHARE` of its time.
+
+    What goes wrong with it is said in a line, and costs no more than the report.
+    """
 
     def __init__(self, run: Command) -> None:
         self.run = run
         self._end, self._took = -math.inf, 0.0  # of the last report
+        self._error: Exception | None = None
 
     def update(self) -> None:
-        """Writes it anew if it is time; what cannot be written is left out, and said so."""
+        """Writes it anew if it is time, unless that has gone wrong before."""
         begin = time.monotonic()
-        if begin - self._end < self._took / SHARE:
+        if self._error is not None or begin - self._end < self._took / SHARE:
             return
-        with contextlib.suppress(RunError):  # `finish` says it
-            plotly_js()
-            self._write()
+        with self._guarded():
+            if _has_plotly():  # else `finish` says it
+                write(self.run.folder)
         self._end = time.monotonic()
         self._took = self._end - begin
 
     def finish(self) -> None:
-        """Writes it once more, and says where it is, or how to get it."""
-        try:
-            plotly_js()
-        except RunError:
-            self.run.say(f"{MISSING}, then spos report {self.run.flags}".rstrip())
+        """Writes it once more, and says where it is, or how to get it. By now, there may be room on a full disk."""
+        if self._error is not None and not isinstance(self._error, MENDABLE):
             return
-        if (path := self._write()) is not None:
-            self.run.say(f"report: {path}")
+        said = ""
+        with self._guarded():
+            missing = f"{MISSING}, then spos report {self.run.flags}".rstrip()
+            said = f"report: {write(self.run.folder)}" if _has_plotly() else missing
+        if said:
+            self.run.say(said)
 
-    def _write(self) -> Path | None:
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
         try:
-            return write(self.run.folder)
-        except (SposError, OSError) as error:  # the search itself is well
+            yield
+        except MENDABLE as error:
+            self._error = error
             warn(f"no report: {error}")
-            return None
+        except Exception as error:  # a defect of ours; it must not end a search that took days
+            self._error = error
+            first = printable(str(error).partition("\n")[0])
+            whole = f"spos report {self.run.flags}".rstrip()
+            warn(f"no report: {type(error).__name__}: {first}; {whole} shows all of it")
+
+
+def _has_plotly() -> bool:
+    with contextlib.suppress(RunError):
+        return bool(plotly_js())
+    return False
 
 
 def read(folder: Path) -> Findings:
@@ -118,7 +137,7 @@ def read(folder: Path) -> Findings:
         trainings=trainings,
         retrained=[found for path in alone if (found := read_retrained(path.with_name("model.pt"))) is not None],
         efforts=efforts,
-        audit=read_audit(folder / "audit" / "result.json"),
+        audit=read_audit(folder / "audit" / "result.json") if _audits_search(folder) else None,
     )
 
 
@@ -141,8 +160,7 @@ def read_search(folder: Path, space: SearchSpace, result: dict[str, Any]) -> Sea
         return None
     settings = settings_of(folder / "search")
     planned = settings.search.population * (settings.search.generations + 1) if settings is not None else None
-    names = [name for name in ("flops", "params", "latency") if f"{name}_limit" in result]
-    limits = {name: _whole(result[f"{name}_limit"]) for name in names}
+    limits = _limits(result, settings)
     winner = _winner(entries, result, limits)
     found, unknown = read_ties(folder / "search" / "outcomes.bits", entries, winner)
     return Search(
@@ -175,19 +193,28 @@ def _covered(result: dict[str, Any]) -> float | None:
     return None
 
 
+def _limits(result: dict[str, Any], settings: Config | None) -> dict[str, int | None]:
+    """By cost; None is no limit. A search that was killed in its first generation has no result, but its settings."""
+    limits: dict[str, int | None] = {}
+    for name in ("flops", "params", "latency"):
+        set_to = getattr(settings.search, f"{name}_limit") if settings is not None else None
+        if f"{name}_limit" in result or set_to is not None:
+            limits[name] = _whole(result.get(f"{name}_limit", set_to))
+    return limits
+
+
 def _winner(entries: Sequence[Entry], result: dict[str, Any], limits: dict[str, int | None]) -> Entry:
-    """The best of the result; without one, the best under the limits of what the journal has."""
-    with contextlib.suppress(SposError, LookupError, TypeError):
+    """The best of the search's own candidates, and of what it has used of another search's.
+
+    The result knows what was used, but may be of a generation before the journal's end.
+    """
+    known: list[Entry] = []
+    with contextlib.suppress(SposError, LookupError, TypeError, ValueError):
         found = Architecture.from_list(result["best"][0]["architecture"])
-        if known := [entry for entry in entries if entry.architecture == found]:
-            return known[0]
-    flops, params = limits.get("flops"), limits.get("params")
-    allowed = [
-        entry
-        for entry in entries
-        if (flops is None or entry.flops <= flops) and (params is None or entry.params <= params)
-    ]
-    return ranking(allowed or entries)[0]
+        known = [entry for entry in entries if entry.architecture == found]
+    if known:
+        return ranking([*known, *(entry for entry in entries if entry.origin != "imported")])[0]
+    return ranking(used(entries, limits.get("flops"), limits.get("params")) or entries)[0]
 
 
 def _exported(folder: Path) -> Iterator[Architecture]:
@@ -248,7 +275,7 @@ def read_retrained(path: Path) -> Retrained | None:
     """What a retrained network's file says of it; None if there is none that is whole."""
     if not path.is_file():
         return None
-    with contextlib.suppress(SposError, LookupError, TypeError, AttributeError):
+    with contextlib.suppress(SposError, LookupError, TypeError, ValueError, AttributeError):
         content = checkpoint.load(path)
         arch, metrics = Architecture.from_list(content["architecture"]), content["metrics"]
         top1, images, steps = _number(metrics["top1"]), _whole(metrics["images"]), _whole(metrics["steps"])
@@ -279,9 +306,12 @@ def training_effort(name: str, folder: Path) -> Effort | None:
     """What a training has cost; without its times, what the metrics say of their windows."""
     lines = [line for line in read_lines(folder / "metrics.jsonl") if _whole(line.get("step")) is not None]
     windows = [
-        (images, images / rate)
+        (images, seconds)
         for line in lines
-        if (images := _number(line.get("images"))) and (rate := _number(line.get("images_per_second"))) and rate > 0
+        if (images := _number(line.get("images")))
+        and (rate := _number(line.get("images_per_second")))
+        and (seconds := _number(images / rate))
+        and seconds > 0
     ]
     if not lines:
         return None
@@ -309,7 +339,7 @@ def search_effort(folder: Path, search: Search) -> Effort:
         work=f"{len(scored):,} candidates",
         seconds=seconds or None,
         complete=done >= len(scored),
-        images_per_second=images * done / seconds if seconds > 0 else None,
+        images_per_second=_number(images * done / seconds) if seconds > 0 else None,
         device=device,
     )
 
@@ -346,6 +376,21 @@ def read_audit(path: Path) -> Audit | None:
             and (tied := _whole(row.get("tied"))) is not None
         ],
     )
+
+
+def _audits_search(folder: Path) -> bool:
+    """Whether an audit in a run folder is of the search that is there, with fewer generations or more.
+
+    Where either has not kept its settings, there is no telling: it is.
+    """
+    search, audit = (read_json(folder / stage / "settings.json") for stage in ("search", "audit"))
+    of_search, of_audit, training = search.get("search"), audit.get("search"), audit.get("training")
+    if not (isinstance(of_search, dict) and isinstance(of_audit, dict) and isinstance(training, dict)):
+        return True
+    ours = {**search, "search": {name: value for name, value in of_search.items() if name != "latency_table"}}
+    theirs = {**audit, "search": {name: value for name, value in of_audit.items() if name != "generations"}}
+    theirs |= {name: training.get(name) for name in ("seed", "data")}
+    return not any(differing(ours, theirs))
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

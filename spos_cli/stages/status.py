@@ -17,6 +17,7 @@ from spos_cli.engine import history, lock
 from spos_cli.engine.history import is_number
 from spos_cli.engine.progress import duration
 from spos_cli.errors import RunError, SposError
+from spos_cli.search.findings import used
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
@@ -128,19 +129,24 @@ def table(run: Command, name: str, stage: str, summary: Callable[[Numbers], Numb
     path = run.folder / name
     if path.is_file():
         content, numbers = read_json(path), {}
-        with contextlib.suppress(KeyError, TypeError, ValueError):
+        with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
             numbers = summary(content)
         yield Stage(stage, "complete", run.folder, metrics=numbers, changed=changed(path))
 
 
 def summary_of_flops(content: Numbers) -> Numbers:
-    """Of a `flops_table.json`."""
-    return {"architectures": int(content["architectures"]), "flops": [int(content[k]) for k in ("minimum", "maximum")]}
+    """Of a `flops_table.json`; of large spaces, the number of architectures has many digits."""
+    pair = [content[key] for key in ("minimum", "maximum")]
+    if not all(map(is_number, pair)):
+        raise ValueError("costs that are no numbers")
+    return {"architectures": int(content["architectures"]), "flops": [int(cost) for cost in pair]}
 
 
 def summary_of_latency(content: Numbers) -> Numbers:
     """Of a `latency_table.json`."""
-    return {"device": str(content["conditions"]["device"]), "spearman": float(content["spearman"])}
+    if not is_number(content["spearman"]):
+        raise ValueError("a correlation that is no number")
+    return {"device": str(content["conditions"]["device"]), "spearman": content["spearman"]}
 
 
 def training(run: Command, name: str, folder: Path, section: Literal["supernet", "retrain"]) -> Stage:
@@ -163,6 +169,7 @@ def training(run: Command, name: str, folder: Path, section: Literal["supernet",
         done = max(saved, int(metrics.get("step", 0)))
         rate = metrics.get("images_per_second", 0.0)
         left = (settings.steps - done) * settings.batch_size / rate if rate > 0 else None
+        left = left if is_number(left) else None
     elif complete:
         state, done = "complete", saved or settings.steps
         note = "" if saved else "weights from elsewhere"
@@ -200,8 +207,8 @@ def search(run: Command) -> Stage:
         return Stage(name, "not begun", folder)
     if len(entries) > len(own):
         notes.append(f"{len(entries) - len(own)} more of another search")
-    scored = [entry for entry in entries if not entry.partial]
-    best = min(scored, key=lambda entry: entry.rank) if scored else None
+    allowed = used(entries, settings.flops_limit, settings.params_limit)
+    best = min((entry for entry in allowed if not entry.partial), key=lambda entry: entry.rank, default=None)
     metrics = {"generation": own[-1].generation, "generations": settings.generations} if own else {}
     found = (
         {} if best is None else {"architecture": best.architecture.to_list(), "flops": best.flops, "top1": best.top1}

@@ -14,6 +14,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from spos_cli.engine import checkpoint
 from spos_cli.search.journal import Journal
+from spos_cli.stages import report
 from tests.conftest import Mistake, Spos
 
 pytestmark = pytest.mark.slow
@@ -45,6 +46,7 @@ def test_figures_and_a_kill(finished: Spos, tmp_path: Path) -> None:
     assert json.loads((folders[0] / "result.json").read_text()) == found
     check_searches(found, whole)
     check_fidelity(found["fidelity"], whole)
+    assert report.read(whole.run).audit is not None  # it is of that search
     settings = yaml.safe_load((whole.run / "config.yaml").read_text())
     assert settings["retrain"]["steps"] == 100  # not those of its short trainings
 

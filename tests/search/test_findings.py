@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import re
@@ -18,6 +19,7 @@ from spos_cli.search import page as page_module
 from spos_cli.search.findings import (
     CURVE,
     DIGITS,
+    Audit,
     Findings,
     Search,
     Training,
@@ -67,7 +69,16 @@ def test_best_so_far() -> None:
         assert places[-1] == length
         at_all = [values[np.searchsorted(places, place, side="right") - 1] for place in range(1, length + 1)]
         assert at_all == np.maximum.accumulate(scores).tolist()
-    assert best_so_far([]) == ([], [])
+        # Those without a score that can be compared are evaluations, too; none is the best.
+        known = [score if keep else None for score, keep in zip(scores.tolist(), rng.random(length) < 0.5, strict=True)]
+        places, values = best_so_far(known)
+        for place in range(1, length + 1):
+            so_far = [score for score in known[:place] if score is not None]
+            assert [value for at, value in zip(places, values, strict=True) if at <= place][-1:] == [
+                max(so_far) for _ in so_far[:1]
+            ]
+        assert places[-1:] == [length for _ in values[:1]]
+    assert best_so_far([]) == best_so_far([None]) == ([], [])
 
 
 @pytest.mark.parametrize("space", [SPACE, PUBLISHED], ids=["own lists and widths", "published"])
@@ -128,9 +139,84 @@ def test_partial_and_imported_scores_are_not_compared() -> None:
     data = page_data(Findings("a run", SPACE, search))["search"]
     assert not {0, 1} & {*data["front"]["flops"], *data["front"]["params"]}
     assert data["best"]["top1"][-1] == pytest.approx(search.best.top1, abs=1e-5)
-    assert data["best"]["at"][-1] == len(entries) - 2
+    assert data["best"]["at"][-1] == len(entries) - 1  # what was stopped early was an evaluation
     assert data["partial"] == [0]
     assert data["images"][:2] == [50, 9000]
+
+
+def text_of(findings: Findings) -> str:
+    """What the page says, without its scripts and its elements."""
+    text = re.sub("<(script|style).*?</\\1>", "", page(findings), flags=re.DOTALL)
+    return html.unescape(re.sub("<[^>]*>", "", text)).replace("\u00a0", " ")
+
+
+def test_how_many_images_a_score_is_of() -> None:
+    search = search_in(SPACE)
+    entries, best = list(search.entries), search.winner_line
+    assert "80 candidates were scored with the supernet’s weights, each on the same 300 images." in text_of(
+        Findings("a run", SPACE, search)
+    )
+    for line in range(2):  # another search's are not of this one's images, nor of its number
+        entries[line] = replace(entries[line], top1=1.0, images=9000, origin="imported", partial=line == 0)
+    winner = entries[1].architecture
+    text = text_of(Findings("a run", SPACE, Search(entries, {}, winner, planned=90)))
+    assert "78 of 90 planned candidates were scored with the supernet’s weights, each on the same 300 images." in text
+    assert "Crosses" not in text
+
+    entries[2] = replace(entries[2], top1=1.0, images=50, partial=True)
+    text = text_of(Findings("a run", SPACE, Search(entries, {"flops": 10**9}, entries[best].architecture, {2: 0.5})))
+    assert "each on the same" not in text
+    assert (
+        "78 candidates were scored with the supernet’s weights on the same 300 images (1 of them, stopped early, only"
+        " on the first of these), under a limit of 1G FLOPs." in text
+    )
+    assert "Crosses (1) were stopped early" in text
+    assert "Diamonds (2) come from another search" in text
+    assert "Candidates that were stopped early are evaluations, too." in text
+    assert "All candidates are scored on the same" not in text
+    assert "of all 77 candidates that this search has scored to the end, and of the 10 best" in text
+
+    entries = [replace(entry, partial=True) for entry in entries]
+    text = text_of(Findings("a run", SPACE, Search(entries, {}, entries[best].architecture)))
+    assert "78 candidates were scored with the supernet’s weights (all of them stopped early)." in text
+    entries = [replace(entry, origin="imported") for entry in entries]
+    text = text_of(Findings("a run", SPACE, Search(entries, {}, entries[best].architecture)))
+    assert "0 candidates were scored with the supernet’s weights." in text
+    lines = [replace(entry, images=100 + line) for line, entry in enumerate(search.entries)]
+    text = text_of(Findings("a run", SPACE, Search(lines, {}, search.winner)))
+    assert "80 candidates were scored with the supernet’s weights on 100 to 179 images." in text
+
+
+def test_what_an_audit_compared() -> None:
+    search = search_in(SPACE)
+    curves = {kind: [[0.5] * length, [0.6] * 10] for kind, length in (("random", 70), ("evolution", 80))}
+    rest = {"operators": {"mutation": {"proposed": 2}}, "images": [(100, 0.1, 3)]}
+    text = text_of(Findings("a run", SPACE, search, audit=Audit(curves, **rest)))
+    assert "With the same budget, evolution ends at 50.0–60.0 % (2 seeds)" in text
+    assert "when it had" not in text
+    curves["evolution"][0] = [0.5] * 32
+    text = text_of(Findings("a run", SPACE, search, audit=Audit(curves | {"random": [[0.5] * 32]}, **rest)))
+    assert "With the same budget" not in text
+    assert "The audit compared searches of 32 candidates, where this one has 80 now: evolution ends at" in text
+    assert text.count("This search was audited when it had 32 candidates.") == 2  # operators, and more images
+
+
+@pytest.mark.parametrize("number", [1, 4, 5])
+def test_few_architectures_show_little(number: int) -> None:
+    scores = [0.5 + 0.01 * place for place in range(number)]
+    said = {"kendall": (-1.0, -1.0, -1.0), "kendall_of_flops": (0.5, 0.2, 0.7)}
+    text = text_of(Findings("a run", SPACE, None, audit=Audit(one_shot=scores, alone=scores, correlations=said)))
+    assert "0 none at all: Kendall’s τ −1.00 (95 % interval −1.00 to −1.00); for comparison, τ between FLOPs" in text
+    assert ("too few" in text) == (number < 5)
+    assert ("1 architecture was trained alone" in text) == (number == 1)
+    for kept in ({}, {"kendall_of_flops": (0.5, 0.2, 0.7)}):
+        text = text_of(Findings("a run", SPACE, None, audit=Audit(one_shot=scores, alone=scores, correlations=kept)))
+        assert "There is no rank correlation with the supernet’s scores that has a value" in text
+        assert ("For comparison, τ between FLOPs and top-1 alone 0.50 (95 % interval 0.20 to 0.70)." in text) == bool(
+            kept
+        )
+        assert "0 none at all" not in text
+        assert "An interval that includes 0" not in text
 
 
 def test_text_from_files_is_no_markup() -> None:
