@@ -196,19 +196,20 @@ def test_an_audit_of_another_search_is_left_out(tmp_path: Path) -> None:
     audit = {
         "supernet": "abc",
         "search": {"images": 400, "generations": 2},
-        "training": {"seed": 0, "data": {"source": "digits"}, "retrain": {"steps": 10}},
+        "training": {"seed": 0, "space": {"classes": 9}, "data": {"source": "digits"}, "retrain": {"steps": 10}},
         "architectures": 12,
     }
     (run / "audit" / "settings.json").write_text(json.dumps(audit))
     assert report.read(run).audit is not None  # there is no telling
     settings = run / "search" / "settings.json"
-    same: list[dict[str, Any]] = [{}, {"search": {"images": 400, "latency_table": "def"}}]
+    same: list[dict[str, Any]] = [{}, {"space": {"classes": 9}}, {"search": {"images": 400, "latency_table": "def"}}]
     for changes in same:
         settings.write_text(json.dumps(search | changes))
         assert report.read(run).audit is not None
     others: list[dict[str, Any]] = [
         {"seed": 1},
         {"supernet": "x"},
+        {"space": {"classes": 10}},
         {"data": {"source": "cifar10"}},
         {"search": {"images": 100}},
         {"search": {}},

@@ -389,7 +389,7 @@ def _audits_search(folder: Path) -> bool:
         return True
     ours = {**search, "search": {name: value for name, value in of_search.items() if name != "latency_table"}}
     theirs = {**audit, "search": {name: value for name, value in of_audit.items() if name != "generations"}}
-    theirs |= {name: training.get(name) for name in ("seed", "data")}
+    theirs |= {name: training.get(name) for name in ("seed", "space", "data") if name in ours}
     return not any(differing(ours, theirs))
 
 

@@ -47,6 +47,8 @@ def test_figures_and_a_kill(finished: Spos, tmp_path: Path) -> None:
     check_searches(found, whole)
     check_fidelity(found["fidelity"], whole)
     assert report.read(whole.run).audit is not None  # it is of that search
+    whole.here("report", whole.run)
+    assert "With the same budget, " in (whole.run / "search" / "report.html").read_text()
     settings = yaml.safe_load((whole.run / "config.yaml").read_text())
     assert settings["retrain"]["steps"] == 100  # not those of its short trainings
 
