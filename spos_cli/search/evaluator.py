@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
 
 CPU_BATCH = 32  # more images at a time do not fit into a CPU's cache, and take up to 1.4 times as long each
+ROOM = 0.25  # of a GPU's free memory that images may take to stay there; the rest is for a group's features
 LOOKS = 10  # at each of which a race may end, spread over the images
 
 
@@ -62,6 +63,13 @@ class Calibration:
     def batches(self) -> int:
         """Whole batches."""
         return len(self.images) // self.batch
+
+
+def resident(images: Tensor, device: torch.device) -> Tensor:
+    """Images that stay on a GPU which has `ROOM` for them, so that they are sent once and not for each group."""
+    if device.type != "cuda" or images.nbytes > ROOM * torch.cuda.mem_get_info(device)[0]:
+        return images
+    return images.to(device)
 
 
 GoOn = Callable[[float], bool]  # is told how much of the calibration or the scoring is done; False stops it
@@ -124,9 +132,10 @@ class Evaluator:
         amp: Amp = "off",
     ) -> None:
         self.supernet = supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self.preprocess, self.calibration = preprocess, calibration
+        self.preprocess = preprocess
+        self.calibration = replace(calibration, images=resident(calibration.images, device))
         self.device, self.amp = device, amp
-        self.images, self.labels = images, labels
+        self.images, self.labels = resident(images, device), labels.to(device)
         self.batch = min(batch, CPU_BATCH) if device.type == "cpu" else batch
 
     @torch.inference_mode()
@@ -149,7 +158,7 @@ class Evaluator:
         for images, labels in zip(
             torch.split(self.images, self.batch), torch.split(self.labels, self.batch), strict=True
         ):
-            pixels, labels = self.preprocess(to_device(images, self.device)), labels.to(self.device, non_blocking=True)
+            pixels = self.preprocess(to_device(images, self.device))
             for number, logits in tree.logits(pixels):
                 right = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
                 top1[number, done : done + len(labels)] = right[:, 0]

@@ -8,12 +8,13 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from spos_cli.engine.precision import Amp
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
-from spos_cli.search.evaluator import Calibration, Evaluator, calibrated
+from spos_cli.search.evaluator import Calibration, Evaluator, calibrated, resident
 from spos_cli.search.racing import Race
 from spos_cli.space.architecture import Architecture
 from tests.engine.test_optim import SPACE
@@ -54,6 +55,17 @@ def logits_of(evaluator: Evaluator, archs: list[Architecture]) -> dict[Architect
     assert tree is not None
     with torch.inference_mode():
         return {archs[number]: logits.clone() for number, logits in tree.logits(IMAGES.float() / 255)}
+
+
+@pytest.mark.parametrize(("free", "stays"), [(4 * IMAGES.nbytes, True), (4 * IMAGES.nbytes - 1, False)])
+def test_images_stay_on_a_gpu_that_has_room_for_them(free: int, stays: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
+    with FakeTensorMode() as mode:
+        images = mode.from_tensor(IMAGES)
+        found = resident(images, torch.device("cuda:0"))
+        assert (found.device.type == "cuda") is stays
+        assert found.shape == images.shape
+        assert resident(images, torch.device("cpu")) is images
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])
