@@ -600,14 +600,26 @@ def doctor(
 
 def main() -> NoReturn:
     """The console script: runs a command and ends with its exit code."""
-    code = _run()
-    distributed = sys.modules.get("spos_cli.engine.distributed")
-    if distributed is not None and distributed.launched():
-        # All is written. Threads of gloo and NCCL that the interpreter's end meets half dead can abort the process.
+    try:
+        code = _run()
+    except Exception:  # a bug
+        if not _is_launched():
+            raise
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    if _is_launched():
+        # All is written. Threads of gloo and NCCL that the interpreter's end meets half dead can abort the process, and
+        # where it has failed, NCCL can make it wait for the others.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _is_launched() -> bool:
+    """Whether this is one of several processes, which may have met the others already."""
+    distributed = sys.modules.get("spos_cli.engine.distributed")
+    return distributed is not None and bool(distributed.launched())
 
 
 def _run() -> int:

@@ -121,6 +121,9 @@ def launch_id() -> str | None:
 def join(devices: int | str, threads: int | None, timeout: timedelta) -> Iterator[Processes]:
     """Takes this process's place among all, and leaves it at the end.
 
+    With GPUs it does so only where all has ended well: NCCL leaves a group together, and waits for those that have
+    not failed. A process that has failed is to say so and to end at once, as `cli.main` does.
+
     Args:
         devices: `auto`, `cpu` or a number, as in the config.
         threads: CPU threads of this process; None is OMP_NUM_THREADS, else an even share of the cores.
@@ -140,12 +143,14 @@ def join(devices: int | str, threads: int | None, timeout: timedelta) -> Iterato
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    ended_well = False
     try:
         dist.init_process_group(backend, timeout=timeout)
         processes = Processes(dist.get_rank(), dist.get_world_size(), device, int(os.environ.get("LOCAL_RANK", 0)))
         processes.barrier()  # nobody ends with a mistake while another is still being connected
         yield processes
         processes.barrier()  # nobody leaves while another may still need it
+        ended_well = True
     except RuntimeError as error:
         if any(text in str(error) for text in PEER_IS_GONE):
             if int(os.environ["WORLD_SIZE"]) > local_size:
@@ -158,7 +163,7 @@ def join(devices: int | str, threads: int | None, timeout: timedelta) -> Iterato
             raise PeerLost(f"{waited}, which hangs or cannot be reached", silent=True) from error
         raise
     finally:
-        if dist.is_initialized():
+        if dist.is_initialized() and (ended_well or device.type == "cpu"):
             dist.destroy_process_group()
 
 
