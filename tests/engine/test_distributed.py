@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,15 @@ from spos_cli.engine.distributed import PeerLost, Processes
 from spos_cli.errors import ConfigError
 
 HOUR = timedelta(hours=1)
+
+
+def raising(error: BaseException) -> Callable[..., None]:
+    """A function that does nothing but that."""
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise error
+
+    return fail
 
 
 class Group:
@@ -44,7 +54,9 @@ def group(monkeypatch: pytest.MonkeyPatch) -> Group:
     monkeypatch.setattr(dist, "destroy_process_group", lambda: group.done.append("leave"))
     monkeypatch.setattr(dist, "get_rank", lambda: 1)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(Processes, "any", lambda self, flag: flag)
+    monkeypatch.setattr(dist, "all_reduce", lambda *args, **options: None)
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, device=None: zeros(*size))
     return group
 
 
@@ -65,6 +77,71 @@ def test_a_process_that_lost_another_does_not_wait_for_nccl(group: Group) -> Non
     with pytest.raises(PeerLost, match="has ended"), distributed.join("auto", 1, HOUR):
         raise RuntimeError("NCCL error: remote process exited or there was a network error")
     assert group.is_there
+
+
+NCCL = "NCCL error in: ProcessGroupNCCL.cpp:94, {}, NCCL version 2.27.7\n{}\nLast error:\n{}"
+NO_ROOM = "Error while creating shared memory segment /dev/shm/nccl-a (size 9), error: No space left on device (28)"
+TWICE = "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 1000"
+SYSTEM = "ncclSystemError: System call (e.g. socket, malloc) or external library call failed or device error."
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (NCCL.format("unhandled system error", SYSTEM, NO_ROOM), NO_ROOM),
+        (NCCL.format("invalid usage", "ncclInvalidUsage: wrong.", TWICE), TWICE),
+        (NCCL.format("unhandled system error", SYSTEM, "\nException raised from one at two (most recent):"), SYSTEM),
+        ("", "it does not say why"),
+    ],
+    ids=["no room", "a GPU twice", "no last error", "nothing"],
+)
+@pytest.mark.parametrize("place", ["init_process_group", "all_reduce"])
+def test_what_nccl_says_when_it_cannot_connect_is_said(
+    group: Group, monkeypatch: pytest.MonkeyPatch, place: str, message: str, said: str
+) -> None:
+    monkeypatch.setattr(dist, place, raising(dist.DistBackendError(message)))
+    with pytest.raises(ConfigError) as mistake, distributed.join("auto", 1, HOUR):
+        raise AssertionError("it is not connected")
+    assert str(mistake.value).startswith(f"NCCL cannot connect the GPUs: {said}; mend that")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        dist.DistBackendError(
+            "[1] is setting up NCCL communicator, but store->get('0') got error: wait timeout after 9ms"
+        ),
+        dist.DistBackendError("NCCL operation timed out"),
+        dist.DistStoreError("Timed out after 9 seconds waiting for clients. 1/2 clients joined."),
+        dist.DistNetworkError("failed to connect to any network address"),
+        RuntimeError("[../gloo/unbound_buffer.cc:81] Timed out waiting 9ms for recv operation to complete"),
+    ],
+    ids=lambda error: str(error)[:20],
+)
+def test_a_process_that_does_not_answer_has_been_waited_for(
+    group: Group, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    waited = r"process 1 has waited 1:00:00 for another one \(timeout_minutes\)"
+    with pytest.raises(PeerLost, match=waited) as during, distributed.join("auto", 1, HOUR):
+        raise error
+    monkeypatch.setattr(dist, "all_reduce", raising(error))
+    with pytest.raises(PeerLost, match=waited) as before, distributed.join("auto", 1, HOUR):
+        raise AssertionError("it is not connected")
+    assert during.value.silent
+    assert before.value.silent
+
+
+def test_a_network_that_breaks_down_later_can_be_tried_again(group: Group) -> None:
+    error = dist.DistBackendError(NCCL.format("unhandled system error", SYSTEM, "ibv_poll_cq failed"))
+    said = "process 1 has lost the others: ibv_poll_cq failed"
+    with pytest.raises(PeerLost, match=said) as lost, distributed.join("auto", 1, HOUR):
+        raise error
+    assert lost.value.silent
+
+
+def test_a_gpu_that_gives_up_is_not_taken_for_another_process(group: Group) -> None:
+    with pytest.raises(RuntimeError, match="launch timed out"), distributed.join("auto", 1, HOUR):
+        raise RuntimeError("CUDA error: the launch timed out and was terminated")
 
 
 def test_gloo_waits_for_nobody(group: Group) -> None:
@@ -104,11 +181,8 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_launched_process_speaks_and_ends_at_once(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: BaseException, code: int, said: str
 ) -> None:
-    def fail(*args: Any, **options: Any) -> None:
-        raise error
-
     monkeypatch.setattr(cli.sys, "argv", ["spos", "supernet-train", "--config", "demo"])
-    monkeypatch.setattr(cli, "across_processes", fail)
+    monkeypatch.setattr(cli, "across_processes", raising(error))
     with pytest.raises(Ended) as ended:
         cli.main()
     assert ended.value.code == code
@@ -118,11 +192,8 @@ def test_a_launched_process_speaks_and_ends_at_once(
 
 
 def test_a_bug_of_a_single_process_is_pythons_to_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: Any, **options: Any) -> None:
-        raise ZeroDivisionError
-
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(cli.sys, "argv", ["spos", "supernet-train", "--config", "demo"])
-    monkeypatch.setattr(cli, "across_processes", fail)
+    monkeypatch.setattr(cli, "across_processes", raising(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main()
