@@ -197,3 +197,33 @@ def test_a_bug_of_a_single_process_is_pythons_to_show(monkeypatch: pytest.Monkey
     monkeypatch.setattr(cli, "across_processes", raising(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main()
+
+
+FULL = (
+    "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 1 has a total capacity of 23.69 GiB of which 17.06 MiB is"
+    " free. Including non-PyTorch memory, this process has 23.66 GiB memory in use. See the documentation."
+)
+
+
+@pytest.mark.usefixtures("group", "ends")
+@pytest.mark.parametrize(
+    ("command", "stage", "advice"),
+    [
+        ("supernet-train", "supernet_train.run", "raise supernet.accumulate: the batch of a step stays as it is"),
+        ("search", "search.run", "lower search.batch_size and search.calibration_batch_size"),
+        ("retrain", "retrain.run", "raise retrain.accumulate: the batch of a step stays as it is"),
+        ("flops-table --latency --devices 1", "flops_table.measure_latency", "lower --latency-batch"),
+    ],
+)
+def test_a_gpu_that_is_too_small_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str, stage: str, advice: str
+) -> None:
+    monkeypatch.setattr(cli.sys, "argv", ["spos", *command.split(), "--config", "demo"])
+    monkeypatch.setattr(f"spos_cli.stages.{stage}", raising(torch.OutOfMemoryError(FULL)))
+    with pytest.raises(Ended) as ended:
+        cli.main()
+    assert ended.value.code in distributed.NO_ACCIDENT
+    said = capfd.readouterr().err
+    assert said.startswith("error: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 1 has a total capacity of 23.69")
+    assert f"17.06 MiB is free; {advice}" in said
+    assert len(said.splitlines()) == 1
