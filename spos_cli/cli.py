@@ -202,6 +202,7 @@ def across_processes(settings: Config, work: Callable[[Processes], None], too_la
 
     count = distributed.wanted(settings.devices)
     if count > 1 and not distributed.launched():
+        distributed.require_usable_gpus(settings.devices)  # else each of them would say it
         distributed.launch(count, sys.argv[1:], settings.max_restarts, lambda text: print(text, file=sys.stderr))
         return
     timeout = timedelta(minutes=settings.timeout_minutes)

@@ -104,6 +104,17 @@ def wanted(devices: int | str) -> int:
     return int(devices)
 
 
+def require_usable_gpus(devices: int | str) -> None:
+    """Raises ConfigError if GPUs are wanted that the driver counts, but that this PyTorch cannot use."""
+    gpus = torch.cuda.device_count()
+    if devices != "cpu" and gpus and not torch.cuda.is_available():
+        there, them = ("is a GPU", "it") if gpus == 1 else (f"are {gpus} GPUs", "them")
+        raise ConfigError(
+            f"there {there}, but this PyTorch ({torch.__version__}) cannot use {them}; update the driver, install"
+            " another build of PyTorch, or use --devices cpu"
+        )
+
+
 def launched() -> bool:
     """Whether a launcher has started this process as one of several."""
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
@@ -130,9 +141,11 @@ def join(devices: int | str, threads: int | None, timeout: timedelta) -> Iterato
         timeout: how long this process waits for another one before it gives up.
 
     Raises:
-        ConfigError: more processes than GPUs, where there are GPUs; or NCCL cannot connect them.
+        ConfigError: more processes than GPUs, where there are GPUs; or PyTorch cannot use them, or NCCL not connect
+            them.
         PeerLost: another process has ended, does not answer, or cannot be reached any more.
     """
+    require_usable_gpus(devices)
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     device = device_of(devices, local_size, int(os.environ.get("LOCAL_RANK", 0)))
     if threads or "OMP_NUM_THREADS" not in os.environ:

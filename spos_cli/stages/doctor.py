@@ -202,6 +202,7 @@ def check_processes(setup: Setup) -> Findings:
 def processes(setup: Setup) -> Finding:
     """How many, on which devices, with how many threads and loader workers."""
     count, config, cores = setup.count, setup.config, distributed.usable_cores()
+    distributed.require_usable_gpus(config.devices)
     devices = [distributed.device_of(config.devices, count, rank) for rank in range(count)]
     names = ", ".join(map(str, devices)) if setup.device.type == "cuda" else "cpu"
     backend = "" if count == 1 else f", messages by {'NCCL' if setup.device.type == 'cuda' else 'gloo'}"
@@ -216,7 +217,7 @@ def processes(setup: Setup) -> Finding:
             f"{count} x {setup.threads} threads wait for each other on {plural(cores, 'core')}: lower --devices or"
             f" threads, to {cores} in all"
         )
-    if torch.cuda.device_count() > (count if setup.device.type == "cuda" else 0):
+    if torch.cuda.is_available() and torch.cuda.device_count() > (count if setup.device.type == "cuda" else 0):
         advice.append("not all GPUs are used: --devices auto takes them all")
     if not torch.cuda.is_available() and shutil.which("nvidia-smi"):
         advice.append("this machine has an NVIDIA driver, but this PyTorch cannot use it: install a CUDA build for it")
@@ -368,7 +369,7 @@ def self_test(device: torch.device) -> Finding:
     try:
         errors = golden.self_test(device)
     except RuntimeError as error:  # a driver that does not fit, a GPU that this build does not know, memory in use
-        return Finding(name, "fail", f"{version}: {str(error).splitlines()[0]}", advice)
+        return Finding(name, "fail", f"{version}: {first_line(error)}", advice)
     worst, tolerance = float(np.max(list(errors.values()))), golden.TOLERANCE[device.type]
     seen = f"{version}: logits of the published model are off by {worst:.0e} of their RMS (allowed: {tolerance:.0e})"
     if not worst <= tolerance:  # NaN included
@@ -701,6 +702,9 @@ def speed(setup: Setup) -> Finding:
     except torch.OutOfMemoryError:
         advice = "raise supernet.accumulate, or use more GPUs: the batch of a step stays as it is"
         return Finding("speed", "fail", f"a batch of {size:,} images does not fit into {setup.device}", advice)
+    except RuntimeError as error:  # a device that cannot be used, or breaks down
+        advice = "check the driver, and whether this PyTorch is built for the device"
+        return Finding("speed", "fail", first_line(error), advice)
     # Processes on a CPU are faster together only as far as there are cores.
     step *= min(setup.count, max(1, cores // setup.threads)) if setup.device.type == "cpu" else setup.count
     seen = f"training: {rate(step)}, measured in batches of {size:,}"
@@ -832,6 +836,11 @@ def percent(share: float) -> str:
 def of_all(number: int, total: int) -> str:
     """`all 359`, or `200 of 50,000`."""
     return f"all {total:,}" if number == total else f"{number:,} of {total:,}"
+
+
+def first_line(error: RuntimeError) -> str:
+    """Of what PyTorch says, which may be a page."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def examples(names: Sequence[str], full: bool = False) -> str:

@@ -139,6 +139,34 @@ def test_a_gpu_that_this_build_cannot_use(monkeypatch: pytest.MonkeyPatch) -> No
     found(doctor.check_processes(setup()), "processes", "warn", "install a CUDA build")
 
 
+@pytest.fixture
+def old_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two GPUs that are counted, and a driver that this PyTorch cannot use them with."""
+
+    def refuse() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nPlease update it.")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", refuse)
+
+
+@pytest.mark.usefixtures("old_driver")
+@pytest.mark.parametrize("devices", ["auto", "2", "1"])
+def test_gpus_that_are_counted_and_cannot_be_used(spos: Spos, devices: str) -> None:
+    shown = spos.here("doctor", "--devices", devices, "--json", code=2).stdout
+    failed = {line["check"]: line for line in json.loads(shown) if line["status"] == "fail"}
+    assert set(failed) == {"processes", "self-test on cuda:0", "self-test on cuda:1", "speed"}
+    assert failed["processes"]["seen"].startswith("there are 2 GPUs, but this PyTorch")
+    assert failed["processes"]["advice"].startswith("update the driver")
+    assert failed["speed"]["seen"] == "The NVIDIA driver on your system is too old (found version 11040)."
+
+
+@pytest.mark.usefixtures("old_driver")
+def test_a_cpu_does_not_ask_for_gpus_that_cannot_be_used() -> None:
+    found(doctor.check_processes(setup("devices=cpu")), "processes", "ok", "1 process on cpu")
+
+
 # Costs
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from spos_cli import cli
+from spos_cli import cli, config
 from spos_cli.engine import distributed
 from spos_cli.engine.distributed import PeerLost, Processes
 from spos_cli.errors import ConfigError
@@ -227,3 +228,36 @@ def test_a_gpu_that_is_too_small_is_one_line(
     assert said.startswith("error: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 1 has a total capacity of 23.69")
     assert f"17.06 MiB is free; {advice}" in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("gpus", [1, 8])
+@pytest.mark.parametrize("command", ["supernet-train", "search", "retrain 0", "evaluate --weights x.pt"])
+@pytest.mark.usefixtures("group", "ends")
+def test_gpus_that_are_counted_and_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str, gpus: int
+) -> None:
+    from spos_cli.stages import weights_file
+
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(cli.sys, "argv", ["spos", *command.split(), "--config", "imagenet"])
+    content = SimpleNamespace(config=config.load(config.find("imagenet"), []).model_dump(mode="json"))
+    monkeypatch.setattr(weights_file, "read_weights", lambda path: content)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    said = capfd.readouterr().err
+    assert said.startswith(f"error: there {'is a GPU' if gpus == 1 else 'are 8 GPUs'}, but this PyTorch")
+    assert said.endswith("update the driver, install another build of PyTorch, or use --devices cpu\n")
+
+
+def test_gpus_that_cannot_be_used_end_a_launched_process_before_all_else(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="cannot use them"), distributed.join(2, 1, HOUR):
+        raise AssertionError("it has joined")
+    with distributed.join("cpu", 1, HOUR) as processes:
+        assert processes.device == torch.device("cpu")
+    assert group.done == ["join", "leave"]
