@@ -30,7 +30,7 @@ from spos_cli.data.resized import ResizedSet, free_memory, keep_in_memory
 from spos_cli.engine import distributed
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import console, track
-from spos_cli.engine.trainer import Trainer
+from spos_cli.engine.trainer import Trainer, require_compiler
 from spos_cli.errors import DataError, LimitError, SposError
 from spos_cli.models import golden
 from spos_cli.models.counting import Costs, count
@@ -190,12 +190,13 @@ def judged(check: str, seen: str, advice: Sequence[str]) -> Finding:
 
 
 def check_processes(setup: Setup) -> Findings:
-    """The processes that will run on this machine, their batches, and mixed precision."""
+    """The processes that will run on this machine, their batches, mixed precision, and compiled blocks."""
     return [
         attempt("processes", lambda: processes(setup)),
         attempt("supernet batch", lambda: batch("supernet batch", setup, setup.config.supernet)),
         attempt("retrain batch", lambda: batch("retrain batch", setup, setup.config.retrain)),
         mixed_precision(setup),
+        *compiler(setup),
     ]
 
 
@@ -251,6 +252,17 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "NO AVX", "AVX2")
+
+
+def compiler(setup: Setup) -> Findings:
+    """What blocks are compiled with, where a stage asks for it."""
+    stages = [stage for stage in ("supernet", "retrain") if getattr(setup.config, stage).compile == "blocks"]
+    seen = f"{' and '.join(stages)} blocks"
+
+    def look() -> Finding:
+        return Finding("compiler", "ok", f"{seen}, by {require_compiler(setup.device)}")
+
+    return [attempt("compiler", look)] if stages else []
 
 
 # Costs
@@ -727,7 +739,8 @@ def speed(setup: Setup) -> Finding:
 def step_rate(setup: Setup, size: int) -> float:
     """Images a second of one process in supernet steps: forward, backward, update."""
     config, device = setup.config, setup.device
-    recipe = replace(training_recipe(config.supernet), batch_size=size, accumulate=1)  # one pass is measured
+    # One pass is measured, and not the compiler.
+    recipe = replace(training_recipe(config.supernet), batch_size=size, accumulate=1, compile="off")
     if recipe.amp == "fp16" and device.type == "cpu":
         recipe = replace(recipe, amp="off")  # another check says so
     sampler = speed_sampler(setup)

@@ -99,6 +99,11 @@ def test_speed_of_a_healthy_setup(workers: int, monkeypatch: pytest.MonkeyPatch)
     assert f"by {workers} workers" in finding.seen
 
 
+def test_the_compiler_is_no_part_of_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "HEADROOM", 0.0)
+    found(doctor.check_speed(setup("supernet.compile=blocks")), "speed", "ok", "the supernet takes about")
+
+
 # Settings and the machine
 
 
@@ -165,6 +170,15 @@ def test_gpus_that_are_counted_and_cannot_be_used(spos: Spos, devices: str) -> N
 @pytest.mark.usefixtures("old_driver")
 def test_a_cpu_does_not_ask_for_gpus_that_cannot_be_used() -> None:
     found(doctor.check_processes(setup("devices=cpu")), "processes", "ok", "1 process on cpu")
+
+
+def test_a_compiler_is_looked_for_where_blocks_are_to_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "compiler" not in {finding.check for finding in doctor.check_processes(setup())}
+    wanted = setup("retrain.compile=blocks")
+    found(doctor.check_processes(wanted), "compiler", "fail", "compile: blocks needs a C++ compiler on a CPU")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name == "g++" else None)
+    monkeypatch.delenv("CXX", raising=False)
+    found(doctor.check_processes(wanted), "compiler", "ok", "retrain blocks, by g++")
 
 
 # Costs
