@@ -224,9 +224,20 @@ def device_of(devices: int | str, local_size: int, local_rank: int) -> torch.dev
     gpus = torch.cuda.device_count()
     if devices == "cpu" or gpus == 0:
         return torch.device("cpu")
+    if gpus == 1 < local_size and _sees_its_own():
+        return torch.device("cuda", 0)
     if local_size > gpus:
         raise ConfigError(f"{local_size} processes for {gpus} GPUs; use --devices {gpus} or --devices cpu")
     return torch.device("cuda", local_rank)
+
+
+def _sees_its_own() -> bool:
+    """Whether another launcher may have given this process a GPU of its own, and hidden the others.
+
+    `torchrun --virtual-local-rank` and Slurm do so. Where all see the same one, NCCL says so when it connects them.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return LAUNCHED not in os.environ and bool(visible.strip()) and "," not in visible
 
 
 class PeerLost(Exception):

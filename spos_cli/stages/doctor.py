@@ -761,6 +761,9 @@ def step_rate(setup: Setup, size: int) -> float:
     labels = torch.randint(0, setup.space.classes, (size,), generator=rng)
     jitter = config.data.augmentation.jitter
     colours = torch.tensor([[1.0, 0.0, 0.0]]).repeat(size, 1) if jitter else None
+    if device.type == "cuda":  # as the loader hands them over
+        images, labels = images.pin_memory(), labels.pin_memory()
+        colours = None if colours is None else colours.pin_memory()
     stream = itertools.repeat((images, colours, labels))
 
     def step() -> int:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,11 +15,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import Tensor
 
 from spos_cli import cli, config
 from spos_cli.data.datasets import ArraySet, FolderSet
 from spos_cli.engine import distributed
-from spos_cli.engine.trainer import Trainer
+from spos_cli.engine.trainer import Batch, Trainer
 from spos_cli.models import counting, golden, skeleton
 from spos_cli.stages import doctor
 from spos_cli.stages.common import Run
@@ -102,6 +103,28 @@ def test_speed_of_a_healthy_setup(workers: int, monkeypatch: pytest.MonkeyPatch)
 def test_the_compiler_is_no_part_of_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "HEADROOM", 0.0)
     found(doctor.check_speed(setup("supernet.compile=blocks")), "speed", "ok", "the supernet takes about")
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.4])
+def test_a_gpu_is_fed_from_pinned_memory_as_by_the_loader(monkeypatch: pytest.MonkeyPatch, jitter: float) -> None:
+    pinned: list[Tensor] = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        pinned.append(tensor)
+        return tensor
+
+    def update(stream: Iterator[Batch]) -> None:
+        assert {id(tensor) for tensor in next(stream) if tensor is not None} == set(map(id, pinned))
+
+    model = SimpleNamespace(train=lambda: None)
+    played = SimpleNamespace(update=update, model=model, step=0)
+    monkeypatch.setattr(doctor, "Trainer", lambda *arguments, **options: played)
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    wanted = setup(f"data.augmentation.jitter={jitter}")
+    wanted.device = torch.device("cuda", 0)
+    assert doctor.step_rate(wanted, 4) > 0
+    assert len(pinned) == (3 if jitter else 2)
 
 
 # Settings and the machine

@@ -261,3 +261,23 @@ def test_gpus_that_cannot_be_used_end_a_launched_process_before_all_else(
     with distributed.join("cpu", 1, HOUR) as processes:
         assert processes.device == torch.device("cpu")
     assert group.done == ["join", "leave"]
+
+
+def test_a_gpu_for_each_process_alone(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torchrun --virtual-local-rank` and Slurm show each process one GPU; `spos` itself shows all of them to all."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv(distributed.LAUNCHED, raising=False)
+    for visible in ("3", "GPU-0a1b"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        with distributed.join("auto", 1, HOUR) as processes:
+            assert processes.device == torch.device("cuda", 0)
+        group.done.clear()
+
+    for visible, launch in (("3", "by spos"), (None, None), ("3,4", None)):
+        for name, value in (("CUDA_VISIBLE_DEVICES", visible), (distributed.LAUNCHED, launch)):
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, value)
+        with pytest.raises(ConfigError, match="2 processes for 1 GPUs"), distributed.join("auto", 1, HOUR):
+            raise AssertionError("it has joined")
