@@ -182,17 +182,36 @@ def require_one_name(folder: Path | None, run_dir: str | None) -> None:
         raise ConfigError("RUN_DIR and --run-dir name the same thing; give one of them")
 
 
-def across_processes(settings: Config, work: Callable[[Processes], None]) -> None:
-    """Does the work in this process, or starts as many as the settings ask for, each with this command line."""
+# What to do where the memory of a GPU is too small.
+ACCUMULATE = "raise {}.accumulate: the batch of a step stays as it is"
+SMALLER_BATCHES = "lower search.batch_size and search.calibration_batch_size"
+
+
+def across_processes(settings: Config, work: Callable[[Processes], None], too_large: str) -> None:
+    """Does the work in this process, or starts as many as the settings ask for, each with this command line.
+
+    Args:
+        too_large: what to do if the work does not fit into the memory of a GPU.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    import torch
+
     from spos_cli.engine import distributed
 
     count = distributed.wanted(settings.devices)
     if count > 1 and not distributed.launched():
+        distributed.require_usable_gpus(settings.devices)  # else each of them would say it
         distributed.launch(count, sys.argv[1:], settings.max_restarts, lambda text: print(text, file=sys.stderr))
         return
     timeout = timedelta(minutes=settings.timeout_minutes)
-    with distributed.join(settings.devices, settings.threads, timeout) as processes:
-        work(processes)
+    try:
+        with distributed.join(settings.devices, settings.threads, timeout) as processes:
+            work(processes)
+    except torch.OutOfMemoryError as error:
+        full = ". ".join(str(error).split(". ")[:3])  # what, how much was wanted, how much there is; then numbers
+        raise ConfigError(f"{full}; {too_large}") from None
 
 
 @app.command("supernet-train")
@@ -227,7 +246,9 @@ def supernet_train(
     settings = options.load()
     from spos_cli.stages import supernet_train as stage
 
-    across_processes(settings, lambda processes: stage.run(options.run(settings), processes))
+    across_processes(
+        settings, lambda processes: stage.run(options.run(settings), processes), ACCUMULATE.format("supernet")
+    )
 
 
 @app.command("flops-table")
@@ -283,7 +304,9 @@ def flops_table(
         if settings.devices == "auto":
             settings = settings.model_copy(update={"devices": 1})  # of several GPUs the first
         run = options.run(settings)
-        across_processes(settings, lambda processes: stage.measure_latency(run, processes, latency_batch))
+        across_processes(
+            settings, lambda processes: stage.measure_latency(run, processes, latency_batch), "lower --latency-batch"
+        )
         return
     stage.run(options.run(settings), arch or [], parse_cost(flops_limit) if flops_limit else None, form)
 
@@ -345,7 +368,9 @@ def search(
     settings = options.load(search={name: value for name, value in given.items() if value is not None})
     from spos_cli.stages import search as stage
 
-    across_processes(settings, lambda processes: stage.run(options.run(settings), processes, weights, earlier))
+    across_processes(
+        settings, lambda processes: stage.run(options.run(settings), processes, weights, earlier), SMALLER_BATCHES
+    )
 
 
 @app.command("export-arch")
@@ -444,7 +469,11 @@ def retrain(
     settings = options.load()
     from spos_cli.stages import retrain as stage
 
-    across_processes(settings, lambda processes: stage.run(options.run(settings), processes, arch))
+    across_processes(
+        settings,
+        lambda processes: stage.run(options.run(settings), processes, arch),
+        f"{ACCUMULATE.format('retrain')}; for the validation lower search.batch_size",
+    )
 
 
 @app.command()
@@ -482,7 +511,9 @@ def evaluate(
     content = read_weights(weights or stage.find_weights(options.load().folder))
     settings = options.load(weights=content.config)
     across_processes(
-        settings, lambda processes: stage.run(options.run(settings), processes, content, arch, save_logits)
+        settings,
+        lambda processes: stage.run(options.run(settings), processes, content, arch, save_logits),
+        SMALLER_BATCHES,
     )
 
 
@@ -546,7 +577,11 @@ def audit(
     settings = options.load()
     from spos_cli.stages import audit as stage
 
-    across_processes(settings, lambda processes: stage.run(options.run(settings), processes, weights))
+    across_processes(
+        settings,
+        lambda processes: stage.run(options.run(settings), processes, weights),
+        f"{SMALLER_BATCHES}, or {ACCUMULATE.format('retrain')}",
+    )
 
 
 @app.command()
@@ -600,14 +635,26 @@ def doctor(
 
 def main() -> NoReturn:
     """The console script: runs a command and ends with its exit code."""
-    code = _run()
-    distributed = sys.modules.get("spos_cli.engine.distributed")
-    if distributed is not None and distributed.launched():
-        # All is written. Threads of gloo and NCCL that the interpreter's end meets half dead can abort the process.
+    try:
+        code = _run()
+    except Exception:  # a bug
+        if not _is_launched():
+            raise
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    if _is_launched():
+        # All is written. Threads of gloo and NCCL that the interpreter's end meets half dead can abort the process, and
+        # where it has failed, NCCL can make it wait for the others.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _is_launched() -> bool:
+    """Whether this is one of several processes, which may have met the others already."""
+    distributed = sys.modules.get("spos_cli.engine.distributed")
+    return distributed is not None and bool(distributed.launched())
 
 
 def _run() -> int:

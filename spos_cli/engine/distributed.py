@@ -32,7 +32,7 @@ from spos_cli.errors import ConfigError
 
 # What gloo and NCCL say of a process that is gone, and of one that does not answer.
 PEER_IS_GONE = ("Connection closed by peer", "Connection reset by peer", "remote process exited", "Broken pipe")
-PEER_IS_SILENT = ("Timed out waiting", "timed out", "timeout", "Timeout")
+PEER_IS_SILENT = ("Timed out", "timed out", "timeout", "Timeout")
 RENDEZVOUS_FORGETS = 20.0  # seconds; torchrun takes a machine for alive until three signs, 5 s apart, are missing
 LAUNCHED = "SPOS_LAUNCHED"  # a name of the launch, in the processes that `launch` starts
 ERRORS = "SPOS_ERRORS"  # the folder where they leave what it is to report
@@ -104,6 +104,17 @@ def wanted(devices: int | str) -> int:
     return int(devices)
 
 
+def require_usable_gpus(devices: int | str) -> None:
+    """Raises ConfigError if GPUs are wanted that the driver counts, but that this PyTorch cannot use."""
+    gpus = torch.cuda.device_count()
+    if devices != "cpu" and gpus and not torch.cuda.is_available():
+        there, them = ("is a GPU", "it") if gpus == 1 else (f"are {gpus} GPUs", "them")
+        raise ConfigError(
+            f"there {there}, but this PyTorch ({torch.__version__}) cannot use {them}; update the driver, install"
+            " another build of PyTorch, or use --devices cpu"
+        )
+
+
 def launched() -> bool:
     """Whether a launcher has started this process as one of several."""
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
@@ -121,15 +132,20 @@ def launch_id() -> str | None:
 def join(devices: int | str, threads: int | None, timeout: timedelta) -> Iterator[Processes]:
     """Takes this process's place among all, and leaves it at the end.
 
+    With GPUs it does so only where all has ended well: NCCL leaves a group together, and waits for those that have
+    not failed. A process that has failed is to say so and to end at once, as `cli.main` does.
+
     Args:
         devices: `auto`, `cpu` or a number, as in the config.
         threads: CPU threads of this process; None is OMP_NUM_THREADS, else an even share of the cores.
         timeout: how long this process waits for another one before it gives up.
 
     Raises:
-        ConfigError: more processes than GPUs, where there are GPUs.
-        PeerLost: another process has ended, or does not answer.
+        ConfigError: more processes than GPUs, where there are GPUs; or PyTorch cannot use them, or NCCL not connect
+            them.
+        PeerLost: another process has ended, does not answer, or cannot be reached any more.
     """
+    require_usable_gpus(devices)
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     device = device_of(devices, local_size, int(os.environ.get("LOCAL_RANK", 0)))
     if threads or "OMP_NUM_THREADS" not in os.environ:
@@ -140,12 +156,17 @@ def join(devices: int | str, threads: int | None, timeout: timedelta) -> Iterato
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    connected = ended_well = False
     try:
         dist.init_process_group(backend, timeout=timeout)
         processes = Processes(dist.get_rank(), dist.get_world_size(), device, int(os.environ.get("LOCAL_RANK", 0)))
+        if device.type == "cuda":
+            processes.sum(torch.zeros(1, device=device))  # NCCL connects when it is first used
         processes.barrier()  # nobody ends with a mistake while another is still being connected
+        connected = True
         yield processes
         processes.barrier()  # nobody leaves while another may still need it
+        ended_well = True
     except RuntimeError as error:
         if any(text in str(error) for text in PEER_IS_GONE):
             if int(os.environ["WORLD_SIZE"]) > local_size:
@@ -153,13 +174,33 @@ def join(devices: int | str, threads: int | None, timeout: timedelta) -> Iterato
                 # torchrun does not wait, but ends this process and starts it again.
                 time.sleep(RENDEZVOUS_FORGETS)
             raise PeerLost("another process has ended", silent=False) from error
-        if isinstance(error, dist.DistError) or any(text in str(error) for text in PEER_IS_SILENT):
+        if isinstance(error, dist.DistBackendError) and not _has_waited(error):
+            said = _last_line(error)
+            if not connected:
+                raise ConfigError(
+                    f"NCCL cannot connect the GPUs: {said}; mend that (NCCL_DEBUG=INFO tells more), or use --devices 1"
+                ) from error
+            raise PeerLost(f"process {os.environ['RANK']} has lost the others: {said}", silent=True) from error
+        if isinstance(error, dist.DistError) or _has_waited(error):
             waited = f"process {os.environ['RANK']} has waited {timeout} for another one (timeout_minutes)"
             raise PeerLost(f"{waited}, which hangs or cannot be reached", silent=True) from error
         raise
     finally:
-        if dist.is_initialized():
+        if dist.is_initialized() and (ended_well or device.type == "cpu"):
             dist.destroy_process_group()
+
+
+def _has_waited(error: RuntimeError) -> bool:
+    """Whether gloo, NCCL or their store has given up a process that does not answer."""
+    # A GPU gives up its own work, too: "CUDA error: the launch timed out and was terminated".
+    return "CUDA error" not in str(error) and any(text in str(error) for text in PEER_IS_SILENT)
+
+
+def _last_line(error: RuntimeError) -> str:
+    """What an error of NCCL says in the end, where it is about the cause, without PyTorch's own stack."""
+    text, _, _ = str(error).partition("Exception raised from")
+    lines = [line.strip() for line in text.splitlines()]
+    return next((line for line in reversed(lines) if line and line != "Last error:"), "it does not say why")
 
 
 def usable_cores() -> int:
@@ -183,16 +224,27 @@ def device_of(devices: int | str, local_size: int, local_rank: int) -> torch.dev
     gpus = torch.cuda.device_count()
     if devices == "cpu" or gpus == 0:
         return torch.device("cpu")
+    if gpus == 1 < local_size and _sees_its_own():
+        return torch.device("cuda", 0)
     if local_size > gpus:
         raise ConfigError(f"{local_size} processes for {gpus} GPUs; use --devices {gpus} or --devices cpu")
     return torch.device("cuda", local_rank)
+
+
+def _sees_its_own() -> bool:
+    """Whether another launcher may have given this process a GPU of its own, and hidden the others.
+
+    `torchrun --virtual-local-rank` and Slurm do so. Where all see the same one, NCCL says so when it connects them.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return LAUNCHED not in os.environ and bool(visible.strip()) and "," not in visible
 
 
 class PeerLost(Exception):
     """This process is in order, but cannot go on without another one.
 
     Attributes:
-        silent: whether the other one does not answer; else it has ended, and will have said why.
+        silent: whether this one has to say it; else the other one has ended, and will have said why.
     """
 
     def __init__(self, message: str, *, silent: bool) -> None:

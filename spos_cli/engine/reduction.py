@@ -7,6 +7,7 @@ each of them, and nothing has to be agreed on. Gradients that only earlier passe
 
 from __future__ import annotations
 
+import weakref
 from typing import Literal
 
 import torch
@@ -43,8 +44,15 @@ class GradientAverage:
         self._sent: list[tuple[dist.Work, Tensor, list[Tensor]]] = []
         if processes.world_size > 1:
             processes.copy_from_main(parameter.data for parameter in self._parameters)
+            # Python's garbage collection does not see that a hook keeps what keeps the parameters.
+            take = weakref.WeakMethod(self._take)
+
+            def hook(parameter: Tensor) -> None:
+                if (alive := take()) is not None:
+                    alive(parameter)
+
             for parameter in self._parameters:
-                parameter.register_post_accumulate_grad_hook(self._take)  # type: ignore[no-untyped-call]
+                parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     def _take(self, parameter: Tensor) -> None:
         """Backward has made a gradient."""

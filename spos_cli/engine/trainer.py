@@ -37,6 +37,8 @@ Batch = tuple[Tensor, Tensor | None, Tensor]
 
 FORMAT = "spos-checkpoint-1"
 GRAPHS = 4096  # that PyTorch may compile
+# What PyTorch compiles with: the language, the variable that names a compiler, and those that are looked for.
+COMPILERS = {"cpu": ("C++", "CXX", ("g++", "clang++")), "cuda": ("C", "CC", ("gcc", "clang"))}
 
 
 @dataclass(frozen=True)
@@ -417,10 +419,9 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
     """Lets PyTorch compile each choice block when it is first used: a graph for each of them serves all paths.
 
     Raises:
-        ConfigError: that needs a C++ compiler, and there is none.
+        ConfigError: there is no compiler.
     """
-    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise ConfigError("compile: blocks needs a C++ compiler on a CPU, such as g++, and there is none; use off")
+    require_compiler(device)
     # Blocks of one kind share their code, and PyTorch gives up on code that it has compiled eight times.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
     torch._dynamo.config.accumulated_recompile_limit = max(torch._dynamo.config.accumulated_recompile_limit, GRAPHS)
@@ -429,6 +430,32 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
     for module in model.modules():
         if isinstance(module, ChoiceBlock):
             module.compile(dynamic=False)
+
+
+def require_compiler(device: torch.device) -> str:
+    """The command of the compiler that PyTorch needs to compile blocks for a device.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    language, variable, usual = COMPILERS[device.type]
+    commands = (os.environ[variable],) if variable in os.environ else usual
+    for command in commands:
+        if shutil.which(command.partition(" ")[0]):
+            return command
+    raise ConfigError(
+        f"compile: blocks needs a {language} compiler on a {'CPU' if device.type == 'cpu' else 'GPU'}, such as"
+        f" {usual[0]}, and there is none; install one, name it in {variable}, or use off"
+    )
+
+
+def uncompiled() -> contextlib.AbstractContextManager[object]:
+    """Within, compiled blocks run as they are written.
+
+    For passes in between: PyTorch would compile each block anew for another mode, and for each other size of a batch.
+    """
+    stance: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def _moved_to(path: Path, folder: Path) -> Path:

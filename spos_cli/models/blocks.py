@@ -64,9 +64,10 @@ def _taken(tensor: Tensor, dimension: int, channels: Channels) -> Tensor:
     return tensor.index_select(dimension, channels)
 
 
-def _there(channels: Channels) -> slice | Tensor:
-    """These channels as an index; of all and of the first it is a view that it gives."""
-    return channels if isinstance(channels, Tensor) else slice(channels)
+def _of_each(values: Tensor, channels: Channels) -> Tensor:
+    """`(C,)` values of these channels; of all and of the first it is a view."""
+    # An index in brackets gives the same, but a GPU sorts it on the way back.
+    return values.index_select(0, channels) if isinstance(channels, Tensor) else values[:channels]
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -80,8 +81,7 @@ class BatchNorm(nn.BatchNorm2d):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None, "a plain average is momentum 1 / n, batch by batch"
-        there = _there(channels)
-        mean, variance = self.running_mean[there], self.running_var[there]
+        mean, variance = _of_each(self.running_mean, channels), _of_each(self.running_var, channels)
         scale, shift = self.scale_and_shift(channels) or (None, None)
         result = F.batch_norm(features, mean, variance, scale, shift, self.training, self.momentum, self.eps)
         if self.training:
@@ -96,8 +96,7 @@ class BatchNorm(nn.BatchNorm2d):
         """The learned ones of these channels, if it has some."""
         if not self.affine:
             return None
-        there = _there(channels)
-        return self.weight[there], self.bias[there]
+        return _of_each(self.weight, channels), _of_each(self.bias, channels)
 
 
 def pointwise(in_channels: int, out_channels: int, affine: bool) -> list[nn.Module]:

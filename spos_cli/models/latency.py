@@ -29,7 +29,7 @@ class Conditions:
         device: its name.
         batch: images of a call.
         threads: of the CPU.
-        dtype: of weights and images.
+        dtype: of weights and images, and what convolutions make of it.
         warm_up, rounds: calls of each block before, and measured; the medians count.
     """
 
@@ -117,11 +117,18 @@ def measure(
     spread = [[max(seconds[key]) / statistics.median(seconds[key]) for key in layer_keys] for layer_keys in keys]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return Latencies(
-        Conditions(name, batch, torch.get_num_threads()),
+        Conditions(name, batch, torch.get_num_threads(), dtype_on(device)),
         table,
         spread,
         [(arch, medians[arch], table.of(arch)) for arch in checked],
     )
+
+
+def dtype_on(device: torch.device) -> str:
+    """How float32 is computed in: convolutions of newer GPUs round their inputs to 10 bits, if that is allowed."""
+    if device.type == "cuda" and torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability(device) >= (8, 0):
+        return "float32 (TF32)"
+    return "float32"
 
 
 def _call(module: nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], object]:

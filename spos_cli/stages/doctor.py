@@ -30,7 +30,7 @@ from spos_cli.data.resized import ResizedSet, free_memory, keep_in_memory
 from spos_cli.engine import distributed
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import console, track
-from spos_cli.engine.trainer import Trainer
+from spos_cli.engine.trainer import Trainer, require_compiler
 from spos_cli.errors import DataError, LimitError, SposError
 from spos_cli.models import golden
 from spos_cli.models.counting import Costs, count
@@ -190,18 +190,20 @@ def judged(check: str, seen: str, advice: Sequence[str]) -> Finding:
 
 
 def check_processes(setup: Setup) -> Findings:
-    """The processes that will run on this machine, their batches, and mixed precision."""
+    """The processes that will run on this machine, their batches, mixed precision, and compiled blocks."""
     return [
         attempt("processes", lambda: processes(setup)),
         attempt("supernet batch", lambda: batch("supernet batch", setup, setup.config.supernet)),
         attempt("retrain batch", lambda: batch("retrain batch", setup, setup.config.retrain)),
         mixed_precision(setup),
+        *compiler(setup),
     ]
 
 
 def processes(setup: Setup) -> Finding:
     """How many, on which devices, with how many threads and loader workers."""
     count, config, cores = setup.count, setup.config, distributed.usable_cores()
+    distributed.require_usable_gpus(config.devices)
     devices = [distributed.device_of(config.devices, count, rank) for rank in range(count)]
     names = ", ".join(map(str, devices)) if setup.device.type == "cuda" else "cpu"
     backend = "" if count == 1 else f", messages by {'NCCL' if setup.device.type == 'cuda' else 'gloo'}"
@@ -216,7 +218,7 @@ def processes(setup: Setup) -> Finding:
             f"{count} x {setup.threads} threads wait for each other on {plural(cores, 'core')}: lower --devices or"
             f" threads, to {cores} in all"
         )
-    if torch.cuda.device_count() > (count if setup.device.type == "cuda" else 0):
+    if torch.cuda.is_available() and torch.cuda.device_count() > (count if setup.device.type == "cuda" else 0):
         advice.append("not all GPUs are used: --devices auto takes them all")
     if not torch.cuda.is_available() and shutil.which("nvidia-smi"):
         advice.append("this machine has an NVIDIA driver, but this PyTorch cannot use it: install a CUDA build for it")
@@ -250,6 +252,17 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "NO AVX", "AVX2")
+
+
+def compiler(setup: Setup) -> Findings:
+    """What blocks are compiled with, where a stage asks for it."""
+    stages = [stage for stage in ("supernet", "retrain") if getattr(setup.config, stage).compile == "blocks"]
+    seen = f"{' and '.join(stages)} blocks"
+
+    def look() -> Finding:
+        return Finding("compiler", "ok", f"{seen}, by {require_compiler(setup.device)}")
+
+    return [attempt("compiler", look)] if stages else []
 
 
 # Costs
@@ -368,7 +381,7 @@ def self_test(device: torch.device) -> Finding:
     try:
         errors = golden.self_test(device)
     except RuntimeError as error:  # a driver that does not fit, a GPU that this build does not know, memory in use
-        return Finding(name, "fail", f"{version}: {str(error).splitlines()[0]}", advice)
+        return Finding(name, "fail", f"{version}: {first_line(error)}", advice)
     worst, tolerance = float(np.max(list(errors.values()))), golden.TOLERANCE[device.type]
     seen = f"{version}: logits of the published model are off by {worst:.0e} of their RMS (allowed: {tolerance:.0e})"
     if not worst <= tolerance:  # NaN included
@@ -701,6 +714,9 @@ def speed(setup: Setup) -> Finding:
     except torch.OutOfMemoryError:
         advice = "raise supernet.accumulate, or use more GPUs: the batch of a step stays as it is"
         return Finding("speed", "fail", f"a batch of {size:,} images does not fit into {setup.device}", advice)
+    except RuntimeError as error:  # a device that cannot be used, or breaks down
+        advice = "check the driver, and whether this PyTorch is built for the device"
+        return Finding("speed", "fail", first_line(error), advice)
     # Processes on a CPU are faster together only as far as there are cores.
     step *= min(setup.count, max(1, cores // setup.threads)) if setup.device.type == "cpu" else setup.count
     seen = f"training: {rate(step)}, measured in batches of {size:,}"
@@ -723,7 +739,8 @@ def speed(setup: Setup) -> Finding:
 def step_rate(setup: Setup, size: int) -> float:
     """Images a second of one process in supernet steps: forward, backward, update."""
     config, device = setup.config, setup.device
-    recipe = replace(training_recipe(config.supernet), batch_size=size, accumulate=1)  # one pass is measured
+    # One pass is measured, and not the compiler.
+    recipe = replace(training_recipe(config.supernet), batch_size=size, accumulate=1, compile="off")
     if recipe.amp == "fp16" and device.type == "cpu":
         recipe = replace(recipe, amp="off")  # another check says so
     sampler = speed_sampler(setup)
@@ -744,6 +761,9 @@ def step_rate(setup: Setup, size: int) -> float:
     labels = torch.randint(0, setup.space.classes, (size,), generator=rng)
     jitter = config.data.augmentation.jitter
     colours = torch.tensor([[1.0, 0.0, 0.0]]).repeat(size, 1) if jitter else None
+    if device.type == "cuda":  # as the loader hands them over
+        images, labels = images.pin_memory(), labels.pin_memory()
+        colours = None if colours is None else colours.pin_memory()
     stream = itertools.repeat((images, colours, labels))
 
     def step() -> int:
@@ -832,6 +852,11 @@ def percent(share: float) -> str:
 def of_all(number: int, total: int) -> str:
     """`all 359`, or `200 of 50,000`."""
     return f"all {total:,}" if number == total else f"{number:,} of {total:,}"
+
+
+def first_line(error: RuntimeError) -> str:
+    """Of what PyTorch says, which may be a page."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def examples(names: Sequence[str], full: bool = False) -> str:

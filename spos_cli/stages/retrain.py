@@ -17,7 +17,7 @@ from spos_cli.engine.evaluation import evaluate
 from spos_cli.engine.metrics import Accuracy
 from spos_cli.engine.precision import autocast, prepared
 from spos_cli.engine.progress import track
-from spos_cli.engine.trainer import Trainer
+from spos_cli.engine.trainer import Trainer, uncompiled
 from spos_cli.models.counting import count
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import initialized
@@ -69,7 +69,8 @@ def train(run: Run, processes: Processes, architecture: Architecture, images: Im
         network.eval()
         batches = images.val_batches(config.search.batch_size)
         pairs = ((pixels, labels) for pixels, labels, _ in batches)
-        return evaluate(network, pairs, images.preprocess, processes.device, training.amp, processes)
+        with uncompiled():
+            return evaluate(network, pairs, images.preprocess, processes.device, training.amp, processes)
 
     def midway(network: nn.Module) -> dict[str, float]:
         accuracy = measure(network)
@@ -128,8 +129,7 @@ def last_batchnorm_pass(run: Run, model: nn.Module, images: Images, processes: P
                 yield prepared(images.preprocess, pixels, colours, processes.device)
                 task.advance()
 
-        # A compiled block would be compiled anew for each weight of a batch.
-        with autocast(processes.device, training.amp), torch.compiler.set_stance("force_eager"):
+        with autocast(processes.device, training.amp), uncompiled():
             calibrate(model, inputs(), processes)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,11 +15,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import Tensor
 
 from spos_cli import cli, config
 from spos_cli.data.datasets import ArraySet, FolderSet
 from spos_cli.engine import distributed
-from spos_cli.engine.trainer import Trainer
+from spos_cli.engine.trainer import Batch, Trainer
 from spos_cli.models import counting, golden, skeleton
 from spos_cli.stages import doctor
 from spos_cli.stages.common import Run
@@ -99,6 +100,33 @@ def test_speed_of_a_healthy_setup(workers: int, monkeypatch: pytest.MonkeyPatch)
     assert f"by {workers} workers" in finding.seen
 
 
+def test_the_compiler_is_no_part_of_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "HEADROOM", 0.0)
+    found(doctor.check_speed(setup("supernet.compile=blocks")), "speed", "ok", "the supernet takes about")
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.4])
+def test_a_gpu_is_fed_from_pinned_memory_as_by_the_loader(monkeypatch: pytest.MonkeyPatch, jitter: float) -> None:
+    pinned: list[Tensor] = []
+
+    def pin(tensor: Tensor) -> Tensor:
+        pinned.append(tensor)
+        return tensor
+
+    def update(stream: Iterator[Batch]) -> None:
+        assert {id(tensor) for tensor in next(stream) if tensor is not None} == set(map(id, pinned))
+
+    model = SimpleNamespace(train=lambda: None)
+    played = SimpleNamespace(update=update, model=model, step=0)
+    monkeypatch.setattr(doctor, "Trainer", lambda *arguments, **options: played)
+    monkeypatch.setattr(Tensor, "pin_memory", pin)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    wanted = setup(f"data.augmentation.jitter={jitter}")
+    wanted.device = torch.device("cuda", 0)
+    assert doctor.step_rate(wanted, 4) > 0
+    assert len(pinned) == (3 if jitter else 2)
+
+
 # Settings and the machine
 
 
@@ -137,6 +165,43 @@ def test_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpu_that_this_build_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi" if name == "nvidia-smi" else None)
     found(doctor.check_processes(setup()), "processes", "warn", "install a CUDA build")
+
+
+@pytest.fixture
+def old_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two GPUs that are counted, and a driver that this PyTorch cannot use them with."""
+
+    def refuse() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).\nPlease update it.")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", refuse)
+
+
+@pytest.mark.usefixtures("old_driver")
+@pytest.mark.parametrize("devices", ["auto", "2", "1"])
+def test_gpus_that_are_counted_and_cannot_be_used(spos: Spos, devices: str) -> None:
+    shown = spos.here("doctor", "--devices", devices, "--json", code=2).stdout
+    failed = {line["check"]: line for line in json.loads(shown) if line["status"] == "fail"}
+    assert set(failed) == {"processes", "self-test on cuda:0", "self-test on cuda:1", "speed"}
+    assert failed["processes"]["seen"].startswith("there are 2 GPUs, but this PyTorch")
+    assert failed["processes"]["advice"].startswith("update the driver")
+    assert failed["speed"]["seen"] == "The NVIDIA driver on your system is too old (found version 11040)."
+
+
+@pytest.mark.usefixtures("old_driver")
+def test_a_cpu_does_not_ask_for_gpus_that_cannot_be_used() -> None:
+    found(doctor.check_processes(setup("devices=cpu")), "processes", "ok", "1 process on cpu")
+
+
+def test_a_compiler_is_looked_for_where_blocks_are_to_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "compiler" not in {finding.check for finding in doctor.check_processes(setup())}
+    wanted = setup("retrain.compile=blocks")
+    found(doctor.check_processes(wanted), "compiler", "fail", "compile: blocks needs a C++ compiler on a CPU")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name == "g++" else None)
+    monkeypatch.delenv("CXX", raising=False)
+    found(doctor.check_processes(wanted), "compiler", "ok", "retrain blocks, by g++")
 
 
 # Costs

@@ -203,23 +203,43 @@ def test_different_failures_are_both_reported(finished: Spos, tmp_path: Path) ->
     assert "Traceback" not in done.stderr
 
 
+def disturbed(folder: Path, disturbance: str, *options: object) -> tuple[str, ...]:
+    """A training, each step of which is followed by a line of Python; `self` is the trainer."""
+    (folder / "sitecustomize.py").write_text(
+        "import atexit, sys, time\n"
+        "def install():\n"
+        "    import torch\n"
+        "    from spos_cli.engine.trainer import Trainer\n"
+        "    update = Trainer.update\n"
+        "    def disturbed(self, stream):\n"
+        "        update(self, stream)\n"
+        f"        {disturbance}\n"
+        "    Trainer.update = disturbed\n"
+        "if any('spos' in argument for argument in sys.orig_argv): install()\n"
+    )
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    command = f"exec env PYTHONPATH={path} {PROGRAM} supernet-train {' '.join(map(str, (*options, *ENDLESS)))}"
+    return "sh", "-c", command
+
+
+def test_a_bug_in_one_process_is_shown_though_its_interpreter_would_not_end(tmp_path: Path) -> None:
+    """As NCCL's destructor may wait for the others until they give up. They are still connected, as with NCCL."""
+    spos = Spos(tmp_path)
+    leave = "torch.distributed.destroy_process_group = lambda: None"
+    bug = f"if self.step == 20 and self.processes.rank: {leave}; atexit.register(time.sleep, 1000); 1 / 0"
+    command = disturbed(tmp_path, bug, "--devices", 2, "--max-restarts", 0)
+    with started(spos, *command) as process:
+        assert process.wait(PATIENCE) == 1, said(spos)
+    assert said(spos).count("ZeroDivisionError: division by zero") == 1
+    assert said(spos).count("Traceback") == 1
+
+
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, devices: int) -> None:
     """The step that the first one waits for never ends, since a process is stopped in it."""
     spos = Spos(tmp_path)
-    (tmp_path / "sitecustomize.py").write_text(
-        "import signal, time, sys\n"
-        "def install():\n"
-        "    from spos_cli.engine.trainer import Trainer\n"
-        "    update = Trainer.update\n"
-        "    def slow(self, stream):\n"
-        "        update(self, stream)\n"
-        "        if self.step == 20: time.sleep(1000)\n"
-        "    Trainer.update = slow\n"
-        "if any('spos' in argument for argument in sys.orig_argv): install()\n"
-    )
-    command = f"exec env PYTHONPATH={tmp_path} {PROGRAM} supernet-train --devices {devices} {' '.join(ENDLESS)}"
-    with started(spos, "sh", "-c", command) as process:
+    command = disturbed(tmp_path, "if self.step == 20: time.sleep(1000)", "--devices", devices)
+    with started(spos, *command) as process:
         until(logged(spos, 20), process)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -18,19 +19,19 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from spos_cli.engine import distributed
-from spos_cli.engine.calibration import calibrate
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.trainer import Batch, Recipe, Trainer, require_same
+from spos_cli.engine.trainer import Batch, Recipe, Trainer, compile_blocks, require_compiler, require_same
 from spos_cli.errors import ConfigError, RunError, TrainingError
-from spos_cli.models.blocks import ShuffleBlock
+from spos_cli.models.blocks import ChoiceBlock
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.options import Options
 from spos_cli.space.sampling import FairSampler, UniformSampler
-from spos_cli.space.search_space import Choice, Layer, SearchSpace, Stage
+from spos_cli.space.search_space import Choice, SearchSpace, Stage
+from tests.conftest import Spos
 from tests.engine.test_optim import SPACE
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -342,10 +343,32 @@ def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
         torch.testing.assert_close(states[1][name], tensor, rtol=1e-8, atol=1e-10)
 
 
-def test_compiling_without_a_compiler_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("device", "language"), [("cpu", r"C\+\+"), ("cuda", "C")])
+def test_compiling_without_a_compiler_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, language: str
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"C\+\+ compiler"):
-        trainer(tmp_path, compile="blocks")
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(ConfigError, match=f"needs a {language} compiler"):
+        compile_blocks(Supernet(SPACE), torch.device(device))
+
+
+@pytest.mark.parametrize(("device", "variable", "usual"), [("cpu", "CXX", "clang++"), ("cuda", "CC", "clang")])
+def test_the_compiler_that_is_named_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, variable: str, usual: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(variable, raising=False)
+    for name in (usual, "own"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    assert require_compiler(torch.device(device)) == usual
+    monkeypatch.setenv(variable, "own -O1")
+    assert require_compiler(torch.device(device)) == "own -O1"
+    monkeypatch.setenv(variable, "nothing")
+    with pytest.raises(ConfigError, match=f"name it in {variable}"):
+        require_compiler(torch.device(device))
 
 
 def train_fairly(processes: Processes, folder: Path) -> None:
@@ -385,17 +408,16 @@ def test_fair_steps_count_each_image_once(tmp_path: Path) -> None:
     assert all(0 <= line["top1"] <= 1 for line in lines)
 
 
-@pytest.mark.slow
-def test_the_last_batchnorm_pass_compiles_nothing() -> None:
-    layer = Layer(0, 4, 8, 2, 8, (), True)
-    block = ShuffleBlock(layer, True, 4, 3)
-    block.compile(dynamic=False)
-    features = torch.randn(2, 4, 8, 8)
-    block(features)
-    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    with torch.compiler.set_stance("force_eager"):
-        calibrate(block, [features] * 4)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+def test_validations_and_the_last_batchnorm_pass_compile_nothing(spos: Spos, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block of the path is compiled once, for the training."""
+
+    monkeypatch.setattr(ChoiceBlock, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))
+    monkeypatch.setattr("spos_cli.engine.trainer.require_compiler", lambda device: "none, with that backend")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    changes = {"steps": 4, "evaluate_every": 2, "compile": "blocks", "ema_decay": "null", "batchnorm_pass_steps": 2}
+    spos.here("retrain", "0,1,2,3", *(f"--set=retrain.{name}={value}" for name, value in changes.items()))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4
 
 
 WORK = (train_half, stop_on_one, count_bytes, accumulate, train_fairly)  # in this order, by both processes

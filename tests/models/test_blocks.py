@@ -11,7 +11,7 @@ from torchvision.models.mobilenetv2 import InvertedResidual as Oracle
 
 from spos_cli.engine.calibration import calibrate
 from spos_cli.errors import CheckpointError, ConfigError
-from spos_cli.models.blocks import InvertedResidual
+from spos_cli.models.blocks import BatchNorm, InvertedResidual
 from spos_cli.models.counting import count, multiply_adds, parameters
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import initialized
@@ -236,3 +236,20 @@ class Pool(torch.nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.nn.functional.avg_pool2d(features, 3, self.stride, 1).repeat(1, self.copies, 1, 1)
+
+
+def test_batchnorm_of_some_channels_sorts_nothing_on_the_way_back() -> None:
+    """Gradients of an index in brackets are sorted on a GPU; they are the same."""
+    norm = BatchNorm(6)
+    torch.nn.init.normal_(norm.weight)
+    channels, factors = torch.tensor([4, 0, 5, 2]), torch.randn(4)
+    taken = norm.scale_and_shift(channels)
+    assert taken is not None
+    assert [type(values.grad_fn).__name__ for values in taken] == ["IndexSelectBackward0"] * 2
+    (taken[0] * factors).sum().backward()
+    found = norm.weight.grad
+    norm.weight.grad = None
+    (norm.weight[channels] * factors).sum().backward()
+    assert torch.equal(taken[0], norm.weight[channels])
+    assert found is not None
+    assert torch.equal(found, norm.weight.grad)

@@ -34,7 +34,21 @@ def test_every_choice_is_measured() -> None:
     assert all(added == found.table.of(arch) for arch, _, added in found.whole)
     assert min(map(min, found.spread)) >= 1
     assert sum(rounds) == latency.WARM_UP + latency.ROUNDS
-    assert (found.conditions.batch, found.conditions.device) == (2, "cpu")
+    conditions = found.conditions
+    assert (conditions.batch, conditions.device, conditions.dtype) == (2, "cpu", "float32")
+
+
+@pytest.mark.parametrize(
+    ("generation", "allowed", "said"),
+    [((8, 0), True, "float32 (TF32)"), ((8, 6), False, "float32"), ((7, 5), True, "float32")],
+)
+def test_what_float32_is_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, generation: tuple[int, int], allowed: bool, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: generation)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=allowed):
+        assert latency.dtype_on(torch.device("cuda", 0)) == said
+        assert latency.dtype_on(torch.device("cpu")) == "float32"
 
 
 def test_every_width_is_measured() -> None:
