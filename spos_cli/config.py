@@ -219,7 +219,8 @@ class TrainingConfig(Section):
     amp: Annotated[Literal["off", "bf16", "fp16"], Off] = Field("off", description="mixed precision; fp16 needs CUDA")
     compile: Annotated[Literal["off", "blocks"], Off] = Field(
         "off",
-        description="blocks: PyTorch compiles each choice block once, when it is first used; needs a C++ compiler",
+        description="blocks: PyTorch compiles each choice block once, when it is first used; needs a C++ compiler,"
+        " or on a GPU a C one",
     )
     gradient_compression: Annotated[Literal["off", "bf16"], Off] = Field(
         "off", description="bf16: several processes send half of the bytes, with 8 bits of precision"
