@@ -625,7 +625,7 @@ def _percent(share: float, digits: int = 2) -> str:
 
 
 def _range(low: float, high: float) -> str:
-    return f"{100 * low:.1f}–{100 * high:.1f} %"
+    return f"{100 * low:.1f}–{100 * high:.1f} %" if low < high else _percent(low, 1)
 
 
 def _signed(number: float) -> str:

@@ -194,10 +194,12 @@ def test_what_an_audit_compared() -> None:
     text = text_of(Findings("a run", SPACE, search, audit=Audit(curves, **rest)))
     assert "With the same budget, evolution ends at 50.0–60.0 % (2 seeds)" in text
     assert "when it had" not in text
+    assert "random search ends at 50.0–60.0 % (2 seeds)" in text
     curves["evolution"][0] = [0.5] * 32
     text = text_of(Findings("a run", SPACE, search, audit=Audit(curves | {"random": [[0.5] * 32]}, **rest)))
     assert "With the same budget" not in text
     assert "The audit compared searches of 32 candidates, where this one has 80 now: evolution ends at" in text
+    assert "random search ends at 50.0 % (1 seed)" in text
     assert text.count("This search was audited when it had 32 candidates.") == 2  # operators, and more images
 
 
