@@ -61,9 +61,9 @@ Mistake = Callable[..., str]
 
 def count_spaces_once(patch: pytest.MonkeyPatch) -> None:
     """Commands in this process count the costs of each space once: most of the time of one that does little else."""
-    from spos_cli.stages import doctor, evaluate, flops_table, retrain, search, supernet_train
+    from spos_cli.stages import doctor, evaluate, export_arch, flops_table, retrain, search, supernet_train
 
-    for stage in (doctor, evaluate, flops_table, retrain, search, supernet_train):
+    for stage in (doctor, evaluate, export_arch, flops_table, retrain, search, supernet_train):
         patch.setattr(stage, "count", _counted)
 
 

@@ -75,10 +75,8 @@ class Run(Command):
             )
         if launch is not None and mark.exists() and mark.read_text(encoding="utf-8") == launch:
             return
-        for folder in (
-            stage,
-            *([self.audit_folder] if stage == self.search_folder else []),
-        ):  # an audit is of its search
+        # An audit is of its search.
+        for folder in [stage, self.audit_folder] if stage == self.search_folder else [stage]:
             if folder.exists():
                 self._set_aside(folder)
         if launch is not None:

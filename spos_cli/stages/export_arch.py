@@ -103,7 +103,7 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
     space = run.config.space.build()
     journal = source or run.search_folder / "journal.jsonl"
     if source is not None:
-        entries, supernet = read_candidates(source, space), None
+        entries, supernet = read_candidates(source, space, count(space)), None
     else:
         entries, supernet = Journal(journal).read_of(space), None
         if entries:

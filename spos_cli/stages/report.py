@@ -14,6 +14,7 @@ from rich.text import Text
 
 from spos_cli.config import Config
 from spos_cli.engine import checkpoint
+from spos_cli.engine.history import is_number
 from spos_cli.engine.progress import warn
 from spos_cli.engine.trainer import differing
 from spos_cli.errors import RunError, SposError, printable
@@ -27,7 +28,6 @@ from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.run_folder import Command, read_json, read_yaml, screen, settings_of
 
 SHARE = 0.02  # of a search's time that its report may take
-MAX_NUMBER = 10**18
 MENDABLE = (SposError, OSError)  # what can go wrong though there is no defect
 
 
@@ -209,7 +209,7 @@ def _winner(entries: Sequence[Entry], result: dict[str, Any], limits: dict[str, 
     The result knows what was used, but may be of a generation before the journal's end.
     """
     known: list[Entry] = []
-    with contextlib.suppress(SposError, LookupError, TypeError, ValueError):
+    with contextlib.suppress(SposError, LookupError, TypeError):
         found = Architecture.from_list(result["best"][0]["architecture"])
         known = [entry for entry in entries if entry.architecture == found]
     if known:
@@ -238,14 +238,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _whole(value: Any) -> int | None:
-    return value if type(value) is int and 0 <= value <= MAX_NUMBER else None
+    return value if type(value) is int and value >= 0 and is_number(value) else None
 
 
 def _number(value: Any) -> Number:
-    """A finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if abs(value) <= MAX_NUMBER else None
+    """A number that can be reckoned with, else None."""
+    return float(value) if is_number(value) else None
 
 
 def read_training(name: str, path: Path) -> Training | None:
@@ -275,7 +273,7 @@ def read_retrained(path: Path) -> Retrained | None:
     """What a retrained network's file says of it; None if there is none that is whole."""
     if not path.is_file():
         return None
-    with contextlib.suppress(SposError, LookupError, TypeError, ValueError, AttributeError):
+    with contextlib.suppress(SposError, LookupError, TypeError, AttributeError):
         content = checkpoint.load(path)
         arch, metrics = Architecture.from_list(content["architecture"]), content["metrics"]
         top1, images, steps = _number(metrics["top1"]), _whole(metrics["images"]), _whole(metrics["steps"])

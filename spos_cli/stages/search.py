@@ -70,7 +70,7 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     costs = count(supernet.space)
     evolution = make_evolution(run, costs)
     evolution.require_candidates()
-    begin_with = read_candidates(earlier, supernet.space) if earlier else None
+    begin_with = read_candidates(earlier, supernet.space, costs) if earlier else None
     images = Images(config, processes)
     images.check()
     with run.working_in(run.search_folder, processes):
@@ -162,8 +162,11 @@ def read_supernet(path: Path, processes: Processes, hint: bool) -> tuple[Weights
     return file, after
 
 
-def read_candidates(path: Path, space: SearchSpace) -> list[Entry]:
+def read_candidates(path: Path, space: SearchSpace, costs: Costs) -> list[Entry]:
     """The scored candidates in a file: a journal of ours, or a published search's checkpoint.
+
+    Args:
+        costs: of the space.
 
     Raises:
         RunError: there is no such file, or it is the journal of another space.
@@ -174,7 +177,6 @@ def read_candidates(path: Path, space: SearchSpace) -> list[Entry]:
             is_journal = file.read(1) == b"{"
     except OSError as error:
         raise RunError(f"cannot read {path}: {error.strerror or error}") from None
-    costs = count(space)
     if is_journal:
         entries = Journal(path).read_of(space)
         for number, entry in enumerate(entries, 1):
