@@ -17,16 +17,17 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from spos_cli import seeding
-from spos_cli.engine import checkpoint, history
+from spos_cli.engine import checkpoint, history, parallel
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.history import History, step_of
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.optim import Schedule, ema_of, sgd
+from spos_cli.engine.parallel import Compression
 from spos_cli.engine.precision import Amp, autocast, prepared
 from spos_cli.engine.progress import console, track, warn
-from spos_cli.engine.reduction import Compression, GradientAverage
 from spos_cli.engine.scalars import Scalars
 from spos_cli.engine.timing import timed
 from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
@@ -97,6 +98,7 @@ class Trainer:
         evaluate: measures the model (or its moving average) in the middle of a training.
         evaluate_every: steps between two calls of it.
         tensorboard: mirror the metrics to `tensorboard/` in the folder.
+        one_path: whether `arguments` has one path for each step, so that only its gradients are sent.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Trainer:
         evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
         evaluate_every: int = 0,
         tensorboard: bool = False,
+        one_path: bool = True,
     ) -> None:
         self.recipe, self.processes, self.name, self.folder = recipe, processes, name, folder
         self.identity, self.extra, self.seed = identity, extra or {}, seed
@@ -125,7 +128,7 @@ class Trainer:
         if recipe.amp == "fp16" and device.type != "cuda":
             raise ConfigError("amp: fp16 needs a CUDA device; use bf16 or off")
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = GradientAverage(self.model, processes, recipe.gradient_compression)
+        self.parallel = parallel.wrap(self.model, processes, recipe.gradient_compression, one_path=one_path)
         self.optimizer = sgd(self.model, recipe.momentum, recipe.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
         self.ema = ema_of(self.model, recipe.ema_decay) if recipe.ema_decay else None
@@ -210,13 +213,13 @@ class Trainer:
             labels = labels.to(device, non_blocking=True)
             images = prepared(self.preprocess, images, colours, device)
             for number, path in enumerate(arguments, 1):
-                with autocast(device, recipe.amp):
-                    logits = self.model(images, *path)
-                    loss = self.criterion(logits, labels)
-                self.average.active = micro == recipe.accumulate - 1 and number == len(arguments)
-                self.scaler.scale(loss / recipe.accumulate).backward()
+                is_last = micro == recipe.accumulate - 1 and number == len(arguments)
+                with contextlib.nullcontext() if is_last else self.without_averaging():
+                    with autocast(device, recipe.amp):
+                        logits = self.parallel(images, *path)
+                        loss = self.criterion(logits, labels)
+                    self.scaler.scale(loss / recipe.accumulate).backward()
                 self.window.add(self.step, loss.detach(), logits.detach(), labels, 1 / len(arguments))
-        self.average.finish()
         if recipe.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad_norm)
@@ -227,6 +230,12 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
             self.ema.update_parameters(self.model)
+
+    def without_averaging(self) -> contextlib.AbstractContextManager[None]:
+        """Within, gradients add up in this process; the last pass of a step averages the sums."""
+        if isinstance(self.parallel, DistributedDataParallel):
+            return self.parallel.no_sync()
+        return contextlib.nullcontext()
 
     def should_stop(self, request: StopRequest) -> bool:
         """Whether a signal has come to any process; all stop at the same step."""

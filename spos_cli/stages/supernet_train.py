@@ -60,6 +60,7 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
         preprocess=images.preprocess,
         arguments=lambda step: [(path,) for path in sampler.paths(step)],
         tensorboard=run.tensorboard,
+        one_path=training.sampler != "fair",
     )
     if processes.is_main:
         rest = f" ({len(held_out):,} more are held out for the search)" if len(held_out) else ""
