@@ -158,8 +158,8 @@ class Trainer:
         recipe, request = self.recipe, StopRequest()
         if self.step == recipe.steps:
             with self.mirrored():
+                self.make_up_evaluation()
                 return
-        self.model.train()
         stream = iter(batches(self.step))
         quiet = not self.processes.is_main
         with (
@@ -168,7 +168,9 @@ class Trainer:
             track(self.name, recipe.steps, "steps", done=self.step, quiet=quiet, dashboard=True) as task,
             timed(self.folder, self.processes, lambda: self.step, "steps"),
         ):
+            self.make_up_evaluation()
             task.rows = self.history.rows
+            self.model.train()
             while self.step < recipe.steps:
                 self.update(stream)
                 self.step += 1
@@ -182,14 +184,27 @@ class Trainer:
                     task.note = self.log()
                     task.rows = self.history.rows
                 task.advance()
-                if self.evaluate and not stopping and (last or self.step % self.evaluate_every == 0):
-                    task.phase = "validating"
-                    self.log_evaluation(self.evaluate)
-                    task.phase, task.rows = "", self.history.rows
+                # Saved first: an evaluation that fails, on a broken image say, must not cost what was trained.
                 if saving:
                     self.save_or_go_on(must=last or stopping)
                 if stopping:
                     raise Interrupted(request.number or signal.SIGTERM)
+                if self.evaluate and self.evaluation_is_due():
+                    task.phase = "validating"
+                    self.log_evaluation(self.evaluate)
+                    task.phase, task.rows = "", self.history.rows
+
+    def evaluation_is_due(self) -> bool:
+        """Tell whether the model is to be measured after the present step."""
+        return self.step == self.recipe.steps or (self.step > 0 and self.step % self.evaluate_every == 0)
+
+    def make_up_evaluation(self) -> None:
+        """Measure the model of the last checkpoint if that was due, and was interrupted or has failed."""
+        if self.evaluate is None or not self.evaluation_is_due():
+            return
+        missing = self.processes.is_main and self.history.validated != self.step  # the first process alone reads them
+        if self.processes.any(missing):
+            self.log_evaluation(self.evaluate)
 
     @contextlib.contextmanager
     def mirrored(self) -> Iterator[None]:
