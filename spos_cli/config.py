@@ -450,6 +450,12 @@ class Config(Section):
             values["data"]["store"] = "disk"  # the same images
         return values
 
+    def shared(self) -> dict[str, Any]:
+        """The fields that all processes of a command need to have alike, on whichever machines they are."""
+        values = self.portable()
+        del values["data"]["root"]
+        return {**values, "audit": self.audit.model_dump(mode="json")}
+
     def with_images_of(self, other: Config) -> Config:
         """These settings on the images and the machine of another's: how images are prepared stays as it is."""
         names = ("source", "root", "train_folder", "val_folder", *HELPERS)

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spos_cli import seeding
 from spos_cli.engine import checkpoint, history, parallel
+from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.history import History, step_of
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
@@ -327,13 +328,15 @@ class Trainer:
         """Writes `step-<n>.pt`, points `last.pt` to it and removes the oldest, from the first process.
 
         Raises:
-            TrainingError: the weights are not finite; on every process, since they are the same on all.
+            TrainingError: the weights are not finite, or not the same on all processes; on every process.
         """
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
             raise TrainingError(
                 f"{self.name}: the weights are not finite after step {self.step}; they are not saved. Lower lr, add"
                 " warmup_steps or set clip_grad_norm, and start with --fresh"
             )
+        if self.processes.world_size > 1:
+            self.require_same_weights()
         if not self.processes.is_main:
             return
         content = {
@@ -353,6 +356,15 @@ class Trainer:
             self.name_also(path, f"milestone-{self.step:08d}.pt")
         for old in sorted(self.folder.glob("step-*.pt"))[: -self.recipe.keep_checkpoints]:
             old.unlink(missing_ok=True)
+
+    def require_same_weights(self) -> None:
+        """Raises TrainingError, on all processes, if their weights have drifted apart."""
+        if not self.processes.agree(checkpoint.fingerprint(list(self.model.parameters()))):
+            raise TrainingError(
+                f"{self.name}: the processes have different weights after step {self.step}; nothing was saved since the"
+                " last checkpoint. Check that all machines have the same versions and images, and sound memory; then"
+                " run the same command: it goes on from there"
+            )
 
     def name_also(self, path: Path, name: str) -> None:
         """Gives a checkpoint another name, or makes a copy where the file system has no hard links."""
@@ -496,29 +508,6 @@ def _moved_to(path: Path, folder: Path) -> Path:
         return path.rename(aside)
     except OSError as error:
         raise RunError(f"cannot move the damaged {path} to {folder}: {error.strerror or error}") from None
-
-
-def require_same(ours: dict[str, Any], theirs: dict[str, Any], what: str) -> None:
-    """Raises RunError if `theirs`, found on the disk, was made with other settings; `what` begins the message."""
-    differences = list(differing(ours, theirs))
-    if differences:
-        raise RunError(
-            f"{what} with other settings ({'; '.join(differences[:6])});"
-            " use the same ones, another --run-dir, or --fresh to start over"
-        )
-
-
-def differing(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """The fields of `ours` that `theirs` has differently, as `supernet.lr: 0.5, was 0.1`.
-
-    Within sections, those that only `theirs` has differ too: settings that are switched off are not written down.
-    """
-    for key in [*ours, *(key for key in theirs if prefix and key not in ours)]:
-        value, other = ours.get(key), theirs.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            yield from differing(value, other, f"{prefix}{key}.")
-        elif value != other:
-            yield f"{prefix}{key}: {value!r:.60}, was {other!r:.60}"
 
 
 class Window:

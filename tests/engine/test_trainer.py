@@ -15,10 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.trainer import Batch, Recipe, Trainer, compile_blocks, require_compiler, require_same
+from spos_cli.engine.trainer import Batch, Recipe, Trainer, compile_blocks, require_compiler
 from spos_cli.errors import ConfigError, RunError, TrainingError
 from spos_cli.models.blocks import ChoiceBlock
 from spos_cli.models.skeleton import initialize
@@ -238,6 +239,24 @@ def stop_on_one(processes: Processes, folder: Path) -> None:
     (folder / f"stopped-{processes.rank}").touch()
 
 
+def drift_apart(processes: Processes, folder: Path) -> None:
+    """A bit flips in one process after the first checkpoint; the loss tells nothing."""
+    training = trainer(folder, processes)
+
+    def flipping(first: int) -> Iterator[Batch]:
+        for step, batch in enumerate(batches(first, STEPS)):
+            if step == 3 and not processes.is_main:
+                next(training.model.parameters()).data[0] += 1e-9
+            yield batch
+
+    with pytest.raises(TrainingError, match="different weights after step 4;"):
+        training.train(flipping)
+
+
+def test_weights_that_drift_apart_are_not_saved(two: Path) -> None:
+    assert [path.name for path in (two / "drift_apart").glob("step-*")] == ["step-00000002.pt"]
+
+
 def test_bad_numbers_on_one_process_stop_both(two: Path) -> None:
     assert len(list((two / "stop_on_one").glob("stopped-*"))) == 2
     assert not list((two / "stop_on_one").glob("step-*"))
@@ -368,4 +387,4 @@ def test_validations_and_the_last_batchnorm_pass_compile_nothing(spos: Spos, mon
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4
 
 
-WORK = (train_half, stop_on_one, accumulate, train_fairly)  # in this order, by both processes
+WORK = (train_half, stop_on_one, drift_apart, accumulate, train_fairly)  # in this order, by both processes
