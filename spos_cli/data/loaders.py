@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ TrainingBatch = tuple[Tensor, Tensor | None, Tensor]
 
 
 REPLACEMENTS = 20  # images that are tried for a broken one
+PREFETCH = 2  # batches that each worker makes ahead
 
 
 class BadImages:
@@ -176,6 +178,59 @@ def begin_worker(_: int) -> None:
         os.setpgrp()
 
 
+class _Piped(NamedTuple):
+    """A tensor on its way through a pipe: its numbers as they lie in memory, its shape and its strides."""
+
+    numbers: NDArray[Any]
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def _hand_over(collate: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
+    """Make a batch in a worker, with its tensors in shared memory as far as that has room.
+
+    A DataLoader moves them there later, in a thread whose errors nobody sees: it would drop the batch, and the main
+    process would wait for it for ever. What has no room goes through a pipe, which is slower.
+    """
+    batch = collate(samples)
+    return type(batch)(*map(_shared, batch)) if isinstance(batch, tuple) else batch
+
+
+def _shared(field: Any) -> Any:
+    if not isinstance(field, Tensor):
+        return field
+    try:
+        return field.share_memory_()  # type: ignore[no-untyped-call]
+    except RuntimeError:  # no room, or no more files
+        numbers = field.as_strided((field.numel(),), (1,)).numpy()
+        return _Piped(numbers, tuple(field.shape), field.stride())
+
+
+def _take_over(batch: Any) -> Any:
+    """The batch of `_hand_over`, in the main process."""
+    if not isinstance(batch, tuple):
+        return batch
+    return type(batch)(
+        *(
+            torch.from_numpy(field.numbers).as_strided(field.size, field.stride) if isinstance(field, _Piped) else field
+            for field in batch
+        )
+    )
+
+
+def shared_memory_needed(workers: int, images: int, image_size: int) -> int:
+    """Count the bytes of shared memory that batches of `images` take on their way from `workers` of one process."""
+    return PREFETCH * workers * images * 3 * image_size**2
+
+
+def shared_memory_free() -> int | None:
+    """Look up how many bytes of shared memory are free; None where the system does not tell (other than Linux)."""
+    try:
+        return shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return None
+
+
 def stream(
     dataset: Dataset[Any],
     batches: Iterable[list[Any]],
@@ -183,21 +238,26 @@ def stream(
     collate: Callable[[list[Any]], Any],
     pin_memory: bool = False,
 ) -> Iterator[Any]:
-    """Batches of a dataset's items, by `workers` processes, which end with the iterator."""
+    """Batches of a dataset's items, by `workers` processes, which end with the iterator.
+
+    What `collate` returns may be a named tuple with tensors in it.
+    """
     with warnings.catch_warnings():
         # More workers than cores is the caller's choice; torch warns about it.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
-        return iter(
+        loaded = iter(
             DataLoader(
                 dataset,
                 batch_sampler=batches,
                 num_workers=workers,
-                collate_fn=collate,
+                prefetch_factor=PREFETCH if workers else None,
+                collate_fn=functools.partial(_hand_over, collate) if workers else collate,
                 pin_memory=pin_memory and torch.cuda.is_available(),
                 worker_init_fn=begin_worker,
                 generator=torch.Generator().manual_seed(0),  # else torch draws a base seed from the global one
             )
         )
+    return map(_take_over, loaded)
 
 
 def _load(

@@ -150,6 +150,11 @@ def launched() -> bool:
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
 
 
+def processes_here() -> int:
+    """Count the processes of this launch on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def launch_id() -> str | None:
     """What all processes of a launch have in common, those that were started again included; None without one.
 
@@ -179,7 +184,7 @@ def join(
         PeerLost: another process has ended, does not answer, or cannot be reached any more.
     """
     require_usable_gpus(devices)
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    local_size = processes_here()
     device = device_of(devices, local_size, int(os.environ.get("LOCAL_RANK", 0)))
     if threads or "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(thread_count(threads, local_size))

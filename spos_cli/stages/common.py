@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,15 @@ from torch import Tensor
 from spos_cli import seeding
 from spos_cli.config import Config, TrainingConfig
 from spos_cli.data import datasets, resized
-from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, training_batches
+from spos_cli.data.loaders import (
+    BadImages,
+    TrainingBatch,
+    evaluation_batches,
+    images_per_pass,
+    shared_memory_free,
+    shared_memory_needed,
+    training_batches,
+)
 from spos_cli.data.resized import ResizedSet
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, preprocess
 from spos_cli.engine import checkpoint, distributed, lock
@@ -206,6 +215,18 @@ class Images:
         datasets.check_classes(self.train, self.val, self.config.space.classes)
         _ = self.splits
 
+    def warn_of_small_shared_memory(self, training: TrainingConfig) -> None:
+        """Say it if shared memory has no room for the batches of a training, which are then slower on their way."""
+        free, here = shared_memory_free(), distributed.processes_here()
+        size = images_per_pass(training.batch_size, self.processes.world_size, training.accumulate)
+        needed = here * shared_memory_needed(self.data.workers, size, self.size)
+        if free is not None and needed > free and self.processes.is_main:
+            warn(
+                f"/dev/shm has {in_bytes(free)} free, and batches on their way from the loader workers take up to"
+                f" {in_bytes(needed)}: what finds no room goes through slower pipes. Give it more room (docker run"
+                f" --shm-size={math.ceil(2 * needed / 2**30)}g), or lower data.workers"
+            )
+
     def batches(
         self,
         indices: NDArray[np.int64],
@@ -311,6 +332,13 @@ def only_one(pattern: Sequence[Path], what: str, hint: str) -> Path:
     if len(found) > 1:
         raise RunError(f"there are several: name one of {', '.join(str(path) for path in found)}")
     return found[0]
+
+
+def in_bytes(size: int) -> str:
+    """`1.2 GB`, `35 MB`."""
+    return (
+        f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
+    )
 
 
 def weights_seed(config: Config, purpose: str) -> int:

@@ -25,7 +25,13 @@ from spos_cli import seeding
 from spos_cli.config import TrainingConfig
 from spos_cli.data import inspection
 from spos_cli.data.datasets import UNREADABLE, FolderSet, ImageSet
-from spos_cli.data.loaders import BadImages, images_per_pass, training_batches
+from spos_cli.data.loaders import (
+    BadImages,
+    images_per_pass,
+    shared_memory_free,
+    shared_memory_needed,
+    training_batches,
+)
 from spos_cli.data.resized import ResizedSet, free_memory, keep_in_memory
 from spos_cli.engine import distributed
 from spos_cli.engine.distributed import Processes
@@ -39,7 +45,7 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import Sampler, UniformSampler
 from spos_cli.space.search_space import PUBLISHED, SearchSpace
-from spos_cli.stages.common import Images, Run, training_recipe
+from spos_cli.stages.common import Images, Run, in_bytes, training_recipe
 from spos_cli.stages.run_folder import screen
 from spos_cli.stages.supernet_train import make_sampler
 
@@ -195,6 +201,7 @@ def check_processes(setup: Setup) -> Findings:
         attempt("processes", lambda: processes(setup)),
         attempt("supernet batch", lambda: batch("supernet batch", setup, setup.config.supernet)),
         attempt("retrain batch", lambda: batch("retrain batch", setup, setup.config.retrain)),
+        shared_memory(setup),
         mixed_precision(setup),
         *compiler(setup),
     ]
@@ -231,6 +238,21 @@ def batch(check: str, setup: Setup, training: TrainingConfig) -> Finding:
     passes = f" x {training.accumulate} passes" if training.accumulate > 1 else ""
     seen = f"{training.batch_size:,} images a step = {plural(setup.count, 'process', 'processes')}{passes} x {each:,}"
     return Finding(check, "ok", seen)
+
+
+def shared_memory(setup: Setup) -> Finding:
+    """Whether batches find room on their way from loader workers; Docker gives 64 MB to a container."""
+    name, config = "shared memory", setup.config
+    size = max(map(setup.batch_per_process, (config.supernet, config.retrain)))
+    needed = setup.count * shared_memory_needed(config.data.workers, size, config.space.image_size)
+    free = shared_memory_free()
+    if not needed or free is None:
+        return Finding(name, "ok", "not used: there are no loader workers" if not needed else "this system needs none")
+    seen = f"batches on their way from the loader workers take up to {in_bytes(needed)}; {in_bytes(free)} are free"
+    if needed <= free:
+        return Finding(name, "ok", seen)
+    advice = f"give /dev/shm more room (docker run --shm-size={math.ceil(2 * needed / 2**30)}g), or lower data.workers"
+    return Finding(name, "warn", seen + ": what finds no room goes through slower pipes", advice)
 
 
 def mixed_precision(setup: Setup) -> Finding:
@@ -865,13 +887,6 @@ def examples(names: Sequence[str], full: bool = False) -> str:
         return "".join(f"\n{name}" for name in names)
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def in_bytes(size: int) -> str:
-    """`1.2 GB`, `35 MB`."""
-    return (
-        f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
-    )
 
 
 def rate(images: float) -> str:

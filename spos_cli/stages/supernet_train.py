@@ -39,6 +39,7 @@ def run(run: Run, processes: Processes) -> None:
     sampler = make_sampler(run, space)
     images = Images(config, processes)
     images.check()
+    images.warn_of_small_shared_memory(training)
     with run.working_in(run.supernet_folder, processes):
         train(run, processes, space, sampler, images)
 
