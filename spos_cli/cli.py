@@ -203,11 +203,11 @@ def across_processes(
     """
     import torch
 
-    from spos_cli.engine import distributed
+    from spos_cli.engine import accelerator, distributed
 
     count = distributed.wanted(settings.devices)
     if count > 1 and not distributed.launched():
-        distributed.require_usable_gpus(settings.devices)  # else each of them would say it
+        accelerator.require_usable(settings.devices)  # else each of them would say it
         distributed.launch(count, sys.argv[1:], settings.max_restarts, lambda text: print(text, file=sys.stderr))
         return
     timeout = timedelta(minutes=settings.timeout_minutes)

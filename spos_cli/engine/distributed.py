@@ -30,6 +30,7 @@ from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Sign
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from spos_cli.engine import accelerator
 from spos_cli.engine.differences import differing
 from spos_cli.errors import ConfigError
 
@@ -130,19 +131,8 @@ def wanted(devices: int | str) -> int:
     if devices == "cpu":
         return 1
     if devices == "auto":
-        return max(1, torch.cuda.device_count())
+        return max(1, accelerator.count())
     return int(devices)
-
-
-def require_usable_gpus(devices: int | str) -> None:
-    """Raises ConfigError if GPUs are wanted that the driver counts, but that this PyTorch cannot use."""
-    gpus = torch.cuda.device_count()
-    if devices != "cpu" and gpus and not torch.cuda.is_available():
-        there, them = ("is a GPU", "it") if gpus == 1 else (f"are {gpus} GPUs", "them")
-        raise ConfigError(
-            f"there {there}, but this PyTorch ({torch.__version__}) cannot use {them}; update the driver, install"
-            " another build of PyTorch, or use --devices cpu"
-        )
 
 
 def launched() -> bool:
@@ -183,7 +173,7 @@ def join(
             cannot use these, or NCCL not connect them.
         PeerLost: another process has ended, does not answer, or cannot be reached any more.
     """
-    require_usable_gpus(devices)
+    accelerator.require_usable(devices)
     local_size = processes_here()
     device = device_of(devices, local_size, int(os.environ.get("LOCAL_RANK", 0)))
     if threads or "OMP_NUM_THREADS" not in os.environ:
@@ -191,15 +181,13 @@ def join(
     if not launched():
         yield Processes(0, 1, device)
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    accelerator.select(device)
     connected = ended_well = False
     try:
-        dist.init_process_group(backend, timeout=timeout)
+        dist.init_process_group(accelerator.backend(device), timeout=timeout)
         processes = Processes(dist.get_rank(), dist.get_world_size(), device, int(os.environ.get("LOCAL_RANK", 0)))
         processes.require_same({"device": device.type, **(same or {})})
-        if device.type == "cuda":
+        if device.type != "cpu":
             processes.sum(torch.zeros(1, device=device))  # NCCL connects when it is first used
         processes.barrier()  # nobody ends with a mistake while another is still being connected
         connected = True
@@ -260,14 +248,14 @@ def device_of(devices: int | str, local_size: int, local_rank: int) -> torch.dev
     Raises:
         ConfigError: more processes than GPUs, where there are GPUs.
     """
-    gpus = torch.cuda.device_count()
+    gpus = accelerator.count()
     if devices == "cpu" or gpus == 0:
-        return torch.device("cpu")
+        return accelerator.CPU
     if gpus == 1 < local_size and _sees_its_own():
-        return torch.device("cuda", 0)
+        return accelerator.device(0)
     if local_size > gpus:
         raise ConfigError(f"{local_size} processes for {gpus} GPUs; use --devices {gpus} or --devices cpu")
-    return torch.device("cuda", local_rank)
+    return accelerator.device(local_rank)
 
 
 def _sees_its_own() -> bool:

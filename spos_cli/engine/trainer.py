@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spos_cli import seeding
 from spos_cli.engine import checkpoint, history, parallel
+from spos_cli.engine.accelerator import sum_dtype
 from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.history import History, step_of
@@ -40,7 +41,7 @@ Batch = tuple[Tensor, Tensor | None, Tensor]
 FORMAT = "spos-checkpoint-1"
 GRAPHS = 4096  # that PyTorch may compile
 # What PyTorch compiles with: the language, the variable that names a compiler, and those that are looked for.
-COMPILERS = {"cpu": ("C++", "CXX", ("g++", "clang++")), "cuda": ("C", "CC", ("gcc", "clang"))}
+COMPILERS = {"cpu": ("C++", "CXX", ("g++", "clang++")), "gpu": ("C", "CC", ("gcc", "clang"))}
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,8 @@ class Trainer:
         self.evaluate, self.evaluate_every = evaluate, evaluate_every
         self.tensorboard = tensorboard and processes.is_main
         device = processes.device
-        if recipe.amp == "fp16" and device.type != "cuda":
-            raise ConfigError("amp: fp16 needs a CUDA device; use bf16 or off")
+        if recipe.amp == "fp16" and device.type == "cpu":
+            raise ConfigError("amp: fp16 needs a GPU; use bf16 or off")
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parallel = parallel.wrap(self.model, processes, recipe.gradient_compression, one_path=one_path)
         self.optimizer = sgd(self.model, recipe.momentum, recipe.weight_decay)
@@ -474,7 +475,7 @@ def require_compiler(device: torch.device) -> str:
     Raises:
         ConfigError: there is none.
     """
-    language, variable, usual = COMPILERS[device.type]
+    language, variable, usual = COMPILERS["cpu" if device.type == "cpu" else "gpu"]
     commands = (os.environ[variable],) if variable in os.environ else usual
     for command in commands:
         if shutil.which(command.partition(" ")[0]):
@@ -520,7 +521,8 @@ class Window:
 
     def reset(self) -> None:
         """Begins anew."""
-        self.sums = torch.zeros(3, dtype=torch.float64, device=self.processes.device)  # images, loss, top-1
+        device = self.processes.device
+        self.sums = torch.zeros(3, dtype=sum_dtype(device), device=device)  # images, loss, top-1
         self.begin = time.monotonic()
 
     def add(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor, share: float = 1.0) -> None:

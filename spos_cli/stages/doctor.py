@@ -33,7 +33,7 @@ from spos_cli.data.loaders import (
     training_batches,
 )
 from spos_cli.data.resized import ResizedSet, free_memory, keep_in_memory
-from spos_cli.engine import distributed
+from spos_cli.engine import accelerator, distributed
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import console, track
 from spos_cli.engine.trainer import Trainer, require_compiler
@@ -210,7 +210,7 @@ def check_processes(setup: Setup) -> Findings:
 def processes(setup: Setup) -> Finding:
     """How many, on which devices, with how many threads and loader workers."""
     count, config, cores = setup.count, setup.config, distributed.usable_cores()
-    distributed.require_usable_gpus(config.devices)
+    accelerator.require_usable(config.devices)
     devices = [distributed.device_of(config.devices, count, rank) for rank in range(count)]
     names = ", ".join(map(str, devices)) if setup.device.type == "cuda" else "cpu"
     backend = "" if count == 1 else f", messages by {'NCCL' if setup.device.type == 'cuda' else 'gloo'}"
@@ -262,8 +262,8 @@ def mixed_precision(setup: Setup) -> Finding:
     used = {stage: amp for stage, amp in stages.items() if amp != "off"}
     seen = ", ".join(f"{stage} {amp}" for stage, amp in used.items()) or "off in all stages"
     half = [f"{stage}.amp" for stage, amp in used.items() if amp == "fp16"]
-    if half and device.type != "cuda":
-        return Finding(name, "fail", f"{seen}; fp16 needs a CUDA device", f"set {' and '.join(half)} to bf16 or off")
+    if half and device.type == "cpu":
+        return Finding(name, "fail", f"{seen}; fp16 needs a GPU", f"set {' and '.join(half)} to bf16 or off")
     if "bf16" in used.values() and not has_bf16(device):
         return Finding(name, "warn", f"{seen}; {device} only emulates bf16", "use off, which is faster there")
     return Finding(name, "ok", seen)

@@ -23,7 +23,7 @@ from tests.conftest import Mistake, Spos
             "no architecture is in the bins of FLOPs 290M to 300M",
         ),
         (["supernet-train", "--set", "data.holdout_per_class=500"], "data.holdout_per_class is 500"),
-        (["supernet-train", "--set", "supernet.amp=fp16"], "fp16 needs a CUDA device"),
+        (["supernet-train", "--set", "supernet.amp=fp16"], "fp16 needs a GPU"),
         (["supernet-train", "--devices", "many"], "error: --devices many: devices: should be auto, cpu or a number"),
         (["supernet-train", "--run-dir", "123", "--set", "supernet.steps=true"], "should be a number, not true"),
         (["search", "--flops-limit", "abc"], "--flops-limit abc: search.flops_limit: 'abc' is not a size"),
