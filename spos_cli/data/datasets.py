@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gzip
 import importlib.util
@@ -22,7 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from spos_cli import seeding
-from spos_cli.errors import DataError
+from spos_cli.data import levels
+from spos_cli.data.levels import ValueRange
+from spos_cli.errors import ConfigError, DataError
 
 Source = Literal["folder", "cifar10", "cifar100", "fashion_mnist", "digits"]
 Split = Literal["train", "val"]
@@ -57,11 +60,13 @@ class ImageSet(ABC):
         name: for messages.
         classes: their names, by label.
         labels: `(N,)` int64.
+        value_range: how values that are not 8 bits a channel are scaled to them.
     """
 
     name: str
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
+    value_range: ValueRange = "auto"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,6 +77,7 @@ class ImageSet(ABC):
 
         Raises:
             DataError: the file is missing or broken.
+            ConfigError: `value_range` does not fit its values.
         """
 
     @abstractmethod
@@ -82,7 +88,8 @@ class ImageSet(ABC):
 class FolderSet(ImageSet):
     """`folder/<class>/<image>`, classes and images sorted by name (as torchvision's ImageFolder has them)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, value_range: ValueRange = "auto") -> None:
+        self.value_range = value_range
         try:
             classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
         except (OSError, ValueError):  # ValueError: no name for a folder at all
@@ -104,7 +111,7 @@ class FolderSet(ImageSet):
         self.labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files]).astype(np.int64)
 
     def image(self, index: int) -> Pixels:
-        return decode(self.folder / self.paths[index])
+        return decode(self.folder / self.paths[index], self.value_range)
 
     def path(self, index: int) -> str:
         return self.paths[index]
@@ -144,37 +151,77 @@ def folders_below(top: Path) -> Iterator[tuple[str, list[str]]]:
             yield place, files
 
 
-def decode(path: Path) -> Pixels:
-    """One image file as `(H, W, 3) uint8` RGB; grey is repeated, transparency dropped, 16 bits scaled to 8.
+def decode(path: Path, value_range: ValueRange = "auto") -> Pixels:
+    """One image file as `(H, W, 3) uint8` RGB; grey is repeated, transparency dropped.
 
     JPEG files are decoded by simplejpeg if it is installed, in two thirds of PIL's time and to the same pixels.
 
+    Args:
+        value_range: which values become 0 and 255, for images whose values are not 8 bits a channel: two numbers, or
+            `dtype`, the least and the largest of their type; `auto` refuses them. Others are taken as they are.
+
     Raises:
         DataError: it is missing, broken, or so large that it must be an attack.
+        ConfigError: `value_range` does not fit its values.
     """
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
-            raise ValueError("it is no regular file")
-        pixels = _decode_fast(path) if status.st_size <= MAX_JPEG_BYTES else None
+    with _as_data_error(path):
+        pixels = _decode_fast(path) if _size_of_file(path) <= MAX_JPEG_BYTES else None
         if pixels is not None:
             return pixels
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning)  # metadata that PIL does not like
-            with Image.open(path, formats=FORMATS) as image:
-                _check_size(*image.size)
-                if image.mode == "F":
-                    raise ValueError("its pixels are floating-point numbers; convert it to 8 bits")
-                if image.mode.startswith("I"):  # 16 bits; PIL would clip them
-                    grey = np.clip(np.asarray(image, np.float64) / 257 + 0.5, 0, 255).astype(np.uint8)
-                    return np.ascontiguousarray(np.repeat(grey[..., None], 3, 2))
+        with _opened(path) as image:
+            depth = levels.depth_of(image)
+            if depth is None:
                 return np.array(image.convert("RGB"))
+            scaled = levels.to_8_bits(image, depth, value_range)
+            return scaled if scaled.ndim == 3 else np.repeat(scaled[..., None], 3, 2)
+    raise AssertionError("an image or an error")
+
+
+def measure(path: Path) -> levels.Measured | None:
+    """The range of an image file's values; None if they are 8 bits a channel, for which its header is enough.
+
+    Raises:
+        DataError: it is missing or broken.
+    """
+    with _as_data_error(path):
+        _size_of_file(path)
+        with _opened(path) as image:
+            depth = levels.depth_of(image)
+            return None if depth is None else levels.measured(image, depth)
+    raise AssertionError("a range or an error")
+
+
+def _size_of_file(path: Path) -> int:
+    """Bytes; raises ValueError for what is no file."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
+        raise ValueError("it is no regular file")
+    return status.st_size
+
+
+@contextlib.contextmanager
+def _as_data_error(path: Path) -> Iterator[None]:
+    """Whatever is wrong with an image file, as a DataError."""
+    try:
+        yield
+    except ConfigError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"{UNREADABLE}{path}: it has too many pixels to be one") from None
     except Exception as error:  # PIL raises almost anything for a broken file
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise DataError(f"{UNREADABLE}{path}: {reason}") from None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An image of PIL's, of which nothing but the header is read yet."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", category=UserWarning)  # metadata that PIL does not like
+        with Image.open(path, formats=FORMATS) as image:
+            _check_size(*image.size)
+            yield image
 
 
 def _decode_fast(path: Path) -> Pixels | None:
@@ -235,7 +282,13 @@ class ArraySet(ImageSet):
 
 
 def load(
-    source: Source, root: str | Path, split: Split, *, train_folder: str = "train", val_folder: str = "val"
+    source: Source,
+    root: str | Path,
+    split: Split,
+    *,
+    train_folder: str = "train",
+    val_folder: str = "val",
+    value_range: ValueRange = "auto",
 ) -> ImageSet:
     """Opens a data set.
 
@@ -244,13 +297,14 @@ def load(
         root: its folder; torchvision's data sets are downloaded to it where they are missing.
         split: training or validation images.
         train_folder, val_folder: of class folders, below `root`.
+        value_range: of images in class folders, see `decode`.
 
     Raises:
         DataError: images are missing or broken; the message says what was expected where.
     """
     root = Path(root)
     if source == "folder":
-        return FolderSet(root / (train_folder if split == "train" else val_folder))
+        return FolderSet(root / (train_folder if split == "train" else val_folder), value_range)
     if source == "digits":
         return digits(split)
     if source == "fashion_mnist":

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from spos_cli.data.datasets import EXTENSIONS, ArraySet, FolderSet, ImageSet, folders_below
+from spos_cli.data.datasets import EXTENSIONS, ArraySet, FolderSet, ImageSet, folders_below, measure
+from spos_cli.data.levels import Measured
 from spos_cli.data.loaders import chunks, stream
-from spos_cli.errors import DataError
+from spos_cli.errors import ConfigError, DataError
 
 Indices = NDArray[np.int64]
 Progress = Callable[[int], object]  # is told how many more are done
@@ -46,7 +47,32 @@ def _problem(images: ImageSet, index: int) -> str:
         images.image(index)
     except DataError as error:
         return str(error)
+    except ConfigError:  # it is whole; `levels_of` says more
+        return ""
     return ""
+
+
+def levels_of(
+    images: ImageSet, indices: Indices, workers: int = 0, progress: Progress = lambda done: None
+) -> list[Measured]:
+    """The range of each image's values, of those whose values are not 8 bits a channel; broken ones are left out.
+
+    Args:
+        images: of which those at `indices` are looked at. Most are known by their headers.
+        workers: processes that read.
+    """
+    if not isinstance(images, FolderSet):
+        progress(len(indices))
+        return []
+    found = _each(functools.partial(_measured, images), indices, workers, progress)
+    return [one for one in found if one is not None]
+
+
+def _measured(images: FolderSet, index: int) -> Measured | None:
+    try:
+        return measure(_file(images, index))
+    except DataError:
+        return None
 
 
 def in_both(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spos_cli import seeding
 from spos_cli.config import Config, TrainingConfig
-from spos_cli.data import datasets, resized
+from spos_cli.data import datasets, inspection, levels, resized
 from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, training_batches
 from spos_cli.data.resized import ResizedSet
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, preprocess
@@ -110,6 +110,9 @@ def in_columns(space: SearchSpace, cells: Sequence[Sequence[str]]) -> tuple[list
     return titles, [[of_layer.get(choice, "") for choice in columns] for of_layer in by_choice]
 
 
+LOOKED_AT = 16  # images of a set, before any work
+
+
 class Images:
     """The images of an experiment, and how each stage sees them.
 
@@ -129,7 +132,12 @@ class Images:
         data = self.data
         with self.processes.one_first():
             return datasets.load(
-                data.source, data.root, split, train_folder=data.train_folder, val_folder=data.val_folder
+                data.source,
+                data.root,
+                split,
+                train_folder=data.train_folder,
+                val_folder=data.val_folder,
+                value_range=data.value_range,
             )
 
     @cached_property
@@ -205,6 +213,20 @@ class Images:
         """Compares the classes of both sets and the space, and divides the training images."""
         datasets.check_classes(self.train, self.val, self.config.space.classes)
         _ = self.splits
+        self.check_levels(self.train, self.val)
+
+    def check_levels(self, *sets: datasets.ImageSet) -> None:
+        """Looks at the values of some images of each set, so that a setting that does not fit them ends no long work.
+
+        Raises:
+            ConfigError: `data.value_range` does not fit them.
+        """
+        for images in sets:
+            chosen = np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int))
+            found = inspection.levels_of(images, chosen)
+            levels.require(found, self.data.value_range)
+            for doubt in levels.doubts(found, self.data.value_range) if self.processes.is_main else ():
+                warn(f"{images.name}, {doubt}")
 
     def batches(
         self,

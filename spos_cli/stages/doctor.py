@@ -23,7 +23,7 @@ from torch import nn
 
 from spos_cli import seeding
 from spos_cli.config import TrainingConfig
-from spos_cli.data import inspection
+from spos_cli.data import inspection, levels
 from spos_cli.data.datasets import UNREADABLE, FolderSet, ImageSet
 from spos_cli.data.loaders import BadImages, images_per_pass, training_batches
 from spos_cli.data.resized import ResizedSet, free_memory, keep_in_memory
@@ -85,7 +85,7 @@ class Setup:
         threads: CPU threads of each.
         device: what the first of them computes on.
         images: of the experiment; opened when they are first asked for.
-        too_broken: whether images were found unreadable that end a stage.
+        too_broken: whether images were found, unreadable or of another range of values, that end a stage.
     """
 
     def __init__(self, run: Run, full: bool = False) -> None:
@@ -471,6 +471,7 @@ def check_data(setup: Setup) -> Findings:
         passed_over("other files", setup),
         images_in_both(setup),
         broken_images(setup),
+        values(setup),
     ]
 
 
@@ -592,6 +593,35 @@ def broken_images(setup: Setup) -> Finding:
         return Finding("unreadable images", "fail", seen, advice)
     advice = f"remove or replace them; a training passes over as many as data.bad_images, {allowed:,}, allows"
     return Finding("unreadable images", "warn", seen, advice)
+
+
+def values(setup: Setup) -> Finding:
+    """Whether the values of the images are 8 bits a channel, or `data.value_range` says how they become so."""
+    check, value_range = "range of values", setup.config.data.value_range
+    sets = {"train": setup.images.train, "val": setup.images.val}
+    if not any(isinstance(images, FolderSet) for images in sets.values()):
+        return Finding(check, "ok", "8 bits a channel, all images are in memory")
+    chosen = {
+        split: np.arange(len(images)) if setup.full else sample(setup, split, images, DECODED_SAMPLE)
+        for split, images in sets.items()
+    }
+    total, everything = sum(map(len, chosen.values())), sum(map(len, sets.values()))
+    with track("measuring values", total, "images", quiet=setup.run.as_json) as task:
+        found = [
+            one
+            for split, images in sets.items()
+            for one in inspection.levels_of(images, chosen[split], readers(), task.advance)
+        ]
+    read = f"in {of_all(total, everything)}" + ("" if total == everything else "; --full reads all")
+    if not found:
+        return Finding(check, "ok", f"8 bits a channel {read}")
+    seen = f"{len(found):,} {read}: {levels.holding(found)}, such as {found[0].path}"
+    refused = [one for one in found if not levels.fits(one.depth, value_range)]
+    if refused:
+        setup.too_broken = True  # the loader would not work either
+        alike = [one for one in refused if one.depth == refused[0].depth]
+        return Finding(check, "fail", seen, levels.advice(alike))
+    return judged(check, seen, levels.doubts(found, value_range))
 
 
 def held_out(setup: Setup, indices: Iterable[int]) -> bool:

@@ -112,6 +112,7 @@ def load_network(
         raise ConfigError(f"{weights.path} is a retrained network and has its architecture in it; leave --arch away")
     network = weights.network(run.config)
     check_classes(weights.classes, images)
+    images.check_levels(images.val)
     return network.to(device, memory_format=torch.channels_last).eval(), network.arch  # type: ignore[call-overload]
 
 

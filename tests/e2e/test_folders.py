@@ -1,0 +1,146 @@
+"""Folders of images as people have them: what is asked of them is said, and advice that is followed gets further."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from spos_cli.models import golden
+from spos_cli.stages import doctor as doctor_stage
+from tests.conftest import TINY, Mistake, Spos, count_spaces_once
+
+CLASSES = ("cat", "dog", "fox")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A space is counted once, rates are measured for a moment, and devices are another test's."""
+    count_spaces_once(monkeypatch)
+    monkeypatch.setattr(doctor_stage, "SECONDS", 0.01)
+    monkeypatch.setattr(golden, "self_test", lambda device: {"all": 0.0})
+
+
+def pixels(seed: int, most: int = 255, dtype: Any = np.uint8) -> np.ndarray:
+    noise = np.random.default_rng(seed).integers(0, most + 1, (10, 12)).astype(dtype)
+    noise[0, :2] = 0, most
+    return noise
+
+
+def save(path: Path, seed: int, most: int = 255, dtype: Any = np.uint8) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(seed, most, dtype)).save(path)
+
+
+@pytest.fixture
+def folders(spos: Spos) -> Path:
+    """`D/train` and `D/val`, with 20 and 4 images of each of three classes, and settings for them."""
+    settings = yaml.safe_load(TINY)
+    settings["space"]["classes"] = 3
+    settings["data"] |= {"source": "folder", "root": "D", "holdout_per_class": 6}
+    settings["supernet"] |= {"steps": 4, "batch_size": 6, "log_every": 2, "checkpoint_every": 2}
+    settings["retrain"] |= {"steps": 4, "batch_size": 6, "log_every": 2, "checkpoint_every": 2}
+    settings["search"] |= {"generations": 0, "calibration_images": 12, "calibration_batch_size": 6, "batch_size": 6}
+    (spos.folder / "spos.yaml").write_text(yaml.safe_dump(settings))
+    root = spos.folder / "D"
+    seeds = iter(range(1000))
+    for split, count in (("train", 20), ("val", 4)):
+        for name in CLASSES:
+            for index in range(count):
+                save(root / split / name / f"{index:02}.png", next(seeds))
+    return root
+
+
+def deepen(root: Path, most: int = 4080, split: str = "*") -> None:
+    """The same names with values of 16 bits."""
+    for seed, path in enumerate(sorted(root.glob(f"{split}/*/*.png"))):
+        save(path, seed, most, np.uint16)
+
+
+def doctor(spos: Spos, *arguments: str, code: int) -> dict[str, dict[str, str]]:
+    findings = json.loads(spos.here("doctor", "--json", *arguments, code=code).stdout)
+    return {finding["check"]: finding for finding in findings}
+
+
+# Values
+
+
+def advised(message: str) -> list[str]:
+    """The setting that a message names, as an option."""
+    found = re.search(r"set (data\.\w+): ?(\[.*?\]|[^\s,;]+)", message)
+    assert found, message
+    return ["--set", f"{found[1]}={found[2]}"]
+
+
+def test_deep_images_end_each_command_before_its_work(spos: Spos, folders: Path, mistake: Mistake) -> None:
+    deepen(folders)
+    for command in (["supernet-train"], ["retrain", "0,0,0,0"]):
+        message = mistake(*command)
+        assert "D/train/cat/00.png has 16-bit values from 0 to 4080; " in message
+        assert "dtype if all images use 0 to 65535" in message
+        assert not spos.run.exists()
+    spos.here("supernet-train", *advised(message))
+    other = ("--set", "data.value_range=dtype")
+    assert "data.value_range: 'dtype', was [0, 4095]" in mistake("supernet-train", *other), "results depend on it"
+    assert "16-bit values" in mistake("search")
+    spos.here("search", *advised(message))
+    assert "data.value_range: 'dtype', was [0, 4095]" in mistake("search", *other)
+    spos.here("retrain", "0,0,0,0", *advised(message))
+    spos.here("evaluate")  # the weights file knows
+
+
+def test_a_range_that_loses_levels_is_said(spos: Spos, folders: Path) -> None:
+    deepen(folders)
+    said = spos.here("retrain", "0,0,0,0", "--set", "data.value_range=dtype").stderr
+    assert "16-bit values from 0 to 4080: that is little of 0 to 65535, so most grey levels are lost" in said
+    assert "measured: [0, 4095]" in said
+
+
+def test_only_validation_images_that_are_deep(spos: Spos, folders: Path, mistake: Mistake) -> None:
+    spos.here("retrain", "0,0,0,0")
+    deepen(folders, split="val")
+    message = mistake("evaluate")
+    assert "D/val/cat/00.png has 16-bit values" in message
+    spos.here("evaluate", *advised(message))
+
+
+def test_doctor_measures_the_range(spos: Spos, folders: Path) -> None:
+    assert doctor(spos, code=0)["range of values"]["seen"] == "8 bits a channel in all 72"
+    deepen(folders, 3000)
+    findings = doctor(spos, code=2)
+    assert [name for name, finding in findings.items() if finding["status"] == "fail"] == ["range of values"]
+    finding = findings["range of values"]
+    assert "72 in all 72: 16-bit values from 0 to 3000, such as D/train/cat/00.png" in finding["seen"]
+    fixed = doctor(spos, *advised(finding["advice"]), code=0)
+    assert fixed["range of values"]["status"] == "ok"
+    assert fixed["speed"]["status"] != "fail"
+    for setting, said in (("dtype", "most grey levels are lost"), ("[0, 1000]", "becomes black or white")):
+        finding = doctor(spos, "--set", f"data.value_range={setting}", code=0)["range of values"]
+        assert finding["status"] == "warn"
+        assert said in finding["advice"]
+
+
+def test_one_deep_image_that_only_a_worker_meets(spos: Spos, folders: Path, mistake: Mistake) -> None:
+    for index in range(20, 300):
+        save(folders / "train" / "cat" / f"{index:03}.png", index)
+    for index in (51, 152):  # between those that are looked at
+        save(folders / "train" / "cat" / f"{index:03}.png", index, 4080, np.uint16)
+    options = ["--set", "data.workers=2", "--set", "supernet.steps=200"]
+    message = mistake("supernet-train", *options)
+    assert "has 16-bit values from 0 to 4080; " in message
+    assert "another one is taken" not in message
+    spos.here("supernet-train", *options, "--fresh", *advised(message))
+
+
+@pytest.mark.slow
+def test_several_processes_end_with_one_message(spos: Spos, folders: Path) -> None:
+    deepen(folders)
+    message = spos("supernet-train", "--devices", "2", "--set", "supernet.batch_size=12", code=2).stderr
+    assert message.count("has 16-bit values from 0 to 4080") == 1
+    assert not spos.run.exists()
