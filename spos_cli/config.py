@@ -124,7 +124,7 @@ class SpaceConfig(Section):
     """Which architectures exist."""
 
     image_size: Count = Field(224, description="side of the square input, pixels")
-    classes: Count = Field(1000, description="classes of the data set")
+    classes: Annotated[Number, Field(ge=2, le=10**12)] = Field(1000, description="classes of the data set")
     stem: StemConfig = StemConfig()
     stages: tuple[StageConfig, ...] = Field(
         (

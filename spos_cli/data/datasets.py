@@ -14,7 +14,7 @@ import warnings
 import zlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,8 @@ FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF", "GIF")
 MAX_ASPECT = 100  # long side to short side; the resize of a line of pixels to a square would fill the memory
 MAX_IDX_BYTES = 2**30
 MAX_JPEG_BYTES = 2**28  # a larger file is not read as a whole
+NAMED = 5  # classes in a message
+MAX_LEVELS = 20  # of folders that hold one folder each; a link may lead back
 UNREADABLE = "cannot read the image "  # begins the message of a broken one
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = (
@@ -86,12 +88,20 @@ class ImageSet(ABC):
 
 
 class FolderSet(ImageSet):
-    """`folder/<class>/<image>`, classes and images sorted by name (as torchvision's ImageFolder has them)."""
+    """`folder/<class>/<image>`, classes and images sorted by name (as torchvision's ImageFolder has them).
 
-    def __init__(self, folder: Path, value_range: ValueRange = "auto") -> None:
-        self.value_range = value_range
+    Hidden folders and files, whose names begin with a dot, are left out: copies and leftovers of other programs.
+
+    Args:
+        folder: of the classes.
+        value_range: see `decode`.
+        setting: what says where the folder is, such as `data.train_folder: train`, for messages.
+    """
+
+    def __init__(self, folder: Path, value_range: ValueRange = "auto", setting: str = "") -> None:
+        self.value_range, self.setting = value_range, setting
         try:
-            classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+            classes = _folders_in(folder)
         except (OSError, ValueError):  # ValueError: no name for a folder at all
             raise DataError(
                 f"there is no image folder {folder}; it should hold a folder of images for each class"
@@ -103,7 +113,7 @@ class FolderSet(ImageSet):
         empty = [name for name, paths in zip(classes, files, strict=True) if not paths]
         if empty:
             raise DataError(
-                f"{folder}: no images for {len(empty)} of {len(classes)} classes: {', '.join(empty[:5])};"
+                f"{folder}: no images for {len(empty)} of {_classes(classes)}: {_few(empty)};"
                 f" put some there ({' '.join(EXTENSIONS)}), or remove the empty folders"
             )
         self.name, self.folder, self.classes = str(folder), folder, tuple(classes)
@@ -125,7 +135,7 @@ def _images_below(folder: Path, name: str) -> Iterator[str]:
 
 
 def folders_below(top: Path) -> Iterator[tuple[str, list[str]]]:
-    """A folder and all below it, each with the names of its files.
+    """A folder and all below it, each with the names of its files; without hidden ones.
 
     Links to folders are followed, after all that is no link, but no folder is entered twice: a link may lead to a
     folder that it is in, and a few may lead to each other in millions of ways.
@@ -146,9 +156,29 @@ def folders_below(top: Path) -> Iterator[tuple[str, list[str]]]:
                 folders.clear()
                 continue
             entered.add((status.st_dev, status.st_ino))
-            folders.sort()
+            folders[:] = sorted(name for name in folders if not _is_hidden(name))
             waiting.extend(link for name in folders if (link := Path(place, name)).is_symlink())
-            yield place, files
+            yield place, [file for file in files if not _is_hidden(file)]
+
+
+def _folders_in(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted; without hidden ones."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether file managers and `ls` hide it: `.ipynb_checkpoints`, `._00.jpg`."""
+    return name.startswith(".")
+
+
+def _classes(names: Sequence[str]) -> str:
+    """`1 class`, `3 classes`."""
+    return f"{len(names):,} {'class' if len(names) == 1 else 'classes'}"
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names of many."""
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
 
 
 def decode(path: Path, value_range: ValueRange = "auto") -> Pixels:
@@ -304,7 +334,8 @@ def load(
     """
     root = Path(root)
     if source == "folder":
-        return FolderSet(root / (train_folder if split == "train" else val_folder), value_range)
+        name = train_folder if split == "train" else val_folder
+        return FolderSet(root / name, value_range, f"data.{split}_folder: {name}")
     if source == "digits":
         return digits(split)
     if source == "fashion_mnist":
@@ -419,13 +450,16 @@ def _download(name: str, root: Path, by_hand: str, *, train: bool) -> Any:
         raise DataError(f"cannot get {name} ({reason}); {by_hand}") from None
 
 
-def holdout(labels: NDArray[np.int64], per_class: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def holdout(
+    labels: NDArray[np.int64], per_class: int, seed: int, names: Sequence[str] = ()
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divides training images: those to train on, and those that candidates are scored on.
 
     Args:
         labels: `(N,)`.
         per_class: images of each class that are held out (50 for ImageNet in the paper).
         seed: of the draw; the same in every stage of a run.
+        names: of the classes, for messages.
 
     Returns:
         Indices to train on, ascending; and held-out indices with the classes in turn, so that every beginning
@@ -439,9 +473,16 @@ def holdout(labels: NDArray[np.int64], per_class: int, seed: int) -> tuple[NDArr
     members = _shuffled_members(labels, seed)
     poor = [label for label, indices in members.items() if len(indices) <= per_class]
     if poor:
+        smallest = min(poor, key=lambda label: len(members[label]))
+        least, name = len(members[smallest]), names[smallest] if names else f"class {smallest}"
         raise DataError(
-            f"data.holdout_per_class is {per_class}, but {len(poor)} classes have no more training images than that"
-            f" (class {poor[0]} has {len(members[poor[0]])}); lower it"
+            f"data.holdout_per_class is {per_class}, but {len(poor)} of {len(members)} classes have no more training"
+            f" images than that ({name} has {least}); "
+            + (
+                f"set data.holdout_per_class: {least - 1} or less"
+                if least > 1
+                else "give it more, or hold none out (data.holdout_per_class: 0 and search.split: val)"
+            )
         )
     held_out = np.stack([indices[:per_class] for indices in members.values()], 1).reshape(-1)
     return np.setdiff1d(np.arange(len(labels)), held_out), held_out
@@ -466,8 +507,9 @@ def check_classes(train: ImageSet, val: ImageSet, expected: int) -> None:
     """Compares the classes of two sets with each other and with the space.
 
     Raises:
-        DataError: they differ.
+        DataError: they differ, or there is only one.
     """
+    require_classes(train, val)
     if train.classes != val.classes:
         only_train = sorted(set(train.classes) - set(val.classes))[:5]
         only_val = sorted(set(val.classes) - set(train.classes))[:5]
@@ -476,6 +518,40 @@ def check_classes(train: ImageSet, val: ImageSet, expected: int) -> None:
             f" {only_val}"
         )
     if len(train.classes) != expected:
+        folders = ", or remove the folders that are no classes" if isinstance(train, FolderSet) else ""
         raise DataError(
-            f"{train.name} has {len(train.classes)} classes, but space.classes is {expected}; set it to that"
+            f"{train.name} has {_classes(train.classes)} ({_few(train.classes)}), but space.classes is {expected}; set"
+            f" space.classes: {len(train.classes)}{folders}"
         )
+
+
+def require_classes(*sets: ImageSet) -> None:
+    """Refuses sets of one class, for which every network is right.
+
+    Raises:
+        DataError: there are some; if there is a level of folders too much, the message says which settings skip it.
+    """
+    alone = [images for images in sets if len(images.classes) < 2]
+    if not alone:
+        return
+    seen, advice = [], []
+    for images in alone:
+        lone, inner = _lone_levels(images.folder) if isinstance(images, FolderSet) else ("", [])
+        if isinstance(images, FolderSet) and inner:
+            seen.append(f"{images.name} holds one folder only, {lone}, which holds {_few(inner)}")
+            advice.append(f"set {images.setting}/{lone}" if images.setting else f"name {images.folder / lone}")
+        else:
+            seen.append(f"{images.name} has 1 class only ({_few(images.classes)})")
+            advice.append(f"put the images of each class into {images.name}/<class>/, of two classes or more")
+    raise DataError(f"{' and '.join(seen)}; {' and '.join(dict.fromkeys(advice))}")
+
+
+def _lone_levels(folder: Path) -> tuple[str, list[str]]:
+    """The levels below a folder that are one folder each, and the folders in the last of them."""
+    lone = Path()
+    for _ in range(MAX_LEVELS):
+        inner = _folders_in(folder / lone)
+        if len(inner) != 1:
+            return lone.as_posix(), inner
+        lone /= inner[0]
+    return "", []

@@ -139,14 +139,14 @@ def place(images: ImageSet, index: int) -> str:
 def passed_over(images: FolderSet) -> list[str]:
     """Files in the folders of a set that are no images of it: of an unknown kind, or in no class folder.
 
-    Hidden files and those that file managers leave behind are not counted.
+    Hidden folders and files, and those that file managers leave behind, are not counted.
     """
     found = []
     for folder, files in folders_below(images.folder):
         in_a_class = Path(folder) != images.folder
         for name in files:
             known = in_a_class and name[name.rfind(".") :].lower() in EXTENSIONS
-            if not known and not name.startswith(".") and name.lower() not in OF_A_SYSTEM:
+            if not known and name.lower() not in OF_A_SYSTEM:
                 found.append(str(Path(folder) / name))
     return sorted(found)
 

@@ -153,7 +153,7 @@ class Images:
     @cached_property
     def splits(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Indices of the training images without the held-out ones, and of those; the same in all stages."""
-        return datasets.holdout(self.train.labels, self.data.holdout_per_class, self.config.seed)
+        return datasets.holdout(self.train.labels, self.data.holdout_per_class, self.config.seed, self.train.classes)
 
     @cached_property
     def to_augment(self) -> datasets.ImageSet:

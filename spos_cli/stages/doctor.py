@@ -24,7 +24,7 @@ from torch import nn
 from spos_cli import seeding
 from spos_cli.config import TrainingConfig
 from spos_cli.data import inspection, levels
-from spos_cli.data.datasets import UNREADABLE, FolderSet, ImageSet
+from spos_cli.data.datasets import UNREADABLE, FolderSet, ImageSet, require_classes
 from spos_cli.data.loaders import BadImages, images_per_pass, training_batches
 from spos_cli.data.resized import ResizedSet, free_memory, keep_in_memory
 from spos_cli.engine import distributed
@@ -466,7 +466,7 @@ def check_data(setup: Setup) -> Findings:
         prepared,
         class_sizes("training images", train),
         class_sizes("validation images", val),
-        classes(train, val, setup.space.classes),
+        attempt("classes", lambda: classes(train, val, setup.space.classes)),
         attempt("search split", lambda: search_split(setup)),
         passed_over("other files", setup),
         images_in_both(setup),
@@ -497,7 +497,8 @@ def class_sizes(check: str, images: ImageSet) -> Finding:
 
 
 def classes(train: ImageSet, val: ImageSet, expected: int) -> Finding:
-    """Whether both sets and the space have the same classes."""
+    """Whether both sets and the space have the same classes, and more than one."""
+    require_classes(train, val)
     alone = {
         "training": sorted(set(train.classes) - set(val.classes)),
         "validation": sorted(set(val.classes) - set(train.classes)),
@@ -508,8 +509,10 @@ def classes(train: ImageSet, val: ImageSet, expected: int) -> Finding:
         )
         return Finding("classes", "fail", seen, f"give the folders of {train.name} and {val.name} the same names")
     if len(train.classes) != expected:
+        found = f"{plural(len(train.classes), 'class', 'classes')} ({examples(train.classes)})"
         advice = f"set space.classes={len(train.classes)}"
-        return Finding("classes", "fail", f"{len(train.classes)}, but space.classes is {expected}", advice)
+        advice += ", or remove the folders that are no classes" if isinstance(train, FolderSet) else ""
+        return Finding("classes", "fail", f"{found}, but space.classes is {expected}", advice)
     return Finding("classes", "ok", f"the same {expected:,} in training and validation, as space.classes says")
 
 

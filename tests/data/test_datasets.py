@@ -16,7 +16,7 @@ from PIL import Image
 from skimage import data as photographs
 from torchvision.datasets import ImageFolder
 
-from spos_cli.data import datasets
+from spos_cli.data import datasets, inspection
 from spos_cli.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -52,7 +52,7 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no class folders"):
         datasets.load("folder", tmp_path, "train")
     (tmp_path / "train" / "empty").mkdir()
-    with pytest.raises(DataError, match="no images for 1 of 1 classes: empty"):
+    with pytest.raises(DataError, match="no images for 1 of 1 class: empty"):
         datasets.load("folder", tmp_path, "train")
 
 
@@ -186,8 +186,14 @@ def test_holdout_is_balanced_and_disjoint() -> None:
     again = datasets.holdout(labels, 10, seed=3)
     assert np.array_equal(again[1], held_out)
     assert not np.array_equal(datasets.holdout(labels, 10, seed=4)[1], held_out)
-    with pytest.raises(DataError, match=r"data\.holdout_per_class is 90"):
-        datasets.holdout(labels, 90, seed=3)
+    sizes = np.bincount(labels)
+    with pytest.raises(DataError, match=r"data\.holdout_per_class is 90") as raised:
+        datasets.holdout(labels, 90, 3, "abcdefg")
+    smallest, least = "abcdefg"[sizes.argmin()], sizes.min()
+    assert f"({smallest} has {least}); set data.holdout_per_class: {least - 1} or less" in str(raised.value)
+    datasets.holdout(labels, sizes.min() - 1, seed=3)
+    with pytest.raises(DataError, match=r"class 1 has 1\); .*search\.split: val"):
+        datasets.holdout(np.array([0, 0, 1]), 1, seed=3)
 
 
 def test_interleave_takes_the_classes_in_turn() -> None:
@@ -202,8 +208,12 @@ def test_classes_are_compared(tmp_path: Path) -> None:
     other = datasets.load("folder", tree(tmp_path / "b", ("cat", "cow")), "val")
     with pytest.raises(DataError, match=r"only in the first \['dog'\], only in the second \['cow'\]"):
         datasets.check_classes(one, other, 2)
-    with pytest.raises(DataError, match=r"has 2 classes, but space\.classes is 3"):
+    with pytest.raises(DataError, match=r"has 2 classes \(cat, dog\), but space\.classes is 3; set space\.classes: 2"):
         datasets.check_classes(one, one, 3)
+    many = datasets.load("digits", ".", "train")
+    with pytest.raises(DataError, match=r"has 10 classes \(0, 1, 2, 3, 4, \.\.\.\), but space\.classes is 3") as raised:
+        datasets.check_classes(many, many, 3)
+    assert "folders" not in str(raised.value)
     datasets.check_classes(one, one, 2)
 
 
@@ -217,6 +227,51 @@ def test_a_folder_is_read_as_torchvision_does(image_root: Path) -> None:
     for index, (file, _) in enumerate(oracle.samples):
         assert images.path(index) == str(Path(file).relative_to(image_root / "train"))
         assert np.array_equal(images.image(index), np.asarray(oracle[index][0]))
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    """Every network is right about it."""
+    one, two = (datasets.load("folder", tree(tmp_path / str(n), ("cat", "dog")[:n]), "train") for n in (1, 2))
+    for train, val in ((one, one), (one, two), (two, one)):
+        with pytest.raises(DataError, match=r"has 1 class only \(cat\); put the images of each class into .*<class>/"):
+            datasets.check_classes(train, val, 1)
+
+
+def test_levels_that_are_too_many_are_named(tmp_path: Path) -> None:
+    lone = tree(tmp_path / "train" / "images").rename(tmp_path / "moved")  # moved/train/cat, moved/val/cat
+    (tmp_path / "D" / "train" / "a").mkdir(parents=True)
+    (lone / "train").rename(tmp_path / "D" / "train" / "a" / "b")
+    (tmp_path / "D" / "train" / ".cache").mkdir()
+    train = datasets.load("folder", tmp_path / "D", "train")
+    val = datasets.load("folder", lone, "val")
+    for other in (val, train):
+        with pytest.raises(DataError, match=r"holds one folder only, a/b, which holds cat, dog; ") as raised:
+            datasets.require_classes(other, train)
+        assert str(raised.value).endswith("set data.train_folder: train/a/b")
+    below = datasets.load("folder", tmp_path / "D", "train", train_folder="train/a/b")
+    datasets.check_classes(below, val, 2)
+
+
+def test_a_link_that_leads_back_is_no_level(tmp_path: Path) -> None:
+    tree(tmp_path, ("cat",))
+    for path in (tmp_path / "train" / "cat").iterdir():
+        path.rename(tmp_path / "train" / path.name)
+    (tmp_path / "train" / "cat" / "again").symlink_to(tmp_path / "train")
+    with pytest.raises(DataError, match="1 class only"):
+        datasets.require_classes(datasets.load("folder", tmp_path, "train"))
+
+
+@pytest.mark.parametrize(
+    "hidden", ["cat/._0.JPEG", "cat/.0.JPEG", ".ipynb_checkpoints/0.JPEG", "cat/.ipynb_checkpoints/0-checkpoint.JPEG"]
+)
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path, hidden: str) -> None:
+    before = datasets.FolderSet(tree(tmp_path / ".data") / "train")
+    (tmp_path / ".data" / "train" / hidden).parent.mkdir(exist_ok=True)
+    Image.fromarray(PHOTO).save(tmp_path / ".data" / "train" / hidden)
+    after = datasets.FolderSet(tmp_path / ".data" / "train")
+    assert (after.classes, after.paths) == (before.classes, before.paths) == (("cat", "dog"), after.paths)
+    assert len(after) == 4
+    assert inspection.passed_over(after) == []
 
 
 def test_one_class_without_images_is_named(image_root: Path) -> None:

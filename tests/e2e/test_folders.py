@@ -68,6 +68,88 @@ def doctor(spos: Spos, *arguments: str, code: int) -> dict[str, dict[str, str]]:
     return {finding["check"]: finding for finding in findings}
 
 
+# Classes
+
+
+def level(root: Path, split: str) -> None:
+    """Moves the classes one level down, into `images`."""
+    (root / split).rename(root / "images")
+    (root / split).mkdir()
+    (root / "images").rename(root / split / "images")
+
+
+@pytest.mark.parametrize("splits", [("train",), ("val",), ("train", "val")])
+def test_a_level_too_many_and_what_to_set(spos: Spos, folders: Path, mistake: Mistake, splits: tuple[str, ...]) -> None:
+    for split in splits:
+        level(folders, split)
+    commands = [["supernet-train"], ["retrain", "0,0,0,0"]]
+    messages = [mistake(*command, *more) for command in commands for more in ([], ["--set", "space.classes=3"])]
+    finding = doctor(spos, code=2)["classes"]
+    assert finding["status"] == "fail"
+    for message in [*messages, f"{finding['seen']}; {finding['advice']}"]:
+        assert all(f"D/{split} holds one folder only, images, which holds cat, dog, fox" in message for split in splits)
+        advice = [
+            part for found in re.findall(r"data\.\w+: \S+", message) for part in ("--set", found.replace(": ", "="))
+        ]
+        assert len(advice) == 2 * len(splits)
+    spos.here("supernet-train", *advice)
+    assert doctor(spos, *advice, code=0)["classes"]["status"] == "ok"
+    spos.here("search", *advice)
+    spos.here("retrain", "0,0,0,0", *advice)
+    if "val" in splits:
+        assert "D/val holds one folder only" in mistake("evaluate", "--set", "data.val_folder=val")
+    spos.here("evaluate")  # the weights file knows
+
+
+def test_one_class_is_an_error_in_every_command(spos: Spos, folders: Path, mistake: Mistake) -> None:
+    spos.here("supernet-train")
+    spos.here("search")
+    spos.here("retrain", "0,0,0,0")
+    for split in ("train", "val"):
+        for name in ("dog", "fox"):
+            (folders / split / name).rename(folders / f"{split}-{name}")
+    supernet = ["evaluate", "--weights", "runs/tiny/supernet/last.pt", "--arch", "0,0,0,0"]
+    for command in (["supernet-train"], ["search"], ["retrain", "0,0,0,0"], ["audit"], ["evaluate"], supernet):
+        for fresh in ([], ["--fresh"]) if command[0] in ("supernet-train", "retrain") else ([],):
+            assert "has 1 class only (cat); put the images of each class into D/" in mistake(*command, *fresh)
+    finding = doctor(spos, code=2)["classes"]
+    assert finding["status"] == "fail"
+    assert "1 class only (cat)" in finding["seen"]
+    assert "<class>/" in finding["advice"]
+
+
+def test_another_number_of_classes_names_them(spos: Spos, folders: Path, mistake: Mistake) -> None:
+    message = mistake("retrain", "0,0,0,0", "--set", "space.classes=4")
+    assert "D/train has 3 classes (cat, dog, fox), but space.classes is 4; " in message
+    finding = doctor(spos, "--set", "space.classes=4", code=2)["classes"]
+    assert "3 classes (cat, dog, fox), but space.classes is 4" in finding["seen"]
+    found = re.search(r"set (space\.classes): (\d+)", message)
+    assert found
+    spos.here("retrain", "0,0,0,0", "--set", f"{found[1]}={found[2]}")
+
+
+def test_a_class_that_is_too_small_is_named(spos: Spos, folders: Path, mistake: Mistake) -> None:
+    for index in range(5, 20):
+        (folders / "train" / "dog" / f"{index:02}.png").unlink()
+    message = mistake("supernet-train")
+    assert "1 of 3 classes have no more training images than that (dog has 5)" in message
+    found = re.search(r"set (data\.holdout_per_class): (\d+)", message)
+    assert found
+    spos.here("supernet-train", "--set", f"{found[1]}={found[2]}")
+
+
+def test_hidden_folders_and_files_change_nothing(spos: Spos, folders: Path) -> None:
+    first = spos.here("retrain", "0,0,0,0", "--run-dir", "one").stdout
+    for place in ("train/.ipynb_checkpoints", "train/cat/.ipynb_checkpoints", "val/.Trash"):
+        save(folders / place / "00-checkpoint.png", 1)
+    (folders / "val" / "cat" / "._00.png").write_bytes(b"\0\5\26\7")
+    second = spos.here("retrain", "0,0,0,0", "--run-dir", "two").stdout
+    assert second == first.replace("one", "two")
+    findings = doctor(spos, code=0)
+    assert findings["other files"]["status"] == findings["classes"]["status"] == "ok"
+    assert findings["training images"]["seen"] == "60 of 3 classes, 20 each"
+
+
 # Values
 
 
