@@ -13,7 +13,7 @@ import struct
 import warnings
 import zlib
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -31,9 +31,12 @@ Source = Literal["folder", "cifar10", "cifar100", "fashion_mnist", "digits"]
 Split = Literal["train", "val"]
 Pixels = NDArray[np.uint8]
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff")
-# PIL would know a file by its content, whatever its name is, and runs Ghostscript for EPS.
-FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF", "GIF")
+# Pictures of pixels. PIL would know a file by its content, whatever its name is, and it runs Ghostscript for EPS; so it
+# may not try documents, drawings, icons and data sets. MPO is JPEG to it; TGA has no signature.
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "PPM", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000", "QOI", "TGA")
+FEATURES = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}  # which PIL may have been built without
+OF_A_SYSTEM = ("thumbs.db", "desktop.ini")  # what file managers leave behind
+OUTSIDE = "in no class folder"
 MAX_ASPECT = 100  # long side to short side; the resize of a line of pixels to a square would fill the memory
 MAX_IDX_BYTES = 2**30
 MAX_JPEG_BYTES = 2**28  # a larger file is not read as a whole
@@ -86,6 +89,10 @@ class ImageSet(ABC):
     def path(self, index: int) -> str:
         """Where the image is, below the folder of the set; or a name for it, like `digits/train/17`."""
 
+    def is_gone(self) -> bool:
+        """Whether there is nothing to read from any more."""
+        return False
+
 
 class FolderSet(ImageSet):
     """`folder/<class>/<image>`, classes and images sorted by name (as torchvision's ImageFolder has them).
@@ -96,6 +103,9 @@ class FolderSet(ImageSet):
         folder: of the classes.
         value_range: see `decode`.
         setting: what says where the folder is, such as `data.train_folder: train`, for messages.
+
+    Attributes:
+        passed_over: how many files there are beside the images, by kind.
     """
 
     def __init__(self, folder: Path, value_range: ValueRange = "auto", setting: str = "") -> None:
@@ -109,13 +119,16 @@ class FolderSet(ImageSet):
             ) from None
         if not classes:
             raise DataError(f"{folder} holds no class folders; images belong in {folder}/<class>/")
-        files = [sorted(_images_below(folder, name)) for name in classes]
+        self.passed_over = Counter[str]()
+        files = [sorted(_images_below(folder, name, self.passed_over)) for name in classes]
         empty = [name for name, paths in zip(classes, files, strict=True) if not paths]
         if empty:
+            others = f"; of other kinds: {kinds(self.passed_over)}" if self.passed_over else ""
             raise DataError(
-                f"{folder}: no images for {len(empty)} of {_classes(classes)}: {_few(empty)};"
-                f" put some there ({' '.join(EXTENSIONS)}), or remove the empty folders"
+                f"{folder}: no images for {len(empty)} of {_classes(classes)}: {_few(empty)}{others};"
+                f" put some there ({' '.join(sorted(extensions()))}), or remove the empty folders"
             )
+        self.passed_over[OUTSIDE] = sum(_counts(entry.name) for entry in folder.iterdir() if entry.is_file())
         self.name, self.folder, self.classes = str(folder), folder, tuple(classes)
         self.paths = [path for paths in files for path in paths]
         self.labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files]).astype(np.int64)
@@ -126,12 +139,62 @@ class FolderSet(ImageSet):
     def path(self, index: int) -> str:
         return self.paths[index]
 
+    def is_gone(self) -> bool:
+        return not os.path.isdir(self.folder)  # noqa: PTH112  (a Path would raise what a lost file system says)
 
-def _images_below(folder: Path, name: str) -> Iterator[str]:
-    """Paths below `folder` of a class's images; text, since a million Path objects would fill a gigabyte."""
+
+def _images_below(folder: Path, name: str, passed_over: Counter[str]) -> Iterator[str]:
+    """Paths below `folder` of a class's images; text, since a million Path objects would fill a gigabyte.
+
+    Args:
+        passed_over: counts the other files by kind.
+    """
     for place, files in folders_below(folder / name):
         below = Path(place).relative_to(folder)
-        yield from (f"{below}/{file}" for file in files if file[file.rfind(".") :].lower() in EXTENSIONS)
+        for file in files:
+            if is_image(file):
+                yield f"{below}/{file}"
+            elif _counts(file):
+                passed_over[_kind(file) or "without an ending"] += 1
+
+
+@functools.lru_cache(maxsize=1)
+def formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that the installed PIL can decode."""
+    Image.init()
+    supported = features.get_supported()
+    return tuple(
+        name for name in FORMATS if name in Image.OPEN and (name not in FEATURES or FEATURES[name] in supported)
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def extensions() -> frozenset[str]:
+    """The endings of names of images, in small letters: those that PIL has for `formats`."""
+    readable = {*formats(), "MPO"}
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in readable)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of an image that can be read."""
+    return _kind(name) in extensions()
+
+
+def _kind(name: str) -> str:
+    """The ending of a file's name: `.jpg`."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122  (there may be a million)
+
+
+def _counts(name: str) -> bool:
+    """Whether somebody may miss a file that is passed over."""
+    return not _is_hidden(name) and name.lower() not in OF_A_SYSTEM
+
+
+def kinds(files: Counter[str]) -> str:
+    """`40 .txt, 3 .heic`: the most frequent kinds."""
+    listed = [f"{count:,} {kind}" for kind, count in files.most_common(NAMED) if count]
+    rest = files.total() - sum(count for _, count in files.most_common(NAMED))
+    return ", ".join(listed) + (f" and {rest:,} more" if rest else "")
 
 
 def folders_below(top: Path) -> Iterator[tuple[str, list[str]]]:
@@ -184,7 +247,8 @@ def _few(names: Sequence[str]) -> str:
 def decode(path: Path, value_range: ValueRange = "auto") -> Pixels:
     """One image file as `(H, W, 3) uint8` RGB; grey is repeated, transparency dropped.
 
-    JPEG files are decoded by simplejpeg if it is installed, in two thirds of PIL's time and to the same pixels.
+    Of several frames or pages it is the first. JPEG files are decoded by simplejpeg if it is installed, in two thirds
+    of PIL's time and to the same pixels.
 
     Args:
         value_range: which values become 0 and 255, for images whose values are not 8 bits a channel: two numbers, or
@@ -249,7 +313,9 @@ def _opened(path: Path) -> Iterator[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", category=UserWarning)  # metadata that PIL does not like
-        with Image.open(path, formats=FORMATS) as image:
+        # Nearly anything looks like TGA, so its name has to say so.
+        named = Image.registered_extensions().get(_kind(path.name)) == "TGA"
+        with Image.open(path, formats=[name for name in formats() if name != "TGA" or named]) as image:
             _check_size(*image.size)
             yield image
 

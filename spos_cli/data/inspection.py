@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from spos_cli.data.datasets import EXTENSIONS, ArraySet, FolderSet, ImageSet, folders_below, measure
+from spos_cli.data.datasets import OF_A_SYSTEM, ArraySet, FolderSet, ImageSet, folders_below, is_image, measure
 from spos_cli.data.levels import Measured
 from spos_cli.data.loaders import chunks, stream
 from spos_cli.errors import ConfigError, DataError
@@ -21,7 +21,6 @@ Indices = NDArray[np.int64]
 Progress = Callable[[int], object]  # is told how many more are done
 
 GONE = -1  # the size of a file that is not there
-OF_A_SYSTEM = ("thumbs.db", "desktop.ini")  # what file managers leave behind
 BATCH = 64  # images that a worker takes at a time
 WORTH_WORKERS = 1000  # images; starting workers for fewer takes longer than they save
 
@@ -145,8 +144,7 @@ def passed_over(images: FolderSet) -> list[str]:
     for folder, files in folders_below(images.folder):
         in_a_class = Path(folder) != images.folder
         for name in files:
-            known = in_a_class and name[name.rfind(".") :].lower() in EXTENSIONS
-            if not known and name.lower() not in OF_A_SYSTEM:
+            if not (in_a_class and is_image(name)) and name.lower() not in OF_A_SYSTEM:
                 found.append(str(Path(folder) / name))
     return sorted(found)
 

@@ -118,9 +118,9 @@ class _Samples(Dataset[_Sample]):
         first = next(iter(problems.values()))
         if self.instead is None:
             return _Sample(None, 0, number, error=DataError(first))
+        hint = f"Is {self.images.name} still there?" if self.images.is_gone() else "spos doctor --full says why"
         self.lost = DataError(
-            f"{first}; nor can any of {len(problems) - 1} other training images that were tried instead. Is"
-            f" {self.images.name} still there?"
+            f"{first}; nor can any of {len(problems) - 1} other training images that were tried instead. {hint}"
         )
         return _Sample(None, 0, number, problems=problems, error=self.lost)
 

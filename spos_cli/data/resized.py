@@ -59,6 +59,9 @@ class ResizedSet(ImageSet):
     def path(self, index: int) -> str:
         return self.images.path(index)
 
+    def is_gone(self) -> bool:
+        return self.images.is_gone()
+
     def bytes_for(self, indices: Indices) -> int:
         """About how much memory these images take, from a few of them."""
         sizes = []

@@ -210,7 +210,14 @@ class Images:
         return BadImages(self.data.bad_images, warn)
 
     def check(self) -> None:
-        """Compares the classes of both sets and the space, and divides the training images."""
+        """Compares the classes of both sets and the space, divides the training images, and looks at some images.
+
+        Says how many files are passed over, which nobody may have meant.
+        """
+        for images in (self.train, self.val) if self.processes.is_main else ():
+            if isinstance(images, datasets.FolderSet) and (count := images.passed_over.total()):
+                files = "1 file is" if count == 1 else f"{count:,} files are"
+                warn(f"{images.name}: {files} passed over: {datasets.kinds(images.passed_over)}")
         datasets.check_classes(self.train, self.val, self.config.space.classes)
         _ = self.splits
         self.check_levels(self.train, self.val)

@@ -7,6 +7,7 @@ import struct
 import sys
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data as photographs
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from spos_cli.data import datasets, inspection
 from spos_cli.errors import DataError
@@ -272,6 +274,93 @@ def test_hidden_files_and_folders_are_left_out(tmp_path: Path, hidden: str) -> N
     assert (after.classes, after.paths) == (before.classes, before.paths) == (("cat", "dog"), after.paths)
     assert len(after) == 4
     assert inspection.passed_over(after) == []
+
+
+KINDS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".mpo",),
+    "PNG": (".png", ".apng"),
+    "BMP": (".bmp",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "QOI": (".qoi",),
+    "TGA": (".tga", ".vda"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_that_pillow_reads_is_an_image(tmp_path: Path, name: str) -> None:
+    Image.init()
+    if name not in Image.SAVE:
+        pytest.skip(f"this Pillow cannot write {name}")
+    for ending in KINDS[name]:
+        mode = {".pgm": "L", ".pbm": "1", ".gif": "P"}.get(ending, "RGB")
+        for upper in (ending, ending.upper()):
+            path = tmp_path / "train" / "a" / f"image{upper}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(PHOTO).convert(mode).save(path, name)
+            with Image.open(path) as image:
+                assert np.array_equal(datasets.decode(path), np.asarray(image.convert("RGB")))
+    images = datasets.FolderSet(tmp_path / "train")
+    assert len(images) == 2 * len(KINDS[name])
+    assert not images.passed_over.total()
+
+
+def test_torchvisions_kinds_are_among_ours() -> None:
+    assert set(IMG_EXTENSIONS) <= datasets.extensions()
+
+
+@pytest.mark.parametrize(
+    "ending", [".eps", ".ps", ".pdf", ".wmf", ".emf", ".icns", ".ico", ".psd", ".svg", ".h5", ".heic"]
+)
+def test_other_kinds_are_counted_and_never_opened(tmp_path: Path, ending: str) -> None:
+    folder = tree(tmp_path, each=1) / "train"
+    for place in ("cat", "cat/deep", "dog", ".hidden", "dog/.hidden", "."):
+        for name in (f"file{ending}", f".file{ending}", "Thumbs.db"):
+            (folder / place / name).parent.mkdir(exist_ok=True)
+            (folder / place / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
+    images = datasets.FolderSet(folder)
+    assert images.passed_over == {ending: 3, datasets.OUTSIDE: 1}
+    assert datasets.kinds(images.passed_over) == f"3 {ending}, 1 in no class folder"
+    assert sum(images.passed_over.values()) == len(inspection.passed_over(images))
+    assert len(images) == 2
+
+
+def test_a_name_does_not_make_a_document_an_image(tmp_path: Path) -> None:
+    for name in ("EPS", "ICO", "TGA", "PCX"):
+        Image.fromarray(PHOTO).save(tmp_path / "image.png", name)
+        with pytest.raises(DataError, match="cannot identify"):
+            datasets.decode(tmp_path / "image.png")
+    Image.fromarray(PHOTO).save(tmp_path / "image.png", "BMP")  # but that is one
+    assert np.array_equal(datasets.decode(tmp_path / "image.png"), PHOTO)
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.webp", "x.png", "x.tif", "x.avif"])
+def test_of_several_frames_the_first_is_taken(tmp_path: Path, name: str) -> None:
+    if Path(name).suffix not in datasets.extensions():
+        pytest.skip("this Pillow cannot read it")
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / name) as image:
+        assert image.n_frames == 3
+    assert np.abs(datasets.decode(tmp_path / name).astype(int) - (200, 0, 0)).max() < 8
+
+
+def test_many_kinds_are_cut_short() -> None:
+    files = Counter({f".{letter}": 10 - place for place, letter in enumerate("abcdefgh")})
+    assert datasets.kinds(files) == "10 .a, 9 .b, 8 .c, 7 .d, 6 .e and 12 more"
+
+
+def test_a_class_of_another_kind_only_says_which(tmp_path: Path) -> None:
+    tree(tmp_path)
+    for path in (tmp_path / "train" / "dog").iterdir():
+        path.rename(path.with_suffix(".heic"))
+    with pytest.raises(DataError, match=r"no images for 1 of 2 classes: dog; of other kinds: 2 \.heic; put .*\.avif"):
+        datasets.FolderSet(tmp_path / "train")
 
 
 def test_one_class_without_images_is_named(image_root: Path) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from spos_cli import config
 from spos_cli.data import inspection, levels
-from spos_cli.data.datasets import FolderSet, decode, measure
+from spos_cli.data.datasets import FolderSet, decode, extensions, measure
 from spos_cli.data.levels import ValueRange
 from spos_cli.data.loaders import BadImages, ImageStore, evaluation_batches, training_batches
 from spos_cli.data.resized import ResizedSet, keep_in_memory
@@ -174,6 +174,7 @@ KINDS: dict[str, tuple[str, Write, Values, tuple[int, int] | None]] = {
         None,
     ),
     "float32 PFM": ("x.pfm", pillow, ramp(0, 1000, np.float32) / 8, None),
+    "JPEG 2000": ("x.jp2", pillow, ramp(0, 4095, np.uint16), (0, 65535)),
     "PGM": ("x.pgm", pnm("P5"), ramp(0, 4095, np.uint16), (0, 65535)),
     "PGM that declares 12 bits": ("x.pgm", pnm("P5", 4095), ramp(0, 4000, np.uint16), (0, 4095)),
     "PGM in digits": ("x.pgm", pnm("P2", 4095), ramp(0, 4095, np.uint16), (0, 4095)),
@@ -252,6 +253,29 @@ def test_colours_that_pillow_gives_in_8_bits_only(tmp_path: Path, name: str, wri
     write(tmp_path / name, values)
     for setting in ("auto", (0, 4095)):
         with pytest.raises(ConfigError, match=r"16-bit values; .*set data\.value_range: dtype, or save it as"):
+            decode(tmp_path / name, setting)
+    with Image.open(tmp_path / name) as image:
+        assert np.array_equal(decode(tmp_path / name, "dtype"), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("name", ["x.jp2", "x.avif"])
+def test_colours_of_more_bits_in_other_formats(tmp_path: Path, name: str) -> None:
+    if Path(name).suffix not in extensions():
+        pytest.skip("this Pillow cannot read it")
+    big = cv2.resize(ramp(0, 65535, np.uint16, 3), (200, 160))
+    Image.fromarray((big // 256).astype(np.uint8)).save(tmp_path / name)
+    assert measure(tmp_path / name) is None
+    with Image.open(tmp_path / name) as image:
+        assert np.array_equal(decode(tmp_path / name), np.asarray(image.convert("RGB")))
+    try:
+        depth = [cv2.IMWRITE_AVIF_DEPTH, 10] if name == "x.avif" else []
+        written = cv2.imwrite(str(tmp_path / name), big // 64 if depth else big, depth)
+    except (cv2.error, AttributeError):
+        written = False
+    if not written:
+        pytest.skip(f"this OpenCV cannot write {name}")
+    for setting in ("auto", (0, 4095)):
+        with pytest.raises(ConfigError, match=r"1[06]-bit values; .*set data\.value_range: dtype, or save it as"):
             decode(tmp_path / name, setting)
     with Image.open(tmp_path / name) as image:
         assert np.array_equal(decode(tmp_path / name, "dtype"), np.asarray(image.convert("RGB")))

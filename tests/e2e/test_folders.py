@@ -150,6 +150,50 @@ def test_hidden_folders_and_files_change_nothing(spos: Spos, folders: Path) -> N
     assert findings["training images"]["seen"] == "60 of 3 classes, 20 each"
 
 
+# Kinds of files
+
+
+def test_kinds_of_other_programs_are_trained_on(spos: Spos, folders: Path) -> None:
+    kinds = (".jfif", ".jpe", ".pgm", ".gif", ".png")
+    for split in ("train", "val"):
+        for index, path in enumerate(sorted(folders.glob(f"{split}/*/*.png"))):
+            kind = kinds[index % len(kinds)]
+            Image.fromarray(pixels(index)).save(path.with_suffix(kind))
+            if kind != ".png":
+                path.unlink()
+    done = spos.here("retrain", "0,0,0,0")
+    assert "from scratch on 42 images" in done.stdout
+    assert "passed over" not in done.stderr + done.stdout
+
+
+def test_files_that_are_passed_over_are_said(spos: Spos, folders: Path) -> None:
+    for name in ("train/cat/00.heic", "train/cat/01.heic", "train/dog/notes.txt", "train/list.txt", "val/fox/0.svg"):
+        (folders / name).write_bytes(b"")
+    lines = (
+        "D/train: 4 files are passed over: 2 .heic, 1 .txt, 1 in no class folder",
+        "D/val: 1 file is passed over: 1 .svg",
+    )
+    for command in (["supernet-train"], ["search"], ["retrain", "0,0,0,0"]):
+        said = spos.here(*command).stderr
+        assert all(said.count(line) == 1 for line in lines), said
+
+
+@pytest.mark.slow
+def test_several_processes_say_it_once(spos: Spos, folders: Path) -> None:
+    (folders / "train" / "cat" / "00.heic").write_bytes(b"")
+    said = spos("supernet-train", "--devices", "2").stderr
+    assert said.count("D/train: 1 file is passed over: 1 .heic") == 1
+
+
+def test_images_that_are_there_and_cannot_be_read(spos: Spos, folders: Path, mistake: Mistake) -> None:
+    for path in folders.glob("train/*/*.png"):
+        path.write_bytes(b"%PDF-1.7")
+    message = mistake("supernet-train", "--set", "data.bad_images=1000")
+    assert "cannot identify image file" in message
+    assert "still there" not in message
+    assert "cannot identify image file" in doctor(spos, "--full", code=2)["unreadable images"]["seen"]
+
+
 # Values
 
 
