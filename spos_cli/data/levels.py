@@ -110,7 +110,7 @@ def _of_ppm(image: Any) -> Depth | None:
 
 
 def _of_jpeg2000(image: Any) -> Depth | None:
-    """From the marker segment SIZ, which has 38 bytes before the depths, three bytes for each channel."""
+    """From the marker segment SIZ: from its byte 42 on, three bytes for each channel, its depth first."""
     content = Path(image.filename).read_bytes()
     siz = content.find(b"\xff\x4f\xff\x51")
     channels = int.from_bytes(content[siz + 40 : siz + 42], "big")

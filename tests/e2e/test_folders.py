@@ -270,3 +270,9 @@ def test_several_processes_end_with_one_message(spos: Spos, folders: Path) -> No
     message = spos("supernet-train", "--devices", "2", "--set", "supernet.batch_size=12", code=2).stderr
     assert message.count("has 16-bit values from 0 to 4080") == 1
     assert not spos.run.exists()
+    for seed, path in enumerate(sorted(folders.glob("*/*/*.png"))):
+        save(path, seed)
+    save(folders / "train" / "cat" / "01.png", 1, 4080, np.uint16)  # not looked at before; one process meets it first
+    options = ("--set", "supernet.batch_size=12", "--set", "supernet.steps=50", "--set", "data.holdout_per_class=1")
+    message = spos("supernet-train", "--devices", "2", *options, code=2).stderr
+    assert message.count("01.png has 16-bit values from 0 to 4080") == 1
