@@ -115,12 +115,14 @@ class _Samples(Dataset[_Sample]):
                 return _Sample(image, int(self.images.labels[chosen]), number, colours, problems)
             except DataError as error:
                 problems[self.images.path(chosen)] = str(error)
+            except ConfigError as error:  # no image is broken: a setting is wrong
+                return _Sample(None, 0, number, error=error)
         first = next(iter(problems.values()))
         if self.instead is None:
             return _Sample(None, 0, number, error=DataError(first))
+        hint = f"Is {self.images.name} still there?" if self.images.is_gone() else "spos doctor --full says why"
         self.lost = DataError(
-            f"{first}; nor can any of {len(problems) - 1} other training images that were tried instead. Is"
-            f" {self.images.name} still there?"
+            f"{first}; nor can any of {len(problems) - 1} other training images that were tried instead. {hint}"
         )
         return _Sample(None, 0, number, problems=problems, error=self.lost)
 
@@ -363,7 +365,7 @@ def training_batches(
 
     Raises:
         ConfigError: the batch cannot be shared out.
-        DataError: an image is broken, or too many are.
+        DataError: an image is broken, or too many are; a ConfigError where a setting does not fit one.
     """
     keys = _TrainingKeys(indices, seed, batch_size, range(first_step, last_step), rank, world_size, accumulate)
     instead = None if bad_images is None else functools.partial(_drawn_instead, indices, seed)
@@ -390,7 +392,7 @@ def evaluation_batches(
         are the same for any number of processes, which take them in turn; the last one may be short.
 
     Raises:
-        DataError: an image is broken.
+        DataError: an image is broken; a ConfigError where a setting does not fit one.
     """
     batches = chunks(list(enumerate(indices.tolist())), batch_size)[rank::world_size]
     samples = _Samples(images, functools.partial(_evaluated, transform))
@@ -435,6 +437,7 @@ class ImageStore:
 
         Raises:
             DataError: an image is broken, or too many are, or the disk is full.
+            ConfigError: a setting does not fit an image.
         """
         size = transform.image_size
         needed = len(indices) * 3 * size * size
@@ -542,6 +545,7 @@ def _recipe(
         "of": len(images),
         "chosen": paths_digest(images, indices),
         "transform": repr(transform),
+        "value_range": str(images.value_range),
         "seed": seed,
         "shape": [len(indices), transform.image_size, transform.image_size, 3],
     }

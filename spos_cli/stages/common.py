@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spos_cli import seeding
 from spos_cli.config import Config, TrainingConfig
-from spos_cli.data import datasets, resized
+from spos_cli.data import datasets, inspection, levels, resized
 from spos_cli.data.loaders import (
     BadImages,
     TrainingBatch,
@@ -119,6 +119,9 @@ def in_columns(space: SearchSpace, cells: Sequence[Sequence[str]]) -> tuple[list
     return titles, [[of_layer.get(choice, "") for choice in columns] for of_layer in by_choice]
 
 
+LOOKED_AT = 16  # images of a set, before any work
+
+
 class Images:
     """The images of an experiment, and how each stage sees them.
 
@@ -138,7 +141,12 @@ class Images:
         data = self.data
         with self.processes.one_first():
             return datasets.load(
-                data.source, data.root, split, train_folder=data.train_folder, val_folder=data.val_folder
+                data.source,
+                data.root,
+                split,
+                train_folder=data.train_folder,
+                val_folder=data.val_folder,
+                value_range=data.value_range,
             )
 
     @cached_property
@@ -154,7 +162,7 @@ class Images:
     @cached_property
     def splits(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Indices of the training images without the held-out ones, and of those; the same in all stages."""
-        return datasets.holdout(self.train.labels, self.data.holdout_per_class, self.config.seed)
+        return datasets.holdout(self.train.labels, self.data.holdout_per_class, self.config.seed, self.train.classes)
 
     @cached_property
     def to_augment(self) -> datasets.ImageSet:
@@ -211,9 +219,30 @@ class Images:
         return BadImages(self.data.bad_images, warn)
 
     def check(self) -> None:
-        """Compares the classes of both sets and the space, and divides the training images."""
+        """Compares the classes of both sets and the space, divides the training images, and looks at some images.
+
+        Says how many files are passed over, which nobody may have meant.
+        """
+        for images in (self.train, self.val) if self.processes.is_main else ():
+            if isinstance(images, datasets.FolderSet) and (count := images.passed_over.total()):
+                files = "1 file is" if count == 1 else f"{count:,} files are"
+                warn(f"{images.name}: {files} passed over: {datasets.kinds(images.passed_over)}")
         datasets.check_classes(self.train, self.val, self.config.space.classes)
         _ = self.splits
+        self.check_levels(self.train, self.val)
+
+    def check_levels(self, *sets: datasets.ImageSet) -> None:
+        """Looks at the values of some images of each set, so that a setting that does not fit them ends no long work.
+
+        Raises:
+            ConfigError: `data.value_range` does not fit them.
+        """
+        for images in sets:
+            chosen = np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int))
+            found = inspection.levels_of(images, chosen)
+            levels.require(found, self.data.value_range)
+            for doubt in levels.doubts(found, self.data.value_range) if self.processes.is_main else ():
+                warn(f"{images.name}, {doubt}")
 
     def warn_of_small_shared_memory(self, training: TrainingConfig) -> None:
         """Say it if shared memory has no room for the batches of a training, which are then slower on their way."""

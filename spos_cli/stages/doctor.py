@@ -23,8 +23,8 @@ from torch import nn
 
 from spos_cli import seeding
 from spos_cli.config import TrainingConfig
-from spos_cli.data import inspection
-from spos_cli.data.datasets import UNREADABLE, FolderSet, ImageSet
+from spos_cli.data import inspection, levels
+from spos_cli.data.datasets import UNREADABLE, FolderSet, ImageSet, require_classes
 from spos_cli.data.loaders import (
     BadImages,
     images_per_pass,
@@ -91,7 +91,7 @@ class Setup:
         threads: CPU threads of each.
         device: what the first of them computes on.
         images: of the experiment; opened when they are first asked for.
-        too_broken: whether images were found unreadable that end a stage.
+        too_broken: whether images were found, unreadable or of another range of values, that end a stage.
     """
 
     def __init__(self, run: Run, full: bool = False) -> None:
@@ -488,11 +488,12 @@ def check_data(setup: Setup) -> Findings:
         prepared,
         class_sizes("training images", train),
         class_sizes("validation images", val),
-        classes(train, val, setup.space.classes),
+        attempt("classes", lambda: classes(train, val, setup.space.classes)),
         attempt("search split", lambda: search_split(setup)),
         passed_over("other files", setup),
         images_in_both(setup),
         broken_images(setup),
+        values(setup),
     ]
 
 
@@ -518,7 +519,8 @@ def class_sizes(check: str, images: ImageSet) -> Finding:
 
 
 def classes(train: ImageSet, val: ImageSet, expected: int) -> Finding:
-    """Whether both sets and the space have the same classes."""
+    """Whether both sets and the space have the same classes, and more than one."""
+    require_classes(train, val)
     alone = {
         "training": sorted(set(train.classes) - set(val.classes)),
         "validation": sorted(set(val.classes) - set(train.classes)),
@@ -529,8 +531,10 @@ def classes(train: ImageSet, val: ImageSet, expected: int) -> Finding:
         )
         return Finding("classes", "fail", seen, f"give the folders of {train.name} and {val.name} the same names")
     if len(train.classes) != expected:
+        found = f"{plural(len(train.classes), 'class', 'classes')} ({examples(train.classes)})"
         advice = f"set space.classes={len(train.classes)}"
-        return Finding("classes", "fail", f"{len(train.classes)}, but space.classes is {expected}", advice)
+        advice += ", or remove the folders that are no classes" if isinstance(train, FolderSet) else ""
+        return Finding("classes", "fail", f"{found}, but space.classes is {expected}", advice)
     return Finding("classes", "ok", f"the same {expected:,} in training and validation, as space.classes says")
 
 
@@ -614,6 +618,35 @@ def broken_images(setup: Setup) -> Finding:
         return Finding("unreadable images", "fail", seen, advice)
     advice = f"remove or replace them; a training passes over as many as data.bad_images, {allowed:,}, allows"
     return Finding("unreadable images", "warn", seen, advice)
+
+
+def values(setup: Setup) -> Finding:
+    """Whether the values of the images are 8 bits a channel, or `data.value_range` says how they become so."""
+    check, value_range = "range of values", setup.config.data.value_range
+    sets = {"train": setup.images.train, "val": setup.images.val}
+    if not any(isinstance(images, FolderSet) for images in sets.values()):
+        return Finding(check, "ok", "8 bits a channel, all images are in memory")
+    chosen = {
+        split: np.arange(len(images)) if setup.full else sample(setup, split, images, DECODED_SAMPLE)
+        for split, images in sets.items()
+    }
+    total, everything = sum(map(len, chosen.values())), sum(map(len, sets.values()))
+    with track("measuring values", total, "images", quiet=setup.run.as_json) as task:
+        found = [
+            one
+            for split, images in sets.items()
+            for one in inspection.levels_of(images, chosen[split], readers(), task.advance)
+        ]
+    read = f"in {of_all(total, everything)}" + ("" if total == everything else "; --full reads all")
+    if not found:
+        return Finding(check, "ok", f"8 bits a channel {read}")
+    seen = f"{len(found):,} {read}: {levels.holding(found)}, such as {found[0].path}"
+    refused = [one for one in found if not levels.fits(one.depth, value_range)]
+    if refused:
+        setup.too_broken = True  # the loader would not work either
+        alike = [one for one in refused if one.depth == refused[0].depth]
+        return Finding(check, "fail", seen, levels.advice(alike))
+    return judged(check, seen, levels.doubts(found, value_range))
 
 
 def held_out(setup: Setup, indices: Iterable[int]) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spos_cli.data.datasets import require_classes
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.evaluation import evaluate
@@ -112,6 +113,7 @@ def load_network(
         raise ConfigError(f"{weights.path} is a retrained network and has its architecture in it; leave --arch away")
     network = weights.network(run.config)
     check_classes(weights.classes, images)
+    images.check_levels(images.val)
     return network.to(device, memory_format=torch.channels_last).eval(), network.arch  # type: ignore[call-overload]
 
 
@@ -148,7 +150,9 @@ def check_classes(classes: Sequence[str], images: Images) -> None:
 
     Raises:
         CheckpointError: they differ.
+        DataError: the images have one class only.
     """
+    require_classes(images.val)
     theirs, expected = images.val.classes, images.config.space.classes
     if classes and tuple(classes) != theirs:
         raise CheckpointError(

@@ -16,7 +16,8 @@ from tests.conftest import Mistake, Spos
         (["supernet-train", "--set", "supernet.stepz=1"], "did you mean 'steps'?"),
         (["supernet-train", "--config", "nothing.yaml"], "there is no config file 'nothing.yaml'"),
         (["supernet-train", "--set", "data.source=folder"], "there is no image folder data/train"),
-        (["supernet-train", "--set", "space.classes=9"], "has 10 classes, but space.classes is 9"),
+        (["supernet-train", "--set", "space.classes=9"], "has 10 classes (0, 1, 2, 3, 4, ...), but space.classes is 9"),
+        (["supernet-train", "--set", "space.classes=1"], "space.classes: input should be greater than or equal to 2"),
         (["supernet-train", "--set", "supernet.lr=1e30"], "the loss is not finite at step"),
         (
             ["supernet-train", "--set", "supernet.sampler=flops_bins"],
