@@ -460,8 +460,10 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
     """
     require_compiler(device)
     # Blocks of one kind share their code, and PyTorch gives up on code that it has compiled eight times.
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-    torch._dynamo.config.accumulated_recompile_limit = max(torch._dynamo.config.accumulated_recompile_limit, GRAPHS)
+    settings = torch._dynamo.config
+    kind = "recompile" if hasattr(settings, "recompile_limit") else "cache_size"  # as PyTorch 2.6 has it
+    for name in (f"{kind}_limit", f"accumulated_{kind}_limit"):
+        setattr(settings, name, max(getattr(settings, name), GRAPHS))
     # Its own look at a block's input.
     warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
     for module in model.modules():
