@@ -63,7 +63,7 @@
     return strip;
   }
 
-  const sets = search && Object.fromEntries(["partial", "tied", "exported"].map((name) => [name, new Set(search[name])]));
+  const sets = search && Object.fromEntries(["partial", "tied", "exported", "earlier"].map((name) => [name, new Set(search[name])]));
 
   function cardOf(line) {
     const images = Array.isArray(search.images) ? search.images[line] : search.images;
@@ -71,6 +71,8 @@
     if (line === search.winner) remarks.push("the winner");
     else if (sets.tied.has(line)) remarks.push("tied with the winner");
     if (sets.partial.has(line)) remarks.push("stopped early");
+    if (search.origin[line] === search.origins.indexOf("imported")) remarks.push("scored on other images");
+    if (sets.earlier.has(line)) remarks.push("of an earlier search");
     if (sets.exported.has(line)) remarks.push("exported");
     const rows = [
       ["top-1", `${percent(search.top1[line])} (${percent(search.low[line], 1)} to ${percent(search.high[line], 1)})`],

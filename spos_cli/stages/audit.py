@@ -24,7 +24,7 @@ from spos_cli.engine.progress import track, warn
 from spos_cli.engine.trainer import require_same
 from spos_cli.errors import LimitError, RunError
 from spos_cli.models.counting import Costs, count
-from spos_cli.search import statistics
+from spos_cli.search import results, statistics
 from spos_cli.search.evolution import Candidate
 from spos_cli.search.journal import Bitmaps, Journal, ranking
 from spos_cli.search.overview import Overview
@@ -109,7 +109,8 @@ class Found:
         evolution: as it was searched.
         best: the best score after each candidate, in the order of the journal.
         draws: by operator, over all generations.
-        imported: scores of another search that it began with.
+        known: scores of another search that it began with, found on the same images.
+        begin: architectures that another search had scored on other images, the most promising first.
         complete: candidates that it has scored to the end itself.
         winner: the best of them.
 
@@ -120,34 +121,29 @@ class Found:
     def __init__(self, run: Run, costs: Costs) -> None:
         self.evolution = make_evolution(run, costs)
         self.lines = Journal(run.search_folder / "journal.jsonl").read_of(run.config.space.build())
-        entries = {entry.architecture: entry for entry in self.lines}
-        self.imported = {
-            entry.architecture: entry.top1 - entry.partial
-            for entry in self.lines
-            if entry.origin == "imported" and self.evolution.allows(entry.architecture)
-        }
+        own, new = results.own(self.lines), results.new(self.lines)
+        entries = {entry.architecture: entry for entry in own}
+        self.known, self.begin = results.known(self.lines), results.to_rescore(self.lines, self.evolution)
         overview = Overview(self.evolution.generations)
         try:
             replay = self.evolution.search(
-                lambda candidates: [
-                    (entry := entries[candidate.architecture]).top1 - entry.partial for candidate in candidates
-                ],
-                self.imported,
+                lambda candidates: [entries[candidate.architecture].fitness for candidate in candidates],
+                self.known,
+                self.begin,
                 overview.begin,
             )
             collections.deque(replay, maxlen=0)
         except KeyError:
             total = self.evolution.population * (self.evolution.generations + 1)
             raise RunError(
-                f"the search in {run.folder} is not at its end, or had other settings: {len(entries)} candidates of"
+                f"the search in {run.folder} is not at its end, or had other settings: {len(new)} candidates of"
                 f" {total} are there, and others than these would come next; run spos search, then audit it"
             ) from None
         self.draws = overview.draws
-        own = [entry for entry in self.lines if entry.origin != "imported"]
         self.complete = {entry.architecture: entry for entry in own if not entry.partial}
         if not self.complete:
             raise RunError(f"the search in {run.folder} has scored no candidate of its own; there is nothing to audit")
-        self.best = np.maximum.accumulate([entry.top1 - entry.partial for entry in own]).tolist()
+        self.best = results.best_so_far(self.lines)
         self.winner = ranking(own)[0].architecture
 
 
@@ -212,10 +208,11 @@ def control(
         for name, search in searches:
             scores: list[float] = []
             for generation in search.search(
-                lambda candidates: scoring.score(candidates, request, task), found.imported
+                lambda candidates: scoring.score(candidates, request, task), found.known, found.begin
             ):
                 scores += [score for _, score in generation]
-            curves[name].append({"seed": search.seed, "best": np.maximum.accumulate(scores).tolist()})
+            best = itertools.accumulate(scores, max, initial=max(found.known.values(), default=-1.0))
+            curves[name].append({"seed": search.seed, "best": list(best)[1:]})
         scoring.score([Candidate(arch, 0, "random") for arch in archs], request, task)
     return curves
 
@@ -286,7 +283,7 @@ def more_images(run: Run, processes: Processes, found: Found, images: int) -> li
     Empty if the winner's outcomes are lost, or all others; said if any are.
     """
     bitmaps = Bitmaps(run.search_folder / "outcomes.bits", images)
-    rows = {entry.architecture: row for row, entry in enumerate(found.lines)}
+    rows = results.rows(found.lines)
     best = [entry for entry in ranking(found.complete.values())[: COMPARED + 1] if entry.images == images]
     row = rows[found.winner]
     right, both = bitmaps.overlaps(row, [row, *(rows[entry.architecture] for entry in best[1:])])

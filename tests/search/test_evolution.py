@@ -184,7 +184,9 @@ def test_parents_are_the_best_of_all_so_far(monkeypatch: pytest.MonkeyPatch) -> 
     scores: dict[Architecture, float] = {}
     parents: list[list[Architecture]] = []
 
-    def propose(self: Evolution, generation: int, best: Sequence[Architecture], seen: object) -> Proposal:
+    def propose(
+        self: Evolution, generation: int, best: Sequence[Architecture], seen: object, waiting: object
+    ) -> Proposal:
         expected = sorted(scores, key=lambda arch: (-scores[arch], TABLE.of(arch)))[: EVOLUTION.parents]
         assert list(best) == expected
         parents.append(expected)
