@@ -306,8 +306,8 @@ class SearchConfig(Section):
     )
     racing: Annotated[float, Field(gt=0, lt=0.5)] | None = Field(
         None,
-        description="stops scoring a candidate that is behind the last parent; the risk, at each of up to 9 looks, that"
-        " it is as good as that; null: all are scored to the end",
+        description="stops scoring a candidate that is behind the last parent; the largest probability, over the whole"
+        " race, of stopping one that is as good on all images; null: all are scored to the end",
     )
 
     @model_validator(mode="after")

@@ -51,6 +51,28 @@ def mcnemar(only_one: int, only_other: int) -> float:
     return min(1.0, 2 * tail * math.exp(log_choose - count * math.log(2)))
 
 
+def hypergeometric_tail(size: int, drawn: int, least: int) -> float:
+    """Probability of at least so many of one kind in a draw without replacement; exact.
+
+    Args:
+        size: of the population, of which one half is of that kind; an even number.
+        drawn: of the population.
+        least: of that kind, more than half of those drawn.
+    """
+    half = size // 2
+    if least > min(half, drawn):
+        return 0.0
+
+    def log_choose(n: int, k: int) -> float:
+        return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+    first = log_choose(half, least) + log_choose(half, drawn - least) - log_choose(size, drawn)
+    # Probabilities of `least` and of more, by the ratio of each to the one before it.
+    more = np.arange(least, min(half, drawn))
+    ratios = (half - more) * (drawn - more) / ((more + 1) * (half - drawn + more + 1))
+    return min(1.0, (1 + float(np.cumprod(ratios).sum())) * math.exp(first))
+
+
 def kendall(x: Numbers, y: Numbers) -> float:
     """Kendall's tau-b of pairs `(n,)`, `(n,)`, which allows for ties; NaN if all of x or all of y are equal."""
     one, other = _pairs(x, y)

@@ -453,7 +453,7 @@ class Scoring:
 
     Args:
         parents: candidates of a generation that the next one is made of.
-        racing: risk of each look of a race against the last of them, or None for no races.
+        racing: risk of a race against the last of them, over all of its checks; None for no races.
         overview: is told of all scores, for the dashboard of a search.
     """
 
@@ -517,10 +517,11 @@ class Scoring:
         complete = [entry for entry in ranking(self.used) if not entry.partial]
         if len(complete) < self.parents:
             return None
-        row = self.rows[complete[self.parents - 1].architecture]
+        last = complete[self.parents - 1]
+        row = self.rows[last.architecture]
         rival = self.bitmaps.read(row) if self.processes.is_main else None  # only the one that writes has it for sure
         told = torch.zeros(1 + self.bitmaps.images, dtype=torch.uint8)
-        if rival is not None:
+        if rival is not None and int(rival.sum()) == last.right:  # else the row was lost
             told[0], told[1:] = 1, torch.from_numpy(rival)
         told = told.to(self.processes.device)
         self.processes.copy_from_main([told])
