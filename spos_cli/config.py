@@ -351,7 +351,9 @@ class AuditConfig(Section):
         1, description="random searches of as many candidates, and evolutions, the run's own among them"
     )
     architectures: Annotated[Number, Field(ge=3, le=1000)] = Field(
-        12, description="that are trained alone: the winner, and others from all over the range of FLOPs"
+        12,
+        description="that are trained alone: the winner, and others from all over the range of FLOPs; with 8 others or"
+        " more, their ranking is compared",
     )
     steps: Count | None = Field(None, description="updates of each of these trainings; null: a tenth of retrain.steps")
 

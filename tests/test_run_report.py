@@ -60,6 +60,8 @@ def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert not costs["supernet"].complete
     assert findings.audit is not None
     assert findings.audit.correlations["kendall"] == (0.21, -0.2, 0.6)
+    assert findings.audit.winner == (0.81, 0.915)
+    assert len(findings.audit.alone) == 12
 
     path = report.write(tmp_path / "run")
     text = path.read_text(encoding="utf-8")

@@ -80,7 +80,9 @@ class Audit:
     Attributes:
         curves: of `random` and `evolution`: for each seed the best top-1 so far, by evaluation.
         operators: by name, how often its children were proposed, accepted, known already, and over a limit.
-        one_shot, alone: top-1 of the same architectures in the supernet and trained alone for `fidelity_steps`.
+        one_shot, alone: top-1 of the same architectures in the supernet and trained alone for `fidelity_steps`; without
+            the winner, which was picked for its score.
+        winner: the same two numbers of the winner; None if they are not known.
         correlations: of the two rankings, by name, the value and its interval; `kendall_of_flops` is FLOPs' with alone.
         images: numbers of search images, with the width of the tie (a share) and how many of the best are in it.
     """
@@ -91,6 +93,7 @@ class Audit:
     one_shot: Sequence[float] = ()
     alone: Sequence[float] = ()
     fidelity_flops: Sequence[int] = ()
+    winner: tuple[float, float] | None = None
     correlations: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     images: Sequence[tuple[int, float, int]] = ()
 
@@ -342,6 +345,7 @@ def _audit(audit: Audit) -> dict[str, Any]:
         "curves": curves,
         "one_shot": _rounded(audit.one_shot),
         "alone": _rounded(audit.alone),
+        "winner": _rounded(audit.winner or ()),
         "flops": list(audit.fidelity_flops),
         "images": [list(row) for row in audit.images],
     }

@@ -532,6 +532,17 @@ def agreement(audit: Audit) -> str:
     number = len(audit.one_shot)
     steps = f" for {audit.fidelity_steps:,} steps" if audit.fidelity_steps else ""
     text = f"{_count(number, 'architecture')} {'was' if number == 1 else 'were'} trained alone{steps}."
+    if audit.winner is not None:
+        below = sum(alone < audit.winner[1] for alone in audit.alone)
+        text += (
+            f" So was the winner: with {_percent(audit.winner[1])} it is better than {below} of them. It was picked for"
+            " its score, so it is not counted in the ranking."
+        )
+    if number < ENOUGH:
+        return text + (
+            f" They are too few for a rank correlation, which takes {ENOUGH}: rankings of fewer agree by chance too"
+            f" often; raise audit.architectures to {ENOUGH + 1} or more."
+        )
     said = "; ".join(
         f"{CORRELATIONS.get(name, name)} {_signed(value)} (95 % interval {_signed(low)} to {_signed(high)})"
         for name, (value, low, high) in audit.correlations.items()
@@ -546,8 +557,6 @@ def agreement(audit: Audit) -> str:
             " There is no rank correlation with the supernet’s scores that has a value, as where all scores are equal."
         )
         text += f" {said[0].upper()}{said[1:]}." if said else ""
-    if number < ENOUGH:
-        text += " That is too few: even rankings that agree in full could be chance; raise audit.architectures."
     return text
 
 

@@ -336,11 +336,7 @@ def read_audit(path: Path) -> Audit | None:
         return None
     fidelity = content.get("fidelity")
     fidelity = fidelity if isinstance(fidelity, dict) else {}
-    pairs = [
-        (one, alone, _whole(row.get("flops")))
-        for row in _dicts(fidelity.get("architectures"))
-        if (one := _number(row.get("one_shot"))) is not None and (alone := _number(row.get("alone"))) is not None
-    ]
+    pairs = _pairs(fidelity.get("architectures"))
     return Audit(
         curves={kind: _curves(content.get(kind)) for kind in ("random", "evolution") if _curves(content.get(kind))},
         operators=_operators(content.get("operators")),
@@ -348,6 +344,7 @@ def read_audit(path: Path) -> Audit | None:
         one_shot=[one for one, _, _ in pairs],
         alone=[alone for _, alone, _ in pairs],
         fidelity_flops=[flops for _, _, flops in pairs if flops is not None] if pairs else [],
+        winner=next(((one, alone) for one, alone, _ in _pairs([fidelity.get("winner")])), None),
         correlations={
             name: values
             for name in ("kendall", "spearman", "kendall_of_flops")
@@ -380,6 +377,15 @@ def _audits_search(folder: Path) -> bool:
 
 def _dicts(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _pairs(value: Any) -> list[tuple[float, float, int | None]]:
+    """Of each architecture its top-1 in the supernet and alone, and its FLOPs."""
+    return [
+        (one, alone, _whole(row.get("flops")))
+        for row in _dicts(value)
+        if (one := _number(row.get("one_shot"))) is not None and (alone := _number(row.get("alone"))) is not None
+    ]
 
 
 def _curves(value: Any) -> list[list[float]]:
