@@ -80,6 +80,7 @@ class Evolution:
         parents: best candidates so far that children are made of.
         mutations, crossovers: children per generation; random candidates fill the rest.
         mutation_probability: of each layer, to be drawn anew.
+        flops: by which the cheaper of two that score alike comes first; None: `table`.
         others: more limits, under which candidates are drawn by rejection: best the ones that leave more.
         front_on: the cost of which the search is for the whole front, cost against score; None: for the best score.
     """
@@ -93,6 +94,7 @@ class Evolution:
     crossovers: int
     mutation_probability: float
     seed: int
+    flops: CostTable | None = None
     others: tuple[tuple[CostTable, int], ...] = ()
     front_on: CostTable | None = None
 
@@ -131,14 +133,15 @@ class Evolution:
     def best_of(
         self, archs: Iterable[Architecture], scores: Mapping[Architecture, float], number: int | None = None
     ) -> list[Architecture]:
-        """The next parents, or so many others: by score, then the cheaper, then the one that came earlier.
+        """The next parents, or so many others, in the order of `Entry.rank`: by score, FLOPs and architecture.
 
         In a search for a front those of NSGA-II (Deb et al. 2002): by front, then the less crowded.
         """
-        number = self.parents if number is None else number
+        number, flops = self.parents if number is None else number, self.flops or self.table
+        ranked = sorted(archs, key=lambda arch: (-scores[arch], flops.of(arch), arch))
         if self.front_on is not None:
-            return self.spread_of([arch for arch in archs if scores[arch] >= 0], scores, self.front_on, number)
-        return sorted(archs, key=lambda arch: (-scores[arch], self.table.of(arch)))[:number]
+            return self.spread_of([arch for arch in ranked if scores[arch] >= 0], scores, self.front_on, number)
+        return ranked[:number]
 
     def spread_of(
         self, archs: Sequence[Architecture], scores: Mapping[Architecture, float], table: CostTable, number: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any, get_args
@@ -169,8 +169,11 @@ class Search:
     @cached_property
     def cheapest(self) -> int:
         """The line of the cheapest candidate that is tied with the winner; the winner's own if there is none."""
-        lines: list[int] = [*(self.ties or ()), self.winner_line]
-        return min(lines, key=lambda line: (self.entries[line].flops, line))
+        return self.cheapest_first([*(self.ties or ()), self.winner_line])[0]
+
+    def cheapest_first(self, lines: Iterable[int]) -> list[int]:
+        """Lines by FLOPs; of those that cost the same the better first, as `export-arch --prefer smallest` has them."""
+        return sorted(lines, key=lambda line: (self.entries[line].flops, self.entries[line].rank))
 
     def front(self, cost: str) -> list[int]:
         """The lines that no other one beats in both top-1 and a cost (`flops` or `params`), by cost."""

@@ -442,7 +442,7 @@ def tie(search: Search) -> Html:
         )
     if search.unknown:
         text += f" But {search.unknown}."
-    lines = sorted(search.ties, key=lambda i: (search.entries[i].flops, i))[:SHOWN]
+    lines = search.cheapest_first(search.ties)[:SHOWN]
     rows = [_tied_row(search, line) for line in [search.winner_line, *lines]]
     more = len(search.ties) - len(lines)
     return section(

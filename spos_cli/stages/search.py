@@ -319,6 +319,7 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
         crossovers=search.crossovers,
         mutation_probability=search.mutation_probability,
         seed=run.config.seed,
+        flops=costs.flops,
         front_on=costs.flops if search.objective == "pareto" else None,
     )
 

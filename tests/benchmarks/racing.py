@@ -51,7 +51,7 @@ class Searched:
         best: Best = []
 
         def rank(arch: Architecture) -> tuple[float, int, Architecture]:
-            return -complete[arch], evolution.table.of(arch), arch
+            return -complete[arch], (evolution.flops or evolution.table).of(arch), arch
 
         def evaluate(candidates: Sequence[Candidate]) -> list[float]:
             nonlocal seen, could
