@@ -373,7 +373,8 @@ def test_a_search_for_the_front_comes_close_to_the_whole_of_it(share: float | No
     evolved = [volume(replace(toy, crossovers=25, seed=seed)) for seed in range(10)]
     assert min(evolved) >= 0.95
     assert volume(replace(toy, parents=0)) < 0.9
-    assert volume(replace(toy, crossovers=25, front_on=None)) < 0.95  # the best score is another question
+    best = [volume(replace(toy, crossovers=25, front_on=None, seed=seed)) for seed in range(10)]
+    assert np.mean(best) < 0.95  # the best score is another question
 
 
 def test_parents_of_a_front_are_those_of_nsga2() -> None:
