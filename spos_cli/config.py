@@ -332,8 +332,8 @@ class SearchConfig(Section):
     )
     racing: Annotated[float, Field(gt=0, lt=0.5)] | None = Field(
         None,
-        description="stops scoring a candidate that is behind the last parent; the risk, at each of up to 9 looks, that"
-        " it is as good as that; null: all are scored to the end",
+        description="stops scoring a candidate that is behind the last parent; the largest probability, over the whole"
+        " race, of stopping one that is as good on all images; null: all are scored to the end",
     )
 
     @model_validator(mode="after")
@@ -377,7 +377,9 @@ class AuditConfig(Section):
         1, description="random searches of as many candidates, and evolutions, the run's own among them"
     )
     architectures: Annotated[Number, Field(ge=3, le=1000)] = Field(
-        12, description="that are trained alone: the winner, and others from all over the range of FLOPs"
+        12,
+        description="that are trained alone: the winner, and others from all over the range of FLOPs; with 8 others or"
+        " more, their ranking is compared",
     )
     steps: Count | None = Field(None, description="updates of each of these trainings; null: a tenth of retrain.steps")
 

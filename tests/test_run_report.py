@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -59,6 +60,8 @@ def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert not costs["supernet"].complete
     assert findings.audit is not None
     assert findings.audit.correlations["kendall"] == (0.21, -0.2, 0.6)
+    assert findings.audit.winner == (0.81, 0.915)
+    assert len(findings.audit.alone) == 12
 
     path = report.write(tmp_path / "run")
     text = path.read_text(encoding="utf-8")
@@ -96,7 +99,7 @@ def test_ties_are_those_of_the_paired_test(tmp_path: Path) -> None:
 
 
 def test_the_winner_of_a_search_that_was_killed_in_a_generation(tmp_path: Path) -> None:
-    """Its result is of the generation before, and what it was begun with may be over its limits."""
+    """Its result is of the generation before; scores on other images that it was begun with do not count."""
     run = tmp_path / "run"
     entries = write_run(run, TINY.replace("flops_limit: null", "flops_limit: 1G\n  params_limit: 1G"))
     best = ranking(entries)
@@ -108,17 +111,26 @@ def test_the_winner_of_a_search_that_was_killed_in_a_generation(tmp_path: Path) 
     assert found.ties
     assert entries.index(best[1]) in found.ties
 
-    for name, cost in (("flops", 2 * 10**9), ("params", 2 * 10**9), ("flops", 10**9)):
-        imported = replace(best[5], origin="imported", top1=1.0, **{name: cost})
-        lines = [imported if entry == best[5] else entry for entry in entries]
-        (run / "search" / "journal.jsonl").write_text("".join(entry.to_line() for entry in lines))
-        for content in ({"best": [best[1].to_dict()]}, {}):
-            # A result has seen all that the search was begun with; without one, the settings tell what it may use.
-            result.write_text(yaml.safe_dump(content))
-            found = report.read(run).search
-            assert found is not None
-            assert found.best == (imported if cost == 10**9 and not content else best[0])
-            assert found.limits == {"flops": 10**9, "params": 10**9}
+    # Two that another search has scored; the winner was scored again, so it is there twice.
+    imported = [replace(entry, origin="imported", top1=1.0) for entry in (best[0], best[5])]
+    lines = [*imported, *(entry for entry in entries if entry != best[5])]
+    journal, bits = run / "search" / "journal.jsonl", run / "search" / "outcomes.bits"
+    journal.write_text("".join(entry.to_line() for entry in lines))
+    rows = np.frombuffer(bits.read_bytes(), np.uint8).reshape(len(entries), -1)
+    bits.write_bytes(bytes(2 * rows.shape[1]) + np.delete(rows, entries.index(best[5]), 0).tobytes())
+    result.write_text(yaml.safe_dump({"best": [imported[0].to_dict()]}))
+    found = report.read(run).search
+    assert found is not None
+    assert found.best == best[0]
+    assert found.winner_line == lines.index(best[0])
+    assert found.ties
+    assert found.unknown == ""
+    assert min(found.ties) > 1
+    assert found.limits == {"flops": 10**9, "params": 10**9}
+    (effort,) = [effort for effort in report.read(run).efforts if effort.stage == "search"]
+    assert effort.work == f"{len(entries) - 1} candidates"
+    journal.write_text("".join(entry.to_line() for entry in imported))
+    assert report.read(run).search is None  # nothing has a score here yet
 
 
 def test_candidates_whose_outcomes_were_lost_are_told_of(tmp_path: Path) -> None:

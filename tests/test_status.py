@@ -200,17 +200,21 @@ def test_an_architecture_that_was_not_exported_is_found_in_the_journal(
         older(folder)
 
 
-def test_what_a_search_was_begun_with_counts_under_its_limits(
+def test_of_another_search_only_scores_on_the_same_images_count(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    begin(folder / "search", "search.flops_limit=2000", "search.params_limit=2000")
-    for costs, best in (((2001, 10), BEST), ((10, 2001), BEST), ((2000, 2000), Architecture((3, 3, 3, 3)))):
+    begin(folder / "search")
+    journal, other = folder / "search" / "journal.jsonl", Architecture((3, 3, 3, 3))
+    for origin, earlier, best in (("imported", False, BEST), ("mutation", True, other)):
         score(folder / "search", 7)
-        imported = Entry(Architecture((3, 3, 3, 3)), *costs, 1.0, 1.0, 100, 0, "imported")
-        journal = folder / "search" / "journal.jsonl"
-        journal.write_text(imported.to_line() + journal.read_text())
+        line = Entry(other, 10, 10, 1.0, 1.0, 100, 0, origin, earlier=earlier).to_line()
+        journal.write_text(line + journal.read_text())
         stage = told(monkeypatch, capfd)["stages"]["search"]
         assert (stage["best"]["architecture"], stage["done"]) == (best.to_list(), 7)
+        assert "1 more of another search" in stage["note"]
+        journal.write_text(line)
+        stage = told(monkeypatch, capfd)["stages"]["search"]
+        assert (stage.get("best", {}).get("top1"), stage["done"]) == (1.0 if earlier else None, 0)
 
 
 @pytest.mark.parametrize(

@@ -524,6 +524,14 @@ def recipe_path(path: Path) -> Path:
 BROKEN_RECIPE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
+def read_recipe(path: Path) -> dict[str, Any] | None:
+    """What a store was built to, with its labels and the digest of its bytes; None if it is not whole."""
+    try:
+        return _read_recipe(path)
+    except (OSError, *BROKEN_RECIPE):
+        return None
+
+
 def _read_recipe(path: Path) -> dict[str, Any]:
     """The recipe and the labels of a store that is whole; raises OSError or one of `BROKEN_RECIPE` if it is not."""
     recipe: dict[str, Any] = json.loads(recipe_path(path).read_text(encoding="utf-8"))

@@ -11,13 +11,12 @@ from torch import Tensor
 from spos_cli.engine.accelerator import free_memory
 from spos_cli.engine.precision import Amp, to_device
 from spos_cli.models.supernet import Supernet
-from spos_cli.search.racing import Outcomes, Race
+from spos_cli.search.racing import Outcomes, Race, checks
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
 
 CPU_BATCH = 32  # more images at a time do not fit into a CPU's cache, and take up to 1.4 times as long each
 ROOM = 0.25  # of a GPU's free memory that images may take to stay there; the rest is for a group's features
-LOOKS = 10  # at each of which a race may end, spread over the images
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ class Evaluator:
         top1 = torch.zeros(len(archs), len(self.images), dtype=torch.bool, device=self.device)
         top5 = torch.zeros(len(archs), dtype=torch.int64, device=self.device)
         seen = [len(self.images)] * len(archs)
-        running, looks, done = list(range(len(archs))), self._looks(), 0
+        running, left, done = list(range(len(archs))), checks(len(self.images)), 0
         for images, labels in zip(
             torch.split(self.images, self.batch), torch.split(self.labels, self.batch), strict=True
         ):
@@ -164,8 +163,8 @@ class Evaluator:
                 top1[number, done : done + len(labels)] = right[:, 0]
                 top5[number] += right.sum()
             done += len(labels)
-            if race is not None and looks[0] <= done < len(self.images):
-                looks = [look for look in looks if look > done]
+            if race is not None and left and left[0] <= done < len(self.images):
+                left = [check for check in left if check > done]
                 for number in [n for n in running if race.is_lost(top1[n, :done].cpu().numpy())]:
                     running.remove(number)
                     seen[number] = done
@@ -174,7 +173,3 @@ class Evaluator:
                 return None
         outcomes, counts = top1.cpu().numpy(), top5.tolist()
         return [Score(outcomes[n, : seen[n]], counts[n], n not in running) for n in range(len(archs))]
-
-    def _looks(self) -> list[float]:
-        """After how many images the races are looked at; nothing is saved after the last."""
-        return [*(len(self.images) * look / LOOKS for look in range(1, LOOKS)), float("inf")]

@@ -70,7 +70,8 @@ class Proposal(NamedTuple):
 class Evolution:
     """The sizes of a search; generation 0 is random, `generations` more are made of the best so far.
 
-    With `parents` 0 every generation is random: the baseline at the same budget.
+    A search may also begin with given architectures. With `parents` 0 every generation is random: the baseline at the
+    same budget.
 
     Attributes:
         table: what the limit is on; candidates are drawn exactly under it.
@@ -79,6 +80,7 @@ class Evolution:
         parents: best candidates so far that children are made of.
         mutations, crossovers: children per generation; random candidates fill the rest.
         mutation_probability: of each layer, to be drawn anew.
+        flops: by which the cheaper of two that score alike comes first; None: `table`.
         others: more limits, under which candidates are drawn by rejection: best the ones that leave more.
         front_on: the cost of which the search is for the whole front, cost against score; None: for the best score.
     """
@@ -92,6 +94,7 @@ class Evolution:
     crossovers: int
     mutation_probability: float
     seed: int
+    flops: CostTable | None = None
     others: tuple[tuple[CostTable, int], ...] = ()
     front_on: CostTable | None = None
 
@@ -99,6 +102,7 @@ class Evolution:
         self,
         evaluate: Callable[[Sequence[Candidate]], Sequence[float]],
         known: Mapping[Architecture, float] | None = None,
+        begin: Sequence[Architecture] = (),
         watch: Callable[[int, dict[Origin, Draws]], None] = lambda generation, draws: None,
     ) -> Iterator[list[tuple[Candidate, float]]]:
         """Yields each generation with its scores; a higher score is better.
@@ -107,13 +111,16 @@ class Evolution:
 
         Args:
             evaluate: scores a generation; below 0 are those that lost a race, which are never on a front.
-            known: scores of another search, to go on from: its best are the parents of the first generation.
+            known: scores that `evaluate` would give, to go on from: the best are the parents of the first generation.
+            begin: architectures without a score, under the limits, the most promising first. Generation 0 begins with
+                them. Those that find no place there count as seen, and come when nothing new is left.
             watch: is told of each generation, before it is scored, how its operators fared.
         """
         scores = dict(known or {})
         best = self.best_of(scores, scores)
         for generation in range(self.generations + 1):
-            candidates, draws = self.propose(generation, best, scores)
+            waiting = [arch for arch in begin if arch not in scores]
+            candidates, draws = self.propose(generation, best, scores, waiting)
             if not candidates:
                 return
             watch(generation, draws)
@@ -123,27 +130,31 @@ class Evolution:
             best = self.best_of([*best, *(candidate.architecture for candidate in candidates)], scores)
             yield results
 
-    def best_of(self, archs: Iterable[Architecture], scores: Mapping[Architecture, float]) -> list[Architecture]:
-        """The next parents: by score, then the cheaper, then the one that came earlier.
+    def best_of(
+        self, archs: Iterable[Architecture], scores: Mapping[Architecture, float], number: int | None = None
+    ) -> list[Architecture]:
+        """The next parents, or so many others, in the order of `Entry.rank`: by score, FLOPs and architecture.
 
         In a search for a front those of NSGA-II (Deb et al. 2002): by front, then the less crowded.
         """
+        number, flops = self.parents if number is None else number, self.flops or self.table
+        ranked = sorted(archs, key=lambda arch: (-scores[arch], flops.of(arch), arch))
         if self.front_on is not None:
-            return self.spread_of([arch for arch in archs if scores[arch] >= 0], scores, self.front_on)
-        return sorted(archs, key=lambda arch: (-scores[arch], self.table.of(arch)))[: self.parents]
+            return self.spread_of([arch for arch in ranked if scores[arch] >= 0], scores, self.front_on, number)
+        return ranked[:number]
 
     def spread_of(
-        self, archs: Sequence[Architecture], scores: Mapping[Architecture, float], table: CostTable
+        self, archs: Sequence[Architecture], scores: Mapping[Architecture, float], table: CostTable, number: int
     ) -> list[Architecture]:
-        """The first `parents` by front, then by crowding distance, then the cheaper."""
+        """The first `number` by front, then by crowding distance, then the cheaper."""
         costs, values = (np.array([of(arch) for arch in archs], np.float64) for of in (table.of, scores.__getitem__))
         best: list[Architecture] = []
         for members in fronts(costs, values):
-            if len(best) >= self.parents:
+            if len(best) >= number:
                 break
             order = np.argsort(-crowding(costs[members], values[members]), kind="stable")
             best += [archs[members[index]] for index in order]
-        return best[: self.parents]
+        return best[:number]
 
     def allows(self, arch: Architecture) -> bool:
         """Whether an architecture is under all limits."""
@@ -181,15 +192,23 @@ class Evolution:
         fresh.any(rng)
         return fresh.draw(rng)
 
-    def propose(self, generation: int, best: Sequence[Architecture], seen: Iterable[Architecture]) -> Proposal:
-        """The candidates of one generation: children of the best, then random ones."""
+    def propose(
+        self,
+        generation: int,
+        best: Sequence[Architecture],
+        seen: Iterable[Architecture],
+        waiting: Sequence[Architecture] = (),
+    ) -> Proposal:
+        """The candidates of one generation: in the first one those that wait; children of the best; random ones."""
         rng = seeding.generator(self.seed, "evolution", generation)
-        fresh = _Fresh(self, set(seen))
-        candidates: list[Candidate] = []
+        fresh = _Fresh(self, {*seen, *waiting})
+        again = [Candidate(arch, generation, "rescored") for arch in waiting]
+        candidates = again[: self.population] if generation == 0 else []
         draws: dict[Origin, Draws] = {}
 
         def add(origin: Origin, number: int, draw: Callable[[], Architecture]) -> None:
             draws[origin] = fresh.draws = Draws()
+            number = min(number, self.population - len(candidates))
             for _ in range(number * TRIES_PER_CHILD):
                 if number == 0:
                     return
@@ -204,6 +223,8 @@ class Evolution:
         draws["random"] = fresh.draws = Draws()
         while len(candidates) < self.population and (arch := fresh.draw(rng)) is not None:
             candidates.append(Candidate(arch, generation, "random"))
+        if generation > 0:
+            candidates += again[: self.population - len(candidates)]
         # What was found once under narrow limits may not be found again.
         if generation == 0 and not candidates and (arch := self.probe()) is not None and fresh.take(arch):
             candidates.append(Candidate(arch, generation, "random"))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from spos_cli.search.journal import Entry, ranking
+from spos_cli.search import results
+from spos_cli.search.journal import Entry, Origin, ranking
+from spos_cli.search.results import is_new, is_own
 from spos_cli.search.statistics import front, interval
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import Choice, SearchSpace
@@ -78,7 +80,9 @@ class Audit:
     Attributes:
         curves: of `random` and `evolution`: for each seed the best top-1 so far, by evaluation.
         operators: by name, how often its children were proposed, accepted, known already, and over a limit.
-        one_shot, alone: top-1 of the same architectures in the supernet and trained alone for `fidelity_steps`.
+        one_shot, alone: top-1 of the same architectures in the supernet and trained alone for `fidelity_steps`; without
+            the winner, which was picked for its score.
+        winner: the same two numbers of the winner; None if they are not known.
         correlations: of the two rankings, by name, the value and its interval; `kendall_of_flops` is FLOPs' with alone.
         images: numbers of search images, with the width of the tie (a share) and how many of the best are in it.
     """
@@ -89,6 +93,7 @@ class Audit:
     one_shot: Sequence[float] = ()
     alone: Sequence[float] = ()
     fidelity_flops: Sequence[int] = ()
+    winner: tuple[float, float] | None = None
     correlations: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     images: Sequence[tuple[int, float, int]] = ()
 
@@ -128,8 +133,18 @@ class Search:
 
     @cached_property
     def own(self) -> list[int]:
-        """The lines that this search has scored itself, those among them that were stopped early."""
-        return [i for i, entry in enumerate(self.entries) if entry.origin != "imported"]
+        """The lines whose scores were found on the images of this search, those among them that were stopped early."""
+        return [i for i, entry in enumerate(self.entries) if is_own(entry)]
+
+    @cached_property
+    def new(self) -> list[int]:
+        """Those of them that this search has scored itself."""
+        return [i for i, entry in enumerate(self.entries) if is_new(entry)]
+
+    @cached_property
+    def lines(self) -> dict[Architecture, int]:
+        """The line of each architecture; of one that was scored again, the line that counts."""
+        return {entry.architecture: i for i, entry in enumerate(self.entries)} | results.rows(self.entries)
 
     @cached_property
     def compared(self) -> list[int]:
@@ -138,13 +153,13 @@ class Search:
 
     @property
     def stopped(self) -> int:
-        """How many of its own candidates it has stopped early."""
+        """How many of these candidates were stopped early."""
         return len(self.own) - len(self.compared)
 
     @cached_property
     def winner_line(self) -> int:
         """The winner's place in the journal."""
-        return next(i for i, entry in enumerate(self.entries) if entry.architecture == self.winner)
+        return self.lines[self.winner]
 
     @property
     def best(self) -> Entry:
@@ -154,8 +169,11 @@ class Search:
     @cached_property
     def cheapest(self) -> int:
         """The line of the cheapest candidate that is tied with the winner; the winner's own if there is none."""
-        lines: list[int] = [*(self.ties or ()), self.winner_line]
-        return min(lines, key=lambda line: (self.entries[line].flops, line))
+        return self.cheapest_first([*(self.ties or ()), self.winner_line])[0]
+
+    def cheapest_first(self, lines: Iterable[int]) -> list[int]:
+        """Lines by FLOPs; of those that cost the same the better first, as `export-arch --prefer smallest` has them."""
+        return sorted(lines, key=lambda line: (self.entries[line].flops, self.entries[line].rank))
 
     def front(self, cost: str) -> list[int]:
         """The lines that no other one beats in both top-1 and a cost (`flops` or `params`), by cost."""
@@ -175,17 +193,6 @@ class Findings:
     retrained: Sequence[Retrained] = ()
     efforts: Sequence[Effort] = ()
     audit: Audit | None = None
-
-
-def used(entries: Sequence[Entry], flops_limit: int | None, params_limit: int | None) -> list[Entry]:
-    """What a search chooses from: its own candidates, and imported ones under its limits (FLOPs, parameters).
-
-    A journal has no latencies, so a limit on these leaves out none.
-    """
-    flops, params = (math.inf if limit is None else limit for limit in (flops_limit, params_limit))
-    return [
-        entry for entry in entries if entry.origin != "imported" or (entry.flops <= flops and entry.params <= params)
-    ]
 
 
 @lru_cache(maxsize=2**16)
@@ -288,11 +295,10 @@ def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
     entries, widths = search.entries, space.widths
     archs = [entry.architecture for entry in entries]
     intervals = [score_interval(entry.right, entry.images) for entry in entries]
-    origins = ["random", "mutation", "crossover", "imported"]
+    origins = list(get_args(Origin))
     compared = search.compared
     top = [entry.architecture for entry in ranking(entries[i] for i in compared)[:TOP]]
-    # An audit counts evaluations in the same way.
-    places, values = best_so_far([None if entries[i].partial else entries[i].top1 for i in search.own])
+    places, values = best_so_far([score if score >= 0 else None for score in results.best_so_far(entries)])
     data = {
         # One character a layer, one candidate after another.
         "archs": "".join(DIGITS[choice] for arch in archs for choice in arch),
@@ -307,8 +313,9 @@ def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
         "origins": origins,
         "origin": [origins.index(entry.origin) for entry in entries],
         "partial": [i for i, entry in enumerate(entries) if entry.partial],
+        "earlier": [i for i, entry in enumerate(entries) if entry.earlier],
         "tied": sorted(search.ties or ()),
-        "exported": [i for i, arch in enumerate(archs) if arch in search.exported],
+        "exported": sorted(line for arch, line in search.lines.items() if arch in search.exported),
         "winner": search.winner_line,
         "front": {cost: search.front(cost) for cost in ("flops", "params")},
         "limits": dict(search.limits),
@@ -341,6 +348,7 @@ def _audit(audit: Audit) -> dict[str, Any]:
         "curves": curves,
         "one_shot": _rounded(audit.one_shot),
         "alone": _rounded(audit.alone),
+        "winner": _rounded(audit.winner or ()),
         "flops": list(audit.fidelity_flops),
         "images": [list(row) for row in audit.images],
     }

@@ -1,9 +1,11 @@
 """The journal of a search: one scored candidate a line, in the order of scoring, never rewritten.
 
 A line is a JSON object: `architecture` (as `Architecture.to_list` has it), `flops`, `params`, `top1` and `top5` (shares
-of `images`), `images`, `generation` and `origin` (`random`, `mutation` or `crossover`; `imported` for what another
-search has scored), and `partial: true` for a candidate that has lost its race. It holds no times, so that the same
-search gives the same bytes. Beside it, `outcomes.bits` keeps which images each candidate got right.
+of `images`), `images`, `generation` and `origin`: `random`, `mutation` or `crossover`; `imported` for a score that
+another search found on other images, and `rescored` for such an architecture that this search has scored again.
+`partial: true` is for a candidate that has lost its race, `earlier: true` for a score that another search found with
+the same supernet on the same images. Lines of another search come first. There are no times, so that the same search
+gives the same bytes. Beside it, `outcomes.bits` keeps which images each candidate got right.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import MAX_COST
 from spos_cli.space.search_space import SearchSpace
 
-Origin = Literal["random", "mutation", "crossover", "imported"]
+Origin = Literal["random", "mutation", "crossover", "rescored", "imported"]
 
 # What a line raises that is no entry: no JSON, or of another form, or nested without end.
 NO_ENTRY = (ArchitectureError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
@@ -46,6 +48,12 @@ class Entry:
     generation: int
     origin: Origin
     partial: bool = False
+    earlier: bool = False
+
+    @property
+    def fitness(self) -> float:
+        """What a search maximises: top-1, and below 0 for a candidate that was stopped early."""
+        return self.top1 - self.partial
 
     @property
     def rank(self) -> tuple[bool, float, int, Architecture]:
@@ -65,8 +73,9 @@ class Entry:
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for files."""
         fields = {**asdict(self), "architecture": self.architecture.to_list()}
-        if not self.partial:
-            del fields["partial"]
+        for flag in ("partial", "earlier"):
+            if not fields[flag]:
+                del fields[flag]
         return fields
 
     def to_line(self) -> str:
@@ -86,8 +95,10 @@ class Entry:
             raise ValueError("a number that is none")
         if not (0 <= entry.top1 <= 1 and 0 <= entry.top5 <= 1 and entry.origin in get_args(Origin)):
             raise ValueError("a score outside of its range, or an unknown origin")
-        if type(entry.partial) is not bool:
-            raise ValueError("neither partial nor complete")
+        if type(entry.partial) is not bool or type(entry.earlier) is not bool:
+            raise ValueError("neither partial nor complete, or neither earlier nor new")
+        if entry.earlier and entry.origin == "imported":
+            raise ValueError("on the same images, and on others")
         return entry
 
 
@@ -204,6 +215,15 @@ class Bitmaps:
             return None
         unpacked = np.unpackbits(np.frombuffer(bits, np.uint8), count=self.images) if len(bits) == self.width else None
         return None if unpacked is None else unpacked.astype(bool)
+
+    def rows(self, rows: Sequence[int]) -> bytes:
+        """These rows, one after the other, for another file; zeros for those that were not kept."""
+        try:
+            content = self.path.read_bytes()
+        except OSError:
+            content = b""
+        parts = (content[row * self.width : (row + 1) * self.width] for row in rows)
+        return b"".join(part if len(part) == self.width else bytes(self.width) for part in parts)
 
     def overlaps(self, row: int, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of each of `rows` `(n,)`: images that are right there, and those that are right there and in `row`.

@@ -63,7 +63,7 @@
     return strip;
   }
 
-  const sets = search && Object.fromEntries(["partial", "tied", "exported"].map((name) => [name, new Set(search[name])]));
+  const sets = search && Object.fromEntries(["partial", "tied", "exported", "earlier"].map((name) => [name, new Set(search[name])]));
 
   function cardOf(line) {
     const images = Array.isArray(search.images) ? search.images[line] : search.images;
@@ -71,6 +71,8 @@
     if (line === search.winner) remarks.push("the winner");
     else if (sets.tied.has(line)) remarks.push("tied with the winner");
     if (sets.partial.has(line)) remarks.push("stopped early");
+    if (search.origin[line] === search.origins.indexOf("imported")) remarks.push("scored on other images");
+    if (sets.earlier.has(line)) remarks.push("of an earlier search");
     if (sets.exported.has(line)) remarks.push("exported");
     const rows = [
       ["top-1", `${percent(search.top1[line])} (${percent(search.low[line], 1)} to ${percent(search.high[line], 1)})`],
@@ -300,13 +302,16 @@
   };
 
   function fidelity() {
-    const all = [...audit.one_shot, ...audit.alone];
     return draw("fidelity-chart", [{
       type: "scatter", mode: "markers", x: hundred(audit.one_shot), y: hundred(audit.alone),
       customdata: audit.one_shot.map((_, i) => (audit.flops[i] === undefined ? "" : cost(audit.flops[i]) + " FLOPs")),
       hovertemplate: "one-shot %{x:.2f} %, alone %{y:.2f} %<br>%{customdata}<extra></extra>",
       marker: { size: 11, color: css("accent"), line: { color: css("sheet"), width: 1 } },
-    }], {
+    }, ...(audit.winner.length ? [{
+      type: "scatter", mode: "markers", name: "the winner", x: [100 * audit.winner[0]], y: [100 * audit.winner[1]],
+      hovertemplate: "the winner: one-shot %{x:.2f} %, alone %{y:.2f} %<extra></extra>",
+      marker: { symbol: "star", size: 18, color: css("limit"), line: { color: css("sheet"), width: 1.5 } },
+    }] : [])], {
       xaxis: { title: { text: "one-shot top-1, %" } }, yaxis: { title: { text: "top-1 alone, %" } },
       margin: { l: 46, r: 12, t: 14, b: 44 },
     });

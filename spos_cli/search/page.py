@@ -27,6 +27,7 @@ from spos_cli.search.findings import (
     score_interval,
     stages_of,
 )
+from spos_cli.search.results import is_own
 from spos_cli.search.statistics import ENOUGH
 from spos_cli.space.architecture import Architecture, format_width
 from spos_cli.space.cost import LABELS, format_cost, format_duration
@@ -167,7 +168,7 @@ def header(findings: Findings) -> Html:
 
 def scored(search: Search) -> str:
     """How many candidates a search has scored, and on what, in words."""
-    number, stopped = len(search.own), search.stopped
+    number, stopped, earlier = len(search.new), search.stopped, len(search.own) - len(search.new)
     of = f" of {search.planned:,} planned" if search.planned is not None and number < search.planned else ""
     sizes = sorted({search.entries[line].images for line in search.compared})
     images = " to ".join(f"{size:,}" for size in dict.fromkeys((*sizes[:1], *sizes[-1:])))
@@ -179,7 +180,8 @@ def scored(search: Search) -> str:
         on = f" on the same {images} images ({stopped:,} of them, stopped early, only on the first of these)"
     else:
         on = f", each on the same {images} images"
-    return f"{number:,}{of} candidates were scored with the supernet’s weights{on}"
+    more = f" and {earlier:,} of an earlier search" if earlier else ""
+    return f"{number:,}{of} candidates{more} were scored with the supernet’s weights{on}"
 
 
 def tiles(findings: Findings) -> list[Html]:
@@ -261,8 +263,8 @@ def tradeoff(search: Search) -> Html:
         notes.append(f"Crosses ({search.stopped:,}) were stopped early, so their scores are of fewer images.")
     if imported:
         notes.append(
-            f"Diamonds ({imported:,}) come from another search; their scores were found on other images and are only"
-            " roughly comparable."
+            f"Diamonds ({imported:,}) come from another search; their scores were found on other images and do not"
+            " count here. The best of them were scored again."
         )
     if search.covered is not None:
         notes.append(
@@ -299,7 +301,9 @@ def progress(search: Search, audit: Audit | None) -> Html:
         "The best score so far after each evaluation. It only ever rises, and it is the largest of many noisy scores:"
         " the winner’s true accuracy is likely a little lower than what is shown."
     )
-    if search.stopped:
+    if len(search.new) < len(search.own):
+        text += " What was known before the first counts from the beginning."
+    if any(search.entries[line].partial for line in search.new):
         text += " Candidates that were stopped early are evaluations, too."
     if audit is not None and audit.curves.get("random"):
         text += " " + baseline(search, audit)
@@ -318,10 +322,10 @@ def baseline(search: Search, audit: Audit) -> str:
         if values
     ]
     budget = "With the same budget, "
-    if audit.candidates != len(search.own):
+    if audit.candidates != len(search.new):
         budget = (
             f"The audit compared searches of {audit.candidates:,} candidates, where this one has"
-            f" {len(search.own):,} now: "
+            f" {len(search.new):,} now: "
         )
     return f"{budget}{'; '.join(said)}."
 
@@ -438,7 +442,7 @@ def tie(search: Search) -> Html:
         )
     if search.unknown:
         text += f" But {search.unknown}."
-    lines = sorted(search.ties, key=lambda i: (search.entries[i].flops, i))[:SHOWN]
+    lines = search.cheapest_first(search.ties)[:SHOWN]
     rows = [_tied_row(search, line) for line in [search.winner_line, *lines]]
     more = len(search.ties) - len(lines)
     return section(
@@ -488,7 +492,7 @@ def choices(space: SearchSpace, search: Search) -> Html:
 def audited(audit: Audit, search: Search | None) -> list[Html]:
     """What `spos audit` has found; the search may have gone on since."""
     sections, earlier = [], ""
-    if search is not None and audit.candidates not in (0, len(search.own)):
+    if search is not None and audit.candidates not in (0, len(search.new)):
         earlier = f" This search was audited when it had {audit.candidates:,} candidates."
     if audit.one_shot:
         sections.append(
@@ -528,6 +532,17 @@ def agreement(audit: Audit) -> str:
     number = len(audit.one_shot)
     steps = f" for {audit.fidelity_steps:,} steps" if audit.fidelity_steps else ""
     text = f"{_count(number, 'architecture')} {'was' if number == 1 else 'were'} trained alone{steps}."
+    if audit.winner is not None:
+        below = sum(alone < audit.winner[1] for alone in audit.alone)
+        text += (
+            f" So was the winner: with {_percent(audit.winner[1])} it is better than {below} of them. It was picked for"
+            " its score, so it is not counted in the ranking."
+        )
+    if number < ENOUGH:
+        return text + (
+            f" They are too few for a rank correlation, which takes {ENOUGH}: rankings of fewer agree by chance too"
+            f" often; raise audit.architectures to {ENOUGH + 1} or more."
+        )
     said = "; ".join(
         f"{CORRELATIONS.get(name, name)} {_signed(value)} (95 % interval {_signed(low)} to {_signed(high)})"
         for name, (value, low, high) in audit.correlations.items()
@@ -542,18 +557,16 @@ def agreement(audit: Audit) -> str:
             " There is no rank correlation with the supernet’s scores that has a value, as where all scores are equal."
         )
         text += f" {said[0].upper()}{said[1:]}." if said else ""
-    if number < ENOUGH:
-        text += " That is too few: even rankings that agree in full could be chance; raise audit.architectures."
     return text
 
 
 def retrained(findings: Findings) -> Html:
     """The networks that were trained alone."""
-    lines = {entry.architecture: i for i, entry in enumerate(findings.search.entries)} if findings.search else {}
+    search = findings.search
 
     def row(network: Retrained) -> list[Content]:
-        line = lines.get(network.architecture)
-        entry = findings.search.entries[line] if findings.search and line is not None else None
+        line = search.lines.get(network.architecture) if search else None
+        entry = search.entries[line] if search and line is not None else None
         low, high = score_interval(network.right, network.images)
         return [
             element(
@@ -564,7 +577,7 @@ def retrained(findings: Findings) -> Html:
             ),
             format_cost(entry.flops) if entry else "–",
             f"{network.steps:,}",
-            _percent(entry.top1) if entry else "–",
+            _percent(entry.top1) if entry and is_own(entry) else "–",
             _percent(network.top1),
             _range(low, high),
         ]

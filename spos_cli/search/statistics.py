@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Numbers = Sequence[float] | NDArray[np.float64] | NDArray[np.int64]
-ENOUGH = 5  # pairs of a rank correlation; of 4, orders that are chance agree or disagree in full in 2 of 24 cases
+ENOUGH = 8  # pairs of a rank correlation, at least; Kendall's tau of 8 that are chance has a standard deviation of 0.29
 PAIRS = 1_000_000  # that are compared at once: what a correlation needs of memory
 
 
@@ -49,6 +49,28 @@ def mcnemar(only_one: int, only_other: int) -> float:
     below = np.arange(less, 0, -1)
     tail = 1 + float(np.cumprod(below / (count - below + 1)).sum())
     return min(1.0, 2 * tail * math.exp(log_choose - count * math.log(2)))
+
+
+def hypergeometric_tail(size: int, drawn: int, least: int) -> float:
+    """Probability of at least so many of one kind in a draw without replacement; exact.
+
+    Args:
+        size: of the population, of which one half is of that kind; an even number.
+        drawn: of the population.
+        least: of that kind, more than half of those drawn.
+    """
+    half = size // 2
+    if least > min(half, drawn):
+        return 0.0
+
+    def log_choose(n: int, k: int) -> float:
+        return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+    first = log_choose(half, least) + log_choose(half, drawn - least) - log_choose(size, drawn)
+    # Probabilities of `least` and of more, by the ratio of each to the one before it.
+    more = np.arange(least, min(half, drawn))
+    ratios = (half - more) * (drawn - more) / ((more + 1) * (half - drawn + more + 1))
+    return min(1.0, (1 + float(np.cumprod(ratios).sum())) * math.exp(first))
 
 
 def kendall(x: Numbers, y: Numbers) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from spos_cli.search.journal import Bitmaps, Entry
+from spos_cli.search.results import is_own
 from spos_cli.search.statistics import mcnemar
 from spos_cli.space.architecture import Architecture
 
@@ -59,11 +60,11 @@ def find(candidates: Sequence[Entry], rows: Mapping[Architecture, int], bits: Pa
     winner = min(candidates, key=lambda entry: entry.rank)
     if winner.partial:
         return Ties(unknown="no candidate was scored to the end, so none is compared with the best")
-    if winner.origin == "imported":
+    if not is_own(winner):
         return Ties(
             unknown="the best was scored by another search, whose outcomes by image are not here: no ties known"
         )
-    ours = [entry for entry in candidates if not entry.partial and entry.origin != "imported"]
+    ours = [entry for entry in candidates if not entry.partial and is_own(entry)]
     right, both = Bitmaps(bits, winner.images).overlaps(
         rows[winner.architecture], [rows[entry.architecture] for entry in ours]
     )

@@ -19,6 +19,7 @@ from spos_cli.models.published_table import PICKLE_PROTOCOL
 from spos_cli.models.weights import to_published
 from spos_cli.search import ties
 from spos_cli.search.journal import Entry, Journal, pareto, ranking
+from spos_cli.search.results import exportable, is_own, rows
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import LABELS, CostTable, format_cost
 from spos_cli.space.search_space import SearchSpace
@@ -112,6 +113,8 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
     if not entries:
         raise RunError(f"there are no scored candidates in {source or run.search_folder}; run spos search first")
     found, said = answer(question, entries, journal.with_name("outcomes.bits"), space)
+    if source is None and not any(map(is_own, found)):
+        said.append("this search has scored no candidate yet: the scores are those of the search that it begins with")
     origin = {"supernet": supernet, "space": space.to_dict()}
     paths = [write(run, entry, origin, form) for entry in found]
     rows = [
@@ -139,23 +142,24 @@ def answer(
     """The candidates that are asked for, at least one, and what is to be said of them.
 
     Args:
-        entries: a whole journal.
+        entries: a whole journal. Where another search's scores are all that it has, these are asked.
         bits: the outcomes beside it.
         space: that was searched.
 
     Raises:
         LimitError: there is none.
     """
-    allowed = [entry for entry in entries if all(getattr(entry, name) <= limit for name, limit in question.limits)]
+    counting = exportable(entries)
+    allowed = [entry for entry in counting if all(getattr(entry, name) <= limit for name, limit in question.limits)]
     if not allowed:
-        raise LimitError(unreachable(question, entries, count(space)))
+        raise LimitError(unreachable(question, counting, count(space)))
     said = []
     if question.front:
         found = pareto(allowed)
         if not found:
             raise LimitError(f"none of {len(allowed):,} candidates was scored to the end, so there is no front")
     elif question.smallest:
-        tie = ties.find(allowed, {entry.architecture: row for row, entry in enumerate(entries)}, bits)
+        tie = ties.find(allowed, rows(entries), bits)
         best = ranking(allowed)
         found = sorted((entry for entry in best if entry.architecture in tie.tied), key=lambda entry: entry.flops)
         if tie.unknown:
@@ -167,9 +171,6 @@ def answer(
         found = ranking(allowed)[: question.top or 1]
     if lost := sum(entry.partial for entry in found):
         said.append(f"{lost:,} of these lost a race: their scores are of the first images only")
-    foreign = sum(entry.origin == "imported" for entry in found)
-    if foreign and any(entry.origin != "imported" for entry in entries):
-        said.append(f"{foreign:,} of these were scored by another search, on other images: only roughly comparable")
     return found, said
 
 
@@ -198,7 +199,11 @@ def write(run: Run, entry: Entry, origin: dict[str, Any], form: ArchFormat) -> s
         "flops": entry.flops,
         "params": entry.params,
         "fitness": {"top1": entry.top1, "top5": entry.top5, "images": entry.images, "interval": rounded(entry)},
-        "found": {"generation": entry.generation, "origin": entry.origin},
+        "found": {
+            "generation": entry.generation,
+            "origin": entry.origin,
+            **({"earlier": True} if entry.earlier else {}),
+        },
         **origin,
     }
     path = run.archs_folder / entry.architecture.id / "arch.yaml"

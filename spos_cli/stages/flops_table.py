@@ -24,7 +24,7 @@ from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.common import Run, in_columns
 
 LATENCY_TABLE = "latency_table.json"
-CHECKED = 20  # whole networks that a table of latencies is compared with
+CHECKED = 20  # whole networks that a table of latencies is fitted to
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -100,8 +100,10 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
         "fixed": found.table.fixed,
         "table": [list(row) for row in found.table.rows],
         "spread": found.spread,
+        "fitted": f"to {len(found.whole)} whole networks; held_out is what the fit to the others says of each",
         "whole": [
-            {"architecture": arch.to_list(), "measured": one, "added": other} for arch, one, other in found.whole
+            {"architecture": arch.to_list(), "measured": one, "added": other, "held_out": round(predicted, 1)}
+            for (arch, one, other), predicted in zip(found.whole, found.held_out, strict=True)
         ],
         "spearman": spearman,
         "error": found.error,
@@ -119,7 +121,7 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
         ("the table reaches", f"{format_duration(found.table.minimum)} to {format_duration(found.table.maximum)}"),
         (f"{CHECKED} whole networks", f"{format_duration(min(whole))} to {format_duration(max(whole))}"),
         ("Spearman's rank correlation with them", f"{spearman:.3f}"),
-        ("mean error", f"{found.error:.1%}"),
+        ("mean error of a network that the fit has not seen", f"{found.error:.1%}"),
     ]
     run.show("how far the table can be trusted", ["what:", "value:"], facts)
     run.result(summary)

@@ -19,9 +19,10 @@ from spos_cli.engine.history import is_number
 from spos_cli.engine.progress import warn
 from spos_cli.errors import RunError, SposError, printable
 from spos_cli.search import ties
-from spos_cli.search.findings import Audit, Effort, Findings, Number, Retrained, Search, Training, used
+from spos_cli.search.findings import Audit, Effort, Findings, Number, Retrained, Search, Training
 from spos_cli.search.journal import Entry, Journal, ranking
 from spos_cli.search.page import MISSING, page, plotly_js
+from spos_cli.search.results import new, own, rows
 from spos_cli.space import architecture
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import SearchSpace
@@ -150,18 +151,18 @@ def _space(result: dict[str, Any], settings: Config | None) -> SearchSpace | Non
 
 
 def read_search(folder: Path, space: SearchSpace, result: dict[str, Any]) -> Search | None:
-    """The search in a run folder; None if it has no scores.
+    """The search in a run folder; None if it has no scores of its own.
 
     Raises:
         SposError: the journal is broken, or of another space.
     """
     entries = Journal(folder / "search" / "journal.jsonl").read_of(space)
-    if not entries:
+    if not own(entries):
         return None
     settings = settings_of(folder / "search")
     planned = settings.search.population * (settings.search.generations + 1) if settings is not None else None
     limits = _limits(result, settings)
-    winner = _winner(entries, result, limits)
+    winner = ranking(own(entries))[0]
     found, unknown = read_ties(folder / "search" / "outcomes.bits", entries, winner)
     return Search(
         entries=entries,
@@ -177,12 +178,12 @@ def read_search(folder: Path, space: SearchSpace, result: dict[str, Any]) -> Sea
 
 def read_ties(bits: Path, entries: Sequence[Entry], winner: Entry) -> tuple[dict[int, float] | None, str]:
     """The lines that are tied with the winner, with p-values, or None; and what there is to say of it."""
-    rows = {entry.architecture: row for row, entry in enumerate(entries)}
-    tie = ties.find([entry for entry in entries if entry.rank >= winner.rank], rows, bits)
+    lines = rows(entries)
+    tie = ties.find(own(entries), lines, bits)
     if tie.count is None:
         return None, tie.unknown
     others = tie.tied - {winner.architecture}
-    return {row: tie.p_values[arch] for arch, row in rows.items() if arch in others}, tie.unknown
+    return {row: tie.p_values[arch] for arch, row in lines.items() if arch in others}, tie.unknown
 
 
 def _covered(result: dict[str, Any]) -> float | None:
@@ -201,20 +202,6 @@ def _limits(result: dict[str, Any], settings: Config | None) -> dict[str, int | 
         if f"{name}_limit" in result or set_to is not None:
             limits[name] = _whole(result.get(f"{name}_limit", set_to))
     return limits
-
-
-def _winner(entries: Sequence[Entry], result: dict[str, Any], limits: dict[str, int | None]) -> Entry:
-    """The best of the search's own candidates, and of what it has used of another search's.
-
-    The result knows what was used, but may be of a generation before the journal's end.
-    """
-    known: list[Entry] = []
-    with contextlib.suppress(SposError, LookupError, TypeError):
-        found = Architecture.from_list(result["best"][0]["architecture"])
-        known = [entry for entry in entries if entry.architecture == found]
-    if known:
-        return ranking([*known, *(entry for entry in entries if entry.origin != "imported")])[0]
-    return ranking(used(entries, limits.get("flops"), limits.get("params")) or entries)[0]
 
 
 def _exported(folder: Path) -> Iterator[Architecture]:
@@ -329,7 +316,7 @@ def training_effort(name: str, folder: Path) -> Effort | None:
 
 def search_effort(folder: Path, search: Search) -> Effort:
     """What the search has cost; images that candidates are calibrated on are not counted."""
-    scored = [entry for entry in search.entries if entry.origin != "imported"]
+    scored = new(search.entries)
     done, seconds, device = _timing(folder, "candidates")
     images = sum(entry.images for entry in scored) / max(1, len(scored))
     return Effort(
@@ -349,11 +336,7 @@ def read_audit(path: Path) -> Audit | None:
         return None
     fidelity = content.get("fidelity")
     fidelity = fidelity if isinstance(fidelity, dict) else {}
-    pairs = [
-        (one, alone, _whole(row.get("flops")))
-        for row in _dicts(fidelity.get("architectures"))
-        if (one := _number(row.get("one_shot"))) is not None and (alone := _number(row.get("alone"))) is not None
-    ]
+    pairs = _pairs(fidelity.get("architectures"))
     return Audit(
         curves={kind: _curves(content.get(kind)) for kind in ("random", "evolution") if _curves(content.get(kind))},
         operators=_operators(content.get("operators")),
@@ -361,6 +344,7 @@ def read_audit(path: Path) -> Audit | None:
         one_shot=[one for one, _, _ in pairs],
         alone=[alone for _, alone, _ in pairs],
         fidelity_flops=[flops for _, _, flops in pairs if flops is not None] if pairs else [],
+        winner=next(((one, alone) for one, alone, _ in _pairs([fidelity.get("winner")])), None),
         correlations={
             name: values
             for name in ("kendall", "spearman", "kendall_of_flops")
@@ -393,6 +377,15 @@ def _audits_search(folder: Path) -> bool:
 
 def _dicts(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _pairs(value: Any) -> list[tuple[float, float, int | None]]:
+    """Of each architecture its top-1 in the supernet and alone, and its FLOPs."""
+    return [
+        (one, alone, _whole(row.get("flops")))
+        for row in _dicts(value)
+        if (one := _number(row.get("one_shot"))) is not None and (alone := _number(row.get("alone"))) is not None
+    ]
 
 
 def _curves(value: Any) -> list[list[float]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spos_cli import seeding
 from spos_cli.data import datasets
-from spos_cli.data.loaders import BadImages, ImageStore, chunks, file_digest
+from spos_cli.data.loaders import BadImages, ImageStore, chunks, file_digest, read_recipe
 from spos_cli.data.transforms import EvalTransform, TrainTransform
 from spos_cli.engine import checkpoint
 from spos_cli.engine.differences import require_same
@@ -30,7 +30,7 @@ from spos_cli.engine.timing import timed
 from spos_cli.errors import CheckpointError, ConfigError, RunError
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.supernet import Supernet
-from spos_cli.search import published, statistics, ties
+from spos_cli.search import published, results, statistics, ties
 from spos_cli.search.evaluator import Calibration, Evaluator, Score
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Bitmaps, Entry, Journal, pareto, ranking
@@ -42,11 +42,18 @@ from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.common import Images, Run, data_recipe, read_settings
 from spos_cli.stages.flops_table import LATENCY_TABLE, read_latency
 from spos_cli.stages.report import LiveReport
-from spos_cli.stages.run_folder import EXPORT
+from spos_cli.stages.run_folder import EXPORT, read_json
 from spos_cli.stages.weights_file import Weights, read_weights
 
 SHOWN = 10
 GROUP = 8  # candidates that a process scores together: so many are lost if it is killed, and in memory at once
+# Settings of a search that no score depends on: what is drawn, and whether a candidate is scored to the end.
+STEERING = frozenset(
+    (
+        *("algorithm", "objective", "population", "parents", "mutations", "crossovers", "mutation_probability"),
+        *("flops_limit", "params_limit", "latency_limit", "latency_table", "racing"),
+    )
+)
 COUNTS = 3 * 8  # bytes of what is told of a score beside its outcomes
 
 
@@ -55,7 +62,8 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
 
     Args:
         weights: the supernet's checkpoint, ours or a published one; by default the one in the run folder.
-        earlier: the file of another search, whose scored candidates this one begins with.
+        earlier: the file of another search, with whose candidates this one begins. It scores the best of them again,
+            unless they were scored with the same supernet on the same images.
 
     Raises:
         LimitError: no architecture is under the limit.
@@ -70,11 +78,11 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     costs = count(supernet.space)
     evolution = make_evolution(run, costs)
     evolution.require_candidates()
-    begin_with = read_candidates(earlier, supernet.space, costs) if earlier else None
+    begin_with = read_candidates(earlier, supernet.space, costs) if earlier else []
     images = Images(config, processes)
     images.check()
     with run.working_in(run.search_folder, processes):
-        search(run, processes, file, supernet_digest, supernet, evolution, costs, images, begin_with)
+        search(run, processes, file, supernet_digest, supernet, evolution, costs, images, earlier, begin_with)
 
 
 def search(
@@ -86,26 +94,40 @@ def search(
     evolution: Evolution,
     costs: Costs,
     images: Images,
-    begin_with: list[Entry] | None,
+    earlier: Path | None,
+    begin_with: Sequence[Entry],
 ) -> None:
-    """Scores what the evolution proposes, from the journal's end on, to the end."""
-    remember_settings(run, supernet_digest, processes)
+    """Scores what the evolution proposes, from the journal's end on, to the end.
+
+    Args:
+        earlier: the file of another search to begin with, or None.
+        begin_with: all of its scored candidates, in their order.
+    """
+    settings = remember_settings(run, supernet_digest, processes)
     run.record_config(run.search_folder, processes)
     journal = Journal(run.search_folder / "journal.jsonl")
-    if begin_with is not None:
-        bring_in(journal, begin_with, processes)
+    if earlier is not None:
+        require_begun_with(journal, begin_with, evolution)
     evaluator = make_evaluator(run, supernet, images, processes)
+    if earlier is not None:
+        bring_in(run, settings, journal, earlier, begin_with, evolution, len(evaluator.images), processes)
     overview = Overview(evolution.generations)
     scoring = Scoring(processes, evaluator, costs, journal, evolution.parents, run.config.search.racing, overview)
-    known = scoring.bring_in(evolution.allows)
+    known, begin = results.known(scoring.used), results.to_rescore(scoring.imported, evolution)
     if processes.is_main:
         journal.cut_incomplete_line()
         if not file.is_complete:
             run.say(f"the supernet is at step {file.step} only; its training is not complete", "yellow")
         if known:
             run.say(
-                f"beginning with {len(known)} candidates of another search; their scores are as found there, on other"
-                " images, and only roughly comparable with those to come",
+                f"beginning with {len(known):,} candidates of another search, which has scored them with the same"
+                " supernet on the same images"
+            )
+        if scoring.imported:
+            again = min(len(begin), evolution.population)
+            run.say(
+                f"beginning with {len(scoring.imported):,} candidates of another search, which has scored them on other"
+                f" images: the {again:,} best under the limits are scored again, the others count as seen",
                 "yellow",
             )
     total = evolution.population * (evolution.generations + 1)
@@ -116,7 +138,7 @@ def search(
         track("search", total, "candidates", quiet=quiet, dashboard=True) as task,
         timed(run.search_folder, processes, lambda: scoring.lines, "candidates") as clock,
     ):
-        for _ in evolution.search(lambda c: scoring.score(c, request, task), known, overview.begin):
+        for _ in evolution.search(lambda c: scoring.score(c, request, task), known, begin, overview.begin):
             mirror(overview.generation, overview.summary)
             if processes.is_main and scoring.changed:  # not for each generation that the journal knows
                 clock.lap()
@@ -194,20 +216,81 @@ def read_candidates(path: Path, space: SearchSpace, costs: Costs) -> list[Entry]
     return published.entries_of(content, space, costs.flops, costs.params, str(path))
 
 
-def bring_in(journal: Journal, entries: Sequence[Entry], processes: Processes) -> None:
-    """Begins a journal with the candidates of another search, all at once.
+def imported(entries: Sequence[Entry]) -> list[Entry]:
+    """Candidates of another search, scored on other images, as lines of this one's journal."""
+    return [replace(entry, generation=0, origin="imported", earlier=False) for entry in entries]
 
-    Raises:
-        RunError: the journal has begun without them.
+
+def taken_over(entries: Sequence[Entry], evolution: Evolution) -> list[Entry]:
+    """Candidates of another search, scored on the same images; those over the limits of this one would not count."""
+    return [replace(entry, generation=0, earlier=True) for entry in entries if evolution.allows(entry.architecture)]
+
+
+def require_begun_with(journal: Journal, theirs: Sequence[Entry], evolution: Evolution) -> None:
+    """Raises RunError if there is a journal that has not begun with these candidates of another search."""
+    if journal.path.exists():
+        first = [entry for entry in journal.read() if not results.is_new(entry)]
+        allowed = [imported(results.exportable(theirs))]
+        if own := results.own(theirs):
+            allowed.append(taken_over(own, evolution))
+        if first not in allowed:
+            raise RunError(f"{journal.path} has begun without the candidates of --from; use --fresh to start over")
+
+
+def bring_in(
+    run: Run,
+    settings: dict[str, Any],
+    journal: Journal,
+    path: Path,
+    theirs: Sequence[Entry],
+    evolution: Evolution,
+    images: int,
+    processes: Processes,
+) -> None:
+    """Begins a journal with the candidates of another search, all at once; one that has begun stays as it is.
+
+    Scores that are comparable come with their outcomes by image.
+
+    Args:
+        settings: what the scores of this search depend on; its images are beside the journal.
+        path: of the other search's file.
+        theirs: all of its lines.
+        images: that are scored.
     """
-    imported = [replace(entry, generation=0, origin="imported") for entry in entries]
-    begun = journal.path.exists()
-    if begun and [entry for entry in journal.read() if entry.origin == "imported"] != imported:
-        raise RunError(f"{journal.path} has begun without the candidates of --from; use --fresh to start over")
     processes.barrier()
-    if processes.is_main and not begun:
-        checkpoint.write_atomically(journal.path, "".join(entry.to_line() for entry in imported).encode())
+    if processes.is_main and not journal.path.exists():
+        own, lines = results.own(theirs), imported(results.exportable(theirs))
+        whole = all(entry.partial or entry.images == images for entry in own)
+        if own and whole and is_comparable(run, settings, path.parent):
+            lines, rows = taken_over(own, evolution), results.rows(theirs)
+            outcomes = Bitmaps(path.with_name("outcomes.bits"), images).rows([rows[e.architecture] for e in lines])
+            checkpoint.write_atomically(journal.path.with_name("outcomes.bits"), outcomes)
+        checkpoint.write_atomically(journal.path, "".join(entry.to_line() for entry in lines).encode())
     processes.barrier()
+
+
+def is_comparable(run: Run, settings: dict[str, Any], folder: Path) -> bool:
+    """Whether the scores in another search's folder were found in the way of this run's, on the very same images.
+
+    A folder that is this run's own has made room for the new search: what lies there is of that.
+    """
+    theirs = read_json(folder / "settings.json")
+    if folder.resolve() == run.search_folder.resolve() or not isinstance(theirs.get("search"), dict):
+        return False
+    ours, other = (
+        [*map(found.get, ("supernet", "space", "data")), {**found["search"], **dict.fromkeys(STEERING)}]
+        for found in (settings, theirs)
+    )
+    return ours == other and all(
+        (mine := digest(run.search_folder / name)) is not None and mine == digest(folder / name)
+        for name in ("scoring.u8", "calibration.u8")
+    )
+
+
+def digest(store: Path) -> tuple[Any, ...] | None:
+    """What tells the images and labels of a store from others; None if it is not whole."""
+    recipe = read_recipe(store)
+    return None if recipe is None else tuple(recipe.get(key) for key in ("sha256", "labels", "shape"))
 
 
 def make_evolution(run: Run, costs: Costs) -> Evolution:
@@ -236,6 +319,7 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
         crossovers=search.crossovers,
         mutation_probability=search.mutation_probability,
         seed=run.config.seed,
+        flops=costs.flops,
         front_on=costs.flops if search.objective == "pareto" else None,
     )
 
@@ -264,8 +348,8 @@ def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
     return ours
 
 
-def remember_settings(run: Run, supernet_digest: str, processes: Processes) -> None:
-    """Keeps what the scores depend on beside the journal.
+def remember_settings(run: Run, supernet_digest: str, processes: Processes) -> dict[str, Any]:
+    """Keeps what the scores depend on beside the journal, and returns it.
 
     Raises:
         RunError: the journal there was made with other settings.
@@ -280,6 +364,7 @@ def remember_settings(run: Run, supernet_digest: str, processes: Processes) -> N
                 kept.unlink()
             checkpoint.write_atomically(settings_file, content)
     processes.barrier()
+    return ours
 
 
 def make_evaluator(run: Run, supernet: Supernet, images: Images, processes: Processes) -> Evaluator:
@@ -369,7 +454,7 @@ class Scoring:
 
     Args:
         parents: candidates of a generation that the next one is made of.
-        racing: risk of each look of a race against the last of them, or None for no races.
+        racing: risk of a race against the last of them, over all of its checks; None for no races.
         overview: is told of all scores, for the dashboard of a search.
     """
 
@@ -386,18 +471,13 @@ class Scoring:
         self.processes, self.evaluator, self.costs, self.journal = processes, evaluator, costs, journal
         self.parents, self.racing, self.overview = parents, racing, overview or Overview(0)
         lines = journal.read_of(evaluator.supernet.space)
-        self.entries = {entry.architecture: entry for entry in lines}
-        self.rows, self.lines = {entry.architecture: row for row, entry in enumerate(lines)}, len(lines)
+        self.imported = [entry for entry in lines if not results.is_own(entry)]
+        self.entries = {entry.architecture: entry for entry in results.own(lines)}
+        self.rows, self.lines = results.rows(lines), len(lines)
         self.bitmaps = Bitmaps(journal.path.with_name("outcomes.bits"), len(evaluator.images))
-        self.used: list[Entry] = []
-        self.changed = False  # whether the last generation had candidates that were not in the journal
-
-    def bring_in(self, allows: Callable[[Architecture], bool]) -> dict[Architecture, float]:
-        """The scores of the candidates of another search that the journal begins with, where the limits allow them."""
-        imported = [entry for entry in self.entries.values() if entry.origin == "imported"]
-        self.used = [entry for entry in imported if allows(entry.architecture)]
+        self.used = [entry for entry in self.entries.values() if entry.earlier]
         self.overview.add(self.used)
-        return {entry.architecture: entry.top1 - entry.partial for entry in self.used}
+        self.changed = False  # whether the last generation had candidates that were not in the journal
 
     def score(self, candidates: Sequence[Candidate], request: StopRequest, task: Task) -> list[float]:
         """A score of each candidate, the higher the better; those in the journal are not scored again.
@@ -425,7 +505,7 @@ class Scoring:
             task.advance(len(together), note=note)
         entries = [self.entries[candidate.architecture] for candidate in candidates]
         self.used += entries
-        return [entry.top1 - entry.partial for entry in entries]  # those that lost come after all others
+        return [entry.fitness for entry in entries]
 
     def tied(self) -> ties.Ties:
         """What is tied with the best so far."""
@@ -435,18 +515,19 @@ class Scoring:
         """Against the last of the parents, if there are enough of them; the same for a whole generation."""
         if self.racing is None or not self.parents:
             return None
-        complete = [entry for entry in ranking(self.used) if not entry.partial and entry.origin != "imported"]
+        complete = [entry for entry in ranking(self.used) if not entry.partial]
         if len(complete) < self.parents:
             return None
-        row = self.rows[complete[self.parents - 1].architecture]
+        last = complete[self.parents - 1]
+        row = self.rows[last.architecture]
         rival = self.bitmaps.read(row) if self.processes.is_main else None  # only the one that writes has it for sure
         told = torch.zeros(1 + self.bitmaps.images, dtype=torch.uint8)
-        if rival is not None:
+        if rival is not None and int(rival.sum()) == last.right:  # else the row was lost
             told[0], told[1:] = 1, torch.from_numpy(rival)
         told = told.to(self.processes.device)
         self.processes.copy_from_main([told])
-        known, outcomes = bool(told[0]), told[1:].cpu().numpy().astype(bool)
-        return Race(outcomes, self.racing) if known else None
+        is_known, outcomes = bool(told[0]), told[1:].cpu().numpy().astype(bool)
+        return Race(outcomes, self.racing) if is_known else None
 
     def score_together(
         self, candidates: Sequence[Candidate], race: Race | None, request: StopRequest, task: Task

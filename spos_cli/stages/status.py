@@ -17,7 +17,7 @@ from spos_cli.engine import history, lock
 from spos_cli.engine.history import is_number
 from spos_cli.engine.progress import duration
 from spos_cli.errors import RunError, SposError
-from spos_cli.search.findings import used
+from spos_cli.search import results
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
@@ -188,7 +188,7 @@ def search(run: Command) -> Stage:
     folder, name = run.search_folder, "search"
     settings = (settings_of(folder) or run.config).search
     entries, broken = read_journal(folder / "journal.jsonl")
-    own = [entry for entry in entries if entry.origin != "imported"]
+    own, new = results.own(entries), results.new(entries)
     total = settings.population * (settings.generations + 1)
     process = lock.holder(run.lock_of(folder))
     if process and (other := lock.holder(run.lock_of(run.audit_folder))) and _same(process, other):
@@ -199,17 +199,16 @@ def search(run: Command) -> Stage:
     notes = [f"{broken} broken lines in journal.jsonl"] if broken else []
     if process:
         state: State = "running"
-    elif entries and (ended or (result and "complete" not in result and len(own) >= total)):
+    elif entries and (ended or (result and "complete" not in result and len(new) >= total)):
         state = "complete"
     elif entries or (folder / "config.yaml").is_file():
         state = "stopped"
     else:
         return Stage(name, "not begun", folder)
-    if len(entries) > len(own):
-        notes.append(f"{len(entries) - len(own)} more of another search")
-    allowed = used(entries, settings.flops_limit, settings.params_limit)
-    best = min((entry for entry in allowed if not entry.partial), key=lambda entry: entry.rank, default=None)
-    metrics = {"generation": own[-1].generation, "generations": settings.generations} if own else {}
+    if len(entries) > len(new):
+        notes.append(f"{len(entries) - len(new)} more of another search")
+    best = min((entry for entry in own if not entry.partial), key=lambda entry: entry.rank, default=None)
+    metrics = {"generation": new[-1].generation, "generations": settings.generations} if new else {}
     found = (
         {} if best is None else {"architecture": best.architecture.to_list(), "flops": best.flops, "top1": best.top1}
     )
@@ -217,7 +216,7 @@ def search(run: Command) -> Stage:
         name,
         state,
         folder,
-        len(own),
+        len(new),
         total,
         "candidates",
         process,

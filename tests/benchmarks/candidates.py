@@ -38,7 +38,7 @@ from tests.benchmarks.comparison import Comparison
 CANDIDATES, SCORED = 50, 8000
 CALIBRATED = SearchConfig().calibration_images
 LIMIT = 330_000_000
-# Share of the images that are scored with racing (risk 0.01): `python -m tests.benchmarks.racing` on Fashion-MNIST.
+# Share of the images that are scored with `racing` about 0.1: `python -m tests.benchmarks.racing` on Fashion-MNIST.
 RACED = 0.80
 
 

@@ -21,7 +21,7 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.models.counting import count
 from spos_cli.search.evaluator import Evaluator, Score
 from spos_cli.search.evolution import Candidate, Evolution
-from spos_cli.search.racing import Race
+from spos_cli.search.racing import Race, checks
 from spos_cli.space.architecture import Architecture
 from spos_cli.stages.common import Images, Run
 from spos_cli.stages.search import GROUP, make_evaluator, make_evolution
@@ -51,7 +51,7 @@ class Searched:
         best: Best = []
 
         def rank(arch: Architecture) -> tuple[float, int, Architecture]:
-            return -complete[arch], evolution.table.of(arch), arch
+            return -complete[arch], (evolution.flops or evolution.table).of(arch), arch
 
         def evaluate(candidates: Sequence[Candidate]) -> list[float]:
             nonlocal seen, could
@@ -64,7 +64,7 @@ class Searched:
             scores = []
             for arch in archs:
                 outcomes = self.known[arch].top1
-                stop = next((look for look in self.looks() if race and race.is_lost(outcomes[:look])), None)
+                stop = next((end for end in self.checks() if race and race.is_lost(outcomes[:end])), None)
                 seen, could = seen + (stop or total), could + total
                 if stop is None:
                     complete[arch] = float(outcomes.mean())
@@ -78,11 +78,11 @@ class Searched:
             pass
         return best, seen, could
 
-    def looks(self) -> list[int]:
-        """After how many images the evaluator looks at races: at the ends of its batches."""
+    def checks(self) -> list[int]:
+        """After how many images the evaluator checks races: at the ends of its batches."""
         batch, total = self.evaluator.batch, len(self.evaluator.images)
         ends = [min(total, end) for end in range(batch, total + batch, batch)]
-        marks = [next(end for end in ends if end >= total * look / 10) for look in range(1, 10)]
+        marks = [next(end for end in ends if end >= check) for check in checks(total)]
         return sorted(set(marks) - {total})
 
 
@@ -106,7 +106,7 @@ def main() -> None:
     for seed in range(options.seeds):
         of_seed = replace(evolution, seed=seed)
         whole, _, _ = searched.search(of_seed, None)
-        for risk in (0.05, 0.01, 0.001):
+        for risk in (0.3, 0.1, 0.01):
             best, seen, could = searched.search(of_seed, risk)
             changed = sum(one != other for one, other in zip(best, whole, strict=True))
             cells = (f"{seen / could:.1%}", f"{changed} of {len(whole)}", len(best[-1] - whole[-1]))

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from skimage import data as photographs
 from torchvision import transforms as classic
@@ -20,6 +21,7 @@ from spos_cli.engine import checkpoint
 from spos_cli.models.golden import WINNER, fill, image
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
+from spos_cli.search.journal import Journal
 from spos_cli.space.search_space import PUBLISHED
 from tests.conftest import Mistake, Spos
 from tests.models import reference
@@ -28,6 +30,7 @@ from tests.models.test_published_table import published as published_table
 pytestmark = pytest.mark.slow
 
 PHOTOS = {"birds": ("astronaut", "chelsea"), "cats": ("coffee", "rocket"), "dogs": ("camera", "hubble_deep_field")}
+AUDIT = ("--set", "audit.architectures=3", "--set", "audit.steps=2")
 TINY_ARCHS = [(0, 1, 2, 3), (3, 2, 1, 0), (1, 1, 1, 1), (2, 2, 2, 2), (0, 3, 0, 3)]
 
 
@@ -176,15 +179,25 @@ def test_a_published_search_goes_on(finished: Spos, spos: Spos, tiny: dict[str, 
     command = ("search", "--weights", "supernet.pth.tar", "--from", "checkpoint.pth.tar")
     said = spos.here(*command).stdout
     assert "beginning with 5 candidates of another search" in said
+    assert "the 5 best under the limits are scored again" in said
     journal = spos.run / "search" / "journal.jsonl"
     whole = journal.read_bytes()
     entries = [json.loads(line) for line in whole.splitlines()]
     assert [tuple(entry["architecture"]) for entry in entries[:5]] == TINY_ARCHS
     first = entries[5:11]  # a generation stands in the order of its architectures
-    assert sorted(entry["origin"] for entry in first) == ["crossover"] * 2 + ["mutation"] * 2 + ["random"] * 2
+    assert sorted(entry["origin"] for entry in first) == ["random"] + ["rescored"] * 5
     assert [entry["architecture"] for entry in first] == sorted(entry["architecture"] for entry in first)
     assert {entry["origin"] for entry in entries[:5]} == {"imported"}
-    assert len({tuple(entry["architecture"]) for entry in entries}) == len(entries) == 5 + 18
+    assert {tuple(entry["architecture"]) for entry in first if entry["origin"] == "rescored"} == {*TINY_ARCHS}
+    assert len({tuple(entry["architecture"]) for entry in entries[5:]}) == len(entries) - 5 == 18
+    # The imported scores were better than any here, and neither win nor tie.
+    result = yaml.safe_load((journal.parent / "result.yaml").read_text())
+    own = sorted(Journal(journal).read()[5:], key=lambda entry: entry.rank)
+    assert [one["architecture"] for one in result["best"]] == [entry.architecture.to_list() for entry in own[:10]]
+    assert (result["candidates"], result["best"][0]["tied"]) == (18, True)
+    assert "5 more of another search" in spos.here("status").stdout
+    audited = json.loads(spos.here("audit", "--weights", "supernet.pth.tar", *AUDIT, "--json").stdout)
+    assert audited["evolution"][0]["best"][-1] == result["best"][0]["top1"]
 
     journal.write_bytes(b"".join(whole.splitlines(keepends=True)[:10]))  # as after a kill
     spos.here("search", "--weights", "supernet.pth.tar")

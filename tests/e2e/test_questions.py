@@ -180,22 +180,31 @@ def test_a_journal_from_elsewhere(spos: Spos, entries: list[Entry], ask: Ask, mi
     assert archs(ask("--prefer", "smallest", *place)) == archs(smallest(known, bits)[:1])
 
 
-def test_what_another_search_has_brought_in_is_under_the_limits_of_this_one(
+def test_scores_of_another_search_are_asked_only_where_there_are_no_others(
     spos: Spos, entries: list[Entry], ask: Ask
 ) -> None:
-    """The journal keeps all of it; who asks for more by name gets it."""
+    """Those on other images, that is; and the limits are those of the search."""
     folder, foreign = spos.run / "search", ranking(entries)[:3]
     limit = sorted(entry.flops for entry in foreign)[1]
-    known = [replace(entry, origin="imported") for entry in foreign]
-    known += [entry for entry in entries if entry not in foreign and entry.flops <= limit]
-    (folder / "journal.jsonl").write_text("".join(entry.to_line() for entry in known))
+    imported = [replace(entry, origin="imported", top1=1.0 - 0.01 * n) for n, entry in enumerate(foreign)]
+    again = replace(foreign[0], origin="rescored")
+    own = [again, *(entry for entry in entries if entry not in foreign)]
+    journal = folder / "journal.jsonl"
+    journal.write_text("".join(entry.to_line() for entry in (*imported, *own)))
+    found = ask("--top", 3)
+    assert archs(found) == archs(ranking(own)[:3])
+    assert (found[0]["top1"], found[0]["origin"]) == (again.top1, "rescored")
+    assert archs(ask("--pareto")) == archs(pareto(own))
+    assert again.architecture.to_list() in archs(ask("--pareto"))
+
     settings = {"supernet": "some", "search": {"flops_limit": limit, "params_limit": None}}
     (folder / "settings.json").write_text(json.dumps(settings))
-    said = "1 of these were scored by another search, on other images"
-    allowed = [entry for entry in known if entry.flops <= limit]
-    assert archs(ask("--top", 3, said=said.replace("1", "2"))) == archs(ranking(allowed)[:3])
-    assert archs(ask("--pareto", said="scored by another search")) == archs(pareto(allowed))
-    assert archs(ask("--flops-limit", 2 * limit, said=said)) == archs(ranking(known)[:1])
+    journal.write_text("".join(entry.to_line() for entry in imported))
+    said = "this search has scored no candidate yet"
+    allowed = [entry for entry in imported if entry.flops <= limit]
+    assert archs(ask("--top", 3, said=said)) == archs(ranking(allowed)[:3])
+    assert archs(ask("--pareto", said=said)) == archs(pareto(allowed))
+    assert archs(ask("--flops-limit", 2 * limit, said=said)) == archs(ranking(imported)[:1])
 
 
 def test_only_a_limit_that_the_space_can_keep_leads_to_another_search(

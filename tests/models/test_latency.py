@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from spos_cli.models import latency
+from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 from tests.engine.test_optim import SPACE
@@ -18,11 +20,13 @@ ARCHS = [Architecture(path) for path in itertools.product(range(2), repeat=4)]
 
 
 def test_the_error_is_the_mean_of_the_relative_ones() -> None:
+    """Of networks that were held out."""
     rng = np.random.default_rng(0)
-    measured, added = (rng.permutation(900)[: len(ARCHS)].tolist() for _ in range(2))
-    whole = list(zip(ARCHS, measured, added, strict=True))
-    found = latency.Latencies(latency.Conditions("cpu", 1, 1), CostTable("latency", 0, [[1]]), [[1.0]], whole)
-    assert found.error == pytest.approx(np.mean(np.abs(np.subtract(added, measured)) / measured))
+    measured, added, held_out = (1 + rng.permutation(900)[: len(ARCHS)] for _ in range(3))
+    whole = list(zip(ARCHS, measured.tolist(), added.tolist(), strict=True))
+    table = CostTable("latency", 0, [[1]])
+    found = latency.Latencies(latency.Conditions("cpu", 1, 1), table, [[1.0]], whole, held_out.tolist())
+    assert found.error == pytest.approx(np.mean(np.abs(held_out - measured) / measured))
 
 
 def test_every_choice_is_measured() -> None:
@@ -60,10 +64,96 @@ def test_every_width_is_measured() -> None:
 
 
 def test_medians_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a clock of ours each call takes the same, and nothing is left for the stem and the head."""
+    """With a clock of ours each call takes the same, a whole network no longer than one of its four blocks."""
     ticks = itertools.count()
     monkeypatch.setattr(latency.time, "perf_counter", lambda: next(ticks) * 0.5)
     found = latency.measure(SPACE, torch.device("cpu"), 1, ARCHS[:1])
-    assert {cost for row in found.table.rows for cost in row} == {500_000}
+    assert {cost for row in found.table.rows for cost in row} == {125_000}
     assert found.table.fixed == 0
+    assert found.whole == [(ARCHS[0], 500_000, 500_000)]
     assert found.spread == [[1.0, 1.0]] * 4
+
+
+def seconds_of(module: torch.nn.Module) -> float:
+    """What a block takes, as the clock of a test has it."""
+    return 1e-3 + 1e-6 * sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.004, 1.0), (0.001, 0.6), (-0.002, 1.3), (0.03, 0.05)])
+def test_sums_are_fitted_to_whole_networks(monkeypatch: pytest.MonkeyPatch, a: float, b: float) -> None:
+    """Also where a network takes less than its blocks alone do."""
+    now = 0.0
+
+    def call(module: torch.nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], None]:
+        blocks = module.features if isinstance(module, Network) else None
+        taken = seconds_of(module) if blocks is None else a + b * sum(map(seconds_of, blocks))
+
+        def work() -> None:
+            nonlocal now
+            now += taken
+
+        return work
+
+    monkeypatch.setattr(latency, "_call", call)
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
+    found = latency.measure(SPACE, torch.device("cpu"), 1, ARCHS[:6])
+    for arch in ARCHS:
+        network = Network(SPACE, arch)
+        expected = 1e6 * (a + b * sum(map(seconds_of, network.features)))
+        assert found.table.of(arch) == pytest.approx(expected, abs=5)
+    assert found.table.minimum > 0
+    assert (found.table.fixed < 0) == (a < 0)
+    assert found.error < 1e-3
+    low, high = sorted(map(found.table.of, ARCHS))[3:9:5]
+    distribution = found.table.distribution()  # which a negative fixed part leaves exact
+    under = [arch for arch in ARCHS if low <= found.table.of(arch) <= high]
+    assert distribution.count(low, high) == len(under)
+    assert {*distribution.enumerate(low, high)} == {*under}
+
+
+def test_the_line_is_that_of_least_squares() -> None:
+    rng = np.random.default_rng(0)
+    sums = rng.integers(5000, 9000, 20)
+    whole = 400 + 0.7 * sums + rng.normal(0, 50, 20)
+    line = latency.fit(sums.tolist(), whole.tolist(), 4000)
+    assert (line.b, line.a) == pytest.approx(tuple(np.polyfit(sums, whole, 1)))
+
+
+@pytest.mark.parametrize(
+    ("sums", "whole"),
+    [
+        ([100], [130]),
+        ([100, 100], [120, 140]),
+        ([100, 200], [130, 110]),  # falling
+        ([1000, 1100], [100, 300]),  # below 0 for cheaper ones
+    ],
+)
+def test_a_line_that_cannot_be_goes_through_nothing(sums: list[float], whole: list[float]) -> None:
+    """No architecture has a latency of 0 or less, and a block that takes longer never makes a network faster."""
+    line = latency.fit(sums, whole, 50)
+    assert line.a == 0
+    assert line.b == pytest.approx(
+        np.linalg.lstsq(np.array(sums, float)[:, None], np.array(whole, float), rcond=None)[0][0]
+    )
+
+
+def test_the_error_is_of_networks_that_the_fit_has_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With times that are chance, a fit to all looks better than it is."""
+    rng = np.random.default_rng(3)
+    now = 0.0
+
+    def call(module: torch.nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], None]:
+        taken = rng.uniform(0.001, 0.002) + 0.004 * isinstance(module, Network)
+
+        def work() -> None:
+            nonlocal now
+            now += taken
+
+        return work
+
+    monkeypatch.setattr(latency, "_call", call)
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
+    archs = ARCHS[:5]
+    found = latency.measure(SPACE, torch.device("cpu"), 1, archs)
+    seen = np.mean([abs(added - measured) / measured for _, measured, added in found.whole])
+    assert found.error > seen

@@ -20,9 +20,11 @@ ENTRIES = [
 
 def test_round_trip(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "deep" / "journal.jsonl")
-    for entry in ENTRIES:
+    early = replace(ENTRIES[3], origin="rescored", earlier=True, partial=True)
+    for entry in (*ENTRIES, early):
         journal.append(entry)
-    assert journal.read() == ENTRIES
+    assert journal.read() == [*ENTRIES, early]
+    assert "earlier" not in ENTRIES[0].to_line()
 
 
 def test_cut_at_any_byte(tmp_path: Path) -> None:
@@ -50,6 +52,8 @@ def test_cut_at_any_byte(tmp_path: Path) -> None:
         b'{"architecture": [0]}',
         ENTRIES[0].to_line().encode().replace(b"0.5", b"5.0"),
         ENTRIES[0].to_line().encode().replace(b'"images": 100', b'"images": 1' + b"0" * 400),
+        ENTRIES[0].to_line().encode().replace(b"}", b', "earlier": 1}'),
+        replace(ENTRIES[0], origin="imported", earlier=True).to_line().encode(),
     ],
 )
 def test_a_line_that_is_none_is_named(tmp_path: Path, line: bytes) -> None:

@@ -155,5 +155,9 @@ def test_how_often_widths_are_trained() -> None:
     counted = count_trained(UniformSampler(WIDE, 0, WidthWarmUp(4, 200)), 600, WIDE)
     narrow_to_wide = counted.widths[1]
     assert sum(narrow_to_wide) == sum(counted.choices[1]) == 600
-    assert narrow_to_wide == sorted(narrow_to_wide)
+    shares = np.zeros(4)
+    for step in range(600):
+        widest = WidthWarmUp(4, 200).widest(step) or 4
+        shares[4 - widest :] += 1 / widest
+    assert chisquare(narrow_to_wide, shares).pvalue > 1e-3
     assert sum(counted.widths[0]) == sum(counted.choices[0][:2])
