@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import hashlib
 import importlib.util
 import math
 import os
@@ -13,7 +14,7 @@ import warnings
 import zlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF", "GIF")
 MAX_ASPECT = 100  # long side to short side; the resize of a line of pixels to a square would fill the memory
 MAX_IDX_BYTES = 2**30
 MAX_JPEG_BYTES = 2**28  # a larger file is not read as a whole
+GONE = -1  # the size of a file that is not there
 UNREADABLE = "cannot read the image "  # begins the message of a broken one
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = (
@@ -78,6 +80,21 @@ class ImageSet(ABC):
     def path(self, index: int) -> str:
         """Where the image is, below the folder of the set; or a name for it, like `digits/train/17`."""
 
+    @property
+    @abstractmethod
+    def contents(self) -> NDArray[np.int64]:
+        """`(N,)`: a number of each image that is another one for other content: a file's size, or a hash of pixels."""
+
+    @property
+    def versions(self) -> NDArray[np.int64]:
+        """`(N,)` or `(N, 2)`: what tells on this machine that an image was replaced, its time of change included."""
+        return self.contents
+
+    @functools.cached_property
+    def names(self) -> NDArray[np.int64]:
+        """`(N,)`: a hash of each image's path; the same wherever the set is, and whatever else is in it."""
+        return hashes(self.path(index).encode(errors="surrogateescape") for index in range(len(self)))
+
 
 class FolderSet(ImageSet):
     """`folder/<class>/<image>`, classes and images sorted by name (as torchvision's ImageFolder has them)."""
@@ -108,6 +125,32 @@ class FolderSet(ImageSet):
 
     def path(self, index: int) -> str:
         return self.paths[index]
+
+    @functools.cached_property
+    def versions(self) -> NDArray[np.int64]:
+        """`(N, 2)`: size in bytes and time of change in nanoseconds, of all files when this is first asked for.
+
+        Both are `GONE` for a file that is not there any more; who reads it will say so.
+        """
+        found = np.fromiter(self._stats(), np.int64, 2 * len(self))
+        return found.reshape(-1, 2)
+
+    def _stats(self) -> Iterator[int]:
+        folder = str(self.folder)
+        for path in self.paths:
+            try:
+                status = os.stat(f"{folder}/{path}")  # noqa: PTH116 - a Path for each takes three times as long
+            except OSError:
+                yield GONE
+                yield GONE
+            else:
+                yield status.st_size
+                yield status.st_mtime_ns
+
+    @property
+    def contents(self) -> NDArray[np.int64]:
+        sizes: NDArray[np.int64] = self.versions[:, 0]
+        return sizes
 
 
 def _images_below(folder: Path, name: str) -> Iterator[str]:
@@ -232,6 +275,10 @@ class ArraySet(ImageSet):
 
     def path(self, index: int) -> str:
         return f"{self.name}/{index}"
+
+    @functools.cached_property
+    def contents(self) -> NDArray[np.int64]:
+        return hashes(pixels.tobytes() for pixels in self.pixels)
 
 
 def load(
@@ -363,6 +410,12 @@ def _download(name: str, root: Path, by_hand: str, *, train: bool) -> Any:
     except Exception as error:  # whatever the network, the disk or the archive may raise
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise DataError(f"cannot get {name} ({reason}); {by_hand}") from None
+
+
+def hashes(texts: Iterable[bytes]) -> NDArray[np.int64]:
+    """`(N,)`: a hash of each text, 64 bits, the same on every machine."""
+    digests = b"".join([hashlib.blake2b(text, digest_size=8).digest() for text in texts])
+    return np.frombuffer(digests, "<i8").astype(np.int64)
 
 
 def holdout(labels: NDArray[np.int64], per_class: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -27,6 +27,7 @@ from spos_cli.data.loaders import (
     paths_digest,
     recipe_path,
     stream,
+    versions_digest,
 )
 from spos_cli.data.transforms import antialiased_resize, size_for
 from spos_cli.errors import DataError
@@ -58,6 +59,14 @@ class ResizedSet(ImageSet):
 
     def path(self, index: int) -> str:
         return self.images.path(index)
+
+    @property
+    def contents(self) -> NDArray[np.int64]:
+        return self.images.contents
+
+    @property
+    def versions(self) -> NDArray[np.int64]:
+        return self.images.versions
 
     def bytes_for(self, indices: Indices) -> int:
         """About how much memory these images take, from a few of them."""
@@ -207,6 +216,7 @@ def write(
         DataError: too many images are broken, or the disk has no room.
     """
     needed, sizes, problems = 0, [], {}
+    described = _recipe(images, indices)  # first: a file that changes while it is decoded is decoded anew next time
     temporary = path.with_name(f".{path.name}.tmp")
     digest = hashlib.sha256()
     try:
@@ -229,7 +239,7 @@ def write(
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        recipe = {**_recipe(images, indices), "sha256": digest.hexdigest(), "sizes": sizes, "problems": problems}
+        recipe = {**described, "sha256": digest.hexdigest(), "sizes": sizes, "problems": problems}
         temporary.write_text(json.dumps(recipe) + "\n", encoding="utf-8")
         temporary.replace(recipe_path(path))
     except OSError as error:
@@ -269,6 +279,7 @@ def _recipe(images: ResizedSet, indices: Indices) -> dict[str, Any]:
         "images": images.images.name,
         "of": len(images),
         "chosen": paths_digest(images, indices),
+        "versions": versions_digest(images, indices),
         "short_side": images.short_side,
     }
 

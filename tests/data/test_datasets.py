@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import sys
 import urllib.error
@@ -43,6 +44,31 @@ def test_folder_tree(tmp_path: Path) -> None:
     pixels = images.image(3)
     assert (pixels.shape, pixels.dtype) == ((60, 80, 3), np.uint8)
     assert np.abs(pixels.astype(int) - PHOTO).mean() < 5
+
+
+def test_files_tell_their_size_and_time(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    path = root / "train" / "dog" / "1.JPEG"
+    images = datasets.load("folder", root, "train")
+    before = images.versions.copy()
+    assert images.contents.tolist() == [(root / "train" / images.path(index)).stat().st_size for index in range(4)]
+    os.utime(path, ns=(0, 123_456_789_000_000_001))
+    after = datasets.load("folder", root, "train").versions
+    assert (before != after).tolist() == [[False, False]] * 3 + [[False, True]]
+    assert after[3, 1] == 123_456_789_000_000_001
+    images = datasets.load("folder", root, "train")
+    path.unlink()
+    assert images.contents.tolist() == [*before[:3, 0], datasets.GONE]
+
+
+def test_images_in_memory_tell_their_pixels(tmp_path: Path) -> None:
+    images = datasets.load("digits", tmp_path, "train")
+    assert isinstance(images, datasets.ArraySet)
+    other = images.pixels.copy()
+    other[7, 3, 3] ^= 1
+    changed = datasets.ArraySet(images.name, images.classes, other, images.labels)
+    assert np.flatnonzero(images.contents != changed.contents).tolist() == [7]
+    assert np.array_equal(images.names, changed.names)
 
 
 def test_wrong_folders_are_named(tmp_path: Path) -> None:
