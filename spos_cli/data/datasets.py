@@ -418,13 +418,16 @@ def hashes(texts: Iterable[bytes]) -> NDArray[np.int64]:
     return np.frombuffer(digests, "<i8").astype(np.int64)
 
 
-def holdout(labels: NDArray[np.int64], per_class: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def holdout(images: ImageSet, per_class: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divides training images: those to train on, and those that candidates are scored on.
 
+    Held out are the images of each class whose names have the smallest hashes. So an image stays where it is when
+    others come or go, whatever the seed and wherever the folder; k files more or less in a class change at most k of
+    its held-out images, and fewer held-out images are some of the same.
+
     Args:
-        labels: `(N,)`.
+        images: of which `names` and `labels` count.
         per_class: images of each class that are held out (50 for ImageNet in the paper).
-        seed: of the draw; the same in every stage of a run.
 
     Returns:
         Indices to train on, ascending; and held-out indices with the classes in turn, so that every beginning
@@ -433,32 +436,29 @@ def holdout(labels: NDArray[np.int64], per_class: int, seed: int) -> tuple[NDArr
     Raises:
         DataError: a class would have no image left to train on.
     """
-    if not len(labels):
+    if not len(images):
         raise DataError("there are no training images")
-    members = _shuffled_members(labels, seed)
-    poor = [label for label, indices in members.items() if len(indices) <= per_class]
+    counts = np.bincount(images.labels)
+    poor = [label for label, count in enumerate(counts.tolist()) if 0 < count <= per_class]
     if poor:
         raise DataError(
             f"data.holdout_per_class is {per_class}, but {len(poor)} classes have no more training images than that"
-            f" (class {poor[0]} has {len(members[poor[0]])}); lower it"
+            f" ({images.classes[poor[0]]} has {counts[poor[0]]}); lower it"
         )
-    held_out = np.stack([indices[:per_class] for indices in members.values()], 1).reshape(-1)
-    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+    held_out = interleave(images)[: per_class * np.count_nonzero(counts)]
+    return np.setdiff1d(np.arange(len(images)), held_out), held_out
 
 
-def interleave(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """All indices with the classes in turn, so that every beginning is balanced as far as the classes allow."""
-    members = _shuffled_members(labels, seed)
-    order = [(place, label, index) for label, indices in members.items() for place, index in enumerate(indices)]
-    return np.array([index for _, _, index in sorted(order)], np.int64)
+def interleave(images: ImageSet) -> NDArray[np.int64]:
+    """All indices with the classes in turn, so that every beginning is balanced as far as the classes allow.
 
-
-def _shuffled_members(labels: NDArray[np.int64], seed: int) -> dict[int, NDArray[np.int64]]:
-    """The indices of each class, in an order drawn by seed."""
-    return {
-        int(label): seeding.generator(seed, "holdout", int(label)).permutation(np.flatnonzero(labels == label))
-        for label in np.unique(labels)
-    }
+    Within a class they are in the order of the hashes of their names.
+    """
+    by_class = np.lexsort((images.names, images.labels))
+    counts = np.bincount(images.labels)
+    place = np.arange(len(images)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each within its class
+    order: NDArray[np.int64] = by_class[np.lexsort((images.labels[by_class], place))]
+    return order
 
 
 def check_classes(train: ImageSet, val: ImageSet, expected: int) -> None:

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from spos_cli import seeding
 from spos_cli.config import Config, TrainingConfig
-from spos_cli.data import datasets, resized
+from spos_cli.data import datasets, identity, resized
+from spos_cli.data.identity import Identity, TrainedOn
 from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, training_batches
 from spos_cli.data.resized import ResizedSet
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, preprocess
@@ -145,7 +147,58 @@ class Images:
     @cached_property
     def splits(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Indices of the training images without the held-out ones, and of those; the same in all stages."""
-        return datasets.holdout(self.train.labels, self.data.holdout_per_class, self.config.seed)
+        return datasets.holdout(self.train, self.data.holdout_per_class)
+
+    @cached_property
+    def train_identity(self) -> Identity:
+        """What a run remembers of the training images, and of which are held out."""
+        return Identity.of(self.train, self.splits[1])
+
+    @cached_property
+    def val_identity(self) -> Identity:
+        """What a run remembers of the validation images."""
+        return Identity.of(self.val)
+
+    def identities(self, *, val: bool) -> dict[str, Identity]:
+        """What a result depends on: the training images, and the validation images where it has seen them."""
+        return {"training": self.train_identity, **({"validation": self.val_identity} if val else {})}
+
+    def remembered(self, *, val: bool) -> dict[str, dict[str, str]]:
+        """The same for a file, which `require_same` compares with."""
+        return {purpose: found.to_dict() for purpose, found in self.identities(val=val).items()}
+
+    def require_same(self, remembered: Any, what: str, *, val: bool) -> None:
+        """Raises RunError if what is on the disk was made with other images; `what` begins the message."""
+        identity.require_same(self.identities(val=val), remembered, what)
+
+    def compare_with(self, trained: TrainedOn | None, path: Path, scored: NDArray[np.int64] | None = None) -> None:
+        """Compares the training images with those that a supernet was trained on, and says what has changed.
+
+        Files may have been added or removed since: the split of those that were there stays where it is.
+
+        Args:
+            trained: what the supernet's file says; None if it says nothing, as an official one.
+            path: of the supernet.
+            scored: indices of the training images that candidates are to be scored on, if they are.
+
+        Raises:
+            RunError: labels would mean other classes, or images to score on may have been trained on.
+        """
+        said = []
+        if trained is None:
+            said.append(f"{path} does not say which images it was trained on, so that cannot be checked")
+            if scored is not None:
+                said.append("see that those to score on were not among them")
+        else:
+            trained.require_same_classes(self.train_identity, path)
+            if scored is not None:
+                trained.require_unseen(self.train, self.train_identity, scored, path)
+            if changes := self.train_identity.changes(trained.identity, split=False):
+                said.append(f"the training images are not all those that {path} was trained on ({'; '.join(changes)})")
+                if scored is not None:
+                    said.append("those to score on were held out then, too")
+        if said and self.processes.is_main:
+            warn("; ".join(said))
 
     @cached_property
     def to_augment(self) -> datasets.ImageSet:
@@ -202,9 +255,31 @@ class Images:
         return BadImages(self.data.bad_images, warn)
 
     def check(self) -> None:
-        """Compares the classes of both sets and the space, and divides the training images."""
+        """Compares the classes of both sets and the space, divides the training images, and compares all processes."""
         datasets.check_classes(self.train, self.val, self.config.space.classes)
         _ = self.splits
+        self.require_same_everywhere(train=True)
+
+    def require_same_everywhere(self, *, train: bool) -> None:
+        """Raises DataError, in all processes, if they do not all see the same images.
+
+        Args:
+            train: compare the training images, too.
+        """
+        if self.processes.world_size == 1:
+            return
+        sets = [("validation", self.val, self.val_identity)]
+        if train:
+            sets.insert(0, ("training", self.train, self.train_identity))
+        for purpose, images, found in sets:
+            ours = torch.tensor([found.number, len(images)], device=self.processes.device)
+            seen = self.processes.gather(ours).tolist()
+            if any(row != seen[0] for row in seen):
+                counts = " and ".join(f"{count:,}" for count in dict.fromkeys(count for _, count in seen))
+                raise DataError(
+                    f"the processes do not see the same {purpose} images ({counts} in {images.name}); all machines need"
+                    " the same files"
+                )
 
     def batches(
         self,

@@ -202,27 +202,6 @@ def test_a_download_that_fails_says_what_to_put_where(
         datasets.load(source, tmp_path, "train")
 
 
-def test_holdout_is_balanced_and_disjoint() -> None:
-    labels = np.random.default_rng(0).integers(0, 7, 500)
-    train, held_out = datasets.holdout(labels, 10, seed=3)
-    assert sorted([*train, *held_out]) == list(range(500))
-    assert np.bincount(labels[held_out]).tolist() == [10] * 7
-    for prefix in range(7, 71, 7):
-        assert np.bincount(labels[held_out[:prefix]]).tolist() == [prefix // 7] * 7
-    again = datasets.holdout(labels, 10, seed=3)
-    assert np.array_equal(again[1], held_out)
-    assert not np.array_equal(datasets.holdout(labels, 10, seed=4)[1], held_out)
-    with pytest.raises(DataError, match=r"data\.holdout_per_class is 90"):
-        datasets.holdout(labels, 90, seed=3)
-
-
-def test_interleave_takes_the_classes_in_turn() -> None:
-    labels = np.array([0] * 5 + [1] * 3 + [2] * 4)
-    order = datasets.interleave(labels, seed=0)
-    assert sorted(order) == list(range(12))
-    assert labels[order].tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 2, 0]
-
-
 def test_classes_are_compared(tmp_path: Path) -> None:
     one = datasets.load("folder", tree(tmp_path / "a"), "train")
     other = datasets.load("folder", tree(tmp_path / "b", ("cat", "cow")), "val")
