@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import sys
@@ -187,31 +188,48 @@ ACCUMULATE = "raise {}.accumulate: the batch of a step stays as it is"
 SMALLER_BATCHES = "lower search.batch_size and search.calibration_batch_size"
 
 
-def across_processes(settings: Config, work: Callable[[Processes], None], too_large: str) -> None:
+def across_processes(
+    command: str, settings: Config, work: Callable[[Processes], None], too_large: str, **arguments: object
+) -> None:
     """Does the work in this process, or starts as many as the settings ask for, each with this command line.
 
     Args:
+        command: that is run; with the settings and versions, all processes have to agree on it.
         too_large: what to do if the work does not fit into the memory of a GPU.
+        arguments: of the command, to agree on as well. Of a file it is the content that counts.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: it does not fit, or the processes do not agree.
     """
     import torch
 
-    from spos_cli.engine import distributed
+    from spos_cli.engine import accelerator, distributed
 
     count = distributed.wanted(settings.devices)
     if count > 1 and not distributed.launched():
-        distributed.require_usable_gpus(settings.devices)  # else each of them would say it
+        accelerator.require_usable(settings.devices)  # else each of them would say it
         distributed.launch(count, sys.argv[1:], settings.max_restarts, lambda text: print(text, file=sys.stderr))
         return
     timeout = timedelta(minutes=settings.timeout_minutes)
+    same: dict[str, object] = {}
+    if distributed.launched():
+        read = {name: _content(value) if isinstance(value, Path) else value for name, value in arguments.items()}
+        versions = {"spos": __version__, "torch": str(torch.__version__)}
+        same = {"command": command, "versions": versions, **settings.shared(), "arguments": read}
     try:
-        with distributed.join(settings.devices, settings.threads, timeout) as processes:
+        with distributed.join(settings.devices, settings.threads, timeout, same) as processes:
             work(processes)
     except torch.OutOfMemoryError as error:
         full = ". ".join(str(error).split(". ")[:3])  # what, how much was wanted, how much there is; then numbers
         raise ConfigError(f"{full}; {too_large}") from None
+
+
+def _content(path: Path) -> str:
+    """What a file that is named on the command line holds, in short; its name where it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return str(path)
 
 
 @app.command("supernet-train")
@@ -247,7 +265,11 @@ def supernet_train(
     from spos_cli.stages import supernet_train as stage
 
     across_processes(
-        settings, lambda processes: stage.run(options.run(settings), processes), ACCUMULATE.format("supernet")
+        "supernet-train",
+        settings,
+        lambda processes: stage.run(options.run(settings), processes),
+        ACCUMULATE.format("supernet"),
+        fresh=fresh,
     )
 
 
@@ -305,7 +327,11 @@ def flops_table(
             settings = settings.model_copy(update={"devices": 1})  # of several GPUs the first
         run = options.run(settings)
         across_processes(
-            settings, lambda processes: stage.measure_latency(run, processes, latency_batch), "lower --latency-batch"
+            "flops-table",
+            settings,
+            lambda processes: stage.measure_latency(run, processes, latency_batch),
+            "lower --latency-batch",
+            batch=latency_batch,
         )
         return
     stage.run(options.run(settings), arch or [], parse_cost(flops_limit) if flops_limit else None, form)
@@ -369,7 +395,13 @@ def search(
     from spos_cli.stages import search as stage
 
     across_processes(
-        settings, lambda processes: stage.run(options.run(settings), processes, weights, earlier), SMALLER_BATCHES
+        "search",
+        settings,
+        lambda processes: stage.run(options.run(settings), processes, weights, earlier),
+        SMALLER_BATCHES,
+        weights=weights,
+        earlier=earlier,
+        fresh=fresh,
     )
 
 
@@ -467,12 +499,16 @@ def retrain(
         tensorboard=tensorboard,
     )
     settings = options.load()
+    from spos_cli.space import architecture
     from spos_cli.stages import retrain as stage
 
     across_processes(
+        "retrain",
         settings,
         lambda processes: stage.run(options.run(settings), processes, arch),
         f"{ACCUMULATE.format('retrain')}; for the validation lower search.batch_size",
+        arch=arch and str(architecture.read(arch)),
+        fresh=fresh,
     )
 
 
@@ -505,15 +541,19 @@ def evaluate(
     Example: spos evaluate --weights model.pt --set data.root=/data/imagenet
     """
     options = Options(config, overrides, run_dir, devices, seed, print_config, as_json=as_json)
+    from spos_cli.space import architecture
     from spos_cli.stages import evaluate as stage
     from spos_cli.stages.weights_file import read_weights
 
     content = read_weights(weights or stage.find_weights(options.load().folder))
     settings = options.load(weights=content.config)
     across_processes(
+        "evaluate",
         settings,
         lambda processes: stage.run(options.run(settings), processes, content, arch, save_logits),
         SMALLER_BATCHES,
+        weights=weights,
+        arch=arch and str(architecture.read(arch)),
     )
 
 
@@ -578,9 +618,12 @@ def audit(
     from spos_cli.stages import audit as stage
 
     across_processes(
+        "audit",
         settings,
         lambda processes: stage.run(options.run(settings), processes, weights),
         f"{SMALLER_BATCHES}, or {ACCUMULATE.format('retrain')}",
+        weights=weights,
+        fresh=fresh,
     )
 
 

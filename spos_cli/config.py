@@ -74,9 +74,29 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value
 
 
+def _value_range(value: Any) -> str | tuple[int | float, ...]:
+    if value in ("auto", "dtype"):
+        return str(value)
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        low, high = (float("nan") if isinstance(bound, bool) else _finite(bound) for bound in value)
+        if low < high:  # false for NaN
+            return tuple(int(bound) if bound.is_integer() else bound for bound in (low, high))
+    raise ValueError(f"should be auto, dtype or two numbers, [black, white], such as [0, 4095], not {shown(value)}")
+
+
+def _finite(value: Any) -> float:
+    """NaN for what is none, or larger than any pixel."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
+    return number if abs(number) < 1e39 else float("nan")
+
+
 Number = Annotated[int, BeforeValidator(_no_switch)]
 Off = BeforeValidator(_off)
 Count = Annotated[Number, Field(ge=1, le=10**12)]
+ValueRange = Annotated[Literal["auto", "dtype"] | tuple[int | float, int | float], BeforeValidator(_value_range)]
 Devices = Annotated[int | str, BeforeValidator(_devices)]
 
 
@@ -104,7 +124,7 @@ class SpaceConfig(Section):
     """Which architectures exist."""
 
     image_size: Count = Field(224, description="side of the square input, pixels")
-    classes: Count = Field(1000, description="classes of the data set")
+    classes: Annotated[Number, Field(ge=2, le=10**12)] = Field(1000, description="classes of the data set")
     stem: StemConfig = StemConfig()
     stages: tuple[StageConfig, ...] = Field(
         (
@@ -181,6 +201,12 @@ class DataConfig(Section):
     val_folder: str = Field("val", description="folder source: validation images, below root")
     preset: Literal["spos", "standard"] = Field(
         "spos", description="spos: BGR 0-255 and OpenCV's resize, as published; standard: RGB, normalised"
+    )
+    value_range: ValueRange = Field(
+        "auto",
+        description="values that become black and white in images of more than 8 bits a channel, or of signed or"
+        " floating-point values: [low, high], or dtype: the least and the largest of their type; auto: such images are"
+        " an error. Images of 8 bits are taken as they are",
     )
     augmentation: AugmentationConfig = AugmentationConfig()
     holdout_per_class: Annotated[Number, Field(ge=0, le=10**9)] = Field(
@@ -449,6 +475,12 @@ class Config(Section):
         if values["data"].get("store") == "ram":
             values["data"]["store"] = "disk"  # the same images
         return values
+
+    def shared(self) -> dict[str, Any]:
+        """The fields that all processes of a command need to have alike, on whichever machines they are."""
+        values = self.portable()
+        del values["data"]["root"]
+        return {**values, "audit": self.audit.model_dump(mode="json")}
 
     def with_images_of(self, other: Config) -> Config:
         """These settings on the images and the machine of another's: how images are prepared stays as it is."""

@@ -203,6 +203,31 @@ def test_what_is_printed_loads_again(tmp_path: Path) -> None:
         assert load(tmp_path, settings.to_yaml()) == settings, name
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("auto", "auto"),
+        ("dtype", "dtype"),
+        ("[0, 4095]", (0, 4095)),
+        ("[-1000.0, 3000]", (-1000, 3000)),
+        ("[0.25, 1e3]", (0.25, 1000)),
+    ],
+)
+def test_a_range_of_values(tmp_path: Path, text: str, value: object) -> None:
+    settings = load(tmp_path, "", f"data.value_range={text}")
+    assert settings.data.value_range == value
+    assert load(tmp_path, settings.to_yaml()) == settings
+    assert settings.portable() != config.Config().portable() or value == "auto", "results depend on it"
+
+
+@pytest.mark.parametrize(
+    "text", ["true", "4095", "[0]", "[0, 1, 2]", "[1, 1]", "[2, 1]", "[0, .nan]", "[0, .inf]", "[0, 1e99]", "[no, yes]"]
+)
+def test_what_is_no_range_of_values(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.value_range: should be auto, dtype or two numbers"):
+        load(tmp_path, "", f"data.value_range={text}")
+
+
 def test_every_field_says_what_it_is() -> None:
     def walk(section: type[config.Section]) -> None:
         for name, field in section.model_fields.items():

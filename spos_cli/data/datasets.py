@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gzip
 import hashlib
@@ -13,8 +14,8 @@ import struct
 import warnings
 import zlib
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,19 +24,26 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from spos_cli import seeding
-from spos_cli.errors import DataError
+from spos_cli.data import levels
+from spos_cli.data.levels import ValueRange
+from spos_cli.errors import ConfigError, DataError
 
 Source = Literal["folder", "cifar10", "cifar100", "fashion_mnist", "digits"]
 Split = Literal["train", "val"]
 Pixels = NDArray[np.uint8]
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff")
-# PIL would know a file by its content, whatever its name is, and runs Ghostscript for EPS.
-FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP", "TIFF", "GIF")
+# Pictures of pixels. PIL would know a file by its content, whatever its name is, and it runs Ghostscript for EPS; so it
+# may not try documents, drawings, icons and data sets. MPO is JPEG to it; TGA has no signature.
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "PPM", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000", "QOI", "TGA")
+FEATURES = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}  # which PIL may have been built without
+OF_A_SYSTEM = ("thumbs.db", "desktop.ini")  # what file managers leave behind
+OUTSIDE = "in no class folder"
 MAX_ASPECT = 100  # long side to short side; the resize of a line of pixels to a square would fill the memory
 MAX_IDX_BYTES = 2**30
 MAX_JPEG_BYTES = 2**28  # a larger file is not read as a whole
 GONE = -1  # the size of a file that is not there
+NAMED = 5  # classes in a message
+MAX_LEVELS = 20  # of folders that hold one folder each; a link may lead back
 UNREADABLE = "cannot read the image "  # begins the message of a broken one
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = (
@@ -59,11 +67,13 @@ class ImageSet(ABC):
         name: for messages.
         classes: their names, by label.
         labels: `(N,)` int64.
+        value_range: how values that are not 8 bits a channel are scaled to them.
     """
 
     name: str
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
+    value_range: ValueRange = "auto"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,6 +84,7 @@ class ImageSet(ABC):
 
         Raises:
             DataError: the file is missing or broken.
+            ConfigError: `value_range` does not fit its values.
         """
 
     @abstractmethod
@@ -95,13 +106,29 @@ class ImageSet(ABC):
         """`(N,)`: a hash of each image's path; the same wherever the set is, and whatever else is in it."""
         return hashes(self.path(index).encode(errors="surrogateescape") for index in range(len(self)))
 
+    def is_gone(self) -> bool:
+        """Whether there is nothing to read from any more."""
+        return False
+
 
 class FolderSet(ImageSet):
-    """`folder/<class>/<image>`, classes and images sorted by name (as torchvision's ImageFolder has them)."""
+    """`folder/<class>/<image>`, classes and images sorted by name (as torchvision's ImageFolder has them).
 
-    def __init__(self, folder: Path) -> None:
+    Hidden folders and files, whose names begin with a dot, are left out: copies and leftovers of other programs.
+
+    Args:
+        folder: of the classes.
+        value_range: see `decode`.
+        setting: what says where the folder is, such as `data.train_folder: train`, for messages.
+
+    Attributes:
+        passed_over: how many files there are beside the images, by kind.
+    """
+
+    def __init__(self, folder: Path, value_range: ValueRange = "auto", setting: str = "") -> None:
+        self.value_range, self.setting = value_range, setting
         try:
-            classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+            classes = _folders_in(folder)
         except (OSError, ValueError):  # ValueError: no name for a folder at all
             raise DataError(
                 f"there is no image folder {folder}; it should hold a folder of images for each class"
@@ -109,19 +136,22 @@ class FolderSet(ImageSet):
             ) from None
         if not classes:
             raise DataError(f"{folder} holds no class folders; images belong in {folder}/<class>/")
-        files = [sorted(_images_below(folder, name)) for name in classes]
+        self.passed_over = Counter[str]()
+        files = [sorted(_images_below(folder, name, self.passed_over)) for name in classes]
         empty = [name for name, paths in zip(classes, files, strict=True) if not paths]
         if empty:
+            others = f"; of other kinds: {kinds(self.passed_over)}" if self.passed_over else ""
             raise DataError(
-                f"{folder}: no images for {len(empty)} of {len(classes)} classes: {', '.join(empty[:5])};"
-                f" put some there ({' '.join(EXTENSIONS)}), or remove the empty folders"
+                f"{folder}: no images for {len(empty)} of {_classes(classes)}: {_few(empty)}{others};"
+                f" put some there ({' '.join(sorted(extensions()))}), or remove the empty folders"
             )
+        self.passed_over[OUTSIDE] = sum(_counts(entry.name) for entry in folder.iterdir() if entry.is_file())
         self.name, self.folder, self.classes = str(folder), folder, tuple(classes)
         self.paths = [path for paths in files for path in paths]
         self.labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files]).astype(np.int64)
 
     def image(self, index: int) -> Pixels:
-        return decode(self.folder / self.paths[index])
+        return decode(self.folder / self.paths[index], self.value_range)
 
     def path(self, index: int) -> str:
         return self.paths[index]
@@ -152,16 +182,66 @@ class FolderSet(ImageSet):
         sizes: NDArray[np.int64] = self.versions[:, 0]
         return sizes
 
+    def is_gone(self) -> bool:
+        return not os.path.isdir(self.folder)  # noqa: PTH112  (a Path would raise what a lost file system says)
 
-def _images_below(folder: Path, name: str) -> Iterator[str]:
-    """Paths below `folder` of a class's images; text, since a million Path objects would fill a gigabyte."""
+
+def _images_below(folder: Path, name: str, passed_over: Counter[str]) -> Iterator[str]:
+    """Paths below `folder` of a class's images; text, since a million Path objects would fill a gigabyte.
+
+    Args:
+        passed_over: counts the other files by kind.
+    """
     for place, files in folders_below(folder / name):
         below = Path(place).relative_to(folder)
-        yield from (f"{below}/{file}" for file in files if file[file.rfind(".") :].lower() in EXTENSIONS)
+        for file in files:
+            if is_image(file):
+                yield f"{below}/{file}"
+            elif _counts(file):
+                passed_over[_kind(file) or "without an ending"] += 1
+
+
+@functools.lru_cache(maxsize=1)
+def formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that the installed PIL can decode."""
+    Image.init()
+    supported = features.get_supported()
+    return tuple(
+        name for name in FORMATS if name in Image.OPEN and (name not in FEATURES or FEATURES[name] in supported)
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def extensions() -> frozenset[str]:
+    """The endings of names of images, in small letters: those that PIL has for `formats`."""
+    readable = {*formats(), "MPO"}
+    return frozenset(ending for ending, name in Image.registered_extensions().items() if name in readable)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of an image that can be read."""
+    return _kind(name) in extensions()
+
+
+def _kind(name: str) -> str:
+    """The ending of a file's name: `.jpg`."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122  (there may be a million)
+
+
+def _counts(name: str) -> bool:
+    """Whether somebody may miss a file that is passed over."""
+    return not _is_hidden(name) and name.lower() not in OF_A_SYSTEM
+
+
+def kinds(files: Counter[str]) -> str:
+    """`40 .txt, 3 .heic`: the most frequent kinds."""
+    listed = [f"{count:,} {kind}" for kind, count in files.most_common(NAMED) if count]
+    rest = files.total() - sum(count for _, count in files.most_common(NAMED))
+    return ", ".join(listed) + (f" and {rest:,} more" if rest else "")
 
 
 def folders_below(top: Path) -> Iterator[tuple[str, list[str]]]:
-    """A folder and all below it, each with the names of its files.
+    """A folder and all below it, each with the names of its files; without hidden ones.
 
     Links to folders are followed, after all that is no link, but no folder is entered twice: a link may lead to a
     folder that it is in, and a few may lead to each other in millions of ways.
@@ -182,42 +262,105 @@ def folders_below(top: Path) -> Iterator[tuple[str, list[str]]]:
                 folders.clear()
                 continue
             entered.add((status.st_dev, status.st_ino))
-            folders.sort()
+            folders[:] = sorted(name for name in folders if not _is_hidden(name))
             waiting.extend(link for name in folders if (link := Path(place, name)).is_symlink())
-            yield place, files
+            yield place, [file for file in files if not _is_hidden(file)]
 
 
-def decode(path: Path) -> Pixels:
-    """One image file as `(H, W, 3) uint8` RGB; grey is repeated, transparency dropped, 16 bits scaled to 8.
+def _folders_in(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted; without hidden ones."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
 
-    JPEG files are decoded by simplejpeg if it is installed, in two thirds of PIL's time and to the same pixels.
+
+def _is_hidden(name: str) -> bool:
+    """Whether file managers and `ls` hide it: `.ipynb_checkpoints`, `._00.jpg`."""
+    return name.startswith(".")
+
+
+def _classes(names: Sequence[str]) -> str:
+    """`1 class`, `3 classes`."""
+    return f"{len(names):,} {'class' if len(names) == 1 else 'classes'}"
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names of many."""
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+
+
+def decode(path: Path, value_range: ValueRange = "auto") -> Pixels:
+    """One image file as `(H, W, 3) uint8` RGB; grey is repeated, transparency dropped.
+
+    Of several frames or pages it is the first. JPEG files are decoded by simplejpeg if it is installed, in two thirds
+    of PIL's time and to the same pixels.
+
+    Args:
+        value_range: which values become 0 and 255, for images whose values are not 8 bits a channel: two numbers, or
+            `dtype`, the least and the largest of their type; `auto` refuses them. Others are taken as they are.
 
     Raises:
         DataError: it is missing, broken, or so large that it must be an attack.
+        ConfigError: `value_range` does not fit its values.
     """
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
-            raise ValueError("it is no regular file")
-        pixels = _decode_fast(path) if status.st_size <= MAX_JPEG_BYTES else None
+    with _as_data_error(path):
+        pixels = _decode_fast(path) if _size_of_file(path) <= MAX_JPEG_BYTES else None
         if pixels is not None:
             return pixels
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning)  # metadata that PIL does not like
-            with Image.open(path, formats=FORMATS) as image:
-                _check_size(*image.size)
-                if image.mode == "F":
-                    raise ValueError("its pixels are floating-point numbers; convert it to 8 bits")
-                if image.mode.startswith("I"):  # 16 bits; PIL would clip them
-                    grey = np.clip(np.asarray(image, np.float64) / 257 + 0.5, 0, 255).astype(np.uint8)
-                    return np.ascontiguousarray(np.repeat(grey[..., None], 3, 2))
+        with _opened(path) as image:
+            depth = levels.depth_of(image)
+            if depth is None:
                 return np.array(image.convert("RGB"))
+            scaled = levels.to_8_bits(image, depth, value_range)
+            return scaled if scaled.ndim == 3 else np.repeat(scaled[..., None], 3, 2)
+    raise AssertionError("an image or an error")
+
+
+def measure(path: Path) -> levels.Measured | None:
+    """The range of an image file's values; None if they are 8 bits a channel, for which its header is enough.
+
+    Raises:
+        DataError: it is missing or broken.
+    """
+    with _as_data_error(path):
+        _size_of_file(path)
+        with _opened(path) as image:
+            depth = levels.depth_of(image)
+            return None if depth is None else levels.measured(image, depth)
+    raise AssertionError("a range or an error")
+
+
+def _size_of_file(path: Path) -> int:
+    """Bytes; raises ValueError for what is no file."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device may never end
+        raise ValueError("it is no regular file")
+    return status.st_size
+
+
+@contextlib.contextmanager
+def _as_data_error(path: Path) -> Iterator[None]:
+    """Whatever is wrong with an image file, as a DataError."""
+    try:
+        yield
+    except ConfigError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DataError(f"{UNREADABLE}{path}: it has too many pixels to be one") from None
     except Exception as error:  # PIL raises almost anything for a broken file
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise DataError(f"{UNREADABLE}{path}: {reason}") from None
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """An image of PIL's, of which nothing but the header is read yet."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", category=UserWarning)  # metadata that PIL does not like
+        # Nearly anything looks like TGA, so its name has to say so.
+        named = Image.registered_extensions().get(_kind(path.name)) == "TGA"
+        with Image.open(path, formats=[name for name in formats() if name != "TGA" or named]) as image:
+            _check_size(*image.size)
+            yield image
 
 
 def _decode_fast(path: Path) -> Pixels | None:
@@ -282,7 +425,13 @@ class ArraySet(ImageSet):
 
 
 def load(
-    source: Source, root: str | Path, split: Split, *, train_folder: str = "train", val_folder: str = "val"
+    source: Source,
+    root: str | Path,
+    split: Split,
+    *,
+    train_folder: str = "train",
+    val_folder: str = "val",
+    value_range: ValueRange = "auto",
 ) -> ImageSet:
     """Opens a data set.
 
@@ -291,13 +440,15 @@ def load(
         root: its folder; torchvision's data sets are downloaded to it where they are missing.
         split: training or validation images.
         train_folder, val_folder: of class folders, below `root`.
+        value_range: of images in class folders, see `decode`.
 
     Raises:
         DataError: images are missing or broken; the message says what was expected where.
     """
     root = Path(root)
     if source == "folder":
-        return FolderSet(root / (train_folder if split == "train" else val_folder))
+        name = train_folder if split == "train" else val_folder
+        return FolderSet(root / name, value_range, f"data.{split}_folder: {name}")
     if source == "digits":
         return digits(split)
     if source == "fashion_mnist":
@@ -441,9 +592,16 @@ def holdout(images: ImageSet, per_class: int) -> tuple[NDArray[np.int64], NDArra
     counts = np.bincount(images.labels)
     poor = [label for label, count in enumerate(counts.tolist()) if 0 < count <= per_class]
     if poor:
+        smallest = min(poor, key=lambda label: int(counts[label]))
+        least = int(counts[smallest])
         raise DataError(
-            f"data.holdout_per_class is {per_class}, but {len(poor)} classes have no more training images than that"
-            f" ({images.classes[poor[0]]} has {counts[poor[0]]}); lower it"
+            f"data.holdout_per_class is {per_class}, but {len(poor)} of {np.count_nonzero(counts)} classes have no more"
+            f" training images than that ({images.classes[smallest]} has {least}); "
+            + (
+                f"set data.holdout_per_class: {least - 1} or less"
+                if least > 1
+                else "give it more, or hold none out (data.holdout_per_class: 0 and search.split: val)"
+            )
         )
     held_out = interleave(images)[: per_class * np.count_nonzero(counts)]
     return np.setdiff1d(np.arange(len(images)), held_out), held_out
@@ -465,8 +623,9 @@ def check_classes(train: ImageSet, val: ImageSet, expected: int) -> None:
     """Compares the classes of two sets with each other and with the space.
 
     Raises:
-        DataError: they differ.
+        DataError: they differ, or there is only one.
     """
+    require_classes(train, val)
     if train.classes != val.classes:
         only_train = sorted(set(train.classes) - set(val.classes))[:5]
         only_val = sorted(set(val.classes) - set(train.classes))[:5]
@@ -475,6 +634,40 @@ def check_classes(train: ImageSet, val: ImageSet, expected: int) -> None:
             f" {only_val}"
         )
     if len(train.classes) != expected:
+        folders = ", or remove the folders that are no classes" if isinstance(train, FolderSet) else ""
         raise DataError(
-            f"{train.name} has {len(train.classes)} classes, but space.classes is {expected}; set it to that"
+            f"{train.name} has {_classes(train.classes)} ({_few(train.classes)}), but space.classes is {expected}; set"
+            f" space.classes: {len(train.classes)}{folders}"
         )
+
+
+def require_classes(*sets: ImageSet) -> None:
+    """Refuses sets of one class, for which every network is right.
+
+    Raises:
+        DataError: there are some; if there is a level of folders too much, the message says which settings skip it.
+    """
+    alone = [images for images in sets if len(images.classes) < 2]
+    if not alone:
+        return
+    seen, advice = [], []
+    for images in alone:
+        lone, inner = _lone_levels(images.folder) if isinstance(images, FolderSet) else ("", [])
+        if isinstance(images, FolderSet) and inner:
+            seen.append(f"{images.name} holds one folder only, {lone}, which holds {_few(inner)}")
+            advice.append(f"set {images.setting}/{lone}" if images.setting else f"name {images.folder / lone}")
+        else:
+            seen.append(f"{images.name} has 1 class only ({_few(images.classes)})")
+            advice.append(f"put the images of each class into {images.name}/<class>/, of two classes or more")
+    raise DataError(f"{' and '.join(seen)}; {' and '.join(dict.fromkeys(advice))}")
+
+
+def _lone_levels(folder: Path) -> tuple[str, list[str]]:
+    """The levels below a folder that are one folder each, and the folders in the last of them."""
+    lone = Path()
+    for _ in range(MAX_LEVELS):
+        inner = _folders_in(folder / lone)
+        if len(inner) != 1:
+            return lone.as_posix(), inner
+        lone /= inner[0]
+    return "", []

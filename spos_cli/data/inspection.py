@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from spos_cli.data.datasets import EXTENSIONS, ArraySet, FolderSet, ImageSet, folders_below
+from spos_cli.data.datasets import OF_A_SYSTEM, ArraySet, FolderSet, ImageSet, folders_below, is_image, measure
+from spos_cli.data.levels import Measured
 from spos_cli.data.loaders import chunks, stream
-from spos_cli.errors import DataError
+from spos_cli.errors import ConfigError, DataError
 
 Indices = NDArray[np.int64]
 Progress = Callable[[int], object]  # is told how many more are done
 
 GONE = -1  # the size of a file that is not there
-OF_A_SYSTEM = ("thumbs.db", "desktop.ini")  # what file managers leave behind
 BATCH = 64  # images that a worker takes at a time
 WORTH_WORKERS = 1000  # images; starting workers for fewer takes longer than they save
 
@@ -46,7 +46,32 @@ def _problem(images: ImageSet, index: int) -> str:
         images.image(index)
     except DataError as error:
         return str(error)
+    except ConfigError:  # it is whole; `levels_of` says more
+        return ""
     return ""
+
+
+def levels_of(
+    images: ImageSet, indices: Indices, workers: int = 0, progress: Progress = lambda done: None
+) -> list[Measured]:
+    """The range of each image's values, of those whose values are not 8 bits a channel; broken ones are left out.
+
+    Args:
+        images: of which those at `indices` are looked at. Most are known by their headers.
+        workers: processes that read.
+    """
+    if not isinstance(images, FolderSet):
+        progress(len(indices))
+        return []
+    found = _each(functools.partial(_measured, images), indices, workers, progress)
+    return [one for one in found if one is not None]
+
+
+def _measured(images: FolderSet, index: int) -> Measured | None:
+    try:
+        return measure(_file(images, index))
+    except DataError:
+        return None
 
 
 def in_both(
@@ -113,14 +138,13 @@ def place(images: ImageSet, index: int) -> str:
 def passed_over(images: FolderSet) -> list[str]:
     """Files in the folders of a set that are no images of it: of an unknown kind, or in no class folder.
 
-    Hidden files and those that file managers leave behind are not counted.
+    Hidden folders and files, and those that file managers leave behind, are not counted.
     """
     found = []
     for folder, files in folders_below(images.folder):
         in_a_class = Path(folder) != images.folder
         for name in files:
-            known = in_a_class and name[name.rfind(".") :].lower() in EXTENSIONS
-            if not known and not name.startswith(".") and name.lower() not in OF_A_SYSTEM:
+            if not (in_a_class and is_image(name)) and name.lower() not in OF_A_SYSTEM:
                 found.append(str(Path(folder) / name))
     return sorted(found)
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ TrainingBatch = tuple[Tensor, Tensor | None, Tensor]
 
 
 REPLACEMENTS = 20  # images that are tried for a broken one
+PREFETCH = 2  # batches that each worker makes ahead
 
 
 class BadImages:
@@ -113,12 +115,14 @@ class _Samples(Dataset[_Sample]):
                 return _Sample(image, int(self.images.labels[chosen]), number, colours, problems)
             except DataError as error:
                 problems[self.images.path(chosen)] = str(error)
+            except ConfigError as error:  # no image is broken: a setting is wrong
+                return _Sample(None, 0, number, error=error)
         first = next(iter(problems.values()))
         if self.instead is None:
             return _Sample(None, 0, number, error=DataError(first))
+        hint = f"Is {self.images.name} still there?" if self.images.is_gone() else "spos doctor --full says why"
         self.lost = DataError(
-            f"{first}; nor can any of {len(problems) - 1} other training images that were tried instead. Is"
-            f" {self.images.name} still there?"
+            f"{first}; nor can any of {len(problems) - 1} other training images that were tried instead. {hint}"
         )
         return _Sample(None, 0, number, problems=problems, error=self.lost)
 
@@ -176,6 +180,59 @@ def begin_worker(_: int) -> None:
         os.setpgrp()
 
 
+class _Piped(NamedTuple):
+    """A tensor on its way through a pipe: its numbers as they lie in memory, its shape and its strides."""
+
+    numbers: NDArray[Any]
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def _hand_over(collate: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
+    """Make a batch in a worker, with its tensors in shared memory as far as that has room.
+
+    A DataLoader moves them there later, in a thread whose errors nobody sees: it would drop the batch, and the main
+    process would wait for it for ever. What has no room goes through a pipe, which is slower.
+    """
+    batch = collate(samples)
+    return type(batch)(*map(_shared, batch)) if isinstance(batch, tuple) else batch
+
+
+def _shared(field: Any) -> Any:
+    if not isinstance(field, Tensor):
+        return field
+    try:
+        return field.share_memory_()  # type: ignore[no-untyped-call]
+    except RuntimeError:  # no room, or no more files
+        numbers = field.as_strided((field.numel(),), (1,)).numpy()
+        return _Piped(numbers, tuple(field.shape), field.stride())
+
+
+def _take_over(batch: Any) -> Any:
+    """The batch of `_hand_over`, in the main process."""
+    if not isinstance(batch, tuple):
+        return batch
+    return type(batch)(
+        *(
+            torch.from_numpy(field.numbers).as_strided(field.size, field.stride) if isinstance(field, _Piped) else field
+            for field in batch
+        )
+    )
+
+
+def shared_memory_needed(workers: int, images: int, image_size: int) -> int:
+    """Count the bytes of shared memory that batches of `images` take on their way from `workers` of one process."""
+    return PREFETCH * workers * images * 3 * image_size**2
+
+
+def shared_memory_free() -> int | None:
+    """Look up how many bytes of shared memory are free; None where the system does not tell (other than Linux)."""
+    try:
+        return shutil.disk_usage("/dev/shm").free
+    except OSError:
+        return None
+
+
 def stream(
     dataset: Dataset[Any],
     batches: Iterable[list[Any]],
@@ -183,21 +240,26 @@ def stream(
     collate: Callable[[list[Any]], Any],
     pin_memory: bool = False,
 ) -> Iterator[Any]:
-    """Batches of a dataset's items, by `workers` processes, which end with the iterator."""
+    """Batches of a dataset's items, by `workers` processes, which end with the iterator.
+
+    What `collate` returns may be a named tuple with tensors in it.
+    """
     with warnings.catch_warnings():
         # More workers than cores is the caller's choice; torch warns about it.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
-        return iter(
+        loaded = iter(
             DataLoader(
                 dataset,
                 batch_sampler=batches,
                 num_workers=workers,
-                collate_fn=collate,
+                prefetch_factor=PREFETCH if workers else None,
+                collate_fn=functools.partial(_hand_over, collate) if workers else collate,
                 pin_memory=pin_memory and torch.cuda.is_available(),
                 worker_init_fn=begin_worker,
                 generator=torch.Generator().manual_seed(0),  # else torch draws a base seed from the global one
             )
         )
+    return map(_take_over, loaded)
 
 
 def _load(
@@ -303,7 +365,7 @@ def training_batches(
 
     Raises:
         ConfigError: the batch cannot be shared out.
-        DataError: an image is broken, or too many are.
+        DataError: an image is broken, or too many are; a ConfigError where a setting does not fit one.
     """
     keys = _TrainingKeys(indices, seed, batch_size, range(first_step, last_step), rank, world_size, accumulate)
     instead = None if bad_images is None else functools.partial(_drawn_instead, indices, seed)
@@ -330,7 +392,7 @@ def evaluation_batches(
         are the same for any number of processes, which take them in turn; the last one may be short.
 
     Raises:
-        DataError: an image is broken.
+        DataError: an image is broken; a ConfigError where a setting does not fit one.
     """
     batches = chunks(list(enumerate(indices.tolist())), batch_size)[rank::world_size]
     samples = _Samples(images, functools.partial(_evaluated, transform))
@@ -375,6 +437,7 @@ class ImageStore:
 
         Raises:
             DataError: an image is broken, or too many are, or the disk is full.
+            ConfigError: a setting does not fit an image.
         """
         size = transform.image_size
         needed = len(indices) * 3 * size * size
@@ -484,6 +547,7 @@ def _recipe(
         "chosen": paths_digest(images, indices),
         "versions": versions_digest(images, indices),
         "transform": repr(transform),
+        "value_range": str(images.value_range),
         "seed": seed,
         "shape": [len(indices), transform.image_size, transform.image_size, 3],
     }

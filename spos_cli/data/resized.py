@@ -30,7 +30,7 @@ from spos_cli.data.loaders import (
     versions_digest,
 )
 from spos_cli.data.transforms import antialiased_resize, size_for
-from spos_cli.errors import DataError
+from spos_cli.errors import ConfigError, DataError
 
 Progress = Callable[[int], object]  # is told how many more are done
 AT_ONCE = 64  # images that a worker decodes at a time
@@ -47,7 +47,7 @@ class ResizedSet(ImageSet):
     def __init__(self, images: ImageSet, short_side: int) -> None:
         self.images, self.short_side = images, short_side
         self.name = f"{images.name} at {short_side} px"
-        self.classes, self.labels = images.classes, images.labels
+        self.classes, self.labels, self.value_range = images.classes, images.labels, images.value_range
 
     def image(self, index: int) -> Pixels:
         image = self.images.image(index)
@@ -68,11 +68,14 @@ class ResizedSet(ImageSet):
     def versions(self) -> NDArray[np.int64]:
         return self.images.versions
 
+    def is_gone(self) -> bool:
+        return self.images.is_gone()
+
     def bytes_for(self, indices: Indices) -> int:
         """About how much memory these images take, from a few of them."""
         sizes = []
         for index in indices[np.linspace(0, len(indices) - 1, SAMPLE).astype(int)].tolist():
-            with contextlib.suppress(DataError):
+            with contextlib.suppress(DataError, ConfigError):
                 sizes.append(self.image(index).nbytes)
         return round(np.mean(sizes) * len(indices)) if sizes else 0
 
@@ -134,31 +137,40 @@ class StoredSet(ResizedSet):
 
 
 class _Decoded(NamedTuple):
-    """Images of one batch: pixels one after another, `(b, 2)` heights and widths, and problems of broken ones."""
+    """Images of one batch: pixels one after another, `(b, 2)` heights and widths, and problems of broken ones.
+
+    A mistake of the user is a value, since torch would wrap it.
+    """
 
     pixels: Tensor
     sizes: Tensor
     problems: dict[int, str]
+    error: ConfigError | None = None
 
 
-class _Each(Dataset[tuple[int, Pixels | str]]):
+class _Each(Dataset[tuple[int, Pixels | str | ConfigError]]):
     """Images by index, or what is wrong with them."""
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
 
-    def __getitem__(self, index: int) -> tuple[int, Pixels | str]:
+    def __getitem__(self, index: int) -> tuple[int, Pixels | str | ConfigError]:
         try:
             return index, self.images.image(index)
         except DataError as error:
             return index, str(error)
+        except ConfigError as error:
+            return index, error
 
 
-def _collate(samples: list[tuple[int, Pixels | str]]) -> _Decoded:
-    whole = [(image.shape[:2], image.reshape(-1)) for _, image in samples if not isinstance(image, str)]
-    sizes = [(0, 0) if isinstance(image, str) else image.shape[:2] for _, image in samples]
+def _collate(samples: list[tuple[int, Pixels | str | ConfigError]]) -> _Decoded:
+    error = next((image for _, image in samples if isinstance(image, ConfigError)), None)
+    if error is not None:
+        return _Decoded(torch.zeros(0), torch.zeros(0), {}, error)
+    whole = [image.reshape(-1) for _, image in samples if isinstance(image, np.ndarray)]
+    sizes = [image.shape[:2] if isinstance(image, np.ndarray) else (0, 0) for _, image in samples]
     problems = {index: image for index, image in samples if isinstance(image, str)}
-    pixels = np.concatenate([pixels for _, pixels in whole]) if whole else np.zeros(0, np.uint8)
+    pixels = np.concatenate(whole) if whole else np.zeros(0, np.uint8)
     return _Decoded(torch.from_numpy(pixels), torch.tensor(sizes), problems)
 
 
@@ -167,6 +179,8 @@ def _decoded(
 ) -> Iterator[_Decoded]:
     """All images in their order; those that are broken are counted."""
     for batch in stream(_Each(images), chunks(indices.tolist(), AT_ONCE), workers, _collate):
+        if batch.error is not None:
+            raise batch.error
         bad_images.add({images.path(index): problem for index, problem in batch.problems.items()})
         yield batch
         progress(len(batch.sizes))
@@ -184,6 +198,7 @@ def keep_in_memory(
 
     Raises:
         DataError: too many images are broken, or there is too little memory.
+        ConfigError: a setting does not fit an image.
     """
     needed, free = images.bytes_for(indices), free_memory()
     if free is not None and needed > free:
@@ -214,6 +229,7 @@ def write(
 
     Raises:
         DataError: too many images are broken, or the disk has no room.
+        ConfigError: a setting does not fit an image.
     """
     needed, sizes, problems = 0, [], {}
     described = _recipe(images, indices)  # first: a file that changes while it is decoded is decoded anew next time
@@ -280,6 +296,7 @@ def _recipe(images: ResizedSet, indices: Indices) -> dict[str, Any]:
         "of": len(images),
         "chosen": paths_digest(images, indices),
         "versions": versions_digest(images, indices),
+        "value_range": str(images.value_range),
         "short_side": images.short_side,
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import logging
 import os
 import signal
@@ -16,10 +17,11 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,6 +30,8 @@ from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, Sign
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from spos_cli.engine import accelerator
+from spos_cli.engine.differences import differing
 from spos_cli.errors import ConfigError
 
 # What gloo and NCCL say of a process that is gone, and of one that does not answer.
@@ -75,6 +79,33 @@ class Processes:
         dist.all_gather(parts, values)
         return torch.stack(parts)
 
+    def gather_texts(self, text: str) -> list[str]:
+        """The text of each process, in the order of the ranks. Goes over the CPU."""
+        content = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        sizes = self.gather(torch.tensor([len(content)])).flatten().tolist()
+        padded = torch.zeros(max(sizes), dtype=torch.uint8)
+        padded[: len(content)] = content
+        rows = self.gather(padded).numpy()
+        return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+
+    def agree(self, text: str) -> bool:
+        """Tell whether all processes have the same text."""
+        return len(set(self.gather_texts(text))) == 1
+
+    def require_same(self, values: Mapping[str, Any]) -> None:
+        """Raise ConfigError, the same on every process, if one of them was started with other values than the first."""
+        texts = [json.loads(text) for text in self.gather_texts(json.dumps(values))]
+        for rank, theirs in enumerate(texts):
+            differences = [
+                f"{name} is {one!r:.60} on process 0 and {other!r:.60} on process {rank}"
+                for name, one, other in differing(texts[0], theirs)
+            ]
+            if differences:
+                raise ConfigError(
+                    f"the processes were started differently: {'; '.join(differences[:6])}; start all of them with the"
+                    " same command, settings and versions"
+                )
+
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
         """Overwrites tensors with those of the first process."""
         if self.world_size > 1:
@@ -100,24 +131,18 @@ def wanted(devices: int | str) -> int:
     if devices == "cpu":
         return 1
     if devices == "auto":
-        return max(1, torch.cuda.device_count())
+        return max(1, accelerator.count())
     return int(devices)
-
-
-def require_usable_gpus(devices: int | str) -> None:
-    """Raises ConfigError if GPUs are wanted that the driver counts, but that this PyTorch cannot use."""
-    gpus = torch.cuda.device_count()
-    if devices != "cpu" and gpus and not torch.cuda.is_available():
-        there, them = ("is a GPU", "it") if gpus == 1 else (f"are {gpus} GPUs", "them")
-        raise ConfigError(
-            f"there {there}, but this PyTorch ({torch.__version__}) cannot use {them}; update the driver, install"
-            " another build of PyTorch, or use --devices cpu"
-        )
 
 
 def launched() -> bool:
     """Whether a launcher has started this process as one of several."""
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
+
+
+def processes_here() -> int:
+    """Count the processes of this launch on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def launch_id() -> str | None:
@@ -129,7 +154,9 @@ def launch_id() -> str | None:
 
 
 @contextlib.contextmanager
-def join(devices: int | str, threads: int | None, timeout: timedelta) -> Iterator[Processes]:
+def join(
+    devices: int | str, threads: int | None, timeout: timedelta, same: Mapping[str, Any] | None = None
+) -> Iterator[Processes]:
     """Takes this process's place among all, and leaves it at the end.
 
     With GPUs it does so only where all has ended well: NCCL leaves a group together, and waits for those that have
@@ -139,28 +166,28 @@ def join(devices: int | str, threads: int | None, timeout: timedelta) -> Iterato
         devices: `auto`, `cpu` or a number, as in the config.
         threads: CPU threads of this process; None is OMP_NUM_THREADS, else an even share of the cores.
         timeout: how long this process waits for another one before it gives up.
+        same: plain values that are to be the same on all processes; compared before anything else.
 
     Raises:
-        ConfigError: more processes than GPUs, where there are GPUs; or PyTorch cannot use them, or NCCL not connect
-            them.
+        ConfigError: the processes differ in `same`; there are more of them than GPUs, where there are GPUs; PyTorch
+            cannot use these, or NCCL not connect them.
         PeerLost: another process has ended, does not answer, or cannot be reached any more.
     """
-    require_usable_gpus(devices)
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    accelerator.require_usable(devices)
+    local_size = processes_here()
     device = device_of(devices, local_size, int(os.environ.get("LOCAL_RANK", 0)))
     if threads or "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(thread_count(threads, local_size))
     if not launched():
         yield Processes(0, 1, device)
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    accelerator.select(device)
     connected = ended_well = False
     try:
-        dist.init_process_group(backend, timeout=timeout)
+        dist.init_process_group(accelerator.backend(device), timeout=timeout)
         processes = Processes(dist.get_rank(), dist.get_world_size(), device, int(os.environ.get("LOCAL_RANK", 0)))
-        if device.type == "cuda":
+        processes.require_same({"device": device.type, **(same or {})})
+        if device.type != "cpu":
             processes.sum(torch.zeros(1, device=device))  # NCCL connects when it is first used
         processes.barrier()  # nobody ends with a mistake while another is still being connected
         connected = True
@@ -221,14 +248,14 @@ def device_of(devices: int | str, local_size: int, local_rank: int) -> torch.dev
     Raises:
         ConfigError: more processes than GPUs, where there are GPUs.
     """
-    gpus = torch.cuda.device_count()
+    gpus = accelerator.count()
     if devices == "cpu" or gpus == 0:
-        return torch.device("cpu")
+        return accelerator.CPU
     if gpus == 1 < local_size and _sees_its_own():
-        return torch.device("cuda", 0)
+        return accelerator.device(0)
     if local_size > gpus:
         raise ConfigError(f"{local_size} processes for {gpus} GPUs; use --devices {gpus} or --devices cpu")
-    return torch.device("cuda", local_rank)
+    return accelerator.device(local_rank)
 
 
 def _sees_its_own() -> bool:

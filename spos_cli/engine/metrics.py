@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spos_cli.engine.accelerator import sum_dtype
 from spos_cli.engine.distributed import Processes
 
 
@@ -35,20 +36,22 @@ class AccuracyMeter:
     """Collects counts on the device; the host waits for it only in `total`."""
 
     def __init__(self, device: torch.device) -> None:
-        # images, top-1, top-5, summed loss; float64 counts exactly up to 2 ** 53
-        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+        self.counts = torch.zeros(3, dtype=torch.int64, device=device)  # images, top-1, top-5
+        self.loss = torch.zeros(1, dtype=sum_dtype(device), device=device)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Counts one batch: `logits (B, classes)`, `labels (B,)`."""
         logits = logits.float()
         top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        self.sums[0] += labels.numel()
-        self.sums[1] += top[:, 0].sum()
-        self.sums[2] += top.sum()
-        self.sums[3] += F.cross_entropy(logits, labels, reduction="sum")
+        self.counts[0] += labels.numel()
+        self.counts[1] += top[:, 0].sum()
+        self.counts[2] += top.sum()
+        self.loss += F.cross_entropy(logits, labels, reduction="sum")
 
     def total(self, processes: Processes | None = None) -> Accuracy:
         """The counts of this process, or of all of `processes` together."""
-        sums = self.sums if processes is None else processes.sum(self.sums.clone())
-        images, top1, top5, loss = sums.tolist()
-        return Accuracy(int(images), int(top1), int(top5), loss / max(images, 1))
+        counts, loss = self.counts.clone(), self.loss.clone()
+        if processes is not None:
+            counts, loss = processes.sum(counts), processes.sum(loss)
+        images, top1, top5 = counts.tolist()
+        return Accuracy(images, top1, top5, float(loss) / max(images, 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -55,6 +55,17 @@ def sgd(model: nn.Module, momentum: float, weight_decay: float) -> torch.optim.S
 
 
 def ema_of(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
-    """An exponential moving average of a model's weights; its buffers are the model's own, copied."""
+    """Make an exponential moving average of a model's weights and of its BatchNorm statistics.
+
+    Statistics of the model's own weights would be those of another network: averaged weights have other features. timm
+    and torchvision's reference trainings average both, too. Counters are copied.
+    """
     average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=average)
+
+    def update(averaged: Any, current: Any, count: Any) -> None:
+        if averaged[0].is_floating_point():
+            average(averaged, current, count)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=update, use_buffers=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,10 +15,9 @@ from typing import Any
 
 import torch
 
+from spos_cli.engine import accelerator
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import warn
-
-CPUINFO = Path("/proc/cpuinfo")  # of Linux
 
 
 class Clock:
@@ -48,7 +46,7 @@ class Clock:
             "seconds": round(seconds, 3),
             "done": units,
             "unit": self.unit,
-            "device": device_name(self.processes.device),
+            "device": accelerator.name(self.processes.device),
             "processes": self.processes.world_size,
             "threads": torch.get_num_threads(),
         }
@@ -68,15 +66,3 @@ def timed(folder: Path, processes: Processes, done: Callable[[], int], unit: str
         yield clock
     finally:
         clock.lap()
-
-
-def device_name(device: torch.device) -> str:
-    """What the maker calls it, as far as can be told."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    with contextlib.suppress(OSError):
-        for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return f"{platform.machine()} CPU"

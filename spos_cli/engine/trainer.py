@@ -17,16 +17,19 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from spos_cli import seeding
-from spos_cli.engine import checkpoint, history
+from spos_cli.engine import checkpoint, history, parallel
+from spos_cli.engine.accelerator import sum_dtype
+from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.history import History, step_of
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.optim import Schedule, ema_of, sgd
+from spos_cli.engine.parallel import Compression
 from spos_cli.engine.precision import Amp, autocast, prepared
 from spos_cli.engine.progress import console, track, warn
-from spos_cli.engine.reduction import Compression, GradientAverage
 from spos_cli.engine.scalars import Scalars
 from spos_cli.engine.timing import timed
 from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
@@ -38,7 +41,7 @@ Batch = tuple[Tensor, Tensor | None, Tensor]
 FORMAT = "spos-checkpoint-1"
 GRAPHS = 4096  # that PyTorch may compile
 # What PyTorch compiles with: the language, the variable that names a compiler, and those that are looked for.
-COMPILERS = {"cpu": ("C++", "CXX", ("g++", "clang++")), "cuda": ("C", "CC", ("gcc", "clang"))}
+COMPILERS = {"cpu": ("C++", "CXX", ("g++", "clang++")), "gpu": ("C", "CC", ("gcc", "clang"))}
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Trainer:
         evaluate: measures the model (or its moving average) in the middle of a training.
         evaluate_every: steps between two calls of it.
         tensorboard: mirror the metrics to `tensorboard/` in the folder.
+        one_path: whether `arguments` has one path for each step, so that only its gradients are sent.
     """
 
     def __init__(
@@ -118,6 +122,7 @@ class Trainer:
         evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
         evaluate_every: int = 0,
         tensorboard: bool = False,
+        one_path: bool = True,
     ) -> None:
         self.recipe, self.processes, self.name, self.folder = recipe, processes, name, folder
         self.identity, self.extra, self.require, self.seed = identity, extra or {}, require, seed
@@ -125,10 +130,10 @@ class Trainer:
         self.evaluate, self.evaluate_every = evaluate, evaluate_every
         self.tensorboard = tensorboard and processes.is_main
         device = processes.device
-        if recipe.amp == "fp16" and device.type != "cuda":
-            raise ConfigError("amp: fp16 needs a CUDA device; use bf16 or off")
+        if recipe.amp == "fp16" and device.type == "cpu":
+            raise ConfigError("amp: fp16 needs a GPU; use bf16 or off")
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = GradientAverage(self.model, processes, recipe.gradient_compression)
+        self.parallel = parallel.wrap(self.model, processes, recipe.gradient_compression, one_path=one_path)
         self.optimizer = sgd(self.model, recipe.momentum, recipe.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
         self.ema = ema_of(self.model, recipe.ema_decay) if recipe.ema_decay else None
@@ -158,8 +163,8 @@ class Trainer:
         recipe, request = self.recipe, StopRequest()
         if self.step == recipe.steps:
             with self.mirrored():
+                self.make_up_evaluation()
                 return
-        self.model.train()
         stream = iter(batches(self.step))
         quiet = not self.processes.is_main
         with (
@@ -168,7 +173,9 @@ class Trainer:
             track(self.name, recipe.steps, "steps", done=self.step, quiet=quiet, dashboard=True) as task,
             timed(self.folder, self.processes, lambda: self.step, "steps"),
         ):
+            self.make_up_evaluation()
             task.rows = self.history.rows
+            self.model.train()
             while self.step < recipe.steps:
                 self.update(stream)
                 self.step += 1
@@ -182,14 +189,27 @@ class Trainer:
                     task.note = self.log()
                     task.rows = self.history.rows
                 task.advance()
-                if self.evaluate and not stopping and (last or self.step % self.evaluate_every == 0):
-                    task.phase = "validating"
-                    self.log_evaluation(self.evaluate)
-                    task.phase, task.rows = "", self.history.rows
+                # Saved first: an evaluation that fails, on a broken image say, must not cost what was trained.
                 if saving:
                     self.save_or_go_on(must=last or stopping)
                 if stopping:
                     raise Interrupted(request.number or signal.SIGTERM)
+                if self.evaluate and self.evaluation_is_due():
+                    task.phase = "validating"
+                    self.log_evaluation(self.evaluate)
+                    task.phase, task.rows = "", self.history.rows
+
+    def evaluation_is_due(self) -> bool:
+        """Tell whether the model is to be measured after the present step."""
+        return self.step == self.recipe.steps or (self.step > 0 and self.step % self.evaluate_every == 0)
+
+    def make_up_evaluation(self) -> None:
+        """Measure the model of the last checkpoint if that was due, and was interrupted or has failed."""
+        if self.evaluate is None or not self.evaluation_is_due():
+            return
+        missing = self.processes.is_main and self.history.validated != self.step  # the first process alone reads them
+        if self.processes.any(missing):
+            self.log_evaluation(self.evaluate)
 
     @contextlib.contextmanager
     def mirrored(self) -> Iterator[None]:
@@ -213,13 +233,13 @@ class Trainer:
             labels = labels.to(device, non_blocking=True)
             images = prepared(self.preprocess, images, colours, device)
             for number, path in enumerate(arguments, 1):
-                with autocast(device, recipe.amp):
-                    logits = self.model(images, *path)
-                    loss = self.criterion(logits, labels)
-                self.average.active = micro == recipe.accumulate - 1 and number == len(arguments)
-                self.scaler.scale(loss / recipe.accumulate).backward()
+                is_last = micro == recipe.accumulate - 1 and number == len(arguments)
+                with contextlib.nullcontext() if is_last else self.without_averaging():
+                    with autocast(device, recipe.amp):
+                        logits = self.parallel(images, *path)
+                        loss = self.criterion(logits, labels)
+                    self.scaler.scale(loss / recipe.accumulate).backward()
                 self.window.add(self.step, loss.detach(), logits.detach(), labels, 1 / len(arguments))
-        self.average.finish()
         if recipe.clip_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad_norm)
@@ -230,6 +250,12 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema:
             self.ema.update_parameters(self.model)
+
+    def without_averaging(self) -> contextlib.AbstractContextManager[None]:
+        """Within, gradients add up in this process; the last pass of a step averages the sums."""
+        if isinstance(self.parallel, DistributedDataParallel):
+            return self.parallel.no_sync()
+        return contextlib.nullcontext()
 
     def should_stop(self, request: StopRequest) -> bool:
         """Whether a signal has come to any process; all stop at the same step."""
@@ -306,13 +332,15 @@ class Trainer:
         """Writes `step-<n>.pt`, points `last.pt` to it and removes the oldest, from the first process.
 
         Raises:
-            TrainingError: the weights are not finite; on every process, since they are the same on all.
+            TrainingError: the weights are not finite, or not the same on all processes; on every process.
         """
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
             raise TrainingError(
                 f"{self.name}: the weights are not finite after step {self.step}; they are not saved. Lower lr, add"
                 " warmup_steps or set clip_grad_norm, and start with --fresh"
             )
+        if self.processes.world_size > 1:
+            self.require_same_weights()
         if not self.processes.is_main:
             return
         content = {
@@ -332,6 +360,15 @@ class Trainer:
             self.name_also(path, f"milestone-{self.step:08d}.pt")
         for old in sorted(self.folder.glob("step-*.pt"))[: -self.recipe.keep_checkpoints]:
             old.unlink(missing_ok=True)
+
+    def require_same_weights(self) -> None:
+        """Raises TrainingError, on all processes, if their weights have drifted apart."""
+        if not self.processes.agree(checkpoint.fingerprint(list(self.model.parameters()))):
+            raise TrainingError(
+                f"{self.name}: the processes have different weights after step {self.step}; nothing was saved since the"
+                " last checkpoint. Check that all machines have the same versions and images, and sound memory; then"
+                " run the same command: it goes on from there"
+            )
 
     def name_also(self, path: Path, name: str) -> None:
         """Gives a checkpoint another name, or makes a copy where the file system has no hard links."""
@@ -442,7 +479,7 @@ def require_compiler(device: torch.device) -> str:
     Raises:
         ConfigError: there is none.
     """
-    language, variable, usual = COMPILERS[device.type]
+    language, variable, usual = COMPILERS["cpu" if device.type == "cpu" else "gpu"]
     commands = (os.environ[variable],) if variable in os.environ else usual
     for command in commands:
         if shutil.which(command.partition(" ")[0]):
@@ -478,29 +515,6 @@ def _moved_to(path: Path, folder: Path) -> Path:
         raise RunError(f"cannot move the damaged {path} to {folder}: {error.strerror or error}") from None
 
 
-def require_same(ours: dict[str, Any], theirs: dict[str, Any], what: str) -> None:
-    """Raises RunError if `theirs`, found on the disk, was made with other settings; `what` begins the message."""
-    differences = list(differing(ours, theirs))
-    if differences:
-        raise RunError(
-            f"{what} with other settings ({'; '.join(differences[:6])});"
-            " use the same ones, another --run-dir, or --fresh to start over"
-        )
-
-
-def differing(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """The fields of `ours` that `theirs` has differently, as `supernet.lr: 0.5, was 0.1`.
-
-    Within sections, those that only `theirs` has differ too: settings that are switched off are not written down.
-    """
-    for key in [*ours, *(key for key in theirs if prefix and key not in ours)]:
-        value, other = ours.get(key), theirs.get(key)
-        if isinstance(value, dict) and isinstance(other, dict):
-            yield from differing(value, other, f"{prefix}{key}.")
-        elif value != other:
-            yield f"{prefix}{key}: {value!r:.60}, was {other!r:.60}"
-
-
 class Window:
     """Sums since the last line of the metrics, kept on the device."""
 
@@ -511,7 +525,8 @@ class Window:
 
     def reset(self) -> None:
         """Begins anew."""
-        self.sums = torch.zeros(3, dtype=torch.float64, device=self.processes.device)  # images, loss, top-1
+        device = self.processes.device
+        self.sums = torch.zeros(3, dtype=sum_dtype(device), device=device)  # images, loss, top-1
         self.begin = time.monotonic()
 
     def add(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor, share: float = 1.0) -> None:

@@ -287,8 +287,8 @@ class OwnBlock(ChoiceBlock):
 
     It maps `(B, in_channels, H, W)` to `(B, out_channels, ceil(H / stride), ceil(W / stride))`. The statistics of its
     BatchNorm layers are computed anew for each candidate; where `affine` is false, they should have no parameters. In
-    training every pass must use all of its parameters, since processes add their gradients up in one order; its input
-    is not to be changed in place. It is imported as Python does it, or from the working folder.
+    training, processes may use different parameters of it in one step; the average of the gradients is right all the
+    same. Its input is not to be changed in place. It is imported as Python does it, or from the working folder.
 
     Raises:
         ConfigError: it cannot be imported or built. What it makes is looked at when its costs are counted.

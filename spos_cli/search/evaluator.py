@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from spos_cli.engine.accelerator import free_memory
 from spos_cli.engine.precision import Amp, to_device
 from spos_cli.models.supernet import Supernet
 from spos_cli.search.racing import Outcomes, Race
@@ -67,9 +68,8 @@ class Calibration:
 
 def resident(images: Tensor, device: torch.device) -> Tensor:
     """Images that stay on a GPU which has `ROOM` for them, so that they are sent once and not for each group."""
-    if device.type != "cuda" or images.nbytes > ROOM * torch.cuda.mem_get_info(device)[0]:
-        return images
-    return images.to(device)
+    free = None if device.type == "cpu" else free_memory(device)
+    return images if free is None or images.nbytes > ROOM * free else images.to(device)
 
 
 GoOn = Callable[[float], bool]  # is told how much of the calibration or the scoring is done; False stops it

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from spos_cli import seeding
 from spos_cli.config import Config
 from spos_cli.engine import checkpoint
+from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import StopRequest, stop_on_signals
 from spos_cli.engine.progress import track, warn
-from spos_cli.engine.trainer import require_same
 from spos_cli.errors import LimitError, RunError
 from spos_cli.models.counting import Costs, count
 from spos_cli.search import statistics

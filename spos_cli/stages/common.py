@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,17 @@ from torch import Tensor
 
 from spos_cli import seeding
 from spos_cli.config import Config, TrainingConfig
-from spos_cli.data import datasets, identity, resized
+from spos_cli.data import datasets, identity, inspection, levels, resized
 from spos_cli.data.identity import Identity, TrainedOn
-from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, training_batches
+from spos_cli.data.loaders import (
+    BadImages,
+    TrainingBatch,
+    evaluation_batches,
+    images_per_pass,
+    shared_memory_free,
+    shared_memory_needed,
+    training_batches,
+)
 from spos_cli.data.resized import ResizedSet
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, preprocess
 from spos_cli.engine import checkpoint, distributed, lock
@@ -112,6 +121,9 @@ def in_columns(space: SearchSpace, cells: Sequence[Sequence[str]]) -> tuple[list
     return titles, [[of_layer.get(choice, "") for choice in columns] for of_layer in by_choice]
 
 
+LOOKED_AT = 16  # images of a set, before any work
+
+
 class Images:
     """The images of an experiment, and how each stage sees them.
 
@@ -131,7 +143,12 @@ class Images:
         data = self.data
         with self.processes.one_first():
             return datasets.load(
-                data.source, data.root, split, train_folder=data.train_folder, val_folder=data.val_folder
+                data.source,
+                data.root,
+                split,
+                train_folder=data.train_folder,
+                val_folder=data.val_folder,
+                value_range=data.value_range,
             )
 
     @cached_property
@@ -255,10 +272,18 @@ class Images:
         return BadImages(self.data.bad_images, warn)
 
     def check(self) -> None:
-        """Compares the classes of both sets and the space, divides the training images, and compares all processes."""
+        """Compares the classes of both sets and the space, divides the training images, and looks at some images.
+
+        All processes must see the same. Says how many files are passed over, which nobody may have meant.
+        """
+        for images in (self.train, self.val) if self.processes.is_main else ():
+            if isinstance(images, datasets.FolderSet) and (count := images.passed_over.total()):
+                files = "1 file is" if count == 1 else f"{count:,} files are"
+                warn(f"{images.name}: {files} passed over: {datasets.kinds(images.passed_over)}")
         datasets.check_classes(self.train, self.val, self.config.space.classes)
         _ = self.splits
         self.require_same_everywhere(train=True)
+        self.check_levels(self.train, self.val)
 
     def require_same_everywhere(self, *, train: bool) -> None:
         """Raises DataError, in all processes, if they do not all see the same images.
@@ -280,6 +305,31 @@ class Images:
                     f"the processes do not see the same {purpose} images ({counts} in {images.name}); all machines need"
                     " the same files"
                 )
+
+    def check_levels(self, *sets: datasets.ImageSet) -> None:
+        """Looks at the values of some images of each set, so that a setting that does not fit them ends no long work.
+
+        Raises:
+            ConfigError: `data.value_range` does not fit them.
+        """
+        for images in sets:
+            chosen = np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int))
+            found = inspection.levels_of(images, chosen)
+            levels.require(found, self.data.value_range)
+            for doubt in levels.doubts(found, self.data.value_range) if self.processes.is_main else ():
+                warn(f"{images.name}, {doubt}")
+
+    def warn_of_small_shared_memory(self, training: TrainingConfig) -> None:
+        """Say it if shared memory has no room for the batches of a training, which are then slower on their way."""
+        free, here = shared_memory_free(), distributed.processes_here()
+        size = images_per_pass(training.batch_size, self.processes.world_size, training.accumulate)
+        needed = here * shared_memory_needed(self.data.workers, size, self.size)
+        if free is not None and needed > free and self.processes.is_main:
+            warn(
+                f"/dev/shm has {in_bytes(free)} free, and batches on their way from the loader workers take up to"
+                f" {in_bytes(needed)}: what finds no room goes through slower pipes. Give it more room (docker run"
+                f" --shm-size={math.ceil(2 * needed / 2**30)}g), or lower data.workers"
+            )
 
     def batches(
         self,
@@ -386,6 +436,13 @@ def only_one(pattern: Sequence[Path], what: str, hint: str) -> Path:
     if len(found) > 1:
         raise RunError(f"there are several: name one of {', '.join(str(path) for path in found)}")
     return found[0]
+
+
+def in_bytes(size: int) -> str:
+    """`1.2 GB`, `35 MB`."""
+    return (
+        f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
+    )
 
 
 def weights_seed(config: Config, purpose: str) -> int:

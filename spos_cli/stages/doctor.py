@@ -23,11 +23,17 @@ from torch import nn
 
 from spos_cli import seeding
 from spos_cli.config import TrainingConfig
-from spos_cli.data import inspection
-from spos_cli.data.datasets import UNREADABLE, FolderSet, ImageSet
-from spos_cli.data.loaders import BadImages, images_per_pass, training_batches
+from spos_cli.data import inspection, levels
+from spos_cli.data.datasets import UNREADABLE, FolderSet, ImageSet, require_classes
+from spos_cli.data.loaders import (
+    BadImages,
+    images_per_pass,
+    shared_memory_free,
+    shared_memory_needed,
+    training_batches,
+)
 from spos_cli.data.resized import ResizedSet, free_memory, keep_in_memory
-from spos_cli.engine import distributed
+from spos_cli.engine import accelerator, distributed
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import console, track
 from spos_cli.engine.trainer import Trainer, require_compiler
@@ -39,7 +45,7 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import Sampler, UniformSampler
 from spos_cli.space.search_space import PUBLISHED, SearchSpace
-from spos_cli.stages.common import Images, Run, training_recipe
+from spos_cli.stages.common import Images, Run, in_bytes, training_recipe
 from spos_cli.stages.run_folder import screen
 from spos_cli.stages.supernet_train import make_sampler
 
@@ -85,7 +91,7 @@ class Setup:
         threads: CPU threads of each.
         device: what the first of them computes on.
         images: of the experiment; opened when they are first asked for.
-        too_broken: whether images were found unreadable that end a stage.
+        too_broken: whether images were found, unreadable or of another range of values, that end a stage.
     """
 
     def __init__(self, run: Run, full: bool = False) -> None:
@@ -195,6 +201,7 @@ def check_processes(setup: Setup) -> Findings:
         attempt("processes", lambda: processes(setup)),
         attempt("supernet batch", lambda: batch("supernet batch", setup, setup.config.supernet)),
         attempt("retrain batch", lambda: batch("retrain batch", setup, setup.config.retrain)),
+        shared_memory(setup),
         mixed_precision(setup),
         *compiler(setup),
     ]
@@ -203,7 +210,7 @@ def check_processes(setup: Setup) -> Findings:
 def processes(setup: Setup) -> Finding:
     """How many, on which devices, with how many threads and loader workers."""
     count, config, cores = setup.count, setup.config, distributed.usable_cores()
-    distributed.require_usable_gpus(config.devices)
+    accelerator.require_usable(config.devices)
     devices = [distributed.device_of(config.devices, count, rank) for rank in range(count)]
     names = ", ".join(map(str, devices)) if setup.device.type == "cuda" else "cpu"
     backend = "" if count == 1 else f", messages by {'NCCL' if setup.device.type == 'cuda' else 'gloo'}"
@@ -233,6 +240,21 @@ def batch(check: str, setup: Setup, training: TrainingConfig) -> Finding:
     return Finding(check, "ok", seen)
 
 
+def shared_memory(setup: Setup) -> Finding:
+    """Whether batches find room on their way from loader workers; Docker gives 64 MB to a container."""
+    name, config = "shared memory", setup.config
+    size = max(map(setup.batch_per_process, (config.supernet, config.retrain)))
+    needed = setup.count * shared_memory_needed(config.data.workers, size, config.space.image_size)
+    free = shared_memory_free()
+    if not needed or free is None:
+        return Finding(name, "ok", "not used: there are no loader workers" if not needed else "this system needs none")
+    seen = f"batches on their way from the loader workers take up to {in_bytes(needed)}; {in_bytes(free)} are free"
+    if needed <= free:
+        return Finding(name, "ok", seen)
+    advice = f"give /dev/shm more room (docker run --shm-size={math.ceil(2 * needed / 2**30)}g), or lower data.workers"
+    return Finding(name, "warn", seen + ": what finds no room goes through slower pipes", advice)
+
+
 def mixed_precision(setup: Setup) -> Finding:
     """Whether the device can do what the stages ask for."""
     name, device = "mixed precision", setup.device
@@ -240,8 +262,8 @@ def mixed_precision(setup: Setup) -> Finding:
     used = {stage: amp for stage, amp in stages.items() if amp != "off"}
     seen = ", ".join(f"{stage} {amp}" for stage, amp in used.items()) or "off in all stages"
     half = [f"{stage}.amp" for stage, amp in used.items() if amp == "fp16"]
-    if half and device.type != "cuda":
-        return Finding(name, "fail", f"{seen}; fp16 needs a CUDA device", f"set {' and '.join(half)} to bf16 or off")
+    if half and device.type == "cpu":
+        return Finding(name, "fail", f"{seen}; fp16 needs a GPU", f"set {' and '.join(half)} to bf16 or off")
     if "bf16" in used.values() and not has_bf16(device):
         return Finding(name, "warn", f"{seen}; {device} only emulates bf16", "use off, which is faster there")
     return Finding(name, "ok", seen)
@@ -466,11 +488,12 @@ def check_data(setup: Setup) -> Findings:
         prepared,
         class_sizes("training images", train),
         class_sizes("validation images", val),
-        classes(train, val, setup.space.classes),
+        attempt("classes", lambda: classes(train, val, setup.space.classes)),
         attempt("search split", lambda: search_split(setup)),
         passed_over("other files", setup),
         images_in_both(setup),
         broken_images(setup),
+        values(setup),
     ]
 
 
@@ -496,7 +519,8 @@ def class_sizes(check: str, images: ImageSet) -> Finding:
 
 
 def classes(train: ImageSet, val: ImageSet, expected: int) -> Finding:
-    """Whether both sets and the space have the same classes."""
+    """Whether both sets and the space have the same classes, and more than one."""
+    require_classes(train, val)
     alone = {
         "training": sorted(set(train.classes) - set(val.classes)),
         "validation": sorted(set(val.classes) - set(train.classes)),
@@ -507,8 +531,10 @@ def classes(train: ImageSet, val: ImageSet, expected: int) -> Finding:
         )
         return Finding("classes", "fail", seen, f"give the folders of {train.name} and {val.name} the same names")
     if len(train.classes) != expected:
+        found = f"{plural(len(train.classes), 'class', 'classes')} ({examples(train.classes)})"
         advice = f"set space.classes={len(train.classes)}"
-        return Finding("classes", "fail", f"{len(train.classes)}, but space.classes is {expected}", advice)
+        advice += ", or remove the folders that are no classes" if isinstance(train, FolderSet) else ""
+        return Finding("classes", "fail", f"{found}, but space.classes is {expected}", advice)
     return Finding("classes", "ok", f"the same {expected:,} in training and validation, as space.classes says")
 
 
@@ -592,6 +618,35 @@ def broken_images(setup: Setup) -> Finding:
         return Finding("unreadable images", "fail", seen, advice)
     advice = f"remove or replace them; a training passes over as many as data.bad_images, {allowed:,}, allows"
     return Finding("unreadable images", "warn", seen, advice)
+
+
+def values(setup: Setup) -> Finding:
+    """Whether the values of the images are 8 bits a channel, or `data.value_range` says how they become so."""
+    check, value_range = "range of values", setup.config.data.value_range
+    sets = {"train": setup.images.train, "val": setup.images.val}
+    if not any(isinstance(images, FolderSet) for images in sets.values()):
+        return Finding(check, "ok", "8 bits a channel, all images are in memory")
+    chosen = {
+        split: np.arange(len(images)) if setup.full else sample(setup, split, images, DECODED_SAMPLE)
+        for split, images in sets.items()
+    }
+    total, everything = sum(map(len, chosen.values())), sum(map(len, sets.values()))
+    with track("measuring values", total, "images", quiet=setup.run.as_json) as task:
+        found = [
+            one
+            for split, images in sets.items()
+            for one in inspection.levels_of(images, chosen[split], readers(), task.advance)
+        ]
+    read = f"in {of_all(total, everything)}" + ("" if total == everything else "; --full reads all")
+    if not found:
+        return Finding(check, "ok", f"8 bits a channel {read}")
+    seen = f"{len(found):,} {read}: {levels.holding(found)}, such as {found[0].path}"
+    refused = [one for one in found if not levels.fits(one.depth, value_range)]
+    if refused:
+        setup.too_broken = True  # the loader would not work either
+        alike = [one for one in refused if one.depth == refused[0].depth]
+        return Finding(check, "fail", seen, levels.advice(alike))
+    return judged(check, seen, levels.doubts(found, value_range))
 
 
 def held_out(setup: Setup, indices: Iterable[int]) -> bool:
@@ -865,13 +920,6 @@ def examples(names: Sequence[str], full: bool = False) -> str:
         return "".join(f"\n{name}" for name in names)
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def in_bytes(size: int) -> str:
-    """`1.2 GB`, `35 MB`."""
-    return (
-        f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
-    )
 
 
 def rate(images: float) -> str:

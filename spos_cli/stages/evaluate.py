@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spos_cli.data.datasets import require_classes
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.evaluation import evaluate
@@ -113,6 +114,7 @@ def load_network(
     network = weights.network(run.config)
     check_classes(weights.classes, images)
     images.require_same_everywhere(train=False)
+    images.check_levels(images.val)
     return network.to(device, memory_format=torch.channels_last).eval(), network.arch  # type: ignore[call-overload]
 
 
@@ -153,7 +155,9 @@ def check_classes(classes: Sequence[str], images: Images) -> None:
 
     Raises:
         CheckpointError: they differ.
+        DataError: the images have one class only.
     """
+    require_classes(images.val)
     theirs, expected = images.val.classes, images.config.space.classes
     if classes and tuple(classes) != theirs:
         raise CheckpointError(

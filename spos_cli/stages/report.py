@@ -14,9 +14,9 @@ from rich.text import Text
 
 from spos_cli.config import Config
 from spos_cli.engine import checkpoint
+from spos_cli.engine.differences import differing
 from spos_cli.engine.history import is_number
 from spos_cli.engine.progress import warn
-from spos_cli.engine.trainer import differing
 from spos_cli.errors import RunError, SposError, printable
 from spos_cli.search import ties
 from spos_cli.search.findings import Audit, Effort, Findings, Number, Retrained, Search, Training, used

@@ -51,6 +51,7 @@ def run(run: Run, processes: Processes, arch: str | None) -> None:
     config.space.build().validate(architecture)
     images = Images(config, processes)
     images.check()
+    images.warn_of_small_shared_memory(training)
     with run.working_in(run.retrain_folder / architecture.id, processes):
         train(run, processes, architecture, images, run.retrain_folder / architecture.id)
 

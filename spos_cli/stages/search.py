@@ -21,12 +21,12 @@ from spos_cli.data import datasets
 from spos_cli.data.loaders import BadImages, ImageStore, chunks, file_digest
 from spos_cli.data.transforms import EvalTransform, TrainTransform
 from spos_cli.engine import checkpoint
+from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.progress import Task, track
 from spos_cli.engine.scalars import Scalars
 from spos_cli.engine.timing import timed
-from spos_cli.engine.trainer import require_same
 from spos_cli.errors import CheckpointError, ConfigError, RunError
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.supernet import Supernet

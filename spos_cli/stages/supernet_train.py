@@ -40,6 +40,7 @@ def run(run: Run, processes: Processes) -> None:
     sampler = make_sampler(run, space)
     images = Images(config, processes)
     images.check()
+    images.warn_of_small_shared_memory(training)
     with run.working_in(run.supernet_folder, processes):
         train(run, processes, space, sampler, images)
 
@@ -62,6 +63,7 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
         preprocess=images.preprocess,
         arguments=lambda step: [(path,) for path in sampler.paths(step)],
         tensorboard=run.tensorboard,
+        one_path=training.sampler != "fair",
     )
     if processes.is_main:
         rest = f" ({len(held_out):,} more are held out for the search)" if len(held_out) else ""

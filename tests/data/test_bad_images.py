@@ -13,6 +13,7 @@ import torch
 
 from spos_cli.data.datasets import ArraySet, ImageSet, Pixels, load
 from spos_cli.data.loaders import BadImages, ImageStore, TrainingBatch, evaluation_batches, training_batches
+from spos_cli.data.resized import ResizedSet
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform
 from spos_cli.errors import DataError
 
@@ -118,7 +119,7 @@ def test_a_broken_replacement_is_replaced_too() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_none_that_can_be_read(workers: int) -> None:
     images = Damaged(tuple(range(COUNT)))
-    with pytest.raises(DataError, match=r"nor can any of 20 other training images.*Is damaged still there\?$"):
+    with pytest.raises(DataError, match=r"nor can any of 20 other training images.*\. spos doctor --full says why$"):
         batches(images, 0, 100, BadImages(10**9, lambda _: None), workers=workers)
     assert images.read < 30, "the rest of the batch is not tried"
     with pytest.raises(DataError, match=r"nor can any of 0 other"):
@@ -144,6 +145,18 @@ def test_a_folder_that_disappears(image_root: Path, workers: int) -> None:
     with pytest.raises(DataError, match=r"No such file.*(still there|data\.bad_images)"):
         for _ in itertools.islice(stream, 50):
             pass
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_whether_the_folder_is_there_is_looked_up(image_root: Path, gone: bool) -> None:
+    images = ResizedSet(load("folder", image_root, "train"), 8)
+    for path in image_root.glob("train/*/*"):
+        path.write_bytes(b"%PDF-1.7")
+    if gone:
+        shutil.rmtree(image_root / "train")
+    with pytest.raises(DataError, match="nor can any of 19 other training images") as raised:
+        batches(images, 0, 1, BadImages(1000, lambda _: None), indices=np.arange(20))
+    assert ("still there?" in str(raised.value)) == gone
 
 
 def test_a_broken_evaluation_image_is_an_error(image_root: Path) -> None:

@@ -8,6 +8,7 @@ import struct
 import sys
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data as photographs
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from spos_cli.data import datasets
+from spos_cli.data import datasets, inspection
 from spos_cli.errors import DataError
 
 Pixels = NDArray[np.uint8]
@@ -78,7 +80,7 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no class folders"):
         datasets.load("folder", tmp_path, "train")
     (tmp_path / "train" / "empty").mkdir()
-    with pytest.raises(DataError, match="no images for 1 of 1 classes: empty"):
+    with pytest.raises(DataError, match="no images for 1 of 1 class: empty"):
         datasets.load("folder", tmp_path, "train")
 
 
@@ -106,7 +108,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, expected: tuple[int, 
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
     values = np.array([[0, 257, 32896, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / "x.png")
-    assert datasets.decode(tmp_path / "x.png")[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert datasets.decode(tmp_path / "x.png", "dtype")[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
 def test_broken_images_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,8 +209,12 @@ def test_classes_are_compared(tmp_path: Path) -> None:
     other = datasets.load("folder", tree(tmp_path / "b", ("cat", "cow")), "val")
     with pytest.raises(DataError, match=r"only in the first \['dog'\], only in the second \['cow'\]"):
         datasets.check_classes(one, other, 2)
-    with pytest.raises(DataError, match=r"has 2 classes, but space\.classes is 3"):
+    with pytest.raises(DataError, match=r"has 2 classes \(cat, dog\), but space\.classes is 3; set space\.classes: 2"):
         datasets.check_classes(one, one, 3)
+    many = datasets.load("digits", ".", "train")
+    with pytest.raises(DataError, match=r"has 10 classes \(0, 1, 2, 3, 4, \.\.\.\), but space\.classes is 3") as raised:
+        datasets.check_classes(many, many, 3)
+    assert "folders" not in str(raised.value)
     datasets.check_classes(one, one, 2)
 
 
@@ -222,6 +228,138 @@ def test_a_folder_is_read_as_torchvision_does(image_root: Path) -> None:
     for index, (file, _) in enumerate(oracle.samples):
         assert images.path(index) == str(Path(file).relative_to(image_root / "train"))
         assert np.array_equal(images.image(index), np.asarray(oracle[index][0]))
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    """Every network is right about it."""
+    one, two = (datasets.load("folder", tree(tmp_path / str(n), ("cat", "dog")[:n]), "train") for n in (1, 2))
+    for train, val in ((one, one), (one, two), (two, one)):
+        with pytest.raises(DataError, match=r"has 1 class only \(cat\); put the images of each class into .*<class>/"):
+            datasets.check_classes(train, val, 1)
+
+
+def test_levels_that_are_too_many_are_named(tmp_path: Path) -> None:
+    lone = tree(tmp_path / "train" / "images").rename(tmp_path / "moved")  # moved/train/cat, moved/val/cat
+    (tmp_path / "D" / "train" / "a").mkdir(parents=True)
+    (lone / "train").rename(tmp_path / "D" / "train" / "a" / "b")
+    (tmp_path / "D" / "train" / ".cache").mkdir()
+    train = datasets.load("folder", tmp_path / "D", "train")
+    val = datasets.load("folder", lone, "val")
+    for other in (val, train):
+        with pytest.raises(DataError, match=r"holds one folder only, a/b, which holds cat, dog; ") as raised:
+            datasets.require_classes(other, train)
+        assert str(raised.value).endswith("set data.train_folder: train/a/b")
+    below = datasets.load("folder", tmp_path / "D", "train", train_folder="train/a/b")
+    datasets.check_classes(below, val, 2)
+
+
+def test_a_link_that_leads_back_is_no_level(tmp_path: Path) -> None:
+    tree(tmp_path, ("cat",))
+    for path in (tmp_path / "train" / "cat").iterdir():
+        path.rename(tmp_path / "train" / path.name)
+    (tmp_path / "train" / "cat" / "again").symlink_to(tmp_path / "train")
+    with pytest.raises(DataError, match="1 class only"):
+        datasets.require_classes(datasets.load("folder", tmp_path, "train"))
+
+
+@pytest.mark.parametrize(
+    "hidden", ["cat/._0.JPEG", "cat/.0.JPEG", ".ipynb_checkpoints/0.JPEG", "cat/.ipynb_checkpoints/0-checkpoint.JPEG"]
+)
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path, hidden: str) -> None:
+    before = datasets.FolderSet(tree(tmp_path / ".data") / "train")
+    (tmp_path / ".data" / "train" / hidden).parent.mkdir(exist_ok=True)
+    Image.fromarray(PHOTO).save(tmp_path / ".data" / "train" / hidden)
+    after = datasets.FolderSet(tmp_path / ".data" / "train")
+    assert (after.classes, after.paths) == (before.classes, before.paths) == (("cat", "dog"), after.paths)
+    assert len(after) == 4
+    assert inspection.passed_over(after) == []
+
+
+KINDS = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".mpo",),
+    "PNG": (".png", ".apng"),
+    "BMP": (".bmp",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "QOI": (".qoi",),
+    "TGA": (".tga", ".vda"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_that_pillow_reads_is_an_image(tmp_path: Path, name: str) -> None:
+    Image.init()
+    if name not in Image.SAVE:
+        pytest.skip(f"this Pillow cannot write {name}")
+    for ending in KINDS[name]:
+        mode = {".pgm": "L", ".pbm": "1", ".gif": "P"}.get(ending, "RGB")
+        for upper in (ending, ending.upper()):
+            path = tmp_path / "train" / "a" / f"image{upper}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(PHOTO).convert(mode).save(path, name)
+            with Image.open(path) as image:
+                assert np.array_equal(datasets.decode(path), np.asarray(image.convert("RGB")))
+    images = datasets.FolderSet(tmp_path / "train")
+    assert len(images) == 2 * len(KINDS[name])
+    assert not images.passed_over.total()
+
+
+def test_torchvisions_kinds_are_among_ours() -> None:
+    assert set(IMG_EXTENSIONS) <= datasets.extensions()
+
+
+@pytest.mark.parametrize(
+    "ending", [".eps", ".ps", ".pdf", ".wmf", ".emf", ".icns", ".ico", ".psd", ".svg", ".h5", ".heic"]
+)
+def test_other_kinds_are_counted_and_never_opened(tmp_path: Path, ending: str) -> None:
+    folder = tree(tmp_path, each=1) / "train"
+    for place in ("cat", "cat/deep", "dog", ".hidden", "dog/.hidden", "."):
+        for name in (f"file{ending}", f".file{ending}", "Thumbs.db"):
+            (folder / place / name).parent.mkdir(exist_ok=True)
+            (folder / place / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
+    images = datasets.FolderSet(folder)
+    assert images.passed_over == {ending: 3, datasets.OUTSIDE: 1}
+    assert datasets.kinds(images.passed_over) == f"3 {ending}, 1 in no class folder"
+    assert sum(images.passed_over.values()) == len(inspection.passed_over(images))
+    assert len(images) == 2
+
+
+def test_a_name_does_not_make_a_document_an_image(tmp_path: Path) -> None:
+    for name in ("EPS", "ICO", "TGA", "PCX"):
+        Image.fromarray(PHOTO).save(tmp_path / "image.png", name)
+        with pytest.raises(DataError, match="cannot identify"):
+            datasets.decode(tmp_path / "image.png")
+    Image.fromarray(PHOTO).save(tmp_path / "image.png", "BMP")  # but that is one
+    assert np.array_equal(datasets.decode(tmp_path / "image.png"), PHOTO)
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.webp", "x.png", "x.tif", "x.avif"])
+def test_of_several_frames_the_first_is_taken(tmp_path: Path, name: str) -> None:
+    if Path(name).suffix not in datasets.extensions():
+        pytest.skip("this Pillow cannot read it")
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    with Image.open(tmp_path / name) as image:
+        assert image.n_frames == 3
+    assert np.abs(datasets.decode(tmp_path / name).astype(int) - (200, 0, 0)).max() < 8
+
+
+def test_many_kinds_are_cut_short() -> None:
+    files = Counter({f".{letter}": 10 - place for place, letter in enumerate("abcdefgh")})
+    assert datasets.kinds(files) == "10 .a, 9 .b, 8 .c, 7 .d, 6 .e and 12 more"
+
+
+def test_a_class_of_another_kind_only_says_which(tmp_path: Path) -> None:
+    tree(tmp_path)
+    for path in (tmp_path / "train" / "dog").iterdir():
+        path.rename(path.with_suffix(".heic"))
+    with pytest.raises(DataError, match=r"no images for 1 of 2 classes: dog; of other kinds: 2 \.heic; put .*\.avif"):
+        datasets.FolderSet(tmp_path / "train")
 
 
 def test_one_class_without_images_is_named(image_root: Path) -> None:
@@ -240,7 +378,7 @@ def test_a_palette_with_transparency(tmp_path: Path, photographs: dict[str, Pixe
 def test_16_bits_are_scaled_not_clipped(tmp_path: Path, name: str) -> None:
     levels = np.linspace(0, 65535, 256).astype(np.uint16)
     Image.fromarray(np.tile(levels, (4, 1))).save(tmp_path / name)
-    assert np.array_equal(datasets.decode(tmp_path / name)[2, :, 1], np.arange(256))
+    assert np.array_equal(datasets.decode(tmp_path / name, "dtype")[2, :, 1], np.arange(256))
 
 
 def test_the_orientation_tag_is_left_alone(tmp_path: Path) -> None:
@@ -248,12 +386,6 @@ def test_the_orientation_tag_is_left_alone(tmp_path: Path) -> None:
     exif[0x0112] = 6
     Image.new("RGB", (30, 20)).save(tmp_path / "image.jpg", exif=exif)
     assert datasets.decode(tmp_path / "image.jpg").shape == (20, 30, 3)
-
-
-def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
-    Image.new("F", (4, 4)).save(tmp_path / "image.tif")
-    with pytest.raises(DataError, match="convert it to 8 bits"):
-        datasets.decode(tmp_path / "image.tif")
 
 
 def idx(array: Pixels) -> bytes:

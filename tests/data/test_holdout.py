@@ -117,7 +117,11 @@ def test_images_in_memory_have_names_that_stay() -> None:
 
 
 def test_a_class_with_nothing_left_is_named() -> None:
-    with pytest.raises(DataError, match=r"data\.holdout_per_class is 3, but 1 classes .*\(b has 3\); lower it"):
-        holdout(Named({"a": list("wxyz"), "b": list("xyz")}), 3)
+    files = {"a": list("wxyz"), "b": list("yz"), "c": list("xyz")}
+    with pytest.raises(DataError, match=r"per_class is 3, but 2 of 3 classes .*\(b has 2\); set .*_class: 1 or less"):
+        holdout(Named(files), 3)
+    holdout(Named(files), 1)
+    with pytest.raises(DataError, match=r"\(c has 1\); .*search\.split: val"):
+        holdout(Named({**files, "c": ["x"]}), 1)
     with pytest.raises(DataError, match="no training images"):
         holdout(ArraySet("none", ("a",), np.zeros((0, 2, 2), np.uint8), np.zeros(0)), 3)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spos_cli import seeding
 from spos_cli.data.datasets import ArraySet, ImageSet, Pixels, load
-from spos_cli.data.loaders import TrainingBatch, evaluation_batches, training_batches
+from spos_cli.data.loaders import ImageStore, TrainingBatch, evaluation_batches, training_batches
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform
 from spos_cli.errors import ConfigError, DataError
 
@@ -215,3 +215,26 @@ def test_workers_end_with_an_error_that_is_kept(image_root: Path, workers: int) 
     with pytest.raises(DataError, match=r"^cannot read the image .*coffee/3\.JPEG: [^\n]*$") as kept:
         list(stream)
     assert len(multiprocessing.active_children()) == before, kept
+
+
+def refuse(tensor: Tensor) -> Tensor:
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
+
+
+def test_batches_that_find_no_room_in_shared_memory_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their memory format, too. Workers are forked, so they have no room either."""
+    plain = train(0, 9)
+    monkeypatch.setattr(Tensor, "share_memory_", refuse)
+    piped = train(0, 9, workers=2)
+    assert same(plain, piped)
+    assert [batch[0].stride() for batch in plain] == [batch[0].stride() for batch in piped]
+    piped[0][0].add_(1)  # may be written, as others may
+
+
+def test_a_store_that_finds_no_room_in_shared_memory_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, workers in (("plain", 0), ("piped", 2)):
+        ImageStore.build(tmp_path / name, IMAGES, INDICES, EVAL, workers=workers)
+        monkeypatch.setattr(Tensor, "share_memory_", refuse)
+    assert (tmp_path / "plain").read_bytes() == (tmp_path / "piped").read_bytes()

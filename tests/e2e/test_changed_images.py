@@ -120,9 +120,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     seen: set[bytes] = set()
     decode = datasets.decode
 
-    def decoding(path: Path) -> Any:
+    def decoding(path: Path, *arguments: Any) -> Any:
         seen.add(digest(path))
-        return decode(path)
+        return decode(path, *arguments)
 
     run = Run(Spos(tmp_path_factory.mktemp("trained")), seen)
     draw(run.data)

@@ -138,7 +138,7 @@ def test_a_gpu_is_fed_from_pinned_memory_as_by_the_loader(monkeypatch: pytest.Mo
         (["threads=3"], "processes", "warn", "1 x 3 threads wait for each other on 2 cores"),
         (["devices=4"], "processes", "warn", "4 x 1 threads"),
         (["supernet.amp=fp16"], "mixed precision", "fail", "set supernet.amp to bf16 or off"),
-        (["retrain.amp=fp16"], "mixed precision", "fail", "fp16 needs a CUDA device"),
+        (["retrain.amp=fp16"], "mixed precision", "fail", "fp16 needs a GPU"),
     ],
 )
 def test_faults_of_the_processes(overrides: list[str], check: str, status: str, said: str) -> None:
@@ -511,7 +511,7 @@ def test_broken_images_that_only_the_loader_meets(root: Path) -> None:
     found(doctor.check_speed(folders(root)), "speed", "fail", "training images cannot be read so far")
 
 
-@pytest.mark.parametrize("name", ["train/class1/picture.gif", "val/class2/picture", "train/0.jpg"])
+@pytest.mark.parametrize("name", ["train/class1/picture.svg", "val/class2/picture", "train/0.jpg"])
 def test_files_that_are_passed_over(root: Path, name: str) -> None:
     save(root / name, 5000)
     for harmless in ("train/.DS_Store", "train/class1/Thumbs.db"):

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import PROGRAM, Spos, environment
+from tests.engine.gloo import free_port, place
 
 pytestmark = pytest.mark.slow
 
@@ -60,14 +60,14 @@ def started(spos: Spos, *command: object) -> Iterator[subprocess.Popen[str]]:
 def workers(launcher: subprocess.Popen[str]) -> list[int]:
     """What a launcher has started, by rank."""
     found = {}
-    for place in Path("/proc").glob("[0-9]*"):
+    for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             variables = dict(
-                part.split(b"=", 1) for part in (place / "environ").read_bytes().split(b"\0") if b"=" in part
+                part.split(b"=", 1) for part in (folder / "environ").read_bytes().split(b"\0") if b"=" in part
             )
             if parent == launcher.pid and b"LOCAL_RANK" in variables:
-                found[int(variables[b"LOCAL_RANK"])] = int(place.name)
+                found[int(variables[b"LOCAL_RANK"])] = int(folder.name)
     return [found[rank] for rank in sorted(found)]
 
 
@@ -263,12 +263,6 @@ def test_signals_under_torchrun(tmp_path: Path, number: signal.Signals) -> None:
     assert (spos.run / "supernet" / "last.pt").exists()
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
 @pytest.mark.parametrize("killed", [0, 1])
 def test_one_of_two_machines_is_lost(undisturbed: Spos, tmp_path: Path, killed: int) -> None:
     """Two machines on two loopback addresses with a common run folder; one dies as a whole and comes back.
@@ -301,3 +295,43 @@ def test_one_of_two_machines_is_lost(undisturbed: Spos, tmp_path: Path, killed: 
         assert [one.wait(PATIENCE) for one in machines] == [0, 0], said(spos)
     assert "resuming at step" in said(spos)
     assert same_supernet(spos, undisturbed)
+
+
+TRAIN = ("supernet-train",)
+ALIKE = ("--set", "supernet.steps=4", "--set", "supernet.checkpoint_every=2")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        (TRAIN, (*TRAIN, "--set", "supernet.lr=0.5"), "supernet.lr is 0.05 on process 0 and 0.5 on process 1"),
+        (TRAIN, (*TRAIN, "--seed", 3), "seed is 0 on process 0 and 3 on process 1"),
+        (TRAIN, (*TRAIN, "--fresh"), "arguments.fresh is False on process 0 and True on process 1"),
+        (("retrain", "0,0,0,0"), ("retrain", "0,0,0,1"), "arguments.arch is '0,0,0,0' on process 0 and '0,0,0,1' on"),
+        (TRAIN, ("retrain", "0,0,0,0"), "command is 'supernet-train' on process 0 and 'retrain' on process 1"),
+    ],
+    ids=["a setting", "the seed", "an option", "the architecture", "the command"],
+)
+def test_two_machines_that_were_started_differently(
+    tmp_path: Path, one: tuple[object, ...], other: tuple[object, ...], said: str
+) -> None:
+    """Each on a loopback address of its own, with a run folder in common; one line on both, and nothing is trained."""
+    spos, port = Spos(tmp_path), free_port()
+    processes = [
+        subprocess.Popen(
+            [*map(str, (PROGRAM, *command, *ALIKE))],
+            cwd=spos.folder,
+            env=environment() | place(rank, 2, port) | {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, command in enumerate((one, other))
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 2
+        assert errors.count("\n") == 1
+        assert said in errors
+        assert "start all of them with the same command, settings and versions" in errors
+    assert not spos.run.exists()

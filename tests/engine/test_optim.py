@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from spos_cli.engine.optim import Schedule, ema_of, sgd
 from spos_cli.models.supernet import Supernet
@@ -75,3 +76,20 @@ def test_ema_is_the_textbook_average() -> None:
         ema.update_parameters(model)
         expected = value if expected is None else 0.9 * expected + 0.1 * value
     torch.testing.assert_close(ema.module.weight, torch.full((1, 2), expected))
+
+
+def test_ema_averages_the_statistics_of_batchnorm_too() -> None:
+    """Updated by the same weights as the parameters; the counter of batches is a number, and no average."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
+    ema, expected = ema_of(model, 0.9), {}
+    for step in range(5):
+        model(torch.randn(8, 3, 4, 4) * (step + 1) + step)
+        state = {name: tensor.double().clone() for name, tensor in model.state_dict().items()}
+        expected = {n: 0.9 * expected.get(n, tensor) + 0.1 * tensor for n, tensor in state.items()}
+        ema.update_parameters(model)
+    averaged = ema.module.state_dict()
+    for name in ("1.running_mean", "1.running_var"):
+        torch.testing.assert_close(averaged[name].double(), expected[name], rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(averaged[name], model.state_dict()[name], rtol=1e-2)
+    assert averaged["1.num_batches_tracked"] == 5

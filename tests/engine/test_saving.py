@@ -9,15 +9,16 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from spos_cli.engine import checkpoint, lock
-from spos_cli.engine.trainer import Batch
-from spos_cli.errors import CheckpointError, RunError
+from spos_cli.engine.trainer import Batch, Trainer
+from spos_cli.errors import CheckpointError, DataError, RunError
 from tests.engine.test_trainer import STEPS, batches, trainer
 
 
@@ -268,3 +269,41 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
             pass
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def measured(folder: Path, evaluate: Callable[[nn.Module], dict[str, float]]) -> Trainer:
+    training = trainer(folder)
+    training.evaluate, training.evaluate_every = evaluate, 2
+    training.resume()
+    return training
+
+
+def validated(folder: Path) -> list[tuple[int, float]]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["val_top1"]) for line in lines if "val_top1" in line]
+
+
+@pytest.mark.parametrize("step", [2, 4, 6])
+def test_an_evaluation_that_fails_costs_nothing_and_is_made_up(tmp_path: Path, step: int) -> None:
+    """On a broken validation image, say, that the user then replaces."""
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        return {"top1": float(model.state_dict()["classifier.0.weight"].abs().sum())}
+
+    def fail(model: nn.Module) -> dict[str, float]:
+        if training.step == step:
+            raise DataError("cannot read the image val/fox/03.jpg: torn")
+        return evaluate(model)
+
+    measured(tmp_path / "whole", evaluate).train(lambda first: batches(first, STEPS))
+    training = measured(tmp_path / "failed", fail)
+    with pytest.raises(DataError):
+        training.train(lambda first: batches(first, STEPS))
+    resumed = measured(tmp_path / "failed", evaluate)
+    assert resumed.step == step
+    resumed.train(lambda first: batches(first, STEPS))
+    assert validated(tmp_path / "failed") == validated(tmp_path / "whole")
+    assert [step for step, _ in validated(tmp_path / "whole")] == [2, 4, 6]
+    assert (tmp_path / "failed" / "last.pt").read_bytes() == (tmp_path / "whole" / "last.pt").read_bytes()
+    again = measured(tmp_path / "failed", fail)
+    again.train(lambda first: batches(first, STEPS))  # all is there: nothing is measured again

@@ -1,0 +1,129 @@
+"""What this machine computes on beside its CPU, and what that can do. No other file asks for kinds of devices.
+
+PyTorch's word is accelerator: NVIDIA's and AMD's GPUs (both are `cuda`), Intel's (`xpu`) and Apple's (`mps`, which is
+one device that several processes cannot share).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+
+from spos_cli.errors import ConfigError
+
+CPU = torch.device("cpu")
+CPUINFO = Path("/proc/cpuinfo")  # of Linux
+CPUS_WITHOUT_BF16 = ("DEFAULT", "NO AVX", "AVX2")  # capabilities, as PyTorch names them
+
+
+def count() -> int:
+    """Count the accelerators of this machine, also those that the driver shows and this PyTorch cannot use."""
+    # torch.cuda asks the driver's library and leaves CUDA itself alone, so that workers can be forked afterwards.
+    return torch.cuda.device_count() or (torch.accelerator.device_count() if torch.accelerator.is_available() else 0)
+
+
+def device(index: int) -> torch.device:
+    """The accelerator of that index; there has to be one."""
+    if torch.cuda.device_count():
+        return torch.device("cuda", index)
+    found = torch.accelerator.current_accelerator()
+    assert found is not None
+    return torch.device(found.type, index)
+
+
+def is_usable() -> bool:
+    """Tell whether this PyTorch can use the accelerators."""
+    return torch.cuda.is_available() if torch.cuda.device_count() else torch.accelerator.is_available()
+
+
+def require_usable(devices: int | str) -> None:
+    """Raise ConfigError if accelerators are wanted that the driver counts, but that this PyTorch cannot use."""
+    gpus = count()
+    if devices != "cpu" and gpus and not is_usable():
+        there, them = ("is a GPU", "it") if gpus == 1 else (f"are {gpus} GPUs", "them")
+        raise ConfigError(
+            f"there {there}, but this PyTorch ({torch.__version__}) cannot use {them}; update the driver, install"
+            " another build of PyTorch, or use --devices cpu"
+        )
+
+
+def select(device: torch.device) -> None:
+    """Make a device the one that this process computes on."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif device.type != "cpu":
+        torch.accelerator.set_device_index(device)
+
+
+def backend(device: torch.device) -> str:
+    """Name what carries messages between processes: gloo for CPUs, and for GPUs what their maker has, such as NCCL."""
+    own = dist.Backend.default_device_backend_map.get(device.type, "gloo")
+    return "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:{own}"
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until all that was begun on a device is done."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def pins_memory(device: torch.device) -> bool:
+    """Tell whether copies to a device go on beside the work if they come from page-locked memory."""
+    return device.type in ("cuda", "xpu")
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Look up the bytes that are free on an accelerator; None where PyTorch does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with contextlib.suppress(AttributeError, RuntimeError):  # an older PyTorch, or a device without an answer
+        return int(torch.accelerator.get_memory_info(device)[0])
+    return None
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """The type that sums are kept in; float64 counts exactly up to 2 ** 53, but Apple's GPUs do not have it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def has_fast(device: torch.device, amp: Literal["bf16", "fp16"]) -> bool:
+    """Tell whether a device computes in a mixed precision, and not only emulates it."""
+    if device.type == "cpu":
+        return amp == "bf16" and torch.backends.cpu.get_cpu_capability() not in CPUS_WITHOUT_BF16
+    if amp == "fp16":
+        return True
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    with contextlib.suppress(RuntimeError, TypeError):
+        return bool((torch.ones(1, device=device, dtype=torch.bfloat16) + 1).item() == 2)
+    return False
+
+
+def float32_name(device: torch.device) -> str:
+    """Say how float32 is computed: convolutions of newer GPUs round their inputs to 10 bits, if that is allowed."""
+    if device.type == "cuda" and torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability(device) >= (8, 0):
+        return "float32 (TF32)"
+    return "float32"
+
+
+def name(device: torch.device) -> str:
+    """What its maker calls a device, as far as can be told."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "xpu":
+        return torch.xpu.get_device_name(device)
+    return f"{_cpu_name()} GPU" if device.type == "mps" else _cpu_name()
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or f"{platform.machine()} CPU"

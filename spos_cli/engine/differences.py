@@ -1,0 +1,31 @@
+"""What two sets of settings have differently."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from spos_cli.errors import RunError
+
+
+def require_same(ours: dict[str, Any], theirs: dict[str, Any], what: str) -> None:
+    """Raise RunError if `theirs`, found on the disk, was made with other settings; `what` begins the message."""
+    differences = [f"{name}: {one!r:.60}, was {other!r:.60}" for name, one, other in differing(ours, theirs)]
+    if differences:
+        raise RunError(
+            f"{what} with other settings ({'; '.join(differences[:6])});"
+            " use the same ones, another --run-dir, or --fresh to start over"
+        )
+
+
+def differing(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the fields of `ours` that `theirs` has differently: name, such as `supernet.lr`, our value, their value.
+
+    Within sections, those that only `theirs` has differ too: settings that are switched off are not written down.
+    """
+    for key in [*ours, *(key for key in theirs if prefix and key not in ours)]:
+        value, other = ours.get(key), theirs.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            yield from differing(value, other, f"{prefix}{key}.")
+        elif value != other:
+            yield f"{prefix}{key}", value, other
