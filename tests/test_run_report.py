@@ -231,6 +231,12 @@ def test_an_audit_of_another_search_is_left_out(tmp_path: Path) -> None:
         settings.write_text(json.dumps(search | changes))
         assert report.read(run).audit is None
         assert "spos audit makes the comparison" in report.write(run).read_text(encoding="utf-8")
+    images = {"training": {"cat": "40 images a b c"}}
+    settings.write_text(json.dumps(search | {"images": images}))
+    (run / "audit" / "settings.json").write_text(json.dumps(audit | {"images": images, "alone_on": {}}))
+    assert report.read(run).audit is not None
+    settings.write_text(json.dumps(search | {"images": {"training": {"cat": "41 images a b c"}}}))
+    assert report.read(run).audit is None
     for wild in (3, [], {"search": 3, "training": 3}, {"supernet": [], "training": {}}):
         (run / "audit" / "settings.json").write_text(json.dumps(wild))
         report.read(run)

@@ -20,7 +20,7 @@ from spos_cli.config import Config
 from spos_cli.data import resized
 from spos_cli.data.resized import ResizedSet, StoredSet
 from spos_cli.engine.distributed import Processes
-from spos_cli.errors import ConfigError, RunError
+from spos_cli.errors import ConfigError, DataError, RunError
 from spos_cli.stages.common import Images, Run
 from spos_cli.stages.search import decode_calibration, kept_calibration
 
@@ -142,3 +142,26 @@ def test_a_store_in_the_making_is_left_alone(root: Path) -> None:
             _ = Images(settings(root, "data.store=disk"), ALONE).stored
         other.communicate("\n")
     _ = Images(settings(root, "data.store=disk"), ALONE).stored
+
+
+class Two(Processes):
+    """The first of two processes, of which the other one may see other images."""
+
+    difference = (0, 0)
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.stack((values, values + torch.tensor(self.difference)))
+
+
+@pytest.mark.parametrize(("other", "said"), [((1, 0), r"\(24 in "), ((5, -1), r"\(24 and 23 in ")])
+def test_all_processes_see_the_same_images(
+    root: Path, monkeypatch: pytest.MonkeyPatch, other: tuple[int, int], said: str
+) -> None:
+    monkeypatch.setattr(Processes, "barrier", lambda self: None)
+    two = Two(0, 2, torch.device("cpu"))
+    Images(settings(root), two).check()
+    monkeypatch.setattr(Two, "difference", other)
+    with pytest.raises(DataError, match=f"do not see the same training images {said}.*all machines need the same"):
+        Images(settings(root), two).check()
+    with pytest.raises(DataError, match="do not see the same validation images"):
+        Images(settings(root), two).require_same_everywhere(train=False)

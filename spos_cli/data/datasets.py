@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
+import hashlib
 import importlib.util
 import math
 import os
@@ -14,7 +15,7 @@ import warnings
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +41,7 @@ OUTSIDE = "in no class folder"
 MAX_ASPECT = 100  # long side to short side; the resize of a line of pixels to a square would fill the memory
 MAX_IDX_BYTES = 2**30
 MAX_JPEG_BYTES = 2**28  # a larger file is not read as a whole
+GONE = -1  # the size of a file that is not there
 NAMED = 5  # classes in a message
 MAX_LEVELS = 20  # of folders that hold one folder each; a link may lead back
 UNREADABLE = "cannot read the image "  # begins the message of a broken one
@@ -88,6 +90,21 @@ class ImageSet(ABC):
     @abstractmethod
     def path(self, index: int) -> str:
         """Where the image is, below the folder of the set; or a name for it, like `digits/train/17`."""
+
+    @property
+    @abstractmethod
+    def contents(self) -> NDArray[np.int64]:
+        """`(N,)`: a number of each image that is another one for other content: a file's size, or a hash of pixels."""
+
+    @property
+    def versions(self) -> NDArray[np.int64]:
+        """`(N,)` or `(N, 2)`: what tells on this machine that an image was replaced, its time of change included."""
+        return self.contents
+
+    @functools.cached_property
+    def names(self) -> NDArray[np.int64]:
+        """`(N,)`: a hash of each image's path; the same wherever the set is, and whatever else is in it."""
+        return hashes(self.path(index).encode(errors="surrogateescape") for index in range(len(self)))
 
     def is_gone(self) -> bool:
         """Whether there is nothing to read from any more."""
@@ -138,6 +155,32 @@ class FolderSet(ImageSet):
 
     def path(self, index: int) -> str:
         return self.paths[index]
+
+    @functools.cached_property
+    def versions(self) -> NDArray[np.int64]:
+        """`(N, 2)`: size in bytes and time of change in nanoseconds, of all files when this is first asked for.
+
+        Both are `GONE` for a file that is not there any more; who reads it will say so.
+        """
+        found = np.fromiter(self._stats(), np.int64, 2 * len(self))
+        return found.reshape(-1, 2)
+
+    def _stats(self) -> Iterator[int]:
+        folder = str(self.folder)
+        for path in self.paths:
+            try:
+                status = os.stat(f"{folder}/{path}")  # noqa: PTH116 - a Path for each takes three times as long
+            except OSError:
+                yield GONE
+                yield GONE
+            else:
+                yield status.st_size
+                yield status.st_mtime_ns
+
+    @property
+    def contents(self) -> NDArray[np.int64]:
+        sizes: NDArray[np.int64] = self.versions[:, 0]
+        return sizes
 
     def is_gone(self) -> bool:
         return not os.path.isdir(self.folder)  # noqa: PTH112  (a Path would raise what a lost file system says)
@@ -376,6 +419,10 @@ class ArraySet(ImageSet):
     def path(self, index: int) -> str:
         return f"{self.name}/{index}"
 
+    @functools.cached_property
+    def contents(self) -> NDArray[np.int64]:
+        return hashes(pixels.tobytes() for pixels in self.pixels)
+
 
 def load(
     source: Source,
@@ -516,16 +563,22 @@ def _download(name: str, root: Path, by_hand: str, *, train: bool) -> Any:
         raise DataError(f"cannot get {name} ({reason}); {by_hand}") from None
 
 
-def holdout(
-    labels: NDArray[np.int64], per_class: int, seed: int, names: Sequence[str] = ()
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def hashes(texts: Iterable[bytes]) -> NDArray[np.int64]:
+    """`(N,)`: a hash of each text, 64 bits, the same on every machine."""
+    digests = b"".join([hashlib.blake2b(text, digest_size=8).digest() for text in texts])
+    return np.frombuffer(digests, "<i8").astype(np.int64)
+
+
+def holdout(images: ImageSet, per_class: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divides training images: those to train on, and those that candidates are scored on.
 
+    Held out are the images of each class whose names have the smallest hashes. So an image stays where it is when
+    others come or go, whatever the seed and wherever the folder; k files more or less in a class change at most k of
+    its held-out images, and fewer held-out images are some of the same.
+
     Args:
-        labels: `(N,)`.
+        images: of which `names` and `labels` count.
         per_class: images of each class that are held out (50 for ImageNet in the paper).
-        seed: of the draw; the same in every stage of a run.
-        names: of the classes, for messages.
 
     Returns:
         Indices to train on, ascending; and held-out indices with the classes in turn, so that every beginning
@@ -534,39 +587,36 @@ def holdout(
     Raises:
         DataError: a class would have no image left to train on.
     """
-    if not len(labels):
+    if not len(images):
         raise DataError("there are no training images")
-    members = _shuffled_members(labels, seed)
-    poor = [label for label, indices in members.items() if len(indices) <= per_class]
+    counts = np.bincount(images.labels)
+    poor = [label for label, count in enumerate(counts.tolist()) if 0 < count <= per_class]
     if poor:
-        smallest = min(poor, key=lambda label: len(members[label]))
-        least, name = len(members[smallest]), names[smallest] if names else f"class {smallest}"
+        smallest = min(poor, key=lambda label: int(counts[label]))
+        least = int(counts[smallest])
         raise DataError(
-            f"data.holdout_per_class is {per_class}, but {len(poor)} of {len(members)} classes have no more training"
-            f" images than that ({name} has {least}); "
+            f"data.holdout_per_class is {per_class}, but {len(poor)} of {np.count_nonzero(counts)} classes have no more"
+            f" training images than that ({images.classes[smallest]} has {least}); "
             + (
                 f"set data.holdout_per_class: {least - 1} or less"
                 if least > 1
                 else "give it more, or hold none out (data.holdout_per_class: 0 and search.split: val)"
             )
         )
-    held_out = np.stack([indices[:per_class] for indices in members.values()], 1).reshape(-1)
-    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+    held_out = interleave(images)[: per_class * np.count_nonzero(counts)]
+    return np.setdiff1d(np.arange(len(images)), held_out), held_out
 
 
-def interleave(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """All indices with the classes in turn, so that every beginning is balanced as far as the classes allow."""
-    members = _shuffled_members(labels, seed)
-    order = [(place, label, index) for label, indices in members.items() for place, index in enumerate(indices)]
-    return np.array([index for _, _, index in sorted(order)], np.int64)
+def interleave(images: ImageSet) -> NDArray[np.int64]:
+    """All indices with the classes in turn, so that every beginning is balanced as far as the classes allow.
 
-
-def _shuffled_members(labels: NDArray[np.int64], seed: int) -> dict[int, NDArray[np.int64]]:
-    """The indices of each class, in an order drawn by seed."""
-    return {
-        int(label): seeding.generator(seed, "holdout", int(label)).permutation(np.flatnonzero(labels == label))
-        for label in np.unique(labels)
-    }
+    Within a class they are in the order of the hashes of their names.
+    """
+    by_class = np.lexsort((images.names, images.labels))
+    counts = np.bincount(images.labels)
+    place = np.arange(len(images)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each within its class
+    order: NDArray[np.int64] = by_class[np.lexsort((images.labels[by_class], place))]
+    return order
 
 
 def check_classes(train: ImageSet, val: ImageSet, expected: int) -> None:

@@ -63,7 +63,7 @@ class BadImages:
                 raise DataError(
                     f"{len(first)} training images cannot be read so far, and data.bad_images is {self.limit}:"
                     f" {', '.join(first[:3])}{', ...' if len(first) > 3 else ''}; remove or replace them (spos doctor"
-                    " --full lists them all), or raise data.bad_images"
+                    " --full lists them all) and begin with --fresh, or raise data.bad_images"
                 )
             self.say(f"{problem}; another one is taken instead")
 
@@ -443,6 +443,7 @@ class ImageStore:
         needed = len(indices) * 3 * size * size
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         samples = _Samples(images, *_stored(transform, seed, indices, bad_images))
+        described = _recipe(images, indices, transform, seed)  # first: a file may change while it is decoded
         keys = chunks([(0, index) for index in indices.tolist()], 64)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -460,7 +461,7 @@ class ImageStore:
             recipe = recipe_path(path)
             recipe.unlink(missing_ok=True)  # what is there describes the old file
             temporary.replace(path)
-            described = {**_recipe(images, indices, transform, seed), "labels": shown, "sha256": digest.hexdigest()}
+            described |= {"labels": shown, "sha256": digest.hexdigest()}
             recipe.write_text(json.dumps(described) + "\n", encoding="utf-8")
         except OSError as error:
             raise DataError(f"cannot write {path} ({needed:,} bytes): {error.strerror or error}") from None
@@ -552,6 +553,7 @@ def _recipe(
         "images": images.name,
         "of": len(images),
         "chosen": paths_digest(images, indices),
+        "versions": versions_digest(images, indices),
         "transform": repr(transform),
         "value_range": str(images.value_range),
         "seed": seed,
@@ -563,6 +565,11 @@ def paths_digest(images: ImageSet, indices: Indices) -> str:
     """SHA-256 of the names of images, in their order."""
     paths = "\n".join(images.path(index) for index in indices.tolist())
     return hashlib.sha256(paths.encode(errors="surrogateescape")).hexdigest()
+
+
+def versions_digest(images: ImageSet, indices: Indices) -> str:
+    """SHA-256 of what tells that images were replaced: sizes and times of files, or pixels."""
+    return hashlib.sha256(images.versions[indices].astype("<i8").tobytes()).hexdigest()
 
 
 def file_digest(path: Path, progress: Callable[[int], object] = lambda done: None) -> str:

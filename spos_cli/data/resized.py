@@ -27,6 +27,7 @@ from spos_cli.data.loaders import (
     paths_digest,
     recipe_path,
     stream,
+    versions_digest,
 )
 from spos_cli.data.transforms import antialiased_resize, size_for
 from spos_cli.errors import ConfigError, DataError
@@ -58,6 +59,14 @@ class ResizedSet(ImageSet):
 
     def path(self, index: int) -> str:
         return self.images.path(index)
+
+    @property
+    def contents(self) -> NDArray[np.int64]:
+        return self.images.contents
+
+    @property
+    def versions(self) -> NDArray[np.int64]:
+        return self.images.versions
 
     def is_gone(self) -> bool:
         return self.images.is_gone()
@@ -223,6 +232,7 @@ def write(
         ConfigError: a setting does not fit an image.
     """
     needed, sizes, problems = 0, [], {}
+    described = _recipe(images, indices)  # first: a file that changes while it is decoded is decoded anew next time
     temporary = path.with_name(f".{path.name}.tmp")
     digest = hashlib.sha256()
     try:
@@ -245,7 +255,7 @@ def write(
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        recipe = {**_recipe(images, indices), "sha256": digest.hexdigest(), "sizes": sizes, "problems": problems}
+        recipe = {**described, "sha256": digest.hexdigest(), "sizes": sizes, "problems": problems}
         temporary.write_text(json.dumps(recipe) + "\n", encoding="utf-8")
         temporary.replace(recipe_path(path))
     except OSError as error:
@@ -285,6 +295,7 @@ def _recipe(images: ResizedSet, indices: Indices) -> dict[str, Any]:
         "images": images.images.name,
         "of": len(images),
         "chosen": paths_digest(images, indices),
+        "versions": versions_digest(images, indices),
         "value_range": str(images.value_range),
         "short_side": images.short_side,
     }

@@ -93,6 +93,8 @@ class Trainer:
         folder: where checkpoints and metrics go.
         identity: kept in each checkpoint; a checkpoint with another one is refused.
         extra: also kept, for those who read the checkpoint.
+        require: is told what a checkpoint holds and how a message about it begins, and raises a RunError if it is not
+            to be resumed.
         seed: of the dropout masks.
         preprocess: `(B, 3, H, W) uint8` and colours, both on the device, to float.
         arguments: of the step's forward passes after the images: a tuple for each path of a supernet. Each batch goes
@@ -113,6 +115,7 @@ class Trainer:
         folder: Path,
         identity: dict[str, Any],
         extra: dict[str, Any] | None = None,
+        require: Callable[[dict[str, Any], str], None] = lambda content, what: None,
         seed: int,
         preprocess: Callable[[Tensor, Tensor | None], Tensor],
         arguments: Callable[[int], Sequence[tuple[Any, ...]]] = lambda step: ((),),
@@ -122,7 +125,7 @@ class Trainer:
         one_path: bool = True,
     ) -> None:
         self.recipe, self.processes, self.name, self.folder = recipe, processes, name, folder
-        self.identity, self.extra, self.seed = identity, extra or {}, seed
+        self.identity, self.extra, self.require, self.seed = identity, extra or {}, require, seed
         self.preprocess, self.arguments = preprocess, arguments
         self.evaluate, self.evaluate_every = evaluate, evaluate_every
         self.tensorboard = tensorboard and processes.is_main
@@ -381,7 +384,7 @@ class Trainer:
         """Goes on from `last.pt` if there is one; if it is damaged, from the newest checkpoint that is not.
 
         Raises:
-            RunError: it belongs to a run with other settings (the message lists the differences), or not all
+            RunError: it belongs to a run with other settings or images (the message lists the differences), or not all
                 processes see it.
             CheckpointError: no checkpoint is whole, or it is foreign.
         """
@@ -431,6 +434,7 @@ class Trainer:
         """Takes over the state of a checkpoint."""
         content = checkpoint.load(path)
         require_same(self.identity, content, f"{path} was trained")
+        self.require(content, f"{path} was trained")
         try:
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])

@@ -38,6 +38,7 @@ from spos_cli.stages.search import (
     make_evaluator,
     make_evolution,
     read_supernet,
+    remembered_images,
     require_same_search,
 )
 
@@ -77,11 +78,12 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     found = Found(run, costs)
     images = Images(config, processes)
     images.check()
+    remembered_images(run, images)
     with (
         replace(run, fresh=False).working_in(run.search_folder, processes),
         run.working_in(run.audit_folder, processes),
     ):
-        remember(run, digest, processes)
+        remember(run, digest, images, processes)
         run.record_config(run.audit_folder, processes)
         evaluator = make_evaluator(run, supernet, images, processes)
         journal = Journal(run.audit_folder / "journal.jsonl")
@@ -147,11 +149,11 @@ class Found:
         self.winner = ranking(own)[0].architecture
 
 
-def remember(run: Run, digest: str, processes: Processes) -> None:
+def remember(run: Run, digest: str, images: Images, processes: Processes) -> None:
     """Keeps what the audit depends on beside its files.
 
     Raises:
-        RunError: what is there was made with other settings.
+        RunError: what is there was made with other settings or images.
     """
     config, path = run.config, run.audit_folder / "settings.json"
     ours = {
@@ -165,7 +167,10 @@ def remember(run: Run, digest: str, processes: Processes) -> None:
             theirs = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
             theirs = {}
-        require_same(ours, theirs if isinstance(theirs, dict) else {}, f"{run.audit_folder} holds an audit")
+        theirs, what = theirs if isinstance(theirs, dict) else {}, f"{run.audit_folder} holds an audit"
+        require_same(ours, theirs, what)
+        images.require_same(theirs.get("alone_on"), what, val=True)
+    ours |= {"images": remembered_images(run, images), "alone_on": images.remembered(val=True)}
     processes.barrier()
     if processes.is_main:
         checkpoint.write_atomically(path, (json.dumps(ours, indent=1) + "\n").encode())

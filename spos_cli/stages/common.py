@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from spos_cli import seeding
 from spos_cli.config import Config, TrainingConfig
-from spos_cli.data import datasets, inspection, levels, resized
+from spos_cli.data import datasets, identity, inspection, levels, resized
+from spos_cli.data.identity import Identity, TrainedOn
 from spos_cli.data.loaders import (
     BadImages,
     TrainingBatch,
@@ -162,7 +164,58 @@ class Images:
     @cached_property
     def splits(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Indices of the training images without the held-out ones, and of those; the same in all stages."""
-        return datasets.holdout(self.train.labels, self.data.holdout_per_class, self.config.seed, self.train.classes)
+        return datasets.holdout(self.train, self.data.holdout_per_class)
+
+    @cached_property
+    def train_identity(self) -> Identity:
+        """What a run remembers of the training images, and of which are held out."""
+        return Identity.of(self.train, self.splits[1])
+
+    @cached_property
+    def val_identity(self) -> Identity:
+        """What a run remembers of the validation images."""
+        return Identity.of(self.val)
+
+    def identities(self, *, val: bool) -> dict[str, Identity]:
+        """What a result depends on: the training images, and the validation images where it has seen them."""
+        return {"training": self.train_identity, **({"validation": self.val_identity} if val else {})}
+
+    def remembered(self, *, val: bool) -> dict[str, dict[str, str]]:
+        """The same for a file, which `require_same` compares with."""
+        return {purpose: found.to_dict() for purpose, found in self.identities(val=val).items()}
+
+    def require_same(self, remembered: Any, what: str, *, val: bool) -> None:
+        """Raises RunError if what is on the disk was made with other images; `what` begins the message."""
+        identity.require_same(self.identities(val=val), remembered, what)
+
+    def compare_with(self, trained: TrainedOn | None, path: Path, scored: NDArray[np.int64] | None = None) -> None:
+        """Compares the training images with those that a supernet was trained on, and says what has changed.
+
+        Files may have been added or removed since: the split of those that were there stays where it is.
+
+        Args:
+            trained: what the supernet's file says; None if it says nothing, as an official one.
+            path: of the supernet.
+            scored: indices of the training images that candidates are to be scored on, if they are.
+
+        Raises:
+            RunError: labels would mean other classes, or images to score on may have been trained on.
+        """
+        said = []
+        if trained is None:
+            said.append(f"{path} does not say which images it was trained on, so that cannot be checked")
+            if scored is not None:
+                said.append("see that those to score on were not among them")
+        else:
+            trained.require_same_classes(self.train_identity, path)
+            if scored is not None:
+                trained.require_unseen(self.train, self.train_identity, scored, path)
+            if changes := self.train_identity.changes(trained.identity, split=False):
+                said.append(f"the training images are not all those that {path} was trained on ({'; '.join(changes)})")
+                if scored is not None:
+                    said.append("those to score on were held out then, too")
+        if said and self.processes.is_main:
+            warn("; ".join(said))
 
     @cached_property
     def to_augment(self) -> datasets.ImageSet:
@@ -221,7 +274,7 @@ class Images:
     def check(self) -> None:
         """Compares the classes of both sets and the space, divides the training images, and looks at some images.
 
-        Says how many files are passed over, which nobody may have meant.
+        All processes must see the same. Says how many files are passed over, which nobody may have meant.
         """
         for images in (self.train, self.val) if self.processes.is_main else ():
             if isinstance(images, datasets.FolderSet) and (count := images.passed_over.total()):
@@ -229,7 +282,29 @@ class Images:
                 warn(f"{images.name}: {files} passed over: {datasets.kinds(images.passed_over)}")
         datasets.check_classes(self.train, self.val, self.config.space.classes)
         _ = self.splits
+        self.require_same_everywhere(train=True)
         self.check_levels(self.train, self.val)
+
+    def require_same_everywhere(self, *, train: bool) -> None:
+        """Raises DataError, in all processes, if they do not all see the same images.
+
+        Args:
+            train: compare the training images, too.
+        """
+        if self.processes.world_size == 1:
+            return
+        sets = [("validation", self.val, self.val_identity)]
+        if train:
+            sets.insert(0, ("training", self.train, self.train_identity))
+        for purpose, images, found in sets:
+            ours = torch.tensor([found.number, len(images)], device=self.processes.device)
+            seen = self.processes.gather(ours).tolist()
+            if any(row != seen[0] for row in seen):
+                counts = " and ".join(f"{count:,}" for count in dict.fromkeys(count for _, count in seen))
+                raise DataError(
+                    f"the processes do not see the same {purpose} images ({counts} in {images.name}); all machines need"
+                    " the same files"
+                )
 
     def check_levels(self, *sets: datasets.ImageSet) -> None:
         """Looks at the values of some images of each set, so that a setting that does not fit them ends no long work.

@@ -113,6 +113,7 @@ def load_network(
         raise ConfigError(f"{weights.path} is a retrained network and has its architecture in it; leave --arch away")
     network = weights.network(run.config)
     check_classes(weights.classes, images)
+    images.require_same_everywhere(train=False)
     images.check_levels(images.val)
     return network.to(device, memory_format=torch.channels_last).eval(), network.arch  # type: ignore[call-overload]
 
@@ -120,13 +121,17 @@ def load_network(
 def load_path(
     run: Run, weights: Weights, arch: str | None, images: Images, device: torch.device
 ) -> tuple[Forward, Architecture]:
-    """One path of a supernet, calibrated, in eval mode."""
+    """One path of a supernet, calibrated, in eval mode.
+
+    The images need not be those of the supernet, but their classes must be.
+    """
     if arch is None:
         raise ConfigError(f"{weights.path} is a supernet; name the path to evaluate with --arch")
     supernet = weights.supernet(run.config)
     architecture = read(arch)
     supernet.space.validate(architecture)
     images.check()
+    images.compare_with(weights.trained_on, weights.path)
     supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     search = run.config.search
     with tempfile.TemporaryDirectory() as folder:  # the statistics that the path has in a search

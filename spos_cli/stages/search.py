@@ -81,6 +81,8 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     begin_with = read_candidates(earlier, supernet.space, costs) if earlier else []
     images = Images(config, processes)
     images.check()
+    scored = images.splits[1][: config.search.images] if config.search.split == "holdout" else None
+    images.compare_with(file.trained_on, path, scored)
     with run.working_in(run.search_folder, processes):
         search(run, processes, file, supernet_digest, supernet, evolution, costs, images, earlier, begin_with)
 
@@ -103,7 +105,7 @@ def search(
         earlier: the file of another search to begin with, or None.
         begin_with: all of its scored candidates, in their order.
     """
-    settings = remember_settings(run, supernet_digest, processes)
+    settings = remember_settings(run, supernet_digest, images, processes)
     run.record_config(run.search_folder, processes)
     journal = Journal(run.search_folder / "journal.jsonl")
     if earlier is not None:
@@ -348,13 +350,26 @@ def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
     return ours
 
 
-def remember_settings(run: Run, supernet_digest: str, processes: Processes) -> dict[str, Any]:
+def remembered_images(run: Run, images: Images) -> dict[str, dict[str, str]]:
+    """What the scores of this run's search depend on of the images, for its settings.
+
+    Raises:
+        RunError: there is a journal already, and it was made with other images.
+    """
+    val = run.config.search.split == "val"
+    if (run.search_folder / "journal.jsonl").exists():
+        images.require_same(read_settings(run).get("images"), f"{run.search_folder} holds a search", val=val)
+    return images.remembered(val=val)
+
+
+def remember_settings(run: Run, supernet_digest: str, images: Images, processes: Processes) -> dict[str, Any]:
     """Keeps what the scores depend on beside the journal, and returns it.
 
     Raises:
-        RunError: the journal there was made with other settings.
+        RunError: the journal there was made with other settings or images.
     """
     ours, folder = require_same_search(run, supernet_digest), run.search_folder
+    ours["images"] = remembered_images(run, images)
     begun = (folder / "journal.jsonl").exists()
     processes.barrier()
     if processes.is_main and not begun:
@@ -373,7 +388,7 @@ def make_evaluator(run: Run, supernet: Supernet, images: Images, processes: Proc
     if search.split == "holdout":
         image_set, scored = images.train, images.splits[1]
     else:
-        image_set, scored = images.val, datasets.interleave(images.val.labels, run.config.seed)
+        image_set, scored = images.val, datasets.interleave(images.val)
     path = run.search_folder / "scoring.u8"
     scoring = decode(run, path, image_set, scored[: search.images], images.evaluation, None, processes)
     calibration = decode_calibration(run, run.search_folder, images, processes)

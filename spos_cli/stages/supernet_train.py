@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from spos_cli.data.identity import TrainedOn
 from spos_cli.data.loaders import images_per_pass
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
@@ -56,7 +57,8 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
         name="supernet",
         folder=run.supernet_folder,
         identity={"kind": "supernet", "recipe": recipe(config, "supernet")},
-        extra={"config": config.portable()},
+        extra={"config": config.portable(), **TrainedOn.content(images.train_identity, images.train, held_out)},
+        require=lambda content, what: images.require_same(content.get("images"), what, val=False),
         seed=config.seed,
         preprocess=images.preprocess,
         arguments=lambda step: [(path,) for path in sampler.paths(step)],

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spos_cli.config import Config
+from spos_cli.data.identity import TrainedOn
 from spos_cli.engine import checkpoint
 from spos_cli.engine.trainer import FORMAT as TRAINING_FORMAT
 from spos_cli.errors import ArchitectureError, CheckpointError
@@ -38,6 +39,7 @@ class Weights:
         architecture: of the network; None where the tensors have to tell.
         classes: their names; empty where they are not known.
         step: how many updates the supernet has seen; None where that is not known.
+        trained_on: the images of a supernet; None where they are not known.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Weights:
     architecture: Architecture | None = None
     classes: tuple[str, ...] = ()
     step: int | None = None
+    trained_on: TrainedOn | None = None
 
     @property
     def affine(self) -> bool:
@@ -113,7 +116,13 @@ def read_weights(path: Path) -> Weights:
     if kind not in PARTS or not all(isinstance(content.get(part), of) for part, of in PARTS[kind].items()):
         raise CheckpointError(f"{path} is not a weights file of spos, nor a published one")
     if kind == "supernet":
-        return Weights(path, "supernet", content["model"], content["config"], step=content["step"])
+        try:
+            trained_on = TrainedOn.read(content)
+        except ValueError:
+            raise CheckpointError(f"{path} is not a weights file of spos: what it says of its images is none") from None
+        return Weights(
+            path, "supernet", content["model"], content["config"], step=content["step"], trained_on=trained_on
+        )
     layers, classes = content["architecture"], content["classes"]
     try:
         architecture = Architecture.from_list(layers) if layers else None

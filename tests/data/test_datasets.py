@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import sys
 import urllib.error
@@ -45,6 +46,31 @@ def test_folder_tree(tmp_path: Path) -> None:
     pixels = images.image(3)
     assert (pixels.shape, pixels.dtype) == ((60, 80, 3), np.uint8)
     assert np.abs(pixels.astype(int) - PHOTO).mean() < 5
+
+
+def test_files_tell_their_size_and_time(tmp_path: Path) -> None:
+    root = tree(tmp_path)
+    path = root / "train" / "dog" / "1.JPEG"
+    images = datasets.load("folder", root, "train")
+    before = images.versions.copy()
+    assert images.contents.tolist() == [(root / "train" / images.path(index)).stat().st_size for index in range(4)]
+    os.utime(path, ns=(0, 123_456_789_000_000_001))
+    after = datasets.load("folder", root, "train").versions
+    assert (before != after).tolist() == [[False, False]] * 3 + [[False, True]]
+    assert after[3, 1] == 123_456_789_000_000_001
+    images = datasets.load("folder", root, "train")
+    path.unlink()
+    assert images.contents.tolist() == [*before[:3, 0], datasets.GONE]
+
+
+def test_images_in_memory_tell_their_pixels(tmp_path: Path) -> None:
+    images = datasets.load("digits", tmp_path, "train")
+    assert isinstance(images, datasets.ArraySet)
+    other = images.pixels.copy()
+    other[7, 3, 3] ^= 1
+    changed = datasets.ArraySet(images.name, images.classes, other, images.labels)
+    assert np.flatnonzero(images.contents != changed.contents).tolist() == [7]
+    assert np.array_equal(images.names, changed.names)
 
 
 def test_wrong_folders_are_named(tmp_path: Path) -> None:
@@ -176,33 +202,6 @@ def test_a_download_that_fails_says_what_to_put_where(
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     with pytest.raises(DataError, match=rf"no network.*put {archive}\.tar\.gz into"):
         datasets.load(source, tmp_path, "train")
-
-
-def test_holdout_is_balanced_and_disjoint() -> None:
-    labels = np.random.default_rng(0).integers(0, 7, 500)
-    train, held_out = datasets.holdout(labels, 10, seed=3)
-    assert sorted([*train, *held_out]) == list(range(500))
-    assert np.bincount(labels[held_out]).tolist() == [10] * 7
-    for prefix in range(7, 71, 7):
-        assert np.bincount(labels[held_out[:prefix]]).tolist() == [prefix // 7] * 7
-    again = datasets.holdout(labels, 10, seed=3)
-    assert np.array_equal(again[1], held_out)
-    assert not np.array_equal(datasets.holdout(labels, 10, seed=4)[1], held_out)
-    sizes = np.bincount(labels)
-    with pytest.raises(DataError, match=r"data\.holdout_per_class is 90") as raised:
-        datasets.holdout(labels, 90, 3, "abcdefg")
-    smallest, least = "abcdefg"[sizes.argmin()], sizes.min()
-    assert f"({smallest} has {least}); set data.holdout_per_class: {least - 1} or less" in str(raised.value)
-    datasets.holdout(labels, sizes.min() - 1, seed=3)
-    with pytest.raises(DataError, match=r"class 1 has 1\); .*search\.split: val"):
-        datasets.holdout(np.array([0, 0, 1]), 1, seed=3)
-
-
-def test_interleave_takes_the_classes_in_turn() -> None:
-    labels = np.array([0] * 5 + [1] * 3 + [2] * 4)
-    order = datasets.interleave(labels, seed=0)
-    assert sorted(order) == list(range(12))
-    assert labels[order].tolist() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 2, 0]
 
 
 def test_classes_are_compared(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spos_cli import seeding
@@ -123,6 +124,10 @@ class Broken(ImageSet):
 
     def path(self, index: int) -> str:
         return f"{index}.jpg"
+
+    @property
+    def contents(self) -> NDArray[np.int64]:
+        return np.arange(20)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

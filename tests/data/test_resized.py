@@ -120,6 +120,24 @@ def test_a_file_is_used_again_for_the_same_images_only(tmp_path: Path, image_roo
     assert resized.read(path, ResizedSet(load("folder", image_root, "val"), SHORT), INDICES) is None
 
 
+def test_replaced_files_are_decoded_anew(tmp_path: Path, image_root: Path, images: ResizedSet) -> None:
+    path, victim = tmp_path / "train.u8", image_root / "train" / images.path(int(INDICES[3]))
+    resized.write(path, images, INDICES, none_is_bad())
+
+    def read() -> StoredSet | None:
+        return resized.read(path, ResizedSet(load("folder", image_root, "train"), SHORT), INDICES)
+
+    status, content = victim.stat(), victim.read_bytes()
+    os.utime(victim, ns=(0, status.st_mtime_ns - 1))
+    assert read() is None
+    victim.write_bytes(content + b"1")
+    os.utime(victim, ns=(0, status.st_mtime_ns))
+    assert read() is None
+    victim.write_bytes(content)
+    os.utime(victim, ns=(0, status.st_mtime_ns))
+    assert read() is not None
+
+
 def test_a_damaged_file_is_not_used(tmp_path: Path, images: ResizedSet) -> None:
     path, beside = tmp_path / "train.u8", tmp_path / "train.u8.json"
     resized.write(path, images, INDICES, none_is_bad())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,34 @@ def test_matches_the_same_recipe_only(tmp_path: Path, image_root: Path, images: 
     old = image_root / "train" / "astronaut" / "0.jpg"
     old.rename(old.with_name("another.jpg"))  # as many images, but others
     assert not ImageStore.matches(path, load("folder", image_root, "train"), INDICES, TRAIN, seed=4)
+
+
+def test_replaced_files_are_decoded_anew(tmp_path: Path, image_root: Path, images: ImageSet) -> None:
+    """Of another size, or written at another time; those that are not in the store do not matter."""
+    path = tmp_path / "store.u8"
+    ImageStore.build(path, images, INDICES, EVAL)
+    inside, outside = (image_root / "train" / images.path(index) for index in (19, 1))
+    outside.write_bytes(b"another")
+    assert ImageStore.matches(path, load("folder", image_root, "train"), INDICES, EVAL)
+    status, content = inside.stat(), inside.read_bytes()
+    os.utime(inside, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert not ImageStore.matches(path, load("folder", image_root, "train"), INDICES, EVAL)
+    os.utime(inside, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert ImageStore.matches(path, load("folder", image_root, "train"), INDICES, EVAL)
+    inside.write_bytes(content + b"1")
+    os.utime(inside, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert not ImageStore.matches(path, load("folder", image_root, "train"), INDICES, EVAL)
+
+
+def test_a_file_that_changes_while_it_is_decoded_is_decoded_anew(
+    tmp_path: Path, image_root: Path, images: ImageSet
+) -> None:
+    path, victim = tmp_path / "store.u8", image_root / "train" / images.path(12)
+    ImageStore.build(path, images, INDICES, EVAL, progress=lambda done: shutil.copyfile(victim, victim.with_suffix("")))
+    assert ImageStore.matches(path, load("folder", image_root, "train"), INDICES, EVAL)
+    images = load("folder", image_root, "train")
+    ImageStore.build(path, images, INDICES, EVAL, progress=lambda done: os.utime(victim, (0, 0)))
+    assert not ImageStore.matches(path, load("folder", image_root, "train"), INDICES, EVAL)
 
 
 def test_torn_files_are_neither_matched_nor_opened(tmp_path: Path, images: ImageSet) -> None:

@@ -1,0 +1,475 @@
+"""Images that change under a run: what is compared, what is refused, and what stays right."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spos_cli.data import datasets
+from spos_cli.data.loaders import ImageStore
+from spos_cli.engine import checkpoint
+from tests.conftest import Finished, Spos, environment
+
+CLASSES = ("cat", "dog", "fox")
+SETTINGS = """
+name: t
+devices: cpu
+threads: 1
+space:
+  image_size: 16
+  classes: 3
+  stem: {channels: 8, stride: 2}
+  stages: [{blocks: 1, channels: 16, stride: 2}, {blocks: 1, channels: 32, stride: 2}]
+  head_channels: 32
+data: {root: D, workers: 0, holdout_per_class: 10}
+supernet: {steps: 15, batch_size: 6, lr: 0.05, sampler: uniform, log_every: 5, checkpoint_every: 5}
+search: {flops_limit: null, population: 4, generations: 1, parents: 2, mutations: 1, crossovers: 1,
+         calibration_images: 12, calibration_batch_size: 6, batch_size: 6}
+retrain: {steps: 4, batch_size: 6, lr: 0.05, log_every: 2, checkpoint_every: 2, evaluate_every: 2,
+          batchnorm_pass_steps: 1}
+audit: {seeds: 1, architectures: 3, steps: 2}
+"""
+
+
+class Run:
+    """A supernet that is trained, and what is known of it from outside.
+
+    Attributes:
+        trained: the content of all files that its training has looked at, whatever they were called.
+        scored: the files that the last search scores on.
+    """
+
+    def __init__(self, spos: Spos, trained: set[bytes]) -> None:
+        self.spos, self.trained = spos, trained
+        self.scored: list[Path] = []
+        (spos.folder / "spos.yaml").write_text(SETTINGS)
+
+    def __call__(self, *command: object, code: int = 0) -> Finished:
+        return self.spos.here(*command, code=code)
+
+    @property
+    def data(self) -> Path:
+        return self.spos.folder / "D"
+
+    @property
+    def weights(self) -> Path:
+        return self.spos.folder / "runs" / "t" / "supernet" / "last.pt"
+
+    @property
+    def journal(self) -> Path:
+        return self.spos.folder / "runs" / "t" / "search" / "journal.jsonl"
+
+    @property
+    def scored_and_trained(self) -> list[Path]:
+        """What must not be: images that candidates are scored on, and that the supernet has seen."""
+        return [path for path in self.scored if digest(path) in self.trained]
+
+    def of(self, name: str, *, held_out: bool) -> list[Path]:
+        """Training images of a class."""
+        return [path for path in sorted((self.data / "train" / name).iterdir()) if self.is_held_out(path) == held_out]
+
+    def is_held_out(self, path: Path) -> bool:
+        return digest(path) not in self.trained
+
+    def rename(self, old: str, new: str) -> None:
+        for split in ("train", "val"):
+            (self.data / split / old).rename(self.data / split / new)
+
+    def copy_first(self, name: str) -> list[Path]:
+        """A copy of the first image of each class, which the supernet was trained on, under another name."""
+        copies = [self.data / "train" / label / name for label in CLASSES]
+        for copy in copies:
+            shutil.copyfile(self.of(copy.parent.name, held_out=False)[0], copy)
+        return copies
+
+
+def digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def draw(root: Path, classes: tuple[str, ...] = CLASSES, train: int = 40) -> None:
+    """A colour for each class, and noise; no two images are the same, and few files have one size."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", 4)):
+        for label, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 60, (18, 20, 3)).astype(np.uint8)
+                pixels[..., label % 3] += 120
+                Image.fromarray(pixels).save(folder / f"{index:02}.jpg")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A supernet of 3 classes of 30 images, of each of which 10 more are held out. Not to be changed.
+
+    Its fifteen steps of six images are one epoch.
+    """
+    seen: set[bytes] = set()
+    decode = datasets.decode
+
+    def decoding(path: Path, *arguments: Any) -> Any:
+        seen.add(digest(path))
+        return decode(path, *arguments)
+
+    run = Run(Spos(tmp_path_factory.mktemp("trained")), seen)
+    draw(run.data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "decode", decoding)
+        run("supernet-train")
+    assert len(seen) == 90
+    assert [len(run.of(name, held_out=True)) for name in CLASSES] == [10, 10, 10]
+    return run
+
+
+@pytest.fixture
+def run(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A copy of it."""
+    shutil.copytree(trained.spos.folder, tmp_path, dirs_exist_ok=True)
+    run, build = Run(Spos(tmp_path), trained.trained), ImageStore.build
+
+    def building(path: Path, images: Any, indices: Any, *arguments: Any, **options: Any) -> None:
+        if path.name == "scoring.u8":
+            run.scored = [Path(images.name, images.path(index)) for index in indices.tolist()]
+            run.scored = [tmp_path / path for path in run.scored]
+        build(path, images, indices, *arguments, **options)
+
+    monkeypatch.setattr(ImageStore, "build", staticmethod(building))
+    return run
+
+
+# F2: one file more, another seed, another data.holdout_per_class
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
+def test_a_file_more_does_not_bring_images_that_were_trained_on(run: Run, name: str) -> None:
+    """It may be held out by its name, and is refused; else the search scores on the same images as without it."""
+    run("search", "--run-dir", "before", "--weights", run.weights)
+    before = run.scored
+    copies = run.copy_first(name)
+    held_out = datasets.holdout(datasets.FolderSet(run.data / "train"), 10)[1].tolist()
+    images = datasets.FolderSet(run.data / "train")
+    refused = {copy.relative_to(run.data / "train").as_posix() for copy in copies} & {
+        images.path(index) for index in held_out
+    }
+    done = run("search", code=2 if refused else 0)
+    assert "cat: 40 images before, 41 now" in done.stderr
+    if refused:
+        assert f"{len(refused)} of the 30 images" in done.stderr
+        assert all(path in done.stderr for path in refused)
+        assert not run.journal.exists()
+        for copy in copies:
+            copy.unlink()
+        run("search")
+    assert run.scored == before
+    assert len(set(run.scored)) == 30
+    assert not run.scored_and_trained
+
+
+def test_both_cases_of_a_file_more_are_tried() -> None:
+    """As many as land among the first ten of 41 names, of four names in three classes."""
+    chosen = [
+        np.count_nonzero(
+            datasets.hashes([f"{label}/{index:02}.jpg".encode() for index in range(40)])
+            < datasets.hashes([f"{label}/{name}.jpg".encode()])
+        )
+        < 10
+        for name in "abcd"
+        for label in CLASSES
+    ]
+    by_name = np.array(chosen).reshape(4, 3).any(1)
+    assert by_name.any()
+    assert not by_name.all()
+
+
+def test_another_seed_scores_on_the_same_held_out_images(run: Run) -> None:
+    run("search")
+    scored = run.scored
+    run("search", "--seed", 5, "--run-dir", "r4", "--weights", run.weights)
+    assert run.scored == scored
+    assert len(set(scored)) == 30
+    assert not run.scored_and_trained
+
+
+def test_more_held_out_images_than_the_supernet_left_are_refused(run: Run) -> None:
+    command = ("search", "--run-dir", "r5", "--weights", run.weights, "--set")
+    said = run(*command, "data.holdout_per_class=20", code=2).stderr
+    assert "30 of the 60 images" in said
+    assert "lower data.holdout_per_class to 10" in said
+    assert not (run.spos.folder / "r5").exists()
+    for fewer in (10, 5):
+        assert "trained on" not in run(*command, f"data.holdout_per_class={fewer}", "--fresh").stderr
+        assert len(set(run.scored)) == 3 * fewer
+        assert not run.scored_and_trained
+
+
+def test_a_supernet_that_has_seen_all_images_is_not_scored_on_some(run: Run) -> None:
+    everything = ("--set", "data.holdout_per_class=0", "--set", "search.split=val")
+    run("supernet-train", "--run-dir", "r6", *everything)
+    said = run("search", "--run-dir", "r7", "--weights", "r6/supernet/last.pt", code=2).stderr
+    assert "30 of the 30 images" in said
+    assert "lower" not in said
+    run("search", "--run-dir", "r6", *everything)
+
+
+def test_one_journal_is_of_one_set_of_images(run: Run) -> None:
+    run("search")
+    before, result = run.journal.read_bytes(), run.journal.with_name("result.yaml").read_bytes()
+    more = ("--set", "search.generations=2")
+    for name, label in (("c.jpg", "cat"), ("d.jpg", "dog")):
+        copies = run.copy_first(name)
+        said = run("search", *more, code=2).stderr
+        assert f"{label}: 40 images before, 41 now" in said
+        for copy in copies:
+            copy.unlink()
+    assert (run.journal.read_bytes(), run.journal.with_name("result.yaml").read_bytes()) == (before, result)
+    run("search", *more)
+    assert run.journal.read_bytes().startswith(before)
+    assert len(run.journal.read_bytes()) > len(before)
+
+
+def test_images_that_are_moved_and_copied_are_the_same(run: Run) -> None:
+    """To another disk, where files have other times: decoded images are made anew, and the journal goes on."""
+    run("search")
+    before = run.journal.read_bytes()
+    run.data.rename(run.spos.folder / "E")
+    for number, path in enumerate(run.spos.folder.glob("E/*/*/*.jpg")):
+        os.utime(path, ns=(number, 10**18 + number))
+    done = run("search", "--set", "search.generations=2", "--set", "data.root=E")
+    assert "trained on" not in done.stderr
+    assert run.journal.read_bytes().startswith(before)
+
+
+def test_a_broken_image_to_score_on_can_be_repaired(run: Run) -> None:
+    """The supernet was not trained on it, so nothing else has to be done anew."""
+    broken = run.of("dog", held_out=True)[3]
+    content = broken.read_bytes()
+    broken.write_bytes(content[:300])
+    run.weights.unlink()
+    shutil.rmtree(run.weights.parent)
+    run("supernet-train")
+    assert broken.name in run("search", code=2).stderr
+    broken.write_bytes(content)
+    assert "dog: 40 images, some of which have been replaced" in run("search").stderr
+    assert len(set(run.scored)) == 30
+    assert not run.scored_and_trained
+
+
+def test_a_broken_image_to_score_on_can_be_removed(run: Run) -> None:
+    run.of("dog", held_out=True)[3].unlink()
+    said = run("search", code=2).stderr
+    assert "1 of the 30 images" in said
+    assert "dog: 40 images before, 39 now" in said
+    assert "lower data.holdout_per_class to 9" in said
+    run("search", "--set", "data.holdout_per_class=9")
+    assert len(set(run.scored)) == 27
+    assert not run.scored_and_trained
+
+
+def test_images_that_may_have_been_exchanged_are_refused(run: Run) -> None:
+    """As after a new numbering: each name is there, but means another image."""
+    one, other = run.of("fox", held_out=True)[0], run.of("fox", held_out=False)[0]
+    content = one.read_bytes(), other.read_bytes()
+    one.write_bytes(content[1])
+    other.write_bytes(content[0])
+    said = run("search", code=2).stderr
+    assert f"fox/{one.name}" in said
+    assert "exchanged" in said
+    assert not run.journal.exists()
+
+
+def test_a_training_goes_on_with_its_images_only(run: Run) -> None:
+    """And ends in the same bytes."""
+    whole, folder = run.weights.read_bytes(), run.weights.parent
+    for name in ("last.pt", "step-00000015.pt"):
+        (folder / name).unlink()
+    shutil.copyfile(folder / "step-00000010.pt", folder / "last.pt")
+    victim = run.data / "train" / "dog" / "07.jpg"
+    content = victim.read_bytes()
+    victim.unlink()
+    assert "dog: 40 images before, 39 now" in run("supernet-train", code=2).stderr
+    victim.with_name("7.jpg").write_bytes(content)
+    assert "dog: 40 images, some under other names" in run("supernet-train", code=2).stderr
+    victim.with_name("7.jpg").unlink()
+    victim.write_bytes(content + b"more")
+    assert "dog: 40 images, some of which have been replaced" in run("supernet-train", code=2).stderr
+    victim.write_bytes(content)
+    (run.data / "val" / "dog" / "00.jpg").unlink()  # a supernet is not trained on those
+    run.data.rename(run.spos.folder / "E")
+    shutil.copytree(run.spos.folder / "E", run.data, copy_function=shutil.copyfile)  # to files of another time
+    run("supernet-train")
+    assert run.weights.read_bytes() == whole
+
+
+# F3: classes
+
+
+def test_classes_that_were_renamed(run: Run) -> None:
+    """`wolf` would be the last of the three, and all labels move."""
+    path = ("evaluate", "--weights", run.weights, "--arch", "0,0", "--json")
+    top1 = json.loads(run(*path).stdout)["top1"]
+    run.rename("cat", "wolf")
+    for command in (path, ("search",), ("supernet-train",)):
+        said = run(*command, code=2).stderr
+        assert "only before: cat, only now: wolf" in said
+    assert not run.journal.exists()
+    run.rename("wolf", "cat")
+    assert json.loads(run(*path).stdout)["top1"] == top1
+    run("search")
+    run.rename("cat", "wolf")
+    for command in (("search",), ("audit",)):
+        assert "only before: cat, only now: wolf" in run(*command, code=2).stderr
+
+
+def test_a_path_is_evaluated_on_other_images_of_the_same_classes(run: Run) -> None:
+    draw(run.spos.folder / "E", train=20)
+    command = ("evaluate", "--weights", run.weights, "--arch", "0,0", "--json", "--set", "data.root=E")
+    done = run(*command, "--set", "data.holdout_per_class=5")
+    assert json.loads(done.stdout)["images"] == 12
+    assert "cat: 40 images before, 20 now" in done.stderr
+
+
+def test_a_retraining_goes_on_with_its_images_only(run: Run) -> None:
+    run("retrain", "0,0")
+    model = next(run.spos.folder.glob("runs/t/retrain/*/model.pt"))
+    whole = model.read_bytes()
+    run.rename("cat", "wolf")
+    assert "only now: wolf" in run("retrain", "0,0", code=2).stderr
+    run.rename("wolf", "cat")
+    extra = run.data / "val" / "fox" / "new.jpg"  # its accuracy in between was measured without that
+    shutil.copyfile(run.data / "val" / "fox" / "00.jpg", extra)
+    assert "validation images: fox: 4 images before, 5 now" in run("retrain", "0,0", code=2).stderr
+    extra.unlink()
+    run("retrain", "0,0")
+    assert model.read_bytes() == whole
+
+
+def test_validation_images_that_candidates_are_scored_on(run: Run) -> None:
+    val = ("search", "--set", "search.split=val")
+    run(*val)
+    before = run.journal.read_bytes()
+    (run.data / "val" / "fox" / "00.jpg").unlink()
+    assert "validation images: fox: 4 images before, 3 now" in run(*val, code=2).stderr
+    assert run.journal.read_bytes() == before
+    run("search", "--run-dir", "other", "--weights", run.weights)  # held-out images are not those
+
+
+def test_an_audit_is_of_the_images_of_its_search(run: Run) -> None:
+    run("search")
+    added = run.copy_first("c.jpg")
+    assert "training images: cat: 40 images before, 41 now" in run("audit", code=2).stderr
+    for copy in added:
+        copy.unlink()
+    run("audit")
+    found = run.journal.parents[1] / "audit" / "result.json"
+    before = found.read_bytes()
+    (run.data / "val" / "fox" / "00.jpg").unlink()
+    assert "validation images: fox: 4 images before, 3 now" in run("audit", code=2).stderr
+    assert found.read_bytes() == before
+
+
+# F5: decoded images that are kept
+
+
+def test_stored_images_follow_their_files(run: Run) -> None:
+    torn = run.of("cat", held_out=False)[:2]
+    whole = [path.read_bytes() for path in torn]
+    for path in torn:
+        path.write_bytes(path.read_bytes()[:300])
+    options = ("--set", "data.store=disk", "--set", "retrain.steps=30")
+    said = run("retrain", "0,0", "--run-dir", "r7", *options).stderr
+    assert all(f"train/cat/{path.name}" in said for path in torn)
+    for path, content in zip(torn, whole, strict=True):
+        path.write_bytes(content)
+    assert "cannot read" not in run("retrain", "0,1", "--run-dir", "r7", *options).stderr
+    run("retrain", "0,1", "--run-dir", "r8", *options)
+    bytes_of = [
+        {path.read_bytes() for path in (run.spos.folder / folder).glob("retrain/*/model.pt")} for folder in ("r7", "r8")
+    ]
+    assert len(bytes_of[1]) == 1
+    assert bytes_of[1] < bytes_of[0]
+
+
+# Several processes, and official files
+
+
+@pytest.mark.slow
+def test_several_processes_end_with_one_error(run: Run) -> None:
+    copies = run.copy_first("c.jpg")
+    done = run.spos("supernet-train", "--devices", 2, code=2)
+    assert done.stderr.count("error") == 1
+    assert "cat: 40 images before, 41 now" in done.stderr
+    for copy in copies:
+        copy.unlink()
+    run.rename("cat", "wolf")
+    for command in (("search",), ("evaluate", "--weights", run.weights, "--arch", "0,0")):
+        done = run.spos(*command, "--devices", 2, code=2)
+        assert done.stderr.count("error") == 1
+        assert "only before: cat, only now: wolf" in done.stderr
+    run.rename("wolf", "cat")
+    run.spos("search", "--devices", 2)
+
+
+@pytest.mark.slow
+def test_machines_that_do_not_have_the_same_images(run: Run, tmp_path: Path) -> None:
+    """Two that share the run folder, and have the images on a disk of their own."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    places = [tmp_path, tmp_path / "second"]
+    places[1].mkdir()
+    shutil.copytree(run.data, places[1] / "D")
+    run.of("cat", held_out=False)[0].unlink()
+    command = [sys.executable, "-m", "spos_cli", "supernet-train", "--config", tmp_path / "spos.yaml"]
+    command += ["--run-dir", tmp_path / "shared"]
+    group = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    machines = [
+        subprocess.Popen(
+            list(map(str, command)),
+            cwd=place,
+            env={**environment(), **group, "RANK": str(rank), "MASTER_PORT": str(port)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, place in enumerate(places)
+    ]
+    for machine in machines:
+        _, said = machine.communicate(timeout=120)
+        assert machine.returncode == 2, said
+        assert "do not see the same training images (119 and 120 in D/train)" in said
+        assert said.count("error:") == 1
+        assert "Traceback" not in said
+    assert not list(tmp_path.glob("shared/supernet/*.pt"))
+
+
+def test_an_official_supernet_does_not_name_its_images(run: Run) -> None:
+    run("export-arch", "--weights", run.weights, "--format", "published", "--output", "official.tar")
+    done = run("search", "--run-dir", "r9", "--weights", "official.tar")
+    assert "official.tar does not say which images it was trained on" in done.stderr
+    assert "cannot be checked" in run("evaluate", "--weights", "official.tar", "--arch", "0,0").stderr
+
+
+@pytest.mark.parametrize("wrong", [3, {}, {"training": {"cat": "40"}}, {"training": {"cat": 3}}, {"training": []}])
+def test_a_file_that_says_nonsense_of_its_images(run: Run, wrong: Any) -> None:
+    content = checkpoint.load(run.weights)
+    for name in ("images", "held_out"):
+        checkpoint.save(run.spos.folder / "odd.pt", {**content, name: wrong})
+        said = run("search", "--run-dir", "r9", "--weights", "odd.pt", code=2).stderr
+        assert "is not a weights file of spos" in said
+    run("search")
+    settings = run.journal.with_name("settings.json")
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "images": wrong}))
+    assert "does not name" in run("search", code=2).stderr
