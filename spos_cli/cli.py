@@ -17,7 +17,7 @@ from spos_cli import __version__
 from spos_cli.errors import ConfigError, SposError
 
 if TYPE_CHECKING:
-    from spos_cli.config import Config
+    from spos_cli.config import Config, TrainingConfig
     from spos_cli.engine.distributed import Processes
     from spos_cli.stages.common import Run
 
@@ -186,16 +186,24 @@ def require_one_name(folder: Path | None, run_dir: str | None) -> None:
 # What to do where the memory of a GPU is too small.
 ACCUMULATE = "raise {}.accumulate: the batch of a step stays as it is"
 SMALLER_BATCHES = "lower search.batch_size and search.calibration_batch_size"
+CPU_BATCH = 32  # images that a search and an evaluation are taken to work on at once, for the number of threads
 
 
 def across_processes(
-    command: str, settings: Config, work: Callable[[Processes], None], too_large: str, **arguments: object
+    command: str,
+    settings: Config,
+    work: Callable[[Processes], None],
+    too_large: str,
+    *,
+    images: int | None,
+    **arguments: object,
 ) -> None:
     """Does the work in this process, or starts as many as the settings ask for, each with this command line.
 
     Args:
         command: that is run; with the settings and versions, all processes have to agree on it.
         too_large: what to do if the work does not fit into the memory of a GPU.
+        images: that each process works on at once, which tells how many CPU threads are worth it; None for all.
         arguments: of the command, to agree on as well. Of a file it is the content that counts.
 
     Raises:
@@ -217,11 +225,20 @@ def across_processes(
         versions = {"spos": __version__, "torch": str(torch.__version__)}
         same = {"command": command, "versions": versions, **settings.shared(), "arguments": read}
     try:
-        with distributed.join(settings.devices, settings.threads, timeout, same) as processes:
+        layer = None if images is None else images * settings.space.build().work
+        with distributed.join(settings.devices, settings.threads, timeout, same, layer) as processes:
             work(processes)
     except torch.OutOfMemoryError as error:
         full = ". ".join(str(error).split(". ")[:3])  # what, how much was wanted, how much there is; then numbers
         raise ConfigError(f"{full}; {too_large}") from None
+
+
+def _at_once(training: TrainingConfig) -> int:
+    """Images that each process of a training works on at once."""
+    from spos_cli.engine import distributed
+
+    parts = training.accumulate * distributed.processes_in_all()
+    return max(1, training.batch_size // parts)
 
 
 def _content(path: Path) -> str:
@@ -269,6 +286,7 @@ def supernet_train(
         settings,
         lambda processes: stage.run(options.run(settings), processes),
         ACCUMULATE.format("supernet"),
+        images=_at_once(settings.supernet),
         fresh=fresh,
     )
 
@@ -331,7 +349,8 @@ def flops_table(
             settings,
             lambda processes: stage.measure_latency(run, processes, latency_batch),
             "lower --latency-batch",
-            batch=latency_batch,
+            images=None,
+            latency_batch=latency_batch,
         )
         return
     stage.run(options.run(settings), arch or [], parse_cost(flops_limit) if flops_limit else None, form)
@@ -399,6 +418,7 @@ def search(
         settings,
         lambda processes: stage.run(options.run(settings), processes, weights, earlier),
         SMALLER_BATCHES,
+        images=CPU_BATCH,
         weights=weights,
         earlier=earlier,
         fresh=fresh,
@@ -507,6 +527,7 @@ def retrain(
         settings,
         lambda processes: stage.run(options.run(settings), processes, arch),
         f"{ACCUMULATE.format('retrain')}; for the validation lower search.batch_size",
+        images=_at_once(settings.retrain),
         arch=arch and str(architecture.read(arch)),
         fresh=fresh,
     )
@@ -552,6 +573,7 @@ def evaluate(
         settings,
         lambda processes: stage.run(options.run(settings), processes, content, arch, save_logits),
         SMALLER_BATCHES,
+        images=CPU_BATCH,
         weights=weights,
         arch=arch and str(architecture.read(arch)),
     )
@@ -622,6 +644,7 @@ def audit(
         settings,
         lambda processes: stage.run(options.run(settings), processes, weights),
         f"{SMALLER_BATCHES}, or {ACCUMULATE.format('retrain')}",
+        images=_at_once(settings.retrain),
         weights=weights,
         fresh=fresh,
     )

@@ -416,7 +416,8 @@ class Config(Section):
     seed: Annotated[Number, Field(ge=0, lt=2**63)] = Field(0, description="of every random draw")
     devices: Devices = Field("auto", description="auto: all GPUs, else the CPU; or a number of processes")
     threads: Annotated[Count, Field(le=4096)] | None = Field(
-        None, description="CPU threads per process; null: an even share of the cores"
+        None,
+        description="CPU threads per process; null: an even share of the cores, or fewer for a small network",
     )
     timeout_minutes: Annotated[float, Field(gt=0, le=10**6)] = Field(
         60, description="how long a process waits for another before it gives up; the first may be decoding images"

@@ -273,6 +273,11 @@ class SearchSpace:
         """Architectures."""
         return math.prod(self.options.counts)
 
+    @property
+    def work(self) -> int:
+        """Multiply-adds of a 1x1 convolution of a layer, for one image, on average: how much there is to share out."""
+        return sum(a.in_channels * a.out_channels * a.out_size**2 for a in self.layers) // self.num_layers
+
     def validate(self, arch: Architecture) -> None:
         """Raises ArchitectureError if the space does not have this architecture."""
         if len(arch) != self.num_layers:

@@ -97,7 +97,8 @@ class Setup:
     def __init__(self, run: Run, full: bool = False) -> None:
         self.run, self.config, self.full = run, run.config, full
         self.count = distributed.wanted(self.config.devices)
-        self.threads = distributed.thread_count(self.config.threads, self.count)
+        work = self.space.work * self.batch_per_process(self.config.supernet)
+        self.threads = distributed.thread_count(self.config.threads, self.count, work)
         self.device = distributed.device_of(self.config.devices, 1, 0)
         self.images = Images(self.config, Processes(0, 1, self.device))
         self.too_broken = False

@@ -282,3 +282,40 @@ def test_a_gpu_for_each_process_alone(group: Group, monkeypatch: pytest.MonkeyPa
                 monkeypatch.setenv(name, value)
         with pytest.raises(ConfigError, match="2 processes for 1 GPUs"), distributed.join("auto", 1, HOUR):
             raise AssertionError("it has joined")
+
+
+@pytest.fixture
+def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of sixteen cores, whose user has not said how many threads to use."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(distributed, "usable_cores", lambda: 16)
+
+
+def threads_of(recipe: str, processes: int = 1) -> int:
+    """Threads of each process that trains the supernet of a shipped recipe."""
+    settings = config.load(config.shipped()[recipe])
+    work = settings.space.build().work * settings.supernet.batch_size // processes
+    return distributed.thread_count(None, processes, work)
+
+
+@pytest.mark.usefixtures("sixteen")
+def test_small_networks_take_few_threads() -> None:
+    """With several, one busy process beside it makes the training of the demo four times slower."""
+    assert threads_of("demo") == 1
+    assert 2 <= threads_of("fashion_mnist") <= 8
+    assert threads_of("cifar10") == threads_of("imagenet") == 16
+    assert threads_of("imagenet", processes=8) == 2
+
+
+@pytest.mark.usefixtures("sixteen")
+@pytest.mark.parametrize("work", [1, 10**6, 10**9, None])
+def test_threads_are_never_more_than_a_share_and_never_none(work: int | None) -> None:
+    for processes in (1, 3, 16, 40):
+        assert 1 <= distributed.thread_count(None, processes, work) <= max(1, 16 // processes)
+    assert distributed.thread_count(7, 16, work) == 7
+
+
+def test_what_the_user_has_told_openmp_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as PyTorch was imported with, here
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert distributed.thread_count(None, 1, 10**9) == 3
