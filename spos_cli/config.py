@@ -407,6 +407,10 @@ class Config(Section):
     def _consistent(self) -> Config:
         if self.search.split == "holdout" and not self.data.holdout_per_class:
             raise ValueError("search.split is holdout, but data.holdout_per_class is 0; hold some out, or use val")
+        try:
+            self.space.build().require_variance(self.search.calibration_batch_size, "search.calibration_batch_size")
+        except SposError as error:
+            raise ValueError(str(error)) from None
         if self.supernet.width_warmup_steps:
             if not self.space.widths:
                 raise ValueError("supernet.width_warmup_steps is for a space with widths; space.widths has none")

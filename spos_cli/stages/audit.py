@@ -32,7 +32,7 @@ from spos_cli.search.ties import RISK
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable, format_cost
 from spos_cli.stages import retrain
-from spos_cli.stages.common import Images, Run, read_settings, recipe
+from spos_cli.stages.common import Images, Run, read_settings, recipe, require_batch
 from spos_cli.stages.search import (
     Scoring,
     make_evaluator,
@@ -73,6 +73,7 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     except RunError as error:
         raise RunError(f"{error}. spos audit {run.folder} takes the search's own settings") from None
     supernet = file.supernet(config)
+    require_batch(supernet.space, config.retrain, processes.world_size, "retrain")  # fails before any work
     costs = count(supernet.space)
     found = Found(run, costs)
     images = Images(config, processes)

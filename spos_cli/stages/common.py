@@ -18,7 +18,7 @@ from torch import Tensor
 from spos_cli import seeding
 from spos_cli.config import Config, TrainingConfig
 from spos_cli.data import datasets, resized
-from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, training_batches
+from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, images_per_pass, training_batches
 from spos_cli.data.resized import ResizedSet
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, preprocess
 from spos_cli.engine import checkpoint, distributed, lock
@@ -257,6 +257,17 @@ def recipe(config: Config, section: str) -> dict[str, Any]:
     settings = config.portable()
     training = {key: value for key, value in settings[section].items() if key not in HARMLESS}
     return {"seed": config.seed, "space": settings["space"], "data": data_recipe(config), section: training}
+
+
+def require_batch(space: SearchSpace, training: TrainingConfig, processes: int, section: str) -> int:
+    """The images of one forward pass of one process.
+
+    Raises:
+        ConfigError: the batch cannot be shared out, or leaves too little for BatchNorm.
+    """
+    images = images_per_pass(training.batch_size, processes, training.accumulate)
+    space.require_variance(images, f"{section}.batch_size")
+    return images
 
 
 def training_recipe(training: TrainingConfig, ema_decay: float | None = None) -> Recipe:

@@ -25,7 +25,7 @@ from spos_cli import seeding
 from spos_cli.config import TrainingConfig
 from spos_cli.data import inspection
 from spos_cli.data.datasets import UNREADABLE, FolderSet, ImageSet
-from spos_cli.data.loaders import BadImages, images_per_pass, training_batches
+from spos_cli.data.loaders import BadImages, training_batches
 from spos_cli.data.resized import ResizedSet, free_memory, keep_in_memory
 from spos_cli.engine import distributed
 from spos_cli.engine.distributed import Processes
@@ -39,7 +39,7 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import Sampler, UniformSampler
 from spos_cli.space.search_space import PUBLISHED, SearchSpace
-from spos_cli.stages.common import Images, Run, training_recipe
+from spos_cli.stages.common import Images, Run, require_batch, training_recipe
 from spos_cli.stages.run_folder import screen
 from spos_cli.stages.supernet_train import make_sampler
 
@@ -227,7 +227,7 @@ def processes(setup: Setup) -> Finding:
 
 def batch(check: str, setup: Setup, training: TrainingConfig) -> Finding:
     """How a global batch is shared out."""
-    each = images_per_pass(training.batch_size, setup.count, training.accumulate)
+    each = require_batch(setup.space, training, setup.count, check.split()[0])
     passes = f" x {training.accumulate} passes" if training.accumulate > 1 else ""
     seen = f"{training.batch_size:,} images a step = {plural(setup.count, 'process', 'processes')}{passes} x {each:,}"
     return Finding(check, "ok", seen)
@@ -418,7 +418,7 @@ def search_batchnorm(setup: Setup) -> Finding:
     if batches < FEW_CALIBRATION_BATCHES <= available // size:
         advice.append(f"raise search.calibration_images to {FEW_CALIBRATION_BATCHES * size:,} or more")
     elif batches < FEW_CALIBRATION_BATCHES:
-        least = max(1, available // FEW_CALIBRATION_BATCHES)
+        least = max(2, available // FEW_CALIBRATION_BATCHES)  # one image may be too few for any variance
         advice.append(f"lower search.calibration_batch_size to {least:,}: there are {available:,} training images")
     if size < FEW_IMAGES_OF_BATCHNORM:
         advice.append(f"raise search.calibration_batch_size to {FEW_IMAGES_OF_BATCHNORM} or more")
@@ -709,6 +709,7 @@ def speed(setup: Setup) -> Finding:
     images, cores = training.steps * training.batch_size, distributed.usable_cores()
     size = setup.batch_per_process(training)
     size = min(size, CPU_BATCH) if setup.device.type == "cpu" else size
+    setup.space.require_variance(size, "supernet.batch_size")
     try:
         step = step_rate(setup, size)
     except torch.OutOfMemoryError:

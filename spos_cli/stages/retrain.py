@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from spos_cli.data.loaders import images_per_pass
 from spos_cli.engine import checkpoint
 from spos_cli.engine.calibration import calibrate
 from spos_cli.engine.distributed import Processes
@@ -28,6 +27,7 @@ from spos_cli.stages.common import (
     Run,
     only_one,
     recipe,
+    require_batch,
     training_recipe,
     weights_seed,
 )
@@ -47,8 +47,9 @@ def run(run: Run, processes: Processes, arch: str | None) -> None:
     architecture = read(
         arch or str(only_one(list(run.archs_folder.glob("*/arch.yaml")), "arch.yaml", "spos export-arch"))
     )
-    images_per_pass(training.batch_size, processes.world_size, training.accumulate)  # fails before any work
-    config.space.build().validate(architecture)
+    space = config.space.build()
+    require_batch(space, training, processes.world_size, "retrain")  # fails before any work
+    space.validate(architecture)
     images = Images(config, processes)
     images.check()
     with run.working_in(run.retrain_folder / architecture.id, processes):

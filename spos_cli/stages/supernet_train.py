@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-from spos_cli.data.loaders import images_per_pass
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.trainer import Trainer
@@ -23,7 +22,7 @@ from spos_cli.space.sampling import (
     count_trained,
 )
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import Images, Run, in_columns, recipe, training_recipe, weights_seed
+from spos_cli.stages.common import Images, Run, in_columns, recipe, require_batch, training_recipe, weights_seed
 
 
 def run(run: Run, processes: Processes) -> None:
@@ -34,8 +33,8 @@ def run(run: Run, processes: Processes) -> None:
     """
     config = run.config
     training = config.supernet
-    images_per_pass(training.batch_size, processes.world_size, training.accumulate)  # fails before any work
     space = config.space.build()
+    require_batch(space, training, processes.world_size, "supernet")  # fails before any work
     sampler = make_sampler(run, space)
     images = Images(config, processes)
     images.check()
