@@ -101,7 +101,7 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
         LimitError: no scored candidate is under the limits.
     """
     space = run.config.space.build()
-    journal = source or run.search_folder / "journal.jsonl"
+    journal, typed = source or run.search_folder / "journal.jsonl", question.limits
     if source is not None:
         entries, supernet = read_candidates(source, space, count(space)), None
     else:
@@ -111,6 +111,8 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
             supernet, question = settings["supernet"], question.within(settings["search"])
     if not entries:
         raise RunError(f"there are no scored candidates in {source or run.search_folder}; run spos search first")
+    for line in idle_limits(typed, entries, space):
+        warn(line)
     found, said = answer(question, entries, journal.with_name("outcomes.bits"), space)
     origin = {"supernet": supernet, "space": space.to_dict()}
     paths = [write(run, entry, origin, form) for entry in found]
@@ -171,6 +173,15 @@ def answer(
     if foreign and any(entry.origin != "imported" for entry in entries):
         said.append(f"{foreign:,} of these were scored by another search, on other images: only roughly comparable")
     return found, said
+
+
+def idle_limits(limits: Sequence[tuple[str, int]], entries: Sequence[Entry], space: SearchSpace) -> list[str]:
+    """What to say of limits that are above the whole space; costs are counted only where no candidate is over one."""
+    idle = [(name, limit) for name, limit in limits if all(getattr(entry, name) <= limit for entry in entries)]
+    if not idle:
+        return []
+    costs = count(space)
+    return [said for name, limit in idle if (said := getattr(costs, name).idle(limit))]
 
 
 def unreachable(question: Question, entries: Sequence[Entry], costs: Costs) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from spos_cli import seeding
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
-from spos_cli.engine.progress import track
+from spos_cli.engine.progress import track, warn
 from spos_cli.errors import RunError
 from spos_cli.models import latency, published_table
 from spos_cli.models.counting import Costs, count
@@ -44,6 +44,8 @@ def run(run: Run, archs: Sequence[str], limit: int | None, form: Literal["json",
     for arch in architectures:
         space.validate(arch)
     costs = count(space)
+    if limit is not None and (idle := costs.flops.idle(limit)):
+        warn(idle)
     if architectures:
         show_architectures(run, costs, architectures, limit)
         return

@@ -23,7 +23,7 @@ from spos_cli.data.transforms import EvalTransform, TrainTransform
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
-from spos_cli.engine.progress import Task, track
+from spos_cli.engine.progress import Task, track, warn
 from spos_cli.engine.scalars import Scalars
 from spos_cli.engine.timing import timed
 from spos_cli.engine.trainer import require_same
@@ -70,6 +70,10 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     costs = count(supernet.space)
     evolution = make_evolution(run, costs)
     evolution.require_candidates()
+    if processes.is_main:
+        for table, limit in [(evolution.table, evolution.limit), *evolution.others]:
+            if limit is not None and (idle := table.idle(limit)):
+                warn(f"{idle}; set search.{table.name}_limit lower, or to null for none")
     begin_with = read_candidates(earlier, supernet.space, costs) if earlier else None
     images = Images(config, processes)
     images.check()

@@ -6,6 +6,7 @@ import json
 
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
+from spos_cli.engine.progress import warn
 from spos_cli.engine.trainer import Trainer
 from spos_cli.models.counting import count
 from spos_cli.models.skeleton import initialized
@@ -36,6 +37,8 @@ def run(run: Run, processes: Processes) -> None:
     space = config.space.build()
     require_batch(space, training, processes.world_size, "supernet")  # fails before any work
     sampler = make_sampler(run, space)
+    if processes.is_main and isinstance(sampler, CostBinSampler) and (idle := sampler.idle()):
+        warn(f"{idle}; change supernet.flops_bins")
     images = Images(config, processes)
     images.check()
     with run.working_in(run.supernet_folder, processes):
