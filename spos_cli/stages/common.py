@@ -100,6 +100,15 @@ class Run(Command):
             for folder in (stage,) if self.audit_folder in stage.parents else (self.folder, stage):
                 checkpoint.write_atomically(folder / "config.yaml", self.config.to_yaml().encode())
 
+    def record_settings(self) -> None:
+        """Writes the resolved settings to the run folder, from a command that has no stage of its own there.
+
+        Once a stage has begun, those of the stages stay: this command may have been no more than a question.
+        """
+        stages = (self.supernet_folder, self.search_folder, *self.retrain_folder.glob("*"))
+        if not any((stage / "config.yaml").is_file() for stage in stages):
+            checkpoint.write_atomically(self.folder / "config.yaml", self.config.to_yaml().encode())
+
 
 def in_columns(space: SearchSpace, cells: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
     """Texts of each choice, by layer, in columns of which each is of one choice: their titles, and the rows."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pickle
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 
 from spos_cli.engine import checkpoint
+from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import warn
 from spos_cli.errors import ConfigError, LimitError, RunError
 from spos_cli.models.counting import Costs, count
@@ -23,6 +24,7 @@ from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import LABELS, CostTable, format_cost
 from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.common import Run, read_settings
+from spos_cli.stages.run_folder import quote_path
 from spos_cli.stages.search import percent, read_candidates, rounded
 from spos_cli.stages.weights_file import Weights, network_content, read_weights, supernet_content
 
@@ -110,12 +112,14 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
             settings = read_settings(run)
             supernet, question = settings["supernet"], question.within(settings["search"])
     if not entries:
-        raise RunError(f"there are no scored candidates in {source or run.search_folder}; run spos search first")
+        where, search = source or run.search_folder, run.command("search")
+        raise RunError(f"there are no scored candidates in {where}; run {search} first")
     for line in idle_limits(typed, entries, space):
         warn(line)
-    found, said = answer(question, entries, journal.with_name("outcomes.bits"), space)
+    found, said = answer(question, entries, journal.with_name("outcomes.bits"), space, run.command)
     origin = {"supernet": supernet, "space": space.to_dict()}
     paths = [write(run, entry, origin, form) for entry in found]
+    run.record_settings()
     rows = [
         (
             number,
@@ -132,11 +136,11 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
     for line in said:
         warn(line)
     run.result([{"file": str(path), **entry.to_dict()} for entry, path in zip(found, paths, strict=True)])
-    run.next(f"retrain {shlex.quote(paths[-1] if question.front else paths[0])}")  # the best
+    run.next(f"retrain {quote_path(paths[-1] if question.front else paths[0])}")  # the best
 
 
 def answer(
-    question: Question, entries: Sequence[Entry], bits: Path, space: SearchSpace
+    question: Question, entries: Sequence[Entry], bits: Path, space: SearchSpace, command: Callable[[str], str]
 ) -> tuple[list[Entry], list[str]]:
     """The candidates that are asked for, at least one, and what is to be said of them.
 
@@ -144,13 +148,14 @@ def answer(
         entries: a whole journal.
         bits: the outcomes beside it.
         space: that was searched.
+        command: with the options that lead to the settings of the run.
 
     Raises:
         LimitError: there is none.
     """
     allowed = [entry for entry in entries if all(getattr(entry, name) <= limit for name, limit in question.limits)]
     if not allowed:
-        raise LimitError(unreachable(question, entries, count(space)))
+        raise LimitError(unreachable(question, entries, count(space), command))
     said = []
     if question.front:
         found = pareto(allowed)
@@ -184,7 +189,7 @@ def idle_limits(limits: Sequence[tuple[str, int]], entries: Sequence[Entry], spa
     return [said for name, limit in idle if (said := getattr(costs, name).idle(limit))]
 
 
-def unreachable(question: Question, entries: Sequence[Entry], costs: Costs) -> str:
+def unreachable(question: Question, entries: Sequence[Entry], costs: Costs, command: Callable[[str], str]) -> str:
     """Why no candidate is under the limits, and what could be."""
     asked, ranges, beyond = [], [], []
     for name, limit in question.limits:
@@ -199,7 +204,8 @@ def unreachable(question: Question, entries: Sequence[Entry], costs: Costs) -> s
     said = f"no scored candidate has at most {' and '.join(asked)}; they have {' and '.join(ranges)}"
     if beyond:
         return f"{said}, and no architecture of the space less than {' and '.join(beyond)}"
-    return f"{said}; spos search --fresh under this limit may find some"
+    under = " ".join(f"--{name}-limit {limit}" for name, limit in question.limits)
+    return f"{said}; {command(f'search --fresh {under}')} may find some"
 
 
 def write(run: Run, entry: Entry, origin: dict[str, Any], form: ArchFormat) -> str:
@@ -254,6 +260,10 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
         checkpoint.write_atomically(output, checkpoint.serialize(to_published(weights.state)))
     else:
         checkpoint.save(output, our_content(run, weights, architecture))
+    if output == ours and form == "spos":  # there is no training that has left its settings
+        run.record_config(ours.parent, Processes(0, 1, torch.device("cpu")))
+    elif run.folder in output.parents:
+        run.record_settings()
     run.show(
         "exported",
         ["what:", "value:"],

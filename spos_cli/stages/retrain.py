@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from spos_cli.stages.common import (
     training_recipe,
     weights_seed,
 )
+from spos_cli.stages.run_folder import quote_path
 from spos_cli.stages.weights_file import network_content
 
 
@@ -44,9 +44,8 @@ def run(run: Run, processes: Processes, arch: str | None) -> None:
         SposError: the architecture, the data, the settings or an earlier checkpoint do not allow it.
     """
     config, training = run.config, run.config.retrain
-    architecture = read(
-        arch or str(only_one(list(run.archs_folder.glob("*/arch.yaml")), "arch.yaml", "spos export-arch"))
-    )
+    exported = run.archs_folder.glob("*/arch.yaml")
+    architecture = read(arch or str(only_one(list(exported), "arch.yaml", run.command("export-arch"))))
     space = config.space.build()
     require_batch(space, training, processes.world_size, "retrain")  # fails before any work
     space.validate(architecture)
@@ -158,4 +157,4 @@ def show(run: Run, arch: Architecture, flops: int, accuracy: Accuracy, path: Pat
         ("model", path),
     ]
     run.show("retrained", ["what:", "value:"], rows)
-    run.next(f"evaluate --weights {shlex.quote(str(path))}")
+    run.next(f"evaluate --weights {quote_path(path)}")

@@ -64,8 +64,9 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     config = run.config
     path = weights or run.supernet_folder / "last.pt"
     if weights is None and not path.exists():
-        raise RunError(f"there is no supernet in {run.folder} yet; run spos supernet-train first, or give --weights")
-    file, supernet_digest = read_supernet(path, processes, hint=weights is None)
+        train = run.command("supernet-train")
+        raise RunError(f"there is no supernet in {run.folder} yet; run {train} first, or give --weights")
+    file, supernet_digest = read_supernet(path, processes, run.command("supernet-train") if weights is None else "")
     supernet = file.supernet(config)
     costs = count(supernet.space)
     evolution = make_evolution(run, costs)
@@ -144,8 +145,8 @@ def mirrored(run: Run, processes: Processes) -> Iterator[Callable[[int, Mapping[
         )
 
 
-def read_supernet(path: Path, processes: Processes, hint: bool) -> tuple[Weights, str]:
-    """Reads a supernet's file, and its digest; `hint` says what to do if the run folder's own one is damaged.
+def read_supernet(path: Path, processes: Processes, train: str) -> tuple[Weights, str]:
+    """Reads a supernet's file, and its digest; `train` is the command that repairs the run folder's own one.
 
     Raises:
         RunError: a training writes it anew meanwhile, or not all processes see the same.
@@ -154,9 +155,9 @@ def read_supernet(path: Path, processes: Processes, hint: bool) -> tuple[Weights
         before = file_digest(path) if path.is_file() else ""
         file = read_weights(path)
     except CheckpointError as error:
-        if not hint:
+        if not train:
             raise
-        raise CheckpointError(f"{error}; spos supernet-train goes on from the checkpoint before it") from None
+        raise CheckpointError(f"{error}; {train} goes on from the checkpoint before it") from None
     after = file_digest(path)
     seen = processes.gather(torch.tensor([int(after[:15], 16)], device=processes.device))
     if processes.any(before != after) or bool((seen != seen[0]).any()):
