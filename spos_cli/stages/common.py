@@ -21,8 +21,9 @@ from spos_cli.data import datasets, resized
 from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, images_per_pass, training_batches
 from spos_cli.data.resized import ResizedSet
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, preprocess
-from spos_cli.engine import checkpoint, distributed, lock
+from spos_cli.engine import checkpoint, distributed, history, lock
 from spos_cli.engine.distributed import Processes
+from spos_cli.engine.history import Guessing, find_guessing
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.progress import track, warn
 from spos_cli.engine.trainer import Recipe
@@ -300,6 +301,25 @@ def training_recipe(training: TrainingConfig, ema_decay: float | None = None) ->
         keep_checkpoints=training.keep_checkpoints,
         milestone_every=training.milestone_every,
     )
+
+
+def guessing(folder: Path, classes: int, last_step: int | None = None) -> Guessing | None:
+    """Whether the training in a folder is no better than guessing by its metrics, up to a step or to their end."""
+    try:
+        lines = history.read(folder / "metrics.jsonl")
+    except OSError:
+        return None
+    return find_guessing([line for line in lines if last_step is None or line["step"] <= last_step], classes)
+
+
+def warn_of_guessing(folder: Path, config: Config, section: str) -> None:
+    """Says at the end of a training that it is no better than guessing, if so, and what to do."""
+    if found := guessing(folder, config.space.classes):
+        rate = getattr(config, section).lr
+        warn(
+            f"{section}: the training has {found.verdict}: {found}. Lower {section}.lr (it is {rate:g}), raise"
+            f" {section}.warmup_steps or set {section}.clip_grad_norm, and start with --fresh"
+        )
 
 
 def read_settings(run: Run) -> dict[str, Any]:

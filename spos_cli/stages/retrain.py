@@ -28,6 +28,7 @@ from spos_cli.stages.common import (
     recipe,
     require_batch,
     training_recipe,
+    warn_of_guessing,
     weights_seed,
 )
 from spos_cli.stages.run_folder import quote_path
@@ -105,6 +106,7 @@ def train(run: Run, processes: Processes, architecture: Architecture, images: Im
     if processes.is_main:
         save_model(run, architecture, trainer, images, accuracy, folder / "model.pt")
         show(run, architecture, flops, accuracy, folder / "model.pt")
+        warn_of_guessing(folder, config, "retrain")
 
 
 def last_batchnorm_pass(run: Run, model: nn.Module, images: Images, processes: Processes) -> None:

@@ -39,7 +39,7 @@ from spos_cli.search.racing import Race
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import LABELS, format_cost, format_duration
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import Images, Run, data_recipe, read_settings
+from spos_cli.stages.common import Images, Run, data_recipe, guessing, read_settings
 from spos_cli.stages.flops_table import LATENCY_TABLE, read_latency
 from spos_cli.stages.report import LiveReport
 from spos_cli.stages.run_folder import EXPORT
@@ -72,6 +72,8 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     evolution = make_evolution(run, costs)
     evolution.require_candidates()
     if processes.is_main:
+        if found := guessing(path.parent, config.space.classes, file.step):
+            warn(f"the supernet has {found.verdict}, so scores are hardly more than chance: {found}; train it anew")
         for table, limit in [(evolution.table, evolution.limit), *evolution.others]:
             if limit is not None and (idle := table.idle(limit)):
                 warn(f"{idle}; set search.{table.name}_limit lower, or to null for none")

@@ -40,6 +40,7 @@ class Stage:
         seconds_left: at the last rate, while it runs.
         metrics: the last ones, as in its files.
         best: what is best so far.
+        guessing: the metrics that say that a training is no better than that.
         changed: when a file of it last was, in seconds since 1970.
         folder: of its files.
     """
@@ -54,6 +55,7 @@ class Stage:
     seconds_left: float | None = None
     metrics: Numbers = field(default_factory=dict)
     best: Numbers = field(default_factory=dict)
+    guessing: Numbers = field(default_factory=dict)
     changed: float | None = None
     note: str = ""
 
@@ -151,9 +153,10 @@ def summary_of_latency(content: Numbers) -> Numbers:
 
 def training(run: Command, name: str, folder: Path, section: Literal["supernet", "retrain"]) -> Stage:
     """A training, by its checkpoints' names, its metrics and its model."""
-    settings = getattr(settings_of(folder) or run.config, section)
+    recorded = settings_of(folder) or run.config
+    settings, space = getattr(recorded, section), recorded.space
     lines = history.read(folder / "metrics.jsonl")
-    numbers = history.History(lines)
+    numbers, guessing = history.History(lines), history.find_guessing(lines, space.classes)
     saved = max((int(path.stem[5:]) for path in folder.glob("step-*.pt") if path.stem[5:].isdecimal()), default=0)
     process = lock.holder(run.lock_of(folder))
     last = folder / ("last.pt" if section == "supernet" else "model.pt")
@@ -178,8 +181,22 @@ def training(run: Command, name: str, folder: Path, section: Literal["supernet",
         note = "the last BatchNorm pass is left" if saved >= settings.steps else "" if saved else "nothing saved yet"
     else:
         return Stage(name, "not begun", folder)
+    if guessing is not None:
+        note = "; ".join(filter(None, (note, f"{guessing.verdict}: no better than guessing")))
     return Stage(
-        name, state, folder, done, settings.steps, "steps", process, left, metrics, best, changed(folder), note
+        name,
+        state,
+        folder,
+        done,
+        settings.steps,
+        "steps",
+        process,
+        left,
+        metrics,
+        best,
+        {} if guessing is None else asdict(guessing),
+        changed(folder),
+        note,
     )
 
 

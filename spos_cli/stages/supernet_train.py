@@ -23,7 +23,16 @@ from spos_cli.space.sampling import (
     count_trained,
 )
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import Images, Run, in_columns, recipe, require_batch, training_recipe, weights_seed
+from spos_cli.stages.common import (
+    Images,
+    Run,
+    in_columns,
+    recipe,
+    require_batch,
+    training_recipe,
+    warn_of_guessing,
+    weights_seed,
+)
 
 
 def run(run: Run, processes: Processes) -> None:
@@ -75,6 +84,7 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
     if processes.is_main:
         show(run, trainer)
         show_trained(run, space, count_trained(sampler, training.steps, space.options))
+        warn_of_guessing(run.supernet_folder, config, "supernet")
         run.next("search")
 
 
