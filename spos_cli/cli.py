@@ -128,10 +128,16 @@ class Options:
 
     @property
     def flags(self) -> str:
-        """The options as they would be typed again."""
+        """The options that lead to the same settings in any command.
+
+        One that not all commands have, such as `--seed` or `--flops-limit`, is written as `--set`.
+        """
+        from spos_cli.config import as_override
+
         typed: list[tuple[str, object]] = [("--config", self.config)] if self.config is not None else []
         typed += [("--set", override) for override in self.overrides]
-        typed += [(name, value) for name, _, value in self.options]
+        for name, key, value in self.options:
+            typed.append((name, value) if key == "run_dir" else ("--set", as_override(key, value)))
         return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in typed)
 
     def load(self, *, search: dict[str, str] | None = None, weights: dict[str, Any] | None = None) -> Config:
@@ -147,10 +153,9 @@ class Options:
             from spos_cli.engine.scalars import require_tensorboard
 
             require_tensorboard()
-        options = [config.Option(*option) for option in self.options]
         for name, value in (search or {}).items():
-            options.append(config.Option("--" + name.replace("_", "-"), f"search.{name}", value))
-        overrides: list[str | config.Option] = [*self.overrides, *options]
+            self.options.append(("--" + name.replace("_", "-"), f"search.{name}", value))
+        overrides: list[str | config.Option] = [*self.overrides, *(config.Option(*option) for option in self.options)]
         origin = "the settings in the weights file"
         if weights is not None:  # it may come from anywhere: it has no say in where and on what we work
             weights = config.without_machine(weights)
@@ -341,12 +346,12 @@ def flops_table(
             raise ConfigError("--latency measures the whole space; leave the architectures away")
         if settings.devices not in ("auto", "cpu", 1):
             raise ConfigError(f"--latency measures one device, and devices is {settings.devices}; use --devices 1")
+        run, alone = options.run(settings), settings
         if settings.devices == "auto":
-            settings = settings.model_copy(update={"devices": 1})  # of several GPUs the first
-        run = options.run(settings)
+            alone = settings.model_copy(update={"devices": 1})  # of several GPUs the first
         across_processes(
             "flops-table",
-            settings,
+            alone,
             lambda processes: stage.measure_latency(run, processes, latency_batch),
             "lower --latency-batch",
             images=None,
@@ -566,7 +571,7 @@ def evaluate(
     from spos_cli.stages import evaluate as stage
     from spos_cli.stages.weights_file import read_weights
 
-    content = read_weights(weights or stage.find_weights(options.load().folder))
+    content = read_weights(weights or stage.find_weights(options.run(options.load())))
     settings = options.load(weights=content.config)
     across_processes(
         "evaluate",
@@ -629,9 +634,13 @@ def audit(
     """
     require_one_name(folder, run_dir)
     if folder is not None:
+        from spos_cli.stages.run_folder import root_from_here
+
         kept = folder / "search" / "config.yaml"
         if config is None and not kept.is_file():
             raise ConfigError(f"there is no search in {folder}: {kept} is missing")
+        if config is None:
+            overrides = [*root_from_here(kept, folder), *(overrides or [])]
         run_dir, config = str(folder), config or str(kept)
     options = Options(
         config, overrides, run_dir, devices, None, print_config, fresh, as_json, max_restarts=max_restarts
@@ -670,7 +679,11 @@ def status(
 
     require_one_name(folder, run_dir)
     if folder is not None:
-        config, run_dir = (config, str(folder)) if config is not None else stage.find(folder)
+        if config is not None:
+            run_dir = str(folder)
+        else:
+            config, run_dir, here = stage.find(folder)
+            overrides = [*here, *(overrides or [])]
     options = Options(config, overrides, run_dir, None, None, print_config)
     stage.run(Command(options.load(), options.flags, as_json))
 

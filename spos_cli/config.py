@@ -10,7 +10,9 @@ import copy
 import difflib
 import importlib.resources
 import itertools
+import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -436,6 +438,10 @@ class Config(Section):
     def _consistent(self) -> Config:
         if self.search.split == "holdout" and not self.data.holdout_per_class:
             raise ValueError("search.split is holdout, but data.holdout_per_class is 0; hold some out, or use val")
+        try:
+            self.space.build().require_variance(self.search.calibration_batch_size, "search.calibration_batch_size")
+        except SposError as error:
+            raise ValueError(str(error)) from None
         if self.supernet.width_warmup_steps:
             if not self.space.widths:
                 raise ValueError("supernet.width_warmup_steps is for a space with widths; space.widths has none")
@@ -520,7 +526,7 @@ class Config(Section):
         if self.data.source in ("cifar10", "cifar100", "fashion_mnist") and not root.is_relative_to(here):
             raise ConfigError(
                 f"{origin} ask for images in {self.data.root}, where they might be downloaded to; if that is right, say"
-                f" --set data.root={self.data.root}"
+                f" --set {shlex.quote(as_override('data.root', self.data.root))}"
             )
 
     def to_yaml(self) -> str:
@@ -562,6 +568,16 @@ class Option:
 
 
 Overrides = Sequence[str | Option]
+
+
+def as_override(key: str, value: object) -> str:
+    """A setting as `--set` takes it: a text that YAML would read as another value, such as 010 as 8, is quoted."""
+    text = str(value)
+    try:
+        same = str(yaml.safe_load(text)) == text
+    except YAML_ERRORS:
+        same = False
+    return f"{key}={text if same else json.dumps(text, ensure_ascii=False)}"
 
 
 def load(path: Path, overrides: Overrides = ()) -> Config:

@@ -269,7 +269,7 @@ def test_mistakes(mistake: Mistake, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "no run folder runs/tiny" in mistake("report")
     assert "give one of them" in mistake("report", "a", "--run-dir", "b")
     (tmp_path / "empty").mkdir()
-    assert "run spos supernet-train first" in mistake("report", tmp_path / "empty")
+    assert f"spos status {tmp_path / 'empty'} says what comes first" in mistake("report", tmp_path / "empty")
     write_run(tmp_path / "run", TINY)
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     assert "pip install 'spos[report]'" in mistake("report", tmp_path / "run")

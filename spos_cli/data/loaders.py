@@ -63,7 +63,7 @@ class BadImages:
                 raise DataError(
                     f"{len(first)} training images cannot be read so far, and data.bad_images is {self.limit}:"
                     f" {', '.join(first[:3])}{', ...' if len(first) > 3 else ''}; remove or replace them (spos doctor"
-                    " --full lists them all) and begin with --fresh, or raise data.bad_images"
+                    " --full, with the same options, lists them all) and begin with --fresh, or raise data.bad_images"
                 )
             self.say(f"{problem}; another one is taken instead")
 

@@ -12,7 +12,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,14 @@ Channels = Tensor | int | None  # the published places of those that are there; 
 
 
 class Convolution(nn.Conv2d):
-    """A convolution without bias, of channels in any order, or of the first of them."""
+    """A convolution without bias, of channels in any order, or of the first of them.
+
+    Attributes:
+        is_depthwise: whether each channel is worked on alone. The number of groups does not tell: a depthwise
+            convolution of one channel has one, as all others have.
+    """
+
+    is_depthwise: ClassVar[bool] = False
 
     def forward(self, features: Tensor, inputs: Channels = None, outputs: Channels = None) -> Tensor:
         """`(B, in, H, W)` to `(B, out, ...)`."""
@@ -49,10 +56,14 @@ class Convolution(nn.Conv2d):
             return _taken(self.weight, 0, inputs)
         return _taken(_taken(self.weight, 0, outputs), 1, inputs)
 
-    @property
-    def is_depthwise(self) -> bool:
-        """Whether each channel is worked on alone."""
-        return self.groups > 1
+
+class DepthwiseConvolution(Convolution):
+    """A `kernel` x `kernel` convolution (odd) of each channel with itself alone; with stride 1 it keeps the size."""
+
+    is_depthwise = True
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
 
 
 def _taken(tensor: Tensor, dimension: int, channels: Channels) -> Tensor:
@@ -111,7 +122,7 @@ def pointwise(in_channels: int, out_channels: int, affine: bool) -> list[nn.Modu
 def depthwise(channels: int, kernel: int, stride: int, affine: bool) -> list[nn.Module]:
     """Depthwise convolution and BatchNorm; no activation follows (ShuffleNetV2, figure 3)."""
     return [
-        Convolution(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False),
+        DepthwiseConvolution(channels, kernel, stride),
         BatchNorm(channels, affine=affine),
     ]
 

@@ -33,7 +33,7 @@ def of(space: SearchSpace, flops: CostTable) -> Table:
         ConfigError: the space has ops that the published code does not have.
     """
     with torch.device("meta"):
-        stem = Network(space, space.options.architecture([0] * space.num_layers)).first_conv
+        stem = Network(space, space.options.architecture([0] * space.num_layers)).first_conv.eval()
         conv1 = multiply_adds(stem, torch.empty(1, 3, space.image_size, space.image_size))
     size, last = space.image_size, space.layers[-1]
     table: Table = {

@@ -91,6 +91,16 @@ class CostTable:
         """A cost with all its digits: `330,012,345`, or `12,512us`."""
         return f"{cost:,}{'us' * (self.name == 'latency')}"
 
+    def idle(self, limit: int) -> str:
+        """Says that a limit excludes nothing, since it is above the whole space; empty if it is not above it."""
+        if limit <= self.maximum:
+            return ""
+        written = self.exactly if self.written(limit) == self.written(self.maximum) else self.written
+        return (
+            f"the limit of {written(limit)} {self.label} excludes nothing: no architecture of the space has more than"
+            f" {written(self.maximum)}"
+        )
+
     def distribution(self) -> CostDistribution:
         """How many architectures cost how much; computed once."""
         return self._distribution

@@ -131,6 +131,22 @@ class CostBinSampler:
                 f" {format_cost(table.minimum)} to {format_cost(table.maximum)}"
             )
 
+        self.table, self.low, self.high, self.width = table, low, high, width
+
+    def idle(self) -> str:
+        """Says that more of a bin is beyond the space than within it; empty if that is so of none.
+
+        A grid of bins seldom ends where the space does, so a bin may reach beyond it, but not for the most part.
+        """
+        below, above = self.table.minimum - self.low, self.high - self.table.maximum
+        if 2 * max(below, above) <= self.width:
+            return ""
+        least, most = (format_cost(cost) for cost in (self.table.minimum, self.table.maximum))
+        return (
+            f"the bins of {self.table.label} from {format_cost(self.low)} to {format_cost(self.high)} are for the most"
+            f" part of one of them beyond the space, which reaches from {least} to {most}"
+        )
+
     def _has(self, low: int, high: int) -> bool:
         """Whether a bin has an architecture that will be found; only exact counts tell without a draw."""
         counted = self.distribution.count(low, high) > 0

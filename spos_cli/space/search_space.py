@@ -278,6 +278,22 @@ class SearchSpace:
         """Multiply-adds of a 1x1 convolution of a layer, for one image, on average: how much there is to share out."""
         return sum(a.in_channels * a.out_channels * a.out_size**2 for a in self.layers) // self.num_layers
 
+    def require_variance(self, images: int, setting: str) -> None:
+        """Refuses batches of which BatchNorm would see one value per channel, which has no variance.
+
+        Args:
+            images: of one forward pass of one process.
+            setting: what sets their number, for the message.
+
+        Raises:
+            ConfigError: it is one image, of which the last layers see one pixel.
+        """
+        if images == 1 and self.layers[-1].out_size == 1:
+            raise ConfigError(
+                f"{setting} leaves one image for a pass, and the last layers see one pixel of it: BatchNorm needs more"
+                f" than one value; raise {setting}, or space.image_size"
+            )
+
     def validate(self, arch: Architecture) -> None:
         """Raises ArchitectureError if the space does not have this architecture."""
         if len(arch) != self.num_layers:

@@ -32,7 +32,8 @@ from spos_cli.search.ties import RISK
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable, format_cost
 from spos_cli.stages import retrain
-from spos_cli.stages.common import Images, Run, read_settings, recipe
+from spos_cli.stages.common import Images, Run, read_settings, recipe, require_batch
+from spos_cli.stages.run_folder import quote_path
 from spos_cli.stages.search import (
     Scoring,
     make_evaluator,
@@ -63,17 +64,18 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     """
     config, path = run.config, weights or run.supernet_folder / "last.pt"
     if not (run.search_folder / "journal.jsonl").exists():
-        raise RunError(f"there is no search in {run.folder} yet; run spos search first")
+        raise RunError(f"there is no search in {run.folder} yet; run {run.command('search')} first")
     if weights is None and not path.exists():
         raise RunError(f"there is no supernet in {run.folder}; name that of the search with --weights")
-    file, digest = read_supernet(path, processes, hint=weights is None)
+    file, digest = read_supernet(path, processes, run.command("supernet-train") if weights is None else "")
     if read_settings(run)["supernet"] != digest:
         raise RunError(f"{path} is not the supernet of the search in {run.folder}; name that with --weights")
     try:
         require_same_search(run, digest)
     except RunError as error:
-        raise RunError(f"{error}. spos audit {run.folder} takes the search's own settings") from None
+        raise RunError(f"{error}. spos audit {quote_path(run.folder)} takes the search's own settings") from None
     supernet = file.supernet(config)
+    require_batch(supernet.space, config.retrain, processes.world_size, "retrain")  # fails before any work
     costs = count(supernet.space)
     found = Found(run, costs)
     images = Images(config, processes)
@@ -139,7 +141,7 @@ class Found:
             total = self.evolution.population * (self.evolution.generations + 1)
             raise RunError(
                 f"the search in {run.folder} is not at its end, or had other settings: {len(new)} candidates of"
-                f" {total} are there, and others than these would come next; run spos search, then audit it"
+                f" {total} are there, and others than these would come next; run {run.command('search')}, then audit it"
             ) from None
         self.draws = overview.draws
         self.complete = {entry.architecture: entry for entry in own if not entry.partial}

@@ -32,8 +32,9 @@ from spos_cli.data.loaders import (
 )
 from spos_cli.data.resized import ResizedSet
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, preprocess
-from spos_cli.engine import checkpoint, distributed, lock
+from spos_cli.engine import checkpoint, distributed, history, lock
 from spos_cli.engine.distributed import Processes
+from spos_cli.engine.history import Guessing, find_guessing
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.progress import track, warn
 from spos_cli.engine.trainer import Recipe
@@ -110,6 +111,15 @@ class Run(Command):
         if processes.is_main:
             for folder in (stage,) if self.audit_folder in stage.parents else (self.folder, stage):
                 checkpoint.write_atomically(folder / "config.yaml", self.config.to_yaml().encode())
+
+    def record_settings(self) -> None:
+        """Writes the resolved settings to the run folder, from a command that has no stage of its own there.
+
+        Once a stage has begun, those of the stages stay: this command may have been no more than a question.
+        """
+        stages = (self.supernet_folder, self.search_folder, *self.retrain_folder.glob("*"))
+        if not any((stage / "config.yaml").is_file() for stage in stages):
+            checkpoint.write_atomically(self.folder / "config.yaml", self.config.to_yaml().encode())
 
 
 def in_columns(space: SearchSpace, cells: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
@@ -384,6 +394,17 @@ def recipe(config: Config, section: str) -> dict[str, Any]:
     return {"seed": config.seed, "space": settings["space"], "data": data_recipe(config), section: training}
 
 
+def require_batch(space: SearchSpace, training: TrainingConfig, processes: int, section: str) -> int:
+    """The images of one forward pass of one process.
+
+    Raises:
+        ConfigError: the batch cannot be shared out, or leaves too little for BatchNorm.
+    """
+    images = images_per_pass(training.batch_size, processes, training.accumulate)
+    space.require_variance(images, f"{section}.batch_size")
+    return images
+
+
 def training_recipe(training: TrainingConfig, ema_decay: float | None = None) -> Recipe:
     """A config's training section as the engine takes it."""
     return Recipe(
@@ -405,6 +426,25 @@ def training_recipe(training: TrainingConfig, ema_decay: float | None = None) ->
         keep_checkpoints=training.keep_checkpoints,
         milestone_every=training.milestone_every,
     )
+
+
+def guessing(folder: Path, classes: int, last_step: int | None = None) -> Guessing | None:
+    """Whether the training in a folder is no better than guessing by its metrics, up to a step or to their end."""
+    try:
+        lines = history.read(folder / "metrics.jsonl")
+    except OSError:
+        return None
+    return find_guessing([line for line in lines if last_step is None or line["step"] <= last_step], classes)
+
+
+def warn_of_guessing(folder: Path, config: Config, section: str) -> None:
+    """Says at the end of a training that it is no better than guessing, if so, and what to do."""
+    if found := guessing(folder, config.space.classes):
+        rate = getattr(config, section).lr
+        warn(
+            f"{section}: the training has {found.verdict}: {found}. Lower {section}.lr (it is {rate:g}), raise"
+            f" {section}.warmup_steps or set {section}.clip_grad_norm, and start with --fresh"
+        )
 
 
 def read_settings(run: Run) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -27,7 +28,6 @@ from spos_cli.data import inspection, levels
 from spos_cli.data.datasets import UNREADABLE, FolderSet, ImageSet, require_classes
 from spos_cli.data.loaders import (
     BadImages,
-    images_per_pass,
     shared_memory_free,
     shared_memory_needed,
     training_batches,
@@ -37,15 +37,16 @@ from spos_cli.engine import accelerator, distributed
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import console, track
 from spos_cli.engine.trainer import Trainer, require_compiler
-from spos_cli.errors import DataError, LimitError, SposError
+from spos_cli.errors import DataError, LimitError, RunError, SposError
 from spos_cli.models import golden
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.cost import format_cost
-from spos_cli.space.sampling import Sampler, UniformSampler
+from spos_cli.space.sampling import CostBinSampler, Sampler, UniformSampler
 from spos_cli.space.search_space import PUBLISHED, SearchSpace
-from spos_cli.stages.common import Images, Run, in_bytes, training_recipe
+from spos_cli.stages.common import Images, Run, in_bytes, require_batch, training_recipe
+from spos_cli.stages.flops_table import read_latency
 from spos_cli.stages.run_folder import screen
 from spos_cli.stages.supernet_train import make_sampler
 
@@ -235,7 +236,7 @@ def processes(setup: Setup) -> Finding:
 
 def batch(check: str, setup: Setup, training: TrainingConfig) -> Finding:
     """How a global batch is shared out."""
-    each = images_per_pass(training.batch_size, setup.count, training.accumulate)
+    each = require_batch(setup.space, training, setup.count, check.split()[0])
     passes = f" x {training.accumulate} passes" if training.accumulate > 1 else ""
     seen = f"{training.batch_size:,} images a step = {plural(setup.count, 'process', 'processes')}{passes} x {each:,}"
     return Finding(check, "ok", seen)
@@ -322,18 +323,26 @@ def published_costs() -> Finding:
 
 def under_limit(setup: Setup) -> Finding:
     """How much of the space the search may look at."""
-    flops, limit = setup.costs.flops, setup.config.search.flops_limit
-    reach = f"{setup.space.size:,} architectures of {format_cost(flops.minimum)} to {format_cost(flops.maximum)} FLOPs"
-    if limit is None:
-        return Finding("search space", "ok", f"{reach}, no limit")
-    share = flops.distribution().share(None, limit)
-    seen = f"{reach}; {percent(share)} at or under search.flops_limit {format_cost(limit)}"
-    if share == 0:
-        advice = f"raise search.flops_limit to {format_cost(flops.minimum)} or more"
-        return Finding("search space", "fail", seen, advice)
-    if share < FEW_ARCHITECTURES:
-        return Finding("search space", "warn", seen, "little is left to choose from: raise search.flops_limit")
-    return Finding("search space", "ok", seen)
+    flops, search = setup.costs.flops, setup.config.search
+    seen = f"{setup.space.size:,} architectures of {format_cost(flops.minimum)} to {format_cost(flops.maximum)} FLOPs"
+    limits = [(flops, search.flops_limit), (setup.costs.params, search.params_limit)]
+    if search.latency_limit is not None:
+        with contextlib.suppress(RunError):  # it may be measured later, and the search says so
+            limits.append((read_latency(setup.run), search.latency_limit))
+    given = [(table, limit) for table, limit in limits if limit is not None]
+    if not given:
+        return Finding("search space", "ok", f"{seen}, no limit")
+    fail, advice = [], []
+    for table, limit in given:
+        name, share = f"search.{table.name}_limit", table.distribution().share(None, limit)
+        seen += f"; {percent(share)} at or under {name} {table.written(limit)}"
+        if share == 0:
+            fail.append(f"raise {name} to {table.written(table.minimum)} or more")
+        elif idle := table.idle(limit):
+            advice.append(f"{idle}: lower {name}, or set it to null")
+        elif share < FEW_ARCHITECTURES:
+            advice.append(f"little is left to choose from: raise {name}")
+    return Finding("search space", "fail", seen, "; ".join(fail)) if fail else judged("search space", seen, advice)
 
 
 def shape_of_space(setup: Setup) -> Finding:
@@ -371,7 +380,8 @@ def _listed(numbers: Sequence[int]) -> str:
 def path_sampler(setup: Setup) -> Finding:
     """Whether the sampler can draw, and draws what the search will look at."""
     supernet, limit = setup.config.supernet, setup.config.search.flops_limit
-    make_sampler(setup.run, setup.space).paths(0)
+    sampler = make_sampler(setup.run, setup.space)
+    sampler.paths(0)
     if supernet.sampler != "flops_bins":
         kind = "uniform over the space" if supernet.sampler == "uniform" else "every choice in every step"
         return Finding("path sampler", "ok", kind)
@@ -384,7 +394,8 @@ def path_sampler(setup: Setup) -> Finding:
     if limit is not None and limit < bins.low:
         advice = "no path at or under search.flops_limit is trained: lower supernet.flops_bins.low, or raise the limit"
         return Finding("path sampler", "warn", seen, advice)
-    return Finding("path sampler", "ok", seen)
+    idle = sampler.idle() if isinstance(sampler, CostBinSampler) else ""
+    return judged("path sampler", seen, [f"{idle}: change supernet.flops_bins"] if idle else [])
 
 
 # Self-test
@@ -441,7 +452,7 @@ def search_batchnorm(setup: Setup) -> Finding:
     if batches < FEW_CALIBRATION_BATCHES <= available // size:
         advice.append(f"raise search.calibration_images to {FEW_CALIBRATION_BATCHES * size:,} or more")
     elif batches < FEW_CALIBRATION_BATCHES:
-        least = max(1, available // FEW_CALIBRATION_BATCHES)
+        least = max(2, available // FEW_CALIBRATION_BATCHES)  # one image may be too few for any variance
         advice.append(f"lower search.calibration_batch_size to {least:,}: there are {available:,} training images")
     if size < FEW_IMAGES_OF_BATCHNORM:
         advice.append(f"raise search.calibration_batch_size to {FEW_IMAGES_OF_BATCHNORM} or more")
@@ -765,6 +776,7 @@ def speed(setup: Setup) -> Finding:
     images, cores = training.steps * training.batch_size, distributed.usable_cores()
     size = setup.batch_per_process(training)
     size = min(size, CPU_BATCH) if setup.device.type == "cpu" else size
+    setup.space.require_variance(size, "supernet.batch_size")
     try:
         step = step_rate(setup, size)
     except torch.OutOfMemoryError:

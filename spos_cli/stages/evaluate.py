@@ -29,9 +29,9 @@ from spos_cli.stages.weights_file import Weights
 Forward = Callable[[Tensor], Tensor]
 
 
-def find_weights(folder: Path) -> Path:
+def find_weights(run: Run) -> Path:
     """The one retrained model of a run folder."""
-    return only_one(list(folder.glob("retrain/*/model.pt")), "model.pt", "spos retrain")
+    return only_one(list(run.retrain_folder.glob("*/model.pt")), "model.pt", run.command("retrain"))
 
 
 def run(run: Run, processes: Processes, weights: Weights, arch: str | None, save_logits: Path | None) -> None:

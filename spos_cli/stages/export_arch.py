@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pickle
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 
 from spos_cli.engine import checkpoint
+from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import warn
 from spos_cli.errors import ConfigError, LimitError, RunError
 from spos_cli.models.counting import Costs, count
@@ -24,6 +25,7 @@ from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import LABELS, CostTable, format_cost
 from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.common import Run, read_settings
+from spos_cli.stages.run_folder import quote_path
 from spos_cli.stages.search import percent, read_candidates, rounded
 from spos_cli.stages.weights_file import Weights, network_content, read_weights, supernet_content
 
@@ -102,7 +104,7 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
         LimitError: no scored candidate is under the limits.
     """
     space = run.config.space.build()
-    journal = source or run.search_folder / "journal.jsonl"
+    journal, typed = source or run.search_folder / "journal.jsonl", question.limits
     if source is not None:
         entries, supernet = read_candidates(source, space, count(space)), None
     else:
@@ -111,12 +113,16 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
             settings = read_settings(run)
             supernet, question = settings["supernet"], question.within(settings["search"])
     if not entries:
-        raise RunError(f"there are no scored candidates in {source or run.search_folder}; run spos search first")
-    found, said = answer(question, entries, journal.with_name("outcomes.bits"), space)
+        where, search = source or run.search_folder, run.command("search")
+        raise RunError(f"there are no scored candidates in {where}; run {search} first")
+    for line in idle_limits(typed, entries, space):
+        warn(line)
+    found, said = answer(question, entries, journal.with_name("outcomes.bits"), space, run.command)
     if source is None and not any(map(is_own, found)):
         said.append("this search has scored no candidate yet: the scores are those of the search that it begins with")
     origin = {"supernet": supernet, "space": space.to_dict()}
     paths = [write(run, entry, origin, form) for entry in found]
+    run.record_settings()
     rows = [
         (
             number,
@@ -133,11 +139,11 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
     for line in said:
         warn(line)
     run.result([{"file": str(path), **entry.to_dict()} for entry, path in zip(found, paths, strict=True)])
-    run.next(f"retrain {shlex.quote(paths[-1] if question.front else paths[0])}")  # the best
+    run.next(f"retrain {quote_path(paths[-1] if question.front else paths[0])}")  # the best
 
 
 def answer(
-    question: Question, entries: Sequence[Entry], bits: Path, space: SearchSpace
+    question: Question, entries: Sequence[Entry], bits: Path, space: SearchSpace, command: Callable[[str], str]
 ) -> tuple[list[Entry], list[str]]:
     """The candidates that are asked for, at least one, and what is to be said of them.
 
@@ -145,6 +151,7 @@ def answer(
         entries: a whole journal. Where another search's scores are all that it has, these are asked.
         bits: the outcomes beside it.
         space: that was searched.
+        command: with the options that lead to the settings of the run.
 
     Raises:
         LimitError: there is none.
@@ -152,7 +159,7 @@ def answer(
     counting = exportable(entries)
     allowed = [entry for entry in counting if all(getattr(entry, name) <= limit for name, limit in question.limits)]
     if not allowed:
-        raise LimitError(unreachable(question, counting, count(space)))
+        raise LimitError(unreachable(question, counting, count(space), command))
     said = []
     if question.front:
         found = pareto(allowed)
@@ -174,7 +181,16 @@ def answer(
     return found, said
 
 
-def unreachable(question: Question, entries: Sequence[Entry], costs: Costs) -> str:
+def idle_limits(limits: Sequence[tuple[str, int]], entries: Sequence[Entry], space: SearchSpace) -> list[str]:
+    """What to say of limits that are above the whole space; costs are counted only where no candidate is over one."""
+    idle = [(name, limit) for name, limit in limits if all(getattr(entry, name) <= limit for entry in entries)]
+    if not idle:
+        return []
+    costs = count(space)
+    return [said for name, limit in idle if (said := getattr(costs, name).idle(limit))]
+
+
+def unreachable(question: Question, entries: Sequence[Entry], costs: Costs, command: Callable[[str], str]) -> str:
     """Why no candidate is under the limits, and what could be."""
     asked, ranges, beyond = [], [], []
     for name, limit in question.limits:
@@ -189,7 +205,8 @@ def unreachable(question: Question, entries: Sequence[Entry], costs: Costs) -> s
     said = f"no scored candidate has at most {' and '.join(asked)}; they have {' and '.join(ranges)}"
     if beyond:
         return f"{said}, and no architecture of the space less than {' and '.join(beyond)}"
-    return f"{said}; spos search --fresh under this limit may find some"
+    under = " ".join(f"--{name}-limit {limit}" for name, limit in question.limits)
+    return f"{said}; {command(f'search --fresh {under}')} may find some"
 
 
 def write(run: Run, entry: Entry, origin: dict[str, Any], form: ArchFormat) -> str:
@@ -248,6 +265,10 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
         checkpoint.write_atomically(output, checkpoint.serialize(to_published(weights.state)))
     else:
         checkpoint.save(output, our_content(run, weights, architecture))
+    if output == ours and form == "spos":  # there is no training that has left its settings
+        run.record_config(ours.parent, Processes(0, 1, torch.device("cpu")))
+    elif run.folder in output.parents:
+        run.record_settings()
     run.show(
         "exported",
         ["what:", "value:"],

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from spos_cli import seeding
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
-from spos_cli.engine.progress import track
+from spos_cli.engine.progress import track, warn
 from spos_cli.errors import RunError
 from spos_cli.models import latency, published_table
 from spos_cli.models.counting import Costs, count
@@ -44,6 +44,8 @@ def run(run: Run, archs: Sequence[str], limit: int | None, form: Literal["json",
     for arch in architectures:
         space.validate(arch)
     costs = count(space)
+    if limit is not None and (idle := costs.flops.idle(limit)):
+        warn(idle)
     if architectures:
         show_architectures(run, costs, architectures, limit)
         return
@@ -55,6 +57,7 @@ def run(run: Run, archs: Sequence[str], limit: int | None, form: Literal["json",
     else:
         path = run.folder / "flops_table.json"
         checkpoint.write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
+    run.record_settings()
     show_space(run, space, costs, summary)
     run.say(f"written to {path}")
     run.next("supernet-train")
@@ -73,6 +76,7 @@ def compare(run: Run, path: Path) -> None:
     result = published_table.compare(theirs, published_table.of(space, count(space).flops))
     file = run.folder / "flops_widths.json"
     checkpoint.write_atomically(file, (json.dumps(result.others) + "\n").encode())
+    run.record_settings()
     rows = [(d["op"], d["key"], _number(d["theirs"]), _number(d["measured"])) for d in result.differences]
     if rows:
         run.show("differences", ["op:", "in, out, middle channels, height, width, stride:", "theirs", "measured"], rows)
@@ -110,6 +114,7 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
     }
     path = run.folder / LATENCY_TABLE
     checkpoint.write_atomically(path, (json.dumps(summary) + "\n").encode())
+    run.record_settings()
     cells = [[span(costs, format_duration) for costs in layer] for layer in by_choice(found.table)]
     show_table(run, "latency of each choice", space, cells)
     outliers = sum(spread > OUTLIER for row in found.spread for spread in row)
@@ -135,15 +140,15 @@ def read_latency(run: Run) -> CostTable:
     Raises:
         RunError: they were not, or for another space.
     """
-    path = run.folder / LATENCY_TABLE
+    path, measure = run.folder / LATENCY_TABLE, run.command("flops-table --latency")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         space = run.config.space.build()
         if content["space"] != space.digest:
-            raise RunError(f"{path} was measured for another space; run spos flops-table --latency again")
+            raise RunError(f"{path} was measured for another space; run {measure} again")
         table = CostTable("latency", int(content["fixed"]), content["table"], space.options)
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
-        raise RunError(f"there is no {path}, or it is broken; run spos flops-table --latency first") from None
+        raise RunError(f"there is no {path}, or it is broken; run {measure} first") from None
     return table
 
 

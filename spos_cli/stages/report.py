@@ -26,7 +26,7 @@ from spos_cli.search.results import new, own, rows
 from spos_cli.space import architecture
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.run_folder import Command, read_json, read_yaml, screen, settings_of
+from spos_cli.stages.run_folder import Command, quote_path, read_json, read_yaml, screen, settings_of
 
 SHARE = 0.02  # of a search's time that its report may take
 MENDABLE = (SposError, OSError)  # what can go wrong though there is no defect
@@ -83,7 +83,7 @@ class LiveReport:
             return
         said = ""
         with self._guarded():
-            missing = f"{MISSING}, then spos report {self.run.flags}".rstrip()
+            missing = f"{MISSING}, then {self.run.command('report')}"
             said = f"report: {write(self.run.folder)}" if _has_plotly() else missing
         if said:
             self.run.say(said)
@@ -98,8 +98,7 @@ class LiveReport:
         except Exception as error:  # a defect of ours; it must not end a search that took days
             self._error = error
             first = printable(str(error).partition("\n")[0])
-            whole = f"spos report {self.run.flags}".rstrip()
-            warn(f"no report: {type(error).__name__}: {first}; {whole} shows all of it")
+            warn(f"no report: {type(error).__name__}: {first}; {self.run.command('report')} shows all of it")
 
 
 def _has_plotly() -> bool:
@@ -126,7 +125,9 @@ def read(folder: Path) -> Findings:
     named = [("supernet", supernet), *((f"retrain {path.parent.name}", path) for path in alone)]
     trainings = [training for name, path in named if (training := read_training(name, path)) is not None]
     if search is None and not trainings:
-        raise RunError(f"{folder} has neither scores nor metrics yet; run spos supernet-train first")
+        raise RunError(
+            f"{folder} has neither scores nor metrics yet; spos status {quote_path(folder)} says what comes first"
+        )
     efforts = [effort for name, path in named[:1] if (effort := training_effort(name, path.parent)) is not None]
     if search is not None:
         efforts.append(search_effort(folder / "search", search))

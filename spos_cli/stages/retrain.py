@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from spos_cli.data.loaders import images_per_pass
 from spos_cli.engine import checkpoint
 from spos_cli.engine.calibration import calibrate
 from spos_cli.engine.distributed import Processes
@@ -28,9 +26,12 @@ from spos_cli.stages.common import (
     Run,
     only_one,
     recipe,
+    require_batch,
     training_recipe,
+    warn_of_guessing,
     weights_seed,
 )
+from spos_cli.stages.run_folder import quote_path
 from spos_cli.stages.weights_file import network_content
 
 
@@ -44,11 +45,11 @@ def run(run: Run, processes: Processes, arch: str | None) -> None:
         SposError: the architecture, the data, the settings or an earlier checkpoint do not allow it.
     """
     config, training = run.config, run.config.retrain
-    architecture = read(
-        arch or str(only_one(list(run.archs_folder.glob("*/arch.yaml")), "arch.yaml", "spos export-arch"))
-    )
-    images_per_pass(training.batch_size, processes.world_size, training.accumulate)  # fails before any work
-    config.space.build().validate(architecture)
+    exported = run.archs_folder.glob("*/arch.yaml")
+    architecture = read(arch or str(only_one(list(exported), "arch.yaml", run.command("export-arch"))))
+    space = config.space.build()
+    require_batch(space, training, processes.world_size, "retrain")  # fails before any work
+    space.validate(architecture)
     images = Images(config, processes)
     images.check()
     images.warn_of_small_shared_memory(training)
@@ -107,6 +108,7 @@ def train(run: Run, processes: Processes, architecture: Architecture, images: Im
     if processes.is_main:
         save_model(run, architecture, trainer, images, accuracy, folder / "model.pt")
         show(run, architecture, flops, accuracy, folder / "model.pt")
+        warn_of_guessing(folder, config, "retrain")
 
 
 def last_batchnorm_pass(run: Run, model: nn.Module, images: Images, processes: Processes) -> None:
@@ -159,4 +161,4 @@ def show(run: Run, arch: Architecture, flops: int, accuracy: Accuracy, path: Pat
         ("model", path),
     ]
     run.show("retrained", ["what:", "value:"], rows)
-    run.next(f"evaluate --weights {shlex.quote(str(path))}")
+    run.next(f"evaluate --weights {quote_path(path)}")

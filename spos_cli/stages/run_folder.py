@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,14 +87,23 @@ class Command:
         if not self.as_json:
             screen().print(table(columns, rows))
 
+    def command(self, command: str) -> str:
+        """A command of `spos` with the options that lead to these settings, as it is to be typed."""
+        return f"spos {command} {self.flags}".rstrip()
+
     def next(self, command: str) -> None:
         """Says what to type next."""
-        self.say(f"next: spos {command} {self.flags}".rstrip(), "bold")
+        self.say(f"next: {self.command(command)}", "bold")
 
     def result(self, value: Any) -> None:
         """Prints the result for scripts, if asked for."""
         if self.as_json:
             print(json.dumps(value))
+
+
+def quote_path(path: Path | str) -> str:
+    """A path as an argument to type in a shell; it may have blanks and quotes, or begin like an option."""
+    return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
 
 
 def settings_of(folder: Path) -> Config | None:
@@ -103,6 +113,26 @@ def settings_of(folder: Path) -> Config | None:
         return config.load(path) if path.is_file() else None
     except ConfigError:
         return None
+
+
+def root_from_here(recorded: Path, folder: Path) -> list[str]:
+    """What to lay over the settings in a run folder so that they find the same images from this working folder.
+
+    A `data.root` that is not absolute counts from where the run was begun: the folder that `run_dir` is below of.
+    Nothing is laid over if that is here, or if it cannot be told, as where the run folder has been moved.
+
+    Args:
+        recorded: a file of settings in it.
+        folder: the run folder.
+    """
+    settings = settings_of(recorded.parent)
+    if settings is None or settings.data.source == "digits":
+        return []
+    named, root, whole = settings.folder, Path(settings.data.root), folder.resolve()
+    if named.is_absolute() or root.is_absolute() or whole.parts[-len(named.parts) :] != named.parts:
+        return []
+    begun = Path(*whole.parts[: -len(named.parts)])
+    return [] if begun == Path.cwd() else [config.as_override("data.root", begun / root)]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from spos_cli.engine import checkpoint
 from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
-from spos_cli.engine.progress import Task, track
+from spos_cli.engine.progress import Task, track, warn
 from spos_cli.engine.scalars import Scalars
 from spos_cli.engine.timing import timed
 from spos_cli.errors import CheckpointError, ConfigError, RunError
@@ -39,7 +39,7 @@ from spos_cli.search.racing import Race
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import LABELS, format_cost, format_duration
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import Images, Run, data_recipe, read_settings
+from spos_cli.stages.common import Images, Run, data_recipe, guessing, read_settings
 from spos_cli.stages.flops_table import LATENCY_TABLE, read_latency
 from spos_cli.stages.report import LiveReport
 from spos_cli.stages.run_folder import EXPORT, read_json
@@ -72,12 +72,19 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     config = run.config
     path = weights or run.supernet_folder / "last.pt"
     if weights is None and not path.exists():
-        raise RunError(f"there is no supernet in {run.folder} yet; run spos supernet-train first, or give --weights")
-    file, supernet_digest = read_supernet(path, processes, hint=weights is None)
+        train = run.command("supernet-train")
+        raise RunError(f"there is no supernet in {run.folder} yet; run {train} first, or give --weights")
+    file, supernet_digest = read_supernet(path, processes, run.command("supernet-train") if weights is None else "")
     supernet = file.supernet(config)
     costs = count(supernet.space)
     evolution = make_evolution(run, costs)
     evolution.require_candidates()
+    if processes.is_main:
+        if found := guessing(path.parent, config.space.classes, file.step):
+            warn(f"the supernet has {found.verdict}, so scores are hardly more than chance: {found}; train it anew")
+        for table, limit in [(evolution.table, evolution.limit), *evolution.others]:
+            if limit is not None and (idle := table.idle(limit)):
+                warn(f"{idle}; set search.{table.name}_limit lower, or to null for none")
     begin_with = read_candidates(earlier, supernet.space, costs) if earlier else []
     images = Images(config, processes)
     images.check()
@@ -164,8 +171,8 @@ def mirrored(run: Run, processes: Processes) -> Iterator[Callable[[int, Mapping[
         )
 
 
-def read_supernet(path: Path, processes: Processes, hint: bool) -> tuple[Weights, str]:
-    """Reads a supernet's file, and its digest; `hint` says what to do if the run folder's own one is damaged.
+def read_supernet(path: Path, processes: Processes, train: str) -> tuple[Weights, str]:
+    """Reads a supernet's file, and its digest; `train` is the command that repairs the run folder's own one.
 
     Raises:
         RunError: a training writes it anew meanwhile, or not all processes see the same.
@@ -174,9 +181,9 @@ def read_supernet(path: Path, processes: Processes, hint: bool) -> tuple[Weights
         before = file_digest(path) if path.is_file() else ""
         file = read_weights(path)
     except CheckpointError as error:
-        if not hint:
+        if not train:
             raise
-        raise CheckpointError(f"{error}; spos supernet-train goes on from the checkpoint before it") from None
+        raise CheckpointError(f"{error}; {train} goes on from the checkpoint before it") from None
     after = file_digest(path)
     seen = processes.gather(torch.tensor([int(after[:15], 16)], device=processes.device))
     if processes.any(before != after) or bool((seen != seen[0]).any()):

@@ -21,7 +21,7 @@ from spos_cli.search import results
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.run_folder import EXPORT, Command, read_json, read_yaml, settings_of
+from spos_cli.stages.run_folder import EXPORT, Command, quote_path, read_json, read_yaml, root_from_here, settings_of
 
 FILES = 1000  # of a folder that are looked at
 
@@ -40,6 +40,7 @@ class Stage:
         seconds_left: at the last rate, while it runs.
         metrics: the last ones, as in its files.
         best: what is best so far.
+        guessing: the metrics that say that a training is no better than that.
         changed: when a file of it last was, in seconds since 1970.
         folder: of its files.
     """
@@ -54,6 +55,7 @@ class Stage:
     seconds_left: float | None = None
     metrics: Numbers = field(default_factory=dict)
     best: Numbers = field(default_factory=dict)
+    guessing: Numbers = field(default_factory=dict)
     changed: float | None = None
     note: str = ""
 
@@ -151,9 +153,10 @@ def summary_of_latency(content: Numbers) -> Numbers:
 
 def training(run: Command, name: str, folder: Path, section: Literal["supernet", "retrain"]) -> Stage:
     """A training, by its checkpoints' names, its metrics and its model."""
-    settings = getattr(settings_of(folder) or run.config, section)
+    recorded = settings_of(folder) or run.config
+    settings, space = getattr(recorded, section), recorded.space
     lines = history.read(folder / "metrics.jsonl")
-    numbers = history.History(lines)
+    numbers, guessing = history.History(lines), history.find_guessing(lines, space.classes)
     saved = max((int(path.stem[5:]) for path in folder.glob("step-*.pt") if path.stem[5:].isdecimal()), default=0)
     process = lock.holder(run.lock_of(folder))
     last = folder / ("last.pt" if section == "supernet" else "model.pt")
@@ -178,8 +181,22 @@ def training(run: Command, name: str, folder: Path, section: Literal["supernet",
         note = "the last BatchNorm pass is left" if saved >= settings.steps else "" if saved else "nothing saved yet"
     else:
         return Stage(name, "not begun", folder)
+    if guessing is not None:
+        note = "; ".join(filter(None, (note, f"{guessing.verdict}: no better than guessing")))
     return Stage(
-        name, state, folder, done, settings.steps, "steps", process, left, metrics, best, changed(folder), note
+        name,
+        state,
+        folder,
+        done,
+        settings.steps,
+        "steps",
+        process,
+        left,
+        metrics,
+        best,
+        {} if guessing is None else asdict(guessing),
+        changed(folder),
+        note,
     )
 
 
@@ -328,8 +345,7 @@ def where_it_stands(stages: list[Stage]) -> Stage:
 def next_command(run: Command, current: Stage) -> str:
     """What to type when the current stage has ended, or to go on with it."""
     kind, _, ident = current.name.partition(" ")
-    resumed = options(run, current.folder / "config.yaml")
-    others = options(run, run.folder / "config.yaml")
+    flags = options(run, current.folder)
     weights = "" if (run.supernet_folder / "last.pt").is_file() else "--weights FILE "
     if current.state in ("stopped", "not begun"):
         again = {
@@ -338,48 +354,49 @@ def next_command(run: Command, current: Stage) -> str:
             "audit": f"audit {weights}",
             "retrain": f"retrain {architecture(run, ident)} " if ident else "",
         }
-        return f"{again[kind]}{resumed}".rstrip()
-    exported = shlex.quote(str(current.folder / str(current.best.get("id")) / "arch.yaml"))
+        return f"{again[kind]}{flags}".rstrip()
+    exported = quote_path(current.folder / str(current.best.get("id")) / "arch.yaml")
     following = {
         "supernet": "search",
         "search": EXPORT[(settings_of(current.folder) or run.config).search.objective],
         "export-arch": f"retrain {exported}",
-        "retrain": f"evaluate --weights {shlex.quote(str(current.folder / 'model.pt'))}",
+        "retrain": f"evaluate --weights {quote_path(current.folder / 'model.pt')}",
     }
-    return f"{following[kind]} {others}".rstrip()
+    return f"{following[kind]} {flags}".rstrip()
 
 
 def architecture(run: Command, ident: str) -> str:
     """An exported architecture's file, or what the journal says that it is; `ARCH` if neither knows it."""
     path = run.archs_folder / ident / "arch.yaml"
     if path.is_file():
-        return shlex.quote(str(path))
+        return quote_path(path)
     known: Iterator[Architecture] = (
         entry.architecture for entry in read_journal(run.search_folder / "journal.jsonl")[0]
     )
     return next((str(arch) for arch in known if arch.id == ident), "ARCH")
 
 
-def options(run: Command, recorded: Path) -> str:
-    """The options that lead to the settings that were recorded: this command's own ones, if those do."""
-    settings = settings_of(recorded.parent)
-    if settings is None:
-        return run.flags
-    same_audit = settings.audit == run.config.audit or recorded.parent != run.audit_folder
-    if same_audit and settings.portable() == run.config.portable():
-        return run.flags
-    return flags_of(recorded, settings, run.folder)
+def options(run: Command, stage: Path) -> str:
+    """The options that lead to the settings of a stage, or else of the run: this command's own ones, if those do."""
+    for recorded in (stage / "config.yaml", run.folder / "config.yaml"):
+        settings = settings_of(recorded.parent)
+        if settings is not None:
+            same_audit = settings.audit == run.config.audit or stage != run.audit_folder
+            same = settings.portable() == run.config.portable() and settings.devices == run.config.devices
+            return run.flags if same and same_audit else flags_of(recorded, settings, run.folder)
+    return run.flags
 
 
 def flags_of(recorded: Path, settings: Config, folder: Path) -> str:
     """The options that name a file of settings, and the run folder where the file has another one."""
-    flags = f"--config {shlex.quote(str(recorded))}"
-    same = settings.folder.resolve() == folder.resolve()
-    return flags if same else f"{flags} --run-dir {shlex.quote(str(folder))}"
+    flags = [f"--config {shlex.quote(str(recorded))}"]
+    if settings.folder.resolve() != folder.resolve():
+        flags.append(f"--run-dir {shlex.quote(str(folder))}")
+    return " ".join([*flags, *(f"--set {shlex.quote(override)}" for override in root_from_here(recorded, folder))])
 
 
-def find(folder: Path) -> tuple[str | None, str | None]:
-    """The `--config` and `--run-dir` that a run folder stands for.
+def find(folder: Path) -> tuple[str | None, str | None, list[str]]:
+    """The `--config` and `--run-dir` that a run folder stands for, and what else finds its images from here.
 
     Raises:
         RunError: there is no such folder.
@@ -388,12 +405,12 @@ def find(folder: Path) -> tuple[str | None, str | None]:
         raise RunError(f"there is no run folder {folder}")
     recorded = folder / "config.yaml"
     if not recorded.is_file():
-        return None, str(folder)
+        return None, str(folder), []
     try:
         same = config.load(recorded).folder.resolve() == folder.resolve()
     except SposError as error:
         raise RunError(f"{error}; name the settings of this run with --config") from None
-    return str(recorded), None if same else str(folder)
+    return str(recorded), None if same else str(folder), root_from_here(recorded, folder)
 
 
 # How it is said.

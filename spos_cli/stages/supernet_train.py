@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from spos_cli.data.identity import TrainedOn
-from spos_cli.data.loaders import images_per_pass
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
+from spos_cli.engine.progress import warn
 from spos_cli.engine.trainer import Trainer
 from spos_cli.models.counting import count
 from spos_cli.models.skeleton import initialized
@@ -24,7 +24,16 @@ from spos_cli.space.sampling import (
     count_trained,
 )
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import Images, Run, in_columns, recipe, training_recipe, weights_seed
+from spos_cli.stages.common import (
+    Images,
+    Run,
+    in_columns,
+    recipe,
+    require_batch,
+    training_recipe,
+    warn_of_guessing,
+    weights_seed,
+)
 
 
 def run(run: Run, processes: Processes) -> None:
@@ -35,9 +44,11 @@ def run(run: Run, processes: Processes) -> None:
     """
     config = run.config
     training = config.supernet
-    images_per_pass(training.batch_size, processes.world_size, training.accumulate)  # fails before any work
     space = config.space.build()
+    require_batch(space, training, processes.world_size, "supernet")  # fails before any work
     sampler = make_sampler(run, space)
+    if processes.is_main and isinstance(sampler, CostBinSampler) and (idle := sampler.idle()):
+        warn(f"{idle}; change supernet.flops_bins")
     images = Images(config, processes)
     images.check()
     images.warn_of_small_shared_memory(training)
@@ -77,6 +88,7 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
     if processes.is_main:
         show(run, trainer)
         show_trained(run, space, count_trained(sampler, training.steps, space.options))
+        warn_of_guessing(run.supernet_folder, config, "supernet")
         run.next("search")
 
 

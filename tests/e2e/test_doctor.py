@@ -345,6 +345,14 @@ def test_calibration_batches_that_the_training_images_do_not_fill(root: Path) ->
     found(doctor.check_batchnorm(enough), "BatchNorm: search", "ok", "5 batches of 20")
 
 
+def test_a_batch_without_a_variance() -> None:
+    """One image of which the last layers see one pixel: the steps would end in PyTorch's own error."""
+    one = setup("space.image_size=4", "supernet.batch_size=1", "supernet.accumulate=1", "retrain.batch_size=2")
+    found(doctor.check_processes(one), "supernet batch", "fail", "raise supernet.batch_size, or space.image_size")
+    found(doctor.check_processes(one), "retrain batch", "ok", "2 images a step")
+    found(doctor.check_speed(one), "speed", "fail", "one pixel")
+
+
 def test_what_is_said_of_batchnorm() -> None:
     findings = doctor.check_batchnorm(setup("search.calibration_momentum=0.1", "retrain.batchnorm_pass_steps=0"))
     found(findings, "BatchNorm: search", "ok", "momentum 0.1 of 5 batches of 64")

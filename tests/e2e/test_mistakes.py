@@ -27,6 +27,18 @@ from tests.conftest import Mistake, Spos
         (["supernet-train", "--set", "supernet.amp=fp16"], "fp16 needs a GPU"),
         (["supernet-train", "--devices", "many"], "error: --devices many: devices: should be auto, cpu or a number"),
         (["supernet-train", "--run-dir", "123", "--set", "supernet.steps=true"], "should be a number, not true"),
+        (
+            ["supernet-train", "--set", "space.image_size=4", "--set", "supernet.accumulate=32"],
+            "raise supernet.batch_size, or space.image_size",
+        ),
+        (
+            ["retrain", "0,0,0,0", "--set", "space.image_size=4", "--set", "retrain.batch_size=1"],
+            "raise retrain.batch_size, or space.image_size",
+        ),
+        (
+            ["search", "--set", "space.image_size=4", "--set", "search.calibration_batch_size=1"],
+            "raise search.calibration_batch_size, or space.image_size",
+        ),
         (["search", "--flops-limit", "abc"], "--flops-limit abc: search.flops_limit: 'abc' is not a size"),
         (["flops-table", "2,1,0"], "3 layers"),
         (["flops-table", "0,0,0,9"], "choice 9"),
@@ -57,7 +69,7 @@ def test_each_mistake(mistake: Mistake, command: list[str], said: str) -> None:
     [
         (["supernet-train", "--set", "supernet.stepz=1"], "did you mean 'steps'?"),
         (["supernet-train", "--devices", "3"], "batch_size 32 does not divide by 3 processes"),
-        (["search", "--devices", "2"], "run spos supernet-train first"),
+        (["search", "--devices", "2"], "run spos supernet-train --set devices=2 first"),
         (["supernet-train", "--devices", "2", "--set", "data.source=folder"], "there is no image folder data/train"),
     ],
     ids=["one process", "the launcher", "its workers", "one of them waits"],

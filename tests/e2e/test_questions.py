@@ -214,7 +214,7 @@ def test_only_a_limit_that_the_space_can_keep_leads_to_another_search(
     journal.write_text("".join(replace(entry, flops=1000 * entry.flops).to_line() for entry in entries))
     asked = mistake("export-arch", "--flops-limit", "800K")
     assert "they have 900K to " in asked
-    assert asked.endswith("; spos search --fresh under this limit may find some\n")
+    assert asked.endswith("; spos search --fresh --flops-limit 800000 may find some\n")
     asked = mistake("export-arch", "--flops-limit", "800K", "--params-limit", "100")
     assert "and no architecture of the space less than " in asked
     assert asked.endswith(" parameters\n")

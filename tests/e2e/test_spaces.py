@@ -168,7 +168,7 @@ def test_limits_on_several_costs(finished: Spos, spos: Spos) -> None:
     """FLOPs, parameters and measured latency; refused where nothing is left, or nothing or anew was measured."""
     weights = ("--weights", finished.run / "supernet" / "last.pt")
     said = spos.here("search", *weights, "--latency-limit", "5ms", code=2).stderr
-    assert "run spos flops-table --latency first" in said
+    assert "run spos flops-table --latency --set search.latency_limit=5ms first" in said
     table = json.loads(spos.here("flops-table", "--latency", "--json").stdout)
     assert table == json.loads((spos.run / "latency_table.json").read_text())
     assert len(table["whole"]) == 20

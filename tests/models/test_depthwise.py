@@ -7,17 +7,21 @@ import torch
 import torch.nn.functional as F
 
 from spos_cli.models import depthwise
-from spos_cli.models.blocks import Convolution
+from spos_cli.models.blocks import DepthwiseConvolution
 
 
 @pytest.mark.parametrize("kernel", [5, 7, 9, 11])
+@pytest.mark.parametrize("channels", [1, 6])
 @pytest.mark.parametrize("size", [(1, 6), (3, 7), (9, 8), (6, 14)])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
-def test_gradients_are_those_of_conv2d(kernel: int, size: tuple[int, int], memory_format: torch.memory_format) -> None:
+def test_gradients_are_those_of_conv2d(
+    kernel: int, channels: int, size: tuple[int, int], memory_format: torch.memory_format
+) -> None:
     torch.manual_seed(0)
-    weight = torch.randn(6, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
-    features = torch.randn(3, 6, *size, dtype=torch.float64).contiguous(memory_format=memory_format).requires_grad_()
-    theirs = F.conv2d(features, weight, None, 1, kernel // 2, 1, 6)
+    weight = torch.randn(channels, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
+    features = torch.randn(3, channels, *size, dtype=torch.float64)
+    features = features.contiguous(memory_format=memory_format).requires_grad_()
+    theirs = F.conv2d(features, weight, None, 1, kernel // 2, 1, channels)
     ours = depthwise.Depthwise.apply(features, weight)  # type: ignore[no-untyped-call]
     assert torch.equal(ours, theirs)
     gradient = torch.randn_like(theirs)
@@ -48,7 +52,7 @@ def test_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_frozen_weight_has_no_gradient() -> None:
-    layer = Convolution(4, 4, 5, 1, 2, groups=4, bias=False)
+    layer = DepthwiseConvolution(4, 5)
     layer.weight.requires_grad_(False)
     features = torch.randn(2, 4, 8, 8, requires_grad=True)
     layer(features).sum().backward()

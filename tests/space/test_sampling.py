@@ -161,3 +161,15 @@ def test_how_often_widths_are_trained() -> None:
         shares[4 - widest :] += 1 / widest
     assert chisquare(narrow_to_wide, shares).pvalue > 1e-3
     assert sum(counted.widths[0]) == sum(counted.choices[0][:2])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "width", "said"),
+    [(100, 130, 10, ""), (95, 135, 10, ""), (100, 330, 230, "from 100 to 330"), (1, 131, 130, "from 1 to 131")],
+)
+def test_bins_that_are_for_the_most_part_beyond_the_space(low: int, high: int, width: int, said: str) -> None:
+    """A grid seldom ends where the space does; a number that was typed for another space is far from it."""
+    table = CostTable("flops", 100, [[0, 10], [0, 20]])
+    idle = CostBinSampler(table, low, high, width, 0).idle()
+    assert said in idle
+    assert bool(idle) is bool(said)

@@ -1,0 +1,94 @@
+"""A limit above the whole space, typed for another one, is legal and excludes nothing: each command says so, once."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from spos_cli import config
+from spos_cli.models.counting import count
+from spos_cli.space.cost import format_cost
+from spos_cli.stages import doctor
+from spos_cli.stages.common import Run
+from tests.conftest import TINY, Spos
+
+SAID = "excludes nothing: no architecture of the space has more than"
+
+
+def most(spos: Spos) -> tuple[int, int]:
+    """The most FLOPs and parameters of the space."""
+    costs = count(config.load(spos.folder / "spos.yaml").space.build())
+    return costs.flops.maximum, costs.params.maximum
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_search(finished: Spos, spos: Spos, processes: int) -> None:
+    supernet, (flops, params) = finished.run / "supernet" / "last.pt", most(spos)
+    program = spos.here if processes == 1 else spos
+    arguments = ("search", "--json", "--weights", supernet, "--devices", "cpu" if processes == 1 else processes)
+    arguments += ("--set", "search.generations=0")
+    done = program(*arguments, "--flops-limit", "330M", "--params-limit", "1G")
+    assert done.stderr.count(SAID) == 2
+    assert f"the limit of 330M FLOPs {SAID} {format_cost(flops)}; set search.flops_limit lower, or" in done.stderr
+    assert f"the limit of 1G parameters {SAID} {format_cost(params)}; set search.params_limit lower" in done.stderr
+    assert json.loads(done.stdout)
+    at_the_end = ("--flops-limit", flops, "--params-limit", params, "--run-dir", "other")
+    assert SAID not in program(*arguments, *at_the_end).stderr
+    if processes == 1:
+        spos.here("flops-table", "--latency", "--run-dir", "third")
+        said = spos.here(*arguments, "--run-dir", "third", "--latency-limit", "1000s").stderr
+        assert f"the limit of 1000s of latency {SAID}" in said
+
+
+def test_flops_table(spos: Spos) -> None:
+    flops, _ = most(spos)
+    for archs in ((), ("0,1,2,3",)):
+        done = spos.here("flops-table", *archs, "--flops-limit", "330M", "--json")
+        assert done.stderr.count(f"the limit of 330M FLOPs {SAID} {format_cost(flops)}") == 1
+        assert json.loads(done.stdout)
+        assert not spos.here("flops-table", *archs, "--flops-limit", flops, "--json").stderr
+
+
+@pytest.mark.slow
+def test_export_arch(finished: Spos, spos: Spos) -> None:
+    flops, params = most(spos)
+    where = ("--from", finished.run / "search" / "journal.jsonl", "--json")
+    done = spos.here("export-arch", *where, "--flops-limit", "330M", "--params-limit", "330M")
+    assert done.stderr.count(SAID) == 2
+    assert json.loads(done.stdout)
+    assert not spos.here("export-arch", *where, "--flops-limit", flops, "--params-limit", params).stderr
+
+
+def setup(*overrides: str) -> doctor.Setup:
+    """The tiny experiment with other settings."""
+    return doctor.Setup(Run(config.validate(yaml.safe_load(TINY), overrides)))
+
+
+def test_doctor(spos: Spos) -> None:
+    flops, params = most(spos)
+    for limits, said in {
+        ("flops_limit=330M",): "lower search.flops_limit, or set it to null",
+        ("params_limit=330M",): "lower search.params_limit, or set it to null",
+        (f"flops_limit={flops}", "params_limit=1G"): "lower search.params_limit",
+    }.items():
+        finding = doctor.under_limit(setup(*(f"search.{limit}" for limit in limits)))
+        assert (finding.status, finding.advice.count(SAID)) == ("warn", 1)
+        assert said in finding.advice
+    none = doctor.under_limit(setup(f"search.flops_limit={flops}", f"search.params_limit={params}"))
+    assert (none.status, none.advice) == ("ok", "")
+    low = doctor.under_limit(setup("search.params_limit=1K"))
+    assert low.status == "fail"
+    assert "raise search.params_limit to" in low.advice
+
+
+def test_bins(spos: Spos) -> None:
+    flops, _ = most(spos)
+    bins = ("supernet.sampler=flops_bins", "supernet.flops_bins={low: 10K, high: 330M, width: 329990K}")
+    finding = doctor.path_sampler(setup(*bins))
+    assert finding.status == "warn"
+    assert f"beyond the space, which reaches from 38.91K to {format_cost(flops)}" in finding.advice
+    done = spos.here("supernet-train", *(f"--set={one}" for one in (*bins, "supernet.steps=2")))
+    assert done.stderr.count("beyond the space") == 1
