@@ -254,7 +254,7 @@ def stream(
                 num_workers=workers,
                 prefetch_factor=PREFETCH if workers else None,
                 collate_fn=functools.partial(_hand_over, collate) if workers else collate,
-                pin_memory=pin_memory and torch.cuda.is_available(),
+                pin_memory=pin_memory and torch.accelerator.is_available(),
                 worker_init_fn=begin_worker,
                 generator=torch.Generator().manual_seed(0),  # else torch draws a base seed from the global one
             )

@@ -60,10 +60,14 @@ def select(device: torch.device) -> None:
         torch.accelerator.set_device_index(device)
 
 
+def messenger(device: torch.device) -> str:
+    """Name what carries tensors of a device between processes: gloo for CPUs, for GPUs what their maker has."""
+    return str(dist.Backend.default_device_backend_map.get(device.type, "gloo"))
+
+
 def backend(device: torch.device) -> str:
-    """Name what carries messages between processes: gloo for CPUs, and for GPUs what their maker has, such as NCCL."""
-    own = dist.Backend.default_device_backend_map.get(device.type, "gloo")
-    return "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:{own}"
+    """Name what a process group needs for tensors of the CPU and of a device."""
+    return "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:{messenger(device)}"
 
 
 def synchronize(device: torch.device) -> None:

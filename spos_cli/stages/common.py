@@ -32,7 +32,7 @@ from spos_cli.data.loaders import (
 )
 from spos_cli.data.resized import ResizedSet
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, preprocess
-from spos_cli.engine import checkpoint, distributed, history, lock
+from spos_cli.engine import accelerator, checkpoint, distributed, history, lock
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.history import Guessing, find_guessing
 from spos_cli.engine.optim import Schedule
@@ -361,7 +361,7 @@ class Images:
             rank=self.processes.rank,
             world_size=self.processes.world_size,
             workers=self.data.workers,
-            pin_memory=self.processes.device.type == "cuda",
+            pin_memory=accelerator.pins_memory(self.processes.device),
             bad_images=self.bad_images,
         )
 
@@ -375,7 +375,7 @@ class Images:
             rank=self.processes.rank,
             world_size=self.processes.world_size,
             workers=self.data.workers,
-            pin_memory=self.processes.device.type == "cuda",
+            pin_memory=accelerator.pins_memory(self.processes.device),
         )
 
 

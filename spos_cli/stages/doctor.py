@@ -214,12 +214,17 @@ def processes(setup: Setup) -> Finding:
     count, config, cores = setup.count, setup.config, distributed.usable_cores()
     accelerator.require_usable(config.devices)
     devices = [distributed.device_of(config.devices, count, rank) for rank in range(count)]
-    names = ", ".join(map(str, devices)) if setup.device.type == "cuda" else "cpu"
-    backend = "" if count == 1 else f", messages by {'NCCL' if setup.device.type == 'cuda' else 'gloo'}"
+    gpus, on_gpus = accelerator.count(), setup.device.type != "cpu"
+    names = ", ".join(map(str, devices)) if on_gpus else "cpu"
+    backend = (
+        ""
+        if count == 1
+        else f", messages by {'gloo' if not on_gpus else accelerator.backend(setup.device).rpartition(':')[2].upper()}"
+    )
     seen = (
         f"{plural(count, 'process', 'processes')} on {names}: {plural(setup.threads, 'thread')} and"
         f" {plural(config.data.workers, 'loader worker')} each{backend}; {plural(cores, 'core')},"
-        f" {plural(torch.cuda.device_count(), 'GPU')}"
+        f" {plural(gpus, 'GPU')}"
     )
     advice = []
     if count * setup.threads > cores:
@@ -227,9 +232,9 @@ def processes(setup: Setup) -> Finding:
             f"{count} x {setup.threads} threads wait for each other on {plural(cores, 'core')}: lower --devices or"
             f" threads, to {cores} in all"
         )
-    if torch.cuda.is_available() and torch.cuda.device_count() > (count if setup.device.type == "cuda" else 0):
+    if gpus > (count if on_gpus else 0) and accelerator.is_usable():
         advice.append("not all GPUs are used: --devices auto takes them all")
-    if not torch.cuda.is_available() and shutil.which("nvidia-smi"):
+    if not (gpus and accelerator.is_usable()) and shutil.which("nvidia-smi"):
         advice.append("this machine has an NVIDIA driver, but this PyTorch cannot use it: install a CUDA build for it")
     return judged("processes", seen, advice)
 
@@ -266,16 +271,9 @@ def mixed_precision(setup: Setup) -> Finding:
     half = [f"{stage}.amp" for stage, amp in used.items() if amp == "fp16"]
     if half and device.type == "cpu":
         return Finding(name, "fail", f"{seen}; fp16 needs a GPU", f"set {' and '.join(half)} to bf16 or off")
-    if "bf16" in used.values() and not has_bf16(device):
+    if "bf16" in used.values() and not accelerator.has_fast(device, "bf16"):
         return Finding(name, "warn", f"{seen}; {device} only emulates bf16", "use off, which is faster there")
     return Finding(name, "ok", seen)
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bf16, as far as PyTorch tells."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "NO AVX", "AVX2")
 
 
 def compiler(setup: Setup) -> Findings:
@@ -403,9 +401,9 @@ def path_sampler(setup: Setup) -> Finding:
 
 def check_devices(setup: Setup) -> Findings:
     """The published model's logits on the CPU and on every GPU."""
-    gpus = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    gpus = map(accelerator.device, range(accelerator.count()))
     with console.status("self-test"):
-        return [self_test(device) for device in (torch.device("cpu"), *gpus)]
+        return [self_test(device) for device in (accelerator.CPU, *gpus)]
 
 
 def self_test(device: torch.device) -> Finding:
@@ -416,7 +414,7 @@ def self_test(device: torch.device) -> Finding:
         errors = golden.self_test(device)
     except RuntimeError as error:  # a driver that does not fit, a GPU that this build does not know, memory in use
         return Finding(name, "fail", f"{version}: {first_line(error)}", advice)
-    worst, tolerance = float(np.max(list(errors.values()))), golden.TOLERANCE[device.type]
+    worst, tolerance = float(np.max(list(errors.values()))), golden.tolerance(device)
     seen = f"{version}: logits of the published model are off by {worst:.0e} of their RMS (allowed: {tolerance:.0e})"
     if not worst <= tolerance:  # NaN included
         return Finding(name, "fail", seen, advice)
@@ -829,7 +827,7 @@ def step_rate(setup: Setup, size: int) -> float:
     labels = torch.randint(0, setup.space.classes, (size,), generator=rng)
     jitter = config.data.augmentation.jitter
     colours = torch.tensor([[1.0, 0.0, 0.0]]).repeat(size, 1) if jitter else None
-    if device.type == "cuda":  # as the loader hands them over
+    if accelerator.pins_memory(device):  # as the loader hands them over
         images, labels = images.pin_memory(), labels.pin_memory()
         colours = None if colours is None else colours.pin_memory()
     stream = itertools.repeat((images, colours, labels))
@@ -837,8 +835,7 @@ def step_rate(setup: Setup, size: int) -> float:
     def step() -> int:
         trainer.update(stream)
         trainer.step += 1
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        accelerator.synchronize(device)
         return size
 
     return measured(step, warm_up=1 if device.type == "cpu" else 5)
