@@ -61,6 +61,7 @@ IMBALANCE = 10  # images of the largest class to those of the smallest
 DECODED_SAMPLE = 200  # images of each split, without --full
 COMPARED_SAMPLE = {"train": 50_000, "val": 2_000}  # files looked up by size, without --full
 MANY_IN_BOTH = 0.001  # share of the validation images: more than that moves an accuracy
+RECORD = 300  # bytes of a tensor's name, shape and place in a file, about
 NAMED = 5  # examples in a line
 
 SECONDS = 2.0  # of measuring a rate, after warming up
@@ -216,11 +217,7 @@ def processes(setup: Setup) -> Finding:
     devices = [distributed.device_of(config.devices, count, rank) for rank in range(count)]
     gpus, on_gpus = accelerator.count(), setup.device.type != "cpu"
     names = ", ".join(map(str, devices)) if on_gpus else "cpu"
-    backend = (
-        ""
-        if count == 1
-        else f", messages by {'gloo' if not on_gpus else accelerator.backend(setup.device).rpartition(':')[2].upper()}"
-    )
+    backend = "" if count == 1 else f", messages by {accelerator.messenger(setup.device).replace('nccl', 'NCCL')}"
     seen = (
         f"{plural(count, 'process', 'processes')} on {names}: {plural(setup.threads, 'thread')} and"
         f" {plural(config.data.workers, 'loader worker')} each{backend}; {plural(cores, 'core')},"
@@ -750,13 +747,18 @@ def disk_needs(setup: Setup) -> dict[str, int]:
 
 def checkpoint_bytes(model: nn.Module, ema: bool = False) -> int:
     """Of the weights, their momentum and their moving average."""
-    momentum = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    momentum = sum(map(tensor_bytes, model.parameters()))
     return state_bytes(model) * (2 if ema else 1) + momentum
 
 
 def state_bytes(model: nn.Module) -> int:
     """Of weights and statistics."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    return sum(map(tensor_bytes, model.state_dict().values()))
+
+
+def tensor_bytes(tensor: torch.Tensor) -> int:
+    """Of a tensor in a file."""
+    return tensor.numel() * tensor.element_size() + RECORD
 
 
 # Speed

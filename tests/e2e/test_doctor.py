@@ -19,7 +19,7 @@ from torch import Tensor
 
 from spos_cli import cli, config
 from spos_cli.data.datasets import ArraySet, FolderSet
-from spos_cli.engine import distributed
+from spos_cli.engine import accelerator, distributed
 from spos_cli.engine.trainer import Batch, Trainer
 from spos_cli.models import counting, golden, skeleton
 from spos_cli.stages import doctor
@@ -120,7 +120,7 @@ def test_a_gpu_is_fed_from_pinned_memory_as_by_the_loader(monkeypatch: pytest.Mo
     played = SimpleNamespace(update=update, model=model, step=0)
     monkeypatch.setattr(doctor, "Trainer", lambda *arguments, **options: played)
     monkeypatch.setattr(Tensor, "pin_memory", pin)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(accelerator, "synchronize", lambda device: None)
     wanted = setup(f"data.augmentation.jitter={jitter}")
     wanted.device = torch.device("cuda", 0)
     assert doctor.step_rate(wanted, 4) > 0
