@@ -4,13 +4,14 @@
 # make lint    style and types
 # make soak    everything that can go wrong, at random moments, about 10 minutes; FAULTS=9 for fewer
 # make bench   speed against the published procedure and how cost grows, about 5 minutes; bench-full: all sizes, longer
+# make gpu     numbers, processes and speed on a GPU, 10 minutes at most; without one it checks itself on the CPU
 
 PYTHON ?= python3
 SPOS := .venv/bin/spos
 FAULTS ?= 45
 DEMO := --config configs/demo.yaml
 
-.PHONY: setup demo test unit lint soak bench bench-full
+.PHONY: setup demo test unit lint soak bench bench-full gpu
 
 setup: .venv/installed
 
@@ -47,3 +48,6 @@ bench: setup
 
 bench-full: setup
 	.venv/bin/python -m tests.benchmarks --full
+
+gpu: setup
+	.venv/bin/python -m tests.gpu

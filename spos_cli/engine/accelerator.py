@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -76,6 +78,60 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+def seconds_of(device: torch.device, call: Callable[[], object]) -> float:
+    """Time a call: by the events of an accelerator, which leave out how long waiting for it takes; else by the clock.
+
+    The accelerator is the one that this process computes on (`select`).
+    """
+    if device.type == "cpu":
+        begin = time.perf_counter()
+        call()
+        return time.perf_counter() - begin
+    event: Callable[..., Any] = torch.cuda.Event if device.type == "cuda" else torch.Event
+    first, last = event(enable_timing=True), event(enable_timing=True)
+    synchronize(device)  # what was begun before does not count
+    first.record()
+    call()
+    last.record()
+    last.synchronize()
+    return float(first.elapsed_time(last)) / 1000
+
+
+def memory_of(device: torch.device, call: Callable[[], object]) -> int | None:
+    """Make a call, and tell how many bytes of an accelerator it needs at most, beside those that are in use before.
+
+    None on a CPU, and where PyTorch does not tell.
+    """
+    memory = torch.get_device_module(device)
+    if not hasattr(memory, "max_memory_allocated"):
+        call()
+        return None
+    synchronize(device)
+    before = memory.memory_allocated(device)
+    memory.reset_peak_memory_stats(device)
+    call()
+    synchronize(device)
+    return int(memory.max_memory_allocated(device)) - int(before)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what PyTorch keeps of an accelerator's memory for later use, so that other processes can have it."""
+    if device.type != "cpu":
+        torch.get_device_module(device).empty_cache()
+
+
+@contextlib.contextmanager
+def convolutions(*, tf32: bool = True, benchmark: bool = False) -> Iterator[None]:
+    """Within, NVIDIA's convolutions of float32 may round their inputs, and may be chosen by a measurement.
+
+    Args:
+        tf32: round to 10 bits, on GPUs that are faster then.
+        benchmark: measure all algorithms at the first use of each shape, and take the fastest.
+    """
+    with torch.backends.cudnn.flags(enabled=True, benchmark=benchmark, allow_tf32=tf32):
+        yield
+
+
 def pins_memory(device: torch.device) -> bool:
     """Tell whether copies to a device go on beside the work if they come from page-locked memory."""
     return device.type in ("cuda", "xpu")
@@ -108,11 +164,15 @@ def has_fast(device: torch.device, amp: Literal["bf16", "fp16"]) -> bool:
     return False
 
 
+def has_tf32(device: torch.device) -> bool:
+    """Tell whether a device's convolutions of float32 can round their inputs to 10 bits, and are faster then."""
+    is_nvidia = device.type == "cuda" and torch.version.hip is None
+    return is_nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def float32_name(device: torch.device) -> str:
     """Say how float32 is computed: convolutions of newer GPUs round their inputs to 10 bits, if that is allowed."""
-    if device.type == "cuda" and torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability(device) >= (8, 0):
-        return "float32 (TF32)"
-    return "float32"
+    return "float32 (TF32)" if torch.backends.cudnn.allow_tf32 and has_tf32(device) else "float32"
 
 
 def name(device: torch.device) -> str:

@@ -25,6 +25,8 @@ WARM_UP, ROUNDS = 3, 15
 STEPS = 20_000  # of which the latency of a network has at most about so many
 OUTLIER = 1.5  # a slowest call so many times the median is worth a look
 
+SecondsOf = Callable[[Callable[[], object]], float]  # makes a call and times it
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -106,6 +108,7 @@ def measure(
     batch: int,
     checked: Sequence[Architecture],
     progress: Callable[[int], object] = lambda done: None,
+    seconds_of: SecondsOf | None = None,
 ) -> Latencies:
     """Measures every option of every layer, and whole networks to fit their sums to.
 
@@ -115,10 +118,14 @@ def measure(
         batch: images of a call.
         checked: architectures that are measured as a whole, at least one.
         progress: is told how many more rounds are done.
+        seconds_of: times a call on the device; by default by the clock, which a CPU alone can do with: elsewhere the
+            call returns before the work is done.
 
     Raises:
         ConfigError: a block of the user's cannot be built.
     """
+    assert seconds_of is not None or device.type == "cpu"
+    timed = seconds_of or _by_the_clock
     keys: list[list[tuple[Choice, int, tuple[int, ...]]]] = []
     calls: dict[object, Callable[[], object]] = {}
     for layer, options in zip(space.layers, space.options.by_layer, strict=True):
@@ -137,12 +144,9 @@ def measure(
     with torch.inference_mode():
         for turn in range(WARM_UP + ROUNDS):
             for called, call in calls.items():
-                begin = time.perf_counter()
-                call()
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
+                taken = timed(call)
                 if turn >= WARM_UP:
-                    seconds[called].append(time.perf_counter() - begin)
+                    seconds[called].append(taken)
             progress(1)
 
     medians = {key: max(1, round(statistics.median(times) * 1e6)) for key, times in seconds.items()}
@@ -176,6 +180,12 @@ def dtype_on(device: torch.device) -> str:
     if device.type == "cuda" and torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability(device) >= (8, 0):
         return "float32 (TF32)"
     return "float32"
+
+
+def _by_the_clock(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
 
 
 def _call(module: nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], object]:

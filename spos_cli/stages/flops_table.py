@@ -6,11 +6,12 @@ import json
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from spos_cli import seeding
-from spos_cli.engine import checkpoint
+from spos_cli.engine import accelerator, checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import track, warn
 from spos_cli.errors import RunError
@@ -96,7 +97,8 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
     rng = seeding.generator(run.config.seed, "latency")
     checked = [flops.distribution().draw(rng, None, None) for _ in range(CHECKED)]
     with track("measuring latencies", WARM_UP + ROUNDS, "rounds", quiet=run.as_json) as task:
-        found = latency.measure(space, device, batch, checked, task.advance)
+        timed = partial(accelerator.seconds_of, device)
+        found = latency.measure(space, device, batch, checked, task.advance, timed)
     spearman = statistics.spearman(*zip(*(pair[1:] for pair in found.whole), strict=True))
     summary = {
         "space": space.digest,

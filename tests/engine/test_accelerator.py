@@ -73,3 +73,77 @@ def test_memory_is_unknown_where_pytorch_does_not_tell(monkeypatch: pytest.Monke
 
 def test_a_device_has_a_name() -> None:
     assert accelerator.name(CPU)
+
+
+def test_a_call_is_timed_by_events_and_not_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events of the device stand before and after the call, which begins when nothing else is left to do."""
+    done: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            done.append("event")
+
+        def synchronize(self) -> None:
+            done.append("waited")
+
+        def elapsed_time(self, other: Event) -> float:
+            return 250.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch, "accelerator", SimpleNamespace(synchronize=lambda device: done.append("idle")))
+    assert accelerator.seconds_of(CUDA, lambda: done.append("call")) == 0.25
+    assert done == ["idle", "event", "call", "event", "waited"]
+
+
+def test_a_cpu_is_timed_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter([1.0, 1.5])
+    monkeypatch.setattr(accelerator.time, "perf_counter", lambda: next(ticks))
+    called: list[int] = []
+    assert accelerator.seconds_of(CPU, lambda: called.append(1)) == 0.5
+    assert called == [1]
+
+
+def test_memory_is_what_a_call_needs_beside_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"now": 100, "most": 900}
+    memory = SimpleNamespace(
+        memory_allocated=lambda device: state["now"],
+        max_memory_allocated=lambda device: state["most"],
+        reset_peak_memory_stats=lambda device: state.update(most=state["now"]),
+    )
+    monkeypatch.setattr(torch, "get_device_module", lambda device: memory)
+    monkeypatch.setattr(torch, "accelerator", SimpleNamespace(synchronize=lambda device: None))
+    assert accelerator.memory_of(CUDA, lambda: state.update(most=130)) == 30
+
+
+def test_the_memory_of_a_cpu_is_not_counted() -> None:
+    called: list[int] = []
+    assert accelerator.memory_of(CPU, lambda: called.append(1)) is None
+    assert called == [1]
+    accelerator.release_memory(CPU)
+
+
+@pytest.mark.parametrize(
+    ("hip", "generation", "there"), [(None, (9, 0), True), (None, (7, 5), False), ("6", (9, 4), False)]
+)
+def test_tf32_is_of_newer_nvidia_gpus(
+    monkeypatch: pytest.MonkeyPatch, hip: str | None, generation: tuple[int, int], there: bool
+) -> None:
+    """AMD's GPUs are `cuda`, too, and have large numbers."""
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: generation)
+    assert accelerator.has_tf32(CUDA) is there
+    assert accelerator.float32_name(CUDA) == ("float32 (TF32)" if there else "float32")
+    with accelerator.convolutions(tf32=False):
+        assert accelerator.float32_name(CUDA) == "float32"
+    assert not any(map(accelerator.has_tf32, (CPU, XPU, MPS)))
+
+
+def test_convolutions_are_set_for_a_while() -> None:
+    flags = torch.backends.cudnn
+    before = flags.benchmark, flags.allow_tf32
+    with accelerator.convolutions(tf32=not before[1], benchmark=not before[0]):
+        assert (flags.benchmark, flags.allow_tf32) == (not before[0], not before[1])
+    assert (flags.benchmark, flags.allow_tf32) == before

@@ -42,6 +42,21 @@ def test_every_choice_is_measured() -> None:
     assert (conditions.batch, conditions.device, conditions.dtype) == (2, "cpu", "float32")
 
 
+def test_another_device_is_timed_in_its_own_way() -> None:
+    """Each call, those to warm up too; and never by the clock alone, which does not wait for it."""
+    calls: list[object] = []
+
+    def seconds_of(call: object) -> float:
+        calls.append(call)
+        return 0.002
+
+    found = latency.measure(SPACE, torch.device("cpu"), 1, ARCHS[1:2], seconds_of=seconds_of)
+    assert [measured for _, measured, _ in found.whole] == [2000]
+    assert {calls.count(call) for call in calls} == {latency.WARM_UP + latency.ROUNDS}
+    with pytest.raises(AssertionError):
+        latency.measure(SPACE, torch.device("cuda"), 1, ARCHS[:1])
+
+
 @pytest.mark.parametrize(
     ("generation", "allowed", "said"),
     [((8, 0), True, "float32 (TF32)"), ((8, 6), False, "float32"), ((7, 5), True, "float32")],

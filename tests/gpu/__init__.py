@@ -1,0 +1,1 @@
+"""`make gpu`: what can only be told on a GPU, in one command."""
