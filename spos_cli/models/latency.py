@@ -109,6 +109,9 @@ def measure(
     checked: Sequence[Architecture],
     progress: Callable[[int], object] = lambda done: None,
     seconds_of: SecondsOf | None = None,
+    *,
+    name: str = "cpu",
+    dtype: str = "float32",
 ) -> Latencies:
     """Measures every option of every layer, and whole networks to fit their sums to.
 
@@ -120,6 +123,7 @@ def measure(
         progress: is told how many more rounds are done.
         seconds_of: times a call on the device; by default by the clock, which a CPU alone can do with: elsewhere the
             call returns before the work is done.
+        name, dtype: of the device, and what float32 is on it, for `Conditions`.
 
     Raises:
         ConfigError: a block of the user's cannot be built.
@@ -165,21 +169,13 @@ def measure(
         for total, rest in zip(sums, others, strict=True)
     ]
     spread = [[max(seconds[key]) / statistics.median(seconds[key]) for key in layer_keys] for layer_keys in keys]
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return Latencies(
-        Conditions(name, batch, torch.get_num_threads(), dtype_on(device)),
+        Conditions(name, batch, torch.get_num_threads(), dtype),
         table,
         spread,
         [(arch, medians[arch], table.of(arch)) for arch in checked],
         held_out,
     )
-
-
-def dtype_on(device: torch.device) -> str:
-    """How float32 is computed in: convolutions of newer GPUs round their inputs to 10 bits, if that is allowed."""
-    if device.type == "cuda" and torch.backends.cudnn.allow_tf32 and torch.cuda.get_device_capability(device) >= (8, 0):
-        return "float32 (TF32)"
-    return "float32"
 
 
 def _by_the_clock(call: Callable[[], object]) -> float:

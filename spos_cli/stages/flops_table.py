@@ -98,7 +98,8 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
     checked = [flops.distribution().draw(rng, None, None) for _ in range(CHECKED)]
     with track("measuring latencies", WARM_UP + ROUNDS, "rounds", quiet=run.as_json) as task:
         timed = partial(accelerator.seconds_of, device)
-        found = latency.measure(space, device, batch, checked, task.advance, timed)
+        named = {"name": accelerator.name(device), "dtype": accelerator.float32_name(device)}
+        found = latency.measure(space, device, batch, checked, task.advance, timed, **named)
     spearman = statistics.spearman(*zip(*(pair[1:] for pair in found.whole), strict=True))
     summary = {
         "space": space.digest,

@@ -147,3 +147,16 @@ def test_convolutions_are_set_for_a_while() -> None:
     with accelerator.convolutions(tf32=not before[1], benchmark=not before[0]):
         assert (flags.benchmark, flags.allow_tf32) == (not before[0], not before[1])
     assert (flags.benchmark, flags.allow_tf32) == before
+
+
+@pytest.mark.parametrize(
+    ("generation", "allowed", "said"),
+    [((8, 0), True, "float32 (TF32)"), ((8, 6), False, "float32"), ((7, 5), True, "float32")],
+)
+def test_what_float32_is_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, generation: tuple[int, int], allowed: bool, said: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: generation)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=allowed):
+        assert accelerator.float32_name(torch.device("cuda", 0)) == said
+        assert accelerator.float32_name(torch.device("cpu")) == "float32"

@@ -57,19 +57,6 @@ def test_another_device_is_timed_in_its_own_way() -> None:
         latency.measure(SPACE, torch.device("cuda"), 1, ARCHS[:1])
 
 
-@pytest.mark.parametrize(
-    ("generation", "allowed", "said"),
-    [((8, 0), True, "float32 (TF32)"), ((8, 6), False, "float32"), ((7, 5), True, "float32")],
-)
-def test_what_float32_is_on_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, generation: tuple[int, int], allowed: bool, said: str
-) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: generation)
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=allowed):
-        assert latency.dtype_on(torch.device("cuda", 0)) == said
-        assert latency.dtype_on(torch.device("cpu")) == "float32"
-
-
 def test_every_width_is_measured() -> None:
     space = replace(SPACE, widths=(500, 1000))
     arch = space.options.architecture([1, 2, 3, 0])
