@@ -1,6 +1,7 @@
 # make setup   .venv with everything that users and developers need; the others do this by themselves
 # make demo    all six commands on real images, in minutes on a laptop's CPU
 # make test    all tests; `make unit` leaves the slow ones out
+# make test-oldest  the quick tests with the oldest versions that pyproject.toml promises, in .venv-oldest
 # make lint    style and types
 # make soak    everything that can go wrong, at random moments, about 10 minutes; FAULTS=9 for fewer
 # make bench   speed against the published procedure and how cost grows, about 5 minutes; bench-full: all sizes, longer
@@ -11,7 +12,7 @@ SPOS := .venv/bin/spos
 FAULTS ?= 45
 DEMO := --config configs/demo.yaml
 
-.PHONY: setup demo test unit lint soak bench bench-full gpu
+.PHONY: setup demo test test-oldest unit lint soak bench bench-full gpu
 
 setup: .venv/installed
 
@@ -34,6 +35,15 @@ test: setup
 
 unit: setup
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
+
+test-oldest: .venv-oldest/installed
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' -o filterwarnings=default
+
+.venv-oldest/installed: pyproject.toml tests/oldest.txt
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --upgrade pip
+	.venv-oldest/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable '.[dev]'
+	touch $@
 
 lint: setup
 	.venv/bin/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -284,3 +285,16 @@ def test_settings_that_came_later_are_left_out_at_their_default(tmp_path: Path) 
     changed = load(tmp_path, "", "supernet.compile=blocks", "search.racing=0.01", "data.store=ram").portable()
     assert (changed["supernet"]["compile"], changed["search"]["racing"]) == ("blocks", 0.01)
     assert changed["data"]["store"] == "disk"  # the same images
+
+
+def test_the_oldest_versions_are_those_that_are_promised() -> None:
+    """`make test-oldest` runs the tests with them."""
+    root = Path(__file__).parents[1]
+    promised = re.search(
+        r"^dependencies = \[\n(.*?)^\]", (root / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert promised is not None
+    least = dict(re.findall(r'"([\w-]+)>=([\d.]+)"', promised[1]))
+    pinned = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (root / "tests" / "oldest.txt").read_text(), re.MULTILINE))
+    assert pinned.keys() == least.keys()
+    assert all(f"{pinned[name]}.".startswith(f"{version}.") for name, version in least.items())
