@@ -653,7 +653,7 @@ def audit(
         settings,
         lambda processes: stage.run(options.run(settings), processes, weights),
         f"{SMALLER_BATCHES}, or {ACCUMULATE.format('retrain')}",
-        images=_at_once(settings.retrain),
+        images=CPU_BATCH,  # as in the search, whose scores it goes on from
         weights=weights,
         fresh=fresh,
     )

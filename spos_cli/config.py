@@ -493,7 +493,9 @@ class Config(Section):
 
     def with_images_of(self, other: Config) -> Config:
         """These settings on the images and the machine of another's: how images are prepared stays as it is."""
-        names = ("source", "root", "train_folder", "val_folder", *HELPERS)
+        names = ["source", "root", "train_folder", "val_folder", *HELPERS]
+        if self.data.value_range == "auto":  # the network was trained on 8 bits; how others become these is up to them
+            names.append("value_range")
         data = self.data.model_copy(update={name: getattr(other.data, name) for name in names})
         machine = {name: getattr(other, name) for name in PLACE_AND_MACHINE}
         return self.model_copy(update={"data": data, **machine})

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spos_cli.data.datasets import ImageSet
+from spos_cli.data.datasets import ImageSet, interleave
 from spos_cli.errors import RunError
 
 SHOWN = 5  # classes that a message names
@@ -171,10 +171,14 @@ class TrainedOn:
     held_out: NDArray[np.int64]
 
     @staticmethod
-    def content(identity: Identity, images: ImageSet, held_out: NDArray[np.int64]) -> dict[str, Any]:
-        """What a training keeps in its checkpoints."""
+    def content(remembered: dict[str, Any], images: ImageSet, held_out: NDArray[np.int64]) -> dict[str, Any]:
+        """What a training keeps in its checkpoints.
+
+        Args:
+            remembered: of the images: the identity of all training images under `training`.
+        """
         return {
-            "images": {"training": identity.to_dict()},
+            "images": remembered,
             "held_out": torch.from_numpy(np.ascontiguousarray(of_each(images)[held_out])),
         }
 
@@ -202,6 +206,21 @@ class TrainedOn:
                 f"{path} was trained on other classes than the images have now ({said}), so labels would mean others;"
                 f" give the folders their names again, {ANOTHER}"
             )
+
+    def held_out_of(self, images: ImageSet, per_class: int) -> NDArray[np.int64]:
+        """Indices of the images that were held out then and are still there, at most so many of each class.
+
+        They are in the order of `holdout`, which they equal where no image came or went. An image that came since may
+        have a place among those that would be held out now; it was not trained on, but nothing was scored on it.
+        """
+        order = interleave(images)
+        order = order[np.isin(images.names[order], self.held_out[:, 0])]
+        ranks = np.empty(len(order), np.int64)
+        for label in np.unique(images.labels[order]):
+            of_class = np.flatnonzero(images.labels[order] == label)
+            ranks[of_class] = np.arange(len(of_class))
+        kept = ranks < per_class
+        return order[kept][np.lexsort((images.labels[order[kept]], ranks[kept]))]
 
     def require_unseen(self, images: ImageSet, now: Identity, scored: NDArray[np.int64], path: object) -> None:
         """Raises RunError if images that candidates are to be scored on may have been trained on.

@@ -20,6 +20,7 @@ from spos_cli.errors import ConfigError
 ValueRange = Literal["auto", "dtype"] | tuple[float, float]
 
 EIGHT_BITS = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
+SEVERAL = 10  # images that tell what range all of them use
 HARDLY_USED = 1 / 4  # of a range: at most 64 grey levels of 256 are left
 BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
 WHITE_IS_ZERO, SIGNED, PLANES = 0, 2, 2  # values of the last three
@@ -306,9 +307,9 @@ def advice(found: Sequence[Measured]) -> str:
     if depth.layout == "eight":
         return "only their whole range can be read: set data.value_range: dtype, or save it as 16-bit PNG or TIFF"
     whole = "" if depth.low is None else f", or dtype if all images use {depth.low} to {depth.high}"
+    choice = f"{suggested(*extent(found), len(found))}{whole}"
     return (
-        f"say which values are black and white: set data.value_range: {suggested(*extent(found))}{whole} (spos doctor"
-        " --full measures all images)"
+        f"say which values are black and white: set data.value_range: {choice} (spos doctor --full measures all images)"
     )
 
 
@@ -326,18 +327,19 @@ def extent(found: Sequence[Measured]) -> tuple[float | None, float | None]:
     return min(least, default=None), max(most, default=None)
 
 
-def suggested(least: float | None, most: float | None) -> str:
-    """A range for values that were measured.
+def suggested(least: float | None, most: float | None, images: int = 1) -> str:
+    """A range for values that were measured in so many images.
 
-    Whole numbers from 0 on get that of the least bits which hold them, since other images may have larger ones; unless
-    they use little of it.
+    Whole numbers get that of the least bits which hold them, since other images may have larger ones; unless several
+    images use little of it.
     """
     if least is None or most is None:
         return "[low, high]"
-    if isinstance(most, int) and least >= 0:
-        white = max(255, 2 ** most.bit_length() - 1)
-        if most - least >= HARDLY_USED * white or least == most:
-            return f"[0, {white}]"
+    if isinstance(least, int) and isinstance(most, int):
+        white = 2 ** max(7 if least < 0 else 8, most.bit_length(), (-least - 1).bit_length() if least < 0 else 0) - 1
+        black = -white - 1 if least < 0 else 0
+        if images < SEVERAL or (least >= 0 and (most - least >= HARDLY_USED * white or least == most)):
+            return f"[{black}, {white}]"
     return f"[{_short(least)}, {_short(most if most > least else least + 1)}]"
 
 
@@ -358,4 +360,4 @@ def doubts(found: Sequence[Measured], value_range: ValueRange) -> list[str]:
         said.append(f"what is beyond {_short(low)} to {_short(high)} becomes black or white")
     if min(most, high) - max(least, low) < HARDLY_USED * (high - low):
         said.append(f"that is little of {_short(low)} to {_short(high)}, so most grey levels are lost")
-    return [f"{holding(known)}: {' and '.join(said)}; measured: {suggested(least, most)}"] if said else []
+    return [f"{holding(known)}: {' and '.join(said)}; measured: {suggested(least, most, len(known))}"] if said else []

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from spos_cli import seeding
 from spos_cli.data.datasets import UNREADABLE, ImageSet, Pixels
@@ -201,11 +201,21 @@ def _hand_over(collate: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
 def _shared(field: Any) -> Any:
     if not isinstance(field, Tensor):
         return field
-    try:
-        return field.share_memory_()  # type: ignore[no-untyped-call]
-    except RuntimeError:  # no room, or no more files
-        numbers = field.as_strided((field.numel(),), (1,)).numpy()
-        return _Piped(numbers, tuple(field.shape), field.stride())
+    if _has_room(field.nbytes):
+        with contextlib.suppress(RuntimeError):  # no room after all, or no more files
+            return field.share_memory_()  # type: ignore[no-untyped-call]
+    numbers = field.as_strided((field.numel(),), (1,)).numpy()
+    return _Piped(numbers, tuple(field.shape), field.stride())
+
+
+def _has_room(size: int) -> bool:
+    """Tell whether shared memory has room for so many bytes of each worker on this machine.
+
+    Older versions of PyTorch do not ask before they write, and the system ends the worker.
+    """
+    worker, free = get_worker_info(), shared_memory_free()
+    workers = (worker.num_workers if worker else 1) * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return free is None or size * workers <= free
 
 
 def _take_over(batch: Any) -> Any:

@@ -162,7 +162,7 @@ class Trainer:
         """
         recipe, request = self.recipe, StopRequest()
         if self.step == recipe.steps:
-            with self.mirrored():
+            with self.mirrored(), stop_on_signals(request):
                 self.make_up_evaluation()
                 return
         stream = iter(batches(self.step))

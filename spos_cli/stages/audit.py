@@ -39,6 +39,7 @@ from spos_cli.stages.search import (
     make_evaluator,
     make_evolution,
     read_supernet,
+    remember_pixels,
     remembered_images,
     require_same_search,
 )
@@ -75,19 +76,22 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     except RunError as error:
         raise RunError(f"{error}. spos audit {quote_path(run.folder)} takes the search's own settings") from None
     supernet = file.supernet(config)
+    file.require_same_preparation(config)
     require_batch(supernet.space, config.retrain, processes.world_size, "retrain")  # fails before any work
     costs = count(supernet.space)
     found = Found(run, costs)
     images = Images(config, processes)
     images.check()
+    images.compare_with(file.trained_on, path, scoring=config.search.split == "holdout")
     remembered_images(run, images)
     with (
         replace(run, fresh=False).working_in(run.search_folder, processes),
         run.working_in(run.audit_folder, processes),
     ):
+        evaluator = make_evaluator(run, supernet, images, processes)
+        remember_pixels(run, images, processes)
         remember(run, digest, images, processes)
         run.record_config(run.audit_folder, processes)
-        evaluator = make_evaluator(run, supernet, images, processes)
         journal = Journal(run.audit_folder / "journal.jsonl")
         if processes.is_main:
             journal.cut_incomplete_line()
@@ -171,8 +175,11 @@ def remember(run: Run, digest: str, images: Images, processes: Processes) -> Non
             theirs = {}
         theirs, what = theirs if isinstance(theirs, dict) else {}, f"{run.audit_folder} holds an audit"
         require_same(ours, theirs, what)
-        images.require_same(theirs.get("alone_on"), what, val=True)
-    ours |= {"images": remembered_images(run, images), "alone_on": images.remembered(val=True)}
+        # Accuracies of networks are compared with each other, once there are any.
+        images.require_same(theirs.get("alone_on"), what, val=any(run.audit_folder.glob("alone/*/model.pt")))
+    searched = read_settings(run)
+    ours |= {name: searched.get(name) for name in ("images", "pixels")}
+    ours["alone_on"] = images.remembered(val=True)
     processes.barrier()
     if processes.is_main:
         checkpoint.write_atomically(path, (json.dumps(ours, indent=1) + "\n").encode())

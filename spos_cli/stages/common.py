@@ -148,6 +148,7 @@ class Images:
         stored = self.data.augmentation.crop != "random_resized"
         self.evaluation = EvalTransform(self.data.preset, self.size, stored=stored)
         self.preprocess = partial(preprocess, self.data.preset)
+        self.supernet: TrainedOn | None = None  # what it was trained on, where its images are to be scored on
 
     def _load(self, split: Any) -> datasets.ImageSet:
         data = self.data
@@ -173,8 +174,14 @@ class Images:
 
     @cached_property
     def splits(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Indices of the training images without the held-out ones, and of those; the same in all stages."""
-        return datasets.holdout(self.train, self.data.holdout_per_class)
+        """Indices of the training images without the held-out ones, and of those; the same in all stages.
+
+        For candidates of a supernet that says what was held out of its training, these are what is still there of that.
+        """
+        if self.supernet is None:
+            return datasets.holdout(self.train, self.data.holdout_per_class)
+        held_out = self.supernet.held_out_of(self.train, self.data.holdout_per_class)
+        return np.setdiff1d(np.arange(len(self.train)), held_out), held_out
 
     @cached_property
     def train_identity(self) -> Identity:
@@ -190,40 +197,92 @@ class Images:
         """What a result depends on: the training images, and the validation images where it has seen them."""
         return {"training": self.train_identity, **({"validation": self.val_identity} if val else {})}
 
-    def remembered(self, *, val: bool) -> dict[str, dict[str, str]]:
-        """The same for a file, which `require_same` compares with."""
-        return {purpose: found.to_dict() for purpose, found in self.identities(val=val).items()}
+    def remembered(self, *, val: bool) -> dict[str, Any]:
+        """The same for a file, which `require_same` compares with, and how values become 8 bits."""
+        found = {purpose: found.to_dict() for purpose, found in self.identities(val=val).items()}
+        return {**found, "value_range": value_range(self.config)}
 
     def require_same(self, remembered: Any, what: str, *, val: bool) -> None:
-        """Raises RunError if what is on the disk was made with other images; `what` begins the message."""
-        identity.require_same(self.identities(val=val), remembered, what)
+        """Raises RunError if what is on the disk was made with other images; `what` begins the message.
 
-    def compare_with(self, trained: TrainedOn | None, path: Path, scored: NDArray[np.int64] | None = None) -> None:
+        A range of values may be named where none was needed before: then all images were of 8 bits.
+        """
+        identity.require_same(self.identities(val=val), remembered, what)
+        ours, theirs = value_range(self.config), remembered.get("value_range", "auto")
+        if theirs not in ("auto", ours):
+            raise RunError(
+                f"{what} with data.value_range: {theirs}, not {ours}; use that, another --run-dir, or --fresh to start"
+                " over"
+            )
+
+    def require_same_classes(self, remembered: Any, what: str) -> None:
+        """Raises RunError if labels mean other classes than when something on the disk was made."""
+        before = Identity.read(remembered.get("training")) if isinstance(remembered, dict) else None
+        if before is None:
+            raise RunError(f"{what} of images that it does not name; use another --run-dir, or --fresh to start over")
+        if said := self.train_identity.other_classes(before):
+            raise RunError(
+                f"{what} of other images ({said}); give the folders their names again, use another --run-dir, or"
+                " --fresh to start over"
+            )
+
+    def said_to_differ(self, settings: dict[str, Any]) -> str:
+        """What has changed since a search has kept its settings, in brackets; empty if names and sizes have not."""
+        said = []
+        for purpose, now in self.identities(val="validation" in settings["images"]).items():
+            before = Identity.read(settings["images"].get(purpose))
+            changes = now.changes(before) if before is not None else []
+            said += [f"{purpose} images: {'; '.join(changes)}"] if changes else []
+        return f" ({'; '.join(said)})" if said else ""
+
+    def require_resumable(self, remembered: Any, what: str) -> None:
+        """The same for a training that goes on. Other validation images are said: no weight depends on them.
+
+        Raises:
+            RunError: the training images are others, or the classes of the validation images.
+        """
+        self.require_same(remembered, what, val=False)
+        before = Identity.read(remembered.get("validation"))
+        if before is None or (changes := self.val_identity.changes(before)) == []:
+            return
+        if self.val_identity.other_classes(before):
+            raise RunError(f"{what} with other validation images ({'; '.join(changes)}); restore those, or use --fresh")
+        if self.processes.is_main:
+            warn(f"{what} with other validation images ({'; '.join(changes)}): accuracies from here on are of these")
+
+    def compare_with(self, trained: TrainedOn | None, path: Path, *, scoring: bool = False) -> None:
         """Compares the training images with those that a supernet was trained on, and says what has changed.
 
-        Files may have been added or removed since: the split of those that were there stays where it is.
+        Files may have been added or removed since: what was held out then stays held out.
 
         Args:
             trained: what the supernet's file says; None if it says nothing, as an official one.
             path: of the supernet.
-            scored: indices of the training images that candidates are to be scored on, if they are.
+            scoring: whether candidates are to be scored on held-out training images (`splits`).
 
         Raises:
-            RunError: labels would mean other classes, or images to score on may have been trained on.
+            RunError: labels would mean other classes, or all images to score on may have been trained on.
         """
         said = []
         if trained is None:
             said.append(f"{path} does not say which images it was trained on, so that cannot be checked")
-            if scored is not None:
+            if scoring:
                 said.append("see that those to score on were not among them")
         else:
             trained.require_same_classes(self.train_identity, path)
-            if scored is not None:
-                trained.require_unseen(self.train, self.train_identity, scored, path)
             if changes := self.train_identity.changes(trained.identity, split=False):
                 said.append(f"the training images are not all those that {path} was trained on ({'; '.join(changes)})")
-                if scored is not None:
-                    said.append("those to score on were held out then, too")
+            if scoring:
+                usual = self.splits[1]
+                if np.isin(self.train.names, trained.held_out[:, 0]).any():
+                    self.supernet = trained
+                    del self.splits
+                left = self.splits[1]
+                trained.require_unseen(self.train, self.train_identity, left, path)
+                if len(left) < len(usual):
+                    said.append(f"candidates are scored on {len(left):,} images, since no others were held out then")
+                elif changes:
+                    said.append(f"the {len(left):,} images to score on were held out then, too")
         if said and self.processes.is_main:
             warn("; ".join(said))
 
@@ -286,7 +345,8 @@ class Images:
 
         All processes must see the same. Says how many files are passed over, which nobody may have meant.
         """
-        for images in (self.train, self.val) if self.processes.is_main else ():
+        sets = self.train, self.val  # all processes load them together
+        for images in sets if self.processes.is_main else ():
             if isinstance(images, datasets.FolderSet) and (count := images.passed_over.total()):
                 files = "1 file is" if count == 1 else f"{count:,} files are"
                 warn(f"{images.name}: {files} passed over: {datasets.kinds(images.passed_over)}")
@@ -383,8 +443,13 @@ HARMLESS = {"log_every", "checkpoint_every", "keep_checkpoints", "milestone_ever
 
 
 def data_recipe(config: Config) -> dict[str, Any]:
-    """The settings that images depend on; where they are does not matter."""
-    return {key: value for key, value in config.portable()["data"].items() if key != "root"}
+    """The settings that images depend on; where they are does not matter, and their values are compared as images."""
+    return {key: value for key, value in config.portable()["data"].items() if key not in ("root", "value_range")}
+
+
+def value_range(config: Config) -> Any:
+    """`data.value_range`, in plain types."""
+    return config.data.model_dump(mode="json")["value_range"]
 
 
 def recipe(config: Config, section: str) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def train(run: Run, processes: Processes, architecture: Architecture, images: Im
             "recipe": recipe(config, "retrain"),
         },
         extra={"config": config.portable(), "images": images.remembered(val=True)},
-        require=lambda content, what: images.require_same(content.get("images"), what, val=True),
+        require=lambda content, what: images.require_resumable(content.get("images"), what),
         seed=config.seed,
         preprocess=images.preprocess,
         evaluate=midway,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,6 +55,7 @@ STEERING = frozenset(
         *("flops_limit", "params_limit", "latency_limit", "latency_table", "racing"),
     )
 )
+STORES = ("scoring.u8", "calibration.u8")  # decoded images, in the folder of a search
 COUNTS = 3 * 8  # bytes of what is told of a score beside its outcomes
 
 
@@ -76,6 +78,7 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
         raise RunError(f"there is no supernet in {run.folder} yet; run {train} first, or give --weights")
     file, supernet_digest = read_supernet(path, processes, run.command("supernet-train") if weights is None else "")
     supernet = file.supernet(config)
+    file.require_same_preparation(config)
     costs = count(supernet.space)
     evolution = make_evolution(run, costs)
     evolution.require_candidates()
@@ -88,8 +91,7 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     begin_with = read_candidates(earlier, supernet.space, costs) if earlier else []
     images = Images(config, processes)
     images.check()
-    scored = images.splits[1][: config.search.images] if config.search.split == "holdout" else None
-    images.compare_with(file.trained_on, path, scored)
+    images.compare_with(file.trained_on, path, scoring=config.search.split == "holdout")
     with run.working_in(run.search_folder, processes):
         search(run, processes, file, supernet_digest, supernet, evolution, costs, images, earlier, begin_with)
 
@@ -118,6 +120,7 @@ def search(
     if earlier is not None:
         require_begun_with(journal, begin_with, evolution)
     evaluator = make_evaluator(run, supernet, images, processes)
+    remember_pixels(run, images, processes)
     if earlier is not None:
         bring_in(run, settings, journal, earlier, begin_with, evolution, len(evaluator.images), processes)
     overview = Overview(evolution.generations)
@@ -291,15 +294,17 @@ def is_comparable(run: Run, settings: dict[str, Any], folder: Path) -> bool:
         for found in (settings, theirs)
     )
     return ours == other and all(
-        (mine := digest(run.search_folder / name)) is not None and mine == digest(folder / name)
-        for name in ("scoring.u8", "calibration.u8")
+        (mine := digest(run.search_folder / name)) is not None and mine == digest(folder / name) for name in STORES
     )
 
 
-def digest(store: Path) -> tuple[Any, ...] | None:
+def digest(store: Path) -> str | None:
     """What tells the images and labels of a store from others; None if it is not whole."""
     recipe = read_recipe(store)
-    return None if recipe is None else tuple(recipe.get(key) for key in ("sha256", "labels", "shape"))
+    if recipe is None:
+        return None
+    told = json.dumps([recipe.get(key) for key in ("sha256", "labels", "shape")])
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def make_evolution(run: Run, costs: Costs) -> Evolution:
@@ -357,16 +362,43 @@ def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
     return ours
 
 
-def remembered_images(run: Run, images: Images) -> dict[str, dict[str, str]]:
-    """What the scores of this run's search depend on of the images, for its settings.
+def remembered_images(run: Run, images: Images) -> dict[str, Any]:
+    """What a search was begun with, of images, for its settings.
 
     Raises:
-        RunError: there is a journal already, and it was made with other images.
+        RunError: there is a journal already, of images of other classes.
     """
-    val = run.config.search.split == "val"
+    remembered = images.remembered(val=run.config.search.split == "val")
     if (run.search_folder / "journal.jsonl").exists():
-        images.require_same(read_settings(run).get("images"), f"{run.search_folder} holds a search", val=val)
-    return images.remembered(val=val)
+        images.require_same_classes(read_settings(run).get("images"), f"{run.search_folder} holds a search")
+    return remembered
+
+
+def forget_kept(folder: Path) -> None:
+    """Removes scores that processes have kept with other settings or images, before the journal had begun."""
+    for kept in folder.glob(".scored-*.bits"):
+        kept.unlink()
+
+
+def remember_pixels(run: Run, images: Images, processes: Processes) -> None:
+    """Keeps digests of the images that candidates are calibrated and scored on, which are all that scores depend on.
+
+    Raises:
+        RunError: the journal there was made with other pixels.
+    """
+    settings, found = read_settings(run), {name: digest(run.search_folder / name) for name in STORES}
+    processes.barrier()
+    if not (run.search_folder / "journal.jsonl").exists():
+        if processes.is_main and settings.get("pixels") != found:
+            forget_kept(run.search_folder)
+            text = json.dumps({**settings, "pixels": found}, indent=1) + "\n"
+            checkpoint.write_atomically(run.search_folder / "settings.json", text.encode())
+    elif settings.get("pixels") != found:
+        raise RunError(
+            f"{run.search_folder} holds a search that has scored on other images{images.said_to_differ(settings)};"
+            " restore those, use another --run-dir, or --fresh to start over"
+        )
+    processes.barrier()
 
 
 def remember_settings(run: Run, supernet_digest: str, images: Images, processes: Processes) -> dict[str, Any]:
@@ -380,11 +412,11 @@ def remember_settings(run: Run, supernet_digest: str, images: Images, processes:
     begun = (folder / "journal.jsonl").exists()
     processes.barrier()
     if processes.is_main and not begun:
-        settings_file, content = folder / "settings.json", (json.dumps(ours, indent=1) + "\n").encode()
-        if not settings_file.exists() or settings_file.read_bytes() != content:
-            for kept in folder.glob(".scored-*.bits"):  # with other settings, before the journal had begun
-                kept.unlink()
-            checkpoint.write_atomically(settings_file, content)
+        settings_file, text = folder / "settings.json", json.dumps(ours, indent=1) + "\n"
+        theirs = {name: value for name, value in read_json(settings_file).items() if name != "pixels"}
+        if theirs != json.loads(text):
+            forget_kept(folder)
+            checkpoint.write_atomically(settings_file, text.encode())
     processes.barrier()
     return ours
 

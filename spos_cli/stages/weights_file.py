@@ -93,6 +93,17 @@ class Weights:
         load_state(model, self.state, self.path)
         return model
 
+    def require_same_preparation(self, config: Config) -> None:
+        """Raises CheckpointError if images would be prepared in another way than for the training."""
+        theirs = self.config.get("data") if self.config is not None else None
+        ours = config.portable()["data"]
+        for name, fits_all in (("preset", None), ("value_range", "auto")):  # auto: all images were of 8 bits
+            if isinstance(theirs, dict) and theirs.get(name, fits_all) not in (fits_all, ours[name]):
+                raise CheckpointError(
+                    f"{self.path} was trained with data.{name}: {theirs[name]}, not {ours[name]}, so its scores would"
+                    f" mean nothing; set data.{name} to that"
+                )
+
     def _require_space(self, config: Config) -> None:
         if self.config is not None and self.config.get("space") != config.portable()["space"]:
             raise CheckpointError(

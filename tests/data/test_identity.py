@@ -109,7 +109,7 @@ def test_nonsense_on_the_disk_is_not_the_same(image_root: Path, wrong: Any) -> N
 def test_what_a_supernet_remembers(image_root: Path) -> None:
     images = training(image_root)
     _, held_out = holdout(images, 2)
-    content = TrainedOn.content(Identity.of(images, held_out), images, held_out)
+    content = TrainedOn.content({"training": Identity.of(images, held_out).to_dict()}, images, held_out)
     found = TrainedOn.read(content)
     assert found is not None
     assert found.identity == identity(image_root)

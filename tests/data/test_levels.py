@@ -366,24 +366,28 @@ def test_torn_files_are_broken_and_not_of_another_range(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("least", "most", "said"),
+    ("least", "most", "of_one", "of_several"),
     [
-        (0, 4080, "[0, 4095]"),
-        (5, 200, "[0, 255]"),
-        (0, 3, "[0, 3]"),
-        (1000, 3000, "[0, 4095]"),
-        (30000, 33000, "[30000, 33000]"),
-        (-1000, 3000, "[-1000, 3000]"),
-        (7, 7, "[0, 255]"),
-        (-7, -7, "[-7, -6]"),
-        (0.25, 0.75, "[0.25, 0.75]"),
-        (0.5, 0.5, "[0.5, 1.5]"),
+        (0, 4080, "[0, 4095]", "[0, 4095]"),
+        (5, 200, "[0, 255]", "[0, 255]"),
+        (0, 3, "[0, 255]", "[0, 3]"),
+        (1000, 3000, "[0, 4095]", "[0, 4095]"),
+        (1920, 2864, "[0, 4095]", "[1920, 2864]"),
+        (30000, 33000, "[0, 65535]", "[30000, 33000]"),
+        (-1000, 3000, "[-4096, 4095]", "[-1000, 3000]"),
+        (-2000, 30, "[-2048, 2047]", "[-2000, 30]"),
+        (7, 7, "[0, 255]", "[0, 255]"),
+        (-7, -7, "[-128, 127]", "[-7, -6]"),
+        (0.25, 0.75, "[0.25, 0.75]", "[0.25, 0.75]"),
+        (0.5, 0.5, "[0.5, 1.5]", "[0.5, 1.5]"),
     ],
 )
-def test_the_range_that_is_suggested(least: float, most: float, said: str) -> None:
-    assert levels.suggested(least, most) == said
-    low, high = yaml.safe_load(said)
-    assert low <= least <= most <= high
+def test_the_range_that_is_suggested(least: float, most: float, of_one: str, of_several: str) -> None:
+    """One image says little of the others: following the advice must not make them black."""
+    for images, said in ((1, of_one), (20, of_several)):
+        assert levels.suggested(least, most, images) == said
+        low, high = yaml.safe_load(said)
+        assert low <= least <= most <= high
 
 
 # Where it reaches

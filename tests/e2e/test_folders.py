@@ -213,10 +213,10 @@ def test_deep_images_end_each_command_before_its_work(spos: Spos, folders: Path,
         assert not spos.run.exists()
     spos.here("supernet-train", *advised(message))
     other = ("--set", "data.value_range=dtype")
-    assert "data.value_range: 'dtype', was [0, 4095]" in mistake("supernet-train", *other), "results depend on it"
-    assert "16-bit values" in mistake("search")
+    assert "data.value_range: [0, 4095], not dtype" in mistake("supernet-train", *other), "results depend on it"
+    assert "data.value_range: [0, 4095], not auto" in mistake("search")
     spos.here("search", *advised(message))
-    assert "data.value_range: 'dtype', was [0, 4095]" in mistake("search", *other)
+    assert "data.value_range: [0, 4095], not dtype" in mistake("search", *other)
     spos.here("retrain", "0,0,0,0", *advised(message))
     spos.here("evaluate")  # the weights file knows
 
