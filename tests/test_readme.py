@@ -216,3 +216,13 @@ def test_what_the_pages_point_to_in_the_code_is_there() -> None:
     assert pairs
     for function, file in pairs:
         assert f"def {function}(" in (ROOT / "spos_cli" / file).read_text(encoding="utf-8"), function
+
+
+def test_files_of_a_run_folder_are_written_by_the_code() -> None:
+    """Every file that the page names has its name in the code; patterns such as step-*.pt are left out."""
+    block = PAGES["spos_cli/README.md"].split("## A run folder")[1].split("## Glossary")[0]
+    code = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "spos_cli").rglob("*.py"))
+    files = set(re.findall(r"(?<![*\w-])\w+\.(?:jsonl?|yaml|pt|pkl|bits|html|u8)\b", block))
+    assert {"journal.jsonl", "result.yaml", "model.pt"} <= files
+    for file in files:
+        assert f'"{file}"' in code or f"/{file}" in code, file
