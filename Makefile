@@ -5,6 +5,7 @@
 # make lint    style and types
 # make soak    everything that can go wrong, at random moments, about 10 minutes; FAULTS=9 for fewer
 # make bench   speed against the published procedure and how cost grows, about 5 minutes; bench-full: all sizes, longer
+# make docs    the tables of all settings in configs/README.md, from spos_cli/config.py
 # make gpu     numbers, processes and speed on a GPU, 10 minutes at most; without one it checks itself on the CPU
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ SPOS := .venv/bin/spos
 FAULTS ?= 45
 DEMO := --config configs/demo.yaml
 
-.PHONY: setup demo test test-oldest unit lint soak bench bench-full gpu
+.PHONY: setup demo test test-oldest unit lint docs soak bench bench-full gpu
 
 setup: .venv/installed
 
@@ -49,6 +50,9 @@ lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+docs: setup
+	.venv/bin/python -m tests.settings_table
 
 soak: setup
 	.venv/bin/python -m tests.soak --faults $(FAULTS)

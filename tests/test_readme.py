@@ -1,24 +1,58 @@
-"""What the README says is there: its commands, its code and its code map."""
+"""What the pages say is there: commands, targets, modules, links, code, settings, the code map.
+
+A page is README.md, or the README.md of a folder. Lists are read from the code, never typed by hand.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 from spos_cli import cli, config
+from tests import settings_table
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-SHELL = "\n".join(re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL))
-COMMANDS = sorted({line for line in SHELL.splitlines() if line.startswith("spos ")})
+FILES = [
+    ROOT / "README.md",
+    *(file for name in ("configs", "spos_cli", "tests") for file in (ROOT / name).rglob("README.md")),
+]
+PAGES = {file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8") for file in FILES}
+README = PAGES["README.md"]
+ALL = "\n".join(PAGES.values())
+TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+APP = typer.main.get_command(cli.app)
+COMMANDS = sorted(APP.commands)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def blocks(language: str) -> list[str]:
+    """Return the code blocks of all pages in one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", ALL, re.DOTALL | re.MULTILINE)
+
+
+def typed() -> list[str]:
+    """Return every shell line in the pages: from blocks, after `$` in transcripts, and between backticks."""
+    shell = "\n".join(blocks("sh")).splitlines()
+    screens = [line[2:] for line in "\n".join(blocks("console")).splitlines() if line.startswith("$ ")]
+    prose = re.sub(r"^```.*?^```", "", ALL, flags=re.DOTALL | re.MULTILINE)
+    inline = [" ".join(text.split()) for text in re.findall(r"`([^`]+)`", prose)]
+    return sorted({re.split(r"\s+[>#]", line)[0] for line in (*shell, *screens, *inline)})
+
+
+def spos_lines() -> list[str]:
+    """Return the command lines of `spos`, without the placeholders of optional arguments."""
+    lines = [re.sub(r"\s*\[[A-Z_.]+\]", "", line) for line in typed()]
+    lines += [f"spos {line.split(' -m spos_cli ')[1]}" for line in lines if " -m spos_cli " in line]
+    return sorted({line for line in lines if line.startswith("spos ")})
+
+
+@pytest.mark.parametrize("command", spos_lines())
 def test_commands_parse(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """With --help behind it, a command is read to its end, and an option that is not there is an error."""
     monkeypatch.setattr(sys, "argv", [*shlex.split(command), "--help"])
@@ -27,55 +61,168 @@ def test_commands_parse(command: str, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert stopped.value.code == 0, capsys.readouterr().err
 
 
-def test_there_are_commands_of_every_kind() -> None:
-    names = (
-        "supernet-train",
-        "flops-table",
-        "search",
-        "export-arch",
-        "retrain",
-        "evaluate",
-        "report",
-        "status",
-        "doctor",
-    )
-    for name in names:
-        assert any(command.startswith(f"spos {name}") for command in COMMANDS)
-        assert f"| `spos {name}" in TEXT
+def test_the_sieve_of_commands_is_not_empty() -> None:
+    """Each way of writing a command is found, so that none is left untested by a slip of the expressions above."""
+    lines = spos_lines()
+    assert "spos supernet-train" in lines  # after torchrun ... -m spos_cli, and in a table
+    assert "spos search --config demo" in lines  # after $ in the transcript
+    assert "spos flops-table --import op_flops_dict.pkl" in lines  # between backticks
+    assert "spos supernet-train --config imagenet --set data.root=D --set space.classes=37 --print-config" in lines
+    assert len(lines) > 40
+
+
+def test_readme_lists_every_command() -> None:
+    """One row for each command of the app and no other, and each command is shown somewhere with options."""
+    assert sorted(re.findall(r"^\| `spos ([a-z-]+)", README, re.MULTILINE)) == COMMANDS
+    for name in COMMANDS:
+        assert any(line.startswith(f"spos {name} ") for line in spos_lines()), name
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 200
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_prose_fits_in_a_window(name: str) -> None:
+    prose = re.sub(r"^```.*?^```", "", PAGES[name], flags=re.DOTALL | re.MULTILINE)
+    assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")] == []
 
 
 def test_make_targets_exist() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"make ([a-z-]+)", TEXT)):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    """Every target that a page names is in the Makefile, and those for contributors are all explained."""
+    named = {line.split()[1] for line in typed() if line.startswith("make ")}
+    assert named <= set(TARGETS)
+    contributing = PAGES["spos_cli/README.md"].split("## Contributing")[1]
+    assert set(TARGETS) <= set(re.findall(r"`make ([a-z-]+)`", contributing))
+
+
+def test_modules_exist() -> None:
+    modules = {line.split()[2] for line in typed() if line.startswith("python -m ")}
+    assert {"tests.benchmarks.racing", "tests.gpu", "spos_cli"} <= modules
+    for module in modules:
+        assert importlib.util.find_spec(module) is not None, module
+
+
+def test_extras_exist() -> None:
+    """`pip install '.[demo]'` asks for what pyproject.toml has."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    extras = project.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    named = {extra for listed in re.findall(r"pip install '[a-z.]+\[([a-z,]+)\]'", ALL) for extra in listed.split(",")}
+    assert named
+    for extra in named:
+        assert re.search(rf"^{extra} = \[", extras, re.MULTILINE), extra
+
+
+def anchors(text: str) -> set[str]:
+    """Return the fragments that the headings of a page can be linked by."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_exist(name: str) -> None:
+    """Links and pictures lead to files of the repository, and to headings that are there."""
+    folder = (ROOT / name).parent
+    targets = [*re.findall(r"\]\(([^)\s]+)\)", PAGES[name]), *re.findall(r'(?:src|href)="([^"]+)"', PAGES[name])]
+    for target in targets:
+        if target.startswith("https://"):
+            continue
+        path, _, fragment = target.partition("#")
+        file = folder / path if path else ROOT / name
+        assert file.exists(), target
+        if fragment:
+            assert fragment in anchors(file.read_text(encoding="utf-8")), target
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    assert {name for name in PAGES if f"]({name})" in README} == set(PAGES) - {"README.md"}
 
 
 def test_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    (code,) = blocks("python")
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip() == "322918720"
 
 
-def test_code_map_is_true() -> None:
-    """Every file of the package is in the map, and everything in the map is a file of the package."""
-    block = TEXT.split("## Code map")[1].split("Imports point")[0]
-    named = set(re.findall(r"\b(\w+\.py)\b", block))
-    files = {path.name for path in (ROOT / "spos_cli").rglob("*.py") if path.name != "__init__.py"}
-    stages = {path.name for path in (ROOT / "spos_cli" / "stages").glob("*.py")} - {
-        "common.py",
-        "run_folder.py",
-        "weights_file.py",
-    }
-    assert named == files - stages
-
-
-def test_links_exist() -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", TEXT):
-        assert (ROOT / target).exists(), target
-
-
 def test_settings_load() -> None:
-    (settings,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    (settings,) = blocks("yaml")
     space = config.validate(yaml.safe_load(settings)).space.build()
     assert space.widths == (500, 1000, 1500)
     assert space.options.counts == [6, 7, 7, 3, 4, 4, 4]
+
+
+def test_tables_of_settings_are_those_of_the_config() -> None:
+    text = PAGES["configs/README.md"]
+    assert settings_table.write(text) == text, "configs/README.md is stale: run `make docs`"
+
+
+def test_every_setting_is_in_a_table() -> None:
+    """Read from the resolved settings, not from the fields that the tables are made of; `N` is the first stage."""
+
+    def keys(value: object, prefix: str) -> set[str]:
+        if isinstance(value, dict) and not prefix.startswith("space.choices"):
+            return set().union(*(keys(inner, f"{prefix}.{key}".lstrip(".")) for key, inner in value.items()))
+        if prefix == "space.stages" and isinstance(value, list):
+            return {prefix} | keys(value[0], f"{prefix}.N")
+        return {prefix}
+
+    text = PAGES["configs/README.md"].split(settings_table.BEGIN)[1]
+    assert set(re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE)) == keys(config.Config().dump(), "")
+
+
+def test_settings_in_pages_exist() -> None:
+    """`section.setting` between backticks is one, or the name of a file or a module."""
+    rows = set(re.findall(r"^\| `([\w.]+)` \|", PAGES["configs/README.md"], re.MULTILINE))
+    sections = "space|data|supernet|search|retrain|audit"
+    for text in re.findall(rf"`((?:{sections})\.[\w.]+)", ALL):
+        assert re.sub(r"\.\d+\.", ".N.", text) in rows, text
+
+
+def test_recipes_are_listed() -> None:
+    """Every shipped recipe has its place in the table of recipes, and nothing else has."""
+    table = PAGES["configs/README.md"].split("## Recipes")[1].split("\n## ")[0]
+    assert set(re.findall(r"\[`(\w+)`\]\(\1\.yaml\)", table)) == set(config.shipped())
+
+
+def test_code_map_is_true() -> None:
+    """Every file of the package is in the map, in its folder, and everything in the map is a file of the package.
+
+    Files of commands are named after them, so the map does not list them.
+    """
+    block = PAGES["spos_cli/README.md"].split("## Code map")[1].split("The recipes are")[0]
+    named, folder = [], ""
+    for line in block.splitlines():
+        entry = re.match(r"^ {4}(?P<inner> {2})?(?P<name>[\w.]+/?) ", line)
+        if entry is None:
+            continue
+        name = entry["name"]
+        if name.endswith("/"):
+            folder = name
+        else:
+            named.append((folder if entry["inner"] else "") + name)
+    package = ROOT / "spos_cli"
+    files = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if path.name != "__init__.py"}
+    stages = {f"stages/{name.replace('-', '_')}.py" for name in COMMANDS}
+    assert stages <= files
+    assert sorted(named) == sorted(files - stages)
+
+
+def test_what_the_pages_point_to_in_the_code_is_there() -> None:
+    """Of the table `Where is...`: files, and functions that are named beside their file."""
+    table = PAGES["spos_cli/README.md"].split("## Where is...")[1].split("## Code map")[0]
+    for file in re.findall(r"`([\w/]+\.py)`", table):
+        assert (ROOT / "spos_cli" / file).is_file(), file
+    pairs = re.findall(r"`(\w+)` in `([\w/]+\.py)`", table)
+    assert pairs
+    for function, file in pairs:
+        assert f"def {function}(" in (ROOT / "spos_cli" / file).read_text(encoding="utf-8"), function
+
+
+def test_files_of_a_run_folder_are_written_by_the_code() -> None:
+    """Every file that the page names has its name in the code; patterns such as step-*.pt are left out."""
+    block = PAGES["spos_cli/README.md"].split("## A run folder")[1].split("## Glossary")[0]
+    code = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "spos_cli").rglob("*.py"))
+    files = set(re.findall(r"(?<![*\w-])\w+\.(?:jsonl?|yaml|pt|pkl|bits|html|u8)\b", block))
+    assert {"journal.jsonl", "result.yaml", "model.pt"} <= files
+    for file in files:
+        assert f'"{file}"' in code or f"/{file}" in code, file

@@ -1,0 +1,167 @@
+"""`make docs`: writes the tables of all settings into configs/README.md, from the fields of `spos_cli/config.py`.
+
+python -m tests.settings_table
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from spos_cli import config
+from spos_cli.config import Config, Section
+
+PAGE = Path(__file__).parents[1] / "configs" / "README.md"
+BEGIN = "<!-- Written by `make docs`. Change spos_cli/config.py instead. -->\n"
+END = "<!-- End of what `make docs` writes. -->\n"
+LARGE = 10**9  # an upper bound as high as this keeps out typing errors only, and is left out of the tables
+
+# Types that a reader of YAML would not know by their Python name.
+NAMES: list[tuple[Any, str]] = [
+    (config.Cost, "size, such as `330M`"),
+    (config.Duration, "time, such as `12ms`"),
+    (config.Devices, "`auto`, `cpu` or a whole number, 1 to 10,000"),
+    (config.ValueRange, "`auto`, `dtype` or `[low, high]`"),
+]
+PLAIN = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", type(None): "`null`"}
+
+
+def tables() -> str:
+    """Return one Markdown table for each section of the config, in the order of the file."""
+    parts = [_table("The run", "Settings at the top level of the file.", _rows(Config, "", nested=False))]
+    for name, field in Config.model_fields.items():
+        if _is_section(field.annotation):
+            section: type[Section] = field.annotation  # type: ignore[assignment]
+            parts.append(_table(f"`{name}`", section.__doc__ or "", _rows(section, f"{name}.")))
+    return "\n".join(parts)
+
+
+def write(text: str) -> str:
+    """Return the page with its tables replaced by those of the config."""
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    return f"{before}{BEGIN}\n{tables()}\n{END}{after}"
+
+
+def _table(title: str, about: str, rows: Iterator[tuple[str, str, str, str]]) -> str:
+    lines = [f"### {title}", "", about, "", "| setting | values | default | what it is |", "| --- | --- | --- | --- |"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def _rows(section: type[Section], prefix: str, nested: bool = True) -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, values, default and description of each field, those of inner sections after their own."""
+    hints = get_type_hints(section, include_extras=True)
+    for name, field in section.model_fields.items():
+        key, inner = prefix + name, _inner_section(hints[name])
+        if _is_section(field.annotation):
+            if nested:
+                yield from _rows(inner, f"{key}.")
+            continue
+        values = f"list of {inner.__name__.removesuffix('Config').lower()}s" if inner else _values(hints[name], field)
+        yield (
+            f"`{key}`",
+            values,
+            _default(field, values.startswith("size,")),
+            (field.description or "").replace("<", "&lt;").replace("|", "\\|"),
+        )
+        if inner:
+            yield from _rows(inner, f"{key}.N.")
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+def _inner_section(hint: Any) -> Any:
+    """Return the section that a field is, or is a list of; None for any other field."""
+    return next((kind for kind in (hint, *get_args(hint)) if _is_section(kind)), None)
+
+
+def _values(hint: Any, field: FieldInfo) -> str:
+    """Say in words what a field may be."""
+    text = _type_name(hint)
+    bounds = _bounds([*_metadata(hint), *field.metadata])
+    if not bounds:
+        return text
+    first, *rest = text.split(" or ")  # of `number or null` it is the number that is bounded
+    return "; or ".join([f"{first}, {bounds}", *rest])
+
+
+def _type_name(hint: Any) -> str:
+    for known, name in NAMES:
+        if hint == known:
+            return name
+    if get_origin(hint) is Annotated:
+        return _type_name(get_args(hint)[0])
+    if get_origin(hint) is Literal:
+        return _either([f"`{value}`" for value in get_args(hint)])
+    if get_origin(hint) in (Union, types.UnionType):
+        return _either([_type_name(kind) for kind in get_args(hint)])
+    if get_origin(hint) is tuple:
+        return "list of ops" if str in get_args(get_args(hint)[0]) else f"list of {_type_name(get_args(hint)[0])}s"
+    return PLAIN[hint]
+
+
+def _either(names: list[str]) -> str:
+    """Join alternatives: `a`, `b` or `c`."""
+    *most, last = names
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _metadata(hint: Any) -> list[Any]:
+    """Return the annotations of a type and of the alternatives in it."""
+    if get_origin(hint) is Annotated:
+        kind, *extras = get_args(hint)
+        flat = [item for extra in extras for item in (extra.metadata if isinstance(extra, FieldInfo) else [extra])]
+        return [*_metadata(kind), *flat]
+    if get_origin(hint) in (Union, types.UnionType):
+        return [item for kind in get_args(hint) for item in _metadata(kind)]
+    return []
+
+
+def _bounds(metadata: list[Any]) -> str:
+    """Say in words which numbers are allowed."""
+    low = high = ""
+    for item in metadata:
+        if isinstance(item, Ge):
+            low = f"{item.ge:,} or more"
+        elif isinstance(item, Gt):
+            low = f"above {item.gt:,}"
+        elif isinstance(item, Le) and item.le < LARGE:
+            high = f"at most {item.le:,}"
+        elif isinstance(item, Lt) and item.lt < LARGE:
+            high = f"below {item.lt:,}"
+    if low.endswith(" or more") and high.startswith("at most "):
+        return f"{low.removesuffix(' or more')} to {high.removeprefix('at most ')}"
+    return ", ".join(filter(None, (low, high)))
+
+
+def _default(field: FieldInfo, cost: bool) -> str:
+    """Return a default as YAML writes it; nothing where the file must name a value."""
+    if field.default is PydanticUndefined:
+        return ""
+    value = field.default
+    if value == "off":
+        return "`off`"  # YAML would quote it; here it need not be quoted
+    if cost and value:
+        return f"`{value // 10**6}M`"
+    if isinstance(value, tuple):
+        value = [item.model_dump(exclude_unset=True) if isinstance(item, Section) else item for item in value]
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
+    return f"`{text.removesuffix(chr(10)).removesuffix('...').strip()}`"
+
+
+def main() -> None:
+    """Write the page anew."""
+    PAGE.write_text(write(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"written to {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
