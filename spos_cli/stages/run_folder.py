@@ -19,6 +19,7 @@ from spos_cli.config import Config
 from spos_cli.errors import ConfigError
 from spos_cli.space.architecture import YAML_ERRORS
 
+INPUTS = "inputs.json"  # which files a search was begun with, for the command that goes on with it
 EXPORT = {"accuracy": "export-arch", "pareto": "export-arch --pareto"}  # what follows a search, by its objective
 MOST_BYTES = 2**23  # of a file that is read as a whole; ours are far smaller
 WIDE = 160  # columns of a table that goes to a file

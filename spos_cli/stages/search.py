@@ -43,7 +43,7 @@ from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.common import Images, Run, data_recipe, guessing, read_settings
 from spos_cli.stages.flops_table import LATENCY_TABLE, read_latency
 from spos_cli.stages.report import LiveReport
-from spos_cli.stages.run_folder import EXPORT, read_json
+from spos_cli.stages.run_folder import EXPORT, INPUTS, read_json
 from spos_cli.stages.weights_file import Weights, read_weights
 
 SHOWN = 10
@@ -116,6 +116,9 @@ def search(
     """
     settings = remember_settings(run, supernet_digest, images, processes)
     run.record_config(run.search_folder, processes)
+    if processes.is_main:
+        inputs = {"weights": str(file.path.resolve()), "from": None if earlier is None else str(earlier.resolve())}
+        checkpoint.write_atomically(run.search_folder / INPUTS, (json.dumps(inputs) + "\n").encode())
     journal = Journal(run.search_folder / "journal.jsonl")
     if earlier is not None:
         require_begun_with(journal, begin_with, evolution)

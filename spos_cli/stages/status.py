@@ -21,7 +21,16 @@ from spos_cli.search import results
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.run_folder import EXPORT, Command, quote_path, read_json, read_yaml, root_from_here, settings_of
+from spos_cli.stages.run_folder import (
+    EXPORT,
+    INPUTS,
+    Command,
+    quote_path,
+    read_json,
+    read_yaml,
+    root_from_here,
+    settings_of,
+)
 
 FILES = 1000  # of a folder that are looked at
 
@@ -346,11 +355,11 @@ def next_command(run: Command, current: Stage) -> str:
     """What to type when the current stage has ended, or to go on with it."""
     kind, _, ident = current.name.partition(" ")
     flags = options(run, current.folder)
-    weights = "" if (run.supernet_folder / "last.pt").is_file() else "--weights FILE "
+    weights, begun_with = inputs(run)
     if current.state in ("stopped", "not begun"):
         again = {
             "supernet": "supernet-train ",
-            "search": f"search {weights}",
+            "search": f"search {weights}{begun_with}",
             "audit": f"audit {weights}",
             "retrain": f"retrain {architecture(run, ident)} " if ident else "",
         }
@@ -363,6 +372,17 @@ def next_command(run: Command, current: Stage) -> str:
         "retrain": f"evaluate --weights {quote_path(current.folder / 'model.pt')}",
     }
     return f"{following[kind]} {flags}".rstrip()
+
+
+def inputs(run: Command) -> tuple[str, str]:
+    """The options that name the supernet and the candidates which a search was begun with; empty if none is needed."""
+    begun, own = read_json(run.search_folder / INPUTS), run.supernet_folder / "last.pt"
+    named, candidates = begun.get("weights"), begun.get("from")
+    if isinstance(named, str) and Path(named) != own.resolve():
+        weights = f"--weights {quote_path(Path(named))} "
+    else:
+        weights = "" if own.is_file() else "--weights FILE "
+    return weights, f"--from {quote_path(Path(candidates))} " if isinstance(candidates, str) else ""
 
 
 def architecture(run: Command, ident: str) -> str:

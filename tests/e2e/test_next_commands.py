@@ -290,3 +290,17 @@ def test_torn_settings_are_no_settings(spos: Spos) -> None:
     command = json.loads(spos.here("status", "--json", "r").stdout)["next"]
     assert Folder(spos).settings(command).supernet.steps == 7
     assert os.fspath(Folder(spos).settings(command).folder) == "r"
+
+
+def test_a_search_goes_on_with_the_files_that_it_was_begun_with(finished: Spos, spos: Spos) -> None:
+    """Another supernet than the run's own, and candidates of another search."""
+    theirs = finished.run / "search" / "journal.jsonl"
+    spos.here("supernet-train", "--set", "supernet.steps=10")
+    given = ("--weights", finished.run / "supernet" / "last.pt", "--from", theirs)
+    spos.here("search", *given)
+    (spos.run / "search" / "result.yaml").unlink()
+    command = json.loads(spos.here("status", "--json").stdout)["next"]
+    before = (spos.run / "search" / "journal.jsonl").read_bytes()
+    spos.here(*shlex.split(command)[1:])
+    assert (spos.run / "search" / "journal.jsonl").read_bytes() == before
+    assert str(theirs) in command
