@@ -191,8 +191,7 @@ def read_supernet(path: Path, processes: Processes, train: str) -> tuple[Weights
             raise
         raise CheckpointError(f"{error}; {train} goes on from the checkpoint before it") from None
     after = file_digest(path)
-    seen = processes.gather(torch.tensor([int(after[:15], 16)], device=processes.device))
-    if processes.any(before != after) or bool((seen != seen[0]).any()):
+    if processes.any(before != after) or not processes.agree(after):
         raise RunError(
             f"{path} is being written; search when its training has ended, or name a step-*.pt with --weights"
         )
