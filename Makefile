@@ -11,6 +11,7 @@
 PYTHON ?= python3
 SPOS := .venv/bin/spos
 FAULTS ?= 45
+TESTS ?= tests
 DEMO := --config configs/demo.yaml
 
 .PHONY: setup demo test test-oldest unit lint docs soak bench bench-full gpu
@@ -38,7 +39,7 @@ unit: setup
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
 
 test-oldest: .venv-oldest/installed
-	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' -o filterwarnings=default
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' -o filterwarnings=default $(TESTS)
 
 .venv-oldest/installed: pyproject.toml tests/oldest.txt
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
