@@ -292,6 +292,7 @@ def test_torn_settings_are_no_settings(spos: Spos) -> None:
     assert os.fspath(Folder(spos).settings(command).folder) == "r"
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_with_the_files_that_it_was_begun_with(finished: Spos, spos: Spos) -> None:
     """Another supernet than the run's own, and candidates of another search."""
     theirs = finished.run / "search" / "journal.jsonl"

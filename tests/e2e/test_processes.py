@@ -135,6 +135,19 @@ def test_a_killed_process_starts_again(undisturbed: Spos, tmp_path: Path, rank: 
     assert same_supernet(spos, undisturbed)
 
 
+def test_three_processes_of_which_one_is_killed_end_in_the_same_bytes(tmp_path: Path) -> None:
+    """With two, any order of summation gives the same bytes; with three it has to be the same order."""
+    batch = ("--devices", 3, *SMALL, "--set", "supernet.batch_size=33")
+    undisturbed, spos = Spos(tmp_path / "undisturbed"), Spos(tmp_path / "killed")
+    undisturbed("supernet-train", *batch)
+    with started(spos, PROGRAM, "supernet-train", *batch) as process:
+        until(logged(spos, 20), process)
+        os.kill(workers(process)[2], signal.SIGKILL)
+        assert process.wait(PATIENCE) == 0, said(spos)
+    assert "all 3 start again" in said(spos)
+    assert same_supernet(spos, undisturbed)
+
+
 def test_no_more_restarts_than_allowed(tmp_path: Path) -> None:
     spos = Spos(tmp_path)
     command = ("supernet-train", "--devices", 2, *ENDLESS, "--max-restarts", 1)

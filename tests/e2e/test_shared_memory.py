@@ -11,6 +11,8 @@ import pytest
 
 from tests.conftest import PROGRAM, Finished, Spos, environment
 
+pytestmark = pytest.mark.slow
+
 MOUNT = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$@"', "sh"]
 LARGE = ("--set", "data.workers=2", "--set", "supernet.batch_size=512", "--set", "space.image_size=32")
 FEW = ("--set", "supernet.steps=6", "--set", "supernet.checkpoint_every=6", "--set", "supernet.log_every=2")

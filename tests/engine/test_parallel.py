@@ -159,7 +159,7 @@ def forget(processes: Processes, folder: Path) -> None:
 WORKS: tuple[Callable[[Processes, Path], None], ...] = (train_own_blocks, resume, count_bytes, forget, train_compiled)
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
 def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     """A number of processes, and what they have left."""
     folder = tmp_path_factory.mktemp("together")

@@ -107,6 +107,7 @@ def work_through(space: SearchSpace) -> None:
     assert {score.images for score in scores} == {6}
 
 
+@pytest.mark.slow
 def test_small_spaces_work_or_are_refused() -> None:
     seen: Counter[str] = Counter()
     refusals: list[str] = []
