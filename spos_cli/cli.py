@@ -191,7 +191,6 @@ def require_one_name(folder: Path | None, run_dir: str | None) -> None:
 # What to do where the memory of a GPU is too small.
 ACCUMULATE = "raise {}.accumulate: the batch of a step stays as it is"
 SMALLER_BATCHES = "lower search.batch_size and search.calibration_batch_size"
-CPU_BATCH = 32  # images that a search and an evaluation are taken to work on at once, for the number of threads
 
 
 def across_processes(
@@ -416,6 +415,7 @@ def search(
         "objective": objective,
     }
     settings = options.load(search={name: value for name, value in given.items() if value is not None})
+    from spos_cli.engine.evaluation import CPU_BATCH
     from spos_cli.stages import search as stage
 
     across_processes(
@@ -567,6 +567,7 @@ def evaluate(
     Example: spos evaluate --weights model.pt --set data.root=/data/imagenet
     """
     options = Options(config, overrides, run_dir, devices, seed, print_config, as_json=as_json)
+    from spos_cli.engine.evaluation import CPU_BATCH
     from spos_cli.space import architecture
     from spos_cli.stages import evaluate as stage
     from spos_cli.stages.weights_file import read_weights
@@ -646,6 +647,7 @@ def audit(
         config, overrides, run_dir, devices, None, print_config, fresh, as_json, max_restarts=max_restarts
     )
     settings = options.load()
+    from spos_cli.engine.evaluation import CPU_BATCH
     from spos_cli.stages import audit as stage
 
     across_processes(

@@ -137,6 +137,18 @@ def _change(then: Members, now: Members) -> str:
     return "others are held out"
 
 
+def differing(ours: Mapping[str, Identity], theirs: Mapping[str, Any]) -> list[str]:
+    """Say what differs from images that a file remembers, by what they are for; arguments as for `require_same`.
+
+    What the file does not name is left out.
+    """
+    return [
+        f"{purpose} images: {'; '.join(changes)}"
+        for purpose, now in ours.items()
+        if (before := Identity.read(theirs.get(purpose))) is not None and (changes := now.changes(before))
+    ]
+
+
 def require_same(ours: Mapping[str, Identity], theirs: Any, what: str) -> None:
     """Raises RunError if something on the disk was made with other images; `what` begins the message.
 
@@ -144,14 +156,9 @@ def require_same(ours: Mapping[str, Identity], theirs: Any, what: str) -> None:
         ours: by what they are for, such as `training`.
         theirs: the same as `Identity.to_dict` gives it, out of a file.
     """
-    said = []
-    for purpose, now in ours.items():
-        before = Identity.read(theirs.get(purpose)) if isinstance(theirs, dict) else None
-        if before is None:
-            raise RunError(f"{what} with images that it does not name; use another --run-dir, or --fresh to start over")
-        if changes := now.changes(before):
-            said.append(f"{purpose} images: {'; '.join(changes)}")
-    if said:
+    if not isinstance(theirs, dict) or any(Identity.read(theirs.get(purpose)) is None for purpose in ours):
+        raise RunError(f"{what} with images that it does not name; use another --run-dir, or --fresh to start over")
+    if said := differing(ours, theirs):
         raise RunError(
             f"{what} with other images ({'; '.join(said)}); restore those, use another --run-dir, or --fresh to start"
             " over"

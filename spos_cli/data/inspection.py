@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from spos_cli.data.datasets import OF_A_SYSTEM, ArraySet, FolderSet, ImageSet, folders_below, is_image, measure
+from spos_cli.data.datasets import GONE, OF_A_SYSTEM, ArraySet, FolderSet, ImageSet, folders_below, is_image, measure
 from spos_cli.data.levels import Measured
 from spos_cli.data.loaders import chunks, stream
 from spos_cli.errors import ConfigError, DataError
@@ -20,7 +20,6 @@ from spos_cli.errors import ConfigError, DataError
 Indices = NDArray[np.int64]
 Progress = Callable[[int], object]  # is told how many more are done
 
-GONE = -1  # the size of a file that is not there
 BATCH = 64  # images that a worker takes at a time
 WORTH_WORKERS = 1000  # images; starting workers for fewer takes longer than they save
 

@@ -11,6 +11,8 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.metrics import Accuracy, AccuracyMeter
 from spos_cli.engine.precision import Amp, autocast, to_device
 
+CPU_BATCH = 32  # more images at a time do not fit into a CPU's cache, and take up to 1.4 times as long each
+
 
 @torch.inference_mode()
 def evaluate(

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from spos_cli.engine.accelerator import free_memory
+from spos_cli.engine.evaluation import CPU_BATCH
 from spos_cli.engine.precision import Amp, to_device
 from spos_cli.models.supernet import Supernet
 from spos_cli.search.racing import Outcomes, Race, checks
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
 
-CPU_BATCH = 32  # more images at a time do not fit into a CPU's cache, and take up to 1.4 times as long each
 ROOM = 0.25  # of a GPU's free memory that images may take to stay there; the rest is for a group's features
 
 

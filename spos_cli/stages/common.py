@@ -228,11 +228,8 @@ class Images:
 
     def said_to_differ(self, settings: dict[str, Any]) -> str:
         """What has changed since a search has kept its settings, in brackets; empty if names and sizes have not."""
-        said = []
-        for purpose, now in self.identities(val="validation" in settings["images"]).items():
-            before = Identity.read(settings["images"].get(purpose))
-            changes = now.changes(before) if before is not None else []
-            said += [f"{purpose} images: {'; '.join(changes)}"] if changes else []
+        before = settings["images"]
+        said = identity.differing(self.identities(val="validation" in before), before)
         return f" ({'; '.join(said)})" if said else ""
 
     def require_resumable(self, remembered: Any, what: str) -> None:
@@ -397,8 +394,7 @@ class Images:
         if free is not None and needed > free and self.processes.is_main:
             warn(
                 f"/dev/shm has {in_bytes(free)} free, and batches on their way from the loader workers take up to"
-                f" {in_bytes(needed)}: what finds no room goes through slower pipes. Give it more room (docker run"
-                f" --shm-size={math.ceil(2 * needed / 2**30)}g), or lower data.workers"
+                f" {in_bytes(needed)}: what finds no room goes through slower pipes; {more_shared_memory(needed)}"
             )
 
     def batches(
@@ -541,6 +537,11 @@ def only_one(pattern: Sequence[Path], what: str, hint: str) -> Path:
     if len(found) > 1:
         raise RunError(f"there are several: name one of {', '.join(str(path) for path in found)}")
     return found[0]
+
+
+def more_shared_memory(needed: int) -> str:
+    """What to do where /dev/shm has less room than so many bytes."""
+    return f"give /dev/shm more room (docker run --shm-size={math.ceil(2 * needed / 2**30)}g), or lower data.workers"
 
 
 def in_bytes(size: int) -> str:

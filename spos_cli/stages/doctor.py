@@ -45,7 +45,7 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import CostBinSampler, Sampler, UniformSampler
 from spos_cli.space.search_space import PUBLISHED, SearchSpace
-from spos_cli.stages.common import Images, Run, in_bytes, require_batch, training_recipe
+from spos_cli.stages.common import Images, Run, in_bytes, more_shared_memory, require_batch, training_recipe
 from spos_cli.stages.flops_table import read_latency
 from spos_cli.stages.run_folder import screen
 from spos_cli.stages.supernet_train import make_sampler
@@ -255,8 +255,7 @@ def shared_memory(setup: Setup) -> Finding:
     seen = f"batches on their way from the loader workers take up to {in_bytes(needed)}; {in_bytes(free)} are free"
     if needed <= free:
         return Finding(name, "ok", seen)
-    advice = f"give /dev/shm more room (docker run --shm-size={math.ceil(2 * needed / 2**30)}g), or lower data.workers"
-    return Finding(name, "warn", seen + ": what finds no room goes through slower pipes", advice)
+    return Finding(name, "warn", seen + ": what finds no room goes through slower pipes", more_shared_memory(needed))
 
 
 def mixed_precision(setup: Setup) -> Finding:

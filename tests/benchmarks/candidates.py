@@ -23,10 +23,10 @@ from spos_cli.config import SearchConfig
 from spos_cli.data.datasets import decode
 from spos_cli.data.loaders import chunks
 from spos_cli.data.transforms import EvalTransform, preprocess
+from spos_cli.engine.evaluation import CPU_BATCH
 from spos_cli.models.counting import count
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
-from spos_cli.search.evaluator import CPU_BATCH
 from spos_cli.search.evolution import Evolution
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
