@@ -5,7 +5,7 @@
 # make lint    style and types
 # make soak    everything that can go wrong, at random moments, about 10 minutes; FAULTS=9 for fewer
 # make bench   speed against the published procedure and how cost grows, about 5 minutes; bench-full: all sizes, longer
-# make docs    the tables of all settings in configs/README.md, from spos_cli/config.py
+# make docs    what pages say of the code: all settings in configs/README.md, the code map in spos_cli/README.md
 # make gpu     numbers, processes and speed on a GPU, 10 minutes at most; without one it checks itself on the CPU
 
 PYTHON ?= python3
@@ -54,6 +54,7 @@ lint: setup
 
 docs: setup
 	.venv/bin/python -m tests.settings_table
+	.venv/bin/python -m tests.code_map
 
 soak: setup
 	.venv/bin/python -m tests.soak --faults $(FAULTS)

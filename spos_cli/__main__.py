@@ -1,4 +1,4 @@
-"""`python -m spos_cli`, so that `torchrun ... -m spos_cli COMMAND` works; also the console script `spos`."""
+"""The console script `spos`; also `python -m spos_cli`, for torchrun."""
 
 from __future__ import annotations
 

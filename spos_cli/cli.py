@@ -17,9 +17,9 @@ from spos_cli import __version__
 from spos_cli.errors import ConfigError, SposError
 
 if TYPE_CHECKING:
-    from spos_cli.config import Config, TrainingConfig
+    from spos_cli.config.schema import Config, TrainingConfig
     from spos_cli.engine.distributed import Processes
-    from spos_cli.stages.common import Run
+    from spos_cli.run.command import Run
 
 app = typer.Typer(
     name="spos",
@@ -132,7 +132,7 @@ class Options:
 
         One that not all commands have, such as `--seed` or `--flops-limit`, is written as `--set`.
         """
-        from spos_cli.config import as_override
+        from spos_cli.files.quoting import as_override
 
         typed: list[tuple[str, object]] = [("--config", self.config)] if self.config is not None else []
         typed += [("--set", override) for override in self.overrides]
@@ -147,7 +147,7 @@ class Options:
             search: its settings that have an option of their own, where that was given.
             weights: settings of a weights file; they say how images are prepared, `--config` only where they are.
         """
-        from spos_cli import config
+        from spos_cli.config import loading
 
         if self.tensorboard:
             from spos_cli.engine.scalars import require_tensorboard
@@ -155,21 +155,21 @@ class Options:
             require_tensorboard()
         for name, value in (search or {}).items():
             self.options.append(("--" + name.replace("_", "-"), f"search.{name}", value))
-        overrides: list[str | config.Option] = [*self.overrides, *(config.Option(*option) for option in self.options)]
+        overrides: list[str | loading.Option] = [*self.overrides, *(loading.Option(*option) for option in self.options)]
         origin = "the settings in the weights file"
         if weights is not None:  # it may come from anywhere: it has no say in where and on what we work
-            weights = config.without_machine(weights)
+            weights = loading.without_machine(weights)
         if weights is None:
-            settings = config.load(config.find(self.config), overrides)
+            settings = loading.load(loading.find(self.config), overrides)
         elif self.config is None:
-            settings = config.validate(weights, overrides, origin=origin)
+            settings = loading.validate(weights, overrides, origin=origin)
             if not any(override.partition("=")[0].strip() == "data.root" for override in self.overrides):
                 settings.require_root_here(origin)
         else:
-            theirs = config.load(config.find(self.config), overrides)
-            settings = config.validate(weights, overrides, origin=origin).with_images_of(theirs)
+            theirs = loading.load(loading.find(self.config), overrides)
+            settings = loading.validate(weights, overrides, origin=origin).with_images_of(theirs)
         if weights is not None and settings.own_blocks:
-            settings.require_known_blocks(config.load(config.find(self.config)).own_blocks, origin)
+            settings.require_known_blocks(loading.load(loading.find(self.config)).own_blocks, origin)
         if self.print_config:
             print(settings.to_yaml(), end="")
             raise typer.Exit
@@ -177,7 +177,7 @@ class Options:
 
     def run(self, settings: Config) -> Run:
         """The command, as the stages take it."""
-        from spos_cli.stages.common import Run
+        from spos_cli.run.command import Run
 
         return Run(settings, self.flags, self.as_json, self.fresh, self.tensorboard)
 
@@ -568,9 +568,9 @@ def evaluate(
     """
     options = Options(config, overrides, run_dir, devices, seed, print_config, as_json=as_json)
     from spos_cli.engine.evaluation import CPU_BATCH
+    from spos_cli.run.weights_file import read_weights
     from spos_cli.space import architecture
     from spos_cli.stages import evaluate as stage
-    from spos_cli.stages.weights_file import read_weights
 
     content = read_weights(weights or stage.find_weights(options.run(options.load())))
     settings = options.load(weights=content.config)
@@ -635,7 +635,7 @@ def audit(
     """
     require_one_name(folder, run_dir)
     if folder is not None:
-        from spos_cli.stages.run_folder import root_from_here
+        from spos_cli.run.command import root_from_here
 
         kept = folder / "search" / "config.yaml"
         if config is None and not kept.is_file():
@@ -676,8 +676,8 @@ def status(
 
     Example: spos status runs/demo
     """
+    from spos_cli.run.command import Command
     from spos_cli.stages import status as stage
-    from spos_cli.stages.run_folder import Command
 
     require_one_name(folder, run_dir)
     if folder is not None:

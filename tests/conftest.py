@@ -61,10 +61,12 @@ Mistake = Callable[..., str]
 
 def count_spaces_once(patch: pytest.MonkeyPatch) -> None:
     """Commands in this process count the costs of each space once: most of the time of one that does little else."""
-    from spos_cli.stages import doctor, evaluate, export_arch, flops_table, retrain, search, supernet_train
+    from spos_cli.models import counting
+    from spos_cli.stages import audit, doctor, evaluate, export_arch, flops_table, retrain, search  # noqa: F401
 
-    for stage in (doctor, evaluate, export_arch, flops_table, retrain, search, supernet_train):
-        patch.setattr(stage, "count", _counted)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("spos_cli.") and module is not counting and getattr(module, "count", None) is counting.count:
+            patch.setattr(module, "count", _counted)
 
 
 @functools.cache

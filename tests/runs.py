@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from spos_cli import config
+from spos_cli.config import loading
 from spos_cli.search.journal import Entry, Origin, ranking
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import SearchSpace
@@ -57,7 +57,7 @@ def write_run(
     supernet.mkdir()
     for stage in (folder, search, supernet):
         (stage / "config.yaml").write_text(text)
-    space = config.load(folder / "config.yaml").space.build()
+    space = loading.load(folder / "config.yaml").space.build()
     entries, outcomes = drawn(space, candidates, images, generations)
     (search / "journal.jsonl").write_text("".join(entry.to_line() for entry in entries))
     (search / "outcomes.bits").write_bytes(np.packbits(outcomes, axis=1).tobytes())

@@ -1,4 +1,4 @@
-"""`make docs`: writes the tables of all settings into configs/README.md, from the fields of `spos_cli/config.py`.
+"""`make docs`: writes the tables of all settings into configs/README.md, from `spos_cli/config/schema.py`.
 
 python -m tests.settings_table
 """
@@ -15,20 +15,19 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from spos_cli import config
-from spos_cli.config import Config, Section
+from spos_cli.config.schema import Config, Cost, Devices, Duration, Section, ValueRange
 
 PAGE = Path(__file__).parents[1] / "configs" / "README.md"
-BEGIN = "<!-- Written by `make docs`. Change spos_cli/config.py instead. -->\n"
+BEGIN = "<!-- Written by `make docs`. Change spos_cli/config/schema.py instead. -->\n"
 END = "<!-- End of what `make docs` writes. -->\n"
 LARGE = 10**9  # an upper bound as high as this keeps out typing errors only, and is left out of the tables
 
 # Types that a reader of YAML would not know by their Python name.
 NAMES: list[tuple[Any, str]] = [
-    (config.Cost, "size, such as `330M`"),
-    (config.Duration, "time, such as `12ms`"),
-    (config.Devices, "`auto`, `cpu` or a whole number, 1 to 10,000"),
-    (config.ValueRange, "`auto`, `dtype` or `[low, high]`"),
+    (Cost, "size, such as `330M`"),
+    (Duration, "time, such as `12ms`"),
+    (Devices, "`auto`, `cpu` or a whole number, 1 to 10,000"),
+    (ValueRange, "`auto`, `dtype` or `[low, high]`"),
 ]
 PLAIN = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", type(None): "`null`"}
 

@@ -25,6 +25,7 @@ from spos_cli import seeding
 from spos_cli.data.datasets import UNREADABLE, ImageSet, Pixels
 from spos_cli.data.transforms import Colours, EvalTransform, Prepared, TrainTransform, recolour
 from spos_cli.errors import ConfigError, DataError, SposError
+from spos_cli.files.digests import file_digest
 
 Indices = NDArray[np.int64]
 Key = tuple[int, int]  # a sample: (epoch in training, position in evaluation; index into the image set)
@@ -580,13 +581,3 @@ def paths_digest(images: ImageSet, indices: Indices) -> str:
 def versions_digest(images: ImageSet, indices: Indices) -> str:
     """SHA-256 of what tells that images were replaced: sizes and times of files, or pixels."""
     return hashlib.sha256(images.versions[indices].astype("<i8").tobytes()).hexdigest()
-
-
-def file_digest(path: Path, progress: Callable[[int], object] = lambda done: None) -> str:
-    """SHA-256 of a file, in hexadecimal digits; `progress` is told how many more bytes are read."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(2**22):
-            digest.update(part)
-            progress(len(part))
-    return digest.hexdigest()

@@ -23,7 +23,6 @@ from spos_cli.data.loaders import (
     BadImages,
     Indices,
     chunks,
-    file_digest,
     paths_digest,
     recipe_path,
     stream,
@@ -31,6 +30,7 @@ from spos_cli.data.loaders import (
 )
 from spos_cli.data.transforms import antialiased_resize, size_for
 from spos_cli.errors import ConfigError, DataError
+from spos_cli.files.digests import file_digest
 
 Progress = Callable[[int], object]  # is told how many more are done
 AT_ONCE = 64  # images that a worker decodes at a time

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import io
-import os
 import pickle
 import sys
 import warnings
@@ -18,29 +16,10 @@ from typing import IO, Any
 import torch
 
 from spos_cli.errors import CheckpointError, RunError
+from spos_cli.files.writing import write_atomically
 
 DIGEST = "digest"  # the name of a checkpoint's own digest among its parts
 MAX_VALUES = 10**7  # in a checkpoint, names and containers counted; a supernet with its optimizer has ten thousand
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes beside `path`, flushes to the disk and renames: the file is the old one or the new one.
-
-    Raises:
-        RunError: it cannot be written; what was there is still there.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise RunError(f"cannot write {path}: {error.strerror or error}; what was there is kept") from None
 
 
 def serialize(content: dict[str, Any]) -> bytes:

@@ -33,6 +33,7 @@ from spos_cli.engine.progress import console, track, warn
 from spos_cli.engine.scalars import Scalars
 from spos_cli.engine.timing import timed
 from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
+from spos_cli.files.writing import write_atomically
 from spos_cli.models.blocks import ChoiceBlock
 
 Compile = Literal["off", "blocks"]
@@ -378,7 +379,7 @@ class Trainer:
             os.link(path, link)
             link.replace(self.folder / name)
         except OSError:
-            checkpoint.write_atomically(self.folder / name, path.read_bytes())
+            write_atomically(self.folder / name, path.read_bytes())
 
     def resume(self) -> None:
         """Goes on from `last.pt` if there is one; if it is damaged, from the newest checkpoint that is not.
@@ -452,7 +453,7 @@ class Trainer:
         if path.exists():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             kept = [line for line in lines if step_of(line) <= step]
-            checkpoint.write_atomically(path, "".join(kept).encode())
+            write_atomically(path, "".join(kept).encode())
             self.history = History(history.read(path))
 
 

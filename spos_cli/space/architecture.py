@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from spos_cli import pickles
 from spos_cli.errors import ArchitectureError, CheckpointError
+from spos_cli.files import pickles
+from spos_cli.files.reading import YAML_ERRORS
 
 MAX_CHARACTERS = 100_000  # of a literal or a file; far above any space
 MAX_CHOICE = 999_999
 WIDTH_UNIT = 1000  # a width of so many is 1.0
 SUFFIXES = (".yaml", ".yml", ".json", ".pkl")
-# What PyYAML raises for bad YAML; its own constructors raise the plain ones, for `!!int ""` or `!!timestamp x`.
-YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
 ALLOWED = "write one choice per layer, such as 2,1,0,3, or 2@0.8,1@1.4 with widths"
 
 _ITEM = r"[0-9]{1,6}(?:@[0-9]{1,3}(?:\.[0-9]{1,3})?)?"

@@ -16,33 +16,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spos_cli import seeding
-from spos_cli.config import Config
+from spos_cli.config.identity import recipe
+from spos_cli.config.schema import Config
 from spos_cli.engine import checkpoint
 from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import StopRequest, stop_on_signals
 from spos_cli.engine.progress import track, warn
 from spos_cli.errors import LimitError, RunError
+from spos_cli.files.quoting import quote_path
+from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import Costs, count
+from spos_cli.run.command import Run
+from spos_cli.run.images import Images
+from spos_cli.run.inputs import make_evaluator, make_evolution, read_settings, read_supernet, require_batch
 from spos_cli.search import results, statistics
 from spos_cli.search.evolution import Candidate
 from spos_cli.search.journal import Bitmaps, Entry, Journal, ranking
 from spos_cli.search.overview import Overview
+from spos_cli.search.scoring import Scoring
 from spos_cli.search.ties import RISK
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable, format_cost
 from spos_cli.stages import retrain
-from spos_cli.stages.common import Images, Run, read_settings, recipe, require_batch
-from spos_cli.stages.run_folder import quote_path
-from spos_cli.stages.search import (
-    Scoring,
-    make_evaluator,
-    make_evolution,
-    read_supernet,
-    remember_pixels,
-    remembered_images,
-    require_same_search,
-)
+from spos_cli.stages.search import remember_pixels, remembered_images, require_same_search
 
 TRIES = 1000  # of an architecture in a part of the range of FLOPs, under all limits
 TIED = 1.96  # standard errors of a difference that the paired test cannot tell from nothing
@@ -106,7 +103,7 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
         }
         if processes.is_main:
             text = json.dumps(result, indent=1) + "\n"
-            checkpoint.write_atomically(run.audit_folder / "result.json", text.encode())
+            write_atomically(run.audit_folder / "result.json", text.encode())
             show(run, result)
 
 
@@ -182,7 +179,7 @@ def remember(run: Run, digest: str, images: Images, processes: Processes) -> Non
     ours["alone_on"] = images.remembered(val=True)
     processes.barrier()
     if processes.is_main:
-        checkpoint.write_atomically(path, (json.dumps(ours, indent=1) + "\n").encode())
+        write_atomically(path, (json.dumps(ours, indent=1) + "\n").encode())
 
 
 def chosen(run: Run, found: Found, flops: CostTable) -> list[Architecture]:

@@ -23,7 +23,7 @@ from rich.text import Text
 from torch import nn
 
 from spos_cli import seeding
-from spos_cli.config import TrainingConfig
+from spos_cli.config.schema import TrainingConfig
 from spos_cli.data import inspection, levels
 from spos_cli.data.datasets import UNREADABLE, FolderSet, ImageSet, require_classes
 from spos_cli.data.loaders import (
@@ -38,17 +38,17 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import console, track
 from spos_cli.engine.trainer import Trainer, require_compiler
 from spos_cli.errors import DataError, LimitError, RunError, SposError
-from spos_cli.models import golden
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
+from spos_cli.official import golden
+from spos_cli.run.command import Run
+from spos_cli.run.images import Images, more_shared_memory
+from spos_cli.run.inputs import make_sampler, read_latency, require_batch, training_recipe
+from spos_cli.run.output import in_bytes, screen
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import CostBinSampler, Sampler, UniformSampler
 from spos_cli.space.search_space import PUBLISHED, SearchSpace
-from spos_cli.stages.common import Images, Run, in_bytes, more_shared_memory, require_batch, training_recipe
-from spos_cli.stages.flops_table import read_latency
-from spos_cli.stages.run_folder import screen
-from spos_cli.stages.supernet_train import make_sampler
 
 Status = Literal["ok", "warn", "fail"]
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}

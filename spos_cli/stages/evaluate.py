@@ -13,18 +13,19 @@ import torch
 from torch import Tensor
 
 from spos_cli.data.datasets import require_classes
-from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.evaluation import evaluate
 from spos_cli.engine.progress import track, warn
 from spos_cli.errors import CheckpointError, ConfigError
+from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import count
+from spos_cli.run.command import Run
+from spos_cli.run.images import Images
+from spos_cli.run.inputs import decode_calibration, kept_calibration, only_one
+from spos_cli.run.weights_file import Weights
 from spos_cli.search.evaluator import Calibration, calibrated
 from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.common import Images, Run, only_one
-from spos_cli.stages.search import decode_calibration, kept_calibration
-from spos_cli.stages.weights_file import Weights
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -179,4 +180,4 @@ def write_logits(path: Path, logits: Tensor, images: Images, processes: Processe
         buffer = io.BytesIO()
         paths = np.array([images.val.path(index) for index in range(len(images.val))])
         np.savez(buffer, logits=logits.numpy(), labels=images.val.labels, paths=paths)
-        checkpoint.write_atomically(path, buffer.getvalue())
+        write_atomically(path, buffer.getvalue())

@@ -15,19 +15,21 @@ from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import warn
 from spos_cli.errors import ConfigError, LimitError, RunError
+from spos_cli.files.quoting import quote_path
+from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import Costs, count
-from spos_cli.models.published_table import PICKLE_PROTOCOL
-from spos_cli.models.weights import to_published
+from spos_cli.official.flops_table import PICKLE_PROTOCOL
+from spos_cli.official.weights import to_published
+from spos_cli.run.command import Run
+from spos_cli.run.inputs import read_settings
+from spos_cli.run.weights_file import Weights, network_content, read_weights, supernet_content
 from spos_cli.search import ties
 from spos_cli.search.journal import Entry, Journal, pareto, ranking
 from spos_cli.search.results import exportable, is_own, rows
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import LABELS, CostTable, format_cost
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import Run, read_settings
-from spos_cli.stages.run_folder import quote_path
 from spos_cli.stages.search import percent, read_candidates, rounded
-from spos_cli.stages.weights_file import Weights, network_content, read_weights, supernet_content
 
 ArchFormat = Literal["yaml", "pkl"]
 WeightsFormat = Literal["published", "spos"]
@@ -225,10 +227,10 @@ def write(run: Run, entry: Entry, origin: dict[str, Any], form: ArchFormat) -> s
     }
     path = run.archs_folder / entry.architecture.id / "arch.yaml"
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
-    checkpoint.write_atomically(path, text.encode())
+    write_atomically(path, text.encode())
     if form == "pkl":
         path = path.with_name("arch.pkl")
-        checkpoint.write_atomically(path, pickle.dumps(tuple(entry.architecture.to_list()), PICKLE_PROTOCOL))
+        write_atomically(path, pickle.dumps(tuple(entry.architecture.to_list()), PICKLE_PROTOCOL))
     return str(path)
 
 
@@ -262,7 +264,7 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
     if output.exists():
         raise RunError(f"there is a file {output} already; name another with --output")
     if form == "published":
-        checkpoint.write_atomically(output, checkpoint.serialize(to_published(weights.state)))
+        write_atomically(output, checkpoint.serialize(to_published(weights.state)))
     else:
         checkpoint.save(output, our_content(run, weights, architecture))
     if output == ours and form == "spos":  # there is no training that has left its settings

@@ -11,20 +11,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spos_cli import seeding
-from spos_cli.engine import accelerator, checkpoint
+from spos_cli.engine import accelerator
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import track, warn
-from spos_cli.errors import RunError
-from spos_cli.models import latency, published_table
+from spos_cli.files.writing import write_atomically
+from spos_cli.models import latency
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.latency import OUTLIER, ROUNDS, WARM_UP
+from spos_cli.official import flops_table
+from spos_cli.run.command import Run
+from spos_cli.run.inputs import LATENCY_TABLE
+from spos_cli.run.output import in_columns
 from spos_cli.search import statistics
 from spos_cli.space.architecture import Architecture, format_width, read
 from spos_cli.space.cost import CostTable, format_cost, format_duration
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import Run, in_columns
 
-LATENCY_TABLE = "latency_table.json"
 CHECKED = 20  # whole networks that a table of latencies is fitted to
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -53,11 +55,11 @@ def run(run: Run, archs: Sequence[str], limit: int | None, form: Literal["json",
     summary = summarize(space, costs, limit)
     if form == "pkl":
         path = run.folder / "op_flops_dict.pkl"
-        table = published_table.of(space, costs.flops)
-        checkpoint.write_atomically(path, pickle.dumps(table, published_table.PICKLE_PROTOCOL))
+        table = flops_table.of(space, costs.flops)
+        write_atomically(path, pickle.dumps(table, flops_table.PICKLE_PROTOCOL))
     else:
         path = run.folder / "flops_table.json"
-        checkpoint.write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
+        write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
     run.record_settings()
     show_space(run, space, costs, summary)
     run.say(f"written to {path}")
@@ -73,10 +75,10 @@ def compare(run: Run, path: Path) -> None:
         CheckpointError: it is no such table, or holds more than plain values.
     """
     space = run.config.space.build()
-    theirs = published_table.read(path)
-    result = published_table.compare(theirs, published_table.of(space, count(space).flops))
+    theirs = flops_table.read(path)
+    result = flops_table.compare(theirs, flops_table.of(space, count(space).flops))
     file = run.folder / "flops_widths.json"
-    checkpoint.write_atomically(file, (json.dumps(result.others) + "\n").encode())
+    write_atomically(file, (json.dumps(result.others) + "\n").encode())
     run.record_settings()
     rows = [(d["op"], d["key"], _number(d["theirs"]), _number(d["measured"])) for d in result.differences]
     if rows:
@@ -116,7 +118,7 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
         "error": found.error,
     }
     path = run.folder / LATENCY_TABLE
-    checkpoint.write_atomically(path, (json.dumps(summary) + "\n").encode())
+    write_atomically(path, (json.dumps(summary) + "\n").encode())
     run.record_settings()
     cells = [[span(costs, format_duration) for costs in layer] for layer in by_choice(found.table)]
     show_table(run, "latency of each choice", space, cells)
@@ -135,24 +137,6 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
     run.result(summary)
     run.say(f"written to {path}")
     run.next(f"search --latency-limit {format_duration(sorted(whole)[len(whole) // 2])}")
-
-
-def read_latency(run: Run) -> CostTable:
-    """The latencies that were measured for this run's space.
-
-    Raises:
-        RunError: they were not, or for another space.
-    """
-    path, measure = run.folder / LATENCY_TABLE, run.command("flops-table --latency")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        space = run.config.space.build()
-        if content["space"] != space.digest:
-            raise RunError(f"{path} was measured for another space; run {measure} again")
-        table = CostTable("latency", int(content["fixed"]), content["table"], space.options)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
-        raise RunError(f"there is no {path}, or it is broken; run {measure} first") from None
-    return table
 
 
 def _number(value: float | None) -> str:

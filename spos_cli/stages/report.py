@@ -12,21 +12,25 @@ from typing import Any
 
 from rich.text import Text
 
-from spos_cli.config import Config
+from spos_cli.config.schema import Config
 from spos_cli.engine import checkpoint
 from spos_cli.engine.differences import differing
 from spos_cli.engine.history import is_number
 from spos_cli.engine.progress import warn
 from spos_cli.errors import RunError, SposError, printable
+from spos_cli.files.quoting import quote_path
+from spos_cli.files.reading import read_json, read_yaml
+from spos_cli.files.writing import write_atomically
+from spos_cli.report.findings import Audit, Effort, Findings, Number, Retrained, Search, Training
+from spos_cli.report.page import MISSING, page, plotly_js
+from spos_cli.run.command import Command, settings_of
+from spos_cli.run.output import screen
 from spos_cli.search import ties
-from spos_cli.search.findings import Audit, Effort, Findings, Number, Retrained, Search, Training
 from spos_cli.search.journal import Entry, Journal, ranking
-from spos_cli.search.page import MISSING, page, plotly_js
 from spos_cli.search.results import new, own, rows
 from spos_cli.space import architecture
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.run_folder import Command, quote_path, read_json, read_yaml, screen, settings_of
 
 SHARE = 0.02  # of a search's time that its report may take
 MENDABLE = (SposError, OSError)  # what can go wrong though there is no defect
@@ -51,7 +55,7 @@ def write(folder: Path) -> Path:
     path = folder / "search" / "report.html"
     content = page(read(folder)).encode()
     if not path.exists() or path.read_bytes() != content:
-        checkpoint.write_atomically(path, content)
+        write_atomically(path, content)
     return path
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from spos_cli.config.identity import recipe
 from spos_cli.engine import checkpoint
 from spos_cli.engine.calibration import calibrate
 from spos_cli.engine.distributed import Processes
@@ -16,23 +17,16 @@ from spos_cli.engine.metrics import Accuracy
 from spos_cli.engine.precision import autocast, prepared
 from spos_cli.engine.progress import track
 from spos_cli.engine.trainer import Trainer, uncompiled
+from spos_cli.files.quoting import quote_path
 from spos_cli.models.counting import count
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import initialized
+from spos_cli.run.command import Run
+from spos_cli.run.images import Images
+from spos_cli.run.inputs import only_one, require_batch, training_recipe, warn_of_guessing, weights_seed
+from spos_cli.run.weights_file import network_content
 from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.common import (
-    Images,
-    Run,
-    only_one,
-    recipe,
-    require_batch,
-    training_recipe,
-    warn_of_guessing,
-    weights_seed,
-)
-from spos_cli.stages.run_folder import quote_path
-from spos_cli.stages.weights_file import network_content
 
 
 def run(run: Run, processes: Processes, arch: str | None) -> None:

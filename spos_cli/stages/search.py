@@ -5,49 +5,51 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import yaml
-from numpy.typing import NDArray
-from torch import Tensor
 
-from spos_cli import seeding
-from spos_cli.data import datasets
-from spos_cli.data.loaders import BadImages, ImageStore, chunks, file_digest, read_recipe
-from spos_cli.data.transforms import EvalTransform, TrainTransform
+from spos_cli.config.identity import data_recipe
+from spos_cli.data.loaders import read_recipe
 from spos_cli.engine import checkpoint
 from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
-from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
-from spos_cli.engine.progress import Task, track, warn
+from spos_cli.engine.interrupt import StopRequest, stop_on_signals
+from spos_cli.engine.progress import track, warn
 from spos_cli.engine.scalars import Scalars
 from spos_cli.engine.timing import timed
-from spos_cli.errors import CheckpointError, ConfigError, RunError
+from spos_cli.errors import CheckpointError, RunError
+from spos_cli.files.digests import file_digest
+from spos_cli.files.reading import read_json
+from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.supernet import Supernet
-from spos_cli.search import published, results, statistics, ties
-from spos_cli.search.evaluator import Calibration, Evaluator, Score
-from spos_cli.search.evolution import Candidate, Evolution
+from spos_cli.official import search_checkpoint
+from spos_cli.run.command import EXPORT, INPUTS, Run
+from spos_cli.run.images import Images
+from spos_cli.run.inputs import (
+    LATENCY_TABLE,
+    guessing,
+    limits_of,
+    make_evaluator,
+    make_evolution,
+    read_settings,
+    read_supernet,
+)
+from spos_cli.run.weights_file import Weights
+from spos_cli.search import results, statistics, ties
+from spos_cli.search.evolution import Evolution
 from spos_cli.search.journal import Bitmaps, Entry, Journal, pareto, ranking
 from spos_cli.search.overview import Overview
-from spos_cli.search.racing import Race
-from spos_cli.space.architecture import Architecture
+from spos_cli.search.scoring import Scoring
 from spos_cli.space.cost import LABELS, format_cost, format_duration
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import Images, Run, data_recipe, guessing, read_settings
-from spos_cli.stages.flops_table import LATENCY_TABLE, read_latency
 from spos_cli.stages.report import LiveReport
-from spos_cli.stages.run_folder import EXPORT, INPUTS, read_json
-from spos_cli.stages.weights_file import Weights, read_weights
 
 SHOWN = 10
-GROUP = 8  # candidates that a process scores together: so many are lost if it is killed, and in memory at once
 # Settings of a search that no score depends on: what is drawn, and whether a candidate is scored to the end.
 STEERING = frozenset(
     (
@@ -56,7 +58,6 @@ STEERING = frozenset(
     )
 )
 STORES = ("scoring.u8", "calibration.u8")  # decoded images, in the folder of a search
-COUNTS = 3 * 8  # bytes of what is told of a score beside its outcomes
 
 
 def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | None) -> None:
@@ -118,7 +119,7 @@ def search(
     run.record_config(run.search_folder, processes)
     if processes.is_main:
         inputs = {"weights": str(file.path.resolve()), "from": None if earlier is None else str(earlier.resolve())}
-        checkpoint.write_atomically(run.search_folder / INPUTS, (json.dumps(inputs) + "\n").encode())
+        write_atomically(run.search_folder / INPUTS, (json.dumps(inputs) + "\n").encode())
     journal = Journal(run.search_folder / "journal.jsonl")
     if earlier is not None:
         require_begun_with(journal, begin_with, evolution)
@@ -177,27 +178,6 @@ def mirrored(run: Run, processes: Processes) -> Iterator[Callable[[int, Mapping[
         )
 
 
-def read_supernet(path: Path, processes: Processes, train: str) -> tuple[Weights, str]:
-    """Reads a supernet's file, and its digest; `train` is the command that repairs the run folder's own one.
-
-    Raises:
-        RunError: a training writes it anew meanwhile, or not all processes see the same.
-    """
-    try:
-        before = file_digest(path) if path.is_file() else ""
-        file = read_weights(path)
-    except CheckpointError as error:
-        if not train:
-            raise
-        raise CheckpointError(f"{error}; {train} goes on from the checkpoint before it") from None
-    after = file_digest(path)
-    if processes.any(before != after) or not processes.agree(after):
-        raise RunError(
-            f"{path} is being written; search when its training has ended, or name a step-*.pt with --weights"
-        )
-    return file, after
-
-
 def read_candidates(path: Path, space: SearchSpace, costs: Costs) -> list[Entry]:
     """The scored candidates in a file: a journal of ours, or a published search's checkpoint.
 
@@ -223,11 +203,11 @@ def read_candidates(path: Path, space: SearchSpace, costs: Costs) -> list[Entry]
                 )
         return entries
     content = checkpoint.load(path)
-    if not published.is_search(content):
+    if not search_checkpoint.is_search(content):
         raise CheckpointError(
             f"{path} holds no search: expected a journal.jsonl, or a published checkpoint with vis_dict"
         )
-    return published.entries_of(content, space, costs.flops, costs.params, str(path))
+    return search_checkpoint.entries_of(content, space, costs.flops, costs.params, str(path))
 
 
 def imported(entries: Sequence[Entry]) -> list[Entry]:
@@ -278,8 +258,8 @@ def bring_in(
         if own and whole and is_comparable(run, settings, path.parent):
             lines, rows = taken_over(own, evolution), results.rows(theirs)
             outcomes = Bitmaps(path.with_name("outcomes.bits"), images).rows([rows[e.architecture] for e in lines])
-            checkpoint.write_atomically(journal.path.with_name("outcomes.bits"), outcomes)
-        checkpoint.write_atomically(journal.path, "".join(entry.to_line() for entry in lines).encode())
+            write_atomically(journal.path.with_name("outcomes.bits"), outcomes)
+        write_atomically(journal.path, "".join(entry.to_line() for entry in lines).encode())
     processes.barrier()
 
 
@@ -307,37 +287,6 @@ def digest(store: Path) -> str | None:
         return None
     told = json.dumps([recipe.get(key) for key in ("sha256", "labels", "shape")])
     return hashlib.sha256(told.encode()).hexdigest()
-
-
-def make_evolution(run: Run, costs: Costs) -> Evolution:
-    """The sizes of the search, from the config; the random baseline has no parents.
-
-    Candidates are drawn exactly under the limit that leaves least of the space.
-
-    Raises:
-        RunError: there is a limit on the latency, but no table of latencies.
-    """
-    search = run.config.search
-    limits = [(costs.flops, search.flops_limit), (costs.params, search.params_limit)]
-    if search.latency_limit is not None:
-        limits.append((read_latency(run), search.latency_limit))
-    given = [(table, limit) for table, limit in limits if limit is not None]
-    given.sort(key=lambda pair: pair[0].distribution().share(None, pair[1]))
-    table, limit = given[0] if given else (costs.flops, None)
-    return Evolution(
-        table=table,
-        limit=limit,
-        others=tuple(given[1:]),
-        population=search.population,
-        generations=search.generations,
-        parents=search.parents if search.algorithm == "evolution" else 0,
-        mutations=search.mutations,
-        crossovers=search.crossovers,
-        mutation_probability=search.mutation_probability,
-        seed=run.config.seed,
-        flops=costs.flops,
-        front_on=costs.flops if search.objective == "pareto" else None,
-    )
 
 
 def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
@@ -394,7 +343,7 @@ def remember_pixels(run: Run, images: Images, processes: Processes) -> None:
         if processes.is_main and settings.get("pixels") != found:
             forget_kept(run.search_folder)
             text = json.dumps({**settings, "pixels": found}, indent=1) + "\n"
-            checkpoint.write_atomically(run.search_folder / "settings.json", text.encode())
+            write_atomically(run.search_folder / "settings.json", text.encode())
     elif settings.get("pixels") != found:
         raise RunError(
             f"{run.search_folder} holds a search that has scored on other images{images.said_to_differ(settings)};"
@@ -418,283 +367,9 @@ def remember_settings(run: Run, supernet_digest: str, images: Images, processes:
         theirs = {name: value for name, value in read_json(settings_file).items() if name != "pixels"}
         if theirs != json.loads(text):
             forget_kept(folder)
-            checkpoint.write_atomically(settings_file, text.encode())
+            write_atomically(settings_file, text.encode())
     processes.barrier()
     return ours
-
-
-def make_evaluator(run: Run, supernet: Supernet, images: Images, processes: Processes) -> Evaluator:
-    """Scores on the search split, or on the validation set if that was asked for by name."""
-    search = run.config.search
-    if search.split == "holdout":
-        image_set, scored = images.train, images.splits[1]
-    else:
-        image_set, scored = images.val, datasets.interleave(images.val)
-    path = run.search_folder / "scoring.u8"
-    scoring = decode(run, path, image_set, scored[: search.images], images.evaluation, None, processes)
-    calibration = decode_calibration(run, run.search_folder, images, processes)
-    return Evaluator(
-        supernet,
-        images.preprocess,
-        calibration=Calibration(calibration.images, search.calibration_batch_size, search.calibration_momentum),
-        images=scoring.images,
-        labels=scoring.labels,
-        batch=search.batch_size,
-        device=processes.device,
-        amp=search.amp,
-    )
-
-
-def decode_calibration(run: Run, folder: Path, images: Images, processes: Processes) -> ImageStore:
-    """The training images that BatchNorm statistics are computed from, the same for every candidate."""
-    path, chosen = folder / "calibration.u8", calibration_indices(run, images)
-    transform, seed = images.augmented, run.config.seed
-    return decode(run, path, images.to_augment, chosen, transform, seed, processes, images.bad_images)
-
-
-def kept_calibration(run: Run, images: Images) -> ImageStore | None:
-    """The same as the run's search has left them, if it has."""
-    path, chosen = run.search_folder / "calibration.u8", calibration_indices(run, images)
-    if not ImageStore.matches(path, images.to_augment, chosen, images.augmented, seed=run.config.seed):
-        return None
-    return ImageStore.open(path)
-
-
-def calibration_indices(run: Run, images: Images) -> NDArray[np.int64]:
-    """Which training images they are.
-
-    Raises:
-        ConfigError: there are fewer of them than one calibration batch.
-    """
-    config, search = run.config, run.config.search
-    training, _ = images.splits
-    order = seeding.generator(config.seed, "calibration").permutation(len(training))
-    chosen = training[order[: search.calibration_images]]
-    if len(chosen) < search.calibration_batch_size:
-        raise ConfigError(
-            f"search.calibration_batch_size is {search.calibration_batch_size}, but there are {len(chosen)}"
-            " training images; lower it"
-        )
-    return chosen
-
-
-def decode(
-    run: Run,
-    path: Path,
-    images: datasets.ImageSet,
-    indices: NDArray[np.int64],
-    transform: EvalTransform | TrainTransform,
-    seed: int | None,
-    processes: Processes,
-    bad_images: BadImages | None = None,
-) -> ImageStore:
-    """Decodes images once, for all candidates and processes; broken ones are an error, or counted and replaced."""
-    if processes.is_main and not ImageStore.matches(path, images, indices, transform, seed=seed):
-        with track(f"decoding {path.stem} images", len(indices), "images", quiet=run.as_json) as task:
-            ImageStore.build(
-                path,
-                images,
-                indices,
-                transform,
-                seed=seed,
-                workers=run.config.data.workers,
-                progress=task.advance,
-                bad_images=bad_images,
-            )
-    processes.barrier()
-    return ImageStore.open(path)
-
-
-class Scoring:
-    """Scores generations over all processes, and keeps the journal.
-
-    Args:
-        parents: candidates of a generation that the next one is made of.
-        racing: risk of a race against the last of them, over all of its checks; None for no races.
-        overview: is told of all scores, for the dashboard of a search.
-    """
-
-    def __init__(
-        self,
-        processes: Processes,
-        evaluator: Evaluator,
-        costs: Costs,
-        journal: Journal,
-        parents: int,
-        racing: float | None,
-        overview: Overview | None = None,
-    ) -> None:
-        self.processes, self.evaluator, self.costs, self.journal = processes, evaluator, costs, journal
-        self.parents, self.racing, self.overview = parents, racing, overview or Overview(0)
-        lines = journal.read_of(evaluator.supernet.space)
-        self.imported = [entry for entry in lines if not results.is_own(entry)]
-        self.entries = {entry.architecture: entry for entry in results.own(lines)}
-        self.rows, self.lines = results.rows(lines), len(lines)
-        self.bitmaps = Bitmaps(journal.path.with_name("outcomes.bits"), len(evaluator.images))
-        self.used = [entry for entry in self.entries.values() if entry.earlier]
-        self.overview.add(self.used)
-        self.changed = False  # whether the last generation had candidates that were not in the journal
-
-    def score(self, candidates: Sequence[Candidate], request: StopRequest, task: Task) -> list[float]:
-        """A score of each candidate, the higher the better; those in the journal are not scored again.
-
-        Neighbours are scored together, since they have most in common. Their order is that of the journal, however
-        many processes there are.
-
-        Raises:
-            Interrupted: on a signal; the journal has all scores so far.
-        """
-        pending = [candidate for candidate in candidates if candidate.architecture not in self.entries]
-        task.skip(len(candidates) - len(pending))
-        self.changed = bool(pending)
-        self.overview.add(self.entries[c.architecture] for c in candidates if c.architecture in self.entries)
-        task.phase, task.rows = self.overview.phase, self.overview.rows
-        race = self.race() if pending else None
-        neighbours = sorted(pending, key=lambda candidate: candidate.architecture.options)
-        for together in chunks(neighbours, GROUP * self.processes.world_size):
-            if self.processes.any(request.made):
-                raise Interrupted(request.number or signal.SIGTERM)
-            self.overview.add(self.score_together(together, race, request, task))
-            task.rows = self.overview.rows
-            best = self.overview.best
-            note = f"generation {together[0].generation}" + (f", best top-1 {best.top1:.2%}" if best else "")
-            task.advance(len(together), note=note)
-        entries = [self.entries[candidate.architecture] for candidate in candidates]
-        self.used += entries
-        return [entry.fitness for entry in entries]
-
-    def tied(self) -> ties.Ties:
-        """What is tied with the best so far."""
-        return ties.find(self.used, self.rows, self.bitmaps.path)
-
-    def race(self) -> Race | None:
-        """Against the last of the parents, if there are enough of them; the same for a whole generation."""
-        if self.racing is None or not self.parents:
-            return None
-        complete = [entry for entry in ranking(self.used) if not entry.partial]
-        if len(complete) < self.parents:
-            return None
-        last = complete[self.parents - 1]
-        row = self.rows[last.architecture]
-        rival = self.bitmaps.read(row) if self.processes.is_main else None  # only the one that writes has it for sure
-        told = torch.zeros(1 + self.bitmaps.images, dtype=torch.uint8)
-        if rival is not None and int(rival.sum()) == last.right:  # else the row was lost
-            told[0], told[1:] = 1, torch.from_numpy(rival)
-        told = told.to(self.processes.device)
-        self.processes.copy_from_main([told])
-        is_known, outcomes = bool(told[0]), told[1:].cpu().numpy().astype(bool)
-        return Race(outcomes, self.racing) if is_known else None
-
-    def score_together(
-        self, candidates: Sequence[Candidate], race: Race | None, request: StopRequest, task: Task
-    ) -> list[Entry]:
-        """A share of them per process; the first one writes them all, in their order.
-
-        Raises:
-            Interrupted: on a signal in the midst of it.
-        """
-        size = -(-len(candidates) // self.processes.world_size)
-        mine = candidates[self.processes.rank * size :][:size]
-        note, before, first_half = task.note, 0.0, True
-
-        def go_on(done: float) -> bool:
-            nonlocal before, first_half
-            first_half = first_half and done > before  # of the calibration; then it begins anew, of the scoring
-            task.under_way, before = len(candidates) * (done if first_half else 1 + done) / 2, done
-            task.advance(0, note=f"{note}, {done:.0%} of {len(candidates)} more" if note else "")
-            return not request.made
-
-        found = self.scores_of([candidate.architecture for candidate in mine], race, go_on)
-        task.note, task.under_way = note, 0.0
-        rows = self.processes.gather(_flat(found, size, self.bitmaps.images).to(self.processes.device)).cpu()
-        for candidate, score in zip(candidates, _scores(rows, self.bitmaps.images), strict=False):
-            if score is None:
-                raise Interrupted(request.number or signal.SIGTERM)
-            self.write(candidate, score)
-        return [self.entries[candidate.architecture] for candidate in candidates]
-
-    def write(self, candidate: Candidate, score: Score) -> None:
-        """Adds a score to the journal, from the first process."""
-        arch = candidate.architecture
-        entry = Entry(
-            architecture=arch,
-            flops=self.costs.flops.of(arch),
-            params=self.costs.params.of(arch),
-            top1=score.top1_count / score.images,
-            top5=score.top5_count / score.images,
-            images=score.images,
-            generation=candidate.generation,
-            origin=candidate.origin,
-            partial=score.partial,
-        )
-        if self.processes.is_main:
-            self.bitmaps.write(self.lines, score.top1)
-            self.journal.append(entry)
-            self.kept(arch).unlink(missing_ok=True)
-        self.rows[arch], self.lines = self.lines, self.lines + 1
-        self.entries[arch] = entry
-
-    def scores_of(
-        self, archs: Sequence[Architecture], race: Race | None, go_on: Callable[[float], bool]
-    ) -> list[Score | None]:
-        """The scores of candidates, from this process; None for those that a signal came before.
-
-        Of several processes, each keeps what it has found until the first one has it in the journal: the scores of
-        those that are whole outlive one that is killed.
-        """
-        if self.processes.world_size == 1:
-            found = self.evaluator.score(archs, race, go_on)
-            return [None] * len(archs) if found is None else [*found]
-        kept = {arch: score for arch in archs if (score := self.read_kept(arch)) is not None}
-        left = [arch for arch in archs if arch not in kept]
-        scores = self.evaluator.score(left, race, go_on) if left else []
-        for arch, score in zip(left, scores or [], strict=False):
-            with contextlib.suppress(RunError):  # a full disk costs only this safety
-                checkpoint.write_atomically(self.kept(arch), _flat([score], 1, self.bitmaps.images).numpy().tobytes())
-            kept[arch] = score
-        return [kept.get(arch) for arch in archs]
-
-    def read_kept(self, arch: Architecture) -> Score | None:
-        """A score that a process has kept; None if there is none that is whole."""
-        try:
-            content = self.kept(arch).read_bytes()
-        except OSError:
-            return None
-        empty = _flat([None], 1, self.bitmaps.images)
-        if len(content) != empty.numel():
-            return None
-        return _scores(torch.frombuffer(bytearray(content), dtype=torch.uint8), self.bitmaps.images)[0]
-
-    def kept(self, arch: Architecture) -> Path:
-        """Where a score waits for its place in the journal."""
-        return self.journal.path.with_name(f".scored-{arch.id}.bits")
-
-
-def _flat(scores: Sequence[Score | None], size: int, images: int) -> Tensor:
-    """`size` scores of up to `images` images as bytes: of each the counts, then the outcomes."""
-    rows = np.zeros((size, images + COUNTS), np.uint8)
-    for row, score in zip(rows, scores, strict=False):
-        if score is not None:
-            counts = np.array([score.images, score.top5_count, score.partial], "<i8")
-            row[:COUNTS] = np.frombuffer(counts.tobytes(), np.uint8)
-            row[COUNTS:][: score.images] = score.top1
-    return torch.from_numpy(rows.reshape(-1))
-
-
-def _scores(flat: Tensor, images: int) -> list[Score | None]:
-    """The inverse of `_flat`, of one process or of several."""
-    scores: list[Score | None] = []
-    for row in flat.numpy().reshape(-1, images + COUNTS):
-        seen, top5, partial = np.frombuffer(row[:COUNTS].tobytes(), "<i8").tolist()
-        scores.append(Score(row[COUNTS:][:seen].astype(bool), top5, bool(partial)) if seen else None)
-    return scores
-
-
-def limits_of(run: Run) -> dict[str, int | None]:
-    """The limits on candidates: that on FLOPs, and others where they are given."""
-    search = run.config.search
-    others = {"params": search.params_limit, "latency": search.latency_limit}
-    return {"flops": search.flops_limit, **{name: limit for name, limit in others.items() if limit is not None}}
 
 
 def with_error(entry: Entry, tie: ties.Ties) -> dict[str, Any]:
@@ -734,7 +409,7 @@ def write_result(run: Run, scoring: Scoring, supernet_digest: str, complete: boo
         **(front_of(run, scoring, tie) if run.config.search.objective == "pareto" else {}),
     }
     text = yaml.safe_dump(result, sort_keys=False, default_flow_style=None, width=120)
-    checkpoint.write_atomically(run.search_folder / "result.yaml", text.encode())
+    write_atomically(run.search_folder / "result.yaml", text.encode())
     return tie
 
 

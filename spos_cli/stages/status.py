@@ -11,26 +11,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from spos_cli import config
-from spos_cli.config import Config
-from spos_cli.engine import history, lock
+from spos_cli.config import loading
+from spos_cli.config.schema import Config
+from spos_cli.engine import history
 from spos_cli.engine.history import is_number
 from spos_cli.engine.progress import duration
 from spos_cli.errors import RunError, SposError
+from spos_cli.files import lock
+from spos_cli.files.quoting import quote_path
+from spos_cli.files.reading import read_json, read_yaml
+from spos_cli.run.command import EXPORT, INPUTS, Command, root_from_here, settings_of
 from spos_cli.search import results
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.run_folder import (
-    EXPORT,
-    INPUTS,
-    Command,
-    quote_path,
-    read_json,
-    read_yaml,
-    root_from_here,
-    settings_of,
-)
 
 FILES = 1000  # of a folder that are looked at
 
@@ -427,7 +421,7 @@ def find(folder: Path) -> tuple[str | None, str | None, list[str]]:
     if not recorded.is_file():
         return None, str(folder), []
     try:
-        same = config.load(recorded).folder.resolve() == folder.resolve()
+        same = loading.load(recorded).folder.resolve() == folder.resolve()
     except SposError as error:
         raise RunError(f"{error}; name the settings of this run with --config") from None
     return str(recorded), None if same else str(folder), root_from_here(recorded, folder)

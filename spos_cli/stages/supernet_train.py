@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import json
 
+from spos_cli.config.identity import recipe
 from spos_cli.data.identity import TrainedOn
-from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import warn
 from spos_cli.engine.trainer import Trainer
-from spos_cli.models.counting import count
+from spos_cli.files.writing import write_atomically
 from spos_cli.models.skeleton import initialized
 from spos_cli.models.supernet import Supernet
+from spos_cli.run.command import Run
+from spos_cli.run.images import Images
+from spos_cli.run.inputs import make_sampler, require_batch, training_recipe, warn_of_guessing, weights_seed
+from spos_cli.run.output import in_columns
 from spos_cli.space.architecture import format_width
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import (
     CostBinSampler,
-    FairSampler,
     Sampler,
     Trained,
-    UniformSampler,
-    WidthWarmUp,
     count_trained,
 )
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.common import (
-    Images,
-    Run,
-    in_columns,
-    recipe,
-    require_batch,
-    training_recipe,
-    warn_of_guessing,
-    weights_seed,
-)
 
 
 def run(run: Run, processes: Processes) -> None:
@@ -92,18 +83,6 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
         run.next("search")
 
 
-def make_sampler(run: Run, space: SearchSpace) -> Sampler:
-    """What draws a path for each step; every process draws the same."""
-    config, options = run.config, space.options
-    warm_up = WidthWarmUp(len(space.widths), config.supernet.width_warmup_steps)
-    if config.supernet.sampler == "uniform":
-        return UniformSampler(options, config.seed, warm_up)
-    if config.supernet.sampler == "fair":
-        return FairSampler(options, config.seed, warm_up)
-    bins = config.supernet.flops_bins
-    return CostBinSampler(count(space).flops, bins.low, bins.high, bins.width, config.seed)
-
-
 def show(run: Run, trainer: Trainer) -> None:
     """The summary at the end."""
     last = trainer.last_metrics()
@@ -122,11 +101,11 @@ def show_trained(run: Run, space: SearchSpace, trained: Trained) -> None:
 
     By layer, in the order of the space.
     """
-    checkpoint.write_atomically(run.supernet_folder / "choices.json", (json.dumps(trained.choices) + "\n").encode())
+    write_atomically(run.supernet_folder / "choices.json", (json.dumps(trained.choices) + "\n").encode())
     titles, rows = in_columns(space, [[f"{count:,}" for count in counts] for counts in trained.choices])
     table = [[layer.index, *row] for layer, row in zip(space.layers, rows, strict=True)]
     run.show("how often each choice was trained", ["layer", *titles], table)
     if space.widths:
-        checkpoint.write_atomically(run.supernet_folder / "widths.json", (json.dumps(trained.widths) + "\n").encode())
+        write_atomically(run.supernet_folder / "widths.json", (json.dumps(trained.widths) + "\n").encode())
         widths = [[layer, *(f"{count:,}" for count in counts)] for layer, counts in enumerate(trained.widths)]
         run.show("how often each width was trained", ["layer", *map(format_width, space.widths)], widths)

@@ -19,14 +19,15 @@ from rich.table import Table
 from scipy.stats import kendalltau
 from torch import Tensor
 
-from spos_cli import config as configs
+from spos_cli.config import schema as configs
 from spos_cli.engine.distributed import Processes
 from spos_cli.models.counting import count
+from spos_cli.run.command import Run
+from spos_cli.run.images import Images
+from spos_cli.run.inputs import make_evaluator
+from spos_cli.run.weights_file import read_weights
 from spos_cli.search.tree import Node, Tree
 from spos_cli.space.architecture import Architecture
-from spos_cli.stages.common import Images, Run
-from spos_cli.stages.search import make_evaluator
-from spos_cli.stages.weights_file import read_weights
 
 MOMENTUM, PUBLISHED_BATCHES = 0.1, 200
 BATCHES = (5, 10, 16, 20, 24, 32, 40)

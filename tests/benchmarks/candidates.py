@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spos_cli.config import SearchConfig
+from spos_cli.config.schema import SearchConfig
 from spos_cli.data.datasets import decode
 from spos_cli.data.loaders import chunks
 from spos_cli.data.transforms import EvalTransform, preprocess
@@ -28,10 +28,10 @@ from spos_cli.models.counting import count
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
 from spos_cli.search.evolution import Evolution
+from spos_cli.search.scoring import GROUP
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import PUBLISHED
-from spos_cli.stages.search import GROUP
 from tests.benchmarks import photographs, published
 from tests.benchmarks.comparison import Comparison
 

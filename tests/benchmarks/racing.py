@@ -16,16 +16,18 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from spos_cli import config as configs
+from spos_cli.config import schema as configs
 from spos_cli.engine.distributed import Processes
 from spos_cli.models.counting import count
+from spos_cli.run.command import Run
+from spos_cli.run.images import Images
+from spos_cli.run.inputs import make_evaluator, make_evolution
+from spos_cli.run.weights_file import read_weights
 from spos_cli.search.evaluator import Evaluator, Score
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.racing import Race, checks
+from spos_cli.search.scoring import GROUP
 from spos_cli.space.architecture import Architecture
-from spos_cli.stages.common import Images, Run
-from spos_cli.stages.search import GROUP, make_evaluator, make_evolution
-from spos_cli.stages.weights_file import read_weights
 
 Best = list[set[Architecture]]  # the ten best after each generation
 

@@ -24,15 +24,16 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import kendalltau
 
-from spos_cli import config as configs
+from spos_cli.config import schema as configs
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.models.counting import count
+from spos_cli.run.command import Run
+from spos_cli.run.images import Images
+from spos_cli.run.inputs import make_evaluator
+from spos_cli.run.weights_file import read_weights
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable, format_cost
-from spos_cli.stages.common import Images, Run
-from spos_cli.stages.search import make_evaluator
-from spos_cli.stages.weights_file import read_weights
 
 RECIPE, ARCHITECTURES, SEEDS = "fashion_mnist_channels", 12, 3
 STEPS, ALONE_STEPS = 9000, 3000

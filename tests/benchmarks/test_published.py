@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from spos_cli.models.counting import count
-from spos_cli.models.golden import WINNER, fill
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
+from spos_cli.official.golden import WINNER, fill
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import CostBinSampler

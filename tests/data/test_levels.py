@@ -19,7 +19,7 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from spos_cli import config
+from spos_cli.config import loading
 from spos_cli.data import inspection, levels
 from spos_cli.data.datasets import FolderSet, decode, extensions, measure
 from spos_cli.data.levels import ValueRange
@@ -229,7 +229,7 @@ def test_nothing_is_guessed(
     advised = re.search(r"set (data\.value_range: \[.*?\])", message)
     assert advised
     section, _, setting = advised[1].partition(".")
-    settings = config.validate({section: yaml.safe_load(setting)})
+    settings = loading.validate({section: yaml.safe_load(setting)})
     pixels = decode(tmp_path / name, settings.data.value_range)
     assert len(np.unique(pixels)) >= 64
     measured = measure(tmp_path / name)

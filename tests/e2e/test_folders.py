@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from spos_cli.models import golden
+from spos_cli.official import golden
 from spos_cli.stages import doctor as doctor_stage
 from tests.conftest import TINY, Mistake, Spos, count_spaces_once
 

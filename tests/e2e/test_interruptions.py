@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spos_cli import config
+from spos_cli.config import loading
 from spos_cli.models.counting import count
 from spos_cli.search.journal import Journal, pareto
 from spos_cli.search.statistics import hypervolume
@@ -106,7 +106,7 @@ def test_kill_during_a_search_for_the_front(finished: Spos, tmp_path: Path) -> N
     assert [{key: entry[key] for key in front[0]} for entry in result["front"]] == front
     assert told == result["front"]
     assert all(entry["interval"][0] < entry["top1"] < entry["interval"][1] for entry in told)
-    space = config.load(whole.folder / "spos.yaml").space.build()
+    space = loading.load(whole.folder / "spos.yaml").space.build()
     corner = count(space).flops.maximum  # there is no limit
     assert result["reference"] == {"flops": corner, "top1": 0}
     costs, scores = [entry["flops"] for entry in front], [entry["top1"] for entry in front]

@@ -7,11 +7,11 @@ import json
 import pytest
 import yaml
 
-from spos_cli import config
+from spos_cli.config import loading
 from spos_cli.models.counting import count
+from spos_cli.run.command import Run
 from spos_cli.space.cost import format_cost
 from spos_cli.stages import doctor
-from spos_cli.stages.common import Run
 from tests.conftest import TINY, Spos
 
 SAID = "excludes nothing: no architecture of the space has more than"
@@ -19,7 +19,7 @@ SAID = "excludes nothing: no architecture of the space has more than"
 
 def most(spos: Spos) -> tuple[int, int]:
     """The most FLOPs and parameters of the space."""
-    costs = count(config.load(spos.folder / "spos.yaml").space.build())
+    costs = count(loading.load(spos.folder / "spos.yaml").space.build())
     return costs.flops.maximum, costs.params.maximum
 
 
@@ -64,7 +64,7 @@ def test_export_arch(finished: Spos, spos: Spos) -> None:
 
 def setup(*overrides: str) -> doctor.Setup:
     """The tiny experiment with other settings."""
-    return doctor.Setup(Run(config.validate(yaml.safe_load(TINY), overrides)))
+    return doctor.Setup(Run(loading.validate(yaml.safe_load(TINY), overrides)))
 
 
 def test_doctor(spos: Spos) -> None:

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spos_cli import config
-from spos_cli.config import Config
+from spos_cli.config import loading
+from spos_cli.config.schema import Config
 from spos_cli.engine import checkpoint
-from spos_cli.models.weights import to_published
+from spos_cli.official.weights import to_published
 from spos_cli.search.journal import Journal
 from tests.conftest import TINY, Spos
 
@@ -72,7 +72,7 @@ class Folder:
         where = Spos.__new__(Spos)
         where.folder = working or self.spos.folder
         printed = where.here(*(one.replace("FILE", "x.pt") for one in arguments), "--print-config").stdout
-        return config.validate(yaml.safe_load(printed))
+        return loading.validate(yaml.safe_load(printed))
 
     def check(self, command: str, expected: Config, working: Path | None = None) -> None:
         """A command leads to these settings, in this run folder."""

@@ -17,11 +17,11 @@ import torch
 import yaml
 from PIL import Image
 
-from spos_cli import config
+from spos_cli.config import loading
 from spos_cli.engine import checkpoint, distributed
 from spos_cli.engine.distributed import Processes
 from spos_cli.errors import RunError
-from spos_cli.stages.common import Run
+from spos_cli.run.command import Run
 from tests.conftest import PROGRAM, Mistake, Spos, environment
 
 pytestmark = pytest.mark.slow
@@ -179,7 +179,7 @@ def test_names_that_are_too_long(mistake: Mistake) -> None:
 
 def test_fresh_is_once_a_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that a launcher starts again, or a machine that comes back, go on."""
-    run = Run(config.validate({"run_dir": str(tmp_path / "run")}), fresh=True)
+    run = Run(loading.validate({"run_dir": str(tmp_path / "run")}), fresh=True)
     alone = Processes(0, 1, torch.device("cpu"))
 
     def begin(rank: str | None, launch: str | None, torchrun: str | None = None) -> bool:

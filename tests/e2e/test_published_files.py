@@ -18,14 +18,14 @@ from skimage import data as photographs
 from torchvision import transforms as classic
 
 from spos_cli.engine import checkpoint
-from spos_cli.models.golden import WINNER, fill, image
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
+from spos_cli.official.golden import WINNER, fill, image
 from spos_cli.search.journal import Journal
 from spos_cli.space.search_space import PUBLISHED
 from tests.conftest import Mistake, Spos
 from tests.models import reference
-from tests.models.test_published_table import published as published_table
+from tests.official.test_flops_table import published as published_table
 
 pytestmark = pytest.mark.slow
 

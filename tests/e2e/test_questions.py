@@ -15,7 +15,8 @@ import torch
 import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spos_cli import cli, config
+from spos_cli import cli
+from spos_cli.config import loading
 from spos_cli.models.counting import count
 from spos_cli.search.journal import Bitmaps, Entry, Journal, pareto, ranking
 from spos_cli.space.architecture import Architecture
@@ -169,7 +170,7 @@ def test_a_journal_from_elsewhere(spos: Spos, entries: list[Entry], ask: Ask, mi
     journal = spos.run / "search" / "journal.jsonl"
     place = ("--from", journal, "--run-dir", "elsewhere")
     assert "journal.jsonl:1 is a candidate of another space: it has 1," in mistake("export-arch", *place)
-    costs = count(config.load(spos.folder / "spos.yaml").space.build())
+    costs = count(loading.load(spos.folder / "spos.yaml").space.build())
     known = [
         replace(entry, flops=costs.flops.of(entry.architecture), params=costs.params.of(entry.architecture))
         for entry in entries

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from spos_cli import cli, config
+from spos_cli import cli
+from spos_cli.config import loading
 from tests.conftest import Spos, count_spaces_once
 
 pytestmark = pytest.mark.slow
@@ -39,7 +40,7 @@ QUICK = {
 
 def quick(name: str) -> dict[str, Any]:
     """A shipped recipe's space, with 16 pixels or fewer, and ten classes."""
-    space = config.load(config.shipped()[name]).dump()["space"]
+    space = loading.load(loading.shipped()[name]).dump()["space"]
     crop = {"crop": "none", "flip": False, "jitter": 0}
     size = min(16, space["image_size"])
     return {
@@ -68,7 +69,7 @@ def test_shipped_spaces(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for command in ("supernet-train", "flops-table", "search", "export-arch", "retrain", "evaluate"):
         run(monkeypatch, command)
     trained = json.loads(Path("runs/quick/supernet/choices.json").read_text())
-    space = config.load(Path("spos.yaml")).space.build()
+    space = loading.load(Path("spos.yaml")).space.build()
     assert [len(row) for row in trained] == [len(layer.choices) for layer in space.layers]
     assert all(sum(row) == 2 for row in trained)
     has_widths = "@" in next(Path().glob("runs/quick/archs/*/arch.yaml")).read_text()

@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from spos_cli import cli, config
+from spos_cli import cli
+from spos_cli.config import loading
 from spos_cli.engine import distributed
 from spos_cli.engine.distributed import PeerLost, Processes
 from spos_cli.errors import ConfigError
@@ -237,13 +238,13 @@ def test_a_gpu_that_is_too_small_is_one_line(
 def test_gpus_that_are_counted_and_cannot_be_used(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str, gpus: int
 ) -> None:
-    from spos_cli.stages import weights_file
+    from spos_cli.run import weights_file
 
     monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(cli.sys, "argv", ["spos", *command.split(), "--config", "imagenet"])
-    content = SimpleNamespace(config=config.load(config.find("imagenet"), []).model_dump(mode="json"))
+    content = SimpleNamespace(config=loading.load(loading.find("imagenet"), []).model_dump(mode="json"))
     monkeypatch.setattr(weights_file, "read_weights", lambda path: content)
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -293,7 +294,7 @@ def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def threads_of(recipe: str, processes: int = 1) -> int:
     """Threads of each process that trains the supernet of a shipped recipe."""
-    settings = config.load(config.shipped()[recipe])
+    settings = loading.load(loading.shipped()[recipe])
     work = settings.space.build().work * settings.supernet.batch_size // processes
     return distributed.thread_count(None, processes, work)
 

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from torch import nn
 
-from spos_cli.engine import checkpoint, lock
+from spos_cli.engine import checkpoint
 from spos_cli.engine.trainer import Batch, Trainer
 from spos_cli.errors import CheckpointError, DataError, RunError
+from spos_cli.files import lock
 from tests.engine.test_trainer import STEPS, batches, trainer
 
 
@@ -187,7 +188,7 @@ def test_milestones_are_kept(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from spos_cli.engine import lock
+from spos_cli.files import lock
 from spos_cli.errors import RunError
 try:
     with lock.hold(Path(sys.argv[1])):
@@ -233,7 +234,7 @@ def test_only_one_of_many_gets_the_lock_at_a_time(tmp_path: Path) -> None:
     code = """
 import sys, time
 from pathlib import Path
-from spos_cli.engine import lock
+from spos_cli.files import lock
 from spos_cli.errors import RunError
 done = 0
 while done < 50:

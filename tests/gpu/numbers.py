@@ -25,17 +25,17 @@ from spos_cli.engine.optim import Schedule
 from spos_cli.engine.precision import Amp, autocast
 from spos_cli.engine.trainer import Batch, Compile, Recipe, Trainer, require_compiler
 from spos_cli.errors import ConfigError
-from spos_cli.models import golden
 from spos_cli.models.blocks import ChoiceBlock
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import Skeleton, initialized
 from spos_cli.models.supernet import Supernet
+from spos_cli.official import golden
 from spos_cli.search.evaluator import Calibration, Evaluator, Score
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import PUBLISHED, Choice, SearchSpace, Stage
 from tests.gpu.checks import Check, Needs, Place, Wrong, an_accelerator, nothing, within
 
-GOLDEN = Path(__file__).parents[1] / "models" / "golden" / "supernet_training.json"
+GOLDEN = Path(__file__).parents[1] / "official" / "golden" / "supernet_training.json"
 
 
 def tf32(place: Place) -> str | None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spos_cli.config import DataConfig
+from spos_cli.config.schema import DataConfig
 from spos_cli.data.datasets import FolderSet, ImageSet
 from spos_cli.data.loaders import PREFETCH, BadImages, training_batches
 from spos_cli.data.resized import ResizedSet, keep_in_memory
@@ -25,9 +25,10 @@ from spos_cli.engine.distributed import usable_cores
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.precision import Amp, prepared
 from spos_cli.engine.trainer import Compile, Recipe
-from spos_cli.models import golden, latency
+from spos_cli.models import latency
 from spos_cli.models.counting import count
 from spos_cli.models.supernet import Supernet
+from spos_cli.official import golden
 from spos_cli.search import statistics
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from spos_cli.engine import accelerator
-from spos_cli.models import golden
+from spos_cli.official import golden
 from tests.gpu import __main__ as gpu
 from tests.gpu import checks, numbers, speed
 from tests.gpu.checks import Check, Place, Rate, Setting, Wrong, perform, verdicts, within

@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spos_cli import config
+from spos_cli.config import loading
+from spos_cli.config.schema import Config
 from spos_cli.errors import ConfigError
-from spos_cli.models import published_table
 from spos_cli.models.counting import count, parameters
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import initialized
 from spos_cli.models.supernet import Supernet
+from spos_cli.official import flops_table
 from spos_cli.search.evaluator import Calibration, Evaluator
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import SHUFFLED, SearchSpace
@@ -91,7 +92,7 @@ def work_through(space: SearchSpace) -> None:
             network.eval()
             torch.testing.assert_close(network(images), logits(network, arch, images))
     if is_shuffled:
-        assert published_table.of(space, costs.flops)["conv1"]
+        assert flops_table.of(space, costs.flops)["conv1"]
     pixels = torch.randint(0, 256, (6, 3, space.image_size, space.image_size), dtype=torch.uint8)
     evaluator = Evaluator(
         supernet,
@@ -113,7 +114,7 @@ def test_small_spaces_work_or_are_refused() -> None:
     refusals: list[str] = []
     for settings in small_spaces():
         try:
-            space = config.validate({"space": settings}).space.build()
+            space = loading.validate({"space": settings}).space.build()
         except ConfigError as error:
             refusals.append(str(error))
             continue
@@ -132,10 +133,10 @@ def test_small_spaces_work_or_are_refused() -> None:
     assert seen["one channel"] > 10
 
 
-def of_one_pixel(**sections: dict[str, int]) -> config.Config:
+def of_one_pixel(**sections: dict[str, int]) -> Config:
     """A space whose last layers see one pixel, and other settings."""
     space = {"image_size": 4, "stages": [{"blocks": 1, "channels": 32}], "choices": [SHUFFLE]}
-    return config.validate({"space": space, **sections})
+    return loading.validate({"space": space, **sections})
 
 
 def test_batches_without_a_variance_are_refused() -> None:
@@ -145,4 +146,4 @@ def test_batches_without_a_variance_are_refused() -> None:
     space.require_variance(2, "x")
     with pytest.raises(ConfigError, match="raise x, or"):
         space.require_variance(1, "x")
-    config.validate({"search": {"calibration_batch_size": 1}})  # of more pixels, one image will do
+    loading.validate({"search": {"calibration_batch_size": 1}})  # of more pixels, one image will do

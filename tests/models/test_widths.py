@@ -15,7 +15,7 @@ from spos_cli.models.counting import count, multiply_adds, parameters
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
-from spos_cli.models.weights import infer_architecture
+from spos_cli.official.weights import infer_architecture
 from spos_cli.search.evaluator import Calibration, calibrated
 from spos_cli.space.architecture import Architecture, Option, parse
 from spos_cli.space.search_space import PUBLISHED, Choice, SearchSpace, Stage

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from spos_cli.errors import ArchitectureError
 from spos_cli.space.architecture import Architecture, Option, parse, read, shown
-from tests.test_config import ALIASES
+from tests.config.test_config import ALIASES
 
 CHOICES = st.lists(st.integers(0, 999_999), min_size=1, max_size=40).map(tuple)
 OPTIONS = st.lists(st.builds(Option, st.integers(0, 999_999), st.integers(0, 999_999)), min_size=1, max_size=40)

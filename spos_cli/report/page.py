@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 
 from spos_cli.errors import RunError
-from spos_cli.search.findings import (
+from spos_cli.report.findings import (
     TOP,
     Audit,
     Effort,
@@ -117,7 +117,7 @@ def plotly_js() -> str:
 
 
 def _own(name: str) -> str:
-    return resources.files("spos_cli.search").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("spos_cli.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _digest(code: str) -> str:

@@ -1,13 +1,9 @@
-"""What the stages share: the run folder, the images of an experiment, and how results are shown."""
+"""The images of an experiment, and how each command sees them."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spos_cli import seeding
-from spos_cli.config import Config, TrainingConfig
+from spos_cli.config.identity import value_range
+from spos_cli.config.schema import Config, TrainingConfig
 from spos_cli.data import datasets, identity, inspection, levels, resized
 from spos_cli.data.identity import Identity, TrainedOn
 from spos_cli.data.loaders import (
@@ -32,104 +28,12 @@ from spos_cli.data.loaders import (
 )
 from spos_cli.data.resized import ResizedSet
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, preprocess
-from spos_cli.engine import accelerator, checkpoint, distributed, history, lock
+from spos_cli.engine import accelerator, distributed
 from spos_cli.engine.distributed import Processes
-from spos_cli.engine.history import Guessing, find_guessing
-from spos_cli.engine.optim import Schedule
 from spos_cli.engine.progress import track, warn
-from spos_cli.engine.trainer import Recipe
 from spos_cli.errors import ConfigError, DataError, RunError
-from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.run_folder import Command
-
-
-@dataclass(frozen=True)
-class Run(Command):
-    """One command of an experiment, with what needs torch.
-
-    Attributes:
-        fresh: start the stage over; what was there is kept under another name.
-        tensorboard: mirror the scalars of the metrics to TensorBoard's files.
-    """
-
-    fresh: bool = False
-    tensorboard: bool = False
-
-    @contextlib.contextmanager
-    def working_in(self, stage: Path, processes: Processes) -> Iterator[None]:
-        """Within, this run alone works in a stage's folder.
-
-        With `fresh`, what the stage left before is set aside first. What a kill has left half written is removed.
-
-        Raises:
-            RunError: another run works there, or the folder cannot be changed.
-        """
-        with contextlib.ExitStack() as held:
-            if processes.is_main:
-                held.enter_context(lock.hold(self.lock_of(stage)))
-                try:
-                    if self.fresh:
-                        self._start_over(stage)
-                    for torn in stage.glob(".*.tmp"):
-                        torn.unlink()
-                except OSError as error:
-                    raise RunError(f"cannot change {stage}: {error.strerror or error}") from None
-            processes.barrier()
-            yield
-
-    def _start_over(self, stage: Path) -> None:
-        """Sets aside what the stage left, once a launch: processes that are started again go on."""
-        launch, mark = distributed.launch_id(), self.folder / f".{self.name_of(stage)}.fresh"
-        if launch == "none":
-            raise RunError(
-                "under torchrun, --fresh needs an --rdzv-id of its own, so that a machine that comes back goes on"
-                " instead of starting over"
-            )
-        if launch is not None and mark.exists() and mark.read_text(encoding="utf-8") == launch:
-            return
-        # An audit is of its search.
-        for folder in [stage, self.audit_folder] if stage == self.search_folder else [stage]:
-            if folder.exists():
-                self._set_aside(folder)
-        if launch is not None:
-            checkpoint.write_atomically(mark, launch.encode())
-
-    def _set_aside(self, stage: Path) -> None:
-        """Moves `<run>/<stage>` to `<run>/previous/<stage>-<n>`."""
-        name, number = self.name_of(stage), 1
-        while (aside := self.folder / "previous" / f"{name}-{number}").exists():
-            number += 1
-        aside.parent.mkdir(exist_ok=True)
-        stage.rename(aside)
-        self.say(f"kept the earlier {stage} as {aside}")
-
-    def record_config(self, stage: Path, processes: Processes) -> None:
-        """Writes the resolved settings to the run folder, and to the stage's; when nothing speaks against them.
-
-        Those of an audit's short trainings are not the run's.
-        """
-        if processes.is_main:
-            for folder in (stage,) if self.audit_folder in stage.parents else (self.folder, stage):
-                checkpoint.write_atomically(folder / "config.yaml", self.config.to_yaml().encode())
-
-    def record_settings(self) -> None:
-        """Writes the resolved settings to the run folder, from a command that has no stage of its own there.
-
-        Once a stage has begun, those of the stages stay: this command may have been no more than a question.
-        """
-        stages = (self.supernet_folder, self.search_folder, *self.retrain_folder.glob("*"))
-        if not any((stage / "config.yaml").is_file() for stage in stages):
-            checkpoint.write_atomically(self.folder / "config.yaml", self.config.to_yaml().encode())
-
-
-def in_columns(space: SearchSpace, cells: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    """Texts of each choice, by layer, in columns of which each is of one choice: their titles, and the rows."""
-    columns = list(dict.fromkeys(choice for layer in space.layers for choice in layer.choices))
-    names = Counter(choice.name for choice in columns)
-    titles = [choice.name if names[choice.name] == 1 else str(choice) for choice in columns]
-    by_choice = [dict(zip(layer.choices, texts, strict=True)) for layer, texts in zip(space.layers, cells, strict=True)]
-    return titles, [[of_layer.get(choice, "") for choice in columns] for of_layer in by_choice]
-
+from spos_cli.files import lock
+from spos_cli.run.output import in_bytes
 
 LOOKED_AT = 16  # images of a set, before any work
 
@@ -435,122 +339,6 @@ class Images:
         )
 
 
-HARMLESS = {"log_every", "checkpoint_every", "keep_checkpoints", "milestone_every", "evaluate_every"}
-
-
-def data_recipe(config: Config) -> dict[str, Any]:
-    """The settings that images depend on; where they are does not matter, and their values are compared as images."""
-    return {key: value for key, value in config.portable()["data"].items() if key not in ("root", "value_range")}
-
-
-def value_range(config: Config) -> Any:
-    """`data.value_range`, in plain types."""
-    return config.data.model_dump(mode="json")["value_range"]
-
-
-def recipe(config: Config, section: str) -> dict[str, Any]:
-    """The settings that a training depends on, to be the same when it is resumed."""
-    settings = config.portable()
-    training = {key: value for key, value in settings[section].items() if key not in HARMLESS}
-    return {"seed": config.seed, "space": settings["space"], "data": data_recipe(config), section: training}
-
-
-def require_batch(space: SearchSpace, training: TrainingConfig, processes: int, section: str) -> int:
-    """The images of one forward pass of one process.
-
-    Raises:
-        ConfigError: the batch cannot be shared out, or leaves too little for BatchNorm.
-    """
-    images = images_per_pass(training.batch_size, processes, training.accumulate)
-    space.require_variance(images, f"{section}.batch_size")
-    return images
-
-
-def training_recipe(training: TrainingConfig, ema_decay: float | None = None) -> Recipe:
-    """A config's training section as the engine takes it."""
-    return Recipe(
-        schedule=Schedule(
-            training.lr, training.steps, training.schedule, training.warmup_steps, training.schedule_first
-        ),
-        batch_size=training.batch_size,
-        accumulate=training.accumulate,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-        label_smoothing=training.label_smoothing,
-        clip_grad_norm=training.clip_grad_norm,
-        amp=training.amp,
-        compile=training.compile,
-        gradient_compression=training.gradient_compression,
-        ema_decay=ema_decay,
-        log_every=training.log_every,
-        checkpoint_every=training.checkpoint_every,
-        keep_checkpoints=training.keep_checkpoints,
-        milestone_every=training.milestone_every,
-    )
-
-
-def guessing(folder: Path, classes: int, last_step: int | None = None) -> Guessing | None:
-    """Whether the training in a folder is no better than guessing by its metrics, up to a step or to their end."""
-    try:
-        lines = history.read(folder / "metrics.jsonl")
-    except OSError:
-        return None
-    return find_guessing([line for line in lines if last_step is None or line["step"] <= last_step], classes)
-
-
-def warn_of_guessing(folder: Path, config: Config, section: str) -> None:
-    """Says at the end of a training that it is no better than guessing, if so, and what to do."""
-    if found := guessing(folder, config.space.classes):
-        rate = getattr(config, section).lr
-        warn(
-            f"{section}: the training has {found.verdict}: {found}. Lower {section}.lr (it is {rate:g}), raise"
-            f" {section}.warmup_steps or set {section}.clip_grad_norm, and start with --fresh"
-        )
-
-
-def read_settings(run: Run) -> dict[str, Any]:
-    """What the scores of the run's search depend on, as the search wrote it down.
-
-    Raises:
-        RunError: it is not there, or cannot be read.
-    """
-    path = run.search_folder / "settings.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        settings = None
-    kinds = {"supernet": str, "search": dict}
-    if not isinstance(settings, dict) or not all(isinstance(settings.get(key), kind) for key, kind in kinds.items()):
-        raise RunError(f"{path} is missing or broken, so the scores beside it mean nothing; search with --fresh")
-    return settings
-
-
-def only_one(pattern: Sequence[Path], what: str, hint: str) -> Path:
-    """The file that there is exactly one of.
-
-    Raises:
-        RunError: there is none, or there are several and the user has to choose.
-    """
-    found = sorted(pattern)
-    if not found:
-        raise RunError(f"there is no {what} here yet; run {hint} first")
-    if len(found) > 1:
-        raise RunError(f"there are several: name one of {', '.join(str(path) for path in found)}")
-    return found[0]
-
-
 def more_shared_memory(needed: int) -> str:
     """What to do where /dev/shm has less room than so many bytes."""
     return f"give /dev/shm more room (docker run --shm-size={math.ceil(2 * needed / 2**30)}g), or lower data.workers"
-
-
-def in_bytes(size: int) -> str:
-    """`1.2 GB`, `35 MB`."""
-    return (
-        f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.1f} MB"
-    )
-
-
-def weights_seed(config: Config, purpose: str) -> int:
-    """The seed of a model's first weights."""
-    return seeding.torch_seed(config.seed, f"{purpose} weights")

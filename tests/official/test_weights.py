@@ -11,7 +11,7 @@ import torch
 from spos_cli.errors import CheckpointError
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
-from spos_cli.models.weights import infer_architecture, is_affine, kind_of, state_of, to_published
+from spos_cli.official.weights import infer_architecture, is_affine, kind_of, state_of, to_published
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import PUBLISHED, SearchSpace, Stage
 

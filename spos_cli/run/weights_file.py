@@ -10,14 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from spos_cli.config import Config
+from spos_cli.config.schema import Config
 from spos_cli.data.identity import TrainedOn
 from spos_cli.engine import checkpoint
 from spos_cli.engine.trainer import FORMAT as TRAINING_FORMAT
 from spos_cli.errors import ArchitectureError, CheckpointError
-from spos_cli.models import weights
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
+from spos_cli.official import weights
 from spos_cli.space.architecture import Architecture
 
 FORMAT = "spos-model-1"

@@ -15,14 +15,15 @@ import torch
 from PIL import Image
 from skimage import data as photographs
 
-from spos_cli import config
-from spos_cli.config import Config
+from spos_cli.config import loading
+from spos_cli.config.schema import Config
 from spos_cli.data import resized
 from spos_cli.data.resized import ResizedSet, StoredSet
 from spos_cli.engine.distributed import Processes
 from spos_cli.errors import ConfigError, DataError, RunError
-from spos_cli.stages.common import Images, Run
-from spos_cli.stages.search import decode_calibration, kept_calibration
+from spos_cli.run.command import Run
+from spos_cli.run.images import Images
+from spos_cli.run.inputs import decode_calibration, kept_calibration
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 SPACE: dict[str, Any] = {
@@ -55,7 +56,7 @@ def settings(root: Path, *overrides: str) -> Config:
         "supernet": {"batch_size": 4, "steps": 10},
         "search": {"calibration_images": 10, "calibration_batch_size": 5},
     }
-    return config.validate(values, overrides)
+    return loading.validate(values, overrides)
 
 
 def batches(images: Images) -> list[Any]:
@@ -108,7 +109,7 @@ def test_several_processes_do_not_hold_the_images_several_times(root: Path) -> N
 
 
 def test_ram_and_disk_are_one_recipe() -> None:
-    ram, disk, none = (config.validate({}, [f"data.store={kind}"]).portable() for kind in ("ram", "disk", "none"))
+    ram, disk, none = (loading.validate({}, [f"data.store={kind}"]).portable() for kind in ("ram", "disk", "none"))
     assert ram == disk != none
 
 
@@ -132,7 +133,7 @@ def test_a_search_leaves_its_calibration_images_to_evaluate(root: Path, store: s
 
 
 def test_a_store_in_the_making_is_left_alone(root: Path) -> None:
-    code = "import sys; from pathlib import Path; from spos_cli.engine import lock\nwith lock.hold(Path(sys.argv[1])):"
+    code = "import sys; from pathlib import Path; from spos_cli.files import lock\nwith lock.hold(Path(sys.argv[1])):"
     code += " print('held', flush=True); input()"
     command = [sys.executable, "-c", code, str(root / "run" / ".store.lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:

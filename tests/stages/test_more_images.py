@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from spos_cli import config
+from spos_cli.config import loading
+from spos_cli.config.schema import Config
 from spos_cli.engine.distributed import Processes
+from spos_cli.run.command import Run
 from spos_cli.search.journal import Entry, ranking
 from spos_cli.stages import audit
-from spos_cli.stages.common import Run
 from tests.conftest import TINY
 from tests.runs import write_run
 
@@ -24,7 +25,7 @@ IMAGES = 400
 def test_outcomes_that_were_lost_say_nothing_of_more_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rows that a search has filled with zeros do not have as many right as the journal says."""
     lines = write_run(tmp_path / "run", TINY, images=IMAGES)
-    settings = config.validate({**config.Config().dump(), "run_dir": str(tmp_path / "run")}, [], origin="a test")
+    settings = loading.validate({**Config().dump(), "run_dir": str(tmp_path / "run")}, [], origin="a test")
     bits, width = tmp_path / "run" / "search" / "outcomes.bits", IMAGES // 8
     best = ranking(lines)
     lost = best[1:21:2]

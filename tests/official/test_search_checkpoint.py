@@ -8,7 +8,7 @@ import pytest
 
 from spos_cli.errors import CheckpointError
 from spos_cli.models.counting import count
-from spos_cli.search.published import entries_of, is_search
+from spos_cli.official.search_checkpoint import entries_of, is_search
 from spos_cli.space.architecture import Architecture, parse
 from spos_cli.space.search_space import PUBLISHED
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spos_cli import pickles
 from spos_cli.errors import ArchitectureError, CheckpointError
-from spos_cli.models import published_table
+from spos_cli.files import pickles
+from spos_cli.official import flops_table
 from spos_cli.space.architecture import read
 
 ATOMS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -112,7 +112,7 @@ def test_hostile_pickles_run_nothing(tmp_path: Path, name: str) -> None:
     assert str(path) in str(said.value)
     assert len(str(said.value)) < len(str(path)) + 160
     with pytest.raises(CheckpointError):
-        published_table.read(path)
+        flops_table.read(path)
     with pytest.raises(ArchitectureError):
         read(str(path))
     assert not marker.exists()

@@ -13,28 +13,29 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spos_cli import config
+from spos_cli.config import loading
+from spos_cli.config.schema import LATER, Config, Section
 from spos_cli.errors import ConfigError
 
 # Each alias stands for ten of the one before: written out, they would fill any memory.
 ALIASES = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
 
 
-def load(tmp_path: Path, text: str, *overrides: str) -> config.Config:
+def load(tmp_path: Path, text: str, *overrides: str) -> Config:
     path = tmp_path / "x.yaml"
     path.write_text(text)
-    return config.load(path, overrides)
+    return loading.load(path, overrides)
 
 
-@pytest.mark.parametrize("name", sorted(config.shipped()))
+@pytest.mark.parametrize("name", sorted(loading.shipped()))
 def test_shipped_recipes_load(name: str) -> None:
-    settings = config.load(config.find(name))
+    settings = loading.load(loading.find(name))
     assert settings.name == name
     assert settings.space.build().num_layers > 0
 
 
 def test_imagenet_recipe_is_the_papers() -> None:
-    settings = config.load(config.shipped()["imagenet"])
+    settings = loading.load(loading.shipped()["imagenet"])
     supernet, search, retrain = settings.supernet, settings.search, settings.retrain
     assert (supernet.steps, supernet.batch_size, supernet.lr, supernet.schedule) == (
         150_000,
@@ -53,12 +54,12 @@ def test_imagenet_recipe_is_the_papers() -> None:
     assert (search.flops_limit, search.split) == (330_000_000, "holdout")
     assert search.calibration_images == 2_560  # not 20,000: measured to be as close as the published 200 batches
     assert (supernet.affine, retrain.affine, settings.data.holdout_per_class) == (False, True, 50)
-    assert settings == config.Config(name="imagenet", data=settings.data)  # the defaults say the same
+    assert settings == Config(name="imagenet", data=settings.data)  # the defaults say the same
 
 
 def test_published_recipe_differs_where_the_published_code_does() -> None:
     """Every field that is not the paper's, and no other one."""
-    paper, code = (config.load(config.shipped()[name]).dump() for name in ("imagenet", "imagenet_published"))
+    paper, code = (loading.load(loading.shipped()[name]).dump() for name in ("imagenet", "imagenet_published"))
     assert dict(differences(paper, code)) == {
         "name": "imagenet_published",
         "data.holdout_per_class": 0,  # the supernet sees all training images
@@ -199,8 +200,8 @@ def test_a_rule_between_fields_names_what_was_typed_for_them(tmp_path: Path) -> 
 
 
 def test_what_is_printed_loads_again(tmp_path: Path) -> None:
-    for name, path in config.shipped().items():
-        settings = config.load(path)
+    for name, path in loading.shipped().items():
+        settings = loading.load(path)
         assert load(tmp_path, settings.to_yaml()) == settings, name
 
 
@@ -218,7 +219,7 @@ def test_a_range_of_values(tmp_path: Path, text: str, value: object) -> None:
     settings = load(tmp_path, "", f"data.value_range={text}")
     assert settings.data.value_range == value
     assert load(tmp_path, settings.to_yaml()) == settings
-    assert settings.portable() != config.Config().portable() or value == "auto", "results depend on it"
+    assert settings.portable() != Config().portable() or value == "auto", "results depend on it"
 
 
 @pytest.mark.parametrize(
@@ -230,21 +231,19 @@ def test_what_is_no_range_of_values(tmp_path: Path, text: str) -> None:
 
 
 def test_every_field_says_what_it_is() -> None:
-    def walk(section: type[config.Section]) -> None:
+    def walk(section: type[Section]) -> None:
         for name, field in section.model_fields.items():
             kind = field.annotation
-            if isinstance(kind, type) and issubclass(kind, config.Section):
+            if isinstance(kind, type) and issubclass(kind, Section):
                 walk(kind)
             else:
                 assert field.description, f"{section.__name__}.{name}"
 
-    walk(config.Config)
+    walk(Config)
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
-keys = st.sampled_from([*config.Config.model_fields, "steps", "lr", "stages", "blocks", "choices"]) | st.text(
-    max_size=5
-)
+keys = st.sampled_from([*Config.model_fields, "steps", "lr", "stages", "blocks", "choices"]) | st.text(max_size=5)
 trees = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4),
@@ -259,7 +258,7 @@ def test_any_yaml_gives_a_config_or_an_error(
     path = tmp_path_factory.mktemp("yaml") / "x.yaml"
     path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
     with contextlib.suppress(ConfigError):
-        assert isinstance(config.load(path, overrides), config.Config)
+        assert isinstance(loading.load(path, overrides), Config)
 
 
 @given(st.text(max_size=60))
@@ -267,7 +266,7 @@ def test_any_text_gives_a_config_or_an_error(tmp_path_factory: pytest.TempPathFa
     path = tmp_path_factory.mktemp("yaml") / "x.yaml"
     path.write_text(text, encoding="utf-8")
     with contextlib.suppress(ConfigError):
-        config.load(path)
+        loading.load(path)
 
 
 def test_off_is_off(tmp_path: Path) -> None:
@@ -280,8 +279,8 @@ def test_off_is_off(tmp_path: Path) -> None:
 
 def test_settings_that_came_later_are_left_out_at_their_default(tmp_path: Path) -> None:
     """So that what earlier versions have written down compares equal."""
-    portable = config.Config().portable()
-    assert all(name not in portable[section] for section, name in config.LATER)
+    portable = Config().portable()
+    assert all(name not in portable[section] for section, name in LATER)
     changed = load(tmp_path, "", "supernet.compile=blocks", "search.racing=0.01", "data.store=ram").portable()
     assert (changed["supernet"]["compile"], changed["search"]["racing"]) == ("blocks", 0.01)
     assert changed["data"]["store"] == "disk"  # the same images
@@ -289,7 +288,7 @@ def test_settings_that_came_later_are_left_out_at_their_default(tmp_path: Path) 
 
 def test_the_oldest_versions_are_those_that_are_promised() -> None:
     """`make test-oldest` runs the tests with them."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     promised = re.search(
         r"^dependencies = \[\n(.*?)^\]", (root / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE
     )

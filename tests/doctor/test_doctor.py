@@ -17,13 +17,15 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
-from spos_cli import cli, config
+from spos_cli import cli
+from spos_cli.config import loading
 from spos_cli.data.datasets import ArraySet, FolderSet
 from spos_cli.engine import accelerator, distributed
 from spos_cli.engine.trainer import Batch, Trainer
-from spos_cli.models import counting, golden, skeleton
+from spos_cli.models import counting, skeleton
+from spos_cli.official import golden
+from spos_cli.run.command import Run
 from spos_cli.stages import doctor
-from spos_cli.stages.common import Run
 from tests.conftest import TINY, Spos, count_spaces_once
 
 CLASSES = [f"class{number}" for number in range(10)]
@@ -41,7 +43,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def setup(*overrides: str, full: bool = False) -> doctor.Setup:
-    settings = config.validate(yaml.safe_load(TINY), [*HEALTHY, *overrides])
+    settings = loading.validate(yaml.safe_load(TINY), [*HEALTHY, *overrides])
     return doctor.Setup(Run(settings, as_json=True), full)
 
 
@@ -541,7 +543,7 @@ def test_a_disk_that_is_full(share: float, status: str, monkeypatch: pytest.Monk
 @pytest.mark.slow
 def test_what_a_run_needs_is_what_it_leaves(finished: Spos) -> None:
     """The estimate is above the files of a whole run, and not far: one checkpoint of each training."""
-    expected = doctor.disk_needs(doctor.Setup(Run(config.load(finished.folder / "spos.yaml"))))
+    expected = doctor.disk_needs(doctor.Setup(Run(loading.load(finished.folder / "spos.yaml"))))
     stores = {path.name: path.stat().st_size for path in finished.run.glob("search/*.u8")}
     assert expected["search"] == sum(stores.values())
     for stage, folder in (("supernet", "supernet"), ("retraining", "retrain")):

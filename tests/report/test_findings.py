@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from spos_cli.errors import RunError
-from spos_cli.search import page as page_module
-from spos_cli.search.findings import (
+from spos_cli.report import page as page_module
+from spos_cli.report.findings import (
     CURVE,
     DIGITS,
     Audit,
@@ -30,8 +30,8 @@ from spos_cli.search.findings import (
     thinned,
     width_shares,
 )
+from spos_cli.report.page import element, page
 from spos_cli.search.journal import ranking
-from spos_cli.search.page import element, page
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import MAX_CHOICES, PUBLISHED, Choice, SearchSpace, Stage
 from tests.runs import drawn

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from spos_cli import pickles
 from spos_cli.errors import CheckpointError, ConfigError
+from spos_cli.files import pickles
 from spos_cli.models.counting import multiply_adds
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import shown

@@ -19,9 +19,9 @@ from spos_cli.engine.optim import Schedule
 from spos_cli.engine.trainer import Recipe, Trainer
 from spos_cli.models.blocks import BLOCKS
 from spos_cli.models.counting import count, multiply_adds, parameters
-from spos_cli.models.golden import NETWORK, SUPERNET, WINNER, WINNER_FLOPS, WINNER_PARAMS, Golden, fill, image
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
+from spos_cli.official.golden import NETWORK, SUPERNET, WINNER, WINNER_FLOPS, WINNER_PARAMS, Golden, fill, image
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import OPS, PUBLISHED
 

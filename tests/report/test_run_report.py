@@ -15,16 +15,17 @@ import pytest
 import torch
 import yaml
 
-from spos_cli import config
+from spos_cli.config import loading
+from spos_cli.config.schema import Config
 from spos_cli.engine import checkpoint, timing
 from spos_cli.engine.distributed import Processes
 from spos_cli.errors import RunError, SposError
+from spos_cli.run.command import Command
 from spos_cli.search import ties
 from spos_cli.search.journal import Bitmaps, Journal, ranking
 from spos_cli.search.statistics import mcnemar
 from spos_cli.space.architecture import Architecture
 from spos_cli.stages import report
-from spos_cli.stages.run_folder import Command
 from tests.conftest import TINY, Mistake
 from tests.runs import audited, write_run
 
@@ -286,7 +287,7 @@ class Watch:
 
 
 def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[report.LiveReport, Watch, list[float]]:
-    settings = config.validate({**config.Config().dump(), "run_dir": str(tmp_path / "run")}, [], origin="a test")
+    settings = loading.validate({**Config().dump(), "run_dir": str(tmp_path / "run")}, [], origin="a test")
     watch, written = Watch(), []
 
     def write(folder: Path) -> Path:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from spos_cli.errors import CheckpointError
-from spos_cli.models import published_table
 from spos_cli.models.counting import count
+from spos_cli.official import flops_table
 from spos_cli.space.search_space import PUBLISHED, SearchSpace, Stage
 
 OPS = ("shufflenet_3x3", "shufflenet_5x5", "shufflenet_7x7", "xception_3x3")
@@ -40,7 +40,7 @@ def published() -> dict[str, Any]:
 
 
 def test_the_published_table_is_what_is_measured() -> None:
-    result = published_table.compare(published(), published_table.of(PUBLISHED, count(PUBLISHED).flops))
+    result = flops_table.compare(published(), flops_table.of(PUBLISHED, count(PUBLISHED).flops))
     assert (result.compared, result.differences) == (34, [])
     assert result.others == [{"op": "shufflenet_3x3_stride_1", "key": [64, 64, 12, 56, 56, 1], "flops": 2747136}]
 
@@ -48,15 +48,15 @@ def test_the_published_table_is_what_is_measured() -> None:
 def test_other_widths_are_compared_where_the_space_has_them() -> None:
     """A width of 0.4 of 32 middle channels, rounded down, is the published entry of 12."""
     space = replace(PUBLISHED, widths=(400, 1000))
-    measured = published_table.of(space, count(space).flops)
+    measured = flops_table.of(space, count(space).flops)
     assert measured["shufflenet_3x3_stride_1"][64, 64, 12, 56, 56, 1] == 2747136
-    result = published_table.compare(published(), measured)
+    result = flops_table.compare(published(), measured)
     assert (result.compared, len(result.differences), result.others) == (66, 31, [])
     assert {difference["theirs"] for difference in result.differences} == {None}  # entries that this table leaves out
 
 
 def test_every_difference_is_found() -> None:
-    measured = published_table.of(PUBLISHED, count(PUBLISHED).flops)
+    measured = flops_table.of(PUBLISHED, count(PUBLISHED).flops)
     for op, entries in published().items():
         for key in entries:
             if key == (64, 64, 12, 56, 56, 1):
@@ -68,20 +68,20 @@ def test_every_difference_is_found() -> None:
                 else:
                     table[op][key] = theirs
                 expected = [{"op": op, "key": list(key), "theirs": theirs, "measured": measured[op][key]}]
-                assert published_table.compare(table, measured).differences == expected, change
+                assert flops_table.compare(table, measured).differences == expected, change
 
 
 def test_a_round_trip_through_a_file(tmp_path: Path) -> None:
-    table = published_table.of(PUBLISHED, count(PUBLISHED).flops)
+    table = flops_table.of(PUBLISHED, count(PUBLISHED).flops)
     path = tmp_path / "op_flops_dict.pkl"
-    path.write_bytes(pickle.dumps(table, published_table.PICKLE_PROTOCOL))
-    assert published_table.read(path) == table
+    path.write_bytes(pickle.dumps(table, flops_table.PICKLE_PROTOCOL))
+    assert flops_table.read(path) == table
 
 
 def test_a_space_of_another_shape_has_a_table_too() -> None:
     space = SearchSpace((Stage(1, 16, 1), Stage(2, 32)), PUBLISHED.choices, 8, 10, 8, 1, 32)
     costs = count(space).flops
-    table = published_table.of(space, costs)
+    table = flops_table.of(space, costs)
     assert table["conv1"] == {(3, 8, 8, 8, 1): 3 * 8 * 9 * 64}
     assert table["rest_operation"] == {(32, 10, 4, 4, 1): 32 * 32 * 16 + 32 * 10}
     for index, op in enumerate(OPS):
@@ -100,4 +100,4 @@ def test_what_is_no_table_is_said_so(tmp_path: Path, value: object) -> None:
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps(value))
     with pytest.raises(CheckpointError, match="holds no table of FLOPs"):
-        published_table.read(path)
+        flops_table.read(path)

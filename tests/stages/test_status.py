@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from spos_cli import cli, config
-from spos_cli.engine import lock
+from spos_cli import cli
+from spos_cli.config import loading
 from spos_cli.errors import RunError
+from spos_cli.files import lock
+from spos_cli.files.reading import read_json, read_yaml
 from spos_cli.search.journal import Entry
 from spos_cli.space.architecture import Architecture
-from spos_cli.stages.run_folder import read_json, read_yaml
 from tests.conftest import TINY
 
-HOLD = "import sys, pathlib, time; from spos_cli.engine import lock; l = lock.hold(pathlib.Path(sys.argv[1])); {}"
+HOLD = "import sys, pathlib, time; from spos_cli.files import lock; l = lock.hold(pathlib.Path(sys.argv[1])); {}"
 BEST = Architecture((1, 2, 0, 3))
 
 
@@ -48,7 +49,7 @@ def told(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *ar
 
 def begin(folder: Path, *overrides: str) -> None:
     """A stage has begun, with settings."""
-    settings = config.load(Path("spos.yaml"), list(overrides)).to_yaml()
+    settings = loading.load(Path("spos.yaml"), list(overrides)).to_yaml()
     for place in (folder, folder.parents[len(folder.parts) - 3]):
         place.mkdir(parents=True, exist_ok=True)
         (place / "config.yaml").write_text(settings)

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from scipy.stats import kendalltau, spearmanr
 
-from spos_cli import config
+from spos_cli.config import loading
+from spos_cli.run.command import Run
 from spos_cli.search import statistics
 from spos_cli.search.journal import Entry
 from spos_cli.space.architecture import Architecture
 from spos_cli.stages import audit
-from spos_cli.stages.common import Run
 from tests.conftest import TINY
 
 TAU = 0.33
@@ -65,7 +65,7 @@ def test_rankings_of_eight_or_more() -> None:
 
 def shown(capsys: pytest.CaptureFixture[str], fidelity: dict[str, Any]) -> str:
     result = {"evolution": [], "random": [], "operators": {}, "images": [], "fidelity": {"steps": 10, **fidelity}}
-    audit.show(Run(config.validate(yaml.safe_load(TINY), [], origin="a test")), json.loads(json.dumps(result)))
+    audit.show(Run(loading.validate(yaml.safe_load(TINY), [], origin="a test")), json.loads(json.dumps(result)))
     return " ".join(capsys.readouterr().out.split())
 
 

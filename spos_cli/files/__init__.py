@@ -1,0 +1,1 @@
+"""Text and bytes from outside: written whole, read leniently."""

@@ -1,0 +1,17 @@
+"""What tells files from others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+
+def file_digest(path: Path, progress: Callable[[int], object] = lambda done: None) -> str:
+    """SHA-256 of a file, in hexadecimal digits; `progress` is told how many more bytes are read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**22):
+            digest.update(part)
+            progress(len(part))
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""One experiment: its folder, and what its settings make."""
