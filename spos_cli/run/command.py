@@ -17,12 +17,12 @@ from spos_cli.errors import ConfigError, RunError
 from spos_cli.files import lock
 from spos_cli.files.quoting import as_override
 from spos_cli.files.writing import write_atomically
+from spos_cli.run.folder import RunFolder
 from spos_cli.run.output import screen, table
 
 if TYPE_CHECKING:
     from spos_cli.engine.distributed import Processes
 
-INPUTS = "inputs.json"  # which files a search was begun with, for the command that goes on with it
 EXPORT = {"accuracy": "export-arch", "pareto": "export-arch --pareto"}  # what follows a search, by its objective
 
 
@@ -41,42 +41,9 @@ class Command:
     as_json: bool = False
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> RunFolder:
         """The run folder."""
-        return self.config.folder
-
-    @property
-    def supernet_folder(self) -> Path:
-        """Checkpoints and metrics of the supernet."""
-        return self.folder / "supernet"
-
-    @property
-    def search_folder(self) -> Path:
-        """Journal and result of the search."""
-        return self.folder / "search"
-
-    @property
-    def archs_folder(self) -> Path:
-        """Exported architectures, one folder each."""
-        return self.folder / "archs"
-
-    @property
-    def retrain_folder(self) -> Path:
-        """Retrained architectures, one folder each."""
-        return self.folder / "retrain"
-
-    @property
-    def audit_folder(self) -> Path:
-        """What is known of the trustworthiness of the search."""
-        return self.folder / "audit"
-
-    def lock_of(self, stage: Path) -> Path:
-        """The file that a stage's process holds while it works."""
-        return self.folder / f".{self.name_of(stage)}.lock"
-
-    def name_of(self, stage: Path) -> str:
-        """`retrain/<id>` as `retrain-<id>`."""
-        return "-".join(stage.relative_to(self.folder).parts)
+        return RunFolder(self.config.folder)
 
     def say(self, text: str, style: str = "") -> None:
         """A line on stdout, unless that is for JSON."""
@@ -155,7 +122,7 @@ class Run(Command):
         """
         with contextlib.ExitStack() as held:
             if processes.is_main:
-                held.enter_context(lock.hold(self.lock_of(stage)))
+                held.enter_context(lock.hold(self.folder.lock_of(stage)))
                 try:
                     if self.fresh:
                         self._start_over(stage)
@@ -170,7 +137,7 @@ class Run(Command):
         """Sets aside what the stage left, once a launch: processes that are started again go on."""
         from spos_cli.engine import distributed  # brings torch, which a question about a run does not need
 
-        launch, mark = distributed.launch_id(), self.folder / f".{self.name_of(stage)}.fresh"
+        launch, mark = distributed.launch_id(), self.folder.root / f".{self.folder.name_of(stage)}.fresh"
         if launch == "none":
             raise RunError(
                 "under torchrun, --fresh needs an --rdzv-id of its own, so that a machine that comes back goes on"
@@ -179,7 +146,7 @@ class Run(Command):
         if launch is not None and mark.exists() and mark.read_text(encoding="utf-8") == launch:
             return
         # An audit is of its search.
-        for folder in [stage, self.audit_folder] if stage == self.search_folder else [stage]:
+        for folder in [stage, self.folder.audit.path] if stage == self.folder.search.path else [stage]:
             if folder.exists():
                 self._set_aside(folder)
         if launch is not None:
@@ -187,8 +154,8 @@ class Run(Command):
 
     def _set_aside(self, stage: Path) -> None:
         """Moves `<run>/<stage>` to `<run>/previous/<stage>-<n>`."""
-        name, number = self.name_of(stage), 1
-        while (aside := self.folder / "previous" / f"{name}-{number}").exists():
+        name, number = self.folder.name_of(stage), 1
+        while (aside := self.folder.previous / f"{name}-{number}").exists():
             number += 1
         aside.parent.mkdir(exist_ok=True)
         stage.rename(aside)
@@ -200,7 +167,7 @@ class Run(Command):
         Those of an audit's short trainings are not the run's.
         """
         if processes.is_main:
-            for folder in (stage,) if self.audit_folder in stage.parents else (self.folder, stage):
+            for folder in (stage,) if self.folder.audit.path in stage.parents else (self.folder.root, stage):
                 write_atomically(folder / "config.yaml", self.config.to_yaml().encode())
 
     def record_settings(self) -> None:
@@ -208,6 +175,6 @@ class Run(Command):
 
         Once a stage has begun, those of the stages stay: this command may have been no more than a question.
         """
-        stages = (self.supernet_folder, self.search_folder, *self.retrain_folder.glob("*"))
+        stages = (self.folder.supernet.path, self.folder.search.path, *self.folder.retrained.glob("*"))
         if not any((stage / "config.yaml").is_file() for stage in stages):
-            write_atomically(self.folder / "config.yaml", self.config.to_yaml().encode())
+            write_atomically(self.folder.config, self.config.to_yaml().encode())

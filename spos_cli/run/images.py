@@ -33,6 +33,7 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import track, warn
 from spos_cli.errors import ConfigError, DataError, RunError
 from spos_cli.files import lock
+from spos_cli.run.folder import RunFolder
 from spos_cli.run.output import in_bytes
 
 LOOKED_AT = 16  # images of a set, before any work
@@ -216,9 +217,9 @@ class Images:
                 )
             with track("storing training images", len(training), "images") as task:
                 return resized.keep_in_memory(images, training, self.bad_images, progress=task.advance, **options)
-        path = self.config.folder / "store" / "train.u8"
+        path = RunFolder(self.config.folder).cache
         if processes.is_main:
-            with lock.hold(self.config.folder / ".store.lock"):
+            with lock.hold(RunFolder(self.config.folder).cache_lock):
                 size = path.stat().st_size if path.exists() else 0
                 with track("checking stored training images", size, "bytes", quiet=not size) as task:
                     found = resized.read(path, images, training, progress=task.advance)

@@ -98,7 +98,7 @@ def read_settings(run: Run) -> dict[str, Any]:
     Raises:
         RunError: it is not there, or cannot be read.
     """
-    path = run.search_folder / "settings.json"
+    path = run.folder.search.settings
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -140,16 +140,13 @@ def make_sampler(run: Run, space: SearchSpace) -> Sampler:
     return CostBinSampler(count(space).flops, bins.low, bins.high, bins.width, config.seed)
 
 
-LATENCY_TABLE = "latency_table.json"
-
-
 def read_latency(run: Run) -> CostTable:
     """The latencies that were measured for this run's space.
 
     Raises:
         RunError: they were not, or for another space.
     """
-    path, measure = run.folder / LATENCY_TABLE, run.command("flops-table --latency")
+    path, measure = run.folder.latency_table, run.command("flops-table --latency")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         space = run.config.space.build()
@@ -220,9 +217,9 @@ def make_evaluator(run: Run, supernet: Supernet, images: Images, processes: Proc
         image_set, scored = images.train, images.splits[1]
     else:
         image_set, scored = images.val, datasets.interleave(images.val)
-    path = run.search_folder / "scoring.u8"
+    path = run.folder.search.scoring_images
     scoring = decode(run, path, image_set, scored[: search.images], images.evaluation, None, processes)
-    calibration = decode_calibration(run, run.search_folder, images, processes)
+    calibration = decode_calibration(run, run.folder.search.path, images, processes)
     return Evaluator(
         supernet,
         images.preprocess,
@@ -244,7 +241,7 @@ def decode_calibration(run: Run, folder: Path, images: Images, processes: Proces
 
 def kept_calibration(run: Run, images: Images) -> ImageStore | None:
     """The same as the run's search has left them, if it has."""
-    path, chosen = run.search_folder / "calibration.u8", calibration_indices(run, images)
+    path, chosen = run.folder.search.calibration_images, calibration_indices(run, images)
     if not ImageStore.matches(path, images.to_augment, chosen, images.augmented, seed=run.config.seed):
         return None
     return ImageStore.open(path)

@@ -60,8 +60,8 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
         RunError: there is no complete search with these settings.
         SposError: the supernet or the data do not allow it.
     """
-    config, path = run.config, weights or run.supernet_folder / "last.pt"
-    if not (run.search_folder / "journal.jsonl").exists():
+    config, path = run.config, weights or run.folder.supernet.last
+    if not (run.folder.search.journal).exists():
         raise RunError(f"there is no search in {run.folder} yet; run {run.command('search')} first")
     if weights is None and not path.exists():
         raise RunError(f"there is no supernet in {run.folder}; name that of the search with --weights")
@@ -71,7 +71,7 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     try:
         require_same_search(run, digest)
     except RunError as error:
-        raise RunError(f"{error}. spos audit {quote_path(run.folder)} takes the search's own settings") from None
+        raise RunError(f"{error}. spos audit {quote_path(run.folder.root)} takes the search's own settings") from None
     supernet = file.supernet(config)
     file.require_same_preparation(config)
     require_batch(supernet.space, config.retrain, processes.world_size, "retrain")  # fails before any work
@@ -82,14 +82,14 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     images.compare_with(file.trained_on, path, scoring=config.search.split == "holdout")
     remembered_images(run, images)
     with (
-        replace(run, fresh=False).working_in(run.search_folder, processes),
-        run.working_in(run.audit_folder, processes),
+        replace(run, fresh=False).working_in(run.folder.search.path, processes),
+        run.working_in(run.folder.audit.path, processes),
     ):
         evaluator = make_evaluator(run, supernet, images, processes)
         remember_pixels(run, images, processes)
         remember(run, digest, images, processes)
-        run.record_config(run.audit_folder, processes)
-        journal = Journal(run.audit_folder / "journal.jsonl")
+        run.record_config(run.folder.audit.path, processes)
+        journal = Journal(run.folder.audit.journal)
         if processes.is_main:
             journal.cut_incomplete_line()
         scoring = Scoring(processes, evaluator, costs, journal, parents=0, racing=None)
@@ -103,7 +103,7 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
         }
         if processes.is_main:
             text = json.dumps(result, indent=1) + "\n"
-            write_atomically(run.audit_folder / "result.json", text.encode())
+            write_atomically(run.folder.audit.result, text.encode())
             show(run, result)
 
 
@@ -125,7 +125,7 @@ class Found:
 
     def __init__(self, run: Run, costs: Costs) -> None:
         self.evolution = make_evolution(run, costs)
-        self.lines = Journal(run.search_folder / "journal.jsonl").read_of(run.config.space.build())
+        self.lines = Journal(run.folder.search.journal).read_of(run.config.space.build())
         own, new = results.own(self.lines), results.new(self.lines)
         entries = {entry.architecture: entry for entry in own}
         self.known, self.begin = results.known(self.lines), results.to_rescore(self.lines, self.evolution)
@@ -158,7 +158,7 @@ def remember(run: Run, digest: str, images: Images, processes: Processes) -> Non
     Raises:
         RunError: what is there was made with other settings or images.
     """
-    config, path = run.config, run.audit_folder / "settings.json"
+    config, path = run.config, run.folder.audit.settings
     ours = {
         "supernet": digest,
         "search": config.portable()["search"],
@@ -170,10 +170,10 @@ def remember(run: Run, digest: str, images: Images, processes: Processes) -> Non
             theirs = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, RecursionError):
             theirs = {}
-        theirs, what = theirs if isinstance(theirs, dict) else {}, f"{run.audit_folder} holds an audit"
+        theirs, what = theirs if isinstance(theirs, dict) else {}, f"{run.folder.audit.path} holds an audit"
         require_same(ours, theirs, what)
         # Accuracies of networks are compared with each other, once there are any.
-        images.require_same(theirs.get("alone_on"), what, val=any(run.audit_folder.glob("alone/*/model.pt")))
+        images.require_same(theirs.get("alone_on"), what, val=any(run.folder.audit.stand_alone.glob("*/model.pt")))
     searched = read_settings(run)
     ours |= {name: searched.get(name) for name in ("images", "pixels")}
     ours["alone_on"] = images.remembered(val=True)
@@ -288,7 +288,7 @@ def short(config: Config) -> Config:
 
 def model_of(run: Run, arch: Architecture) -> Path:
     """The file of an architecture that was trained alone."""
-    return run.audit_folder / "alone" / arch.id / "model.pt"
+    return run.folder.stand_alone(arch.id).model
 
 
 def train_alone(run: Run, processes: Processes, images: Images, arch: Architecture) -> float:
@@ -308,7 +308,7 @@ def more_images(run: Run, processes: Processes, found: Found, images: int) -> li
     test is asked again. Two that disagree on a share d of n images are told apart from `TIED` times sqrt(d / n) on.
     Empty if the winner's outcomes are lost, or all others; said if any are.
     """
-    bitmaps = Bitmaps(run.search_folder / "outcomes.bits", images)
+    bitmaps = Bitmaps(run.folder.search.outcomes, images)
     rows = results.rows(found.lines)
     best = [entry for entry in ranking(found.complete.values())[: COMPARED + 1] if entry.images == images]
     row = rows[found.winner]
@@ -381,7 +381,7 @@ def show(run: Run, result: dict[str, Any]) -> None:
             "yellow",
         )
     run.result(result)
-    run.say(f"written to {run.audit_folder / 'result.json'}")
+    run.say(f"written to {run.folder.audit.path / 'result.json'}")
     run.next("report")
 
 

@@ -680,7 +680,7 @@ def readers() -> int:
 
 def check_disk(setup: Setup) -> Findings:
     """Whether what a run leaves has room in its folder."""
-    folder = setup.run.folder.absolute()
+    folder = setup.run.folder.root.absolute()
     existing = next(place for place in (folder, *folder.parents) if place.exists())
     if not existing.is_dir():
         return [Finding("disk", "fail", f"{existing} is a file", "move it, or choose another --run-dir")]
@@ -816,7 +816,7 @@ def step_rate(setup: Setup, size: int) -> float:
         recipe,
         Processes(0, 1, device),
         name="doctor",
-        folder=setup.run.folder,  # nothing is written before a first checkpoint
+        folder=setup.run.folder.root,  # nothing is written before a first checkpoint
         identity={},
         seed=config.seed,
         preprocess=setup.images.preprocess,

@@ -32,7 +32,7 @@ Forward = Callable[[Tensor], Tensor]
 
 def find_weights(run: Run) -> Path:
     """The one retrained model of a run folder."""
-    return only_one(list(run.retrain_folder.glob("*/model.pt")), "model.pt", run.command("retrain"))
+    return only_one(list(run.folder.retrained.glob("*/model.pt")), "model.pt", run.command("retrain"))
 
 
 def run(run: Run, processes: Processes, weights: Weights, arch: str | None, save_logits: Path | None) -> None:

@@ -106,7 +106,7 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
         LimitError: no scored candidate is under the limits.
     """
     space = run.config.space.build()
-    journal, typed = source or run.search_folder / "journal.jsonl", question.limits
+    journal, typed = source or run.folder.search.journal, question.limits
     if source is not None:
         entries, supernet = read_candidates(source, space, count(space)), None
     else:
@@ -115,7 +115,7 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
             settings = read_settings(run)
             supernet, question = settings["supernet"], question.within(settings["search"])
     if not entries:
-        where, search = source or run.search_folder, run.command("search")
+        where, search = source or run.folder.search.path, run.command("search")
         raise RunError(f"there are no scored candidates in {where}; run {search} first")
     for line in idle_limits(typed, entries, space):
         warn(line)
@@ -225,7 +225,7 @@ def write(run: Run, entry: Entry, origin: dict[str, Any], form: ArchFormat) -> s
         },
         **origin,
     }
-    path = run.archs_folder / entry.architecture.id / "arch.yaml"
+    path = run.folder.arch(entry.architecture.id)
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
     write_atomically(path, text.encode())
     if form == "pkl":
@@ -250,13 +250,13 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
     if weights.kind == "supernet":
         weights.supernet(run.config)  # fails if it is of another space
         architecture = None
-        ours = run.supernet_folder / "last.pt"
+        ours = run.folder.supernet.last
     else:
         architecture = weights.network(run.config).arch
-        ours = run.retrain_folder / architecture.id / "model.pt"
+        ours = run.folder.retrain(architecture.id).model
     if form == "published":
         name = "supernet" if architecture is None else architecture.id
-        output = output or run.folder / "published" / f"{name}.pth.tar"
+        output = output or run.folder.root / "published" / f"{name}.pth.tar"
     elif weights.config is not None:
         raise ConfigError(f"{path} is a weights file of spos already")
     else:
@@ -269,7 +269,7 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
         checkpoint.save(output, our_content(run, weights, architecture))
     if output == ours and form == "spos":  # there is no training that has left its settings
         run.record_config(ours.parent, Processes(0, 1, torch.device("cpu")))
-    elif run.folder in output.parents:
+    elif run.folder.root in output.parents:
         run.record_settings()
     run.show(
         "exported",

@@ -20,7 +20,6 @@ from spos_cli.models.counting import Costs, count
 from spos_cli.models.latency import OUTLIER, ROUNDS, WARM_UP
 from spos_cli.official import flops_table
 from spos_cli.run.command import Run
-from spos_cli.run.inputs import LATENCY_TABLE
 from spos_cli.run.output import in_columns
 from spos_cli.search import statistics
 from spos_cli.space.architecture import Architecture, format_width, read
@@ -54,11 +53,11 @@ def run(run: Run, archs: Sequence[str], limit: int | None, form: Literal["json",
         return
     summary = summarize(space, costs, limit)
     if form == "pkl":
-        path = run.folder / "op_flops_dict.pkl"
+        path = run.folder.official_flops_table
         table = flops_table.of(space, costs.flops)
         write_atomically(path, pickle.dumps(table, flops_table.PICKLE_PROTOCOL))
     else:
-        path = run.folder / "flops_table.json"
+        path = run.folder.flops_table
         write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
     run.record_settings()
     show_space(run, space, costs, summary)
@@ -77,7 +76,7 @@ def compare(run: Run, path: Path) -> None:
     space = run.config.space.build()
     theirs = flops_table.read(path)
     result = flops_table.compare(theirs, flops_table.of(space, count(space).flops))
-    file = run.folder / "flops_widths.json"
+    file = run.folder.flops_of_widths
     write_atomically(file, (json.dumps(result.others) + "\n").encode())
     run.record_settings()
     rows = [(d["op"], d["key"], _number(d["theirs"]), _number(d["measured"])) for d in result.differences]
@@ -117,7 +116,7 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
         "spearman": spearman,
         "error": found.error,
     }
-    path = run.folder / LATENCY_TABLE
+    path = run.folder.latency_table
     write_atomically(path, (json.dumps(summary) + "\n").encode())
     run.record_settings()
     cells = [[span(costs, format_duration) for costs in layer] for layer in by_choice(found.table)]

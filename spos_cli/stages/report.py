@@ -77,7 +77,7 @@ class LiveReport:
             return
         with self._guarded():
             if _has_plotly():  # else `finish` says it
-                write(self.run.folder)
+                write(self.run.folder.root)
         self._end = time.monotonic()
         self._took = self._end - begin
 
@@ -88,7 +88,7 @@ class LiveReport:
         said = ""
         with self._guarded():
             missing = f"{MISSING}, then {self.run.command('report')}"
-            said = f"report: {write(self.run.folder)}" if _has_plotly() else missing
+            said = f"report: {write(self.run.folder.root)}" if _has_plotly() else missing
         if said:
             self.run.say(said)
 

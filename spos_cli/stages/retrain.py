@@ -39,7 +39,7 @@ def run(run: Run, processes: Processes, arch: str | None) -> None:
         SposError: the architecture, the data, the settings or an earlier checkpoint do not allow it.
     """
     config, training = run.config, run.config.retrain
-    exported = run.archs_folder.glob("*/arch.yaml")
+    exported = run.folder.archs.glob("*/arch.yaml")
     architecture = read(arch or str(only_one(list(exported), "arch.yaml", run.command("export-arch"))))
     space = config.space.build()
     require_batch(space, training, processes.world_size, "retrain")  # fails before any work
@@ -47,8 +47,8 @@ def run(run: Run, processes: Processes, arch: str | None) -> None:
     images = Images(config, processes)
     images.check()
     images.warn_of_small_shared_memory(training)
-    with run.working_in(run.retrain_folder / architecture.id, processes):
-        train(run, processes, architecture, images, run.retrain_folder / architecture.id)
+    with run.working_in(run.folder.retrain(architecture.id).path, processes):
+        train(run, processes, architecture, images, run.folder.retrain(architecture.id).path)
 
 
 def train(run: Run, processes: Processes, architecture: Architecture, images: Images, folder: Path) -> None:

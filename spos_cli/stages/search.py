@@ -28,10 +28,9 @@ from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.supernet import Supernet
 from spos_cli.official import search_checkpoint
-from spos_cli.run.command import EXPORT, INPUTS, Run
+from spos_cli.run.command import EXPORT, Run
 from spos_cli.run.images import Images
 from spos_cli.run.inputs import (
-    LATENCY_TABLE,
     guessing,
     limits_of,
     make_evaluator,
@@ -73,7 +72,7 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
         SposError: the supernet, the data or an earlier journal do not allow it.
     """
     config = run.config
-    path = weights or run.supernet_folder / "last.pt"
+    path = weights or run.folder.supernet.last
     if weights is None and not path.exists():
         train = run.command("supernet-train")
         raise RunError(f"there is no supernet in {run.folder} yet; run {train} first, or give --weights")
@@ -93,7 +92,7 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     images = Images(config, processes)
     images.check()
     images.compare_with(file.trained_on, path, scoring=config.search.split == "holdout")
-    with run.working_in(run.search_folder, processes):
+    with run.working_in(run.folder.search.path, processes):
         search(run, processes, file, supernet_digest, supernet, evolution, costs, images, earlier, begin_with)
 
 
@@ -116,11 +115,11 @@ def search(
         begin_with: all of its scored candidates, in their order.
     """
     settings = remember_settings(run, supernet_digest, images, processes)
-    run.record_config(run.search_folder, processes)
+    run.record_config(run.folder.search.path, processes)
     if processes.is_main:
         inputs = {"weights": str(file.path.resolve()), "from": None if earlier is None else str(earlier.resolve())}
-        write_atomically(run.search_folder / INPUTS, (json.dumps(inputs) + "\n").encode())
-    journal = Journal(run.search_folder / "journal.jsonl")
+        write_atomically(run.folder.search.inputs, (json.dumps(inputs) + "\n").encode())
+    journal = Journal(run.folder.search.journal)
     if earlier is not None:
         require_begun_with(journal, begin_with, evolution)
     evaluator = make_evaluator(run, supernet, images, processes)
@@ -152,7 +151,7 @@ def search(
         mirrored(run, processes) as mirror,
         stop_on_signals(request),
         track("search", total, "candidates", quiet=quiet, dashboard=True) as task,
-        timed(run.search_folder, processes, lambda: scoring.lines, "candidates") as clock,
+        timed(run.folder.search.path, processes, lambda: scoring.lines, "candidates") as clock,
     ):
         for _ in evolution.search(lambda c: scoring.score(c, request, task), known, begin, overview.begin):
             mirror(overview.generation, overview.summary)
@@ -172,7 +171,7 @@ def mirrored(run: Run, processes: Processes) -> Iterator[Callable[[int, Mapping[
     if not (run.tensorboard and processes.is_main):
         yield lambda generation, numbers: None
         return
-    with contextlib.closing(Scalars(run.search_folder / "tensorboard")) as scalars:
+    with contextlib.closing(Scalars(run.folder.search.tensorboard)) as scalars:
         yield lambda generation, numbers: scalars.add(
             generation, {f"search/{name}": number for name, number in numbers.items()}
         )
@@ -269,14 +268,14 @@ def is_comparable(run: Run, settings: dict[str, Any], folder: Path) -> bool:
     A folder that is this run's own has made room for the new search: what lies there is of that.
     """
     theirs = read_json(folder / "settings.json")
-    if folder.resolve() == run.search_folder.resolve() or not isinstance(theirs.get("search"), dict):
+    if folder.resolve() == run.folder.search.path.resolve() or not isinstance(theirs.get("search"), dict):
         return False
     ours, other = (
         [*map(found.get, ("supernet", "space", "data")), {**found["search"], **dict.fromkeys(STEERING)}]
         for found in (settings, theirs)
     )
     return ours == other and all(
-        (mine := digest(run.search_folder / name)) is not None and mine == digest(folder / name) for name in STORES
+        (mine := digest(run.folder.search.path / name)) is not None and mine == digest(folder / name) for name in STORES
     )
 
 
@@ -305,11 +304,11 @@ def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
         "search": search,
     }
     if run.config.search.latency_limit is not None:
-        search["latency_table"] = file_digest(run.folder / LATENCY_TABLE)
-    if (run.search_folder / "journal.jsonl").exists():
+        search["latency_table"] = file_digest(run.folder.latency_table)
+    if (run.folder.search.journal).exists():
         theirs = read_settings(run)
         theirs.setdefault("space", settings["space"])  # it came later
-        require_same(ours, theirs, f"{run.search_folder} holds a search")
+        require_same(ours, theirs, f"{run.folder.search.path} holds a search")
     return ours
 
 
@@ -320,8 +319,8 @@ def remembered_images(run: Run, images: Images) -> dict[str, Any]:
         RunError: there is a journal already, of images of other classes.
     """
     remembered = images.remembered(val=run.config.search.split == "val")
-    if (run.search_folder / "journal.jsonl").exists():
-        images.require_same_classes(read_settings(run).get("images"), f"{run.search_folder} holds a search")
+    if (run.folder.search.journal).exists():
+        images.require_same_classes(read_settings(run).get("images"), f"{run.folder.search.path} holds a search")
     return remembered
 
 
@@ -337,16 +336,16 @@ def remember_pixels(run: Run, images: Images, processes: Processes) -> None:
     Raises:
         RunError: the journal there was made with other pixels.
     """
-    settings, found = read_settings(run), {name: digest(run.search_folder / name) for name in STORES}
+    settings, found = read_settings(run), {name: digest(run.folder.search.path / name) for name in STORES}
     processes.barrier()
-    if not (run.search_folder / "journal.jsonl").exists():
+    if not (run.folder.search.journal).exists():
         if processes.is_main and settings.get("pixels") != found:
-            forget_kept(run.search_folder)
+            forget_kept(run.folder.search.path)
             text = json.dumps({**settings, "pixels": found}, indent=1) + "\n"
-            write_atomically(run.search_folder / "settings.json", text.encode())
+            write_atomically(run.folder.search.settings, text.encode())
     elif settings.get("pixels") != found:
         raise RunError(
-            f"{run.search_folder} holds a search that has scored on other images{images.said_to_differ(settings)};"
+            f"{run.folder.search.path} holds a search that has scored on other images{images.said_to_differ(settings)};"
             " restore those, use another --run-dir, or --fresh to start over"
         )
     processes.barrier()
@@ -358,7 +357,7 @@ def remember_settings(run: Run, supernet_digest: str, images: Images, processes:
     Raises:
         RunError: the journal there was made with other settings or images.
     """
-    ours, folder = require_same_search(run, supernet_digest), run.search_folder
+    ours, folder = require_same_search(run, supernet_digest), run.folder.search.path
     ours["images"] = remembered_images(run, images)
     begun = (folder / "journal.jsonl").exists()
     processes.barrier()
@@ -409,7 +408,7 @@ def write_result(run: Run, scoring: Scoring, supernet_digest: str, complete: boo
         **(front_of(run, scoring, tie) if run.config.search.objective == "pareto" else {}),
     }
     text = yaml.safe_dump(result, sort_keys=False, default_flow_style=None, width=120)
-    write_atomically(run.search_folder / "result.yaml", text.encode())
+    write_atomically(run.folder.search.result, text.encode())
     return tie
 
 

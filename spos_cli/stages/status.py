@@ -20,7 +20,7 @@ from spos_cli.errors import RunError, SposError
 from spos_cli.files import lock
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.reading import read_json, read_yaml
-from spos_cli.run.command import EXPORT, INPUTS, Command, root_from_here, settings_of
+from spos_cli.run.command import EXPORT, Command, root_from_here, settings_of
 from spos_cli.search import results
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.space.architecture import Architecture
@@ -98,10 +98,10 @@ def run(run: Command) -> None:
     ends = [stage.name for stage in running if stage is current or stage.name == "audit"]
     after = ends[-1] if ends else None
     run.result(
-        {"run": str(run.folder), "stages": [stage.to_dict() for stage in stages], "next": command, "after": after}
+        {"run": str(run.folder.root), "stages": [stage.to_dict() for stage in stages], "next": command, "after": after}
     )
     rows = [(stage.name, state_of(stage), numbers_of(stage), ago(stage.changed)) for stage in stages]
-    run.show(str(run.folder), ["stage:", "state:", "so far:", "changed:"], rows)
+    run.show(str(run.folder.root), ["stage:", "state:", "so far:", "changed:"], rows)
     for stage in running:
         run.say(f"{stage.name} is run by {stage.process}")
     run.say(f"next, when {after} has ended: {command}" if after else f"next: {command}", "bold")
@@ -114,29 +114,29 @@ def stages_of(run: Command) -> Iterator[Stage]:
     """All stages in their order; those that are optional only where there is something of them."""
     yield from table(run, "flops_table.json", "flops table", summary_of_flops)
     yield from table(run, "latency_table.json", "latency table", summary_of_latency)
-    if process := lock.holder(run.folder / ".store.lock"):
-        folder = run.folder / "store"
+    if process := lock.holder(run.folder.cache_lock):
+        folder = run.folder.cache.parent
         yield Stage("stored images", "running", folder, process=process, changed=changed(folder))
-    yield training(run, "supernet", run.supernet_folder, "supernet")
+    yield training(run, "supernet", run.folder.supernet.path, "supernet")
     yield search(run)
     yield exported(run)
-    folders = sorted(path for path in run.retrain_folder.glob("*") if path.is_dir())
+    folders = sorted(path for path in run.folder.retrained.glob("*") if path.is_dir())
     for folder in folders:
         yield training(run, f"retrain {folder.name}", folder, "retrain")
     if not folders:
-        yield Stage("retrain", "not begun", run.retrain_folder)
-    if run.audit_folder.is_dir():
+        yield Stage("retrain", "not begun", run.folder.retrained)
+    if run.folder.audit.path.is_dir():
         yield audit(run)
 
 
 def table(run: Command, name: str, stage: str, summary: Callable[[Numbers], Numbers]) -> Iterator[Stage]:
     """A table of costs, if it was made."""
-    path = run.folder / name
+    path = run.folder.root / name
     if path.is_file():
         content, numbers = read_json(path), {}
         with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
             numbers = summary(content)
-        yield Stage(stage, "complete", run.folder, metrics=numbers, changed=changed(path))
+        yield Stage(stage, "complete", run.folder.root, metrics=numbers, changed=changed(path))
 
 
 def summary_of_flops(content: Numbers) -> Numbers:
@@ -161,7 +161,7 @@ def training(run: Command, name: str, folder: Path, section: Literal["supernet",
     lines = history.read(folder / "metrics.jsonl")
     numbers, guessing = history.History(lines), history.find_guessing(lines, space.classes)
     saved = max((int(path.stem[5:]) for path in folder.glob("step-*.pt") if path.stem[5:].isdecimal()), default=0)
-    process = lock.holder(run.lock_of(folder))
+    process = lock.holder(run.folder.lock_of(folder))
     last = folder / ("last.pt" if section == "supernet" else "model.pt")
     # A supernet or a model without a trace of a training was brought here from elsewhere.
     complete = last.is_file() and (saved >= settings.steps or not (saved or lines))
@@ -205,13 +205,13 @@ def training(run: Command, name: str, folder: Path, section: Literal["supernet",
 
 def search(run: Command) -> Stage:
     """The search, by its journal and its result."""
-    folder, name = run.search_folder, "search"
+    folder, name = run.folder.search.path, "search"
     settings = (settings_of(folder) or run.config).search
     entries, broken = read_journal(folder / "journal.jsonl")
     own, new = results.own(entries), results.new(entries)
     total = settings.population * (settings.generations + 1)
-    process = lock.holder(run.lock_of(folder))
-    if process and (other := lock.holder(run.lock_of(run.audit_folder))) and _same(process, other):
+    process = lock.holder(run.folder.lock_of(folder))
+    if process and (other := lock.holder(run.folder.lock_of(run.folder.audit.path))) and _same(process, other):
         process = None  # an audit only keeps others away from it
     result = read_yaml(folder / "result.yaml")
     # It may end before: when it has seen all that the limits allow. Older results do not say that it has ended.
@@ -254,19 +254,19 @@ def _same(one: str, other: str) -> bool:
 
 def exported(run: Command) -> Stage:
     """The architectures that were written; the best of them by its one-shot score."""
-    found = {path.parent.name: read_yaml(path) for path in sorted(run.archs_folder.glob("*/arch.yaml"))}
+    found = {path.parent.name: read_yaml(path) for path in sorted(run.folder.archs.glob("*/arch.yaml"))}
     if not found:
-        return Stage("export-arch", "not begun", run.archs_folder)
+        return Stage("export-arch", "not begun", run.folder.archs)
     scores = {name: content.get("fitness") for name, content in found.items()}
     top1 = {name: score["top1"] for name, score in scores.items() if isinstance(score, dict) and "top1" in score}
     known = {name: score for name, score in top1.items() if is_number(score)}
     name = max(known, key=lambda name: known[name]) if known else next(iter(found))
     best = {"id": name, "flops": found[name].get("flops"), "top1": known.get(name)}
-    when = [time for name in found if (time := changed(run.archs_folder / name / "arch.yaml"))]
+    when = [time for name in found if (time := changed(run.folder.arch(name)))]
     return Stage(
         "export-arch",
         "complete",
-        run.archs_folder,
+        run.folder.archs,
         len(found),
         unit="written",
         best={key: value for key, value in best.items() if is_number(value) or key == "id"},
@@ -276,9 +276,9 @@ def exported(run: Command) -> Stage:
 
 def audit(run: Command) -> Stage:
     """The audit, by its result and by what it has trained alone."""
-    folder, alone = run.audit_folder, [path for path in run.audit_folder.glob("alone/*") if path.is_dir()]
+    folder, alone = run.folder.audit.path, [path for path in run.folder.audit.stand_alone.glob("*") if path.is_dir()]
     settings = (settings_of(folder) or run.config).audit
-    process = lock.holder(run.lock_of(folder))
+    process = lock.holder(run.folder.lock_of(folder))
     result = read_json(folder / "result.json")
     state: State = "running" if process else "complete" if result else "stopped"
     done = sum((path / "model.pt").is_file() for path in alone)
@@ -370,7 +370,7 @@ def next_command(run: Command, current: Stage) -> str:
 
 def inputs(run: Command) -> tuple[str, str]:
     """The options that name the supernet and the candidates which a search was begun with; empty if none is needed."""
-    begun, own = read_json(run.search_folder / INPUTS), run.supernet_folder / "last.pt"
+    begun, own = read_json(run.folder.search.inputs), run.folder.supernet.last
     named, candidates = begun.get("weights"), begun.get("from")
     if isinstance(named, str) and Path(named) != own.resolve():
         weights = f"--weights {quote_path(Path(named))} "
@@ -381,23 +381,21 @@ def inputs(run: Command) -> tuple[str, str]:
 
 def architecture(run: Command, ident: str) -> str:
     """An exported architecture's file, or what the journal says that it is; `ARCH` if neither knows it."""
-    path = run.archs_folder / ident / "arch.yaml"
+    path = run.folder.arch(ident)
     if path.is_file():
         return quote_path(path)
-    known: Iterator[Architecture] = (
-        entry.architecture for entry in read_journal(run.search_folder / "journal.jsonl")[0]
-    )
+    known: Iterator[Architecture] = (entry.architecture for entry in read_journal(run.folder.search.journal)[0])
     return next((str(arch) for arch in known if arch.id == ident), "ARCH")
 
 
 def options(run: Command, stage: Path) -> str:
     """The options that lead to the settings of a stage, or else of the run: this command's own ones, if those do."""
-    for recorded in (stage / "config.yaml", run.folder / "config.yaml"):
+    for recorded in (stage / "config.yaml", run.folder.config):
         settings = settings_of(recorded.parent)
         if settings is not None:
-            same_audit = settings.audit == run.config.audit or stage != run.audit_folder
+            same_audit = settings.audit == run.config.audit or stage != run.folder.audit.path
             same = settings.portable() == run.config.portable() and settings.devices == run.config.devices
-            return run.flags if same and same_audit else flags_of(recorded, settings, run.folder)
+            return run.flags if same and same_audit else flags_of(recorded, settings, run.folder.root)
     return run.flags
 
 

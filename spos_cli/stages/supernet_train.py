@@ -43,7 +43,7 @@ def run(run: Run, processes: Processes) -> None:
     images = Images(config, processes)
     images.check()
     images.warn_of_small_shared_memory(training)
-    with run.working_in(run.supernet_folder, processes):
+    with run.working_in(run.folder.supernet.path, processes):
         train(run, processes, space, sampler, images)
 
 
@@ -57,7 +57,7 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
         training_recipe(training),
         processes,
         name="supernet",
-        folder=run.supernet_folder,
+        folder=run.folder.supernet.path,
         identity={"kind": "supernet", "recipe": recipe(config, "supernet")},
         extra={"config": config.portable(), **TrainedOn.content(images.remembered(val=False), images.train, held_out)},
         require=lambda content, what: images.require_same(content.get("images"), what, val=False),
@@ -74,12 +74,12 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
             f" {images.train.name}{rest}"
         )
     trainer.resume()
-    run.record_config(run.supernet_folder, processes)
+    run.record_config(run.folder.supernet.path, processes)
     trainer.train(lambda step: images.batches(indices, training, step, training.steps))
     if processes.is_main:
         show(run, trainer)
         show_trained(run, space, count_trained(sampler, training.steps, space.options))
-        warn_of_guessing(run.supernet_folder, config, "supernet")
+        warn_of_guessing(run.folder.supernet.path, config, "supernet")
         run.next("search")
 
 
@@ -91,7 +91,7 @@ def show(run: Run, trainer: Trainer) -> None:
         ("training loss", f"{last.get('loss', float('nan')):.3f}"),
         ("training top-1", f"{last.get('top1', float('nan')):.1%}"),
         ("parameters", format_cost(sum(p.numel() for p in trainer.model.parameters()))),
-        ("weights", run.supernet_folder / "last.pt"),
+        ("weights", run.folder.supernet.last),
     ]
     run.show("supernet", ["what:", "value:"], rows)
 
@@ -101,11 +101,11 @@ def show_trained(run: Run, space: SearchSpace, trained: Trained) -> None:
 
     By layer, in the order of the space.
     """
-    write_atomically(run.supernet_folder / "choices.json", (json.dumps(trained.choices) + "\n").encode())
+    write_atomically(run.folder.supernet.choices, (json.dumps(trained.choices) + "\n").encode())
     titles, rows = in_columns(space, [[f"{count:,}" for count in counts] for counts in trained.choices])
     table = [[layer.index, *row] for layer, row in zip(space.layers, rows, strict=True)]
     run.show("how often each choice was trained", ["layer", *titles], table)
     if space.widths:
-        write_atomically(run.supernet_folder / "widths.json", (json.dumps(trained.widths) + "\n").encode())
+        write_atomically(run.folder.supernet.widths, (json.dumps(trained.widths) + "\n").encode())
         widths = [[layer, *(f"{count:,}" for count in counts)] for layer, counts in enumerate(trained.widths)]
         run.show("how often each width was trained", ["layer", *map(format_width, space.widths)], widths)

@@ -573,7 +573,7 @@ def test_stored_images_need_room_and_are_measured_as_stored(
     stored = folders(root, f"data.store={store}")
     assert ("stored images" in doctor.check_disk(stored)[0].seen) == (store == "disk")
     assert any("; loader: " in finding.seen for finding in doctor.check_speed(stored))
-    assert not (stored.run.folder / "store").exists()
+    assert not (stored.run.folder.cache.parent).exists()
 
 
 @pytest.mark.parametrize(("workers", "said"), [(0, "set data.workers=2"), (2, "store the images smaller")])

@@ -188,10 +188,10 @@ def test_fresh_is_once_a_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             monkeypatch.delenv(name, raising=False)
             if value is not None:
                 monkeypatch.setenv(name, value)
-        run.supernet_folder.mkdir(parents=True, exist_ok=True)
-        (run.supernet_folder / "last.pt").write_text("weights")
-        with run.working_in(run.supernet_folder, alone):
-            return not (run.supernet_folder / "last.pt").exists()
+        run.folder.supernet.path.mkdir(parents=True, exist_ok=True)
+        (run.folder.supernet.last).write_text("weights")
+        with run.working_in(run.folder.supernet.path, alone):
+            return not (run.folder.supernet.last).exists()
 
     assert [begin(None, None), begin(None, None)] == [True, True]
     assert [begin("0", "a"), begin("0", "a"), begin("0", "b"), begin("0", "b")] == [True, False, True, False]

@@ -118,14 +118,14 @@ def test_a_search_leaves_its_calibration_images_to_evaluate(root: Path, store: s
     run = Run(settings(root, f"data.store={store}"), as_json=True)
     images = Images(run.config, ALONE)
     assert kept_calibration(run, images) is None
-    left = decode_calibration(run, run.search_folder, images, ALONE)
+    left = decode_calibration(run, run.folder.search.path, images, ALONE)
     assert not (root / "run" / "store").exists(), "a few images are not worth a store of all"
     kept = kept_calibration(run, images)
     assert kept is not None
     assert torch.equal(kept.images, left.images)
     other = Run(settings(root, f"data.store={'disk' if store == 'none' else 'none'}"))
     assert kept_calibration(other, Images(other.config, ALONE)) is None, "of images of another size"
-    path = run.search_folder / "calibration.u8"
+    path = run.folder.search.calibration_images
     content = np.fromfile(path, np.uint8)
     content[123] ^= 1
     content.tofile(path)
