@@ -97,7 +97,7 @@ def check_fidelity(found: dict[str, Any], spos: Spos) -> None:
 def test_mistakes(finished: Spos, spos: Spos, mistake: Mistake) -> None:
     assert "no search in runs/tiny yet; run spos search first" in mistake("audit")
     assert "no search in nowhere: nowhere/search/config.yaml is missing" in mistake("audit", "nowhere")
-    assert "name the same thing" in mistake("audit", "nowhere", "--run-dir", "elsewhere")
+    assert "both name the run folder" in mistake("audit", "nowhere", "--run-dir", "elsewhere")
     assert "unknown setting 'audit.seedz'; did you mean 'seeds'?" in mistake("audit", "--set", "audit.seedz=2")
     copy = copy_of(finished, spos.folder)
     journal = copy.run / "search" / "journal.jsonl"

@@ -91,7 +91,7 @@ def test_mistakes_with_a_supernet(finished: Spos, spos: Spos, mistake: Mistake) 
         (["search", "--seed", "7"], "holds a search with other settings (seed: 7, was 0"),
         (["search", "--set", "space.stages.0.blocks=3"], "was trained on another space"),
         (["supernet-train", "--set", "supernet.lr=0.1"], "supernet.lr: 0.1, was 0.05"),
-        (["export-arch", "--flops-limit", "1K"], ", and no architecture of the space less than "),
+        (["export-arch", "--flops-limit", "1K"], "no architecture of the space has less than "),
         (["evaluate", "--weights", str(weights)], "name the path to evaluate with --arch"),
         (["evaluate", "--weights", str(weights), "--arch", "0,0"], "2 layers"),
         (["search", "--set", "search.calibration_batch_size=5000"], "must be at least one calibration batch"),

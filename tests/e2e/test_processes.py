@@ -272,7 +272,7 @@ def test_signals_under_torchrun(tmp_path: Path, number: signal.Signals) -> None:
         until(logged(spos, 20), process)
         process.send_signal(number)
         assert process.wait(25) != 0
-    assert f"stopped by {number.name}; all is saved" in said(spos)
+    assert f"stopped by {number.name}; everything is saved" in said(spos)
     assert (spos.run / "supernet" / "last.pt").exists()
 
 

@@ -130,7 +130,7 @@ def test_a_round_trip_keeps_every_byte(spos: Spos, winner: dict[str, torch.Tenso
             assert (other.dtype, other.shape) == (tensor.dtype, tensor.shape)
             assert other.numpy().tobytes() == tensor.numpy().tobytes()
     said = spos.here("export-arch", "--weights", "network.pth.tar", "--format", "spos", *imagenet, code=2).stderr
-    assert "already; name another with --output" in said
+    assert "name another file with --output" in said
 
 
 def test_the_published_table(spos: Spos) -> None:

@@ -118,7 +118,7 @@ def test_questions_to_one_journal(
     assert archs(ask("--top", 5)) == archs(ranking(entries)[:5])
     assert archs(ask("--top", 99)) == archs(ranking(entries))
     assert archs(ask("--flops-limit", flops)) == archs(ranking(small)[:1])
-    assert archs(ask("--flops-limit", 999, said="1 of these lost a race")) == archs(
+    assert archs(ask("--flops-limit", 999, said="1 of these stopped early")) == archs(
         [entry for entry in entries if entry.partial]
     )
     assert archs(ask("--flops-limit", flops, "--params-limit", params, "--top", 3)) == archs(ranking(both)[:3])
@@ -126,7 +126,7 @@ def test_questions_to_one_journal(
     alike = smallest(entries, bits)
     assert 5 < len(alike) < COUNT - 5
     assert alike[0] != ranking(entries)[0]
-    said = f"of {len(alike)} that a paired test cannot tell from the best, by FLOPs"
+    said = f"from {len(alike)} that are statistically tied with the best, cheapest first"
     assert archs(ask("--prefer", "smallest", said=said)) == archs(alike[:1])
     assert archs(ask("--prefer", "smallest", "--top", 3)) == archs(alike[:3])
     assert archs(ask("--prefer", "smallest", "--params-limit", params)) == archs(
@@ -145,7 +145,7 @@ def test_questions_to_one_journal(
 
 def test_without_outcomes_the_best_is_exported_and_no_tie_claimed(spos: Spos, entries: list[Entry], ask: Ask) -> None:
     (spos.run / "search" / "outcomes.bits").unlink()
-    said = "outcomes.bits is missing, or does not have the outcomes of the best: no ties known; exported is the best"
+    said = "outcomes.bits is missing, or does not have the outcomes of the best: no ties known; exporting the best"
     assert archs(ask("--prefer", "smallest", "--top", 3, said=said)) == archs(ranking(entries)[:1])
 
 
@@ -155,8 +155,8 @@ def test_without_outcomes_the_best_is_exported_and_no_tie_claimed(spos: Spos, en
         (("--flops-limit", "899"), "no scored candidate has at most 899 FLOPs; they have 900 to "),
         (("--params-limit", "2K"), "no scored candidate has at most 2K parameters; they have 3."),
         (("--flops-limit", "1100", "--params-limit", "3100"), " of them at most 1.1K) and 3."),
-        (("--pareto", "--top", "3"), "leave --top away"),
-        (("--pareto", "--prefer", "smallest"), "leave --prefer smallest away"),
+        (("--pareto", "--top", "3"), "do not pass --top with it"),
+        (("--pareto", "--prefer", "smallest"), "do not pass --prefer smallest with it"),
         (("--pareto", "--flops-limit", "999"), "none of 1 candidates was scored to the end"),
     ],
 )
@@ -217,5 +217,5 @@ def test_only_a_limit_that_the_space_can_keep_leads_to_another_search(
     assert "they have 900K to " in asked
     assert asked.endswith("; spos search --fresh --flops-limit 800000 may find some\n")
     asked = mistake("export-arch", "--flops-limit", "800K", "--params-limit", "100")
-    assert "and no architecture of the space less than " in asked
+    assert "no architecture of the space has less than " in asked
     assert asked.endswith(" parameters\n")

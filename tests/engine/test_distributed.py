@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from spos_cli import cli
+from spos_cli import cli, exits
 from spos_cli.config import loading
 from spos_cli.engine import distributed
 from spos_cli.engine.distributed import PeerLost, Processes
@@ -165,7 +165,7 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> None:
     def end(code: int) -> None:
         raise Ended(code)
 
-    monkeypatch.setattr(cli.os, "_exit", end)
+    monkeypatch.setattr(exits.os, "_exit", end)
 
 
 @pytest.mark.usefixtures("group", "ends")
@@ -184,7 +184,7 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_launched_process_speaks_and_ends_at_once(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: BaseException, code: int, said: str
 ) -> None:
-    monkeypatch.setattr(cli.sys, "argv", ["spos", "supernet-train", "--config", "demo"])
+    monkeypatch.setattr(exits.sys, "argv", ["spos", "supernet-train", "--config", "demo"])
     monkeypatch.setattr(cli, "across_processes", raising(error))
     with pytest.raises(Ended) as ended:
         cli.main()
@@ -196,7 +196,7 @@ def test_a_launched_process_speaks_and_ends_at_once(
 
 def test_a_bug_of_a_single_process_is_pythons_to_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.setattr(cli.sys, "argv", ["spos", "supernet-train", "--config", "demo"])
+    monkeypatch.setattr(exits.sys, "argv", ["spos", "supernet-train", "--config", "demo"])
     monkeypatch.setattr(cli, "across_processes", raising(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main()
@@ -221,7 +221,7 @@ FULL = (
 def test_a_gpu_that_is_too_small_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str, stage: str, advice: str
 ) -> None:
-    monkeypatch.setattr(cli.sys, "argv", ["spos", *command.split(), "--config", "demo"])
+    monkeypatch.setattr(exits.sys, "argv", ["spos", *command.split(), "--config", "demo"])
     monkeypatch.setattr(f"spos_cli.stages.{stage}", raising(torch.OutOfMemoryError(FULL)))
     with pytest.raises(Ended) as ended:
         cli.main()
@@ -243,7 +243,7 @@ def test_gpus_that_are_counted_and_cannot_be_used(
     monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(cli.sys, "argv", ["spos", *command.split(), "--config", "imagenet"])
+    monkeypatch.setattr(exits.sys, "argv", ["spos", *command.split(), "--config", "imagenet"])
     content = SimpleNamespace(config=loading.load(loading.find("imagenet"), []).model_dump(mode="json"))
     monkeypatch.setattr(weights_file, "read_weights", lambda path: content)
     with pytest.raises(SystemExit) as ended:

@@ -350,7 +350,7 @@ def test_a_file_that_is_not_whole_says_nothing(tmp_path: Path) -> None:
 def test_mistakes(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path) -> None:
     for arguments, said in (
         (["nowhere"], "there is no run folder nowhere"),
-        (["runs/tiny", "--run-dir", "x"], "name the same thing"),
+        (["runs/tiny", "--run-dir", "x"], "both name the run folder"),
     ):
         monkeypatch.setattr(sys, "argv", ["spos", "status", *arguments])
         with pytest.raises(SystemExit) as stopped:

@@ -1,0 +1,156 @@
+"""How commands start processes, show errors and end with an exit code."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from spos_cli import __version__
+from spos_cli.errors import ConfigError, SposError
+
+if TYPE_CHECKING:
+    from spos_cli.config.schema import Config, TrainingConfig
+    from spos_cli.engine.distributed import Processes
+
+# What to do if the memory of a GPU is too small.
+RAISE_ACCUMULATE = "raise {}.accumulate: the batch of a step stays as it is"
+LOWER_BATCH_SIZES = "lower search.batch_size and search.calibration_batch_size"
+
+MISTAKE = 2  # the exit code of a mistake that the user can fix
+
+
+def across_processes(
+    command: str,
+    settings: Config,
+    work: Callable[[Processes], None],
+    advice: str,
+    *,
+    images: int | None,
+    **arguments: object,
+) -> None:
+    """Do the work in this process, or start as many processes as the settings ask for, each with this command line.
+
+    Args:
+        command: the name of the command. All processes must agree on it, on the settings and on the versions.
+        advice: what to do if the work does not fit into the memory of a GPU.
+        images: images that each process works on at once. It decides how many CPU threads are worth it; None: all.
+        arguments: arguments of the command that all processes must agree on. For a file, its content is compared.
+
+    Raises:
+        ConfigError: the work does not fit into the memory of a GPU, or the processes do not agree.
+    """
+    import torch
+
+    from spos_cli.engine import accelerator, distributed
+
+    count = distributed.wanted(settings.devices)
+    if count > 1 and not distributed.launched():
+        accelerator.require_usable(settings.devices)  # Otherwise every process would report it.
+        distributed.launch(count, sys.argv[1:], settings.max_restarts, lambda text: print(text, file=sys.stderr))
+        return
+    same: dict[str, object] = {}
+    if distributed.launched():
+        versions = {"spos": __version__, "torch": str(torch.__version__)}
+        contents = {name: digest(value) if isinstance(value, Path) else value for name, value in arguments.items()}
+        same = {"command": command, "versions": versions, **settings.shared(), "arguments": contents}
+    timeout = timedelta(minutes=settings.timeout_minutes)
+    layer = None if images is None else images * settings.space.build().work
+    try:
+        with distributed.join(settings.devices, settings.threads, timeout, same, layer) as processes:
+            work(processes)
+    except torch.OutOfMemoryError as error:
+        cause = ". ".join(str(error).split(". ")[:3])  # The sentences after these repeat it in other numbers.
+        raise ConfigError(f"{cause}; {advice}") from None
+
+
+def images_at_once(training: TrainingConfig) -> int:
+    """Return how many images each process of a training works on at once."""
+    from spos_cli.engine import distributed
+
+    parts = training.accumulate * distributed.processes_in_all()
+    return max(1, training.batch_size // parts)
+
+
+def digest(path: Path) -> str:
+    """Return the digest of a file that is named on the command line; its name if it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return str(path)
+
+
+def run_and_exit(app: Callable[[], object]) -> NoReturn:
+    """Run the command line and end this process with its exit code."""
+    try:
+        code = exit_code_of(app)
+    except Exception:  # a bug
+        if not _is_launched():
+            raise
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    if _is_launched():
+        # Everything is written. When the interpreter ends, it can meet threads of gloo and NCCL that are still at work,
+        # and they can abort the process. After an error, NCCL can even make it wait for the other processes.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def exit_code_of(app: Callable[[], object]) -> int:
+    """Run the command line, show its error if there is one, and return its exit code. A bug is raised."""
+    try:
+        app()
+    except SposError as error:
+        show(error)
+        return MISTAKE
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:
+        code = _exit_code_of_accident(error)
+        if code is None:
+            raise
+        return code
+    return 0
+
+
+def _exit_code_of_accident(error: Exception) -> int | None:
+    """Show an error that is neither a mistake of the user nor a bug, and return its exit code; None for a bug."""
+    from spos_cli.engine.interrupt import Interrupted
+
+    if isinstance(error, Interrupted):
+        same = "the same command without --fresh" if "--fresh" in sys.argv else "the same command"
+        print(f"stopped by {error}; everything is saved, and {same} resumes", file=sys.stderr)
+        return 128 + error.number
+    if isinstance(error, OSError) and error.filename is not None:  # a name or a permission that no check has foreseen
+        show(SposError(f"{error.strerror}: {error.filename!s:.200}"))
+        return MISTAKE
+    distributed = sys.modules.get("spos_cli.engine.distributed")
+    if distributed is not None and isinstance(error, distributed.WorkersFailed):
+        for message in error.messages:
+            print(f"error: {message}", file=sys.stderr)
+        return int(error.exit_code)
+    if distributed is not None and isinstance(error, distributed.PeerLost):
+        if error.silent:  # Otherwise the other process reports it.
+            show(error)
+        return 1
+    return None
+
+
+def show(error: Exception) -> None:
+    """Show an error: let the launcher do so if one has started this process, else print it."""
+    distributed = sys.modules.get("spos_cli.engine.distributed")
+    if distributed is None or not distributed.report_failure(error):
+        has_lines = isinstance(error, ConfigError) and "\n" in str(error)
+        print(f"error:{chr(10) if has_lines else ' '}{error}", file=sys.stderr)
+
+
+def _is_launched() -> bool:
+    """Tell whether this is one of several processes, which may have met the others already."""
+    distributed = sys.modules.get("spos_cli.engine.distributed")
+    return distributed is not None and bool(distributed.launched())

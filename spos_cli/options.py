@@ -1,0 +1,259 @@
+"""The options that commands share, and how they become settings."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from spos_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from spos_cli.config.loading import Option
+    from spos_cli.config.schema import Config
+    from spos_cli.run.command import Run
+
+FolderArgument = Annotated[
+    Path | None, typer.Argument(metavar="RUN_DIR", help="Folder of the run. Default: runs/<name>.")
+]
+JournalOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="FILE",
+        help="Scored candidates: a journal.jsonl, or a checkpoint.pth.tar of the official search.",
+    ),
+]
+FlopsLimitOption = Annotated[
+    str | None, typer.Option("--flops-limit", metavar="SIZE", help="Maximum FLOPs, such as 330M.")
+]
+ParamsLimitOption = Annotated[
+    str | None, typer.Option("--params-limit", metavar="SIZE", help="Maximum number of parameters, such as 3M.")
+]
+
+# From a run folder to its `--config` and `--run-dir`, and to overrides that find its images from the working folder.
+FindSettings = Callable[[Path], tuple[str | None, str | None, list[str]]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options that commands share, as the user gave them.
+
+    Each annotated field is an option of the command line. `search` is what a search was given by options of its own,
+    such as `flops_limit`.
+    """
+
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="YAML file, or the name of a shipped recipe. Default: ./spos.yaml if it exists, else imagenet.",
+        ),
+    ] = None
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, such as supernet.lr=0.1. Repeatable."),
+    ] = None
+    run_dir: Annotated[
+        str | None, typer.Option("--run-dir", metavar="DIR", help="Folder of the run. Default: runs/<name>.")
+    ] = None
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            "--devices", metavar="N|auto|cpu", help="Number of processes, auto (all GPUs, else the CPU), or cpu."
+        ),
+    ] = None
+    max_restarts: Annotated[
+        int | None,
+        typer.Option("--max-restarts", metavar="N", help="Restart at most N times after a worker dies."),
+    ] = None
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random draw.")] = None
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the resolved settings as YAML and exit.")
+    ] = False
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write the metrics as TensorBoard event files.")
+    ] = False
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over. Earlier results are kept under another name.")] = (
+        False
+    )
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")] = False
+    search: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def flags(self) -> str:
+        """The options that lead to the same settings in any command.
+
+        An option that some commands do not have, such as `--seed` or `--flops-limit`, is written as `--set`.
+        """
+        from spos_cli.files.quoting import as_override
+
+        flags: list[tuple[str, object]] = [] if self.config is None else [("--config", self.config)]
+        flags += [("--set", override) for override in self.overrides or ()]
+        for option in self._settings():
+            is_common = option.key == "run_dir"
+            flags.append((option.name, option.value) if is_common else ("--set", as_override(option.key, option.value)))
+        return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in flags)
+
+    def with_search(self, **given: str | None) -> Options:
+        """Return these options with settings of the search that have an option of their own; None was not given."""
+        return replace(self, search=tuple((name, value) for name, value in given.items() if value is not None))
+
+    def in_folder(self, folder: Path | None, find: FindSettings) -> Options:
+        """Return these options for a run folder that was named as RUN_DIR, with its settings unless --config is given.
+
+        Args:
+            folder: the run folder; None changes nothing.
+            find: how to find the settings of a run folder.
+
+        Raises:
+            ConfigError: the run folder is named with --run-dir as well.
+            SposError: there are no settings to be found.
+        """
+        require_one_folder(folder, self.run_dir)
+        if folder is None:
+            return self
+        if self.config is not None:
+            return replace(self, run_dir=str(folder))
+        config, run_dir, overrides = find(folder)
+        return replace(self, config=config, run_dir=run_dir, overrides=[*overrides, *(self.overrides or ())])
+
+    def load(self) -> Config:
+        """Return the settings that the options lead to. With `--print-config`, print them and exit.
+
+        Raises:
+            ConfigError: all mistakes of the file and the options, each with its place.
+        """
+        if self.tensorboard:
+            from spos_cli.engine.scalars import require_tensorboard
+
+            require_tensorboard()
+        return self._print_if_asked(self._load())
+
+    def load_for_weights(self, recorded: dict[str, Any] | None) -> Config:
+        """Return the settings that a weights file has recorded, with the options laid over them.
+
+        They say how images are prepared. `--config` only says where images are, and what to compute on.
+
+        Args:
+            recorded: plain values; None for official weights, which have no settings. Then this is `load`.
+
+        Raises:
+            ConfigError: as in `load`; or the file, which may come from anywhere, asks for more than it may.
+        """
+        from spos_cli.config import loading
+
+        if recorded is None:
+            return self.load()
+        origin = "the settings in the weights file"
+        settings = loading.validate(loading.without_machine(recorded), self._all_overrides(), origin=origin)
+        if self.config is not None:
+            settings = settings.with_images_of(self._load())
+        elif not any(override.partition("=")[0].strip() == "data.root" for override in self.overrides or ()):
+            settings.require_root_here(origin)
+        if settings.own_blocks:
+            settings.require_known_blocks(loading.load(loading.find(self.config)).own_blocks, origin)
+        return self._print_if_asked(settings)
+
+    def load_limits(self, flops_limit: str | None, params_limit: str | None = None) -> tuple[int | None, int | None]:
+        """Return FLOPs and parameters as limits of this command alone; None where the option was not given.
+
+        They are read as a search reads its limits, so that a mistake has the same message in every command.
+
+        Raises:
+            ConfigError: as in `load`.
+        """
+        limited = self.with_search(flops_limit=flops_limit, params_limit=params_limit)
+        if not limited.search:
+            return None, None
+        search = limited._load().search
+        flops = None if flops_limit is None else search.flops_limit
+        params = None if params_limit is None else search.params_limit
+        return flops, params
+
+    def make_run(self, settings: Config) -> Run:
+        """Return the run of this command, as the stages take it."""
+        from spos_cli.run.command import Run
+
+        return Run(settings, self.flags, self.as_json, self.fresh, self.tensorboard)
+
+    def _settings(self) -> list[Option]:
+        """Return the settings that have an option of their own, where it was given."""
+        from spos_cli.config.loading import Option
+
+        given = [(name, name, getattr(self, name)) for name in ("run_dir", "devices", "seed", "max_restarts")]
+        given += [(name, f"search.{name}", value) for name, value in self.search]
+        return [Option(f"--{name.replace('_', '-')}", key, value) for name, key, value in given if value is not None]
+
+    def _all_overrides(self) -> list[str | Option]:
+        return [*(self.overrides or ()), *self._settings()]
+
+    def _load(self) -> Config:
+        from spos_cli.config import loading
+
+        return loading.load(loading.find(self.config), self._all_overrides())
+
+    def _print_if_asked(self, settings: Config) -> Config:
+        if self.print_config:
+            print(settings.to_yaml(), end="")
+            raise typer.Exit
+        return settings
+
+
+def shared_options(*more: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options `--config`, `--set`, `--run-dir`, `--print-config` and `more`, as one `Options`.
+
+    Typer reads the options of a command from its signature. So the fields of `Options` become its last parameters,
+    in their order, and the command itself takes what was given as its first parameter.
+
+    Args:
+        more: names of fields of `Options`.
+    """
+    names = [
+        one.name for one in fields(Options) if one.name in {"config", "overrides", "run_dir", "print_config", *more}
+    ]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    types = get_type_hints(Options, include_extras=True)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def called_by_typer(**given: Any) -> None:
+            options = Options(**{name: given.pop(name) for name in names})
+            command(options, **given)
+
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+        shared = [
+            inspect.Parameter(name, kind, default=getattr(Options, name), annotation=types[name]) for name in names
+        ]
+        called_by_typer.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        return called_by_typer
+
+    return decorate
+
+
+def require_one_folder(folder: Path | None, run_dir: str | None) -> None:
+    """Raise ConfigError if the run folder is named both as RUN_DIR and with `--run-dir`."""
+    if folder is not None and run_dir is not None:
+        raise ConfigError("RUN_DIR and --run-dir both name the run folder; give one of them")
+
+
+def find_search(folder: Path) -> tuple[str, str, list[str]]:
+    """Return the `--config` and `--run-dir` of the search in a run folder, and overrides that find its images.
+
+    Raises:
+        ConfigError: there is no search in the folder.
+    """
+    from spos_cli.run.command import root_from_here
+
+    recorded = folder / "search" / "config.yaml"
+    if not recorded.is_file():
+        raise ConfigError(f"there is no search in {folder}: {recorded} is missing")
+    return str(recorded), str(folder), root_from_here(recorded, folder)

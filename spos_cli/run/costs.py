@@ -1,0 +1,97 @@
+"""Show what choices, architectures and whole spaces cost, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from spos_cli.models.counting import Costs
+from spos_cli.run.command import Run
+from spos_cli.run.output import in_columns
+from spos_cli.space.architecture import Architecture, format_width
+from spos_cli.space.cost import CostTable, format_cost
+from spos_cli.space.search_space import SearchSpace
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the FLOPs of all architectures
+
+
+def show_architectures(run: Run, costs: Costs, architectures: Sequence[Architecture], limit: int | None) -> None:
+    """Show the FLOPs and parameters of architectures, and whether each is at or under a limit of FLOPs."""
+    values = [(arch, costs.flops.of(arch), costs.params.of(arch)) for arch in architectures]
+    columns = ["architecture:", "FLOPs (multiply-adds)", "parameters"]
+    rows = [[arch, f"{flops:,}", f"{params:,}"] for arch, flops, params in values]
+    if limit is not None:
+        columns.append(f"at or under {format_cost(limit)}:")
+        for row, (_, flops, _) in zip(rows, values, strict=True):
+            row.append("yes" if flops <= limit else "no")
+    run.show("costs", columns, rows)
+    run.result([{"architecture": arch.to_list(), "flops": flops, "params": params} for arch, flops, params in values])
+
+
+def summarize_space(space: SearchSpace, costs: Costs, limit: int | None) -> dict[str, Any]:
+    """Return the costs of all choices and the distribution of FLOPs over the space, as plain values for a file.
+
+    Args:
+        limit: FLOPs; the summary then has the share of architectures at or under it.
+    """
+    flops, distribution = costs.flops, costs.flops.distribution()
+    summary = {
+        "space": space.to_dict(),
+        **({"options": [list(map(str, options)) for options in space.options.by_layer]} if space.widths else {}),
+        "fixed": flops.fixed,
+        "table": [list(row) for row in flops.rows],
+        "params": {"fixed": costs.params.fixed, "table": [list(row) for row in costs.params.rows]},
+        "architectures": space.size,
+        "minimum": flops.minimum,
+        "maximum": flops.maximum,
+        "mean": flops.mean,
+        "quantiles": {f"{q:g}": distribution.quantile(q) for q in QUANTILES},
+    }
+    if limit is not None:
+        summary |= {"limit": limit, "share_under_limit": distribution.share(None, limit)}
+    return summary
+
+
+def show_space(run: Run, space: SearchSpace, costs: Costs, summary: dict[str, Any]) -> None:
+    """Show what each choice of each layer costs, then the distribution of FLOPs over the space."""
+    flops, params = group_by_choice(costs.flops), group_by_choice(costs.params)
+    cells = [
+        [f"{format_range(one)} / {format_range(other)}" for one, other in zip(*layer, strict=True)]
+        for layer in zip(flops, params, strict=True)
+    ]
+    show_choices(run, "FLOPs / parameters of each choice", space, cells)
+    fixed = f"{format_cost(summary['fixed'])} / {format_cost(summary['params']['fixed'])}"
+    facts = [
+        ("architectures", f"{summary['architectures']:,}"),
+        *([("widths of hidden channels", ", ".join(map(format_width, space.widths)))] if space.widths else []),
+        ("FLOPs, minimum and maximum", f"{format_cost(summary['minimum'])} to {format_cost(summary['maximum'])}"),
+        ("mean", format_cost(round(summary["mean"]))),
+        ("FLOPs / parameters of stem and head", fixed),
+        *((f"{float(q):.0%} are at or under", format_cost(value)) for q, value in summary["quantiles"].items()),
+    ]
+    if "limit" in summary:
+        facts.append((f"share at or under {format_cost(summary['limit'])}", f"{summary['share_under_limit']:.1%}"))
+    run.show("the whole space", ["what:", "value"], facts)
+
+
+def show_choices(run: Run, title: str, space: SearchSpace, cells: Sequence[Sequence[str]]) -> None:
+    """Show a text for each choice of each layer, under the names of the choices, behind the index of the choice."""
+    titles, rows = in_columns(space, [[f"{index}: {text}" for index, text in enumerate(texts)] for texts in cells])
+    sizes = [f"{a.in_channels}→{a.out_channels}, {a.in_size}→{a.out_size} px" for a in space.layers]
+    table = [[index, size, *row] for index, (size, row) in enumerate(zip(sizes, rows, strict=True))]
+    run.show(title, ["layer", "size:", *titles], table)
+
+
+def group_by_choice(table: CostTable) -> list[list[list[int]]]:
+    """Return the costs in a table by layer, choice and width."""
+    groups: list[list[list[int]]] = [[[] for _ in range(count)] for count in table.options.choices]
+    for layer, options, row in zip(groups, table.options.by_layer, table.rows, strict=True):
+        for option, cost in zip(options, row, strict=True):
+            layer[option.choice].append(cost)
+    return groups
+
+
+def format_range(costs: Sequence[int], form: Callable[[int], str] = format_cost) -> str:
+    """Return the cost of a choice as text; for a choice with several widths, the minimum and the maximum."""
+    low, high = form(min(costs)), form(max(costs))
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,129 @@
+"""Which scored candidates to export: the best ones, the cheapest tied one, or the front."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from spos_cli.errors import ConfigError, LimitError
+from spos_cli.models.counting import Costs, count
+from spos_cli.search import ties
+from spos_cli.search.journal import Entry, pareto, ranking
+from spos_cli.search.results import exportable, rows
+from spos_cli.space.cost import LABELS, CostTable, format_cost
+from spos_cli.space.search_space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which of the scored candidates to export.
+
+    Attributes:
+        top: how many; None for one, or with `front` for all of it.
+        flops_limit, params_limit: only candidates at or under them are considered.
+        smallest: instead of the best, the cheapest of those that are statistically tied with it.
+        front: the whole Pareto front, FLOPs against top-1.
+
+    Raises:
+        ConfigError: the parts of the question contradict each other.
+    """
+
+    top: int | None = None
+    flops_limit: int | None = None
+    params_limit: int | None = None
+    smallest: bool = False
+    front: bool = False
+
+    def __post_init__(self) -> None:
+        for given, name in ((self.top is not None, "--top"), (self.smallest, "--prefer smallest")):
+            if self.front and given:
+                raise ConfigError(f"--pareto exports the whole front, cheapest first; do not pass {name} with it")
+
+    @property
+    def limits(self) -> list[tuple[str, int]]:
+        """The limits that were given: the name of the cost in an entry, and its maximum."""
+        both = (("flops", self.flops_limit), ("params", self.params_limit))
+        return [(name, limit) for name, limit in both if limit is not None]
+
+    def within(self, search: Mapping[str, Any]) -> Question:
+        """Return this question with the limits of the search where it has none of its own.
+
+        A search may hold candidates over its limits: those of an earlier search that it began with.
+        """
+        flops, params = search.get("flops_limit"), search.get("params_limit")
+        return replace(
+            self,
+            flops_limit=flops if self.flops_limit is None else self.flops_limit,
+            params_limit=params if self.params_limit is None else self.params_limit,
+        )
+
+
+def answer(
+    question: Question, entries: Sequence[Entry], bits: Path, space: SearchSpace, command: Callable[[str], str]
+) -> tuple[list[Entry], list[str]]:
+    """Return the candidates to export, at least one, and notes about them for people.
+
+    Args:
+        entries: a whole journal. If all its scores are imported, these are considered.
+        bits: the `outcomes.bits` beside the journal.
+        space: the space that was searched.
+        command: completes a command with the options that lead to the settings of the run.
+
+    Raises:
+        LimitError: there is no such candidate.
+    """
+    counted = exportable(entries)
+    allowed = [entry for entry in counted if all(getattr(entry, name) <= limit for name, limit in question.limits)]
+    if not allowed:
+        raise LimitError(_describe_unreachable(question, counted, count(space), command))
+    best, notes = ranking(allowed), []
+    if question.front:
+        chosen = pareto(allowed)
+        if not chosen:
+            raise LimitError(f"none of {len(allowed):,} candidates was scored to the end, so there is no front")
+    elif question.smallest:
+        tie = ties.find(allowed, rows(entries), bits)
+        tied = sorted((entry for entry in best if entry.architecture in tie.tied), key=lambda entry: entry.flops)
+        if tie.unknown:
+            notes.append(tie.unknown + ("" if tied else "; exporting the best"))
+        if tied:
+            notes.append(f"chosen from {len(tied):,} that are statistically tied with the best, cheapest first")
+        chosen = (tied or best[:1])[: question.top or 1]
+    else:
+        chosen = best[: question.top or 1]
+    if stopped := sum(entry.partial for entry in chosen):
+        notes.append(f"{stopped:,} of these stopped early: scored on the first images only")
+    return chosen, notes
+
+
+def describe_idle_limits(limits: Sequence[tuple[str, int]], entries: Sequence[Entry], space: SearchSpace) -> list[str]:
+    """Return a sentence for each limit that is above the whole space, and so excludes nothing."""
+    # Counting costs takes long. It is needed only for a limit that no candidate exceeds.
+    idle = [(name, limit) for name, limit in limits if all(getattr(entry, name) <= limit for entry in entries)]
+    if not idle:
+        return []
+    costs = count(space)
+    return [text for name, limit in idle if (text := getattr(costs, name).idle(limit))]
+
+
+def _describe_unreachable(
+    question: Question, entries: Sequence[Entry], costs: Costs, command: Callable[[str], str]
+) -> str:
+    """Say why no candidate is under the limits, and which command may find one."""
+    limits, ranges, impossible = [], [], []
+    for name, limit in question.limits:
+        values = [getattr(entry, name) for entry in entries]
+        under, label = sum(cost <= limit for cost in values), LABELS[name]
+        limits.append(f"{format_cost(limit)} {label}")
+        several = f" ({under:,} of them at most {format_cost(limit)})" if len(question.limits) > 1 else ""
+        ranges.append(f"{format_cost(min(values))} to {format_cost(max(values))} {label}{several}")
+        table: CostTable = getattr(costs, name)
+        if table.minimum > limit:
+            impossible.append(f"{table.exactly(table.minimum)} {label}")
+    text = f"no scored candidate has at most {' and '.join(limits)}; they have {' and '.join(ranges)}"
+    if impossible:
+        return f"{text}, and no architecture of the space has less than {' and '.join(impossible)}"
+    options = " ".join(f"--{name}-limit {limit}" for name, limit in question.limits)
+    return f"{text}; {command(f'search --fresh {options}')} may find some"
