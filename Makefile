@@ -1,22 +1,19 @@
-# make setup   .venv with everything that users and developers need; the others do this by themselves
-# make demo    all six commands on real images, in minutes on a laptop's CPU
-# make test    all tests; `make unit` leaves the slow ones out
-# make test-oldest  the quick tests with the oldest versions that pyproject.toml promises, in .venv-oldest
-# make lint    style and types
-# make soak    everything that can go wrong, at random moments, about 10 minutes; FAULTS=9 for fewer
-# make bench   speed against the published procedure and how cost grows, about 5 minutes; bench-full: all sizes, longer
-# make docs    what pages say of the code: all settings in configs/README.md, the code map in spos_cli/README.md
-# make gpu     numbers, processes and speed on a GPU, 10 minutes at most; without one it checks itself on the CPU
+# `make` lists the targets: each one has its line of help behind `##`.
 
 PYTHON ?= python3
 SPOS := .venv/bin/spos
+PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 FAULTS ?= 45
 TESTS ?= tests
 DEMO := --config configs/demo.yaml
 
-.PHONY: setup demo test test-oldest unit lint docs soak bench bench-full gpu
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test unit test-oldest lint docs soak bench bench-full gpu
 
-setup: .venv/installed
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/installed ## create .venv with everything for users and developers; the other targets do so themselves
 
 .venv/installed: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -24,7 +21,7 @@ setup: .venv/installed
 	.venv/bin/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: setup
+demo: setup ## run all six commands on real images, in minutes on a laptop's CPU
 	$(SPOS) supernet-train $(DEMO)
 	$(SPOS) flops-table $(DEMO) --flops-limit 630K
 	$(SPOS) search $(DEMO)
@@ -32,14 +29,14 @@ demo: setup
 	$(SPOS) retrain $(DEMO)
 	$(SPOS) evaluate $(DEMO)
 
-test: setup
-	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: setup ## run all tests
+	.venv/bin/$(PYTEST)
 
-unit: setup
-	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
+unit: setup ## run the quick tests
+	.venv/bin/$(PYTEST) -m 'not slow'
 
-test-oldest: .venv-oldest/installed
-	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' -o filterwarnings=default $(TESTS)
+test-oldest: .venv-oldest/installed ## run the quick tests with the oldest versions that pyproject.toml allows, in .venv-oldest
+	.venv-oldest/bin/$(PYTEST) -m 'not slow' -o filterwarnings=default $(TESTS)
 
 .venv-oldest/installed: pyproject.toml tests/oldest.txt
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
@@ -47,23 +44,23 @@ test-oldest: .venv-oldest/installed
 	.venv-oldest/bin/python -m pip install --quiet --constraint tests/oldest.txt --editable '.[dev]'
 	touch $@
 
-lint: setup
+lint: setup ## check style and types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-docs: setup
+docs: setup ## write the settings into configs/README.md and the code map into spos_cli/README.md
 	.venv/bin/python -m tests.settings_table
 	.venv/bin/python -m tests.code_map
 
-soak: setup
+soak: setup ## run all commands under random faults, about 10 minutes; FAULTS=9 for fewer
 	.venv/bin/python -m tests.soak --faults $(FAULTS)
 
-bench: setup
+bench: setup ## compare the speed with the official procedure, about 5 minutes
 	.venv/bin/python -m tests.benchmarks
 
-bench-full: setup
+bench-full: setup ## the same for all sizes, which takes longer
 	.venv/bin/python -m tests.benchmarks --full
 
-gpu: setup
+gpu: setup ## check numbers, processes and speed on a GPU, at most 10 minutes; without a GPU it checks itself on the CPU
 	.venv/bin/python -m tests.gpu
