@@ -1,4 +1,4 @@
-"""The console script `spos`; also `python -m spos_cli`, for torchrun."""
+"""`python -m spos_cli`, for torchrun; also the console script `spos`."""
 
 from __future__ import annotations
 

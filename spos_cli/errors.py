@@ -1,24 +1,24 @@
-"""What can go wrong in a way that the user can mend.
+"""Errors that the user can fix.
 
     SposError                 one short message on stderr, exit code 2, no traceback
-    ├── ConfigError           a setting: unknown, of the wrong type, or at odds with another
-    ├── ArchitectureError     an ARCH that cannot be read, or that the space does not have
-    ├── LimitError            a cost range that no architecture of the space meets
+    ├── ConfigError           a setting that is unknown, has the wrong type, or contradicts another
+    ├── ArchitectureError     an ARCH that cannot be read, or is not in the space
+    ├── LimitError            a range of costs without an architecture
     ├── DataError             images or labels that are missing, broken or too few
-    ├── CheckpointError       a weights file that is torn, foreign or for another model
+    ├── CheckpointError       a weights file that is torn, foreign, or of another model
     ├── RunError              a run folder that lacks a stage, or holds another run
-    └── TrainingError         a training that cannot go on (a loss that is not finite)
+    └── TrainingError         a training that cannot continue (a loss that is not finite)
 
-A message says what was seen, what is allowed, and what to do next. Anything else that is raised is a bug.
+A message says what was seen, what is allowed, and what to do next. Any other exception is a bug.
 """
 
 from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """Text for a terminal: what might move its cursor or change its colours is shown as an escape, such as `\\x1b`.
+    """Return text for a terminal, with an escape such as `\\x1b` for what could move its cursor or change its colours.
 
-    Names of files and classes, and words of a weights file, come from others.
+    Names of files and classes, and texts in a weights file, may come from other people.
     """
     if text.isprintable():
         return text
@@ -26,25 +26,25 @@ def printable(text: str) -> str:
 
 
 class SposError(Exception):
-    """A mistake that the user can mend; the command ends with exit code 2."""
+    """A mistake that the user can fix; the command ends with exit code 2."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 class ConfigError(SposError):
-    """A setting is unknown, of the wrong type, or at odds with another; there may be a line for each."""
+    """A setting is unknown, has the wrong type, or contradicts another. The message has a line for each."""
 
     def __str__(self) -> str:
         return "\n".join(map(printable, Exception.__str__(self).split("\n")))
 
 
 class ArchitectureError(SposError):
-    """An architecture cannot be read, or the space does not have it."""
+    """An architecture cannot be read, or is not in the space."""
 
 
 class LimitError(SposError):
-    """No architecture of the space meets the cost range asked for."""
+    """No architecture of the space is in the range of costs."""
 
 
 class DataError(SposError):
@@ -52,12 +52,12 @@ class DataError(SposError):
 
 
 class CheckpointError(SposError):
-    """A weights file is torn, foreign, or belongs to another model."""
+    """A weights file is torn, foreign, or of another model."""
 
 
 class RunError(SposError):
-    """A run folder lacks what a stage needs, or holds a different run."""
+    """A run folder lacks what a stage needs, or holds another run."""
 
 
 class TrainingError(SposError):
-    """A training cannot go on."""
+    """A training cannot continue."""

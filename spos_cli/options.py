@@ -45,8 +45,8 @@ FindSettings = Callable[[Path], tuple[str | None, str | None, list[str]]]
 class Options:
     """The options that commands share, as the user gave them.
 
-    Each annotated field is an option of the command line. `search` is what a search was given by options of its own,
-    such as `flops_limit`.
+    Each annotated field is an option of the command line. `search` has settings of the search that have their own
+    option, such as `flops_limit`, as pairs of name and text.
     """
 
     config: Annotated[
@@ -104,19 +104,19 @@ class Options:
         return " ".join(f"{name} {shlex.quote(str(value))}" for name, value in flags)
 
     def with_search(self, **given: str | None) -> Options:
-        """Return these options with settings of the search that have an option of their own; None was not given."""
+        """Return these options with settings of the search that have their own option; None: it was not given."""
         return replace(self, search=tuple((name, value) for name, value in given.items() if value is not None))
 
     def in_folder(self, folder: Path | None, find: FindSettings) -> Options:
-        """Return these options for a run folder that was named as RUN_DIR, with its settings unless --config is given.
+        """Return these options with the settings in a run folder that is named as RUN_DIR, unless `--config` is given.
 
         Args:
             folder: the run folder; None changes nothing.
             find: how to find the settings of a run folder.
 
         Raises:
-            ConfigError: the run folder is named with --run-dir as well.
-            SposError: there are no settings to be found.
+            ConfigError: the run folder is named with `--run-dir`, too.
+            SposError: `find` found no settings.
         """
         require_one_folder(folder, self.run_dir)
         if folder is None:
@@ -147,16 +147,18 @@ class Options:
             recorded: plain values; None for official weights, which have no settings. Then this is `load`.
 
         Raises:
-            ConfigError: as in `load`; or the file, which may come from anywhere, asks for more than it may.
+            ConfigError: as in `load`; or the file, which may come from anyone, names code to import, or a folder
+                outside of the working folder to download images to.
         """
         from spos_cli.config import loading
 
         if recorded is None:
             return self.load()
         origin = "the settings in the weights file"
+        images = None if self.config is None else self._load()
         settings = loading.validate(loading.without_machine(recorded), self._all_overrides(), origin=origin)
-        if self.config is not None:
-            settings = settings.with_images_of(self._load())
+        if images is not None:
+            settings = settings.with_images_of(images)
         elif not any(override.partition("=")[0].strip() == "data.root" for override in self.overrides or ()):
             settings.require_root_here(origin)
         if settings.own_blocks:
@@ -186,7 +188,7 @@ class Options:
         return Run(settings, self.flags, self.as_json, self.fresh, self.tensorboard)
 
     def _settings(self) -> list[Option]:
-        """Return the settings that have an option of their own, where it was given."""
+        """Return the settings that were given by their own option."""
         from spos_cli.config.loading import Option
 
         given = [(name, name, getattr(self, name)) for name in ("run_dir", "devices", "seed", "max_restarts")]
@@ -211,8 +213,8 @@ class Options:
 def shared_options(*more: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options `--config`, `--set`, `--run-dir`, `--print-config` and `more`, as one `Options`.
 
-    Typer reads the options of a command from its signature. So the fields of `Options` become its last parameters,
-    in their order, and the command itself takes what was given as its first parameter.
+    Typer reads the options of a command from its signature. This gives it a signature whose last parameters are fields
+    of `Options`. The command itself takes their values as its first parameter.
 
     Args:
         more: names of fields of `Options`.

@@ -11,7 +11,7 @@ from spos_cli import seeding
 
 
 def first(seed: int, *index: int, purpose: str = "path") -> tuple[int, ...]:
-    """The first draws of a stream."""
+    """Return the first draws of a stream."""
     return tuple(seeding.generator(seed, purpose, *index).integers(2**62, size=4).tolist())
 
 
@@ -22,7 +22,7 @@ def test_equal_arguments_are_one_stream() -> None:
 
 
 def test_every_other_seed_purpose_and_index_is_another_stream() -> None:
-    """Zeros at the end, and seeds of more than 32 bits, too: NumPy takes apart and pads what it is given."""
+    """Zeros at the end and seeds over 32 bits count, too, although NumPy splits numbers and pads them."""
     seeds = (0, 1, 5, 2**32 - 1, 2**32, 2**32 + 5, 5 * 2**32, 2**63 - 1)
     indices = [index for length in range(4) for index in itertools.product((0, 1, 2**40), repeat=length)]
     purposes = ("path", "order")
@@ -32,7 +32,7 @@ def test_every_other_seed_purpose_and_index_is_another_stream() -> None:
 
 @pytest.mark.parametrize("crc", [1, 12345])
 def test_a_large_seed_is_not_a_small_one_with_another_purpose(monkeypatch: pytest.MonkeyPatch, crc: int) -> None:
-    """Where a purpose is the number that the words of a seed end with."""
+    """Even if the checksum of the purpose is the high word of the seed."""
     monkeypatch.setattr(seeding.zlib, "crc32", lambda purpose: crc)
     large = first(crc * 2**32 + 9)
     assert large not in {first(9), first(9, 0), first(9, crc), first(9, 0, 0), first(9, crc, 0)}

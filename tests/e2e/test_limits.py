@@ -1,4 +1,4 @@
-"""A limit above the whole space, typed for another one, is legal and excludes nothing: each command says so, once."""
+"""A limit above the whole space is allowed and excludes nothing. Each command says so, once."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from spos_cli.space.cost import format_cost
 from spos_cli.stages import doctor
 from tests.conftest import TINY, Spos
 
-SAID = "excludes nothing: no architecture of the space has more than"
+IDLE = "excludes nothing: no architecture of the space has more than"
 
 
-def most(spos: Spos) -> tuple[int, int]:
-    """The most FLOPs and parameters of the space."""
+def maxima(spos: Spos) -> tuple[int, int]:
+    """Return the largest FLOPs and parameters of the space."""
     costs = count(loading.load(spos.folder / "spos.yaml").space.build())
     return costs.flops.maximum, costs.params.maximum
 
@@ -26,57 +26,57 @@ def most(spos: Spos) -> tuple[int, int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_search(finished: Spos, spos: Spos, processes: int) -> None:
-    supernet, (flops, params) = finished.run / "supernet" / "last.pt", most(spos)
+    supernet, (flops, params) = finished.run / "supernet" / "last.pt", maxima(spos)
     program = spos.here if processes == 1 else spos
     arguments = ("search", "--json", "--weights", supernet, "--devices", "cpu" if processes == 1 else processes)
     arguments += ("--set", "search.generations=0")
     done = program(*arguments, "--flops-limit", "330M", "--params-limit", "1G")
-    assert done.stderr.count(SAID) == 2
-    assert f"the limit of 330M FLOPs {SAID} {format_cost(flops)}; set search.flops_limit lower, or" in done.stderr
-    assert f"the limit of 1G parameters {SAID} {format_cost(params)}; set search.params_limit lower" in done.stderr
+    assert done.stderr.count(IDLE) == 2
+    assert f"the limit of 330M FLOPs {IDLE} {format_cost(flops)}; set search.flops_limit lower, or" in done.stderr
+    assert f"the limit of 1G parameters {IDLE} {format_cost(params)}; set search.params_limit lower" in done.stderr
     assert json.loads(done.stdout)
-    at_the_end = ("--flops-limit", flops, "--params-limit", params, "--run-dir", "other")
-    assert SAID not in program(*arguments, *at_the_end).stderr
+    at_the_maximum = ("--flops-limit", flops, "--params-limit", params, "--run-dir", "other")
+    assert IDLE not in program(*arguments, *at_the_maximum).stderr
     if processes == 1:
         spos.here("flops-table", "--latency", "--run-dir", "third")
-        said = spos.here(*arguments, "--run-dir", "third", "--latency-limit", "1000s").stderr
-        assert f"the limit of 1000s of latency {SAID}" in said
+        done = spos.here(*arguments, "--run-dir", "third", "--latency-limit", "1000s")
+        assert f"the limit of 1000s of latency {IDLE}" in done.stderr
 
 
 def test_flops_table(spos: Spos) -> None:
-    flops, _ = most(spos)
+    flops, _ = maxima(spos)
     for archs in ((), ("0,1,2,3",)):
         done = spos.here("flops-table", *archs, "--flops-limit", "330M", "--json")
-        assert done.stderr.count(f"the limit of 330M FLOPs {SAID} {format_cost(flops)}") == 1
+        assert done.stderr.count(f"the limit of 330M FLOPs {IDLE} {format_cost(flops)}") == 1
         assert json.loads(done.stdout)
         assert not spos.here("flops-table", *archs, "--flops-limit", flops, "--json").stderr
 
 
 @pytest.mark.slow
 def test_export_arch(finished: Spos, spos: Spos) -> None:
-    flops, params = most(spos)
+    flops, params = maxima(spos)
     where = ("--from", finished.run / "search" / "journal.jsonl", "--json")
     done = spos.here("export-arch", *where, "--flops-limit", "330M", "--params-limit", "330M")
-    assert done.stderr.count(SAID) == 2
+    assert done.stderr.count(IDLE) == 2
     assert json.loads(done.stdout)
     assert not spos.here("export-arch", *where, "--flops-limit", flops, "--params-limit", params).stderr
 
 
 def setup(*overrides: str) -> doctor.Setup:
-    """The tiny experiment with other settings."""
+    """Return the tiny experiment with other settings, as `spos doctor` checks it."""
     return doctor.Setup(Run(loading.validate(yaml.safe_load(TINY), overrides)))
 
 
 def test_doctor(spos: Spos) -> None:
-    flops, params = most(spos)
-    for limits, said in {
+    flops, params = maxima(spos)
+    for limits, advice in {
         ("flops_limit=330M",): "lower search.flops_limit, or set it to null",
         ("params_limit=330M",): "lower search.params_limit, or set it to null",
         (f"flops_limit={flops}", "params_limit=1G"): "lower search.params_limit",
     }.items():
         finding = doctor.under_limit(setup(*(f"search.{limit}" for limit in limits)))
-        assert (finding.status, finding.advice.count(SAID)) == ("warn", 1)
-        assert said in finding.advice
+        assert (finding.status, finding.advice.count(IDLE)) == ("warn", 1)
+        assert advice in finding.advice
     none = doctor.under_limit(setup(f"search.flops_limit={flops}", f"search.params_limit={params}"))
     assert (none.status, none.advice) == ("ok", "")
     low = doctor.under_limit(setup("search.params_limit=1K"))
@@ -85,7 +85,7 @@ def test_doctor(spos: Spos) -> None:
 
 
 def test_bins(spos: Spos) -> None:
-    flops, _ = most(spos)
+    flops, _ = maxima(spos)
     bins = ("supernet.sampler=flops_bins", "supernet.flops_bins={low: 10K, high: 330M, width: 329990K}")
     finding = doctor.path_sampler(setup(*bins))
     assert finding.status == "warn"

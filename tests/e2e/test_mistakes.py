@@ -1,4 +1,4 @@
-"""One mistake for each command: one clear line, exit code 2, no traceback, nothing lost."""
+"""Mistakes in commands: one clear line, exit code 2, no traceback, nothing lost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conftest import Mistake, Spos
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "phrase"),
     [
         (["supernet-train", "--set", "supernet.stepz=1"], "did you mean 'steps'?"),
         (["supernet-train", "--config", "nothing.yaml"], "there is no config file 'nothing.yaml'"),
@@ -57,15 +57,15 @@ from tests.conftest import Mistake, Spos
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_each_mistake(mistake: Mistake, command: list[str], said: str) -> None:
+def test_each_mistake(mistake: Mistake, command: list[str], phrase: str) -> None:
     message = mistake(*command)
-    assert said in message
+    assert phrase in message
     assert message.count("error:") == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "phrase"),
     [
         (["supernet-train", "--set", "supernet.stepz=1"], "did you mean 'steps'?"),
         (["supernet-train", "--devices", "3"], "batch_size 32 does not divide by 3 processes"),
@@ -74,9 +74,9 @@ def test_each_mistake(mistake: Mistake, command: list[str], said: str) -> None:
     ],
     ids=["one process", "the launcher", "its workers", "one of them waits"],
 )
-def test_a_mistake_is_said_once_by_the_installed_program(spos: Spos, command: list[str], said: str) -> None:
+def test_the_installed_program_reports_a_mistake_once(spos: Spos, command: list[str], phrase: str) -> None:
     message = spos(*command, code=2).stderr
-    assert said in message
+    assert phrase in message
     assert message.count("error") == 1
     assert not spos.run.exists()
 
@@ -86,7 +86,7 @@ def test_mistakes_with_a_supernet(finished: Spos, spos: Spos, mistake: Mistake) 
     shutil.copytree(finished.run, spos.run)
     weights = spos.run / "supernet" / "last.pt"
     before = {path: path.read_bytes() for path in spos.run.rglob("*") if path.is_file()}
-    for command, said in [
+    for command, phrase in [
         (["search", "--flops-limit", "10K"], "the space reaches from"),
         (["search", "--seed", "7"], "holds a search with other settings (seed: 7, was 0"),
         (["search", "--set", "space.stages.0.blocks=3"], "was trained on another space"),
@@ -96,7 +96,7 @@ def test_mistakes_with_a_supernet(finished: Spos, spos: Spos, mistake: Mistake) 
         (["evaluate", "--weights", str(weights), "--arch", "0,0"], "2 layers"),
         (["search", "--set", "search.calibration_batch_size=5000"], "must be at least one calibration batch"),
     ]:
-        assert said in mistake(*command)
+        assert phrase in mistake(*command)
     after = {path: path.read_bytes() for path in before}
     assert after == before
     (spos.run / "search" / "settings.json").unlink()
@@ -110,13 +110,13 @@ def test_mistakes_with_a_supernet(finished: Spos, spos: Spos, mistake: Mistake) 
         ("model", {"a": 1}),
         ("kind", "network"),
     ]:
-        odd = spos.folder / "odd.pt"
-        checkpoint.save(odd, {**content, name: wrong})
-        for command in (["search", "--weights", odd], ["evaluate", "--weights", odd, "--arch", "0,0,0,0"]):
+        foreign = spos.folder / "foreign.pt"
+        checkpoint.save(foreign, {**content, name: wrong})
+        for command in (["search", "--weights", foreign], ["evaluate", "--weights", foreign, "--arch", "0,0,0,0"]):
             assert mistake(*command)
-    poisoned = {**content["model"], "first_conv.0.weight": content["model"]["first_conv.0.weight"] * float("nan")}
-    checkpoint.save(spos.folder / "odd.pt", {**content, "model": poisoned})
-    assert "values that are not finite" in mistake("search", "--weights", spos.folder / "odd.pt", "--fresh")
+    infinite = {**content["model"], "first_conv.0.weight": content["model"]["first_conv.0.weight"] * float("nan")}
+    checkpoint.save(spos.folder / "foreign.pt", {**content, "model": infinite})
+    assert "values that are not finite" in mistake("search", "--weights", spos.folder / "foreign.pt", "--fresh")
     torn = spos.folder / "torn.pt"
     torn.write_bytes(weights.read_bytes()[:-1000])
     assert "torn" in mistake("search", "--weights", torn)

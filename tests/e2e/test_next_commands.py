@@ -1,7 +1,7 @@
-"""Every command that is suggested leads to the settings that its folder was made with, wherever it is typed.
+"""Every suggested command leads to the settings of its run folder, in whichever working folder it is typed.
 
-The suggestions are taken from what is printed and from `spos status --json`, split as a shell does it, and resolved by
-the application's own handling of options (`--print-config`).
+The suggestions are those that commands print and those of `spos status --json`. They are split as a shell does it, and
+resolved by the program itself (`--print-config`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from spos_cli.official.weights import to_published
 from spos_cli.search.journal import Journal
 from tests.conftest import TINY, Spos
 
-RUN = "my run's 1"  # its folder, below the working folder
+RUN = "my run's 1"  # the run folder, below the working folder
 SMALL = {
     "supernet": {"steps": 2, "batch_size": 16, "log_every": 1, "checkpoint_every": 1},
     "search": {"population": 4, "generations": 1, "calibration_images": 32, "calibration_batch_size": 16},
@@ -43,11 +43,11 @@ class Folder:
             values[section] = {**values.get(section, {}), **changes}
         (spos.folder / "a recipe.yaml").write_text(yaml.safe_dump({**values, "name": "other", "devices": "auto"}))
         self.common = ["--config", "a recipe.yaml", "--run-dir", RUN, "--set", "supernet.lr=0.02"]
-        self.more = ["--seed", "10", "--devices", "cpu"]  # which not all commands have
+        self.more = ["--seed", "10", "--devices", "cpu"]  # Some commands do not have these.
 
     @property
-    def given(self) -> list[str]:
-        """How the settings are given to most commands."""
+    def options(self) -> list[str]:
+        """The options of most commands."""
         return [*self.common, *self.more]
 
     @property
@@ -55,18 +55,18 @@ class Folder:
         """The run folder."""
         return self.spos.folder / RUN
 
-    def said(self, *arguments: object) -> str:
-        """What a command of this run, with all its options, suggests at its end."""
-        return self.suggested(self.spos.here(*arguments, *self.given).stdout)
+    def suggestion_of(self, *arguments: object) -> str:
+        """Run a command with all options, and return its suggestion."""
+        return self.find_suggestion(self.spos.here(*arguments, *self.options).stdout)
 
     @staticmethod
-    def suggested(stdout: str) -> str:
-        """The one suggestion in what was printed."""
+    def find_suggestion(stdout: str) -> str:
+        """Return the only suggestion in a printed text."""
         (line,) = re.findall("^next: (.*)$", stdout, re.MULTILINE)
         return str(line)
 
     def settings(self, command: str, working: Path | None = None) -> Config:
-        """The settings that a command would work with."""
+        """Return the settings that a command would use."""
         program, *arguments = shlex.split(command)
         assert program == "spos"
         where = Spos.__new__(Spos)
@@ -75,23 +75,23 @@ class Folder:
         return loading.validate(yaml.safe_load(printed))
 
     def check(self, command: str, expected: Config, working: Path | None = None) -> None:
-        """A command leads to these settings, in this run folder."""
+        """Check that a command leads to these settings, in this run folder."""
         found = self.settings(command, working)
         assert found.portable() == expected.portable(), command
         assert found.devices == expected.devices, command
-        if " evaluate " not in command:  # it finds its weights by their path, and knows of no audit
+        if " evaluate " not in command:  # The settings of a weights file have no run folder and no audit.
             assert found.audit == expected.audit, command
             assert ((working or self.spos.folder) / found.folder).resolve() == self.path.resolve(), command
 
     def expected(self, *more: str) -> Config:
-        """The settings that were asked for."""
-        return self.settings(shlex.join(["spos", "search", *self.given, *more]))
+        """Return the settings that the options lead to."""
+        return self.settings(shlex.join(["spos", "search", *self.options, *more]))
 
     def status(self, expected: Config, starts: str) -> None:
-        """What `spos status` suggests, however it is asked, and from wherever."""
+        """Check what `spos status` suggests, for each way to name the run, from several working folders."""
         elsewhere = self.spos.folder / "else where"
         elsewhere.mkdir(exist_ok=True)
-        asked: list[tuple[Path, list[str]]] = [
+        calls: list[tuple[Path, list[str]]] = [
             (self.spos.folder, self.common),
             (self.spos.folder, ["--run-dir", RUN]),
             (self.spos.folder, [RUN]),
@@ -99,23 +99,23 @@ class Folder:
             (elsewhere, [f"../{RUN}"]),
             (elsewhere, ["--run-dir", str(self.path)]),
         ]
-        for working, arguments in asked:
+        for working, arguments in calls:
             here = Spos.__new__(Spos)
             here.folder = working
             result = json.loads(here.here("status", "--json", *arguments).stdout)
             assert result["next"].startswith(f"spos {starts}"), (arguments, result["next"])
             self.check(result["next"], expected, working)
-            assert self.suggested(here.here("status", *arguments).stdout) == result["next"]
+            assert self.find_suggestion(here.here("status", *arguments).stdout) == result["next"]
 
 
 @pytest.fixture
 def folder(spos: Spos) -> Folder:
-    """A run of which nothing is there yet."""
+    """A run without any files yet."""
     return Folder(spos)
 
 
-def without(folder: Path, *patterns: str) -> Callable[[], None]:
-    """Takes files away, as if a stage had been stopped before they came; the result brings them back."""
+def remove(folder: Path, *patterns: str) -> Callable[[], None]:
+    """Remove files, as if a stage had been stopped before it wrote them. The result restores them."""
     kept = {path: path.read_bytes() for pattern in patterns for path in folder.glob(pattern)}
     assert kept
     for path in kept:
@@ -130,78 +130,78 @@ def without(folder: Path, *patterns: str) -> Callable[[], None]:
 
 @pytest.mark.slow
 def test_all_stages(folder: Folder) -> None:
-    """Each suggestion is followed, so that what a command leaves is what the next one finds."""
-    made = folder.expected()
+    """Follow each suggestion, so that each command finds the files of the one before it."""
+    settings = folder.expected()
     for command in (("flops-table",), ("flops-table", "--latency"), ("doctor",)):
-        following = folder.said(*command)
+        following = folder.suggestion_of(*command)
         if "--latency" not in command:
-            folder.check(following, made)
+            folder.check(following, settings)
         else:
             assert " --latency-limit " in following
-            folder.check(re.sub("--latency-limit [^ ]* ", "", following), made)
-        folder.status(made, "supernet-train")
+            folder.check(re.sub("--latency-limit [^ ]* ", "", following), settings)
+        folder.status(settings, "supernet-train")
 
-    following = folder.said("supernet-train")
-    folder.check(following, made)
-    folder.status(made, "search")
-    restore = without(folder.path, "supernet/*.pt")
-    folder.status(made, "supernet-train")
+    following = folder.suggestion_of("supernet-train")
+    folder.check(following, settings)
+    folder.status(settings, "search")
+    restore = remove(folder.path, "supernet/*.pt")
+    folder.status(settings, "supernet-train")
     restore()
     folder.spos.here("flops-table", "--run-dir", RUN)  # a question about another space: that of spos.yaml
-    folder.status(made, "search")
+    folder.status(settings, "search")
 
     limit = ("--set", "search.flops_limit=130000", "--set", "search.objective=pareto")
-    made = folder.expected(*limit)
-    following = folder.said("search", "--flops-limit", "0.13M", "--objective", "pareto", "--max-restarts", "5")
+    settings = folder.expected(*limit)
+    following = folder.suggestion_of("search", "--flops-limit", "0.13M", "--objective", "pareto", "--max-restarts", "5")
     assert following.startswith("spos export-arch --pareto ")
-    folder.check(following, made)
-    folder.status(made, "export-arch --pareto")
-    restore = without(folder.path, "search/result.yaml")
-    folder.status(made, "search")
+    folder.check(following, settings)
+    folder.status(settings, "export-arch --pareto")
+    restore = remove(folder.path, "search/result.yaml")
+    folder.status(settings, "search")
     restore()
 
-    following = folder.suggested(folder.spos.here(*shlex.split(following)[1:]).stdout)
-    folder.check(following, made)
-    folder.status(made, "retrain")
-    following = folder.suggested(folder.spos.here(*shlex.split(following)[1:]).stdout)
-    folder.check(following, made)
-    folder.status(made, "evaluate")
-    restore = without(folder.path, "retrain/*/model.pt")
-    folder.status(made, "retrain")
+    following = folder.find_suggestion(folder.spos.here(*shlex.split(following)[1:]).stdout)
+    folder.check(following, settings)
+    folder.status(settings, "retrain")
+    following = folder.find_suggestion(folder.spos.here(*shlex.split(following)[1:]).stdout)
+    folder.check(following, settings)
+    folder.status(settings, "evaluate")
+    restore = remove(folder.path, "retrain/*/model.pt")
+    folder.status(settings, "retrain")
     restore()
 
     folder.common += [*limit, "--set", "audit.steps=2"]
-    made = folder.expected()
+    settings = folder.expected()
     folder.more = ["--set", "seed=10", "--devices", "cpu"]  # an audit has the seed of its search
-    following = folder.said("audit")
+    following = folder.suggestion_of("audit")
     assert following.startswith("spos report ")
-    folder.check(following, made)
-    restore = without(folder.path, "audit/result.json")
-    folder.status(made, "audit")
+    folder.check(following, settings)
+    restore = remove(folder.path, "audit/result.json")
+    folder.status(settings, "audit")
     restore()
 
 
 @pytest.mark.slow
-def test_weights_that_were_brought_in(finished: Spos, folder: Folder) -> None:
+def test_official_weights(finished: Spos, folder: Folder) -> None:
     state = checkpoint.load(finished.run / "supernet" / "last.pt")["model"]
     checkpoint.save(folder.spos.folder / "theirs.pth.tar", to_published(state))
-    folder.spos.here("export-arch", "--weights", "theirs.pth.tar", "--format", "spos", *folder.given)
-    made = folder.expected()
-    folder.status(made, "search")
+    folder.spos.here("export-arch", "--weights", "theirs.pth.tar", "--format", "spos", *folder.options)
+    settings = folder.expected()
+    folder.status(settings, "search")
     folder.spos.here("flops-table", "--run-dir", RUN)
-    folder.status(made, "search")
+    folder.status(settings, "search")
     shutil.rmtree(folder.path / "supernet")
     (model,) = finished.run.glob("retrain/*/model.pt")
-    folder.spos.here("export-arch", "--weights", model, *folder.given)  # to the published form
+    folder.spos.here("export-arch", "--weights", model, *folder.options)  # to the official form
     checkpoint.save(folder.spos.folder / "net.pth.tar", to_published(checkpoint.load(model)["model"]))
-    folder.spos.here("export-arch", "--weights", "net.pth.tar", "--format", "spos", *folder.given)
-    folder.status(made, "evaluate")
+    folder.spos.here("export-arch", "--weights", "net.pth.tar", "--format", "spos", *folder.options)
+    folder.status(settings, "evaluate")
 
 
 @pytest.mark.slow
-def test_candidates_that_were_brought_in(finished: Spos, folder: Folder) -> None:
+def test_candidates_of_another_search(finished: Spos, folder: Folder) -> None:
     journal = finished.run / "search" / "journal.jsonl"
-    following = folder.said("export-arch", "--from", journal)
+    following = folder.suggestion_of("export-arch", "--from", journal)
     folder.check(following, folder.expected())
     folder.status(folder.expected(), "retrain")
 
@@ -218,10 +218,10 @@ def test_candidates_that_were_brought_in(finished: Spos, folder: Folder) -> None
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 @pytest.mark.slow
-def test_what_is_to_be_run_first(finished: Spos, folder: Folder, command: list[str], suggests: str) -> None:
+def test_the_command_to_run_first(finished: Spos, folder: Folder, command: list[str], suggests: str) -> None:
     shutil.copy(finished.run / "supernet" / "last.pt", folder.spos.folder / "w.pt")
-    said = folder.spos.here(*command, *folder.given, code=2).stderr
-    (quoted,) = re.findall(f"run (spos {suggests}.*) first", said)
+    message = folder.spos.here(*command, *folder.options, code=2).stderr
+    (quoted,) = re.findall(f"run (spos {suggests}.*) first", message)
     more = ["--set", "search.latency_limit=9ms"] if "--latency-limit" in command else []
     folder.check(quoted, folder.expected(*more))
 
@@ -230,16 +230,16 @@ def test_what_is_to_be_run_first(finished: Spos, folder: Folder, command: list[s
 def test_a_search_that_may_find_more(finished: Spos, spos: Spos) -> None:
     where = ("--config", "spos.yaml", "--run-dir", finished.run)
     low = min(entry.flops for entry in Journal(finished.run / "search" / "journal.jsonl").read())
-    said = spos.here("export-arch", *where, "--flops-limit", low - 1, code=2).stderr
-    (quoted,) = re.findall("(spos search --fresh.*) may find some", said)
+    message = spos.here("export-arch", *where, "--flops-limit", low - 1, code=2).stderr
+    (quoted,) = re.findall("(spos search --fresh.*) may find some", message)
     settings = Folder(spos).settings(quoted)
     assert (settings.search.flops_limit, settings.folder) == (low - 1, finished.run)
 
 
 @pytest.mark.parametrize("data", ["im ages", "it's", "a: b", "010"])
 def test_images_are_found_from_another_working_folder(spos: Spos, data: str) -> None:
-    """A root that is not absolute counts from where the run was begun."""
-    elsewhere, asked = spos.folder / "else where", Folder(spos)
+    """A relative root counts from the working folder in which the run began."""
+    elsewhere, run = spos.folder / "else where", Folder(spos)
     elsewhere.mkdir()
     given = ("--set", "data.source=folder", "--set", f"data.root={json.dumps(data)}", "--run-dir", RUN)
     spos.here("flops-table", *given)
@@ -250,14 +250,14 @@ def test_images_are_found_from_another_working_folder(spos: Spos, data: str) -> 
         (spos, [RUN]),
         (there, [f"../{RUN}"]),
         (there, ["--run-dir", f"../{RUN}"]),
-        (there, [asked.path]),
+        (there, [run.path]),
     ):
         command = json.loads(working.here("status", "--json", *arguments).stdout)["next"]
-        root = asked.settings(command, working.folder).data.root
+        root = run.settings(command, working.folder).data.root
         assert (working.folder / root).resolve() == spos.folder / data, command
-    moved = asked.path.rename(spos.folder / "moved")  # by hand: who can tell from where
+    moved = run.path.rename(spos.folder / "moved")  # by hand, so nothing says from where
     command = json.loads(there.here("status", "--json", moved).stdout)["next"]
-    assert asked.settings(command, elsewhere).data.root == data
+    assert run.settings(command, elsewhere).data.root == data
 
 
 def test_an_audit_finds_the_images_from_another_working_folder(spos: Spos) -> None:
@@ -281,8 +281,8 @@ def test_a_folder_that_begins_like_an_option(spos: Spos) -> None:
     assert Folder(spos).settings(result["next"]).folder == Path("-r")
 
 
-def test_torn_settings_are_no_settings(spos: Spos) -> None:
-    """Those of the run stand in for those of a stage that cannot be read."""
+def test_torn_settings_are_ignored(spos: Spos) -> None:
+    """Those of the run replace those of a stage that cannot be read."""
     run = spos.folder / "r"
     (run / "supernet").mkdir(parents=True)
     (run / "config.yaml").write_text(TINY.replace("name: tiny", "name: first").replace("steps: 100,", "steps: 7,"))
@@ -293,8 +293,8 @@ def test_torn_settings_are_no_settings(spos: Spos) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_goes_on_with_the_files_that_it_was_begun_with(finished: Spos, spos: Spos) -> None:
-    """Another supernet than the run's own, and candidates of another search."""
+def test_a_search_resumes_with_the_files_that_it_began_with(finished: Spos, spos: Spos) -> None:
+    """Here another supernet than the run's own, and candidates of another search."""
     theirs = finished.run / "search" / "journal.jsonl"
     spos.here("supernet-train", "--set", "supernet.steps=10")
     given = ("--weights", finished.run / "supernet" / "last.pt", "--from", theirs)
