@@ -39,7 +39,7 @@ def arch_format(form: str | None) -> ArchFormat:
         return "yaml"
     if form == "pkl":
         return "pkl"
-    raise ConfigError(f"--format {form} is for weights; name the weights with --weights, or use yaml or pkl")
+    raise ConfigError(f"--format {form} is for weights; name them with --weights, or use yaml or pkl")
 
 
 def weights_format(form: str | None) -> WeightsFormat:
@@ -68,6 +68,7 @@ def export_architectures(run: Run, question: Question, journal: Path | None, for
     if journal is None:
         settings = read_settings(run)
         supernet, question = settings["supernet"], question.within(settings["search"])
+    # Those that the question asks for.
     for text in describe_idle_limits(typed, entries, space):
         warn(text)
     chosen, notes = answer(question, entries, path.with_name("outcomes.bits"), space, run.command)

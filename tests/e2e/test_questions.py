@@ -49,7 +49,7 @@ def entries(spos: Spos) -> list[Entry]:
 
 
 class Operations(TorchDispatchMode):
-    """Counts what PyTorch computes."""
+    """Count what PyTorch computes."""
 
     count = 0
 
@@ -182,7 +182,7 @@ def test_a_journal_from_elsewhere(spos: Spos, entries: list[Entry], ask: Ask, mi
 
 
 def test_imported_scores_are_exported_only_if_there_are_no_others(spos: Spos, entries: list[Entry], ask: Ask) -> None:
-    """Those on other images, that is; and the limits are those of the search."""
+    """Imported scores were found on other images. The limits are those of the search."""
     folder, foreign = spos.run / "search", ranking(entries)[:3]
     limit = sorted(entry.flops for entry in foreign)[1]
     imported = [replace(entry, origin="imported", top1=1.0 - 0.01 * n) for n, entry in enumerate(foreign)]
