@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from spos_cli.report.writing import write_report
+from spos_cli.run.folder import RunFolder
 from spos_cli.search.journal import Journal
-from spos_cli.stages import report
 from tests.browser import PROGRAM, Page, browser
 from tests.conftest import TINY, Spos
 from tests.runs import audited, write_run
@@ -84,12 +85,12 @@ def test_of_a_real_run(page: Page, finished: Spos) -> None:
     least = min(entry.top1 for entry in entries)
     assert found["top-1"].startswith(f"{least:.2%}".replace("%", " %"))
     assert Journal(folder / "journal.jsonl").read()[lowest(folder / "journal.jsonl")].architecture.to_list() == [
-        int(choice) for choice in found["literal"].split(",")
+        int(choice) for choice in found["architecture"].split(",")
     ]
     page.move_to(5, 5)
     page.wait_for("document.getElementById('card').hidden")
     page.click(place["x"], place["y"])
-    page.wait_for(f"{TEXT_OF % 'kept'}.includes({json.dumps(found['literal'])})")
+    page.wait_for(f"{TEXT_OF % 'kept'}.includes({json.dumps(found['architecture'])})")
     for section in ("tradeoff", "progress", "winner", "tie", "choices", "retrained", "trainings", "costs"):
         assert page(f"document.getElementById('{section}').getBoundingClientRect().height") > 100
     assert page(DRAWN)
@@ -102,7 +103,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a long search in a space with widths, audited."""
     run = tmp_path_factory.mktemp("large") / "run"
     write_run(run, CHANNELS.read_text(), CANDIDATES, images=200, generations=400, audit=audited())
-    report.write(run)
+    write_report(RunFolder(run))
     return run
 
 
@@ -145,7 +146,7 @@ def test_on_a_phone_in_the_dark(page: Page, large: Path, finished: Spos) -> None
 
 def test_without_webgl(tmp_path: Path) -> None:
     write_run(tmp_path / "run", CHANNELS.read_text(), 2100, images=100)
-    report.write(tmp_path / "run")
+    write_report(RunFolder(tmp_path / "run"))
     with browser(tmp_path / "profile", webgl=False) as page:
         page.look(tmp_path / "run" / "search" / "report.html")
         assert "no WebGL, so 2,100 points" in page(TEXT_OF % "drawing")
@@ -160,7 +161,7 @@ def test_hostile_names_are_shown_as_they_are(page: Page, tmp_path: Path) -> None
     (run / "config.yaml").write_text("name: [")  # so that the folder gives the name
     folder = run / "retrain" / evil
     shutil.copytree(run / "supernet", folder)
-    report.write(run)
+    write_report(RunFolder(run))
     page.look(run / "search" / "report.html")
     assert page("document.querySelector('h1').textContent") == run.name
     assert evil in page(TEXT_OF % "training-legend")
