@@ -684,7 +684,7 @@ def status(
         if config is not None:
             run_dir = str(folder)
         else:
-            config, run_dir, here = stage.find(folder)
+            config, run_dir, here = stage.find_settings(folder)
             overrides = [*here, *(overrides or [])]
     options = Options(config, overrides, run_dir, None, None, print_config)
     stage.run(Command(options.load(), options.flags, as_json))

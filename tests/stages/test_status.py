@@ -131,7 +131,7 @@ def test_from_a_stopped_supernet_to_a_model(
     assert (result["stages"]["search"]["state"], result["next"]) == ("complete", "spos export-arch")
     score(search, 15, "complete: false\nplanned: 2\n")
     assert told(monkeypatch, capfd)["stages"]["search"]["state"] == "stopped"
-    score(search, 18, "candidates: 18\n")  # an older one
+    score(search, 18, "complete: true\nplanned: 2\n")
     assert told(monkeypatch, capfd)["stages"]["search"]["state"] == "complete"
 
     arch = folder / "archs" / BEST.id / "arch.yaml"
@@ -149,7 +149,7 @@ def test_from_a_stopped_supernet_to_a_model(
     assert (stage["state"], stage["done"], stage["best"]) == ("stopped", 80, {"val_top1": 0.75})
     assert result["next"] == f"spos retrain {arch}"
     train(retrain, 100, 100)
-    assert told(monkeypatch, capfd)["stages"][f"retrain {BEST.id}"]["note"] == "the last BatchNorm pass is left"
+    assert told(monkeypatch, capfd)["stages"][f"retrain {BEST.id}"]["note"] == "the last BatchNorm pass remains"
     (retrain / "model.pt").write_bytes(b"never read")
     result = told(monkeypatch, capfd)
     assert result["stages"][f"retrain {BEST.id}"]["state"] == "complete"
@@ -212,7 +212,7 @@ def test_of_another_search_only_scores_on_the_same_images_count(
         journal.write_text(line + journal.read_text())
         stage = told(monkeypatch, capfd)["stages"]["search"]
         assert (stage["best"]["architecture"], stage["done"]) == (best.to_list(), 7)
-        assert "1 more of another search" in stage["note"]
+        assert "1 more from another search" in stage["note"]
         journal.write_text(line)
         stage = told(monkeypatch, capfd)["stages"]["search"]
         assert (stage.get("best", {}).get("top1"), stage["done"]) == (1.0 if earlier else None, 0)
