@@ -1,4 +1,4 @@
-"""The report as one HTML file: its texts and tables, and the scripts that draw its charts.
+"""The report as one HTML file: header, sections, footer, style and scripts.
 
 All text is escaped where it becomes HTML (`elements.Html`). The page's security policy allows two scripts, plotly.js
 and page.js, and no request to a network.

@@ -1,4 +1,4 @@
-"""Read what a run has left into findings; parts that are missing or torn are left out."""
+"""Read what a run has left into findings; missing and torn parts are left out."""
 
 from __future__ import annotations
 

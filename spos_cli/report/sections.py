@@ -1,4 +1,4 @@
-"""The sections of the report: a text each, with a table or the place of a chart."""
+"""The sections of the report: texts, tables and empty elements for charts."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Any
 from spos_cli.report.findings import Search
 from spos_cli.search.journal import ranking
 from spos_cli.space.search_space import Choice, SearchSpace, Stage
-from tests.runs import drawn
+from tests.runs import make_candidates
 
 MBCONV = tuple(Choice("mbconv", (("expand", 2), ("kernel", kernel))) for kernel in (3, 5))
 SPACE = SearchSpace(
@@ -25,7 +25,7 @@ SPACE = SearchSpace(
 
 
 def search_in(space: SearchSpace, candidates: int = 80, images: int = 300, **fields: Any) -> Search:
-    entries, _ = drawn(space, candidates, images, 5)
+    entries, _ = make_candidates(space, candidates, images, 5)
     return Search(entries, {"flops": None}, ranking(entries)[0].architecture, **fields)
 
 

@@ -33,9 +33,9 @@ def test_improvements_of_the_best_score() -> None:
         positions, values = find_improvements(scores.tolist())
         assert positions[0] == 1
         assert positions[-1] == length
-        at_all = [values[np.searchsorted(positions, place, side="right") - 1] for place in range(1, length + 1)]
-        assert at_all == np.maximum.accumulate(scores).tolist()
-        # Those without a score that can be compared are evaluations, too; none is the best.
+        everywhere = [values[np.searchsorted(positions, place, side="right") - 1] for place in range(1, length + 1)]
+        assert everywhere == np.maximum.accumulate(scores).tolist()
+        # An evaluation without a comparable score has a position, but is never the best.
         known = [score if keep else None for score, keep in zip(scores.tolist(), rng.random(length) < 0.5, strict=True)]
         positions, values = find_improvements(known)
         for place in range(1, length + 1):
@@ -57,11 +57,11 @@ def test_shares(space: SearchSpace) -> None:
             if choice not in layer.choices:
                 assert shares[op][layer.index] is None
                 continue
-            having = sum(layer.choices[arch[layer.index]] == choice for arch in archs)
-            assert shares[op][layer.index] == pytest.approx(having / len(archs))
+            count = sum(layer.choices[arch[layer.index]] == choice for arch in archs)
+            assert shares[op][layer.index] == pytest.approx(count / len(archs))
     for width, row in zip(space.widths, count_width_shares(space.widths, archs, space.num_layers), strict=True):
-        having = [sum(arch.options[layer].width == width for arch in archs) for layer in range(space.num_layers)]
-        assert row == pytest.approx([count / len(archs) for count in having])
+        counts = [sum(arch.options[layer].width == width for arch in archs) for layer in range(space.num_layers)]
+        assert row == pytest.approx([count / len(archs) for count in counts])
 
 
 def test_thinned_curves_keep_their_last_point() -> None:
@@ -105,6 +105,6 @@ def test_stopped_and_imported_scores_are_not_compared() -> None:
     data = make_chart_data(Findings("a run", SPACE, search))["search"]
     assert not {0, 1} & {*data["front"]["flops"], *data["front"]["params"]}
     assert data["best"]["top1"][-1] == pytest.approx(search.best.top1, abs=1e-5)
-    assert data["best"]["at"][-1] == len(entries) - 1  # what was stopped early was an evaluation
+    assert data["best"]["at"][-1] == len(entries) - 1  # a candidate that was stopped early is an evaluation
     assert data["stopped_early"] == [0]
     assert data["images"][:2] == [50, 9000]

@@ -34,51 +34,51 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[live.LiveRep
 def test_a_search_spends_little_time_on_its_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown, clock, written = start(tmp_path, monkeypatch)
-    for _ in range(1000):  # generations of a second, and a report takes as long
+    live_report, clock, written = start(tmp_path, monkeypatch)
+    for _ in range(1000):  # a generation takes a second, and so does a report
         clock.now += 1.0
-        shown.update()
+        live_report.update()
     assert 15 <= len(written) <= 21
-    shown.finish()
+    live_report.finish()
     assert capsys.readouterr().out == f"report: {tmp_path}/run/search/report.html\n"
 
 
 def test_a_search_without_plotly_says_how_to_get_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown, _, written = start(tmp_path, monkeypatch)
+    live_report, _, written = start(tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    shown.update()
-    shown.finish()
+    live_report.update()
+    live_report.finish()
     assert not written
-    said = capsys.readouterr()
-    assert said.out.count("\n") == 1
-    assert "pip install 'spos[report]'" in said.out
-    assert not said.err
+    output = capsys.readouterr()
+    assert output.out.count("\n") == 1
+    assert "pip install 'spos[report]'" in output.out
+    assert not output.err
 
 
 def test_a_full_disk_costs_only_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown, _, _ = start(tmp_path, monkeypatch)
+    live_report, _, _ = start(tmp_path, monkeypatch)
 
     def write(run: RunFolder) -> Path:
         raise RunError("no space left")
 
     monkeypatch.setattr(live, "write_report", write)
     for _ in range(3):
-        shown.update()
+        live_report.update()
     assert capsys.readouterr().err == "no report: no space left\n"
-    shown.finish()  # there may be room again
-    said = capsys.readouterr()
-    assert not said.out
-    assert said.err == "no report: no space left\n"
+    live_report.finish()  # there may be room again
+    output = capsys.readouterr()
+    assert not output.out
+    assert output.err == "no report: no space left\n"
 
 
 def test_a_defect_of_the_report_costs_only_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown, _, _ = start(tmp_path, monkeypatch)
+    live_report, _, _ = start(tmp_path, monkeypatch)
     calls = []
 
     def write(run: RunFolder) -> Path:
@@ -87,12 +87,12 @@ def test_a_defect_of_the_report_costs_only_the_report(
 
     monkeypatch.setattr(live, "write_report", write)
     for _ in range(3):
-        shown.update()
-    shown.finish()
-    said = capsys.readouterr()
-    assert not said.out
-    assert said.err.startswith("no report: ZeroDivisionError: a line; ")
-    assert said.err.count("\n") == len(calls) == 1
+        live_report.update()
+    live_report.finish()
+    output = capsys.readouterr()
+    assert not output.out
+    assert output.err.startswith("no report: ZeroDivisionError: a line; ")
+    assert output.err.count("\n") == len(calls) == 1
     monkeypatch.setattr(report, "write_report", write)
     with pytest.raises(ZeroDivisionError):  # `spos report` shows the whole error
         report.run(tmp_path, as_json=False)

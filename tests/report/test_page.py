@@ -20,18 +20,18 @@ from tests.report.searches import SPACE, read_data, search_in
 
 
 def text_of(findings: Findings) -> str:
-    """What the page says, without its scripts and its elements."""
+    """Return the text of the page, without scripts and tags."""
     text = re.sub("<(script|style).*?</\\1>", "", make_page(findings), flags=re.DOTALL)
     return html.unescape(re.sub("<[^>]*>", "", text)).replace("\u00a0", " ")
 
 
-def test_how_many_images_a_score_is_of() -> None:
+def test_the_number_of_images_of_a_score() -> None:
     search = search_in(SPACE)
     entries, best = list(search.entries), search.winner_line
     assert "80 candidates were scored with the supernet’s weights, each on the same 300 images." in text_of(
         Findings("a run", SPACE, search)
     )
-    for line in range(2):  # another search's are not of this one's images, nor of its number
+    for line in range(2):  # imported lines do not count
         entries[line] = replace(entries[line], top1=1.0, images=9000, origin="imported", partial=line == 0)
     winner = entries[1].architecture
     text = text_of(Findings("a run", SPACE, Search(entries, {}, winner, planned=90)))
@@ -62,7 +62,7 @@ def test_how_many_images_a_score_is_of() -> None:
     assert "80 candidates were scored with the supernet’s weights on 100 to 179 images." in text
 
 
-def test_what_an_audit_compared() -> None:
+def test_which_searches_an_audit_has_compared() -> None:
     search = search_in(SPACE)
     curves = {kind: [[0.5] * length, [0.6] * 10] for kind, length in (("random", 70), ("evolution", 80))}
     rest = {"operators": {"mutation": {"proposed": 2}}, "images": [(100, 0.1, 3)]}
@@ -80,22 +80,24 @@ def test_what_an_audit_compared() -> None:
 
 @pytest.mark.parametrize("number", [1, 7])
 def test_few_architectures_show_no_correlation(number: int) -> None:
-    scores = [0.5 + 0.01 * place for place in range(number)]
-    said = {"kendall": (-1.0, -1.0, -1.0), "kendall_of_flops": (0.5, 0.2, 0.7)}
-    found = Audit(one_shot=scores, stand_alone=scores, correlations=said, winner=(0.9, 0.515))
-    text = text_of(Findings("a run", SPACE, None, audit=found))
+    scores = [0.5 + 0.01 * index for index in range(number)]
+    correlations = {"kendall": (-1.0, -1.0, -1.0), "kendall_of_flops": (0.5, 0.2, 0.7)}
+    audit = Audit(one_shot=scores, stand_alone=scores, correlations=correlations, winner=(0.9, 0.515))
+    text = text_of(Findings("a run", SPACE, None, audit=audit))
     assert "τ" not in text
     assert "too few for a rank correlation, which needs 8" in text
     assert "audit.architectures to 9 or more" in text
     assert ("1 architecture was trained stand-alone" in text) == (number == 1)
     assert f"the winner: with 51.50 % it is better than {min(number, 2)} of them." in text
-    assert make_chart_data(Findings("a run", SPACE, None, audit=found))["audit"]["winner"] == [0.9, 0.515]
+    assert make_chart_data(Findings("a run", SPACE, None, audit=audit))["audit"]["winner"] == [0.9, 0.515]
 
 
-def test_what_is_said_of_correlations() -> None:
-    scores = [0.5 + 0.01 * place for place in range(8)]
-    said = {"kendall": (-1.0, -1.0, -1.0), "kendall_of_flops": (0.5, 0.2, 0.7)}
-    text = text_of(Findings("a run", SPACE, None, audit=Audit(one_shot=scores, stand_alone=scores, correlations=said)))
+def test_correlations_in_words() -> None:
+    scores = [0.5 + 0.01 * index for index in range(8)]
+    correlations = {"kendall": (-1.0, -1.0, -1.0), "kendall_of_flops": (0.5, 0.2, 0.7)}
+    text = text_of(
+        Findings("a run", SPACE, None, audit=Audit(one_shot=scores, stand_alone=scores, correlations=correlations))
+    )
     assert "0 is chance): Kendall’s τ −1.00 (95 % interval −1.00 to −1.00); for comparison, τ between FLOPs" in text
     assert "too few" not in text
     assert "the winner" not in text
@@ -109,7 +111,7 @@ def test_what_is_said_of_correlations() -> None:
         assert "includes 0" not in text
 
 
-def test_text_from_files_is_no_markup() -> None:
+def test_text_from_files_is_not_markup() -> None:
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     trainings = [Training(evil, [1, 2], [1.0, float("nan")], [None, 0.5], [0.1, 0.1])]
     text = make_page(Findings(evil, SPACE, search_in(SPACE), trainings))

@@ -25,7 +25,7 @@ from spos_cli.search.statistics import mcnemar
 from spos_cli.space.architecture import Architecture
 from spos_cli.stages import report
 from tests.conftest import TINY, Mistake
-from tests.runs import audited, write_run
+from tests.runs import make_audit, write_run
 
 
 def read(folder: Path) -> Findings:
@@ -37,7 +37,7 @@ def write(folder: Path) -> Path:
 
 
 def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    entries = write_run(tmp_path / "run", TINY, audit=audited())
+    entries = write_run(tmp_path / "run", TINY, audit=make_audit())
     best = ranking(entries)[0]
     folder = tmp_path / "run" / "retrain" / best.architecture.id
     folder.mkdir(parents=True)
@@ -53,15 +53,15 @@ def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert findings.search.best == best
     assert list(findings.search.entries) == entries
     assert findings.search.ties
-    assert [(found.right, found.images) for found in findings.retrained] == [(150, 200)]
-    supernet, alone = findings.trainings
-    assert (supernet.steps[-1], alone.val_top1) == (990, [0.6])
+    assert [(network.right, network.images) for network in findings.retrained] == [(150, 200)]
+    supernet, retrained = findings.trainings
+    assert (supernet.steps[-1], retrained.val_top1) == (990, [0.6])
     costs = {effort.stage: effort for effort in findings.efforts}
     assert costs["search"].seconds == 125.0
     assert costs["search"].complete
     assert costs["search"].images_per_second == pytest.approx(60 * 400 / 125)
     assert costs["search"].device == "2 processes on a CPU, 4 threads"
-    assert costs["supernet"].seconds == pytest.approx(99 * 2)  # of the metrics, since nothing else has kept it
+    assert costs["supernet"].seconds == pytest.approx(99 * 2)  # from the metrics: it has no recorded time
     assert not costs["supernet"].complete
     assert findings.audit is not None
     assert findings.audit.correlations["kendall"] == (0.21, -0.2, 0.6)
@@ -70,7 +70,7 @@ def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
     path = write(tmp_path / "run")
     text = path.read_text(encoding="utf-8")
-    for said in (
+    for phrase in (
         "τ between FLOPs and stand-alone top-1 −0.10",
         "Stand-alone networks",
         "75.00 %",
@@ -78,14 +78,14 @@ def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         "45 (45 %)",
         "2:05 min",
     ):
-        assert said.replace(" %", "\u00a0%") in text
+        assert phrase.replace(" %", "\u00a0%") in text
     before = path.stat().st_mtime_ns
     report.run(tmp_path / "run", as_json=True)
     assert json.loads(capsys.readouterr().out) == {"file": str(path)}
-    assert path.stat().st_mtime_ns == before  # what is the same is not written again
+    assert path.stat().st_mtime_ns == before  # the same page is not written again
 
 
-def test_ties_are_those_of_the_paired_test(tmp_path: Path) -> None:
+def test_statistically_tied_are_the_candidates_of_the_paired_test(tmp_path: Path) -> None:
     entries = write_run(tmp_path / "run", TINY, 200)
     findings = read(tmp_path / "run")
     assert findings.search is not None
@@ -104,19 +104,19 @@ def test_ties_are_those_of_the_paired_test(tmp_path: Path) -> None:
 
 
 def test_the_winner_of_a_search_that_was_killed_in_a_generation(tmp_path: Path) -> None:
-    """Its result is of the generation before; scores on other images that it was begun with do not count."""
+    """Its result is from the generation before. Imported scores, which were found on other images, do not count."""
     run = tmp_path / "run"
     entries = write_run(run, TINY.replace("flops_limit: null", "flops_limit: 1G\n  params_limit: 1G"))
     best = ranking(entries)
     result = run / "search" / "result.yaml"
     result.write_text(yaml.safe_dump({"flops_limit": 10**9, "best": [entry.to_dict() for entry in best[1:4]]}))
-    found = read(run).search
-    assert found is not None
-    assert found.best == best[0]
-    assert found.ties
-    assert entries.index(best[1]) in found.ties
+    search = read(run).search
+    assert search is not None
+    assert search.best == best[0]
+    assert search.ties
+    assert entries.index(best[1]) in search.ties
 
-    # Two that another search has scored; the winner was scored again, so it is there twice.
+    # Two candidates are imported. The winner was scored again, so it has two lines.
     imported = [replace(entry, origin="imported", top1=1.0) for entry in (best[0], best[5])]
     lines = [*imported, *(entry for entry in entries if entry != best[5])]
     journal, bits = run / "search" / "journal.jsonl", run / "search" / "outcomes.bits"
@@ -124,32 +124,31 @@ def test_the_winner_of_a_search_that_was_killed_in_a_generation(tmp_path: Path) 
     rows = np.frombuffer(bits.read_bytes(), np.uint8).reshape(len(entries), -1)
     bits.write_bytes(bytes(2 * rows.shape[1]) + np.delete(rows, entries.index(best[5]), 0).tobytes())
     result.write_text(yaml.safe_dump({"best": [imported[0].to_dict()]}))
-    found = read(run).search
-    assert found is not None
-    assert found.best == best[0]
-    assert found.winner_line == lines.index(best[0])
-    assert found.ties
-    assert found.ties_unknown == ""
-    assert min(found.ties) > 1
-    assert found.limits == {"flops": 10**9, "params": 10**9}
+    search = read(run).search
+    assert search is not None
+    assert search.best == best[0]
+    assert search.winner_line == lines.index(best[0])
+    assert search.ties
+    assert search.ties_unknown == ""
+    assert min(search.ties) > 1
+    assert search.limits == {"flops": 10**9, "params": 10**9}
     (effort,) = [effort for effort in read(run).efforts if effort.stage == "search"]
     assert effort.work == f"{len(entries) - 1} candidates"
     journal.write_text("".join(entry.to_line() for entry in imported))
-    assert read(run).search is None  # nothing has a score here yet
+    assert read(run).search is None  # all scores are imported
 
 
-def test_candidates_whose_outcomes_were_lost_are_told_of(tmp_path: Path) -> None:
+def test_candidates_without_outcomes_are_mentioned(tmp_path: Path) -> None:
     run = tmp_path / "run"
     entries = write_run(run, TINY)
     bits, width = run / "search" / "outcomes.bits", 400 // 8
     lost = min(25, entries.index(ranking(entries)[0]))
     assert f"outcomes of {lost}" not in write(run).read_text(encoding="utf-8")
     bits.write_bytes(bytes(lost * width) + bits.read_bytes()[lost * width :])
-    said = f"the outcomes of {lost} candidates"
-    assert said in write(run).read_text(encoding="utf-8")
+    assert f"the outcomes of {lost} candidates" in write(run).read_text(encoding="utf-8")
 
 
-def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
+def test_missing_parts_are_left_out(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_run(run, TINY)
     (run / "search" / "outcomes.bits").unlink()
@@ -200,15 +199,15 @@ def test_broken_lines_are_left_out(tmp_path: Path) -> None:
         (run / "audit" / "result.json").write_text(json.dumps(audit))
         text = write(run).read_text(encoding="utf-8")
         assert "<script>alert" not in text
-    assert "&lt;script&gt;alert(1)" in text  # it is shown, as what it is
+    assert "&lt;script&gt;alert(1)" in text  # it is shown as text
     training = read(run).trainings[0]
     assert (training.steps[-1], training.loss[-1], training.lr[-1]) == (2000, None, None)
 
 
 def test_an_audit_of_another_search_is_left_out(tmp_path: Path) -> None:
-    """The search was taken away by hand, and is another one now; it may have gone on, or been renewed as it was."""
+    """The search was replaced by hand. An audit stays valid if the search has continued or was repeated."""
     run = tmp_path / "run"
-    write_run(run, TINY, audit=audited())
+    write_run(run, TINY, audit=make_audit())
     search = {"seed": 0, "supernet": "abc", "data": {"source": "digits"}, "search": {"images": 400}}
     audit = {
         "supernet": "abc",
@@ -217,7 +216,7 @@ def test_an_audit_of_another_search_is_left_out(tmp_path: Path) -> None:
         "architectures": 12,
     }
     (run / "audit" / "settings.json").write_text(json.dumps(audit))
-    assert read(run).audit is not None  # there is no telling
+    assert read(run).audit is not None  # unknown without the search's settings
     settings = run / "search" / "settings.json"
     same: list[dict[str, Any]] = [{}, {"space": {"classes": 9}}, {"search": {"images": 400, "latency_table": "def"}}]
     for changes in same:
@@ -247,7 +246,7 @@ def test_an_audit_of_another_search_is_left_out(tmp_path: Path) -> None:
         read(run)
 
 
-def test_times_without_end_are_left_out(tmp_path: Path) -> None:
+def test_infinite_times_are_left_out(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_run(run, TINY)
     metrics, timing = run / "supernet" / "metrics.jsonl", run / "search" / "timing.jsonl"
