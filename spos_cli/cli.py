@@ -355,7 +355,7 @@ def status(options: Options, folder: FolderArgument = None) -> None:
     from spos_cli.run.command import Command
     from spos_cli.stages import status as stage
 
-    options = options.in_folder(folder, stage.find)
+    options = options.in_folder(folder, stage.find_settings)
     stage.run(Command(options.load(), options.flags, options.as_json))
 
 

@@ -1,4 +1,4 @@
-"""A headless Chromium, as a test needs it, over the Chrome DevTools protocol on two pipes."""
+"""A headless Chromium for tests, driven by the Chrome DevTools protocol over two pipes."""
 
 from __future__ import annotations
 
@@ -29,11 +29,16 @@ FLAGS = (
 )
 WEBGL = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist")
 NO_WEBGL = ("--disable-gpu", "--disable-3d-apis")
-PATIENCE = 60.0  # seconds for an answer
+ANSWER_SECONDS = 60.0
 
 
 class Page:
-    """One tab; `complaints` are those of its scripts, `requests` what it has asked for."""
+    """One tab.
+
+    Attributes:
+        complaints: errors and warnings of its scripts.
+        requests: the addresses that it has requested.
+    """
 
     def __init__(self, reading: int, writing: int) -> None:
         self.reading, self.writing, self.buffer, self.number = reading, writing, b"", 0
@@ -46,7 +51,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command of the protocol, and its answer."""
+        """Send one command of the protocol and return its answer."""
         self.number += 1
         message = {"id": self.number, "method": method, "params": parameters}
         if self.session is not None:
@@ -58,11 +63,11 @@ class Page:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 result: dict[str, Any] = answer["result"]
                 return result
-            self.take(answer)
+            self.note_event(answer)
 
     def receive(self) -> dict[str, Any]:
-        """The next message of the browser."""
-        end = time.monotonic() + PATIENCE
+        """Return the next message of the browser."""
+        end = time.monotonic() + ANSWER_SECONDS
         while b"\0" not in self.buffer:
             ready, _, _ = select.select([self.reading], [], [], max(0.0, end - time.monotonic()))
             assert ready, "the browser does not answer"
@@ -73,23 +78,23 @@ class Page:
         answer: dict[str, Any] = json.loads(message)
         return answer
 
-    def take(self, event: dict[str, Any]) -> None:
-        """Notes what an event says."""
-        method, said = event.get("method"), event.get("params", {})
+    def note_event(self, event: dict[str, Any]) -> None:
+        """Keep what an event says about the page."""
+        method, params = event.get("method"), event.get("params", {})
         if method == "Runtime.exceptionThrown":
-            details = said["exceptionDetails"]
+            details = params["exceptionDetails"]
             self.complaints.append(details.get("exception", {}).get("description", details["text"]))
-        elif method == "Runtime.consoleAPICalled" and said["type"] in ("error", "warning", "assert"):
-            self.complaints.append(" ".join(str(value.get("value")) for value in said["args"]))
-        elif method == "Log.entryAdded" and said["entry"]["level"] in ("error", "warning"):
-            self.complaints.append(said["entry"]["text"])
+        elif method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
+            self.complaints.append(" ".join(str(value.get("value")) for value in params["args"]))
+        elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
+            self.complaints.append(params["entry"]["text"])
         elif method == "Network.requestWillBeSent":
-            self.requests.append(said["request"]["url"])
+            self.requests.append(params["request"]["url"])
 
-    def look(
+    def open(
         self, path: Path, width: int = 1200, height: int = 900, *, dark: bool = False, phone: bool = False
     ) -> None:
-        """Opens a file on a screen of that size, and waits until the report on it is drawn."""
+        """Open a report on a screen of this size, and wait until it is drawn."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -107,35 +112,35 @@ class Page:
         self.wait_for(drawn)
 
     def wait_for(self, condition: str) -> None:
-        """Until an expression is true; the page itself asks, now and then."""
-        self(f"new Promise((done) => {{ (function look() {{ ({condition}) ? done() : setTimeout(look, 20) }})() }})")
+        """Wait until an expression is true, which the page checks every 20 milliseconds."""
+        self(f"new Promise((done) => {{ (function check() {{ ({condition}) ? done() : setTimeout(check, 20) }})() }})")
 
     def __call__(self, expression: str) -> Any:
-        """The value of an expression of JavaScript, awaited."""
+        """Return the value of a JavaScript expression, awaited."""
         answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def move_to(self, x: float, y: float) -> None:
-        """Moves the mouse, in two steps, so that what listens has seen it move."""
+        """Move the mouse in two steps, so that listeners see it move."""
         for nearby in (3, 0):
             self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x + nearby, y=y + nearby)
 
     def click(self, x: float, y: float) -> None:
-        """Presses the left button there."""
+        """Click with the left button."""
         self.move_to(x, y)
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def picture(self, path: Path, *, whole: bool = True) -> None:
-        """Keeps a screenshot as a PNG."""
+    def screenshot(self, path: Path, *, whole: bool = True) -> None:
+        """Write a screenshot as a PNG."""
         answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(answer["data"]))
 
 
 @contextlib.contextmanager
-def browser(folder: Path, *, webgl: bool = True) -> Iterator[Page]:
-    """A browser of one's own, with its profile in a folder."""
+def start_browser(folder: Path, *, webgl: bool = True) -> Iterator[Page]:
+    """Start a browser with its profile in a folder, and end it afterwards."""
     assert PROGRAM is not None
     from_us, to_browser = os.pipe()
     from_browser, to_us = os.pipe()
@@ -162,5 +167,5 @@ def browser(folder: Path, *, webgl: bool = True) -> Iterator[Page]:
     finally:
         os.close(to_browser)
         process.terminate()
-        process.wait(PATIENCE)
+        process.wait(ANSWER_SECONDS)
         os.close(from_browser)

@@ -1,4 +1,4 @@
-"""Run folders with made-up scores, for what only reads them."""
+"""Run folders with made-up scores, for tests of code that only reads them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from spos_cli.space.search_space import SearchSpace
 ORIGINS: tuple[Origin, ...] = ("random", "mutation", "crossover")
 
 
-def drawn(
+def make_candidates(
     space: SearchSpace, candidates: int, images: int, generations: int, seed: int = 0
 ) -> tuple[list[Entry], np.ndarray]:
-    """Different candidates with made-up costs and scores, and `(candidates, images) bool` of what they got right.
+    """Return different candidates with made-up costs and scores, and their outcomes `(candidates, images) bool`.
 
-    The later ones are better; an image is easy or hard for all of them.
+    Later candidates are better. An image is easy or hard for all of them.
     """
     rng = np.random.default_rng(seed)
     archs: dict[Architecture, None] = {}
@@ -51,14 +51,21 @@ def write_run(
     generations: int = 6,
     audit: dict[str, Any] | None = None,
 ) -> list[Entry]:
-    """Writes what the stages leave, for the settings in `text` and a search of so many candidates; returns those."""
+    """Write what the stages of a run leave, and return the candidates of its search.
+
+    Args:
+        folder: the run folder.
+        text: the settings, as YAML.
+        candidates: how many the search has scored.
+        audit: the content of `audit/result.json`; None for a run without an audit.
+    """
     search, supernet = folder / "search", folder / "supernet"
     search.mkdir(parents=True)
     supernet.mkdir()
     for stage in (folder, search, supernet):
         (stage / "config.yaml").write_text(text)
     space = loading.load(folder / "config.yaml").space.build()
-    entries, outcomes = drawn(space, candidates, images, generations)
+    entries, outcomes = make_candidates(space, candidates, images, generations)
     (search / "journal.jsonl").write_text("".join(entry.to_line() for entry in entries))
     (search / "outcomes.bits").write_bytes(np.packbits(outcomes, axis=1).tobytes())
     limit = max(entry.flops for entry in entries) + 1
@@ -79,16 +86,16 @@ def write_run(
     return entries
 
 
-def audited(seeds: int = 3, evaluations: int = 60) -> dict[str, Any]:
-    """What an audit may have found."""
+def make_audit(seeds: int = 3, evaluations: int = 60) -> dict[str, Any]:
+    """Return the result of an audit, with made-up numbers."""
     rng = np.random.default_rng(1)
 
     def curves(gain: float) -> list[dict[str, Any]]:
-        found = 0.6 + gain * rng.random((seeds, evaluations))
-        return [{"seed": seed, "best": np.maximum.accumulate(row).tolist()} for seed, row in enumerate(found)]
+        top1 = 0.6 + gain * rng.random((seeds, evaluations))
+        return [{"seed": seed, "best": np.maximum.accumulate(row).tolist()} for seed, row in enumerate(top1)]
 
-    one_shot, alone = rng.random(12) * 0.1 + 0.7, rng.random(12) * 0.02 + 0.9
-    pairs = zip(one_shot.tolist(), alone.tolist(), strict=True)
+    one_shot, stand_alone = rng.random(12) * 0.1 + 0.7, rng.random(12) * 0.02 + 0.9
+    pairs = zip(one_shot.tolist(), stand_alone.tolist(), strict=True)
     return {
         "random": curves(0.15),
         "evolution": curves(0.2),
@@ -100,8 +107,8 @@ def audited(seeds: int = 3, evaluations: int = 60) -> dict[str, Any]:
             "steps": 3000,
             "winner": {"architecture": [0], "flops": 10**6, "one_shot": 0.81, "alone": 0.915},
             "architectures": [
-                {"architecture": [0], "flops": 10**6 + i, "one_shot": one, "alone": other}
-                for i, (one, other) in enumerate(pairs)
+                {"architecture": [0], "flops": 10**6 + i, "one_shot": one_shot_top1, "alone": stand_alone_top1}
+                for i, (one_shot_top1, stand_alone_top1) in enumerate(pairs)
             ],
             "kendall": {"value": 0.21, "low": -0.2, "high": 0.6},
             "spearman": {"value": None, "low": None, "high": None},

@@ -28,6 +28,7 @@ from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.supernet import Supernet
 from spos_cli.official import search_checkpoint
+from spos_cli.report.live import LiveReport
 from spos_cli.run.command import EXPORT, Run
 from spos_cli.run.images import Images
 from spos_cli.run.inputs import (
@@ -46,7 +47,6 @@ from spos_cli.search.overview import Overview
 from spos_cli.search.scoring import Scoring
 from spos_cli.space.cost import LABELS, format_cost, format_duration
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.report import LiveReport
 
 SHOWN = 10
 # Settings of a search that no score depends on: what is drawn, and whether a candidate is scored to the end.

@@ -13,8 +13,9 @@ import yaml
 from scipy.stats import kendalltau, spearmanr
 
 from spos_cli.engine import checkpoint
+from spos_cli.report.reading import read_findings
+from spos_cli.run.folder import RunFolder
 from spos_cli.search.journal import Journal
-from spos_cli.stages import report
 from tests.conftest import Mistake, Spos
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,7 @@ def test_figures_and_a_kill(finished: Spos, tmp_path: Path) -> None:
     assert json.loads((folders[0] / "result.json").read_text()) == found
     check_searches(found, whole)
     check_fidelity(found["fidelity"], whole)
-    assert report.read(whole.run).audit is not None  # it is of that search
+    assert read_findings(RunFolder(whole.run)).audit is not None  # it is of that search
     whole.here("report", whole.run)
     assert "With the same budget, " in (whole.run / "search" / "report.html").read_text()
     settings = yaml.safe_load((whole.run / "config.yaml").read_text())

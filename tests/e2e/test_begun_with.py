@@ -61,7 +61,7 @@ def test_scores_on_the_same_images_are_taken_over(
     assert (result["candidates"], result["best"][0]["tied"]) == (30, True)
     status = json.loads(one.here("status", "--json").stdout)
     (stage,) = [stage for stage in status["stages"] if stage["name"] == "search"]
-    assert (stage["state"], stage["done"], stage["note"]) == ("complete", 18, "12 more of another search")
+    assert (stage["state"], stage["done"], stage["note"]) == ("complete", 18, "12 more from another search")
     assert "18 candidates and 12 of an earlier search" in (one.run / "search" / "report.html").read_text()
 
     two(*command, "--devices", 2)

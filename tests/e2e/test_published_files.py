@@ -195,7 +195,7 @@ def test_a_published_search_goes_on(finished: Spos, spos: Spos, tiny: dict[str, 
     own = sorted(Journal(journal).read()[5:], key=lambda entry: entry.rank)
     assert [one["architecture"] for one in result["best"]] == [entry.architecture.to_list() for entry in own[:10]]
     assert (result["candidates"], result["best"][0]["tied"]) == (18, True)
-    assert "5 more of another search" in spos.here("status").stdout
+    assert "5 more from another search" in spos.here("status").stdout
     audited = json.loads(spos.here("audit", "--weights", "supernet.pth.tar", *AUDIT, "--json").stdout)
     assert audited["evolution"][0]["best"][-1] == result["best"][0]["top1"]
 

@@ -1,4 +1,4 @@
-"""What a running search says of itself."""
+"""The numbers on the dashboard of a running search."""
 
 from __future__ import annotations
 

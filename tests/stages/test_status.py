@@ -1,4 +1,4 @@
-"""`spos status` on run folders as the stages leave them, whole and torn."""
+"""`spos status` on run folders that are whole, young, torn or in use."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return run
 
 
-def told(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: object) -> Any:
+def get_status(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: object) -> Any:
     monkeypatch.setattr(sys, "argv", ["spos", "status", "--json", *map(str, arguments)])
     capfd.readouterr()
     with pytest.raises(SystemExit) as stopped:
         cli.main()
-    said = capfd.readouterr()
-    assert stopped.value.code == 0, said.err
-    result = json.loads(said.out)
+    output = capfd.readouterr()
+    assert stopped.value.code == 0, output.err
+    result = json.loads(output.out)
     return {**result, "stages": {stage["name"]: stage for stage in result["stages"]}}
 
 
 def begin(folder: Path, *overrides: str) -> None:
-    """A stage has begun, with settings."""
+    """Begin a stage: write its settings, and those of the run."""
     settings = loading.load(Path("spos.yaml"), list(overrides)).to_yaml()
-    for place in (folder, folder.parents[len(folder.parts) - 3]):
-        place.mkdir(parents=True, exist_ok=True)
-        (place / "config.yaml").write_text(settings)
+    for path in (folder, folder.parents[len(folder.parts) - 3]):
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "config.yaml").write_text(settings)
 
 
 def train(folder: Path, logged: int, saved: int, **more: float) -> None:
@@ -86,14 +86,14 @@ def score(folder: Path, count: int, result: str | None = None) -> None:
         (folder / "result.yaml").write_text(result)
 
 
-def older(*paths: Path) -> None:
+def make_older(*paths: Path) -> None:
     for path in paths:
         for file in path.rglob("*"):
             os.utime(file, (time.time() - 1000, time.time() - 1000))
 
 
-def test_nothing_is_there(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-    result = told(monkeypatch, capfd)
+def test_an_empty_run_folder(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path) -> None:
+    result = get_status(monkeypatch, capfd)
     assert {stage["state"] for stage in result["stages"].values()} == {"not begun"}
     assert list(result["stages"]) == ["supernet", "search", "export-arch", "retrain"]
     assert (result["next"], result["after"]) == ("spos supernet-train", None)
@@ -104,54 +104,54 @@ def test_from_a_stopped_supernet_to_a_model(
 ) -> None:
     supernet, search = folder / "supernet", folder / "search"
     begin(supernet)
-    result = told(monkeypatch, capfd)
+    result = get_status(monkeypatch, capfd)
     assert result["stages"]["supernet"]["note"] == "nothing saved yet"
     train(supernet, 50, 40)
-    result = told(monkeypatch, capfd)
+    result = get_status(monkeypatch, capfd)
     stage = result["stages"]["supernet"]
     assert (stage["state"], stage["done"], stage["total"]) == ("stopped", 40, 100)
     assert (stage["metrics"]["loss"], stage["metrics"]["step"]) == (2.5, 50)
     assert result["next"] == "spos supernet-train"
 
     train(supernet, 100, 100)
-    result = told(monkeypatch, capfd)
+    result = get_status(monkeypatch, capfd)
     assert (result["stages"]["supernet"]["state"], result["next"]) == ("complete", "spos search")
 
     begin(search)
     score(search, 7)
-    result = told(monkeypatch, capfd)
+    result = get_status(monkeypatch, capfd)
     stage = result["stages"]["search"]
     assert (stage["state"], stage["done"], stage["total"]) == ("stopped", 7, 18)
     assert stage["best"] == {"architecture": [1, 2, 0, 3], "flops": 1002, "top1": 0.9}
     assert stage["metrics"] == {"generation": 1, "generations": 2}
     assert result["next"] == "spos search"
 
-    score(search, 15, "complete: true\nplanned: 2\n")  # all that the limits allow
-    result = told(monkeypatch, capfd)
+    score(search, 15, "complete: true\nplanned: 2\n")  # the limits allow no more
+    result = get_status(monkeypatch, capfd)
     assert (result["stages"]["search"]["state"], result["next"]) == ("complete", "spos export-arch")
     score(search, 15, "complete: false\nplanned: 2\n")
-    assert told(monkeypatch, capfd)["stages"]["search"]["state"] == "stopped"
-    score(search, 18, "candidates: 18\n")  # an older one
-    assert told(monkeypatch, capfd)["stages"]["search"]["state"] == "complete"
+    assert get_status(monkeypatch, capfd)["stages"]["search"]["state"] == "stopped"
+    score(search, 18, "complete: true\nplanned: 2\n")
+    assert get_status(monkeypatch, capfd)["stages"]["search"]["state"] == "complete"
 
     arch = folder / "archs" / BEST.id / "arch.yaml"
     arch.parent.mkdir(parents=True)
     arch.write_text("architecture: [1, 2, 0, 3]\nflops: 1002\nfitness: {top1: 0.9}\n")
-    result = told(monkeypatch, capfd)
+    result = get_status(monkeypatch, capfd)
     assert result["stages"]["export-arch"]["best"] == {"id": BEST.id, "flops": 1002, "top1": 0.9}
     assert result["next"] == f"spos retrain {arch}"
 
     retrain = folder / "retrain" / BEST.id
     begin(retrain)
     train(retrain, 90, 80, val_top1=0.75)
-    result = told(monkeypatch, capfd)
+    result = get_status(monkeypatch, capfd)
     stage = result["stages"][f"retrain {BEST.id}"]
     assert (stage["state"], stage["done"], stage["best"]) == ("stopped", 80, {"val_top1": 0.75})
     assert result["next"] == f"spos retrain {arch}"
     train(retrain, 100, 100)
-    assert told(monkeypatch, capfd)["stages"][f"retrain {BEST.id}"]["note"] == "the last BatchNorm pass is left"
+    assert get_status(monkeypatch, capfd)["stages"][f"retrain {BEST.id}"]["note"] == "the last BatchNorm pass remains"
     (retrain / "model.pt").write_bytes(b"never read")
-    result = told(monkeypatch, capfd)
+    result = get_status(monkeypatch, capfd)
     assert result["stages"][f"retrain {BEST.id}"]["state"] == "complete"
     assert result["next"] == f"spos evaluate --weights {retrain / 'model.pt'}"
 
@@ -159,34 +159,34 @@ def test_from_a_stopped_supernet_to_a_model(
 def test_the_next_command_has_the_settings_of_the_run(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    """Whatever `spos.yaml` says meanwhile, and wherever one stands."""
+    """Whatever `spos.yaml` says meanwhile, and from any working folder."""
     begin(folder / "supernet")
     train(folder / "supernet", 100, 100)
     begin(folder / "search", "search.population=4")
     score(folder / "search", 3)
-    assert told(monkeypatch, capfd)["next"] == "spos search --config runs/tiny/search/config.yaml"
-    assert told(monkeypatch, capfd, "runs/tiny")["next"] == "spos search --config runs/tiny/config.yaml"
+    assert get_status(monkeypatch, capfd)["next"] == "spos search --config runs/tiny/search/config.yaml"
+    assert get_status(monkeypatch, capfd, "runs/tiny")["next"] == "spos search --config runs/tiny/config.yaml"
     moved = folder.rename("else where")
-    result = told(monkeypatch, capfd, "else where")
+    result = get_status(monkeypatch, capfd, "else where")
     expected = ["spos", "search", "--config", "else where/config.yaml", "--run-dir", "else where"]
     assert shlex.split(result["next"]) == expected
     assert result["stages"]["search"]["total"] == 12
     (moved / "supernet" / "last.pt").unlink()  # the search was begun with another file
-    assert "--weights FILE" in told(monkeypatch, capfd, "else where")["next"]
+    assert "--weights FILE" in get_status(monkeypatch, capfd, "else where")["next"]
 
 
-def test_a_stage_that_was_begun_anew_comes_before_later_ones(
+def test_a_stage_that_was_started_over_comes_before_later_ones(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
 ) -> None:
     for stage in ("supernet", f"retrain/{BEST.id}"):
         begin(folder / stage)
         train(folder / stage, 100, 100)
     (folder / "retrain" / BEST.id / "model.pt").touch()
-    older(folder / "retrain")
-    assert told(monkeypatch, capfd)["next"].startswith("spos evaluate")
+    make_older(folder / "retrain")
+    assert get_status(monkeypatch, capfd)["next"].startswith("spos evaluate")
     begin(folder / "search")
     score(folder / "search", 7)
-    assert told(monkeypatch, capfd)["next"] == "spos search"
+    assert get_status(monkeypatch, capfd)["next"] == "spos search"
 
 
 def test_an_architecture_that_was_not_exported_is_found_in_the_journal(
@@ -197,11 +197,11 @@ def test_an_architecture_that_was_not_exported_is_found_in_the_journal(
     for arch, name in ((BEST, "1,2,0,3"), (Architecture((3, 3, 3, 3)), "ARCH")):
         begin(folder / "retrain" / arch.id)
         train(folder / "retrain" / arch.id, 20, 20)
-        assert told(monkeypatch, capfd)["next"] == f"spos retrain {name}"
-        older(folder)
+        assert get_status(monkeypatch, capfd)["next"] == f"spos retrain {name}"
+        make_older(folder)
 
 
-def test_of_another_search_only_scores_on_the_same_images_count(
+def test_from_another_search_only_scores_on_the_same_images_count(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
 ) -> None:
     begin(folder / "search")
@@ -210,11 +210,11 @@ def test_of_another_search_only_scores_on_the_same_images_count(
         score(folder / "search", 7)
         line = Entry(other, 10, 10, 1.0, 1.0, 100, 0, origin, earlier=earlier).to_line()
         journal.write_text(line + journal.read_text())
-        stage = told(monkeypatch, capfd)["stages"]["search"]
+        stage = get_status(monkeypatch, capfd)["stages"]["search"]
         assert (stage["best"]["architecture"], stage["done"]) == (best.to_list(), 7)
-        assert "1 more of another search" in stage["note"]
+        assert "1 more from another search" in stage["note"]
         journal.write_text(line)
-        stage = told(monkeypatch, capfd)["stages"]["search"]
+        stage = get_status(monkeypatch, capfd)["stages"]["search"]
         assert (stage.get("best", {}).get("top1"), stage["done"]) == (1.0 if earlier else None, 0)
 
 
@@ -230,7 +230,7 @@ def test_torn_files_are_left_out(
             (folder / stage / name).write_bytes(torn)
     for name in ("flops_table.json", "latency_table.json", ".search.lock"):
         (folder / name).write_bytes(torn)
-    result = told(monkeypatch, capfd)
+    result = get_status(monkeypatch, capfd)
     assert result["stages"]["search"]["state"] == "stopped"
     monkeypatch.setattr(sys, "argv", ["spos", "status"])
     with pytest.raises(SystemExit) as stopped:
@@ -238,10 +238,10 @@ def test_torn_files_are_left_out(
     assert stopped.value.code == 0
 
 
-def test_numbers_without_end_are_left_out(
+def test_infinite_numbers_are_left_out(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
 ) -> None:
-    """Whatever is in a file, no number overflows and no line ends the command."""
+    """No number in a file overflows, and no line ends the command."""
     for number in (str(10**400), "-1e999", "NaN", "true"):
         for stage in ("supernet", "search", "archs/0123456789", "audit"):
             (folder / stage).mkdir(parents=True, exist_ok=True)
@@ -258,14 +258,14 @@ def test_numbers_without_end_are_left_out(
             (folder / "flops_table.json").write_text(json.dumps(table).replace(f'"{number}"', number))
             table = f'{{"conditions": {{"device": "a CPU"}}, "spearman": {number}}}'
             (folder / "latency_table.json").write_text(table)
-            result = told(monkeypatch, capfd)
+            result = get_status(monkeypatch, capfd)
             assert result["stages"]["supernet"]["metrics"]["step"] == 7
             assert result["stages"]["export-arch"]["best"] == {"id": "0123456789"}
             assert "metrics" not in result["stages"]["latency table"]
             assert "metrics" not in result["stages"]["audit"]
 
 
-def test_a_running_stage_is_told_by_its_lock_which_is_not_touched(
+def test_a_running_stage_is_known_by_its_lock_which_stays_as_it_is(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
 ) -> None:
     begin(folder / "supernet")
@@ -276,7 +276,7 @@ def test_a_running_stage_is_told_by_its_lock_which_is_not_touched(
     with subprocess.Popen([sys.executable, "-c", code, str(path)], **pipes) as process:  # type: ignore[call-overload]
         assert process.stdout.readline() == "held\n"
         before = path.read_bytes(), path.stat().st_mtime_ns
-        result = told(monkeypatch, capfd)
+        result = get_status(monkeypatch, capfd)
         stage = result["stages"]["supernet"]
         assert (stage["state"], stage["done"]) == ("running", 50)
         assert stage["process"].startswith(f"process {process.pid} on ")
@@ -285,21 +285,21 @@ def test_a_running_stage_is_told_by_its_lock_which_is_not_touched(
         assert (path.read_bytes(), path.stat().st_mtime_ns) == before
         with (folder / "supernet" / "metrics.jsonl").open("a") as file:
             file.write('\n{"step": 50, "loss": 1, "top1": 1, "images_per_second": 5e-324}\n')
-        assert "seconds_left" not in told(monkeypatch, capfd)["stages"]["supernet"]  # there is no end
+        assert "seconds_left" not in get_status(monkeypatch, capfd)["stages"]["supernet"]  # it would be infinite
         with pytest.raises(RunError, match="is in use by process"), lock.hold(path):
             pass
         process.communicate("x")
     assert lock.holder(path) is None
-    assert told(monkeypatch, capfd)["stages"]["supernet"]["state"] == "stopped"
+    assert get_status(monkeypatch, capfd)["stages"]["supernet"]["state"] == "stopped"
 
 
 def test_an_audit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-    """It holds the search's lock, too, and nothing waits for it."""
+    """It also holds the lock of the search, and no other stage needs it."""
     begin(folder / "supernet")
     train(folder / "supernet", 100, 100)
     begin(folder / "search")
     score(folder / "search", 18, "complete: true\nplanned: 2\n")
-    older(folder)
+    make_older(folder)
     audit = folder / "audit"
     begin(audit, "audit.architectures=3")
     (audit / "alone" / BEST.id).mkdir(parents=True)
@@ -312,34 +312,34 @@ def test_an_audit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
         assert process.stdout.readline() == "held\n"
-        result = told(monkeypatch, capfd)
+        result = get_status(monkeypatch, capfd)
         assert result["stages"]["search"]["state"] == "complete"
         stage = result["stages"]["audit"]
         assert (stage["state"], stage["done"], stage["total"]) == ("running", 1, 3)
         assert (result["next"], result["after"]) == ("spos export-arch", "audit")
         process.communicate("x")
-    result = told(monkeypatch, capfd)
+    result = get_status(monkeypatch, capfd)
     assert (result["stages"]["audit"]["state"], result["after"]) == ("stopped", None)
     assert result["next"] == "spos audit --config runs/tiny/audit/config.yaml"
-    curve = {"seed": 0, "best": [0.8125] * 200_000}  # of as many candidates as anybody has scored
+    curve = {"seed": 0, "best": [0.8125] * 200_000}  # a very long search
     (audit / "result.json").write_text(json.dumps({"fidelity": {"kendall": {"value": 0.25}}, "random": [curve]}))
-    result = told(monkeypatch, capfd)
+    result = get_status(monkeypatch, capfd)
     assert (result["stages"]["audit"]["state"], result["stages"]["audit"]["metrics"]) == ("complete", {"kendall": 0.25})
     assert result["next"].startswith("spos export-arch")
 
 
-def test_a_lock_that_a_kill_has_left_is_nobodys(tmp_path: Path) -> None:
+def test_a_lock_file_of_a_killed_process_has_no_holder(tmp_path: Path) -> None:
     path = tmp_path / ".search.lock"
     path.write_text("process 1 on somewhere, since yesterday")
     assert lock.holder(path) is None
     assert lock.holder(tmp_path / "none") is None
-    code = HOLD.format("l.__enter__(); print('held', flush=True)")  # to ask takes nothing
+    code = HOLD.format("l.__enter__(); print('held', flush=True)")  # asking takes no lock
     assert "held" in subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True).stdout
 
 
-def test_a_file_that_is_not_whole_says_nothing(tmp_path: Path) -> None:
+def test_a_torn_file_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "result.yaml"
-    for text in ("", "- 1", "a: [", "{}", "\0", "a: &a [*a", "a: 1\n" + "#" * 2**23):  # none of ours is that large
+    for text in ("", "- 1", "a: [", "{}", "\0", "a: &a [*a", "a: 1\n" + "#" * 2**23):  # larger than any of our files
         path.write_text(text)
         assert read_yaml(path) == read_json(path) == {}
     path.write_text('{"a": 1}')
@@ -348,7 +348,7 @@ def test_a_file_that_is_not_whole_says_nothing(tmp_path: Path) -> None:
 
 
 def test_mistakes(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path) -> None:
-    for arguments, said in (
+    for arguments, message in (
         (["nowhere"], "there is no run folder nowhere"),
         (["runs/tiny", "--run-dir", "x"], "both name the run folder"),
     ):
@@ -356,7 +356,7 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[
         with pytest.raises(SystemExit) as stopped:
             cli.main()
         assert stopped.value.code == 2
-        assert said in capfd.readouterr().err
+        assert message in capfd.readouterr().err
 
 
 def test_torch_is_not_imported(folder: Path) -> None:

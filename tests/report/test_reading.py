@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import sys
@@ -12,28 +11,33 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
-from spos_cli.config import loading
-from spos_cli.config.schema import Config
-from spos_cli.engine import checkpoint, timing
-from spos_cli.engine.distributed import Processes
+from spos_cli.engine import checkpoint
 from spos_cli.errors import RunError, SposError
-from spos_cli.run.command import Command
+from spos_cli.report.findings import Findings
+from spos_cli.report.reading import read_findings
+from spos_cli.report.writing import write_report
+from spos_cli.run.folder import RunFolder
 from spos_cli.search import ties
 from spos_cli.search.journal import Bitmaps, Journal, ranking
 from spos_cli.search.statistics import mcnemar
 from spos_cli.space.architecture import Architecture
 from spos_cli.stages import report
 from tests.conftest import TINY, Mistake
-from tests.runs import audited, write_run
+from tests.runs import make_audit, write_run
 
-ALONE = Processes(0, 1, torch.device("cpu"))
+
+def read(folder: Path) -> Findings:
+    return read_findings(RunFolder(folder))
+
+
+def write(folder: Path) -> Path:
+    return write_report(RunFolder(folder))
 
 
 def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    entries = write_run(tmp_path / "run", TINY, audit=audited())
+    entries = write_run(tmp_path / "run", TINY, audit=make_audit())
     best = ranking(entries)[0]
     folder = tmp_path / "run" / "retrain" / best.architecture.id
     folder.mkdir(parents=True)
@@ -43,47 +47,47 @@ def test_a_whole_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     metrics = {"top1": 0.75, "top5": 1.0, "loss": 0.9, "images": 200, "steps": 10}
     checkpoint.save(folder / "model.pt", {"architecture": best.architecture.to_list(), "metrics": metrics})
 
-    findings = report.read(tmp_path / "run")
+    findings = read(tmp_path / "run")
     assert findings.name == "tiny"
     assert findings.search is not None
     assert findings.search.best == best
     assert list(findings.search.entries) == entries
     assert findings.search.ties
-    assert [(found.right, found.images) for found in findings.retrained] == [(150, 200)]
-    supernet, alone = findings.trainings
-    assert (supernet.steps[-1], alone.val_top1) == (990, [0.6])
+    assert [(network.right, network.images) for network in findings.retrained] == [(150, 200)]
+    supernet, retrained = findings.trainings
+    assert (supernet.steps[-1], retrained.val_top1) == (990, [0.6])
     costs = {effort.stage: effort for effort in findings.efforts}
     assert costs["search"].seconds == 125.0
     assert costs["search"].complete
     assert costs["search"].images_per_second == pytest.approx(60 * 400 / 125)
     assert costs["search"].device == "2 processes on a CPU, 4 threads"
-    assert costs["supernet"].seconds == pytest.approx(99 * 2)  # of the metrics, since nothing else has kept it
+    assert costs["supernet"].seconds == pytest.approx(99 * 2)  # from the metrics: it has no recorded time
     assert not costs["supernet"].complete
     assert findings.audit is not None
     assert findings.audit.correlations["kendall"] == (0.21, -0.2, 0.6)
     assert findings.audit.winner == (0.81, 0.915)
-    assert len(findings.audit.alone) == 12
+    assert len(findings.audit.stand_alone) == 12
 
-    path = report.write(tmp_path / "run")
+    path = write(tmp_path / "run")
     text = path.read_text(encoding="utf-8")
-    for said in (
-        "τ between FLOPs and top-1 alone −0.10",
-        "Trained alone",
+    for phrase in (
+        "τ between FLOPs and stand-alone top-1 −0.10",
+        "Stand-alone networks",
         "75.00 %",
         "Kendall’s τ 0.21 (95 % interval −0.20 to 0.60)",
         "45 (45 %)",
         "2:05 min",
     ):
-        assert said.replace(" %", "\u00a0%") in text
+        assert phrase.replace(" %", "\u00a0%") in text
     before = path.stat().st_mtime_ns
     report.run(tmp_path / "run", as_json=True)
     assert json.loads(capsys.readouterr().out) == {"file": str(path)}
-    assert path.stat().st_mtime_ns == before  # what is the same is not written again
+    assert path.stat().st_mtime_ns == before  # the same page is not written again
 
 
-def test_ties_are_those_of_the_paired_test(tmp_path: Path) -> None:
+def test_statistically_tied_are_the_candidates_of_the_paired_test(tmp_path: Path) -> None:
     entries = write_run(tmp_path / "run", TINY, 200)
-    findings = report.read(tmp_path / "run")
+    findings = read(tmp_path / "run")
     assert findings.search is not None
     assert findings.search.ties is not None
     bits = Bitmaps(tmp_path / "run" / "search" / "outcomes.bits", 400)
@@ -96,23 +100,23 @@ def test_ties_are_those_of_the_paired_test(tmp_path: Path) -> None:
     assert findings.search.ties == {line: p for line, p in p_values.items() if p > ties.RISK}
     assert 0 < len(findings.search.ties) < 199
     cheapest = min(entries[line].flops for line in [*findings.search.ties, findings.search.winner_line])
-    assert entries[findings.search.cheapest].flops == cheapest
+    assert entries[findings.search.cheapest_tied].flops == cheapest
 
 
 def test_the_winner_of_a_search_that_was_killed_in_a_generation(tmp_path: Path) -> None:
-    """Its result is of the generation before; scores on other images that it was begun with do not count."""
+    """Its result is from the generation before. Imported scores, which were found on other images, do not count."""
     run = tmp_path / "run"
     entries = write_run(run, TINY.replace("flops_limit: null", "flops_limit: 1G\n  params_limit: 1G"))
     best = ranking(entries)
     result = run / "search" / "result.yaml"
     result.write_text(yaml.safe_dump({"flops_limit": 10**9, "best": [entry.to_dict() for entry in best[1:4]]}))
-    found = report.read(run).search
-    assert found is not None
-    assert found.best == best[0]
-    assert found.ties
-    assert entries.index(best[1]) in found.ties
+    search = read(run).search
+    assert search is not None
+    assert search.best == best[0]
+    assert search.ties
+    assert entries.index(best[1]) in search.ties
 
-    # Two that another search has scored; the winner was scored again, so it is there twice.
+    # Two candidates are imported. The winner was scored again, so it has two lines.
     imported = [replace(entry, origin="imported", top1=1.0) for entry in (best[0], best[5])]
     lines = [*imported, *(entry for entry in entries if entry != best[5])]
     journal, bits = run / "search" / "journal.jsonl", run / "search" / "outcomes.bits"
@@ -120,50 +124,49 @@ def test_the_winner_of_a_search_that_was_killed_in_a_generation(tmp_path: Path) 
     rows = np.frombuffer(bits.read_bytes(), np.uint8).reshape(len(entries), -1)
     bits.write_bytes(bytes(2 * rows.shape[1]) + np.delete(rows, entries.index(best[5]), 0).tobytes())
     result.write_text(yaml.safe_dump({"best": [imported[0].to_dict()]}))
-    found = report.read(run).search
-    assert found is not None
-    assert found.best == best[0]
-    assert found.winner_line == lines.index(best[0])
-    assert found.ties
-    assert found.unknown == ""
-    assert min(found.ties) > 1
-    assert found.limits == {"flops": 10**9, "params": 10**9}
-    (effort,) = [effort for effort in report.read(run).efforts if effort.stage == "search"]
+    search = read(run).search
+    assert search is not None
+    assert search.best == best[0]
+    assert search.winner_line == lines.index(best[0])
+    assert search.ties
+    assert search.ties_unknown == ""
+    assert min(search.ties) > 1
+    assert search.limits == {"flops": 10**9, "params": 10**9}
+    (effort,) = [effort for effort in read(run).efforts if effort.stage == "search"]
     assert effort.work == f"{len(entries) - 1} candidates"
     journal.write_text("".join(entry.to_line() for entry in imported))
-    assert report.read(run).search is None  # nothing has a score here yet
+    assert read(run).search is None  # all scores are imported
 
 
-def test_candidates_whose_outcomes_were_lost_are_told_of(tmp_path: Path) -> None:
+def test_candidates_without_outcomes_are_mentioned(tmp_path: Path) -> None:
     run = tmp_path / "run"
     entries = write_run(run, TINY)
     bits, width = run / "search" / "outcomes.bits", 400 // 8
     lost = min(25, entries.index(ranking(entries)[0]))
-    assert f"outcomes of {lost}" not in report.write(run).read_text(encoding="utf-8")
+    assert f"outcomes of {lost}" not in write(run).read_text(encoding="utf-8")
     bits.write_bytes(bytes(lost * width) + bits.read_bytes()[lost * width :])
-    said = f"does not have the outcomes of {lost} candidates: these are in no tie."
-    assert said in report.write(run).read_text(encoding="utf-8")
+    assert f"the outcomes of {lost} candidates" in write(run).read_text(encoding="utf-8")
 
 
-def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
+def test_missing_parts_are_left_out(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_run(run, TINY)
     (run / "search" / "outcomes.bits").unlink()
     (run / "search" / "result.yaml").write_text("best: [: broken")
-    findings = report.read(run)
+    findings = read(run)
     assert findings.search is not None
     assert findings.search.ties is None
     assert findings.search.winner == ranking(findings.search.entries)[0].architecture
-    assert report.write(run).exists()
+    assert write(run).exists()
 
     shutil.rmtree(run / "search")
-    findings = report.read(run)
+    findings = read(run)
     assert (findings.search, len(findings.trainings)) == (None, 1)
-    assert "not been searched yet" in report.write(run).read_text(encoding="utf-8")
+    assert "not been searched yet" in write(run).read_text(encoding="utf-8")
 
     shutil.rmtree(run / "supernet")
     with pytest.raises(RunError, match="neither scores nor metrics"):
-        report.write(run)
+        write(run)
 
 
 def test_broken_lines_are_left_out(tmp_path: Path) -> None:
@@ -194,17 +197,17 @@ def test_broken_lines_are_left_out(tmp_path: Path) -> None:
     (run / "audit").mkdir()
     for audit in audits:
         (run / "audit" / "result.json").write_text(json.dumps(audit))
-        text = report.write(run).read_text(encoding="utf-8")
+        text = write(run).read_text(encoding="utf-8")
         assert "<script>alert" not in text
-    assert "&lt;script&gt;alert(1)" in text  # it is shown, as what it is
-    training = report.read(run).trainings[0]
+    assert "&lt;script&gt;alert(1)" in text  # it is shown as text
+    training = read(run).trainings[0]
     assert (training.steps[-1], training.loss[-1], training.lr[-1]) == (2000, None, None)
 
 
 def test_an_audit_of_another_search_is_left_out(tmp_path: Path) -> None:
-    """The search was taken away by hand, and is another one now; it may have gone on, or been renewed as it was."""
+    """The search was replaced by hand. An audit stays valid if the search has continued or was repeated."""
     run = tmp_path / "run"
-    write_run(run, TINY, audit=audited())
+    write_run(run, TINY, audit=make_audit())
     search = {"seed": 0, "supernet": "abc", "data": {"source": "digits"}, "search": {"images": 400}}
     audit = {
         "supernet": "abc",
@@ -213,12 +216,12 @@ def test_an_audit_of_another_search_is_left_out(tmp_path: Path) -> None:
         "architectures": 12,
     }
     (run / "audit" / "settings.json").write_text(json.dumps(audit))
-    assert report.read(run).audit is not None  # there is no telling
+    assert read(run).audit is not None  # unknown without the search's settings
     settings = run / "search" / "settings.json"
     same: list[dict[str, Any]] = [{}, {"space": {"classes": 9}}, {"search": {"images": 400, "latency_table": "def"}}]
     for changes in same:
         settings.write_text(json.dumps(search | changes))
-        assert report.read(run).audit is not None
+        assert read(run).audit is not None
     others: list[dict[str, Any]] = [
         {"seed": 1},
         {"supernet": "x"},
@@ -230,27 +233,27 @@ def test_an_audit_of_another_search_is_left_out(tmp_path: Path) -> None:
     ]
     for changes in others:
         settings.write_text(json.dumps(search | changes))
-        assert report.read(run).audit is None
-        assert "spos audit makes the comparison" in report.write(run).read_text(encoding="utf-8")
+        assert read(run).audit is None
+        assert "spos audit compares them" in write(run).read_text(encoding="utf-8")
     images = {"training": {"cat": "40 images a b c"}}
     settings.write_text(json.dumps(search | {"images": images}))
     (run / "audit" / "settings.json").write_text(json.dumps(audit | {"images": images, "alone_on": {}}))
-    assert report.read(run).audit is not None
+    assert read(run).audit is not None
     settings.write_text(json.dumps(search | {"images": {"training": {"cat": "41 images a b c"}}}))
-    assert report.read(run).audit is None
+    assert read(run).audit is None
     for wild in (3, [], {"search": 3, "training": 3}, {"supernet": [], "training": {}}):
         (run / "audit" / "settings.json").write_text(json.dumps(wild))
-        report.read(run)
+        read(run)
 
 
-def test_times_without_end_are_left_out(tmp_path: Path) -> None:
+def test_infinite_times_are_left_out(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_run(run, TINY)
     metrics, timing = run / "supernet" / "metrics.jsonl", run / "search" / "timing.jsonl"
     metrics.write_text('{"step": 9, "loss": 2.0, "images": 1e18, "images_per_second": 1e-300}\n')
     timing.write_text('{"seconds": 1e-300, "done": 1000000000, "unit": "candidates", "device": "a CPU"}\n')
-    report.write(run)
-    costs = {effort.stage: effort for effort in report.read(run).efforts}
+    write(run)
+    costs = {effort.stage: effort for effort in read(run).efforts}
     assert costs["supernet"].seconds is None
     assert costs["search"].images_per_second is None
 
@@ -262,7 +265,7 @@ def test_a_journal_of_another_space(tmp_path: Path) -> None:
     for arch in (Architecture((0, 0)), Architecture((0, 0, 0, 9)), Architecture((0, 0, 0, 0), (0, 0, 0, 700))):
         path.write_text(replace(entry, architecture=arch).to_line())
         with pytest.raises(SposError, match=r"layers|has choice 9|no widths"):
-            report.read(tmp_path / "run")
+            read(tmp_path / "run")
 
 
 def test_mistakes(mistake: Mistake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,122 +273,7 @@ def test_mistakes(mistake: Mistake, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "no run folder runs/tiny" in mistake("report")
     assert "give one of them" in mistake("report", "a", "--run-dir", "b")
     (tmp_path / "empty").mkdir()
-    assert f"spos status {tmp_path / 'empty'} says what comes first" in mistake("report", tmp_path / "empty")
+    assert f"spos status {tmp_path / 'empty'} shows the next command" in mistake("report", tmp_path / "empty")
     write_run(tmp_path / "run", TINY)
     monkeypatch.setitem(sys.modules, "plotly.offline", None)
     assert "pip install 'spos[report]'" in mistake("report", tmp_path / "run")
-
-
-class Watch:
-    """A clock that only work moves on."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[report.LiveReport, Watch, list[float]]:
-    settings = loading.validate({**Config().dump(), "run_dir": str(tmp_path / "run")}, [], origin="a test")
-    watch, written = Watch(), []
-
-    def write(folder: Path) -> Path:
-        watch.now += 1.0
-        written.append(watch.now)
-        return folder / "search" / "report.html"
-
-    monkeypatch.setattr(report, "time", watch)
-    monkeypatch.setattr(report, "write", write)
-    return report.LiveReport(Command(settings)), watch, written
-
-
-def test_a_search_spends_little_time_on_its_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shown, watch, written = live(tmp_path, monkeypatch)
-    for _ in range(1000):  # generations of a second, and a report takes as long
-        watch.now += 1.0
-        shown.update()
-    assert 15 <= len(written) <= 21
-    shown.finish()
-    assert capsys.readouterr().out == f"report: {tmp_path}/run/search/report.html\n"
-
-
-def test_a_search_without_plotly_says_how_to_get_the_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shown, _, written = live(tmp_path, monkeypatch)
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    shown.update()
-    shown.finish()
-    assert not written
-    said = capsys.readouterr()
-    assert said.out.count("\n") == 1
-    assert "pip install 'spos[report]'" in said.out
-    assert not said.err
-
-
-def test_a_full_disk_costs_only_the_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shown, _, _ = live(tmp_path, monkeypatch)
-
-    def write(folder: Path) -> Path:
-        raise RunError("no space left")
-
-    monkeypatch.setattr(report, "write", write)
-    for _ in range(3):
-        shown.update()
-    assert capsys.readouterr().err == "no report: no space left\n"
-    shown.finish()  # there may be room again
-    said = capsys.readouterr()
-    assert not said.out
-    assert said.err == "no report: no space left\n"
-
-
-def test_a_defect_of_the_report_costs_only_the_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shown, _, _ = live(tmp_path, monkeypatch)
-    calls = []
-
-    def write(folder: Path) -> Path:
-        calls.append(folder)
-        raise ZeroDivisionError("a line\nand another")
-
-    monkeypatch.setattr(report, "write", write)
-    for _ in range(3):
-        shown.update()
-    shown.finish()
-    said = capsys.readouterr()
-    assert not said.out
-    assert said.err.startswith("no report: ZeroDivisionError: a line; ")
-    assert said.err.count("\n") == len(calls) == 1
-    with pytest.raises(ZeroDivisionError):  # by itself, it shows what went wrong
-        report.run(tmp_path, as_json=False)
-
-
-def test_times_of_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    watch, done = Watch(), 3
-    monkeypatch.setattr(timing, "time", watch)
-    with contextlib.suppress(KeyError), timing.timed(tmp_path, ALONE, lambda: done, "steps") as clock:
-        watch.now, done = 2.0, 5
-        clock.lap()
-        watch.now = 7.0
-        clock.lap()  # nothing was done since
-        watch.now, done = 10.0, 6
-        raise KeyError  # whatever ends it
-    lines = report.read_lines(tmp_path / "timing.jsonl")
-    assert [(line["seconds"], line["done"], line["unit"], line["processes"]) for line in lines] == [
-        (2.0, 2, "steps", 1),
-        (8.0, 1, "steps", 1),
-    ]
-    assert lines[0]["device"]
-    with timing.timed(tmp_path, ALONE, lambda: done, "steps"):
-        watch.now = 20.0
-    assert len(report.read_lines(tmp_path / "timing.jsonl")) == 2
-    (tmp_path / "file").touch()
-    with timing.timed(tmp_path / "file", ALONE, lambda: done, "steps"):
-        done = 7
-    assert "a time is left out" in capsys.readouterr().err

@@ -1,0 +1,272 @@
+"""Read what a run has left into findings; missing and torn parts are left out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from spos_cli.config.schema import Config
+from spos_cli.engine import checkpoint
+from spos_cli.errors import RunError, SposError
+from spos_cli.files.quoting import quote_path
+from spos_cli.files.reading import read_yaml
+from spos_cli.report.findings import Effort, Findings, Number, Retrained, Search, Training
+from spos_cli.report.reading_audit import is_of_search, read_audit
+from spos_cli.report.values import as_count, as_number
+from spos_cli.run.command import settings_of
+from spos_cli.run.folder import RunFolder, SearchFolder, StageFolder, TrainingFolder
+from spos_cli.search import ties
+from spos_cli.search.journal import Entry, Journal, ranking
+from spos_cli.search.results import new, own, rows
+from spos_cli.space import architecture
+from spos_cli.space.architecture import Architecture
+from spos_cli.space.search_space import SearchSpace
+
+MAX_DEVICE_LETTERS = 80
+
+
+def read_findings(run: RunFolder) -> Findings:
+    """Return what the files of a run say.
+
+    Raises:
+        RunError: there is neither a search nor a training.
+        SposError: the journal is broken, or belongs to another space.
+    """
+    if not run.root.is_dir():
+        raise RunError(f"there is no run folder {run}")
+    settings = settings_of(run.root)
+    result = read_yaml(run.search.result)
+    space = _read_space(result, settings_of(run.search.path) or settings)
+    search = read_search(run, space, result) if space is not None else None
+    retrainings = _list_retrainings(run)
+    folders = {"supernet": run.supernet, **{f"retrain {folder.path.name}": folder for folder in retrainings}}
+    trainings = [training for name, folder in folders.items() if (training := read_training(name, folder)) is not None]
+    if search is None and not trainings:
+        raise RunError(
+            f"{run} has neither scores nor metrics yet; spos status {quote_path(run.root)} shows the next command"
+        )
+    efforts = {name: measure_training(name, folder) for name, folder in folders.items()}
+    searched = measure_search(run.search, search) if search is not None else None
+    in_order = [efforts.pop("supernet"), searched, *efforts.values()]
+    networks = [read_retrained(folder.model) for folder in retrainings]
+    return Findings(
+        name=settings.name if settings is not None else run.root.resolve().name,
+        space=space,
+        search=search,
+        trainings=trainings,
+        retrained=[network for network in networks if network is not None],
+        efforts=[effort for effort in in_order if effort is not None],
+        audit=read_audit(run.audit) if is_of_search(run.audit, run.search) else None,
+    )
+
+
+def _list_retrainings(run: RunFolder) -> list[TrainingFolder]:
+    folders = [run.retrain(path.name) for path in sorted(run.retrained.glob("*"))]
+    return [folder for folder in folders if folder.metrics.exists()]
+
+
+# The search.
+
+
+def _read_space(result: dict[str, Any], settings: Config | None) -> SearchSpace | None:
+    """Return the space that was searched, else the space in the settings."""
+    with contextlib.suppress(SposError):
+        if isinstance(fields := result.get("space"), dict):
+            return SearchSpace.from_dict(fields)
+    return settings.space.build() if settings is not None else None
+
+
+def read_search(run: RunFolder, space: SearchSpace, result: dict[str, Any]) -> Search | None:
+    """Return the search of a run; None if it has no scores of its own.
+
+    Args:
+        result: the content of `result.yaml`, or empty.
+
+    Raises:
+        SposError: the journal is broken, or belongs to another space.
+    """
+    entries = Journal(run.search.journal).read_of(space)
+    if not own(entries):
+        return None
+    settings = settings_of(run.search.path)
+    winner = ranking(own(entries))[0]
+    p_values, unknown = read_ties(run.search.outcomes, entries, winner)
+    return Search(
+        entries=entries,
+        limits=_read_limits(result, settings),
+        winner=winner.architecture,
+        ties=p_values,
+        ties_unknown=unknown,
+        planned=settings.search.population * (settings.search.generations + 1) if settings is not None else None,
+        hypervolume=_read_hypervolume(result),
+        exported=frozenset(_read_exported(run)),
+    )
+
+
+def read_ties(bits: Path, entries: Sequence[Entry], winner: Entry) -> tuple[dict[int, float] | None, str]:
+    """Return the p-values of the lines that are statistically tied with the winner, and what prevents the test.
+
+    Args:
+        bits: the search's `outcomes.bits`.
+    """
+    lines = rows(entries)
+    tie = ties.find(own(entries), lines, bits)
+    if tie.count is None:
+        return None, tie.unknown
+    others = tie.tied - {winner.architecture}
+    return {row: tie.p_values[arch] for arch, row in lines.items() if arch in others}, tie.unknown
+
+
+def _read_hypervolume(result: dict[str, Any]) -> float | None:
+    """Return the hypervolume of the Pareto front as a share of its rectangle; None if the result has none."""
+    with contextlib.suppress(LookupError, TypeError):
+        area, corner = as_number(result["hypervolume"]), as_number(result["reference"]["flops"])
+        return area / corner if area is not None and corner else None
+    return None
+
+
+def _read_limits(result: dict[str, Any], settings: Config | None) -> dict[str, int | None]:
+    """Return the limits by cost; None is no limit.
+
+    A search that was killed in its first generation has no result yet, but it has settings.
+    """
+    limits: dict[str, int | None] = {}
+    for name in ("flops", "params", "latency"):
+        in_settings = getattr(settings.search, f"{name}_limit") if settings is not None else None
+        if f"{name}_limit" in result or in_settings is not None:
+            limits[name] = as_count(result.get(f"{name}_limit", in_settings))
+    return limits
+
+
+def _read_exported(run: RunFolder) -> Iterator[Architecture]:
+    for path in sorted(run.archs.glob("*")):
+        with contextlib.suppress(SposError):
+            yield architecture.read(str(run.arch(path.name)))
+
+
+# Trainings.
+
+
+def read_training(name: str, folder: TrainingFolder) -> Training | None:
+    """Return the curves of a training; None if it has none."""
+    lines = _read_metrics(folder)
+    train = [line for line in lines if "loss" in line]
+    val = [line for line in lines if "val_loss" in line or "val_top1" in line]
+    if not train:
+        return None
+
+    def column(chosen: list[dict[str, Any]], key: str) -> list[Number]:
+        return [as_number(line.get(key)) for line in chosen]
+
+    return Training(
+        name,
+        steps=[line["step"] for line in train],
+        loss=column(train, "loss"),
+        top1=column(train, "top1"),
+        lr=column(train, "lr"),
+        val_steps=[line["step"] for line in val],
+        val_loss=column(val, "val_loss"),
+        val_top1=column(val, "val_top1"),
+    )
+
+
+def read_retrained(path: Path) -> Retrained | None:
+    """Return the result in a retrained network's `model.pt`; None if the file is missing or torn."""
+    if not path.is_file():
+        return None
+    with contextlib.suppress(SposError, LookupError, TypeError, AttributeError):
+        content = checkpoint.load(path)
+        arch, metrics = Architecture.from_list(content["architecture"]), content["metrics"]
+        top1, images, steps = as_number(metrics["top1"]), as_count(metrics["images"]), as_count(metrics["steps"])
+        if top1 is not None and 0 <= top1 <= 1 and images and steps is not None:
+            return Retrained(arch, round(top1 * images), images, steps)
+    return None
+
+
+# What each stage has cost.
+
+
+def measure_training(name: str, folder: TrainingFolder) -> Effort | None:
+    """Return what a training has cost; None if it has no metrics.
+
+    A training without recorded times has at least the time that its metrics imply: images per second of each line.
+    """
+    lines = _read_metrics(folder)
+    if not lines:
+        return None
+    windows = [
+        (images, seconds)
+        for line in lines
+        if (images := as_number(line.get("images")))
+        and (rate := as_number(line.get("images_per_second")))
+        and (seconds := as_number(images / rate))
+        and seconds > 0
+    ]
+    last_step = max(line["step"] for line in lines)
+    steps, seconds, device = _read_timing(folder, "steps")
+    in_windows = sum(seconds for _, seconds in windows)
+    return Effort(
+        stage=name,
+        work=f"{last_step:,} steps",
+        seconds=max(seconds, in_windows) or None,
+        complete=steps >= last_step,
+        images_per_second=sum(images for images, _ in windows) / in_windows if in_windows > 0 else None,
+        device=device,
+    )
+
+
+def measure_search(folder: SearchFolder, search: Search) -> Effort:
+    """Return what the search has cost. Images for the calibration of candidates do not count."""
+    scored = new(search.entries)
+    timed, seconds, device = _read_timing(folder, "candidates")
+    images = sum(entry.images for entry in scored) / max(1, len(scored))
+    return Effort(
+        stage="search",
+        work=f"{len(scored):,} candidates",
+        seconds=seconds or None,
+        complete=timed >= len(scored),
+        images_per_second=as_number(images * timed / seconds) if seconds > 0 else None,
+        device=device,
+    )
+
+
+def _read_timing(folder: StageFolder, unit: str) -> tuple[int, float, str]:
+    """Return how many units have a recorded time, the seconds that they took, and the devices in words."""
+    total, total_seconds = 0, 0.0
+    devices: dict[str, None] = {}
+    for line in read_lines(folder.timing):
+        units, seconds = as_count(line.get("done")), as_number(line.get("seconds"))
+        if line.get("unit") != unit or units is None or seconds is None or seconds < 0:
+            continue
+        total, total_seconds = total + units, total_seconds + seconds
+        processes, threads = as_count(line.get("processes")) or 1, as_count(line.get("threads"))
+        device = str(line.get("device"))[:MAX_DEVICE_LETTERS]
+        words = [f"{processes} processes on {device}" if processes > 1 else device]
+        if threads:
+            words.append(f"{threads} thread{'' if threads == 1 else 's'}")
+        devices[", ".join(words)] = None
+    return total, total_seconds, "; ".join(devices)
+
+
+# Lines of JSON.
+
+
+def _read_metrics(folder: TrainingFolder) -> list[dict[str, Any]]:
+    return [line for line in read_lines(folder.metrics) if as_count(line.get("step")) is not None]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the JSON objects in a file, one per line; lines that are not a JSON object are left out."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    objects = []
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(value := json.loads(line), dict):
+                objects.append(value)
+    return objects

@@ -1,0 +1,102 @@
+"""Read the result of an audit into findings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spos_cli.engine.differences import differing
+from spos_cli.files.reading import read_json
+from spos_cli.report.findings import Audit
+from spos_cli.report.values import as_count, as_number
+from spos_cli.run.folder import AuditFolder, SearchFolder
+
+MAX_NAME_LETTERS = 60  # of an operator
+
+
+def is_of_search(audit: AuditFolder, search: SearchFolder) -> bool:
+    """Return whether an audit belongs to the search in the same run, which may have more generations by now.
+
+    Without the settings of both it is assumed to.
+    """
+    ours, theirs = read_json(search.settings), read_json(audit.settings)
+    in_search, in_audit, training = ours.get("search"), theirs.get("search"), theirs.get("training")
+    if not (isinstance(in_search, dict) and isinstance(in_audit, dict) and isinstance(training, dict)):
+        return True
+    same_names = {name: training.get(name) for name in ("seed", "space", "data") if name in ours}
+    ours = {**ours, "search": {name: value for name, value in in_search.items() if name != "latency_table"}}
+    theirs = {**theirs, "search": {name: value for name, value in in_audit.items() if name != "generations"}}
+    return not any(differing(ours, theirs | same_names))
+
+
+def read_audit(folder: AuditFolder) -> Audit | None:
+    """Return what `spos audit` has found; None if there is no result. Values of an unexpected form are left out."""
+    content = read_json(folder.result)
+    if not content:
+        return None
+    fidelity = content.get("fidelity")
+    fidelity = fidelity if isinstance(fidelity, dict) else {}
+    pairs = _pairs(fidelity.get("architectures"))
+    curves = {kind: _curves(content.get(kind)) for kind in ("random", "evolution")}
+    correlations = {name: _interval(fidelity.get(name)) for name in ("kendall", "spearman", "kendall_of_flops")}
+    return Audit(
+        curves={kind: seeds for kind, seeds in curves.items() if seeds},
+        operators=_operators(content.get("operators")),
+        fidelity_steps=as_count(fidelity.get("steps")),
+        one_shot=[one_shot for one_shot, _, _ in pairs],
+        stand_alone=[stand_alone for _, stand_alone, _ in pairs],
+        fidelity_flops=[flops for _, _, flops in pairs if flops is not None],
+        winner=next(((one_shot, stand_alone) for one_shot, stand_alone, _ in _pairs([fidelity.get("winner")])), None),
+        correlations={name: interval for name, interval in correlations.items() if interval is not None},
+        images=_more_images(content.get("images")),
+    )
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _pairs(value: Any) -> list[tuple[float, float, int | None]]:
+    """Return each architecture's one-shot top-1, stand-alone top-1 and FLOPs."""
+    return [
+        (one_shot, stand_alone, as_count(row.get("flops")))
+        for row in _dicts(value)
+        if (one_shot := as_number(row.get("one_shot"))) is not None
+        and (stand_alone := as_number(row.get("alone"))) is not None
+    ]
+
+
+def _curves(value: Any) -> list[list[float]]:
+    """Return the best top-1 so far after each candidate, one curve per seed."""
+    seeds = [seed["best"] for seed in _dicts(value) if isinstance(seed.get("best"), list)]
+    curves = [[number for item in seed if (number := as_number(item)) is not None] for seed in seeds]
+    return [curve for curve in curves if curve]
+
+
+def _operators(value: Any) -> dict[str, dict[str, int]]:
+    """Return the counts of each operator."""
+    operators = value.items() if isinstance(value, dict) else []
+    return {
+        str(name)[:MAX_NAME_LETTERS]: {
+            str(key): number for key, item in counts.items() if (number := as_count(item)) is not None
+        }
+        for name, counts in operators
+        if isinstance(counts, dict)
+    }
+
+
+def _interval(value: Any) -> tuple[float, float, float] | None:
+    """Return the value, low end and high end of a correlation."""
+    fields = [value.get(key) for key in ("value", "low", "high")] if isinstance(value, dict) else []
+    numbers = [number for field in fields if (number := as_number(field)) is not None]
+    return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else None
+
+
+def _more_images(value: Any) -> list[tuple[int, float, int]]:
+    """Return the number of images, the smallest difference that is detected, and how many would be tied."""
+    return [
+        (images, width, tied)
+        for row in _dicts(value)
+        if (images := as_count(row.get("images"))) is not None
+        and (width := as_number(row.get("tie_width"))) is not None
+        and (tied := as_count(row.get("tied"))) is not None
+    ]
