@@ -12,8 +12,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from spos_cli.doctor import speed
 from spos_cli.official import golden
-from spos_cli.stages import doctor as doctor_stage
 from tests.conftest import TINY, Mistake, Spos, count_spaces_once
 
 CLASSES = ("cat", "dog", "fox")
@@ -23,7 +23,7 @@ CLASSES = ("cat", "dog", "fox")
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A space is counted once, rates are measured for a moment, and devices are another test's."""
     count_spaces_once(monkeypatch)
-    monkeypatch.setattr(doctor_stage, "SECONDS", 0.01)
+    monkeypatch.setattr(speed, "MEASURED_SECONDS", 0.01)
     monkeypatch.setattr(golden, "self_test", lambda device: {"all": 0.0})
 
 
