@@ -38,7 +38,7 @@ def check_other_files(setup: Setup) -> Finding:
     folders = [images for images in (setup.images.train, setup.images.val) if isinstance(images, FolderSet)]
     if not folders:
         return Finding("other files", "ok", "no folders, all images are in memory")
-    files = [file for folder in folders for file in inspection.passed_over(folder)]
+    files = [file for folder in folders for file in inspection.find_other_files(folder)]
     if not files:
         return Finding("other files", "ok", "none, every file is an image of a class")
     seen = f"{len(files):,} that are no images of a class: {examples(files, setup.full)}"
@@ -53,12 +53,12 @@ def check_images_in_both(setup: Setup) -> Finding:
     indices = {split: choose(setup, split, sample_sizes[split]) for split in ("train", "val")}
     total = sum(map(len, indices.values()))
     with track("comparing images", total, "images", quiet=setup.run.as_json) as task:
-        pairs = inspection.in_both(train, val, indices["train"], indices["val"], count_readers(), task.advance)
+        pairs = inspection.find_in_both(train, val, indices["train"], indices["val"], count_readers(), task.advance)
     compared = f"in {of_all(len(indices['val']), len(val))} validation and {of_all(len(indices['train']), len(train))}"
     compared += " training images" if total == len(train) + len(val) else " training images; --full compares all"
     if not pairs:
         return Finding("images in both", "ok", f"none {compared}")
-    names = [f"{inspection.place(val, second)} = {inspection.place(train, first)}" for first, second in pairs]
+    names = [f"{inspection.locate(val, second)} = {inspection.locate(train, first)}" for first, second in pairs]
     status: Status = "fail" if len(pairs) > MAX_SHARE_IN_BOTH * len(indices["val"]) else "warn"
     advice = "the accuracy will be too high: remove them from the training images"
     return Finding("images in both", status, f"{len(pairs):,} {compared}: {examples(names, setup.full)}", advice)
@@ -73,7 +73,7 @@ def check_unreadable(setup: Setup) -> Finding:
     problems: dict[str, dict[int, str]] = {}
     with track("reading images", sum(map(len, indices.values())), "images", quiet=setup.run.as_json) as task:
         for split, images in sets.items():
-            problems[split] = inspection.broken(images, indices[split], count_readers(), task.advance)
+            problems[split] = inspection.find_unreadable(images, indices[split], count_readers(), task.advance)
     names = [problem.removeprefix(UNREADABLE) for split in problems.values() for problem in split.values()]
     if not names:
         return Finding("unreadable images", "ok", f"none {describe_read(sets, indices)}")
@@ -99,7 +99,7 @@ def check_values(setup: Setup) -> Finding:
     deep: list[levels.Measured] = []
     with track("measuring values", sum(map(len, indices.values())), "images", quiet=setup.run.as_json) as task:
         for split, images in sets.items():
-            deep += inspection.levels_of(images, indices[split], count_readers(), task.advance)
+            deep += inspection.measure_values(images, indices[split], count_readers(), task.advance)
     if not deep:
         return Finding(check, "ok", f"8 bits a channel {describe_read(sets, indices)}")
     seen = f"{len(deep):,} {describe_read(sets, indices)}: {levels.holding(deep)}, such as {deep[0].path}"
