@@ -21,7 +21,7 @@ def check(setup: Setup) -> Findings:
 def check_supernet(setup: Setup) -> Finding:
     """Check the supernet's training; the official code trains it without scale and shift."""
     training = setup.config.supernet
-    advice = ["set supernet.affine=false, as published"] if training.affine else []
+    advice = ["set supernet.affine=false, as in the official code"] if training.affine else []
     advice += advise_small_batch(setup, "supernet", training)
     return judge("BatchNorm: supernet", describe(setup, training), advice)
 
@@ -34,13 +34,14 @@ def check_search(setup: Setup) -> Finding:
     batches = min(images, available) // size
     momentum = search.calibration_momentum
     estimator = "the plain average" if momentum is None else f"an average with momentum {momentum:g}"
-    seen = f"recomputed for each candidate: {estimator} of {batches:,} batches of {size:,} training images"
+    number = plural(batches, "batch", "batches")
+    seen = f"statistics recomputed for each candidate: {estimator} over {number} of {size:,} training images"
     advice = []
     if batches < MIN_CALIBRATION_BATCHES <= available // size:
         advice.append(f"raise search.calibration_images to {MIN_CALIBRATION_BATCHES * size:,} or more")
     elif batches < MIN_CALIBRATION_BATCHES:
         smaller = max(2, available // MIN_CALIBRATION_BATCHES)  # One image may be too few for any variance.
-        advice.append(f"lower search.calibration_batch_size to {smaller:,}: there are {available:,} training images")
+        advice.append(f"lower search.calibration_batch_size to {smaller:,}: only {available:,} images are trained on")
     if size < MIN_IMAGES:
         advice.append(f"raise search.calibration_batch_size to {MIN_IMAGES} or more")
     return judge("BatchNorm: search", seen, advice)
@@ -50,23 +51,29 @@ def check_retrain(setup: Setup) -> Finding:
     """Check retraining; the official code trains with scale and shift, and recomputes the statistics at the end."""
     training = setup.config.retrain
     steps = training.batchnorm_pass_steps
-    last = "one epoch" if steps is None else plural(steps, "batch", "batches") if steps else "none"
+    final = "one epoch" if steps is None else plural(steps, "batch", "batches") if steps else "none"
     advice = []
     if not training.affine:
         # https://github.com/microsoft/nni/issues/2883
-        advice.append("set retrain.affine=true, as published; NNI's example trains without, and ends below the paper")
+        advice.append(
+            "set retrain.affine=true, as in the official code (NNI's example trains without them and does not reach"
+            " the paper's accuracy)"
+        )
     advice += advise_small_batch(setup, "retrain", training)
-    return judge("BatchNorm: retrain", f"{describe(setup, training)}; last pass: {last}", advice)
+    return judge("BatchNorm: retrain", f"{describe(setup, training)}; final pass to recompute them: {final}", advice)
 
 
 def describe(setup: Setup, training: Any) -> str:
     """Describe scale and shift, and how many images the statistics are computed from."""
     affine = "learned scale and shift" if training.affine else "no scale and shift"
-    return f"{affine}; statistics of {setup.batch_per_process(training):,} images a batch"
+    return f"{affine}; statistics of {setup.batch_per_process(training):,} images per batch"
 
 
 def advise_small_batch(setup: Setup, section: str, training: TrainingConfig) -> list[str]:
     """Return advice if a pass of one process, over which BatchNorm computes its statistics, has too few images."""
     if setup.batch_per_process(training) >= MIN_IMAGES:
         return []
-    return [f"too few for good statistics: raise {section}.batch_size, or use fewer processes or passes (accumulate)"]
+    return [
+        f"fewer than {MIN_IMAGES} images give poor statistics: raise {section}.batch_size, or lower --devices or"
+        f" {section}.accumulate"
+    ]

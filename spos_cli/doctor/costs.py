@@ -26,11 +26,11 @@ MAX_LISTED_NUMBERS = 5
 
 def check(setup: Setup) -> Findings:
     """Check the official space's costs, then the limits, the shape and the sampler of this experiment's space."""
-    change_sampler = "change supernet.flops_bins, or use supernet.sampler=uniform"
+    change_sampler = "change supernet.flops_bins, or set supernet.sampler=uniform"
     return [
-        attempt("published costs", check_official_costs),
+        attempt("official costs", check_official_costs),
         attempt("search space", lambda: check_limits(setup), "change the space"),
-        attempt("shape of the space", lambda: check_shape(setup), "change the space"),
+        attempt("space shape", lambda: check_shape(setup), "change the space"),
         attempt("path sampler", lambda: check_sampler(setup), change_sampler),
     ]
 
@@ -39,19 +39,19 @@ def check_official_costs() -> Finding:
     """Check that FLOPs and parameters of the official space are counted as in the official code."""
     costs = count(PUBLISHED)
     counts = {
-        "FLOPs of the published architecture": (costs.flops.of(golden.WINNER), golden.WINNER_FLOPS),
+        "FLOPs of the official architecture": (costs.flops.of(golden.WINNER), golden.WINNER_FLOPS),
         "its parameters": (costs.params.of(golden.WINNER), golden.WINNER_PARAMS),
-        "least FLOPs of its space": (costs.flops.minimum, golden.LEAST_FLOPS),
-        "most FLOPs of its space": (costs.flops.maximum, golden.MOST_FLOPS),
+        "fewest FLOPs of the official space": (costs.flops.minimum, golden.LEAST_FLOPS),
+        "most FLOPs of the official space": (costs.flops.maximum, golden.MOST_FLOPS),
     }
     wrong = [
         f"{name} {ours:,} instead of {official:,}" for name, (ours, official) in counts.items() if ours != official
     ]
     if wrong:
-        advice = f"no cost or limit can be trusted with PyTorch {torch.__version__}: install another version"
-        return Finding("published costs", "fail", ", ".join(wrong), advice)
-    seen = f"the published architecture has {golden.WINNER_FLOPS:,} FLOPs and {golden.WINNER_PARAMS:,} parameters"
-    return Finding("published costs", "ok", f"{seen}, as it should")
+        advice = f"costs and limits are wrong with PyTorch {torch.__version__}: install another version"
+        return Finding("official costs", "fail", ", ".join(wrong), advice)
+    seen = f"the official architecture has {golden.WINNER_FLOPS:,} FLOPs and {golden.WINNER_PARAMS:,} parameters"
+    return Finding("official costs", "ok", f"{seen}, as expected")
 
 
 def check_limits(setup: Setup) -> Finding:
@@ -60,17 +60,17 @@ def check_limits(setup: Setup) -> Finding:
     seen = f"{setup.space.size:,} architectures of {format_cost(flops.minimum)} to {format_cost(flops.maximum)} FLOPs"
     limits = read_limits(setup)
     if not limits:
-        return Finding("search space", "ok", f"{seen}, no limit")
+        return Finding("search space", "ok", f"{seen}; no limit is set")
     too_low, advice = [], []
     for table, limit in limits:
         name, share = f"search.{table.name}_limit", table.distribution().share(None, limit)
-        seen += f"; {percent(share)} at or under {name} {table.written(limit)}"
+        seen += f"; {percent(share)} are at or under {name} ({table.written(limit)})"
         if share == 0:
             too_low.append(f"raise {name} to {table.written(table.minimum)} or more")
         elif idle := table.idle(limit):
-            advice.append(f"{idle}: lower {name}, or set it to null")
+            advice.append(f"{idle}; lower {name}, or set it to null")
         elif share < MIN_SHARE_WITHIN_LIMIT:
-            advice.append(f"little is left to choose from: raise {name}")
+            advice.append(f"less than {percent(MIN_SHARE_WITHIN_LIMIT)} of the space is left to search: raise {name}")
     if too_low:
         return Finding("search space", "fail", seen, "; ".join(too_low))
     return judge("search space", seen, advice)
@@ -93,16 +93,17 @@ def check_shape(setup: Setup) -> Finding:
     last = space.layers[-space.stages[-1].blocks]
     if last.in_size == 1:
         first = next(layer for layer in space.layers if layer.in_size == 1)
-        problems.append(f"images are 1x1 pixels from layer {first.index} on, before the last stage")
+        problems.append(f"feature maps are 1x1 pixels from layer {first.index} on, before the last network stage")
     alike = [index for index, row in enumerate(flops.rows) if len(row) > 1 and len(set(row)) == 1]
     if alike:
-        problems.append(f"all choices of layers {_list(alike)} cost the same FLOPs, so no limit chooses among them")
+        problems.append(f"all choices of layers {_list(alike)} cost the same FLOPs, so no FLOPs limit separates them")
     odd = sorted(number for number in convolved_channels(space) if number % CHANNEL_MULTIPLE)
     if odd:
-        problems.append(f"convolutions of {_list(odd)} channels are slow: multiples of {CHANNEL_MULTIPLE} are not")
+        problems.append(f"convolutions of {_list(odd)} channels are slow: use multiples of {CHANNEL_MULTIPLE}")
     if problems:
-        return Finding("shape of the space", "warn", "; ".join(problems), "change its stages, choices or widths")
-    return Finding("shape of the space", "ok", f"the last stage works on {last.in_size}x{last.in_size} pixels")
+        return Finding("space shape", "warn", "; ".join(problems), "change space.stages, space.choices or space.widths")
+    seen = f"feature maps are {last.in_size}x{last.in_size} pixels before the last network stage"
+    return Finding("space shape", "ok", seen)
 
 
 def convolved_channels(space: SearchSpace) -> set[int]:
@@ -134,16 +135,19 @@ def check_sampler(setup: Setup) -> Finding:
     sampler = make_sampler(setup.run, setup.space)
     sampler.paths(0)
     if supernet.sampler != "flops_bins":
-        kind = "uniform over the space" if supernet.sampler == "uniform" else "every choice in every step"
+        kind = "uniform over the space" if supernet.sampler == "uniform" else "every choice of every layer in each step"
         return Finding("path sampler", "ok", kind)
     bins = supernet.flops_bins
     share = setup.costs.flops.distribution().share(bins.low, bins.high)
     seen = (
-        f"uniform over {plural((bins.high - bins.low) // bins.width, 'bin')} of FLOPs, {format_cost(bins.low)} to"
-        f" {format_cost(bins.high)}: {percent(share)} of the space"
+        f"uniform over {plural((bins.high - bins.low) // bins.width, 'FLOPs bin')} from {format_cost(bins.low)} to"
+        f" {format_cost(bins.high)}, which hold {percent(share)} of the space"
     )
     if limit is not None and limit < bins.low:
-        advice = "no path at or under search.flops_limit is trained: lower supernet.flops_bins.low, or raise the limit"
+        advice = (
+            f"no path at or under search.flops_limit ({format_cost(limit)}) is trained: lower supernet.flops_bins.low,"
+            " or raise the limit"
+        )
         return Finding("path sampler", "warn", seen, advice)
     idle = sampler.idle() if isinstance(sampler, CostBinSampler) else ""
-    return judge("path sampler", seen, [f"{idle}: change supernet.flops_bins"] if idle else [])
+    return judge("path sampler", seen, [f"{idle}; change supernet.flops_bins"] if idle else [])

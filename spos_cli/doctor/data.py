@@ -17,7 +17,7 @@ def check(setup: Setup) -> Findings:
     """Check augmentation, classes, the search's split, and the image files."""
     augmentation = attempt("augmentation", lambda: check_augmentation(setup))
     if setup.images_error is not None:
-        rest = Finding("all else of images", "warn", "not checked, since they cannot be opened", "mend that first")
+        rest = Finding("other image checks", "warn", "not run: the images cannot be opened", "fix the images first")
         return [augmentation, from_error("images", setup.images_error), rest]
     train, val = setup.images.train, setup.images.val
     return [
@@ -33,7 +33,7 @@ def check(setup: Setup) -> Findings:
 def check_augmentation(setup: Setup) -> Finding:
     """Check that training images can be augmented as the settings say."""
     chosen = setup.images.augmented.augmentation
-    flip = "flipped or not" if chosen.flip else "not flipped"
+    flip = "random flip" if chosen.flip else "no flip"
     seen = f"preset {setup.config.data.preset}, crop {chosen.crop}, {flip}, colour jitter {chosen.jitter:g}"
     return Finding("augmentation", "ok", seen)
 
@@ -43,12 +43,16 @@ def check_class_sizes(check: str, images: ImageSet) -> Finding:
     sizes = np.bincount(images.labels, minlength=len(images.classes))
     smallest, largest = int(sizes.argmin()), int(sizes.argmax())
     least, most = int(sizes[smallest]), int(sizes[largest])
-    seen = f"{len(images):,} of {plural(len(images.classes), 'class', 'classes')}"
+    seen = f"{len(images):,} in {plural(len(images.classes), 'class', 'classes')}"
     if least == most:
-        return Finding(check, "ok", f"{seen}, {least:,} each")
-    seen += f", {least:,} (class {images.classes[smallest]}) to {most:,} (class {images.classes[largest]}) each"
+        return Finding(check, "ok", f"{seen}, {least:,} per class")
+    seen += f", from {least:,} (class {images.classes[smallest]}) to {most:,} (class {images.classes[largest]})"
     if most > MAX_CLASS_RATIO * least:
-        return Finding(check, "warn", seen, "top-1 will be that of the large classes: check the folders of the small")
+        advice = (
+            f"class sizes differ by more than a factor of {MAX_CLASS_RATIO}, so top-1 mostly measures the large ones:"
+            " check the folders of the small classes"
+        )
+        return Finding(check, "warn", seen, advice)
     return Finding(check, "ok", seen)
 
 
@@ -64,16 +68,19 @@ def check_classes(train: ImageSet, val: ImageSet, expected: int) -> Finding:
         "validation": sorted(set(val.classes) - set(train.classes)),
     }
     if train.classes != val.classes:
-        seen = "; ".join(
-            f"{len(names)} only in {where}: {examples(names)}" for where, names in only_in.items() if names
-        )
-        return Finding("classes", "fail", seen, f"give the folders of {train.name} and {val.name} the same names")
+        differences = [
+            f"{plural(len(names), 'class', 'classes')} only in {where}: {examples(names)}"
+            for where, names in only_in.items()
+            if names
+        ]
+        advice = f"name the class folders of {train.name} and {val.name} alike"
+        return Finding("classes", "fail", "; ".join(differences), advice)
     if len(train.classes) != expected:
         seen = f"{plural(len(train.classes), 'class', 'classes')} ({examples(train.classes)})"
         advice = f"set space.classes={len(train.classes)}"
-        advice += ", or remove the folders that are no classes" if isinstance(train, FolderSet) else ""
+        advice += ", or remove the folders that are not classes" if isinstance(train, FolderSet) else ""
         return Finding("classes", "fail", f"{seen}, but space.classes is {expected}", advice)
-    return Finding("classes", "ok", f"the same {expected:,} in training and validation, as space.classes says")
+    return Finding("classes", "ok", f"the same {expected:,} classes in training and validation, as in space.classes")
 
 
 def check_split(setup: Setup) -> Finding:
@@ -84,15 +91,21 @@ def check_split(setup: Setup) -> Finding:
     """
     search, per_class = setup.config.search, setup.config.data.holdout_per_class
     training, held_out = setup.images.splits
-    seen = f"{len(held_out):,} training images are held out ({per_class} of each class), {len(training):,} are left"
+    seen = f"{len(held_out):,} training images are held out ({per_class} per class), {len(training):,} are trained on"
     if len(training) < search.calibration_batch_size:
         lower = f"lower search.calibration_batch_size from {search.calibration_batch_size} to at most {len(training)}"
-        return Finding("search split", "fail", f"{seen}: fewer than one calibration batch", lower)
+        return Finding("search split", "fail", f"{seen}, fewer than one calibration batch", lower)
     advice = []
     smallest = int(np.bincount(setup.images.train.labels).min())
     if per_class > smallest / 2:
-        advice.append(f"that is most of a class of {smallest}: lower data.holdout_per_class")
+        advice.append(
+            f"more than half of the smallest class ({smallest} images) is held out: lower data.holdout_per_class to at"
+            f" most {smallest // 2}"
+        )
     if search.split == "val":
         seen = f"candidates are scored on the validation set; {seen}"
-        advice.append("the accuracy on the validation set will be too high: use search.split=holdout, or say so")
+        advice.append(
+            "the accuracy on the validation set will be too high: set search.split=holdout, or say that the search"
+            " used it"
+        )
     return judge("search split", seen, advice)

@@ -23,13 +23,13 @@ def check(setup: Setup) -> Findings:
 def check_device(device: torch.device) -> Finding:
     """Compare the official model's logits on a device with the official code's."""
     name, version = f"self-test on {device}", f"PyTorch {torch.__version__}"
-    advice = f"nothing that is computed there can be trusted: check the driver, or install {version} anew"
+    advice = f"results of this device cannot be trusted: check the driver, or reinstall {version}"
     try:
         errors = golden.self_test(device)
     except RuntimeError as error:  # The driver does not fit, this PyTorch does not know the GPU, or memory is in use.
         return Finding(name, "fail", f"{version}: {first_line(error)}", advice)
     worst, tolerance = float(np.max(list(errors.values()))), golden.tolerance(device)
-    seen = f"{version}: logits of the published model are off by {worst:.0e} of their RMS (allowed: {tolerance:.0e})"
+    seen = f"{version}: logits of the official model differ by {worst:.0e} of their RMS (allowed: {tolerance:.0e})"
     if not worst <= tolerance:  # True for NaN, too.
         return Finding(name, "fail", seen, advice)
     return Finding(name, "ok", seen)

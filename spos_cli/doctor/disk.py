@@ -27,7 +27,7 @@ def check(setup: Setup) -> Findings:
     if not existing.is_dir():
         return [Finding("disk", "fail", f"{existing} is a file", "move it, or choose another --run-dir")]
     if not os.access(existing, os.W_OK | os.X_OK):
-        return [Finding("disk", "fail", f"{existing} cannot be written", "choose another --run-dir")]
+        return [Finding("disk", "fail", f"{existing} is not writable", "choose another --run-dir")]
     findings = [attempt("disk", lambda: check_space(setup, folder, existing))]
     if setup.config.data.store == "ram":
         findings.append(attempt("memory", lambda: check_memory(setup)))
@@ -44,27 +44,33 @@ def check_space(setup: Setup, folder: Path, existing: Path) -> Finding:
     parts = count_bytes(setup)
     needed, free = sum(parts.values()), shutil.disk_usage(existing).free
     listed = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
-    seen = f"{in_bytes(needed)} for {folder} ({listed}); {in_bytes(free)} are free"
-    advice = "free some, choose another --run-dir, or lower keep_checkpoints and search.calibration_images"
+    seen = f"a run needs up to {in_bytes(needed)} in {folder} ({listed}); {in_bytes(free)} are free"
+    advice = (
+        "free some space, choose another --run-dir, or lower supernet.keep_checkpoints, retrain.keep_checkpoints or"
+        " search.calibration_images"
+    )
     if free < needed:
         return Finding("disk", "fail", seen, advice)
     if free < 2 * needed:
-        return Finding("disk", "warn", seen, advice)
+        return Finding("disk", "warn", f"{seen}, less than twice as much", advice)
     return Finding("disk", "ok", seen)
 
 
 def check_memory(setup: Setup) -> Finding:
     """Check that `data.store: ram` can hold the training images."""
     if setup.processes > 1:
-        advice = "use data.store=disk, which they share"
-        return Finding("memory", "fail", f"each of {setup.processes} processes would hold the images", advice)
-    if setup.images_error is not None or not isinstance(setup.images.to_augment, ResizedSet):
-        return Finding("memory", "ok", "the images are in memory as they are")
+        seen = f"data.store is ram, so each of {setup.processes} processes would hold all training images"
+        return Finding("memory", "fail", seen, "set data.store=disk, which all processes share")
+    if setup.images_error is not None:
+        return Finding("memory", "ok", "not checked, since the images cannot be opened")
+    if not isinstance(setup.images.to_augment, ResizedSet):
+        return Finding("memory", "ok", "no more needed, since the images are in memory already")
     needed, free = setup.images.to_augment.bytes_for(np.arange(len(setup.images.train))), free_memory()
     if free is None:
-        return Finding("memory", "warn", f"{in_bytes(needed)} for images", "make sure that there is so much")
-    seen = f"{in_bytes(needed)} for images; {in_bytes(free)} are free"
-    return Finding("memory", "ok", seen) if needed <= free else Finding("memory", "fail", seen, "use data.store=disk")
+        seen = f"the training images need {in_bytes(needed)}; this system does not tell how much is free"
+        return Finding("memory", "warn", seen, f"make sure that {in_bytes(needed)} are free, or set data.store=disk")
+    seen = f"the training images need {in_bytes(needed)}; {in_bytes(free)} are free"
+    return Finding("memory", "ok", seen) if needed <= free else Finding("memory", "fail", seen, "set data.store=disk")
 
 
 def count_bytes(setup: Setup) -> dict[str, int]:
@@ -80,7 +86,7 @@ def count_bytes(setup: Setup) -> dict[str, int]:
     network_checkpoint = checkpoint_bytes(network, config.retrain.ema_decay is not None)
     images, cached = setup.images, {}
     if config.data.store == "disk" and setup.images_error is None and isinstance(images.to_augment, ResizedSet):
-        cached = {"stored images": images.to_augment.bytes_for(np.arange(len(images.train)))}
+        cached = {"cached images": images.to_augment.bytes_for(np.arange(len(images.train)))}
     calibration = search.calibration_images
     if setup.images_error is None:
         calibration = min(calibration, len(images.train))

@@ -12,7 +12,7 @@ from spos_cli.data import inspection, levels
 from spos_cli.data.datasets import UNREADABLE, FolderSet, ImageSet
 from spos_cli.doctor.finding import Finding, Findings, Status, judge
 from spos_cli.doctor.setup import Setup
-from spos_cli.doctor.wording import examples, of_all
+from spos_cli.doctor.wording import examples, of_all, plural
 from spos_cli.engine import distributed
 from spos_cli.engine.progress import track
 from spos_cli.errors import DataError
@@ -34,15 +34,15 @@ def check(setup: Setup) -> Findings:
 
 
 def check_other_files(setup: Setup) -> Finding:
-    """Look for files in the image folders that no stage uses."""
+    """Look for files in the image folders that no command uses."""
     folders = [images for images in (setup.images.train, setup.images.val) if isinstance(images, FolderSet)]
     if not folders:
-        return Finding("other files", "ok", "no folders, all images are in memory")
+        return Finding("other files", "ok", "not checked, since all images are in memory")
     files = [file for folder in folders for file in inspection.find_other_files(folder)]
     if not files:
-        return Finding("other files", "ok", "none, every file is an image of a class")
-    seen = f"{len(files):,} that are no images of a class: {examples(files, setup.full)}"
-    advice = "they are not used: save images as .jpg or .png below a class folder, remove the rest"
+        return Finding("other files", "ok", "none: every file is an image in a class folder")
+    seen = f"{plural(len(files), 'file')} that no command uses: {examples(files, setup.full)}"
+    advice = "save images as .jpg or .png in a class folder, and remove all other files"
     return Finding("other files", "warn", seen, advice)
 
 
@@ -54,21 +54,22 @@ def check_images_in_both(setup: Setup) -> Finding:
     total = sum(map(len, indices.values()))
     with track("comparing images", total, "images", quiet=setup.run.as_json) as task:
         pairs = inspection.find_in_both(train, val, indices["train"], indices["val"], count_readers(), task.advance)
-    compared = f"in {of_all(len(indices['val']), len(val))} validation and {of_all(len(indices['train']), len(train))}"
-    compared += " training images" if total == len(train) + len(val) else " training images; --full compares all"
+    validation, training = of_all(len(indices["val"]), len(val)), of_all(len(indices["train"]), len(train))
+    compared = f"among {validation} validation and {training} training images"
+    compared += "" if total == len(train) + len(val) else " (--full compares all)"
     if not pairs:
-        return Finding("images in both", "ok", f"none {compared}")
+        return Finding("images in both sets", "ok", f"none {compared}")
     names = [f"{inspection.locate(val, second)} = {inspection.locate(train, first)}" for first, second in pairs]
     status: Status = "fail" if len(pairs) > MAX_SHARE_IN_BOTH * len(indices["val"]) else "warn"
-    advice = "the accuracy will be too high: remove them from the training images"
-    return Finding("images in both", status, f"{len(pairs):,} {compared}: {examples(names, setup.full)}", advice)
+    advice = "the accuracy will be too high: remove these images from the training images"
+    return Finding("images in both sets", status, f"{len(pairs):,} {compared}: {examples(names, setup.full)}", advice)
 
 
 def check_unreadable(setup: Setup) -> Finding:
-    """Look for files that cannot be decoded: a training passes over a few, all else ends when it meets one."""
+    """Look for files that cannot be decoded: a training tolerates a few, everything else ends with an error."""
     sets = {"train": setup.images.train, "val": setup.images.val}
     if not any(isinstance(images, FolderSet) for images in sets.values()):
-        return Finding("unreadable images", "ok", "none, all images are in memory")
+        return Finding("unreadable images", "ok", "not checked, since all images are in memory")
     indices = {split: choose(setup, split, DECODED_SAMPLE) for split in sets}
     problems: dict[str, dict[int, str]] = {}
     with track("reading images", sum(map(len, indices.values())), "images", quiet=setup.run.as_json) as task:
@@ -76,33 +77,33 @@ def check_unreadable(setup: Setup) -> Finding:
             problems[split] = inspection.find_unreadable(images, indices[split], count_readers(), task.advance)
     names = [problem.removeprefix(UNREADABLE) for split in problems.values() for problem in split.values()]
     if not names:
-        return Finding("unreadable images", "ok", f"none {describe_read(sets, indices)}")
-    seen = f"{len(names):,} {describe_read(sets, indices)}: {examples(names, setup.full)}"
+        return Finding("unreadable images", "ok", f"none among {describe_read(sets, indices)}")
+    seen = f"{len(names):,} among {describe_read(sets, indices)}: {examples(names, setup.full)}"
     allowed = setup.config.data.bad_images
     # As many as this sample makes likely in all training images.
     expected = len(problems["train"]) * len(sets["train"]) / len(indices["train"])
     setup.has_fatal_images = bool(problems["val"]) or has_held_out(setup, problems["train"]) or expected > allowed
     if setup.has_fatal_images:
-        advice = "remove or replace them: a stage ends when it meets them"
+        advice = "remove or replace them: a command that reads one of them ends with an error"
         return Finding("unreadable images", "fail", seen, advice)
-    advice = f"remove or replace them; a training passes over as many as data.bad_images, {allowed:,}, allows"
+    advice = f"remove or replace them; each training tolerates up to {allowed:,} (data.bad_images)"
     return Finding("unreadable images", "warn", seen, advice)
 
 
 def check_values(setup: Setup) -> Finding:
     """Check that values have 8 bits per channel, or that `data.value_range` fits those that have more."""
-    check, value_range = "range of values", setup.config.data.value_range
+    check, value_range = "value range", setup.config.data.value_range
     sets = {"train": setup.images.train, "val": setup.images.val}
     if not any(isinstance(images, FolderSet) for images in sets.values()):
-        return Finding(check, "ok", "8 bits a channel, all images are in memory")
+        return Finding(check, "ok", "8 bits per channel: all images are in memory")
     indices = {split: choose(setup, split, DECODED_SAMPLE) for split in sets}
     deep: list[levels.Measured] = []
     with track("measuring values", sum(map(len, indices.values())), "images", quiet=setup.run.as_json) as task:
         for split, images in sets.items():
             deep += inspection.measure_values(images, indices[split], count_readers(), task.advance)
     if not deep:
-        return Finding(check, "ok", f"8 bits a channel {describe_read(sets, indices)}")
-    seen = f"{len(deep):,} {describe_read(sets, indices)}: {levels.holding(deep)}, such as {deep[0].path}"
+        return Finding(check, "ok", f"8 bits per channel in {describe_read(sets, indices)}")
+    seen = f"{len(deep):,} among {describe_read(sets, indices)}: {levels.holding(deep)}, such as {deep[0].path}"
     refused = [image for image in deep if not levels.fits(image.depth, value_range)]
     if refused:
         setup.has_fatal_images = True
@@ -114,7 +115,7 @@ def check_values(setup: Setup) -> Finding:
 def describe_read(sets: dict[str, ImageSet], indices: dict[str, NDArray[np.int64]]) -> str:
     """Write how many images of both sets were read."""
     number, total = sum(map(len, indices.values())), sum(map(len, sets.values()))
-    return f"in {of_all(number, total)}" + ("" if number == total else "; --full reads all")
+    return f"{of_all(number, total)} images" + ("" if number == total else " (--full reads all)")
 
 
 def has_held_out(setup: Setup, indices: Iterable[int]) -> bool:

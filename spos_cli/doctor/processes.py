@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 
+import torch
+
 from spos_cli.config.schema import TrainingConfig
 from spos_cli.data.loaders import shared_memory_free, shared_memory_needed
 from spos_cli.doctor.finding import Finding, Findings, attempt, judge
@@ -36,22 +38,27 @@ def check_processes(setup: Setup) -> Finding:
     devices = [distributed.device_of(config.devices, count, rank) for rank in range(count)]
     gpus, on_gpus = accelerator.count(), setup.device.type != "cpu"
     names = ", ".join(map(str, devices)) if on_gpus else "cpu"
-    backend = "" if count == 1 else f", messages by {accelerator.messenger(setup.device).replace('nccl', 'NCCL')}"
+    backend = accelerator.messenger(setup.device).replace("nccl", "NCCL")
+    each, connection = ("with", "") if count == 1 else ("each with", f", connected by {backend}")
     seen = (
-        f"{plural(count, 'process', 'processes')} on {names}: {plural(setup.threads, 'thread')} and"
-        f" {plural(config.data.workers, 'loader worker')} each{backend}; {plural(cores, 'core')},"
-        f" {plural(gpus, 'GPU')}"
+        f"{plural(count, 'process', 'processes')} on {names}, {each} {plural(setup.threads, 'thread')} and"
+        f" {plural(config.data.workers, 'loader worker')}{connection}; {plural(cores, 'core')} and"
+        f" {plural(gpus, 'GPU')} are available"
     )
     advice = []
     if count * setup.threads > cores:
         advice.append(
-            f"{count} x {setup.threads} threads wait for each other on {plural(cores, 'core')}: lower --devices or"
-            f" threads, to {cores} in all"
+            f"{count} x {setup.threads} threads compete for {plural(cores, 'core')}: lower --devices or threads until"
+            f" their product is at most {cores}"
         )
-    if gpus > (count if on_gpus else 0) and accelerator.is_usable():
-        advice.append("not all GPUs are used: --devices auto takes them all")
+    used = count if on_gpus else 0
+    if gpus > used and accelerator.is_usable():
+        advice.append(f"{used} of {gpus} GPUs are used: --devices auto uses all")
     if not (gpus and accelerator.is_usable()) and shutil.which("nvidia-smi"):
-        advice.append("this machine has an NVIDIA driver, but this PyTorch cannot use it: install a CUDA build for it")
+        advice.append(
+            f"this machine has an NVIDIA driver, but PyTorch {torch.__version__} cannot use it: install a CUDA build of"
+            " PyTorch that fits the driver"
+        )
     return judge("processes", seen, advice)
 
 
@@ -64,7 +71,7 @@ def check_batch(section: str, setup: Setup, training: TrainingConfig) -> Finding
     each = require_batch(setup.space, training, setup.processes, section)
     passes = f" x {training.accumulate} passes" if training.accumulate > 1 else ""
     processes = plural(setup.processes, "process", "processes")
-    seen = f"{training.batch_size:,} images a step = {processes}{passes} x {each:,}"
+    seen = f"{training.batch_size:,} images per step = {processes}{passes} x {each:,} images"
     return Finding(f"{section} batch", "ok", seen)
 
 
@@ -74,12 +81,15 @@ def check_shared_memory(setup: Setup) -> Finding:
     size = max(map(setup.batch_per_process, (config.supernet, config.retrain)))
     needed = setup.processes * shared_memory_needed(config.data.workers, size, config.space.image_size)
     free = shared_memory_free()
-    if not needed or free is None:
-        return Finding(name, "ok", "not used: there are no loader workers" if not needed else "this system needs none")
-    seen = f"batches on their way from the loader workers take up to {in_bytes(needed)}; {in_bytes(free)} are free"
+    if not needed:
+        return Finding(name, "ok", "not used, since data.workers is 0")
+    if free is None:
+        return Finding(name, "ok", "not checked, since this system has no /dev/shm")
+    seen = f"batches from the loader workers take up to {in_bytes(needed)}; {in_bytes(free)} are free in /dev/shm"
     if needed <= free:
         return Finding(name, "ok", seen)
-    return Finding(name, "warn", seen + ": what finds no room goes through slower pipes", more_shared_memory(needed))
+    seen += ". Batches that do not fit are sent through slower pipes"
+    return Finding(name, "warn", seen, more_shared_memory(needed))
 
 
 def check_mixed_precision(setup: Setup) -> Finding:
@@ -88,11 +98,12 @@ def check_mixed_precision(setup: Setup) -> Finding:
     stages = {stage: getattr(setup.config, stage).amp for stage in ("supernet", "search", "retrain")}
     used = {stage: amp for stage, amp in stages.items() if amp != "off"}
     seen = ", ".join(f"{stage} {amp}" for stage, amp in used.items()) or "off in all stages"
-    fp16 = [f"{stage}.amp" for stage, amp in used.items() if amp == "fp16"]
+    fp16, bf16 = ([f"{stage}.amp" for stage, amp in used.items() if amp == kind] for kind in ("fp16", "bf16"))
     if fp16 and device.type == "cpu":
-        return Finding(name, "fail", f"{seen}; fp16 needs a GPU", f"set {' and '.join(fp16)} to bf16 or off")
-    if "bf16" in used.values() and not accelerator.has_fast(device, "bf16"):
-        return Finding(name, "warn", f"{seen}; {device} only emulates bf16", "use off, which is faster there")
+        return Finding(name, "fail", f"{seen}, but fp16 needs a GPU", f"set {' and '.join(fp16)} to bf16 or off")
+    if bf16 and not accelerator.has_fast(device, "bf16"):
+        advice = f"set {' and '.join(bf16)} to off, which is faster on {device}"
+        return Finding(name, "warn", f"{seen}, but {device} only emulates bf16", advice)
     return Finding(name, "ok", seen)
 
 
@@ -102,6 +113,6 @@ def check_compiler(setup: Setup) -> Findings:
     seen = f"{' and '.join(stages)} blocks"
 
     def find_compiler() -> Finding:
-        return Finding("compiler", "ok", f"{seen}, by {require_compiler(setup.device)}")
+        return Finding("compiler", "ok", f"{seen}, compiled by {require_compiler(setup.device)}")
 
     return [attempt("compiler", find_compiler)] if stages else []

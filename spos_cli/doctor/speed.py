@@ -51,16 +51,17 @@ def check_speed(setup: Setup) -> Finding:
     try:
         step = measure_training(setup, size)
     except torch.OutOfMemoryError:
-        advice = "raise supernet.accumulate, or use more GPUs: the batch of a step stays as it is"
-        return Finding("speed", "fail", f"a batch of {size:,} images does not fit into {setup.device}", advice)
+        seen = f"a batch of {size:,} images does not fit into the memory of {setup.device}"
+        advice = "raise supernet.accumulate or use more GPUs; the images per step stay the same"
+        return Finding("speed", "fail", seen, advice)
     except RuntimeError as error:  # The device cannot be used, or breaks down.
-        advice = "check the driver, and whether this PyTorch is built for the device"
+        advice = f"check the driver, and that PyTorch {torch.__version__} is built for {setup.device}"
         return Finding("speed", "fail", first_line(error), advice)
     # More processes make a CPU faster only as far as there are cores.
     cores = distributed.usable_cores()
     on_cpu = setup.device.type == "cpu"
     step *= min(setup.processes, max(1, cores // setup.threads)) if on_cpu else setup.processes
-    return compare_loader(setup, step, f"training: {rate(step)}, measured in batches of {size:,}")
+    return compare_loader(setup, step, f"training: {rate(step)} (measured with batches of {size:,})")
 
 
 def compare_loader(setup: Setup, step: float, seen: str) -> Finding:
@@ -74,20 +75,21 @@ def compare_loader(setup: Setup, step: float, seen: str) -> Finding:
     images = training.steps * training.batch_size
     if not setup.can_load:
         seen += f"; loader: not measured; {estimate(images / step)}"
-        return Finding("speed", "warn", seen, "mend the images first")
+        return Finding("speed", "warn", seen, "fix the failed image checks first")
     load = measure_loader(setup, min(setup.batch_per_process(training), MAX_LOADER_BATCH))
     load *= 1 if workers else min(setup.processes, cores)
     # Without workers, a process loads a batch and then trains on it.
     together = min(load, step) if workers else 1 / (1 / load + 1 / step)
-    seen += f"; loader: {rate(load)} by {plural(workers * setup.processes, 'worker')}; {estimate(images / together)}"
+    seen += f"; loader: {rate(load)} with {plural(workers * setup.processes, 'worker')}; {estimate(images / together)}"
     if load >= LOADER_HEADROOM * step:
         return Finding("speed", "ok", seen)
     useful_workers = max(1, cores // setup.processes)
-    smaller = "store the images smaller" + " (data.store=disk)" * (setup.config.data.store == "none")
-    faster = (
-        f"set data.workers={useful_workers}" if workers < useful_workers else f"{smaller}, or use a faster disk or CPU"
-    )
-    return Finding("speed", "warn", seen, f"the loader holds the training up: {faster}")
+    if workers < useful_workers:
+        faster = f"set data.workers={useful_workers}"
+    else:
+        cache = " (data.store=disk caches small ones)" if setup.config.data.store == "none" else ""
+        faster = f"use smaller images{cache}, or a faster disk or CPU"
+    return Finding("speed", "warn", seen, f"the loader slows the training down: {faster}")
 
 
 def measure_training(setup: Setup, size: int) -> float:

@@ -45,5 +45,5 @@ def estimate(seconds: float) -> str:
     """Write how long the supernet's training takes, in the unit that fits."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
-            return f"the supernet takes about {seconds / length:.0f} {unit}"
-    return f"the supernet takes about {math.ceil(seconds):.0f} seconds"
+            return f"supernet-train takes about {seconds / length:.0f} {unit}"
+    return f"supernet-train takes about {plural(math.ceil(seconds), 'second')}"

@@ -57,7 +57,7 @@ def show(run: Run, groups: Sequence[Findings]) -> None:
     table = Table()
     table.add_column("check", no_wrap=True)
     table.add_column("status", no_wrap=True)
-    table.add_column("seen, and what to do", overflow="fold")
+    table.add_column("result, and what to do", overflow="fold")
     for group in groups:
         for finding in group:
             style = STYLES[finding.status]

@@ -1,4 +1,4 @@
-"""Augmentation, classes and the split of the search: each planted fault is found."""
+"""Augmentation, classes and search split: each planted fault is found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.doctor.setups import expect, make_folder_setup, make_setup, save
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_class_folders_that_are_in_order(root: Path, full: bool) -> None:
+def test_healthy_class_folders(root: Path, full: bool) -> None:
     assert {finding.status for finding in data.check(make_folder_setup(root, full=full))} == {"ok"}
 
 
@@ -20,7 +20,7 @@ def test_images_that_cannot_be_opened_are_one_failure(tmp_path: Path) -> None:
     broken = make_folder_setup(tmp_path / "nowhere")
     findings = data.check(broken)
     expect(findings, "images", "fail", "there is no image folder")
-    expect(findings, "all else of images", "warn", "not checked")
+    expect(findings, "other image checks", "warn", "not run")
     later = disk.check(broken) + speed.check(broken)
     assert [finding.status for finding in findings + later].count("fail") == 1
     expect(later, "speed", "warn", "loader: not measured")
@@ -34,13 +34,13 @@ def test_an_augmentation_that_loses_the_image() -> None:
 
 def test_classes_with_other_names(root: Path) -> None:
     (root / "val" / "class9").rename(root / "val" / "class_9")
-    finding = expect(data.check(make_folder_setup(root)), "classes", "fail", "1 only in training: class9")
-    assert "1 only in validation: class_9" in finding.seen
+    finding = expect(data.check(make_folder_setup(root)), "classes", "fail", "1 class only in training: class9")
+    assert "1 class only in validation: class_9" in finding.seen
 
 
 def test_a_class_without_validation_images(root: Path) -> None:
     shutil.rmtree(root / "val" / "class9")
-    finding = expect(data.check(make_folder_setup(root)), "classes", "fail", "1 only in training: class9")
+    finding = expect(data.check(make_folder_setup(root)), "classes", "fail", "1 class only in training: class9")
     assert "only in validation" not in finding.seen
 
 
@@ -52,17 +52,17 @@ def test_a_class_with_few_images(root: Path) -> None:
     for image in range(15, 15 * 11):
         save(root / "train" / "class3" / f"{image}.jpg", 2000 + image)
     findings = data.check(make_folder_setup(root))
-    expect(findings, "training images", "warn", "15 (class class0) to 165 (class class3) each")
-    expect(findings, "validation images", "ok", "3 each")
+    expect(findings, "training images", "warn", "from 15 (class class0) to 165 (class class3)")
+    expect(findings, "validation images", "ok", "3 per class")
 
 
 @pytest.mark.parametrize(
     ("overrides", "status", "phrase"),
     [
         (["data.holdout_per_class=15"], "fail", "data.holdout_per_class is 15"),
-        (["data.holdout_per_class=8"], "warn", "lower data.holdout_per_class"),
+        (["data.holdout_per_class=8"], "warn", "lower data.holdout_per_class to at most 7"),
         (["search.calibration_batch_size=101"], "fail", "lower search.calibration_batch_size from 101 to at most 100"),
-        (["search.split=val"], "warn", "use search.split=holdout"),
+        (["search.split=val"], "warn", "set search.split=holdout"),
         (["search.split=val", "data.holdout_per_class=0"], "warn", "candidates are scored on the validation set"),
     ],
 )

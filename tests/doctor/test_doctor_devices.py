@@ -1,4 +1,4 @@
-"""A device that computes something else than the official code is found."""
+"""A device that computes other logits than the official code is found."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.doctor.setups import expect, make_setup
 
 
 def corrupt_a_logit(patch: pytest.MonkeyPatch) -> None:
-    first = tuple((*row[:7], row[7] + 1000) for row in golden.SUPERNET.first)  # of an RMS of 470,000
+    first = tuple((*row[:7], row[7] + 1000) for row in golden.SUPERNET.first)  # the RMS of the logits is 470,000
     patch.setattr(golden, "SUPERNET", golden.Golden(first, golden.SUPERNET.l2))
 
 
@@ -27,14 +27,14 @@ def swap_the_halves(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(skeleton, "joined", lambda pieces: joined(pieces[::-1]))
 
 
-def yield_no_numbers(patch: pytest.MonkeyPatch) -> None:
+def add_a_nan(patch: pytest.MonkeyPatch) -> None:
     fill = golden.fill
 
-    def poisoned(model: torch.nn.Module) -> None:
+    def fill_with_nan(model: torch.nn.Module) -> None:
         fill(model)
         model.state_dict()["first_conv.0.weight"][0, 0, 0, 0] = float("nan")
 
-    patch.setattr(golden, "fill", poisoned)
+    patch.setattr(golden, "fill", fill_with_nan)
 
 
 def break_the_driver(patch: pytest.MonkeyPatch) -> None:
@@ -44,10 +44,8 @@ def break_the_driver(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(golden, "self_test", fail)
 
 
-@pytest.mark.parametrize(
-    "plant", [corrupt_a_logit, corrupt_the_norm, swap_the_halves, yield_no_numbers, break_the_driver]
-)
-def test_a_device_that_computes_otherwise(plant: Callable[[pytest.MonkeyPatch], None]) -> None:
+@pytest.mark.parametrize("plant", [corrupt_a_logit, corrupt_the_norm, swap_the_halves, add_a_nan, break_the_driver])
+def test_a_device_that_computes_other_logits(plant: Callable[[pytest.MonkeyPatch], None]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         plant(patch)
         finding = expect([devices.check_device(torch.device("cpu"))], "self-test on cpu", "fail", "check the driver")

@@ -18,23 +18,23 @@ from tests.doctor.setups import expect, make_setup
 
 
 @pytest.mark.parametrize(("share", "status"), [(0.99, "fail"), (1.5, "warn"), (2.1, "ok")])
-def test_a_disk_that_is_full(share: float, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk(share: float, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = sum(disk.count_bytes(make_setup()).values())
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=int(needed * share)))
     expect(disk.check(make_setup()), "disk", status, "are free")
 
 
 @pytest.mark.slow
-def test_what_a_run_needs_is_what_it_leaves(finished: Spos) -> None:
-    """The estimate is above the files of a whole run, and not far: one checkpoint of each training."""
+def test_the_estimate_fits_a_whole_run(finished: Spos) -> None:
+    """The estimate is at most one checkpoint of each training above the files of a whole run."""
     expected = disk.count_bytes(Setup(Run(loading.load(finished.folder / "spos.yaml"))))
-    stores = {path.name: path.stat().st_size for path in finished.run.glob("search/*.u8")}
-    assert expected["search"] == sum(stores.values())
+    decoded = [path.stat().st_size for path in finished.run.glob("search/*.u8")]
+    assert expected["search"] == sum(decoded)
     for stage, folder in (("supernet", "supernet"), ("retraining", "retrain")):
         files = [path for path in finished.run.glob(f"{folder}/**/*.pt") if path.name != "last.pt"]  # a hard link
         left = sum(path.stat().st_size for path in files)
         largest = max(path.stat().st_size for path in files)
-        assert left <= expected[stage] * 1.4  # names and settings weigh much beside 100 KB of weights
+        assert left <= expected[stage] * 1.4  # names and settings are large compared with 100 KB of weights
         assert expected[stage] <= left + largest
 
 
@@ -42,5 +42,5 @@ def test_a_run_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "file").write_text("a file where a folder should be")
     expect(disk.check(make_setup(f"run_dir={tmp_path}/file/run")), "disk", "fail", "is a file")
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
-    expect(disk.check(make_setup(f"run_dir={tmp_path}/deep/run")), "disk", "fail", f"{tmp_path} cannot be written")
+    expect(disk.check(make_setup(f"run_dir={tmp_path}/deep/run")), "disk", "fail", f"{tmp_path} is not writable")
     expect(disk.check(make_setup(f"run_dir={tmp_path}/file")), "disk", "fail", f"{tmp_path}/file is a file")

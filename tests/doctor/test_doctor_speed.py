@@ -21,17 +21,17 @@ from tests.doctor.setups import expect, make_folder_setup, make_setup
 @pytest.mark.parametrize("workers", [0, 2])
 def test_speed_of_a_healthy_setup(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "LOADER_HEADROOM", 0.0)  # a busy machine may slow either side down
-    finding = expect(speed.check(make_setup(f"data.workers={workers}")), "speed", "ok", "the supernet takes about")
-    assert f"by {workers} workers" in finding.seen
+    finding = expect(speed.check(make_setup(f"data.workers={workers}")), "speed", "ok", "supernet-train takes about")
+    assert f"with {workers} workers" in finding.seen
 
 
-def test_the_compiler_is_no_part_of_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "LOADER_HEADROOM", 0.0)
-    expect(speed.check(make_setup("supernet.compile=blocks")), "speed", "ok", "the supernet takes about")
+    expect(speed.check(make_setup("supernet.compile=blocks")), "speed", "ok", "supernet-train takes about")
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.4])
-def test_a_gpu_is_fed_from_pinned_memory_as_by_the_loader(monkeypatch: pytest.MonkeyPatch, jitter: float) -> None:
+def test_a_gpu_gets_batches_from_pinned_memory(monkeypatch: pytest.MonkeyPatch, jitter: float) -> None:
     pinned: list[Tensor] = []
 
     def pin(tensor: Tensor) -> Tensor:
@@ -42,29 +42,27 @@ def test_a_gpu_is_fed_from_pinned_memory_as_by_the_loader(monkeypatch: pytest.Mo
         assert {id(tensor) for tensor in next(stream) if tensor is not None} == set(map(id, pinned))
 
     model = SimpleNamespace(train=lambda: None)
-    played = SimpleNamespace(update=update, model=model, step=0)
-    monkeypatch.setattr(speed, "Trainer", lambda *arguments, **options: played)
+    trainer = SimpleNamespace(update=update, model=model, step=0)
+    monkeypatch.setattr(speed, "Trainer", lambda *arguments, **options: trainer)
     monkeypatch.setattr(Tensor, "pin_memory", pin)
     monkeypatch.setattr(accelerator, "synchronize", lambda device: None)
-    wanted = make_setup(f"data.augmentation.jitter={jitter}")
-    wanted.device = torch.device("cuda", 0)
-    assert speed.measure_training(wanted, 4) > 0
+    setup = make_setup(f"data.augmentation.jitter={jitter}")
+    setup.device = torch.device("cuda", 0)
+    assert speed.measure_training(setup, 4) > 0
     assert len(pinned) == (3 if jitter else 2)
 
 
 @pytest.mark.parametrize("store", ["none", "ram", "disk"])
-def test_stored_images_need_room_and_are_measured_as_stored(
-    root: Path, store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cached_images_need_space_and_are_measured(root: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "MEASURED_SECONDS", 0.01)
-    stored = make_folder_setup(root, f"data.store={store}")
-    assert ("stored images" in disk.check(stored)[0].seen) == (store == "disk")
-    assert any("; loader: " in finding.seen for finding in speed.check(stored))
-    assert not (stored.run.folder.cache.parent).exists()
+    cached = make_folder_setup(root, f"data.store={store}")
+    assert ("cached images" in disk.check(cached)[0].seen) == (store == "disk")
+    assert any("; loader: " in finding.seen for finding in speed.check(cached))
+    assert not (cached.run.folder.cache.parent).exists()
 
 
-@pytest.mark.parametrize(("workers", "phrase"), [(0, "set data.workers=2"), (2, "store the images smaller")])
-def test_a_loader_that_is_slow(workers: int, phrase: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("workers", "phrase"), [(0, "set data.workers=2"), (2, "use smaller images (data.store=disk")])
+def test_a_slow_loader(workers: int, phrase: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "measure_training", lambda setup, size: 1000.0)
     for load, status in ((1201.0, "ok"), (1199.0, "warn")):
         monkeypatch.setattr(speed, "measure_loader", lambda setup, size, load=load: load)
@@ -85,7 +83,7 @@ def test_both_rates_are_measured() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ArraySet, "image", slow_image)
         assert 0 < speed.measure_loader(make_setup(), 8) < 100
-        expect(speed.check(make_setup()), "speed", "warn", "the loader holds the training up")
+        expect(speed.check(make_setup()), "speed", "warn", "the loader slows the training down")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "update", slow_update)
         assert 0 < speed.measure_training(make_setup(), 32) < 320
@@ -100,14 +98,14 @@ def test_a_batch_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("fault", ["supernet.amp=fp16", "supernet.sampler=flops_bins", "devices=3"])
-def test_a_fault_that_another_check_names_does_not_stop_the_measurement(
+def test_faults_that_other_checks_report_do_not_stop_the_measurement(
     fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(speed, "LOADER_HEADROOM", 0.0)
-    expect(speed.check(make_setup(fault)), "speed", "ok", "the supernet takes about")
+    expect(speed.check(make_setup(fault)), "speed", "ok", "supernet-train takes about")
 
 
-def test_broken_images_that_only_the_loader_meets(root: Path) -> None:
+def test_unreadable_images_that_only_the_loader_meets(root: Path) -> None:
     for path in root.glob("train/*/*.jpg"):
         path.write_bytes(b"no image")
     expect(speed.check(make_folder_setup(root)), "speed", "fail", "training images cannot be read so far")

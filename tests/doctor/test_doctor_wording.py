@@ -8,7 +8,7 @@ from spos_cli.run.output import in_bytes
 
 def test_how_times_and_sizes_are_written() -> None:
     assert [wording.estimate(seconds).partition("about ")[2] for seconds in (0.1, 119, 120, 7200, 10**6)] == [
-        "1 seconds",
+        "1 second",
         "119 seconds",
         "2 minutes",
         "2 hours",
