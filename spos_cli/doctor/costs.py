@@ -66,7 +66,9 @@ def check_limits(setup: Setup) -> Finding:
         name, share = f"search.{table.name}_limit", table.distribution().share(None, limit)
         seen += f"; {percent(share)} are at or under {name} ({table.written(limit)})"
         if share == 0:
-            too_low.append(f"raise {name} to {table.written(table.minimum)} or more")
+            # A rounded number may be below the cheapest architecture.
+            lowest = table.exactly(table.minimum).replace(",", "")
+            too_low.append(f"raise {name} to {lowest} or more")
         elif idle := table.idle(limit):
             advice.append(f"{idle}; lower {name}, or set it to null")
         elif share < MIN_SHARE_WITHIN_LIMIT:

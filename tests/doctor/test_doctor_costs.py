@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -38,7 +39,7 @@ def test_each_official_number_is_compared(number: str, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("overrides", "check", "status", "phrase"),
     [
-        (["search.flops_limit=10K"], "search space", "fail", "raise search.flops_limit to 38.91K or more"),
+        (["search.flops_limit=10K"], "search space", "fail", "raise search.flops_limit to 38912 or more"),
         ([f"search.flops_limit={LEAST}"], "search space", "warn", "0.39% are at or under search.flops_limit"),
         ([f"search.flops_limit={MOST}"], "search space", "ok", "100% are at or under"),
         (["supernet.sampler=flops_bins"], "path sampler", "fail", "no architecture is in the bins"),
@@ -68,3 +69,11 @@ def test_each_official_number_is_compared(number: str, monkeypatch: pytest.Monke
 )
 def test_limits_and_bins_outside_the_space(overrides: list[str], check: str, status: str, phrase: str) -> None:
     expect(costs.check(make_setup(*overrides)), check, status, phrase)
+
+
+@pytest.mark.parametrize("limit", ["flops_limit", "params_limit"])
+def test_the_advised_limit_leaves_architectures(limit: str) -> None:
+    finding = costs.check_limits(make_setup(f"search.{limit}=1K"))
+    advised = re.search(rf"raise search\.{limit} to (\S+) or more", finding.advice)
+    assert advised
+    assert costs.check_limits(make_setup(f"search.{limit}={advised[1]}")).status != "fail"
