@@ -1,4 +1,4 @@
-"""Check that costs are counted correctly, and that limits and sampler fit the space."""
+"""Check that costs are counted correctly, and that limits fit the space."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def read_limits(setup: Setup) -> list[tuple[CostTable, int]]:
 
 
 def check_shape(setup: Setup) -> Finding:
-    """Look for what makes a space a poor one: tiny feature maps, options of equal cost, odd channel numbers."""
+    """Look for weaknesses of a space: 1x1 feature maps, layers of equal cost, slow numbers of channels."""
     space, flops = setup.space, setup.costs.flops
     problems = []
     last = space.layers[-space.stages[-1].blocks]

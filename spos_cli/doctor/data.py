@@ -1,4 +1,4 @@
-"""Check augmentation, classes and the search's split; the files are in `image_files.py`."""
+"""Check augmentation, classes and the split of the search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check that the run folder is writable and has space, and memory for the images."""
+"""Check the run folder, its free space, and memory for the images."""
 
 from __future__ import annotations
 

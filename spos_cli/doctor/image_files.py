@@ -1,4 +1,4 @@
-"""Check image files: other files, images in both sets, unreadable ones, value ranges."""
+"""Check image files: other, in both sets, unreadable, value range."""
 
 from __future__ import annotations
 
