@@ -1,4 +1,4 @@
-"""Faults of image sets that a training meets late or never: broken files, images in both sets, files passed over."""
+"""Find unreadable, duplicate and other files in image sets, and measure values."""
 
 from __future__ import annotations
 
@@ -18,98 +18,103 @@ from spos_cli.data.loaders import chunks, stream
 from spos_cli.errors import ConfigError, DataError
 
 Indices = NDArray[np.int64]
-Progress = Callable[[int], object]  # is told how many more are done
+Progress = Callable[[int], object]  # Called with the number of images that were just done.
 
-BATCH = 64  # images that a worker takes at a time
-WORTH_WORKERS = 1000  # images; starting workers for fewer takes longer than they save
+IMAGES_PER_TASK = 64  # images that a worker processes at a time
+# Starting workers takes longer than they save for fewer images.
+MIN_IMAGES_FOR_WORKERS = 1000
 
 
-def broken(
+def find_unreadable(
     images: ImageSet, indices: Indices, workers: int = 0, progress: Progress = lambda done: None
 ) -> dict[int, str]:
-    """What is wrong with each image that cannot be decoded, by index; nothing for images that are in memory.
+    """Return why each unreadable image cannot be decoded, by index; empty for images in memory.
 
     Args:
-        images: of which those at `indices` are read.
-        workers: processes that read.
+        images: the set.
+        indices: the images to read.
+        workers: processes that read; 0 for this process.
+        progress: called with the number of images just done.
     """
     if isinstance(images, ArraySet):
         progress(len(indices))
         return {}
-    found = _each(functools.partial(_problem, images), indices, workers, progress)
-    return {index: problem for index, problem in zip(indices.tolist(), found, strict=True) if problem}
+    problems = _map(functools.partial(_find_problem, images), indices, workers, progress)
+    return {index: problem for index, problem in zip(indices.tolist(), problems, strict=True) if problem}
 
 
-def _problem(images: ImageSet, index: int) -> str:
+def _find_problem(images: ImageSet, index: int) -> str:
+    """Return why an image cannot be decoded; empty if it can."""
     try:
         images.image(index)
     except DataError as error:
         return str(error)
-    except ConfigError:  # it is whole; `levels_of` says more
+    except ConfigError:  # The file is whole, but `data.value_range` does not fit: see `measure_values`.
         return ""
     return ""
 
 
-def levels_of(
+def measure_values(
     images: ImageSet, indices: Indices, workers: int = 0, progress: Progress = lambda done: None
 ) -> list[Measured]:
-    """The range of each image's values, of those whose values are not 8 bits a channel; broken ones are left out.
+    """Return the value range of each image that does not have 8 bits per channel; unreadable images are left out.
 
     Args:
-        images: of which those at `indices` are looked at. Most are known by their headers.
-        workers: processes that read.
+        images: the set.
+        indices: the images to look at. For most files, reading the header is enough.
+        workers: processes that read; 0 for this process.
+        progress: called with the number of images just done.
     """
     if not isinstance(images, FolderSet):
         progress(len(indices))
         return []
-    found = _each(functools.partial(_measured, images), indices, workers, progress)
-    return [one for one in found if one is not None]
+    ranges = _map(functools.partial(_measure, images), indices, workers, progress)
+    return [measured for measured in ranges if measured is not None]
 
 
-def _measured(images: FolderSet, index: int) -> Measured | None:
+def _measure(images: FolderSet, index: int) -> Measured | None:
+    """Return the value range of an image; None for 8 bits per channel, and for an unreadable image."""
     try:
         return measure(_file(images, index))
     except DataError:
         return None
 
 
-def in_both(
+def find_in_both(
     first: ImageSet,
     second: ImageSet,
-    of_first: Indices,
-    of_second: Indices,
+    first_indices: Indices,
+    second_indices: Indices,
     workers: int = 0,
     progress: Progress = lambda done: None,
 ) -> list[tuple[int, int]]:
-    """Pairs of indices, into `first` and `second`, of images that are the same to the byte.
+    """Return pairs of indices, into `first` and `second`, of images that are the same to the byte.
 
-    Files are hashed only where a file of the other set has the same size. An image that was saved anew, in another
-    size or quality, is not found. Each index of `second` appears at most once.
+    A file is hashed only if a file of the other set has the same size. Copies that were saved again, in another size
+    or quality, are not found. Each index of `second` appears at most once.
 
     Args:
         first, second: both class folders, or both in memory.
-        of_first, of_second: the images to compare.
-        workers: processes that read.
+        first_indices, second_indices: the images to compare.
+        workers: processes that read; 0 for this process.
+        progress: called with the number of images just done.
     """
     workers = 0 if isinstance(first, ArraySet) else workers
-    of = {"first": (first, of_first), "second": (second, of_second)}
-    sizes = {
-        name: np.array(_each(functools.partial(_size, images), indices, workers), np.int64)
-        for name, (images, indices) in of.items()
-    }
-    shared = np.setdiff1d(np.intersect1d(sizes["first"], sizes["second"]), [GONE])
-    digests: dict[str, dict[int, bytes]] = {}
-    for name, (images, indices) in of.items():
-        alike = indices[np.isin(sizes[name], shared)]
-        progress(len(indices) - len(alike))
-        found = _each(functools.partial(_digest, images), alike, workers, progress)
-        digests[name] = dict(zip(alike.tolist(), found, strict=True))
-    by_digest = {digest: index for index, digest in digests["first"].items() if digest}
-    return [(by_digest[digest], index) for index, digest in digests["second"].items() if digest in by_digest]
+    sets = ((first, first_indices), (second, second_indices))
+    sizes = [np.array(_map(functools.partial(_size, images), indices, workers), np.int64) for images, indices in sets]
+    common_sizes = np.setdiff1d(np.intersect1d(sizes[0], sizes[1]), [GONE])
+    digests: list[dict[int, bytes]] = []
+    for (images, indices), sizes_of_set in zip(sets, sizes, strict=True):
+        hashed = indices[np.isin(sizes_of_set, common_sizes)]
+        progress(len(indices) - len(hashed))
+        found = _map(functools.partial(_digest, images), hashed, workers, progress)
+        digests.append(dict(zip(hashed.tolist(), found, strict=True)))
+    by_digest = {digest: index for index, digest in digests[0].items() if digest}
+    return [(by_digest[digest], index) for index, digest in digests[1].items() if digest in by_digest]
 
 
 def _size(images: ImageSet, index: int) -> int:
-    """Bytes of the image as it is stored."""
+    """Return the bytes of a file, or of the pixels of an image in memory; `GONE` if there is no file."""
     try:
         return _file(images, index).stat().st_size if isinstance(images, FolderSet) else images.image(index).nbytes
     except OSError:
@@ -117,10 +122,10 @@ def _size(images: ImageSet, index: int) -> int:
 
 
 def _digest(images: ImageSet, index: int) -> bytes:
-    """Of the file, or of the pixels where there is none; empty if it cannot be read, which `broken` reports."""
+    """Return a digest of a file, or of the pixels of an image in memory; empty if the file cannot be read."""
     try:
         content = _file(images, index).read_bytes() if isinstance(images, FolderSet) else images.image(index).tobytes()
-    except OSError:
+    except OSError:  # `find_unreadable` reports it.
         return b""
     return hashlib.sha256(content).digest()
 
@@ -129,27 +134,27 @@ def _file(images: FolderSet, index: int) -> Path:
     return images.folder / images.paths[index]
 
 
-def place(images: ImageSet, index: int) -> str:
-    """Where to look for an image."""
+def locate(images: ImageSet, index: int) -> str:
+    """Return the path of an image's file, or the name of an image in memory."""
     return str(_file(images, index)) if isinstance(images, FolderSet) else images.path(index)
 
 
-def passed_over(images: FolderSet) -> list[str]:
-    """Files in the folders of a set that are no images of it: of an unknown kind, or in no class folder.
+def find_other_files(images: FolderSet) -> list[str]:
+    """Return the files in the folders of a set that are not images of it: of another kind, or in no class folder.
 
-    Hidden folders and files, and those that file managers leave behind, are not counted.
+    Hidden files and folders, and files that file managers leave behind, do not count.
     """
-    found = []
+    others = []
     for folder, files in folders_below(images.folder):
-        in_a_class = Path(folder) != images.folder
+        in_class_folder = Path(folder) != images.folder
         for name in files:
-            if not (in_a_class and is_image(name)) and name.lower() not in OF_A_SYSTEM:
-                found.append(str(Path(folder) / name))
-    return sorted(found)
+            if not (in_class_folder and is_image(name)) and name.lower() not in OF_A_SYSTEM:
+                others.append(str(Path(folder) / name))
+    return sorted(others)
 
 
-class _Each(Dataset[Any]):
-    """A function of an index, for the workers of a DataLoader."""
+class _Results(Dataset[Any]):
+    """The results of a function of an index, as a data set for the workers of a DataLoader."""
 
     def __init__(self, function: Callable[[int], Any]) -> None:
         self.function = function
@@ -158,13 +163,13 @@ class _Each(Dataset[Any]):
         return self.function(index)
 
 
-def _each(
+def _map(
     function: Callable[[int], Any], indices: Indices, workers: int, progress: Progress = lambda done: None
 ) -> list[Any]:
-    """The function's results in the order of the indices."""
+    """Return the function's results in the order of the indices."""
     keys, results = indices.tolist(), []
-    workers = workers if len(keys) >= WORTH_WORKERS else 0
-    for part in stream(_Each(function), chunks(keys, BATCH), workers, list):
+    workers = workers if len(keys) >= MIN_IMAGES_FOR_WORKERS else 0
+    for part in stream(_Results(function), chunks(keys, IMAGES_PER_TASK), workers, list):
         results += part
         progress(len(part))
     return results

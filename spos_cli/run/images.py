@@ -286,7 +286,7 @@ class Images:
         """
         for images in sets:
             chosen = np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int))
-            found = inspection.levels_of(images, chosen)
+            found = inspection.measure_values(images, chosen)
             levels.require(found, self.data.value_range)
             for doubt in levels.doubts(found, self.data.value_range) if self.processes.is_main else ():
                 warn(f"{images.name}, {doubt}")

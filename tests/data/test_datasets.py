@@ -272,7 +272,7 @@ def test_hidden_files_and_folders_are_left_out(tmp_path: Path, hidden: str) -> N
     after = datasets.FolderSet(tmp_path / ".data" / "train")
     assert (after.classes, after.paths) == (before.classes, before.paths) == (("cat", "dog"), after.paths)
     assert len(after) == 4
-    assert inspection.passed_over(after) == []
+    assert inspection.find_other_files(after) == []
 
 
 KINDS = {
@@ -325,7 +325,7 @@ def test_other_kinds_are_counted_and_never_opened(tmp_path: Path, ending: str) -
     images = datasets.FolderSet(folder)
     assert images.passed_over == {ending: 3, datasets.OUTSIDE: 1}
     assert datasets.kinds(images.passed_over) == f"3 {ending}, 1 in no class folder"
-    assert sum(images.passed_over.values()) == len(inspection.passed_over(images))
+    assert sum(images.passed_over.values()) == len(inspection.find_other_files(images))
     assert len(images) == 2
 
 

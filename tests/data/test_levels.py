@@ -450,13 +450,13 @@ def test_images_are_stored_anew_for_another_range(deep: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images_are_measured_by_workers_too(deep: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "WORTH_WORKERS", 1)
+    monkeypatch.setattr(inspection, "MIN_IMAGES_FOR_WORKERS", 1)
     images, done = FolderSet(deep), []
-    (found,) = inspection.levels_of(images, np.arange(60), workers, done.append)
+    (found,) = inspection.measure_values(images, np.arange(60), workers, done.append)
     assert (found.path, found.least, found.most) == (str(deep / images.paths[17]), 0, 4095)
     assert levels.fits(found.depth, "dtype")
     assert sum(done) == 60
-    assert inspection.broken(images, np.arange(60), workers) == {}
+    assert inspection.find_unreadable(images, np.arange(60), workers) == {}
 
 
 @pytest.mark.parametrize(

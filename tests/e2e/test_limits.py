@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from spos_cli.config import loading
+from spos_cli.doctor import costs
+from spos_cli.doctor.setup import Setup
 from spos_cli.models.counting import count
 from spos_cli.run.command import Run
 from spos_cli.space.cost import format_cost
-from spos_cli.stages import doctor
 from tests.conftest import TINY, Spos
 
 IDLE = "excludes nothing: no architecture of the space has more than"
@@ -62,9 +63,9 @@ def test_export_arch(finished: Spos, spos: Spos) -> None:
     assert not spos.here("export-arch", *where, "--flops-limit", flops, "--params-limit", params).stderr
 
 
-def setup(*overrides: str) -> doctor.Setup:
+def setup(*overrides: str) -> Setup:
     """Return the tiny experiment with other settings, as `spos doctor` checks it."""
-    return doctor.Setup(Run(loading.validate(yaml.safe_load(TINY), overrides)))
+    return Setup(Run(loading.validate(yaml.safe_load(TINY), overrides)))
 
 
 def test_doctor(spos: Spos) -> None:
@@ -74,12 +75,12 @@ def test_doctor(spos: Spos) -> None:
         ("params_limit=330M",): "lower search.params_limit, or set it to null",
         (f"flops_limit={flops}", "params_limit=1G"): "lower search.params_limit",
     }.items():
-        finding = doctor.under_limit(setup(*(f"search.{limit}" for limit in limits)))
+        finding = costs.check_limits(setup(*(f"search.{limit}" for limit in limits)))
         assert (finding.status, finding.advice.count(IDLE)) == ("warn", 1)
         assert advice in finding.advice
-    none = doctor.under_limit(setup(f"search.flops_limit={flops}", f"search.params_limit={params}"))
+    none = costs.check_limits(setup(f"search.flops_limit={flops}", f"search.params_limit={params}"))
     assert (none.status, none.advice) == ("ok", "")
-    low = doctor.under_limit(setup("search.params_limit=1K"))
+    low = costs.check_limits(setup("search.params_limit=1K"))
     assert low.status == "fail"
     assert "raise search.params_limit to" in low.advice
 
@@ -87,7 +88,7 @@ def test_doctor(spos: Spos) -> None:
 def test_bins(spos: Spos) -> None:
     flops, _ = maxima(spos)
     bins = ("supernet.sampler=flops_bins", "supernet.flops_bins={low: 10K, high: 330M, width: 329990K}")
-    finding = doctor.path_sampler(setup(*bins))
+    finding = costs.check_sampler(setup(*bins))
     assert finding.status == "warn"
     assert f"beyond the space, which reaches from 38.91K to {format_cost(flops)}" in finding.advice
     done = spos.here("supernet-train", *(f"--set={one}" for one in (*bins, "supernet.steps=2")))

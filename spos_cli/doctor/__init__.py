@@ -1,0 +1,1 @@
+"""Check an experiment and this machine before a long training."""

@@ -1,0 +1,155 @@
+"""Check that costs are counted correctly, and that limits fit the space."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import torch
+
+from spos_cli.doctor.finding import Finding, Findings, attempt, judge
+from spos_cli.doctor.setup import Setup
+from spos_cli.doctor.wording import percent, plural
+from spos_cli.errors import RunError
+from spos_cli.models.counting import count
+from spos_cli.official import golden
+from spos_cli.run.inputs import make_sampler, read_latency
+from spos_cli.space.cost import CostTable, format_cost
+from spos_cli.space.sampling import CostBinSampler
+from spos_cli.space.search_space import PUBLISHED, SearchSpace
+
+# CPU vector units and GPU tensor cores process channels in groups of this size.
+CHANNEL_MULTIPLE = 8
+MIN_SHARE_WITHIN_LIMIT = 0.01  # share of the space
+MAX_LISTED_NUMBERS = 5
+
+
+def check(setup: Setup) -> Findings:
+    """Check the official space's costs, then the limits, the shape and the sampler of this experiment's space."""
+    change_sampler = "change supernet.flops_bins, or set supernet.sampler=uniform"
+    return [
+        attempt("official costs", check_official_costs),
+        attempt("search space", lambda: check_limits(setup), "change the space"),
+        attempt("space shape", lambda: check_shape(setup), "change the space"),
+        attempt("path sampler", lambda: check_sampler(setup), change_sampler),
+    ]
+
+
+def check_official_costs() -> Finding:
+    """Check that FLOPs and parameters of the official space are counted as in the official code."""
+    costs = count(PUBLISHED)
+    counts = {
+        "FLOPs of the official architecture": (costs.flops.of(golden.WINNER), golden.WINNER_FLOPS),
+        "its parameters": (costs.params.of(golden.WINNER), golden.WINNER_PARAMS),
+        "fewest FLOPs of the official space": (costs.flops.minimum, golden.LEAST_FLOPS),
+        "most FLOPs of the official space": (costs.flops.maximum, golden.MOST_FLOPS),
+    }
+    wrong = [
+        f"{name} {ours:,} instead of {official:,}" for name, (ours, official) in counts.items() if ours != official
+    ]
+    if wrong:
+        advice = f"costs and limits are wrong with PyTorch {torch.__version__}: install another version"
+        return Finding("official costs", "fail", ", ".join(wrong), advice)
+    seen = f"the official architecture has {golden.WINNER_FLOPS:,} FLOPs and {golden.WINNER_PARAMS:,} parameters"
+    return Finding("official costs", "ok", f"{seen}, as expected")
+
+
+def check_limits(setup: Setup) -> Finding:
+    """Compute the share of the space within each limit of the search."""
+    flops = setup.costs.flops
+    seen = f"{setup.space.size:,} architectures of {format_cost(flops.minimum)} to {format_cost(flops.maximum)} FLOPs"
+    limits = read_limits(setup)
+    if not limits:
+        return Finding("search space", "ok", f"{seen}; no limit is set")
+    too_low, advice = [], []
+    for table, limit in limits:
+        name, share = f"search.{table.name}_limit", table.distribution().share(None, limit)
+        seen += f"; {percent(share)} are at or under {name} ({table.written(limit)})"
+        if share == 0:
+            # A rounded number may be below the cheapest architecture.
+            lowest = table.exactly(table.minimum).replace(",", "")
+            too_low.append(f"raise {name} to {lowest} or more")
+        elif idle := table.idle(limit):
+            advice.append(f"{idle}; lower {name}, or set it to null")
+        elif share < MIN_SHARE_WITHIN_LIMIT:
+            advice.append(f"less than {percent(MIN_SHARE_WITHIN_LIMIT)} of the space is left to search: raise {name}")
+    if too_low:
+        return Finding("search space", "fail", seen, "; ".join(too_low))
+    return judge("search space", seen, advice)
+
+
+def read_limits(setup: Setup) -> list[tuple[CostTable, int]]:
+    """Return the search's limits, each with the costs that it applies to."""
+    search = setup.config.search
+    limits = [(setup.costs.flops, search.flops_limit), (setup.costs.params, search.params_limit)]
+    if search.latency_limit is not None:
+        with contextlib.suppress(RunError):  # The latency may be measured later; the search asks for it.
+            limits.append((read_latency(setup.run), search.latency_limit))
+    return [(table, limit) for table, limit in limits if limit is not None]
+
+
+def check_shape(setup: Setup) -> Finding:
+    """Look for weaknesses of a space: 1x1 feature maps, layers of equal cost, slow numbers of channels."""
+    space, flops = setup.space, setup.costs.flops
+    problems = []
+    last = space.layers[-space.stages[-1].blocks]
+    if last.in_size == 1:
+        first = next(layer for layer in space.layers if layer.in_size == 1)
+        problems.append(f"feature maps are 1x1 pixels from layer {first.index} on, before the last network stage")
+    alike = [index for index, row in enumerate(flops.rows) if len(row) > 1 and len(set(row)) == 1]
+    if alike:
+        problems.append(f"all choices of layers {_list(alike)} cost the same FLOPs, so no FLOPs limit separates them")
+    odd = sorted(number for number in convolved_channels(space) if number % CHANNEL_MULTIPLE)
+    if odd:
+        problems.append(f"convolutions of {_list(odd)} channels are slow: use multiples of {CHANNEL_MULTIPLE}")
+    if problems:
+        return Finding("space shape", "warn", "; ".join(problems), "change space.stages, space.choices or space.widths")
+    seen = f"feature maps are {last.in_size}x{last.in_size} pixels before the last network stage"
+    return Finding("space shape", "ok", seen)
+
+
+def convolved_channels(space: SearchSpace) -> set[int]:
+    """Return all numbers of channels that a space's convolutions make."""
+    channels = {layer.out_channels // 2 if layer.split else layer.out_channels for layer in space.layers}
+    hidden = {
+        layer.middle(choice, width)
+        for layer in space.layers
+        for choice in layer.choices
+        if choice.is_scaled
+        for width in space.widths
+    }
+    return {*channels, *hidden, space.head_channels}
+
+
+def _list(numbers: Sequence[int]) -> str:
+    """List the first few of many numbers."""
+    more = ", ..." if len(numbers) > MAX_LISTED_NUMBERS else ""
+    return ", ".join(map(str, numbers[:MAX_LISTED_NUMBERS])) + more
+
+
+def check_sampler(setup: Setup) -> Finding:
+    """Check that the sampler can draw paths, and that it draws paths within the search's limit.
+
+    Raises:
+        LimitError: a FLOPs bin is empty.
+    """
+    supernet, limit = setup.config.supernet, setup.config.search.flops_limit
+    sampler = make_sampler(setup.run, setup.space)
+    sampler.paths(0)
+    if supernet.sampler != "flops_bins":
+        kind = "uniform over the space" if supernet.sampler == "uniform" else "every choice of every layer in each step"
+        return Finding("path sampler", "ok", kind)
+    bins = supernet.flops_bins
+    share = setup.costs.flops.distribution().share(bins.low, bins.high)
+    seen = (
+        f"uniform over {plural((bins.high - bins.low) // bins.width, 'FLOPs bin')} from {format_cost(bins.low)} to"
+        f" {format_cost(bins.high)}, which hold {percent(share)} of the space"
+    )
+    if limit is not None and limit < bins.low:
+        advice = (
+            f"no path at or under search.flops_limit ({format_cost(limit)}) is trained: lower supernet.flops_bins.low,"
+            " or raise the limit"
+        )
+        return Finding("path sampler", "warn", seen, advice)
+    idle = sampler.idle() if isinstance(sampler, CostBinSampler) else ""
+    return judge("path sampler", seen, [f"{idle}; change supernet.flops_bins"] if idle else [])

@@ -1,0 +1,111 @@
+"""Check augmentation, classes and the split of the search."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spos_cli.data.datasets import FolderSet, ImageSet, require_classes
+from spos_cli.doctor import image_files
+from spos_cli.doctor.finding import Finding, Findings, attempt, from_error, judge
+from spos_cli.doctor.setup import Setup
+from spos_cli.doctor.wording import examples, plural
+
+MAX_CLASS_RATIO = 10  # images of the largest class to images of the smallest
+
+
+def check(setup: Setup) -> Findings:
+    """Check augmentation, classes, the search's split, and the image files."""
+    augmentation = attempt("augmentation", lambda: check_augmentation(setup))
+    if setup.images_error is not None:
+        rest = Finding("other image checks", "warn", "not run: the images cannot be opened", "fix the images first")
+        return [augmentation, from_error("images", setup.images_error), rest]
+    train, val = setup.images.train, setup.images.val
+    return [
+        augmentation,
+        check_class_sizes("training images", train),
+        check_class_sizes("validation images", val),
+        attempt("classes", lambda: check_classes(train, val, setup.space.classes)),
+        attempt("search split", lambda: check_split(setup)),
+        *image_files.check(setup),
+    ]
+
+
+def check_augmentation(setup: Setup) -> Finding:
+    """Check that training images can be augmented as the settings say."""
+    chosen = setup.images.augmented.augmentation
+    flip = "random flip" if chosen.flip else "no flip"
+    seen = f"preset {setup.config.data.preset}, crop {chosen.crop}, {flip}, colour jitter {chosen.jitter:g}"
+    return Finding("augmentation", "ok", seen)
+
+
+def check_class_sizes(check: str, images: ImageSet) -> Finding:
+    """Compare the numbers of images of the classes."""
+    sizes = np.bincount(images.labels, minlength=len(images.classes))
+    smallest, largest = int(sizes.argmin()), int(sizes.argmax())
+    least, most = int(sizes[smallest]), int(sizes[largest])
+    seen = f"{len(images):,} in {plural(len(images.classes), 'class', 'classes')}"
+    if least == most:
+        return Finding(check, "ok", f"{seen}, {least:,} per class")
+    seen += f", from {least:,} (class {images.classes[smallest]}) to {most:,} (class {images.classes[largest]})"
+    if most > MAX_CLASS_RATIO * least:
+        advice = (
+            f"class sizes differ by more than a factor of {MAX_CLASS_RATIO}, so top-1 mostly measures the large ones:"
+            " check the folders of the small classes"
+        )
+        return Finding(check, "warn", seen, advice)
+    return Finding(check, "ok", seen)
+
+
+def check_classes(train: ImageSet, val: ImageSet, expected: int) -> Finding:
+    """Check that both sets have the same classes, more than one, and as many as the space.
+
+    Raises:
+        DataError: a set has one class only.
+    """
+    require_classes(train, val)
+    only_in = {
+        "training": sorted(set(train.classes) - set(val.classes)),
+        "validation": sorted(set(val.classes) - set(train.classes)),
+    }
+    if train.classes != val.classes:
+        differences = [
+            f"{plural(len(names), 'class', 'classes')} only in {where}: {examples(names)}"
+            for where, names in only_in.items()
+            if names
+        ]
+        advice = f"name the class folders of {train.name} and {val.name} alike"
+        return Finding("classes", "fail", "; ".join(differences), advice)
+    if len(train.classes) != expected:
+        seen = f"{plural(len(train.classes), 'class', 'classes')} ({examples(train.classes)})"
+        advice = f"set space.classes={len(train.classes)}"
+        advice += ", or remove the folders that are not classes" if isinstance(train, FolderSet) else ""
+        return Finding("classes", "fail", f"{seen}, but space.classes is {expected}", advice)
+    return Finding("classes", "ok", f"the same {expected:,} classes in training and validation, as in space.classes")
+
+
+def check_split(setup: Setup) -> Finding:
+    """Check what candidates are scored on, and how many images are left to train on.
+
+    Raises:
+        DataError: the training images cannot be divided so.
+    """
+    search, per_class = setup.config.search, setup.config.data.holdout_per_class
+    training, held_out = setup.images.splits
+    seen = f"{len(held_out):,} training images are held out ({per_class} per class), {len(training):,} are trained on"
+    if len(training) < search.calibration_batch_size:
+        lower = f"lower search.calibration_batch_size from {search.calibration_batch_size} to at most {len(training)}"
+        return Finding("search split", "fail", f"{seen}, fewer than one calibration batch", lower)
+    advice = []
+    smallest = int(np.bincount(setup.images.train.labels).min())
+    if per_class > smallest / 2:
+        advice.append(
+            f"more than half of the smallest class ({smallest} images) is held out: lower data.holdout_per_class to at"
+            f" most {smallest // 2}"
+        )
+    if search.split == "val":
+        seen = f"candidates are scored on the validation set; {seen}"
+        advice.append(
+            "the accuracy on the validation set will be too high: set search.split=holdout, or say that the search"
+            " used it"
+        )
+    return judge("search split", seen, advice)

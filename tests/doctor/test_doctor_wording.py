@@ -1,0 +1,24 @@
+"""How numbers and durations are written."""
+
+from __future__ import annotations
+
+from spos_cli.doctor import wording
+from spos_cli.run.output import in_bytes
+
+
+def test_how_times_and_sizes_are_written() -> None:
+    assert [wording.estimate(seconds).partition("about ")[2] for seconds in (0.1, 119, 120, 7200, 10**6)] == [
+        "1 second",
+        "119 seconds",
+        "2 minutes",
+        "2 hours",
+        "12 days",
+    ]
+    assert [in_bytes(size) for size in (12_345, 35_000_000, 1_234_000_000)] == ["0.0 MB", "35 MB", "1.2 GB"]
+    assert [wording.percent(share) for share in (0, 0.0012, 0.5349, 0.9999, 1)] == [
+        "0%",
+        "0.12%",
+        "53%",
+        "99.9%",
+        "100%",
+    ]
