@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from spos_cli.errors import RunError
+from spos_cli.files.os_errors import os_errors_as
 
 try:
     import fcntl
@@ -65,11 +66,9 @@ def _take(path: Path) -> IO[str] | None:
     if fcntl is None:
         return None
     while True:
-        try:
+        with os_errors_as(RunError, f"cannot write {path.parent}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"cannot write {path.parent}: {error.strerror or error}") from None
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(file.fileno()).st_nlink == 0:  # its holder has removed it between our opening and locking

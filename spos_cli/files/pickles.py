@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spos_cli.errors import CheckpointError
+from spos_cli.files.os_errors import os_errors_as
 
 MAX_BYTES = 64 * 2**20
 MAX_FLAT = 64  # elements of a tuple that may be a key, or mentioned twice
@@ -41,11 +42,8 @@ def read(path: Path) -> Any:
     Raises:
         CheckpointError: it cannot be read, is torn or too large, or holds more than plain values.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
+    with os_errors_as(CheckpointError, f"cannot read {path}"), path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
     return loads(content, str(path))
 
 

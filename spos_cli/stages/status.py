@@ -18,8 +18,9 @@ from spos_cli.engine.history import is_number
 from spos_cli.engine.progress import duration
 from spos_cli.errors import RunError, SposError
 from spos_cli.files import lock
+from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.quoting import quote_path
-from spos_cli.files.reading import read_json, read_yaml
+from spos_cli.files.reading import read_complete_lines, read_json, read_yaml
 from spos_cli.run.command import EXPORT, Command, root_from_here, settings_of
 from spos_cli.search import results
 from spos_cli.search.journal import Entry, Journal
@@ -88,10 +89,8 @@ def run(run: Command) -> None:
     Raises:
         RunError: the run folder cannot be read.
     """
-    try:
+    with os_errors_as(RunError, f"cannot read {run.folder}"):
         stages = list(stages_of(run))
-    except OSError as error:
-        raise RunError(f"cannot read {run.folder}: {error.strerror or error}") from None
     current = where_it_stands(stages)
     command = f"spos {next_command(run, current)}"
     running = [stage for stage in stages if stage.state == "running"]
@@ -301,11 +300,7 @@ def audit(run: Command) -> Stage:
 
 def read_journal(path: Path) -> tuple[list[Entry], int]:
     """The scored candidates in a journal that may be written meanwhile, and how many lines are none."""
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return [], 0
-    found = [Journal.entry_or_none(line) for line in lines]
+    found = [Journal.entry_or_none(line) for line in read_complete_lines(path)]
     entries = [entry for entry in found if entry is not None]
     return entries, len(found) - len(entries)
 
