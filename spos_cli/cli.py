@@ -150,7 +150,7 @@ class Options:
         from spos_cli.config import loading
 
         if self.tensorboard:
-            from spos_cli.engine.scalars import require_tensorboard
+            from spos_cli.engine.tensorboard import require_tensorboard
 
             require_tensorboard()
         for name, value in (search or {}).items():

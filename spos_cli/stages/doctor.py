@@ -34,9 +34,10 @@ from spos_cli.data.loaders import (
 )
 from spos_cli.data.resized import ResizedSet, free_memory, keep_in_memory
 from spos_cli.engine import accelerator, distributed
+from spos_cli.engine.compilation import require_compiler
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import console, track
-from spos_cli.engine.trainer import Trainer, require_compiler
+from spos_cli.engine.trainer import Trainer
 from spos_cli.errors import DataError, LimitError, RunError, SposError
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.network import Network
@@ -820,7 +821,7 @@ def step_rate(setup: Setup, size: int) -> float:
         identity={},
         seed=config.seed,
         preprocess=setup.images.preprocess,
-        arguments=lambda step: [(path,) for path in sampler.paths(step)],
+        paths=sampler.paths,
     )
     trainer.model.train()
     rng = torch.Generator().manual_seed(0)

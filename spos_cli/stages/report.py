@@ -14,12 +14,12 @@ from rich.text import Text
 
 from spos_cli.config.schema import Config
 from spos_cli.engine import checkpoint
-from spos_cli.engine.differences import differing
+from spos_cli.engine.differences import find_differences
 from spos_cli.engine.history import is_number
 from spos_cli.engine.progress import warn
 from spos_cli.errors import RunError, SposError, printable
 from spos_cli.files.quoting import quote_path
-from spos_cli.files.reading import read_json, read_yaml
+from spos_cli.files.reading import read_json, read_json_lines, read_yaml
 from spos_cli.files.writing import write_atomically
 from spos_cli.report.findings import Audit, Effort, Findings, Number, Retrained, Search, Training
 from spos_cli.report.page import MISSING, page, plotly_js
@@ -217,16 +217,9 @@ def _exported(folder: Path) -> Iterator[Architecture]:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The lines of a file of JSON objects; those that are none are left out."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        with contextlib.suppress(ValueError, RecursionError):
-            if isinstance(value := json.loads(line), dict):
-                found.append(value)
-    return found
+    with contextlib.suppress(OSError):
+        return read_json_lines(path)
+    return []
 
 
 def _whole(value: Any) -> int | None:
@@ -377,7 +370,7 @@ def _audits_search(folder: Path) -> bool:
     ours = {**search, "search": {name: value for name, value in of_search.items() if name != "latency_table"}}
     theirs = {**audit, "search": {name: value for name, value in of_audit.items() if name != "generations"}}
     theirs |= {name: training.get(name) for name in ("seed", "space", "data") if name in ours}
-    return not any(differing(ours, theirs))
+    return not any(find_differences(ours, theirs))
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:

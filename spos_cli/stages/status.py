@@ -15,7 +15,7 @@ from spos_cli.config import loading
 from spos_cli.config.schema import Config
 from spos_cli.engine import history
 from spos_cli.engine.history import is_number
-from spos_cli.engine.progress import duration
+from spos_cli.engine.progress import format_seconds
 from spos_cli.errors import RunError, SposError
 from spos_cli.files import lock
 from spos_cli.files.os_errors import os_errors_as
@@ -429,7 +429,7 @@ def state_of(stage: Stage) -> str:
     if stage.begun and stage.done is not None:
         words += f", {stage.done:,}" + (f" of {stage.total:,}" if stage.total else "") + f" {stage.unit}"
     if stage.seconds_left is not None:
-        words += f", {duration(stage.seconds_left)} left"
+        words += f", {format_seconds(stage.seconds_left)} left"
     return words + (f" ({stage.note})" if stage.note else "")
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are torn, flipped or cannot be written, and two runs in one folder."""
+"""Checkpoints and metrics of a training: torn, flipped, or on a full disk."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import errno
 import json
 import os
 import resource
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,6 @@ from torch import nn
 from spos_cli.engine import checkpoint
 from spos_cli.engine.trainer import Batch, Trainer
 from spos_cli.errors import CheckpointError, DataError, RunError
-from spos_cli.files import lock
 from tests.engine.test_trainer import STEPS, batches, trainer
 
 
@@ -76,11 +72,11 @@ def test_the_checkpoint_before_a_damaged_one_is_used(
     damaged = (folder / "last.pt").read_bytes()
     resumed = trainer(folder, ema_decay=0.9)
     resumed.resume()
-    said = "".join(capfd.readouterr().err.split())
+    output = "".join(capfd.readouterr().err.split())
     assert resumed.step == 2
-    assert "last.pt" in said
-    assert "itiskeptas" in said
-    assert "goingonfrom" in said
+    assert "last.pt" in output
+    assert "itiskeptas" in output
+    assert "resumingfrom" in output
     assert (folder / "damaged" / "last.pt").read_bytes() == damaged
     resumed.train(lambda first: batches(first, STEPS))
     for name in ("last.pt", "step-00000006.pt"):
@@ -139,8 +135,8 @@ def test_training_goes_on_over_a_full_disk(
             yield batch
 
     training.train(filling)
-    said = " ".join(capfd.readouterr().err.split())
-    assert said.count("No space left on device; what was there is kept; training goes on") == 1
+    output = " ".join(capfd.readouterr().err.split())
+    assert output.count("No space left on device; what was there is kept; continuing") == 1
     assert (tmp_path / "last.pt").read_bytes() == (whole / "last.pt").read_bytes()
 
 
@@ -164,14 +160,14 @@ def test_the_last_checkpoint_has_to_be_written(tmp_path: Path, monkeypatch: pyte
 def test_a_line_of_metrics_that_does_not_fit_is_left_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The system takes a part of the line."""
     training, path = trainer(tmp_path), tmp_path / "metrics.jsonl"
-    training.write_metrics({"step": 1, "loss": 1.0})
+    training.metrics.write({"step": 1, "loss": 1.0})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 7, before[1]))
     try:
-        training.write_metrics({"step": 2, "loss": 2.0})
+        training.metrics.write({"step": 2, "loss": 2.0})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    training.write_metrics({"step": 3, "loss": 3.0})
+    training.metrics.write({"step": 3, "loss": 3.0})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 3]
     assert "cannot write" in capfd.readouterr().err  # the limit cuts this message short, too
 
@@ -183,93 +179,6 @@ def test_milestones_are_kept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob("step-*.pt")] == ["step-00000006.pt"]
     train(tmp_path / "other", checkpoint_every=100, keep_checkpoints=1, milestone_every=4)
     assert [path.name for path in (tmp_path / "other").glob("milestone-*.pt")] == kept[1:2]
-
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from spos_cli.files import lock
-from spos_cli.errors import RunError
-try:
-    with lock.hold(Path(sys.argv[1])):
-        print("held", flush=True)
-        sys.stdin.read()
-except RunError as error:
-    print(error, flush=True)
-"""
-
-
-def holder(path: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-
-def test_a_second_run_says_who_holds_the_folder(tmp_path: Path) -> None:
-    path = tmp_path / "run" / ".supernet.lock"
-    with holder(path) as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "held\n"
-        said = rf"is in use by process {first.pid} on .*, since .*; wait until"
-        with pytest.raises(RunError, match=said), lock.hold(path):
-            pass
-        first.kill()  # the system lets the lock go
-    assert path.exists()
-    with lock.hold(path):
-        second = subprocess.run(
-            [sys.executable, "-c", HOLD, str(path)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert f"is in use by process {os.getpid()} on" in second.stdout
-    assert not path.exists()
-
-
-def test_only_one_of_many_gets_the_lock_at_a_time(tmp_path: Path) -> None:
-    """Taken and let go over and over by four processes: each of them alone counts up a file."""
-    path, counter = tmp_path / "lock", tmp_path / "counter"
-    counter.write_text("0")
-    code = """
-import sys, time
-from pathlib import Path
-from spos_cli.files import lock
-from spos_cli.errors import RunError
-done = 0
-while done < 50:
-    try:
-        with lock.hold(Path(sys.argv[1])):
-            number = int(Path(sys.argv[2]).read_text())
-            time.sleep(0.0005)
-            Path(sys.argv[2]).write_text(str(number + 1))
-            done += 1
-    except RunError:
-        pass
-"""
-    workers = [subprocess.Popen([sys.executable, "-c", code, str(path), str(counter)]) for _ in range(4)]
-    assert [worker.wait(120) for worker in workers] == [0] * 4
-    assert counter.read_text() == "200"
-
-
-def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
-    """Loader workers outlive a killed run by a few seconds."""
-    forking = (
-        "import os\n        child = os.fork()\n        if child == 0: time.sleep(30)\n        print(child, flush=True)"
-    )
-    code = HOLD.replace('print("held", flush=True)', forking)
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        child = int(process.stdout.readline())
-        process.kill()
-    try:
-        os.kill(child, 0)  # it is still there
-        with lock.hold(tmp_path / "lock"):
-            pass
-    finally:
-        os.kill(child, signal.SIGKILL)
 
 
 def measured(folder: Path, evaluate: Callable[[nn.Module], dict[str, float]]) -> Trainer:

@@ -38,8 +38,8 @@ def test_a_second_run_says_who_holds_the_folder(tmp_path: Path) -> None:
     with holder(path) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
-        said = rf"is in use by process {first.pid} on .*, since .*; wait until"
-        with pytest.raises(RunError, match=said), lock.hold(path):
+        message = rf"is in use by process {first.pid} on .*, since .*; wait until"
+        with pytest.raises(RunError, match=message), lock.hold(path):
             pass
         first.kill()  # the system lets the lock go
     assert path.exists()
@@ -56,7 +56,7 @@ def test_a_second_run_says_who_holds_the_folder(tmp_path: Path) -> None:
 
 
 def test_only_one_of_many_gets_the_lock_at_a_time(tmp_path: Path) -> None:
-    """Taken and let go over and over by four processes: each of them alone counts up a file."""
+    """Four processes acquire and release it over and over; whoever holds it counts up a file."""
     path, counter = tmp_path / "lock", tmp_path / "counter"
     counter.write_text("0")
     code = """

@@ -369,7 +369,7 @@ def test_a_defect_of_the_report_costs_only_the_report(
 def test_times_of_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     watch, done = Watch(), 3
     monkeypatch.setattr(timing, "time", watch)
-    with contextlib.suppress(KeyError), timing.timed(tmp_path, ALONE, lambda: done, "steps") as clock:
+    with contextlib.suppress(KeyError), timing.record_time(tmp_path, ALONE, lambda: done, "steps") as clock:
         watch.now, done = 2.0, 5
         clock.lap()
         watch.now = 7.0
@@ -382,10 +382,10 @@ def test_times_of_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         (8.0, 1, "steps", 1),
     ]
     assert lines[0]["device"]
-    with timing.timed(tmp_path, ALONE, lambda: done, "steps"):
+    with timing.record_time(tmp_path, ALONE, lambda: done, "steps"):
         watch.now = 20.0
     assert len(report.read_lines(tmp_path / "timing.jsonl")) == 2
     (tmp_path / "file").touch()
-    with timing.timed(tmp_path / "file", ALONE, lambda: done, "steps"):
+    with timing.record_time(tmp_path / "file", ALONE, lambda: done, "steps"):
         done = 7
     assert "a time is left out" in capsys.readouterr().err
