@@ -128,7 +128,7 @@ def find_guessing(lines: Sequence[dict[str, Any]], classes: int) -> Guessing | N
     if classes < 2:
         return None
     guess, chance = math.log(classes), 1 / classes
-    windows = [window for line in lines if (window := _window(line)) is not None]
+    windows = [window for line in lines if (window := _read_window(line)) is not None]
     loss = top1 = 0.0
     seen = 0
     for step, images, line_loss, line_top1 in reversed(windows):
@@ -145,7 +145,7 @@ def find_guessing(lines: Sequence[dict[str, Any]], classes: int) -> Guessing | N
     return None
 
 
-def _window(line: dict[str, Any]) -> tuple[float, int, float, float] | None:
+def _read_window(line: dict[str, Any]) -> tuple[float, int, float, float] | None:
     """Return step, images, loss and top-1 of a line of the training; None for other lines, and broken ones."""
     numbers: list[Any] = [line.get(name) for name in ("step", "images", "loss", "top1")]
     if isinstance(numbers[2], int | float) and numbers[2] > MAX_NUMBER:

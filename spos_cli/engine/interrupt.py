@@ -1,4 +1,4 @@
-"""Turn Ctrl-C and SIGTERM into a request that long work answers at its next safe point."""
+"""Turn Ctrl-C and SIGTERM into a request to stop at the next safe point."""
 
 from __future__ import annotations
 

@@ -164,10 +164,13 @@ class _Live(Live):
 
 def render_lines(task: Task, width: int, ascii_only: bool = False) -> list[Text]:
     """Return the lines of a task's dashboard, none wider than `width` columns."""
-    return [_head(task, width, ascii_only), *(_row(label, pieces, width, ascii_only) for label, pieces in task.rows)]
+    return [
+        _render_head(task, width, ascii_only),
+        *(_render_row(label, pieces, width, ascii_only) for label, pieces in task.rows),
+    ]
 
 
-def _head(task: Task, width: int, ascii_only: bool) -> Text:
+def _render_head(task: Task, width: int, ascii_only: bool) -> Text:
     """Return the first line: name, phase, bar, count, rate and time left; without room, the less important go."""
     name = Text(f"{task.name:<{LABEL - len(GAP)}}", "bold")
     count = f"{task.done:,}/{task.total:,}" + (f" {task.unit}" if width >= MIN_WIDTH_FOR_UNITS else "")
@@ -182,21 +185,21 @@ def _head(task: Task, width: int, ascii_only: bool) -> Text:
             room -= len(GAP) + len(text)
             kept.add(text)
     room = min(room - len(GAP), MAX_CURVE)
-    bar = _bar(task, room, ascii_only) if room >= MIN_BAR else Text()
+    bar = _render_bar(task, room, ascii_only) if room >= MIN_BAR else Text()
     texts = [Text(text, style) if text in kept else Text() for text, style in ((count, ""), (rate, ""), (left, "cyan"))]
     line = Text(GAP).join(part for part in (name, Text(task.phase * (task.phase in kept)), bar, *texts) if part)
     line.truncate(width)
     return line
 
 
-def _bar(task: Task, width: int, ascii_only: bool) -> Text:
+def _render_bar(task: Task, width: int, ascii_only: bool) -> Text:
     """Return a bar of `width` columns."""
     done, rest = ("#", "-") if ascii_only else ("━", "─")
     filled = min(width, int(width * (task.done + task.under_way) / max(task.total, 1)))
     return Text.assemble((done * filled, "green"), (rest * (width - filled), "dim"))
 
 
-def _row(label: str, pieces: Sequence[str | Curve], width: int, ascii_only: bool) -> Text:
+def _render_row(label: str, pieces: Sequence[str | Curve], width: int, ascii_only: bool) -> Text:
     """Return a label and its pieces; a curve takes the room that the texts leave, and what does not fit is cut."""
     line = Text(f"{label:<{LABEL}}", "dim")
     texts = sum(len(piece) + len(GAP) for piece in pieces if isinstance(piece, str))
@@ -206,7 +209,7 @@ def _row(label: str, pieces: Sequence[str | Curve], width: int, ascii_only: bool
         if isinstance(piece, Curve):
             room = min(width - LABEL - texts, MAX_CURVE)
             if room >= MIN_CURVE and piece.values:
-                line.append(gap).append(sparkline(piece.values, room, ascii_only), "cyan")
+                line.append(gap).append(render_sparkline(piece.values, room, ascii_only), "cyan")
         elif len(piece) <= room:
             line.append(gap).append(piece)
         elif room >= MIN_PIECE:
@@ -215,7 +218,7 @@ def _row(label: str, pieces: Sequence[str | Curve], width: int, ascii_only: bool
     return line
 
 
-def sparkline(values: Sequence[float], width: int, ascii_only: bool = False) -> str:
+def render_sparkline(values: Sequence[float], width: int, ascii_only: bool = False) -> str:
     """Draw numbers as a row of blocks, scaled from the smallest to the largest; more than `width` are averaged."""
     values = [value for value in values if math.isfinite(value)]
     count = min(len(values), width)

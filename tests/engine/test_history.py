@@ -14,7 +14,7 @@ from spos_cli.engine.history import DEVIATIONS, DIVERGED, find_guessing
 
 
 def lines(*windows: tuple[float, float], images: int = 500, every: int = 10) -> list[dict[str, Any]]:
-    """Metrics of windows with these losses and accuracies."""
+    """Make metrics of windows with these losses and accuracies."""
     return [
         {"step": every * number, "loss": loss, "top1": top1, "images": images}
         for number, (loss, top1) in enumerate(windows, 1)
@@ -68,7 +68,7 @@ def test_what_has_collapsed_is_seen_in_enough_images() -> None:
     ],
     ids=["one line", "two small lines", "falling", "below guessing", "well above chance", "learned"],
 )
-def test_the_young_and_the_healthy_are_not_accused(windows: list[tuple[float, float]]) -> None:
+def test_new_and_healthy_trainings_are_not_accused(windows: list[tuple[float, float]]) -> None:
     assert find_guessing(lines(*windows, images=320 if len(windows) < 9 else 500), 10) is None
 
 
@@ -83,7 +83,7 @@ def test_chance_seldom_looks_better_than_chance() -> None:
         assert found == pytest.approx(0.5 * (1 + math.erf(DEVIATIONS / math.sqrt(2))), abs=0.02)
 
 
-def test_what_is_no_metric_is_left_out() -> None:
+def test_lines_without_metrics_are_left_out() -> None:
     good = lines((793.0, 0.1))
     odd: list[dict[str, Any]] = [
         {},

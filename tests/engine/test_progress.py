@@ -10,7 +10,7 @@ from rich.console import Console
 
 from spos_cli.engine import progress
 from spos_cli.engine.history import History
-from spos_cli.engine.progress import Curve, Task, render_lines, sparkline, track
+from spos_cli.engine.progress import Curve, Task, render_lines, render_sparkline, track
 
 pyte = pytest.importorskip("pyte")
 
@@ -108,12 +108,12 @@ def test_a_cut_architecture_says_so() -> None:
 
 
 def test_sparklines() -> None:
-    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 20) == "▁▂▃▄▅▆▇█"
-    assert sparkline([0, 0, 4, 4, 8, 8], 3) == "▁▅█"
-    assert sparkline([3, 3], 5) == "▁▁"
-    assert sparkline([], 5) == ""
-    assert sparkline([1, math.nan, 2, math.inf], 5) == "▁█"
-    assert len(sparkline(range(1000), 61)) == 61
+    assert render_sparkline([0, 1, 2, 3, 4, 5, 6, 7], 20) == "▁▂▃▄▅▆▇█"
+    assert render_sparkline([0, 0, 4, 4, 8, 8], 3) == "▁▅█"
+    assert render_sparkline([3, 3], 5) == "▁▁"
+    assert render_sparkline([], 5) == ""
+    assert render_sparkline([1, math.nan, 2, math.inf], 5) == "▁█"
+    assert len(render_sparkline(range(1000), 61)) == 61
 
 
 def test_messages_stay_above_the_dashboard(terminal: Terminal) -> None:

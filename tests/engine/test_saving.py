@@ -27,14 +27,14 @@ def train(folder: Path, **changes: Any) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training that nothing has disturbed. Not to be changed."""
+    """The folder of a training that nothing has disturbed; do not change it."""
     folder = tmp_path_factory.mktemp("whole")
     train(folder, ema_decay=0.9)
     return folder
 
 
-def stopped(folder: Path) -> Path:
-    """The same training, killed after step 4 of 6."""
+def stop_after_4(folder: Path) -> Path:
+    """Train the same, killed after step 4 of 6."""
     training = trainer(folder, ema_decay=0.9, keep_checkpoints=3)
 
     class Stop(Exception):
@@ -51,7 +51,7 @@ def stopped(folder: Path) -> Path:
 
 
 def spoil(path: Path, how: str) -> None:
-    """Damages a file in place, so that its other name is damaged too."""
+    """Damage a file in place, so that its other name is damaged, too."""
     content = bytearray(path.read_bytes())
     with path.open("r+b") as file:
         if how == "torn":
@@ -67,7 +67,7 @@ def spoil(path: Path, how: str) -> None:
 def test_the_checkpoint_before_a_damaged_one_is_used(
     whole: Path, tmp_path: Path, how: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = stopped(tmp_path / "run")
+    folder = stop_after_4(tmp_path / "run")
     spoil(folder / "last.pt", how)
     damaged = (folder / "last.pt").read_bytes()
     resumed = trainer(folder, ema_decay=0.9)
@@ -86,14 +86,14 @@ def test_the_checkpoint_before_a_damaged_one_is_used(
 
 
 def test_a_missing_last_is_found_again(whole: Path, tmp_path: Path) -> None:
-    folder = stopped(tmp_path / "run")
+    folder = stop_after_4(tmp_path / "run")
     (folder / "last.pt").unlink()
     train(folder, ema_decay=0.9)
     assert (folder / "last.pt").read_bytes() == (whole / "last.pt").read_bytes()
 
 
 def test_when_none_is_whole_nothing_is_trained(tmp_path: Path) -> None:
-    folder = stopped(tmp_path / "run")
+    folder = stop_after_4(tmp_path / "run")
     for path in folder.glob("step-*.pt"):
         spoil(path, "torn")
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole .* use --fresh"):
@@ -104,7 +104,7 @@ def test_when_none_is_whole_nothing_is_trained(tmp_path: Path) -> None:
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, full: list[bool]) -> None:
-    """`os.fsync` fails as long as the list's one element is set."""
+    """Let `os.fsync` fail as long as the list's one element is set."""
     sync = os.fsync
 
     def synchronize(file: int) -> None:
@@ -115,7 +115,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, full: list[bool]) -> None:
     monkeypatch.setattr(os, "fsync", synchronize)
 
 
-def test_training_goes_on_over_a_full_disk(
+def test_training_continues_on_a_full_disk(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     full = [False]
@@ -181,14 +181,14 @@ def test_milestones_are_kept(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "other").glob("milestone-*.pt")] == kept[1:2]
 
 
-def measured(folder: Path, evaluate: Callable[[nn.Module], dict[str, float]]) -> Trainer:
+def resume_with(folder: Path, evaluate: Callable[[nn.Module], dict[str, float]]) -> Trainer:
     training = trainer(folder)
     training.evaluate, training.evaluate_every = evaluate, 2
     training.resume()
     return training
 
 
-def validated(folder: Path) -> list[tuple[int, float]]:
+def read_validations(folder: Path) -> list[tuple[int, float]]:
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [(line["step"], line["val_top1"]) for line in lines if "val_top1" in line]
 
@@ -205,15 +205,15 @@ def test_an_evaluation_that_fails_costs_nothing_and_is_made_up(tmp_path: Path, s
             raise DataError("cannot read the image val/fox/03.jpg: torn")
         return evaluate(model)
 
-    measured(tmp_path / "whole", evaluate).train(lambda first: batches(first, STEPS))
-    training = measured(tmp_path / "failed", fail)
+    resume_with(tmp_path / "whole", evaluate).train(lambda first: batches(first, STEPS))
+    training = resume_with(tmp_path / "failed", fail)
     with pytest.raises(DataError):
         training.train(lambda first: batches(first, STEPS))
-    resumed = measured(tmp_path / "failed", evaluate)
+    resumed = resume_with(tmp_path / "failed", evaluate)
     assert resumed.step == step
     resumed.train(lambda first: batches(first, STEPS))
-    assert validated(tmp_path / "failed") == validated(tmp_path / "whole")
-    assert [step for step, _ in validated(tmp_path / "whole")] == [2, 4, 6]
+    assert read_validations(tmp_path / "failed") == read_validations(tmp_path / "whole")
+    assert [step for step, _ in read_validations(tmp_path / "whole")] == [2, 4, 6]
     assert (tmp_path / "failed" / "last.pt").read_bytes() == (tmp_path / "whole" / "last.pt").read_bytes()
-    again = measured(tmp_path / "failed", fail)
+    again = resume_with(tmp_path / "failed", fail)
     again.train(lambda first: batches(first, STEPS))  # all is there: nothing is measured again

@@ -66,7 +66,7 @@ def trainer(folder: Path, processes: Processes = ALONE, one_path: bool = True, *
 
 
 def test_resumed_is_the_same_as_uninterrupted(tmp_path: Path) -> None:
-    """Dropout, momentum and the moving average included; whatever the global generator does in between."""
+    """Dropout, momentum and the moving average too, whatever the global generator does in between."""
     whole = trainer(tmp_path / "whole", ema_decay=0.9)
     whole.train(lambda first: batches(first, STEPS))
 
@@ -91,7 +91,7 @@ def test_resumed_is_the_same_as_uninterrupted(tmp_path: Path) -> None:
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_another_recipe_is_refused_with_its_differences(tmp_path: Path) -> None:
+def test_other_settings_are_refused_with_their_differences(tmp_path: Path) -> None:
     first = trainer(tmp_path)
     first.train(lambda step: batches(step, STEPS))
     second = trainer(tmp_path)
@@ -148,7 +148,7 @@ def test_a_signal_at_the_last_step_is_not_forgotten(tmp_path: Path) -> None:
     assert resumed.step == STEPS
 
 
-def test_metrics_of_a_run_that_was_killed_before_its_first_checkpoint_are_forgotten(tmp_path: Path) -> None:
+def test_metrics_of_a_run_that_was_killed_before_its_first_checkpoint_are_cut(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 9}\n{"step": 2, "lo')
     training = trainer(tmp_path)
     training.resume()
@@ -204,8 +204,8 @@ def train_half(processes: Processes, folder: Path) -> None:
     assert not unused
 
 
-def compared_by_hand(folder: Path, paths: Callable[[int], list[Architecture]]) -> None:
-    """Two processes' weights in a folder, against one process that adds the gradients of both halves itself.
+def compare_by_hand(folder: Path, paths: Callable[[int], list[Architecture]]) -> None:
+    """Compare two processes' weights in a folder with one process that adds the gradients of both halves itself.
 
     BatchNorm sees half a batch either way.
     """
@@ -228,7 +228,7 @@ def compared_by_hand(folder: Path, paths: Callable[[int], list[Architecture]]) -
 
 
 def test_two_processes_average_the_gradients_of_both_halves(two: Path) -> None:
-    compared_by_hand(two / "train_half", SAMPLER.paths)
+    compare_by_hand(two / "train_half", SAMPLER.paths)
 
 
 def stop_on_one(processes: Processes, folder: Path) -> None:
@@ -354,7 +354,7 @@ def fair_trainer(folder: Path, processes: Processes = ALONE) -> Trainer:
 
 
 def test_fair_steps_add_the_gradients_of_all_their_paths(two: Path) -> None:
-    compared_by_hand(two / "train_fairly", FairSampler(Options.plain([2] * SPACE.num_layers), 5).paths)
+    compare_by_hand(two / "train_fairly", FairSampler(Options.plain([2] * SPACE.num_layers), 5).paths)
 
 
 def test_settings_that_were_switched_on_or_off_differ() -> None:
