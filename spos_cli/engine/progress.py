@@ -158,7 +158,7 @@ class _Live(Live):
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
         """Return what is printed now, after the codes that erase the dashboard."""
         with self._lock:
-            _, *others = super().process_renderables(renderables)  # the first are the codes with which rich would erase
+            _, *others = super().process_renderables(renderables)  # the first would erase as rich does
             return [self.view.erase(*self.console.size), *others]
 
 

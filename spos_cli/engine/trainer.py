@@ -222,6 +222,7 @@ class Trainer:
                         loss = self.criterion(logits, labels)
                     # Backward. Blocks outside of the path get no gradients.
                     self.scaler.scale(loss / plan.accumulate).backward()
+                # Add loss and top-1 to the sums for the next line of metrics.
                 self.window.add(self.step, loss.detach(), logits.detach(), labels, 1 / len(paths))
         # Clip the norm of all gradients together.
         if plan.clip_grad_norm is not None:
