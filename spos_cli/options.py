@@ -133,7 +133,7 @@ class Options:
             ConfigError: all mistakes of the file and the options, each with its place.
         """
         if self.tensorboard:
-            from spos_cli.engine.scalars import require_tensorboard
+            from spos_cli.engine.tensorboard import require_tensorboard
 
             require_tensorboard()
         return self._print_if_asked(self._load())

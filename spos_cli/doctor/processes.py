@@ -12,7 +12,7 @@ from spos_cli.doctor.finding import Finding, Findings, attempt, judge
 from spos_cli.doctor.setup import Setup
 from spos_cli.doctor.wording import plural
 from spos_cli.engine import accelerator, distributed
-from spos_cli.engine.trainer import require_compiler
+from spos_cli.engine.compilation import require_compiler
 from spos_cli.run.images import more_shared_memory
 from spos_cli.run.inputs import require_batch
 from spos_cli.run.output import in_bytes

@@ -113,7 +113,7 @@ def measure_training(setup: Setup, size: int) -> float:
         identity={},
         seed=config.seed,
         preprocess=setup.images.preprocess,
-        arguments=lambda step: [(path,) for path in sampler.paths(step)],
+        paths=sampler.paths,
     )
     trainer.model.train()
     stream = itertools.repeat(make_batch(setup, size))

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and that run no code when they are read."""
+"""Write and read weights files: atomic, checksummed, and no code runs on reading."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ from typing import IO, Any
 import torch
 
 from spos_cli.errors import CheckpointError, RunError
+from spos_cli.files.os_errors import reason_of
 from spos_cli.files.writing import write_atomically
 
-DIGEST = "digest"  # the name of a checkpoint's own digest among its parts
-MAX_VALUES = 10**7  # in a checkpoint, names and containers counted; a supernet with its optimizer has ten thousand
+DIGEST = "digest"  # the key of a checkpoint's digest among its parts
+MAX_VALUES = 10**7  # in a checkpoint, with names and containers; a supernet with its optimizer has ten thousand
 
 
 def serialize(content: dict[str, Any]) -> bytes:
-    """The bytes of a checkpoint: equal content gives equal bytes, whether or not it was loaded before."""
+    """Return the bytes of a checkpoint. Equal content gives equal bytes, whether or not it was loaded before."""
     buffer = io.BytesIO()
     torch.save(_canonical(content), buffer)
     return buffer.getvalue()
 
 
 def _canonical(value: Any) -> Any:
-    """A copy without shared containers or strings: pickle writes a second mention of an object otherwise."""
+    """Copy a value so that no container is shared, and all equal strings are.
+
+    Pickle writes an object once and refers to it later, so the bytes would depend on what is shared.
+    """
     if isinstance(value, dict):
         return {_canonical(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -43,7 +47,7 @@ def _canonical(value: Any) -> Any:
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
-    """Writes a checkpoint atomically, with a digest of its content; content is tensors and plain types.
+    """Write a checkpoint atomically, with a digest of its content, which is tensors and plain types.
 
     Raises:
         RunError: the disk is full, or the folder cannot be written.
@@ -52,14 +56,14 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint, on the CPU, and verifies its digest where it has one; nothing in it is executed.
+    """Read a checkpoint to the CPU, and verify its digest where it has one; nothing in it is executed.
 
-    It may be in PyTorch's zip format, whose members have checksums too, or in the format before PyTorch 1.6, which
-    the published checkpoints have.
+    It may be in PyTorch's zip format, whose members have checksums, too, or in the format before PyTorch 1.6, as the
+    official checkpoints are.
 
     Raises:
         CheckpointError: there is no such file, or it is torn, damaged, foreign or unsafe.
-        RunError: it is there, but the system does not let us read it.
+        RunError: the file exists, but the system cannot read it.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no weights file {path}")
@@ -72,7 +76,7 @@ def load(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, dict):
-            raise CheckpointError(f"{path} is not a weights file: it holds no named parts")
+            raise CheckpointError(f"{path} is not a weights file: it does not hold named parts")
         _check_values(content)
         expected = content.pop(DIGEST, None)
         found = fingerprint(content) if expected is not None else None
@@ -81,10 +85,10 @@ def load(path: Path) -> dict[str, Any]:
     except MemoryError:
         raise RunError(f"cannot read {path}: there is not enough memory") from None
     except OSError as error:
-        # A torn file may have torch look for its end before its beginning; all else is the system's.
+        # In a torn file, torch may look for a position before the beginning. Other errors come from the system.
         if error.errno in (None, errno.EINVAL):
             raise CheckpointError(f"{path} is not a weights file, or is torn") from None
-        raise RunError(f"cannot read {path}: {error.strerror}") from None
+        raise RunError(f"cannot read {path}: {reason_of(error)}") from None
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path} is not read: it is not a weights file, or holds more than tensors and plain values"
@@ -97,7 +101,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _check_values(content: dict[Any, Any]) -> None:
-    """Raises ValueError for what is larger than its file: a tensor that repeats itself, values that mention others."""
+    """Raise ValueError for content larger than its file: tensors that repeat their bytes, values mentioned often."""
     waiting: list[Any] = [content]
     for _ in range(MAX_VALUES):
         if not waiting:
@@ -113,11 +117,11 @@ def _check_values(content: dict[Any, Any]) -> None:
             or value.numel() * value.element_size() > value.untyped_storage().nbytes()
         ):
             raise ValueError("a tensor that is larger than its bytes")
-    raise ValueError("values without end")
+    raise ValueError("too many values")
 
 
 def _check_archive(file: IO[bytes], path: Path) -> None:
-    """Raises CheckpointError if a zip file is none of PyTorch's, which are not compressed, or is damaged."""
+    """Raise CheckpointError if a zip file is compressed, which PyTorch's are not, or damaged."""
     with zipfile.ZipFile(file) as archive:
         if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
             raise CheckpointError(f"{path} is not a weights file: it is compressed, and may grow without end")
@@ -126,26 +130,26 @@ def _check_archive(file: IO[bytes], path: Path) -> None:
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256 of tensors and plain types, in hex: of what they are, not of how they are stored."""
-    summary = hashlib.sha256()
-    _summarize(value, summary.update)
-    return summary.hexdigest()
+    """Return the SHA-256 of tensors and plain types, in hex: of their values, not of how they are stored."""
+    digest = hashlib.sha256()
+    _feed(value, digest.update)
+    return digest.hexdigest()
 
 
-def _summarize(value: Any, update: Callable[[Any], None]) -> None:
-    """Feeds a value to a hash; kinds and lengths keep different values apart."""
+def _feed(value: Any, update: Callable[[Any], None]) -> None:
+    """Feed a value to a hash; kinds and lengths keep different values apart."""
     if isinstance(value, torch.Tensor):
         update(f"tensor {value.dtype} {tuple(value.shape)} ".encode())
         update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     elif isinstance(value, dict):
         update(f"dict {len(value)} ".encode())
         for key, item in value.items():
-            _summarize(key, update)
-            _summarize(item, update)
+            _feed(key, update)
+            _feed(item, update)
     elif isinstance(value, list | tuple):
         update(f"{'list' if isinstance(value, list) else 'tuple'} {len(value)} ".encode())
         for item in value:
-            _summarize(item, update)
+            _feed(item, update)
     else:
         text = str(value) if isinstance(value, str) else repr(value)
         update(f"{type(value).__name__} {len(text)} {text} ".encode("utf-8", "surrogatepass"))

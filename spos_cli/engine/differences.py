@@ -1,4 +1,4 @@
-"""What two sets of settings have differently."""
+"""Compare the settings of this run with those of an earlier one."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from typing import Any
 
 from spos_cli.errors import RunError
 
+MAX_SHOWN = 6  # differences in a message
+
 
 def require_same(ours: dict[str, Any], theirs: dict[str, Any], what: str) -> None:
-    """Raise RunError if `theirs`, found on the disk, was made with other settings; `what` begins the message."""
-    differences = [f"{name}: {one!r:.60}, was {other!r:.60}" for name, one, other in differing(ours, theirs)]
+    """Raise RunError if `theirs`, read from the disk, was made with other settings; `what` begins the message."""
+    differences = [f"{name}: {one!r:.60}, was {other!r:.60}" for name, one, other in find_differences(ours, theirs)]
     if differences:
         raise RunError(
-            f"{what} with other settings ({'; '.join(differences[:6])});"
+            f"{what} with other settings ({'; '.join(differences[:MAX_SHOWN])});"
             " use the same ones, another --run-dir, or --fresh to start over"
         )
 
 
-def differing(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the fields of `ours` that `theirs` has differently: name, such as `supernet.lr`, our value, their value.
+def find_differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the fields of `ours` that differ in `theirs`: name (such as `supernet.lr`), our value, their value.
 
-    Within sections, those that only `theirs` has differ too: settings that are switched off are not written down.
+    Within sections, fields that only `theirs` has differ, too: settings that are switched off are not written down.
     """
     for key in [*ours, *(key for key in theirs if prefix and key not in ours)]:
         value, other = ours.get(key), theirs.get(key)
         if isinstance(value, dict) and isinstance(other, dict):
-            yield from differing(value, other, f"{prefix}{key}.")
+            yield from find_differences(value, other, f"{prefix}{key}.")
         elif value != other:
             yield f"{prefix}{key}", value, other

@@ -31,7 +31,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from spos_cli.engine import accelerator
-from spos_cli.engine.differences import differing
+from spos_cli.engine.differences import find_differences
 from spos_cli.errors import ConfigError
 
 # What gloo and NCCL say of a process that is gone, and of one that does not answer.
@@ -101,7 +101,7 @@ class Processes:
         for rank, theirs in enumerate(texts):
             differences = [
                 f"{name} is {one!r:.60} on process 0 and {other!r:.60} on process {rank}"
-                for name, one, other in differing(texts[0], theirs)
+                for name, one, other in find_differences(texts[0], theirs)
             ]
             if differences:
                 raise ConfigError(

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, as a wish to stop that long work meets at its next safe point."""
+"""Turn Ctrl-C and SIGTERM into a request to stop at the next safe point."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class Interrupted(Exception):
-    """The work was saved and stopped on a signal; the command exits with 128 plus its number."""
+    """The work was saved and stopped on a signal; the command exits with 128 plus the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -17,18 +17,18 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """Whether a signal has asked to stop, and which."""
+    """Whether a signal has asked to stop, and which one."""
 
     def __init__(self) -> None:
         self.number = 0
 
     @property
-    def made(self) -> bool:
+    def is_set(self) -> bool:
         """Whether to stop at the next safe point."""
         return self.number != 0
 
     def receive(self, number: int, _frame: FrameType | None) -> None:
-        """The signal handler. A second Ctrl-C does not wait any more; torch's launcher makes a SIGTERM of it."""
+        """Handle a signal. A second Ctrl-C stops at once, as does SIGTERM after Ctrl-C: torch's launcher sends that."""
         if self.number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
@@ -36,7 +36,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals(request: StopRequest) -> Iterator[None]:
-    """Within, SIGINT and SIGTERM only make a request."""
+    """Let SIGINT and SIGTERM only set a request within the block."""
     previous = {number: signal.signal(number, request.receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

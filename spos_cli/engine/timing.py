@@ -1,7 +1,7 @@
-"""How long a stage has worked, and on what: lines of `timing.jsonl`, which no result depends on.
+"""Record how long a stage worked, and on what, in `timing.jsonl`.
 
-A line is a JSON object: `seconds` of work, in which `done` of the `unit` (steps, candidates) were done, on `processes`
-processes with `threads` CPU threads each, the first of them on `device`.
+A line is a JSON object: `seconds` of work in which `done` of the `unit` (steps, candidates) were finished, on
+`processes` processes with `threads` CPU threads each, the first of them on `device`. No result depends on these lines.
 """
 
 from __future__ import annotations
@@ -11,21 +11,22 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from spos_cli.engine import accelerator
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import warn
+from spos_cli.files.os_errors import reason_of
+from spos_cli.files.writing import append_line
 
 
 class Clock:
-    """Keeps the time of a stage, from now on.
+    """Measures the time of a stage, from now on.
 
     Args:
-        folder: of the stage.
-        done: how many units are done; a time in which none was done leaves no line.
+        folder: the stage's folder.
+        done: returns how many units are done. A time in which none was done leaves no line.
         unit: what is counted, such as `steps`.
     """
 
@@ -34,7 +35,7 @@ class Clock:
         self._begin, self._done = time.monotonic(), done()
 
     def lap(self) -> None:
-        """Writes down the time since the last lap, from the first process; what cannot be written is left out."""
+        """Write the time since the last lap, from the first process. If the disk does not take it, warn."""
         now, done = time.monotonic(), self.done()
         seconds, units = now - self._begin, done - self._done
         if units <= 0:
@@ -42,7 +43,7 @@ class Clock:
         self._begin, self._done = now, done
         if not self.processes.is_main:
             return
-        line: dict[str, Any] = {
+        line = {
             "seconds": round(seconds, 3),
             "done": units,
             "unit": self.unit,
@@ -51,16 +52,14 @@ class Clock:
             "threads": torch.get_num_threads(),
         }
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab", buffering=0) as file:
-                file.write((json.dumps(line) + "\n").encode())
+            append_line(self.path, json.dumps(line))
         except OSError as error:
-            warn(f"cannot write {self.path}: {error.strerror or error}; a time is left out")
+            warn(f"cannot write {self.path}: {reason_of(error)}; a time is left out")
 
 
 @contextlib.contextmanager
-def timed(folder: Path, processes: Processes, done: Callable[[], int], unit: str) -> Iterator[Clock]:
-    """Keeps the time of the work within, also when it is interrupted."""
+def record_time(folder: Path, processes: Processes, done: Callable[[], int], unit: str) -> Iterator[Clock]:
+    """Record the time of the work within the block, also when it is interrupted."""
     clock = Clock(folder, processes, done, unit)
     try:
         yield clock

@@ -1,1 +1,1 @@
-"""Text and bytes from outside: written whole, read leniently."""
+"""Files: written atomically, read leniently, quoted, locked. Without torch."""

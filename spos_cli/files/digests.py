@@ -1,4 +1,4 @@
-"""What tells files from others."""
+"""Compute digests of files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def file_digest(path: Path, progress: Callable[[int], object] = lambda done: None) -> str:
-    """SHA-256 of a file, in hexadecimal digits; `progress` is told how many more bytes are read."""
+    """Return the SHA-256 of a file, in hex; `progress` is given the number of bytes after each part that is read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(2**22):

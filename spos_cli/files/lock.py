@@ -1,4 +1,4 @@
-"""One run at a time in a stage's folder."""
+"""Lock a folder, so that only one run works in it at a time."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from pathlib import Path
 from typing import IO
 
 from spos_cli.errors import RunError
+from spos_cli.files.os_errors import os_errors_as
 
 try:
     import fcntl
-except ImportError:  # Windows has none; there, two runs in one folder are the user's own care
+except ImportError:  # Windows has no such locks; there, the user has to keep two runs out of one folder
     fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
 def hold(path: Path) -> Iterator[None]:
-    """Holds a lock file, within; the system lets it go when this process ends, however it ends.
+    """Hold a lock file within the block; the system releases it when this process ends, however it ends.
 
     It is a POSIX record lock: loader workers, which this process forks, do not hold it, and it works between
-    machines where the file system passes locks on.
+    machines if their shared file system supports locks.
 
     Raises:
         RunError: another process holds it (the message says which), or the folder cannot be written.
     """
-    file = _take(path)
+    file = _acquire(path)
     try:
         yield
     finally:
@@ -41,38 +42,36 @@ def hold(path: Path) -> Iterator[None]:
 
 
 def holder(path: Path) -> str | None:
-    """Who holds a lock file, in words; None if nobody does, or if it cannot be told. The lock is not touched.
+    """Return who holds a lock file, in words; None if nobody does, or if the system cannot say.
 
-    Not for the process that holds it: to close a file lets go of all locks on it.
+    This only asks. The process that holds the lock must not call it: closing the file would release its lock.
     """
     if fcntl is None:
         return None
-    # struct flock as the system has it: a lock of the whole file for writing, to be asked for, not taken.
+    # The system's `struct flock`, for a write lock on the whole file. F_GETLK replaces it by the lock in its way.
     linux = sys.platform.startswith("linux")
-    form, asked = ("hhqqi", (fcntl.F_WRLCK, 0, 0, 0, 0)) if linux else ("qqihhi", (0, 0, 0, fcntl.F_WRLCK, 0, 0))
+    layout, wanted = ("hhqqi", (fcntl.F_WRLCK, 0, 0, 0, 0)) if linux else ("qqihhi", (0, 0, 0, fcntl.F_WRLCK, 0, 0))
     try:
         with path.open("rb") as file:
-            found = struct.unpack(form, fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(form, *asked)))
-            if found[0 if linux else 3] == fcntl.F_UNLCK:
+            existing = struct.unpack(layout, fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, *wanted)))
+            if existing[0 if linux else 3] == fcntl.F_UNLCK:
                 return None
             return " ".join(file.read(200).decode("utf-8", "replace").split()) or "another process"
     except OSError:
         return None
 
 
-def _take(path: Path) -> IO[str] | None:
-    """The locked file, with a line about this process in it."""
+def _acquire(path: Path) -> IO[str] | None:
+    """Open and lock a file, and write a line about this process into it."""
     if fcntl is None:
         return None
     while True:
-        try:
+        with os_errors_as(RunError, f"cannot write {path.parent}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise RunError(f"cannot write {path.parent}: {error.strerror or error}") from None
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file.fileno()).st_nlink == 0:  # its holder has removed it between our opening and locking
+            if os.fstat(file.fileno()).st_nlink == 0:  # its holder removed it before we locked it
                 file.close()
                 continue
             file.truncate(0)
@@ -85,6 +84,6 @@ def _take(path: Path) -> IO[str] | None:
             raise RunError(
                 f"{path.parent} is in use by {holder}; wait until it has ended, or use another --run-dir"
             ) from None
-        except OSError:  # a file system without locks, or a full one: the run matters more
+        except OSError:  # a file system without locks, or a full one: the run matters more than the lock
             return file
         return file

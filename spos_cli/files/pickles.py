@@ -1,9 +1,9 @@
-"""Pickled files of plain values, read without running anything.
+"""Read pickled files of plain values without running code.
 
-A pickle is a program for a stack machine, some of whose instructions import and call things. This reader
-knows only those that make numbers, texts, tuples, lists and dicts; `pickletools` splits the file into
-instructions, and any other one is refused. What it makes is a tree: only numbers, texts and short flat tuples may
-be mentioned twice, so that a small file cannot stand for something endless or too large to look at.
+A pickle is a program for a stack machine, and some of its instructions import and call things. This reader knows only
+the instructions that make numbers, texts, tuples, lists and dicts. `pickletools` splits the file into instructions, and
+any other one is refused. The result is a tree: only numbers, texts and short flat tuples may be mentioned twice, so
+that a small file cannot stand for a value that is endless or too large for the memory.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from spos_cli.errors import CheckpointError
+from spos_cli.files.os_errors import os_errors_as
 
 MAX_BYTES = 64 * 2**20
-MAX_FLAT = 64  # elements of a tuple that may be a key, or mentioned twice
+MAX_FLAT = 64  # elements of a tuple that may be a key or be mentioned twice
 
 ATOMS = (
     *("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
@@ -31,29 +32,26 @@ MARK = object()
 
 
 def is_pickle(content: bytes) -> bool:
-    """Whether a file's content looks like a pickle: it ends with STOP, and begins as one of our values does."""
+    """Tell whether a file's content looks like a pickle: it ends with STOP, and begins like a plain value."""
     return content[-1:] == b"." and content[:1] in (b"\x80", b"(", b"]", b"}", b")")
 
 
 def read(path: Path) -> Any:
-    """The value in a pickled file.
+    """Return the value in a pickled file.
 
     Raises:
-        CheckpointError: it cannot be read, is torn or too large, or holds more than plain values.
+        CheckpointError: the file cannot be read, is torn or too large, or holds more than plain values.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
+    with os_errors_as(CheckpointError, f"cannot read {path}"), path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
     return loads(content, str(path))
 
 
 def loads(content: bytes, name: str) -> Any:
-    """The value in a pickle's bytes; `name` is for messages.
+    """Return the value in a pickle's bytes; `name` is for messages.
 
     Raises:
-        CheckpointError: it is torn or too large, or holds more than plain values.
+        CheckpointError: the pickle is torn or too large, or holds more than plain values.
     """
     if len(content) > MAX_BYTES:
         raise CheckpointError(f"{name} is larger than {MAX_BYTES >> 20} MiB, too large for a file of plain values")
@@ -66,16 +64,16 @@ def loads(content: bytes, name: str) -> Any:
             raise ValueError("values are left over")
     except _Refused as reason:
         raise CheckpointError(
-            f"{name} is not read: it {reason}, where numbers, texts, tuples, lists and dicts were expected"
+            f"{name} is not read: it {reason}; only numbers, texts, tuples, lists and dicts are allowed"
         ) from None
-    # What pickletools raises for a torn file, and the stack for one that takes more than was put there.
+    # pickletools raises these for a torn file, and the stack for a program that takes more than it has put there.
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, MemoryError):
         raise CheckpointError(f"{name} is not a pickled file of plain values, or is torn") from None
     return value
 
 
 class _Refused(Exception):
-    """An instruction that makes no plain value; the text says what it does."""
+    """An instruction that does not make a plain value; the text says what it does."""
 
 
 class _Machine:
@@ -86,7 +84,7 @@ class _Machine:
         self.memory: dict[int, Any] = {}
 
     def step(self, name: str, argument: Any) -> None:
-        """Runs one instruction."""
+        """Run one instruction."""
         stack = self.stack
         if name in ATOMS:
             stack.append(CONSTANTS.get(name, argument))
@@ -101,13 +99,13 @@ class _Machine:
         elif name == "LIST":
             stack.append(self.pop_to_mark())
         elif name == "DICT":
-            stack.append(_filled({}, self.pop_to_mark()))
+            stack.append(_fill({}, self.pop_to_mark()))
         elif name in ("APPEND", "APPENDS"):
             items = [self.pop()] if name == "APPEND" else self.pop_to_mark()
             _expect(stack[-1], list).extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             items = [self.pop(), self.pop()][::-1] if name == "SETITEM" else self.pop_to_mark()
-            _filled(_expect(stack[-1], dict), items)
+            _fill(_expect(stack[-1], dict), items)
         elif name in PUTS or name == "MEMOIZE":
             self.memory[len(self.memory) if name == "MEMOIZE" else argument] = stack[-1]
         elif name in GETS:
@@ -118,14 +116,14 @@ class _Machine:
             raise _Refused(f"would run code ({name})" if name in CALLS else f"holds a {name.lower()}")
 
     def pop(self) -> Any:
-        """The topmost value."""
+        """Take the topmost value off the stack."""
         value = self.stack.pop()
         if value is MARK:
             raise ValueError("a mark where a value was expected")
         return value
 
     def pop_to_mark(self) -> list[Any]:
-        """The values above the topmost mark, which goes with them."""
+        """Take the topmost mark and the values above it off the stack, and return the values."""
         items = []
         while (value := self.stack.pop()) is not MARK:
             items.append(value)
@@ -139,22 +137,23 @@ CALLS = (
 
 
 def _is_flat(value: Any) -> bool:
-    """Whether a value is a number or a text, or a short tuple of them: cheap to compare, however often."""
+    """Tell whether a value is a number, a text or a short tuple of them, which are all cheap to compare."""
     if isinstance(value, tuple):
         return len(value) <= MAX_FLAT and not any(isinstance(item, tuple | list | dict) for item in value)
     return not isinstance(value, list | dict)
 
 
-def _filled(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
-    """Puts keys and values, in turn, into a dict."""
+def _fill(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
+    """Put alternating keys and values into a dict."""
     for key, value in zip(items[::2], items[1::2], strict=True):
         if not _is_flat(key):
-            raise _Refused("has a key that is no number, text or flat tuple")
+            raise _Refused("has a key that is not a number, a text or a flat tuple")
         target[key] = value
     return target
 
 
 def _expect(value: Any, kind: type) -> Any:
+    """Return a value, or raise ValueError if it is not of a kind."""
     if not isinstance(value, kind):
         raise ValueError(f"a {kind.__name__} was expected")
     return value

@@ -1,4 +1,4 @@
-"""What people type in a shell, quoted."""
+"""Quote settings and paths for a shell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from spos_cli.files.reading import YAML_ERRORS
 
 
 def as_override(key: str, value: object) -> str:
-    """A setting as `--set` takes it: a text that YAML would read as another value, such as 010 as 8, is quoted."""
+    """Return a setting as `--set` takes it. A text that YAML would read as another value (010 as 8) is quoted."""
     text = str(value)
     try:
         same = str(yaml.safe_load(text)) == text
@@ -22,5 +22,5 @@ def as_override(key: str, value: object) -> str:
 
 
 def quote_path(path: Path | str) -> str:
-    """A path as an argument to type in a shell; it may have blanks and quotes, or begin like an option."""
+    """Return a path as an argument for a shell; it may have blanks and quotes, or begin like an option."""
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))

@@ -1,8 +1,9 @@
-"""Files that may be missing, torn or foreign."""
+"""Read files that may be missing, torn or foreign."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,67 @@ import yaml
 
 # What PyYAML raises for bad YAML; its own constructors raise the plain ones, for `!!int ""` or `!!timestamp x`.
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
-MOST_BYTES = 2**23  # of a file that is read as a whole; ours are far smaller
+JSON_ERRORS = (ValueError, RecursionError)
+MAX_BYTES = 8 * 2**20  # of a JSON or YAML file that is read whole; ours are far smaller
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A mapping in a JSON file; empty if there is none that is whole."""
-    return _mapping(path, json.loads)
+    """Return the object in a JSON file; empty if the file is missing, broken, too large, or holds anything else."""
+    return _read_mapping(path, json.loads)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping in a YAML file; empty if there is none that is whole."""
-    return _mapping(path, yaml.safe_load)
+    """Return the mapping in a YAML file; empty if the file is missing, broken, too large, or holds anything else."""
+    return _read_mapping(path, yaml.safe_load)
 
 
-def _mapping(path: Path, parse: Callable[[bytes], Any]) -> dict[str, Any]:
+def _read_mapping(path: Path, parse: Callable[[bytes], Any]) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            text = file.read(MOST_BYTES + 1)
-        content = parse(text) if len(text) <= MOST_BYTES else None
+            text = file.read(MAX_BYTES + 1)
+        content = parse(text) if len(text) <= MAX_BYTES else None
     except (OSError, *YAML_ERRORS):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def parse_object(line: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in a line; None if the line is torn or holds anything else."""
+    try:
+        value = json.loads(line.decode("utf-8", "replace"))
+    except JSON_ERRORS:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_json_lines(path: Path, last_bytes: int | None = None) -> list[dict[str, Any]]:
+    """Return the JSON objects of a file that has one in each line, oldest first; other lines are left out.
+
+    Args:
+        path: the file; if it does not exist, there are no lines.
+        last_bytes: read only so many bytes at the end of the file; None reads all.
+
+    Raises:
+        OSError: the file exists, but cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            if last_bytes is not None:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - last_bytes))
+            lines = file.read().split(b"\n")
+    except FileNotFoundError:
+        return []
+    return [value for line in lines if (value := parse_object(line)) is not None]
+
+
+def read_complete_lines(path: Path) -> list[bytes]:
+    """Return the lines of a file that end with a newline, without it; a last line without one may be torn.
+
+    Raises:
+        OSError: the file exists, but cannot be read.
+    """
+    try:
+        return path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from spos_cli.config.schema import Config
 from spos_cli.engine import checkpoint
 from spos_cli.errors import RunError, SposError
 from spos_cli.files.quoting import quote_path
-from spos_cli.files.reading import read_yaml
+from spos_cli.files.reading import read_json_lines, read_yaml
 from spos_cli.report.findings import Effort, Findings, Number, Retrained, Search, Training
 from spos_cli.report.reading_audit import is_of_search, read_audit
 from spos_cli.report.values import as_count, as_number
@@ -260,13 +259,6 @@ def _read_metrics(folder: TrainingFolder) -> list[dict[str, Any]]:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the JSON objects in a file, one per line; lines that are not a JSON object are left out."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    objects = []
-    for line in lines:
-        with contextlib.suppress(ValueError, RecursionError):
-            if isinstance(value := json.loads(line), dict):
-                objects.append(value)
-    return objects
+    with contextlib.suppress(OSError):
+        return read_json_lines(path)
+    return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spos_cli.engine.differences import differing
+from spos_cli.engine.differences import find_differences
 from spos_cli.files.reading import read_json
 from spos_cli.report.findings import Audit
 from spos_cli.report.values import as_count, as_number
@@ -25,7 +25,7 @@ def is_of_search(audit: AuditFolder, search: SearchFolder) -> bool:
     same_names = {name: training.get(name) for name in ("seed", "space", "data") if name in ours}
     ours = {**ours, "search": {name: value for name, value in in_search.items() if name != "latency_table"}}
     theirs = {**theirs, "search": {name: value for name, value in in_audit.items() if name != "generations"}}
-    return not any(differing(ours, theirs | same_names))
+    return not any(find_differences(ours, theirs | same_names))
 
 
 def read_audit(folder: AuditFolder) -> Audit | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,10 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.history import Guessing, find_guessing
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.progress import track, warn
-from spos_cli.engine.trainer import Recipe
+from spos_cli.engine.trainer import TrainingPlan
 from spos_cli.errors import CheckpointError, ConfigError, RunError
 from spos_cli.files.digests import file_digest
+from spos_cli.files.reading import read_json
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.supernet import Supernet
 from spos_cli.run.command import Run
@@ -50,9 +50,9 @@ def require_batch(space: SearchSpace, training: TrainingConfig, processes: int, 
     return images
 
 
-def training_recipe(training: TrainingConfig, ema_decay: float | None = None) -> Recipe:
+def training_recipe(training: TrainingConfig, ema_decay: float | None = None) -> TrainingPlan:
     """A config's training section as the engine takes it."""
-    return Recipe(
+    return TrainingPlan(
         schedule=Schedule(
             training.lr, training.steps, training.schedule, training.warmup_steps, training.schedule_first
         ),
@@ -99,12 +99,9 @@ def read_settings(run: Run) -> dict[str, Any]:
         RunError: it is not there, or cannot be read.
     """
     path = run.folder.search.settings
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        settings = None
+    settings = read_json(path)
     kinds = {"supernet": str, "search": dict}
-    if not isinstance(settings, dict) or not all(isinstance(settings.get(key), kind) for key, kind in kinds.items()):
+    if not all(isinstance(settings.get(key), kind) for key, kind in kinds.items()):
         raise RunError(f"{path} is missing or broken, so the scores beside it mean nothing; search with --fresh")
     return settings
 
@@ -148,12 +145,12 @@ def read_latency(run: Run) -> CostTable:
     """
     path, measure = run.folder.latency_table, run.command("flops-table --latency")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         space = run.config.space.build()
         if content["space"] != space.digest:
             raise RunError(f"{path} was measured for another space; run {measure} again")
         table = CostTable("latency", int(content["fixed"]), content["table"], space.options)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+    except (ValueError, KeyError, TypeError, AssertionError):
         raise RunError(f"there is no {path}, or it is broken; run {measure} first") from None
     return table
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from spos_cli.engine import history
 from spos_cli.engine.history import is_number
 from spos_cli.files import lock
-from spos_cli.files.reading import read_json, read_yaml
+from spos_cli.files.reading import read_complete_lines, read_json, read_yaml
 from spos_cli.run.command import Command, settings_of
 from spos_cli.run.folder import TrainingFolder
 from spos_cli.search import results
@@ -299,11 +299,7 @@ def _audit(run: Command) -> StageProgress:
 
 def read_journal(path: Path) -> tuple[list[Entry], int]:
     """Return the candidates in a journal that may be growing, and the number of broken lines."""
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is still being written
-    except FileNotFoundError:
-        return [], 0
-    entries = [Journal.entry_or_none(line) for line in lines]
+    entries = [Journal.entry_or_none(line) for line in read_complete_lines(path)]
     valid = [entry for entry in entries if entry is not None]
     return valid, len(entries) - len(valid)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from spos_cli.config.schema import Config
 from spos_cli.data.identity import TrainedOn
 from spos_cli.engine import checkpoint
-from spos_cli.engine.trainer import FORMAT as TRAINING_FORMAT
+from spos_cli.engine.checkpoint_folder import TRAINING_FORMAT
 from spos_cli.errors import ArchitectureError, CheckpointError
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet

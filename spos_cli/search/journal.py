@@ -21,6 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spos_cli.errors import ArchitectureError, RunError
+from spos_cli.files.os_errors import os_errors_as
+from spos_cli.files.reading import read_complete_lines
+from spos_cli.files.writing import append_line, cut_torn_line
 from spos_cli.search import statistics
 from spos_cli.search.racing import Outcomes
 from spos_cli.space.architecture import Architecture
@@ -114,14 +117,10 @@ class Journal:
         Raises:
             RunError: a line in the middle is not an entry.
         """
-        if not self.path.exists():
-            return []
-        try:
-            lines = self.path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise RunError(f"cannot read {self.path}: {error.strerror or error}") from None
+        with os_errors_as(RunError, f"cannot read {self.path}"):
+            lines = read_complete_lines(self.path)
         entries = []
-        for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is incomplete
+        for number, line in enumerate(lines, 1):
             if (entry := self.entry_or_none(line)) is None:
                 raise RunError(f"{self.path}:{number} is not a scored candidate; mend it, or use --fresh")
             entries.append(entry)
@@ -155,11 +154,7 @@ class Journal:
 
     def cut_incomplete_line(self) -> None:
         """Removes what follows the last newline, so that the next entry begins a line."""
-        if self.path.exists():
-            content = self.path.read_bytes()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                os.truncate(self.path, whole)
+        cut_torn_line(self.path)
 
     def append(self, entry: Entry) -> None:
         """Adds one line and flushes it to the disk.
@@ -167,14 +162,8 @@ class Journal:
         Raises:
             RunError: the disk is full, or the folder cannot be written.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
-                file.write(entry.to_line().encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise RunError(f"cannot write {self.path}: {error.strerror or error}; scores so far are kept") from None
+        with os_errors_as(RunError, f"cannot write {self.path}", "scores so far are kept"):
+            append_line(self.path, entry.to_line(), sync=True)
 
 
 class Bitmaps:
@@ -195,15 +184,13 @@ class Bitmaps:
             RunError: the disk is full, or the folder cannot be written.
         """
         bits = np.packbits(np.pad(outcomes, (0, self.images - len(outcomes)))).tobytes()
-        try:
+        with os_errors_as(RunError, f"cannot write {self.path}", "scores so far are kept"):
             self.path.touch()
             with self.path.open("r+b") as file:
                 file.seek(row * self.width)
                 file.write(bits)
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:
-            raise RunError(f"cannot write {self.path}: {error.strerror or error}; scores so far are kept") from None
 
     def read(self, row: int) -> Outcomes | None:
         """The outcomes `(images,)` in a row; None if they were not kept."""

@@ -79,7 +79,7 @@ class Scoring:
         race = self.race() if pending else None
         neighbours = sorted(pending, key=lambda candidate: candidate.architecture.options)
         for together in chunks(neighbours, GROUP * self.processes.world_size):
-            if self.processes.any(request.made):
+            if self.processes.any(request.is_set):
                 raise Interrupted(request.number or signal.SIGTERM)
             self.overview.add(self.score_together(together, race, request, task))
             task.rows = self.overview.rows
@@ -129,7 +129,7 @@ class Scoring:
             first_half = first_half and done > before  # of the calibration; then it begins anew, of the scoring
             task.under_way, before = len(candidates) * (done if first_half else 1 + done) / 2, done
             task.advance(0, note=f"{note}, {done:.0%} of {len(candidates)} more" if note else "")
-            return not request.made
+            return not request.is_set
 
         found = self.scores_of([candidate.architecture for candidate in mine], race, go_on)
         task.note, task.under_way = note, 0.0

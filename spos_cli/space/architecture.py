@@ -15,6 +15,7 @@ import yaml
 
 from spos_cli.errors import ArchitectureError, CheckpointError
 from spos_cli.files import pickles
+from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.reading import YAML_ERRORS
 
 MAX_CHARACTERS = 100_000  # of a literal or a file; far above any space
@@ -157,11 +158,8 @@ def read(arch: str) -> Architecture:
             if path is not None and (path.suffix.lower() in SUFFIXES or "/" in arch or "\\" in arch):
                 raise ArchitectureError(f"there is no architecture file {arch}") from None
             raise
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_CHARACTERS + 1)
-    except OSError as error:
-        raise ArchitectureError(f"cannot read the architecture file {arch}: {error.strerror or error}") from None
+    with os_errors_as(ArchitectureError, f"cannot read the architecture file {arch}"), path.open("rb") as file:
+        content = file.read(MAX_CHARACTERS + 1)
     if len(content) > MAX_CHARACTERS:
         raise ArchitectureError(f"{arch} is too large for an architecture file")
     return _from_value(_load(content, arch), arch)

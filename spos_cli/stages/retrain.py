@@ -11,12 +11,13 @@ from torch import nn
 from spos_cli.config.identity import recipe
 from spos_cli.engine import checkpoint
 from spos_cli.engine.calibration import calibrate
+from spos_cli.engine.compilation import run_eagerly
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.evaluation import evaluate
 from spos_cli.engine.metrics import Accuracy
 from spos_cli.engine.precision import autocast, prepared
 from spos_cli.engine.progress import track
-from spos_cli.engine.trainer import Trainer, uncompiled
+from spos_cli.engine.trainer import Trainer
 from spos_cli.files.quoting import quote_path
 from spos_cli.models.counting import count
 from spos_cli.models.network import Network
@@ -65,7 +66,7 @@ def train(run: Run, processes: Processes, architecture: Architecture, images: Im
         network.eval()
         batches = images.val_batches(config.search.batch_size)
         pairs = ((pixels, labels) for pixels, labels, _ in batches)
-        with uncompiled():
+        with run_eagerly():
             return evaluate(network, pairs, images.preprocess, processes.device, training.amp, processes)
 
     def midway(network: nn.Module) -> dict[str, float]:
@@ -127,7 +128,7 @@ def last_batchnorm_pass(run: Run, model: nn.Module, images: Images, processes: P
                 yield prepared(images.preprocess, pixels, colours, processes.device)
                 task.advance()
 
-        with autocast(processes.device, training.amp), uncompiled():
+        with autocast(processes.device, training.amp), run_eagerly():
             calibrate(model, inputs(), processes)
 
 

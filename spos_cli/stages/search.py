@@ -19,10 +19,11 @@ from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import StopRequest, stop_on_signals
 from spos_cli.engine.progress import track, warn
-from spos_cli.engine.scalars import Scalars
-from spos_cli.engine.timing import timed
+from spos_cli.engine.tensorboard import TensorBoardMirror
+from spos_cli.engine.timing import record_time
 from spos_cli.errors import CheckpointError, RunError
 from spos_cli.files.digests import file_digest
+from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.reading import read_json
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import Costs, count
@@ -151,7 +152,7 @@ def search(
         mirrored(run, processes) as mirror,
         stop_on_signals(request),
         track("search", total, "candidates", quiet=quiet, dashboard=True) as task,
-        timed(run.folder.search.path, processes, lambda: scoring.lines, "candidates") as clock,
+        record_time(run.folder.search.path, processes, lambda: scoring.lines, "candidates") as clock,
     ):
         for _ in evolution.search(lambda c: scoring.score(c, request, task), known, begin, overview.begin):
             mirror(overview.generation, overview.summary)
@@ -171,7 +172,7 @@ def mirrored(run: Run, processes: Processes) -> Iterator[Callable[[int, Mapping[
     if not (run.tensorboard and processes.is_main):
         yield lambda generation, numbers: None
         return
-    with contextlib.closing(Scalars(run.folder.search.tensorboard)) as scalars:
+    with contextlib.closing(TensorBoardMirror(run.folder.search.tensorboard)) as scalars:
         yield lambda generation, numbers: scalars.add(
             generation, {f"search/{name}": number for name, number in numbers.items()}
         )
@@ -187,11 +188,8 @@ def read_candidates(path: Path, space: SearchSpace, costs: Costs) -> list[Entry]
         RunError: there is no such file, or it is the journal of another space.
         CheckpointError: it is neither a journal nor a published search of this space.
     """
-    try:
-        with path.open("rb") as file:
-            is_journal = file.read(1) == b"{"
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {error.strerror or error}") from None
+    with os_errors_as(RunError, f"cannot read {path}"), path.open("rb") as file:
+        is_journal = file.read(1) == b"{"
     if is_journal:
         entries = Journal(path).read_of(space)
         for number, entry in enumerate(entries, 1):

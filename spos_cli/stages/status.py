@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from spos_cli.config import loading
-from spos_cli.engine.progress import duration
+from spos_cli.engine.progress import format_seconds
 from spos_cli.errors import RunError, SposError
+from spos_cli.files.os_errors import os_errors_as
 from spos_cli.run.command import Command, root_from_here
 from spos_cli.run.folder import RunFolder
 from spos_cli.run.next_command import find_current, make_next_command
@@ -41,10 +42,8 @@ def run(run: Command) -> None:
         RunError: the run folder cannot be read.
     """
     # Find out how far each stage is.
-    try:
+    with os_errors_as(RunError, f"cannot read {run.folder}"):
         stages = list(list_progress(run))
-    except OSError as error:
-        raise RunError(f"cannot read {run.folder}: {error.strerror or error}") from None
 
     # Find the next command, and the stage that has to end before it.
     current = find_current(stages)
@@ -89,7 +88,7 @@ def describe_state(stage: StageProgress) -> str:
     if stage.is_begun and stage.done is not None:
         words += f", {stage.done:,}" + (f" of {stage.total:,}" if stage.total else "") + f" {stage.unit}"
     if stage.seconds_left is not None:
-        words += f", {duration(stage.seconds_left)} left"
+        words += f", {format_seconds(stage.seconds_left)} left"
     return words + (f" ({stage.note})" if stage.note else "")
 
 

@@ -63,7 +63,7 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
         require=lambda content, what: images.require_same(content.get("images"), what, val=False),
         seed=config.seed,
         preprocess=images.preprocess,
-        arguments=lambda step: [(path,) for path in sampler.paths(step)],
+        paths=sampler.paths,
         tensorboard=run.tensorboard,
         one_path=training.sampler != "fair",
     )
@@ -85,7 +85,7 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
 
 def show(run: Run, trainer: Trainer) -> None:
     """The summary at the end."""
-    last = trainer.last_metrics()
+    last = trainer.metrics.last_training_line()
     rows = [
         ("steps", trainer.step),
         ("training loss", f"{last.get('loss', float('nan')):.3f}"),

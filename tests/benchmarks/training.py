@@ -13,7 +13,7 @@ from torch import Tensor
 from spos_cli.data.transforms import preprocess
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.trainer import Batch, Recipe, Trainer
+from spos_cli.engine.trainer import Batch, Trainer, TrainingPlan
 from spos_cli.models.counting import count
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
@@ -62,18 +62,18 @@ def published_step(size: int) -> Step:
 
 def our_step(size: int) -> Step:
     """The step of our trainer, from the uint8 images that its loader gives."""
-    recipe = Recipe(Schedule(1e-4, 10**6), size)
+    plan = TrainingPlan(Schedule(1e-4, 10**6), size)
     alone = Processes(0, 1, torch.device("cpu"))
     trainer = Trainer(
         supernet(),
-        recipe,
+        plan,
         alone,
         name="bench",
         folder=Path("bench-writes-nothing"),
         identity={},
         seed=0,
         preprocess=functools.partial(preprocess, "spos"),
-        arguments=lambda step: [(paths()[step % len(paths())],)],
+        paths=lambda step: [paths()[step % len(paths())]],
     )
     trainer.model.train()
     images, labels = batch_of(size)

@@ -92,8 +92,8 @@ def test_a_disk_without_room_for_a_checkpoint(finished: Spos, spos: Spos) -> Non
         check=False,
     )
     assert done.returncode == 2, done.stderr
-    assert "training goes on, the next checkpoint is tried at its time" in done.stderr
-    assert "Make room and run the same command: it goes on from there" in done.stderr
+    assert "continuing; will retry at the next checkpoint" in done.stderr
+    assert "Make room and run the same command" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(spos.run.glob("supernet/*.tmp"))
     spos.here("supernet-train")

@@ -45,7 +45,7 @@ def test_every_cut_and_many_flips_are_noticed(tmp_path: Path) -> None:
 
 
 def test_the_format_before_pytorch_1_6(tmp_path: Path) -> None:
-    """The published checkpoints have it: pickles one after another, without checksums."""
+    """The official checkpoints have it: pickles one after another, without checksums."""
     path = tmp_path / "x.pth.tar"
     torch.save(CONTENT, path, _use_new_zipfile_serialization=False)
     loaded = checkpoint.load(path)

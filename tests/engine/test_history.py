@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spos_cli.engine.history import DEVIATIONS, FAR, find_guessing
+from spos_cli.engine.history import DEVIATIONS, DIVERGED, find_guessing
 
 
 def lines(*windows: tuple[float, float], images: int = 500, every: int = 10) -> list[dict[str, Any]]:
-    """Metrics of windows with these losses and accuracies."""
+    """Make metrics of windows with these losses and accuracies."""
     return [
         {"step": every * number, "loss": loss, "top1": top1, "images": images}
         for number, (loss, top1) in enumerate(windows, 1)
@@ -35,9 +35,9 @@ def test_guessing_is_what_equal_probabilities_give(classes: int, smoothing: floa
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 1000])
 def test_what_has_diverged_is_seen_in_one_line(classes: int) -> None:
-    """Of few images, and whatever top-1 is: of two classes with 90 % and 10 %, one alone has 90 %."""
+    """However few images it has, and whatever top-1 is: always naming a class of 90 % of the images gives 90 %."""
     guess = math.log(classes)
-    for loss in (FAR * guess * 1.01, 793.0, 1e17, 1e300, math.inf, 10**400):
+    for loss in (DIVERGED * guess * 1.01, 793.0, 1e17, 1e300, math.inf, 10**400):
         for top1 in (0.0, 1 / classes, 0.9):
             found = find_guessing(lines((guess, 0.5), (loss, top1), images=6), classes)
             assert found is not None
@@ -68,12 +68,12 @@ def test_what_has_collapsed_is_seen_in_enough_images() -> None:
     ],
     ids=["one line", "two small lines", "falling", "below guessing", "well above chance", "learned"],
 )
-def test_the_young_and_the_healthy_are_not_accused(windows: list[tuple[float, float]]) -> None:
+def test_new_and_healthy_trainings_are_not_accused(windows: list[tuple[float, float]]) -> None:
     assert find_guessing(lines(*windows, images=320 if len(windows) < 9 else 500), 10) is None
 
 
 def test_chance_seldom_looks_better_than_chance() -> None:
-    """By simulation: guesses are found as often as a normal distribution is below so many deviations."""
+    """By simulation: guessing is recognised as often as a normal distribution is below so many deviations."""
     rng = np.random.default_rng(0)
     for classes in (2, 10, 100):
         images = 100 * classes
@@ -83,7 +83,7 @@ def test_chance_seldom_looks_better_than_chance() -> None:
         assert found == pytest.approx(0.5 * (1 + math.erf(DEVIATIONS / math.sqrt(2))), abs=0.02)
 
 
-def test_what_is_no_metric_is_left_out() -> None:
+def test_lines_without_metrics_are_left_out() -> None:
     good = lines((793.0, 0.1))
     odd: list[dict[str, Any]] = [
         {},

@@ -22,9 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spos_cli import seeding
 from spos_cli.engine import parallel
+from spos_cli.engine.compilation import compile_blocks
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.trainer import Batch, Recipe, Trainer, compile_blocks
+from spos_cli.engine.trainer import Batch, Trainer, TrainingPlan
 from spos_cli.models.blocks import ChoiceBlock
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import initialized
@@ -63,14 +64,14 @@ def make_trainer(
     build = (lambda: Supernet(space, dropout=0.0)) if alone is None else (lambda: Network(space, alone, dropout=0.0))
     return Trainer(
         initialized(build, 0).double(),
-        Recipe(Schedule(0.05, STEPS), processes.world_size * EACH, log_every=1, checkpoint_every=2),
+        TrainingPlan(Schedule(0.05, STEPS), processes.world_size * EACH, log_every=1, checkpoint_every=2),
         processes,
         name="test",
         folder=folder,
         identity={"kind": "test"},
         seed=0,
         preprocess=lambda images, colours: images,
-        arguments=lambda step: [(path,) for path in PLAIN.paths(step)] if alone is None else [()],
+        paths=PLAIN.paths if alone is None else None,
     )
 
 
@@ -140,7 +141,7 @@ def train_compiled(processes: Processes, folder: Path) -> None:
         if name == "blocks":
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(ChoiceBlock, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))
-                patch.setattr("spos_cli.engine.trainer.require_compiler", lambda device: "none, with that backend")
+                patch.setattr("spos_cli.engine.compilation.require_compiler", lambda device: "none, with that backend")
                 compile_blocks(trainer.model, processes.device)
         train(processes, trainer)
         torch.save(trainer.model.state_dict(), folder / f"{name}-{processes.rank}.pt")

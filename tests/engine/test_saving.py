@@ -1,4 +1,4 @@
-"""Checkpoints that are torn, flipped or cannot be written, and two runs in one folder."""
+"""Checkpoints and metrics of a training: torn, flipped, or on a full disk."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import errno
 import json
 import os
 import resource
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +16,6 @@ from torch import nn
 from spos_cli.engine import checkpoint
 from spos_cli.engine.trainer import Batch, Trainer
 from spos_cli.errors import CheckpointError, DataError, RunError
-from spos_cli.files import lock
 from tests.engine.test_trainer import STEPS, batches, trainer
 
 
@@ -31,14 +27,14 @@ def train(folder: Path, **changes: Any) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training that nothing has disturbed. Not to be changed."""
+    """The folder of a training that nothing has disturbed; do not change it."""
     folder = tmp_path_factory.mktemp("whole")
     train(folder, ema_decay=0.9)
     return folder
 
 
-def stopped(folder: Path) -> Path:
-    """The same training, killed after step 4 of 6."""
+def stop_after_4(folder: Path) -> Path:
+    """Train the same, killed after step 4 of 6."""
     training = trainer(folder, ema_decay=0.9, keep_checkpoints=3)
 
     class Stop(Exception):
@@ -55,7 +51,7 @@ def stopped(folder: Path) -> Path:
 
 
 def spoil(path: Path, how: str) -> None:
-    """Damages a file in place, so that its other name is damaged too."""
+    """Damage a file in place, so that its other name is damaged, too."""
     content = bytearray(path.read_bytes())
     with path.open("r+b") as file:
         if how == "torn":
@@ -71,16 +67,16 @@ def spoil(path: Path, how: str) -> None:
 def test_the_checkpoint_before_a_damaged_one_is_used(
     whole: Path, tmp_path: Path, how: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = stopped(tmp_path / "run")
+    folder = stop_after_4(tmp_path / "run")
     spoil(folder / "last.pt", how)
     damaged = (folder / "last.pt").read_bytes()
     resumed = trainer(folder, ema_decay=0.9)
     resumed.resume()
-    said = "".join(capfd.readouterr().err.split())
+    output = "".join(capfd.readouterr().err.split())
     assert resumed.step == 2
-    assert "last.pt" in said
-    assert "itiskeptas" in said
-    assert "goingonfrom" in said
+    assert "last.pt" in output
+    assert "itiskeptas" in output
+    assert "resumingfrom" in output
     assert (folder / "damaged" / "last.pt").read_bytes() == damaged
     resumed.train(lambda first: batches(first, STEPS))
     for name in ("last.pt", "step-00000006.pt"):
@@ -90,14 +86,14 @@ def test_the_checkpoint_before_a_damaged_one_is_used(
 
 
 def test_a_missing_last_is_found_again(whole: Path, tmp_path: Path) -> None:
-    folder = stopped(tmp_path / "run")
+    folder = stop_after_4(tmp_path / "run")
     (folder / "last.pt").unlink()
     train(folder, ema_decay=0.9)
     assert (folder / "last.pt").read_bytes() == (whole / "last.pt").read_bytes()
 
 
 def test_when_none_is_whole_nothing_is_trained(tmp_path: Path) -> None:
-    folder = stopped(tmp_path / "run")
+    folder = stop_after_4(tmp_path / "run")
     for path in folder.glob("step-*.pt"):
         spoil(path, "torn")
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole .* use --fresh"):
@@ -108,7 +104,7 @@ def test_when_none_is_whole_nothing_is_trained(tmp_path: Path) -> None:
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, full: list[bool]) -> None:
-    """`os.fsync` fails as long as the list's one element is set."""
+    """Let `os.fsync` fail as long as the list's one element is set."""
     sync = os.fsync
 
     def synchronize(file: int) -> None:
@@ -119,7 +115,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, full: list[bool]) -> None:
     monkeypatch.setattr(os, "fsync", synchronize)
 
 
-def test_training_goes_on_over_a_full_disk(
+def test_training_continues_on_a_full_disk(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     full = [False]
@@ -139,8 +135,8 @@ def test_training_goes_on_over_a_full_disk(
             yield batch
 
     training.train(filling)
-    said = " ".join(capfd.readouterr().err.split())
-    assert said.count("No space left on device; what was there is kept; training goes on") == 1
+    output = " ".join(capfd.readouterr().err.split())
+    assert output.count("No space left on device; what was there is kept; continuing") == 1
     assert (tmp_path / "last.pt").read_bytes() == (whole / "last.pt").read_bytes()
 
 
@@ -164,14 +160,14 @@ def test_the_last_checkpoint_has_to_be_written(tmp_path: Path, monkeypatch: pyte
 def test_a_line_of_metrics_that_does_not_fit_is_left_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The system takes a part of the line."""
     training, path = trainer(tmp_path), tmp_path / "metrics.jsonl"
-    training.write_metrics({"step": 1, "loss": 1.0})
+    training.metrics.write({"step": 1, "loss": 1.0})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 7, before[1]))
     try:
-        training.write_metrics({"step": 2, "loss": 2.0})
+        training.metrics.write({"step": 2, "loss": 2.0})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    training.write_metrics({"step": 3, "loss": 3.0})
+    training.metrics.write({"step": 3, "loss": 3.0})
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 3]
     assert "cannot write" in capfd.readouterr().err  # the limit cuts this message short, too
 
@@ -185,101 +181,14 @@ def test_milestones_are_kept(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "other").glob("milestone-*.pt")] == kept[1:2]
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from spos_cli.files import lock
-from spos_cli.errors import RunError
-try:
-    with lock.hold(Path(sys.argv[1])):
-        print("held", flush=True)
-        sys.stdin.read()
-except RunError as error:
-    print(error, flush=True)
-"""
-
-
-def holder(path: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-
-
-def test_a_second_run_says_who_holds_the_folder(tmp_path: Path) -> None:
-    path = tmp_path / "run" / ".supernet.lock"
-    with holder(path) as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "held\n"
-        said = rf"is in use by process {first.pid} on .*, since .*; wait until"
-        with pytest.raises(RunError, match=said), lock.hold(path):
-            pass
-        first.kill()  # the system lets the lock go
-    assert path.exists()
-    with lock.hold(path):
-        second = subprocess.run(
-            [sys.executable, "-c", HOLD, str(path)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert f"is in use by process {os.getpid()} on" in second.stdout
-    assert not path.exists()
-
-
-def test_only_one_of_many_gets_the_lock_at_a_time(tmp_path: Path) -> None:
-    """Taken and let go over and over by four processes: each of them alone counts up a file."""
-    path, counter = tmp_path / "lock", tmp_path / "counter"
-    counter.write_text("0")
-    code = """
-import sys, time
-from pathlib import Path
-from spos_cli.files import lock
-from spos_cli.errors import RunError
-done = 0
-while done < 50:
-    try:
-        with lock.hold(Path(sys.argv[1])):
-            number = int(Path(sys.argv[2]).read_text())
-            time.sleep(0.0005)
-            Path(sys.argv[2]).write_text(str(number + 1))
-            done += 1
-    except RunError:
-        pass
-"""
-    workers = [subprocess.Popen([sys.executable, "-c", code, str(path), str(counter)]) for _ in range(4)]
-    assert [worker.wait(120) for worker in workers] == [0] * 4
-    assert counter.read_text() == "200"
-
-
-def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
-    """Loader workers outlive a killed run by a few seconds."""
-    forking = (
-        "import os\n        child = os.fork()\n        if child == 0: time.sleep(30)\n        print(child, flush=True)"
-    )
-    code = HOLD.replace('print("held", flush=True)', forking)
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        child = int(process.stdout.readline())
-        process.kill()
-    try:
-        os.kill(child, 0)  # it is still there
-        with lock.hold(tmp_path / "lock"):
-            pass
-    finally:
-        os.kill(child, signal.SIGKILL)
-
-
-def measured(folder: Path, evaluate: Callable[[nn.Module], dict[str, float]]) -> Trainer:
+def resume_with(folder: Path, evaluate: Callable[[nn.Module], dict[str, float]]) -> Trainer:
     training = trainer(folder)
     training.evaluate, training.evaluate_every = evaluate, 2
     training.resume()
     return training
 
 
-def validated(folder: Path) -> list[tuple[int, float]]:
+def read_validations(folder: Path) -> list[tuple[int, float]]:
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [(line["step"], line["val_top1"]) for line in lines if "val_top1" in line]
 
@@ -296,15 +205,15 @@ def test_an_evaluation_that_fails_costs_nothing_and_is_made_up(tmp_path: Path, s
             raise DataError("cannot read the image val/fox/03.jpg: torn")
         return evaluate(model)
 
-    measured(tmp_path / "whole", evaluate).train(lambda first: batches(first, STEPS))
-    training = measured(tmp_path / "failed", fail)
+    resume_with(tmp_path / "whole", evaluate).train(lambda first: batches(first, STEPS))
+    training = resume_with(tmp_path / "failed", fail)
     with pytest.raises(DataError):
         training.train(lambda first: batches(first, STEPS))
-    resumed = measured(tmp_path / "failed", evaluate)
+    resumed = resume_with(tmp_path / "failed", evaluate)
     assert resumed.step == step
     resumed.train(lambda first: batches(first, STEPS))
-    assert validated(tmp_path / "failed") == validated(tmp_path / "whole")
-    assert [step for step, _ in validated(tmp_path / "whole")] == [2, 4, 6]
+    assert read_validations(tmp_path / "failed") == read_validations(tmp_path / "whole")
+    assert [step for step, _ in read_validations(tmp_path / "whole")] == [2, 4, 6]
     assert (tmp_path / "failed" / "last.pt").read_bytes() == (tmp_path / "whole" / "last.pt").read_bytes()
-    again = measured(tmp_path / "failed", fail)
+    again = resume_with(tmp_path / "failed", fail)
     again.train(lambda first: batches(first, STEPS))  # all is there: nothing is measured again

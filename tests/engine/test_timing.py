@@ -19,7 +19,7 @@ PROCESSES = Processes(0, 1, torch.device("cpu"))
 def test_times_of_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     fake_time, done = Clock(), 3
     monkeypatch.setattr(timing, "time", fake_time)
-    with contextlib.suppress(KeyError), timing.timed(tmp_path, PROCESSES, lambda: done, "steps") as clock:
+    with contextlib.suppress(KeyError), timing.record_time(tmp_path, PROCESSES, lambda: done, "steps") as clock:
         fake_time.now, done = 2.0, 5
         clock.lap()
         fake_time.now = 7.0
@@ -33,10 +33,10 @@ def test_times_of_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         (8.0, 1, "steps", 1),
     ]
     assert lines[0]["device"]
-    with timing.timed(tmp_path, PROCESSES, lambda: done, "steps"):
+    with timing.record_time(tmp_path, PROCESSES, lambda: done, "steps"):
         fake_time.now = 20.0
     assert len(path.read_text().splitlines()) == 2
     (tmp_path / "file").touch()
-    with timing.timed(tmp_path / "file", PROCESSES, lambda: done, "steps"):
+    with timing.record_time(tmp_path / "file", PROCESSES, lambda: done, "steps"):
         done = 7
     assert "a time is left out" in capsys.readouterr().err

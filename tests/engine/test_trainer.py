@@ -15,11 +15,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from spos_cli.engine.compilation import compile_blocks, require_compiler
 from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.trainer import Batch, Recipe, Trainer, compile_blocks, require_compiler
+from spos_cli.engine.trainer import Batch, Trainer, TrainingPlan
 from spos_cli.errors import ConfigError, RunError, TrainingError
 from spos_cli.models.blocks import ChoiceBlock
 from spos_cli.models.skeleton import initialize
@@ -52,20 +53,20 @@ def trainer(folder: Path, processes: Processes = ALONE, one_path: bool = True, *
     fields = {"batch_size": BATCH, "log_every": 1, "checkpoint_every": 2, **changes}
     return Trainer(
         model.double(),
-        Recipe(Schedule(0.05, STEPS), **fields),
+        TrainingPlan(Schedule(0.05, STEPS), **fields),
         processes,
         name="test",
         folder=folder,
         identity={"kind": "test", "recipe": {"lr": 0.05}},
         seed=0,
         preprocess=lambda images, colours: images,
-        arguments=lambda step: [(path,) for path in SAMPLER.paths(step)],
+        paths=SAMPLER.paths,
         one_path=one_path,
     )
 
 
 def test_resumed_is_the_same_as_uninterrupted(tmp_path: Path) -> None:
-    """Dropout, momentum and the moving average included; whatever the global generator does in between."""
+    """Dropout, momentum and the moving average too, whatever the global generator does in between."""
     whole = trainer(tmp_path / "whole", ema_decay=0.9)
     whole.train(lambda first: batches(first, STEPS))
 
@@ -90,7 +91,7 @@ def test_resumed_is_the_same_as_uninterrupted(tmp_path: Path) -> None:
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
-def test_another_recipe_is_refused_with_its_differences(tmp_path: Path) -> None:
+def test_other_settings_are_refused_with_their_differences(tmp_path: Path) -> None:
     first = trainer(tmp_path)
     first.train(lambda step: batches(step, STEPS))
     second = trainer(tmp_path)
@@ -113,7 +114,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_saves_nothing(tmp_path: Pa
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     """The loss of a step is from before its update, so the last update shows in the weights only."""
     training = trainer(tmp_path, checkpoint_every=1)
-    training.recipe = replace(training.recipe, schedule=Schedule(1e300, STEPS))
+    training.plan = replace(training.plan, schedule=Schedule(1e300, STEPS))
     with pytest.raises(TrainingError, match="not finite"):
         training.train(lambda first: batches(first, STEPS))
     for path in tmp_path.glob("*.pt"):
@@ -147,7 +148,7 @@ def test_a_signal_at_the_last_step_is_not_forgotten(tmp_path: Path) -> None:
     assert resumed.step == STEPS
 
 
-def test_metrics_of_a_run_that_was_killed_before_its_first_checkpoint_are_forgotten(tmp_path: Path) -> None:
+def test_metrics_of_a_run_that_was_killed_before_its_first_checkpoint_are_cut(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 9}\n{"step": 2, "lo')
     training = trainer(tmp_path)
     training.resume()
@@ -164,7 +165,7 @@ def test_accumulation_without_batchnorm_is_the_whole_batch(tmp_path: Path) -> No
             nn.init.normal_(parameter, std=0.01)
         training = Trainer(
             model,
-            Recipe(Schedule(0.05, STEPS), BATCH, accumulate=accumulate, clip_grad_norm=0.5),
+            TrainingPlan(Schedule(0.05, STEPS), BATCH, accumulate=accumulate, clip_grad_norm=0.5),
             ALONE,
             name="test",
             folder=tmp_path / folder,
@@ -186,7 +187,7 @@ def test_accumulation_without_batchnorm_is_the_whole_batch(tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes over gloo leave, a folder for each work: one pair does all of it, since it starts slowly."""
+    """The files of two processes over gloo, a folder for each work: one pair does all of it, since it starts slowly."""
     folder = tmp_path_factory.mktemp("two")
     run_together(2, WORK, folder)
     return folder
@@ -203,8 +204,8 @@ def train_half(processes: Processes, folder: Path) -> None:
     assert not unused
 
 
-def compared_by_hand(folder: Path, paths: Callable[[int], list[Architecture]]) -> None:
-    """Two processes' weights in a folder, against one process that adds the gradients of both halves itself.
+def compare_by_hand(folder: Path, paths: Callable[[int], list[Architecture]]) -> None:
+    """Compare two processes' weights in a folder with one process that adds the gradients of both halves itself.
 
     BatchNorm sees half a batch either way.
     """
@@ -227,7 +228,7 @@ def compared_by_hand(folder: Path, paths: Callable[[int], list[Architecture]]) -
 
 
 def test_two_processes_average_the_gradients_of_both_halves(two: Path) -> None:
-    compared_by_hand(two / "train_half", SAMPLER.paths)
+    compare_by_hand(two / "train_half", SAMPLER.paths)
 
 
 def stop_on_one(processes: Processes, folder: Path) -> None:
@@ -275,11 +276,11 @@ def accumulate(processes: Processes, folder: Path) -> None:
 def test_accumulated_gradients_are_averaged_once(two: Path, tmp_path: Path) -> None:
     """Two processes of two passes each against one process of four."""
     first, second = (torch.load(two / "accumulate" / f"{rank}.pt") for rank in range(2))
-    alone = trainer(tmp_path / "alone", accumulate=4)
-    alone.model.dropout.p = 0.0  # type: ignore[union-attr]
+    single = trainer(tmp_path / "single", accumulate=4)
+    single.model.dropout.p = 0.0  # type: ignore[union-attr]
     quarters = [slice(begin, begin + BATCH // 4) for begin in range(0, BATCH, BATCH // 4)]
-    alone.train(lambda first: ((i[part], None, j[part]) for i, _, j in batches(first, STEPS) for part in quarters))
-    for name, parameter in alone.model.named_parameters():
+    single.train(lambda first: ((i[part], None, j[part]) for i, _, j in batches(first, STEPS) for part in quarters))
+    for name, parameter in single.model.named_parameters():
         torch.testing.assert_close(first[name], parameter.detach(), rtol=1e-10, atol=1e-12)
         assert torch.equal(first[name], second[name])
 
@@ -293,14 +294,14 @@ def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
         initialize(model, 0)
         training = Trainer(
             model.double(),
-            Recipe(Schedule(0.05, STEPS), BATCH, compile=compile),  # type: ignore[arg-type]
+            TrainingPlan(Schedule(0.05, STEPS), BATCH, compile=compile),  # type: ignore[arg-type]
             ALONE,
             name="test",
             folder=tmp_path / compile,
             identity={},
             seed=0,
             preprocess=lambda images, colours: images,
-            arguments=lambda step: [(Architecture((0, 0)),)],
+            paths=lambda step: [Architecture((0, 0))],
         )
         training.train(lambda first: batches(first, STEPS))
         states.append(model.state_dict())
@@ -348,12 +349,12 @@ def fair_trainer(folder: Path, processes: Processes = ALONE) -> Trainer:
     training = trainer(folder, processes, one_path=False)
     sampler = FairSampler(Options.plain([2] * SPACE.num_layers), 5)
     training.model.dropout.p = 0.0  # type: ignore[union-attr]
-    training.arguments = lambda step: [(path,) for path in sampler.paths(step)]
+    training.paths = sampler.paths
     return training
 
 
 def test_fair_steps_add_the_gradients_of_all_their_paths(two: Path) -> None:
-    compared_by_hand(two / "train_fairly", FairSampler(Options.plain([2] * SPACE.num_layers), 5).paths)
+    compare_by_hand(two / "train_fairly", FairSampler(Options.plain([2] * SPACE.num_layers), 5).paths)
 
 
 def test_settings_that_were_switched_on_or_off_differ() -> None:
@@ -379,7 +380,7 @@ def test_validations_and_the_last_batchnorm_pass_compile_nothing(spos: Spos, mon
     """Each block of the path is compiled once, for the training."""
 
     monkeypatch.setattr(ChoiceBlock, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))
-    monkeypatch.setattr("spos_cli.engine.trainer.require_compiler", lambda device: "none, with that backend")
+    monkeypatch.setattr("spos_cli.engine.compilation.require_compiler", lambda device: "none, with that backend")
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     changes = {"steps": 4, "evaluate_every": 2, "compile": "blocks", "ema_decay": "null", "batchnorm_pass_steps": 2}

@@ -106,11 +106,11 @@ def test_hostile_pickles_run_nothing(tmp_path: Path, name: str) -> None:
     content = hostile(marker)[name]
     path = tmp_path / "x.pkl"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError) as said:
+    with pytest.raises(CheckpointError) as caught:
         pickles.read(path)
-    assert "\n" not in str(said.value)
-    assert str(path) in str(said.value)
-    assert len(str(said.value)) < len(str(path)) + 160
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < len(str(path)) + 160
     with pytest.raises(CheckpointError):
         flops_table.read(path)
     with pytest.raises(ArchitectureError):

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from spos_cli.data.datasets import digits
 from spos_cli.data.transforms import preprocess
 from spos_cli.engine import accelerator
+from spos_cli.engine.compilation import Compile, require_compiler
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.precision import Amp, autocast
-from spos_cli.engine.trainer import Batch, Compile, Recipe, Trainer, require_compiler
+from spos_cli.engine.trainer import Batch, Trainer, TrainingPlan
 from spos_cli.errors import ConfigError
 from spos_cli.models.blocks import ChoiceBlock
 from spos_cli.models.network import Network
@@ -144,7 +145,7 @@ def steps(precision: Precision, place: Place) -> str:
     paths = [Architecture(tuple(choices)) for choices in case["architectures"]]
     model = Supernet(PUBLISHED, dropout=0.0)
     golden.fill(model)
-    recipe = Recipe(
+    plan = TrainingPlan(
         Schedule(case["lr"], case["total_iters"], first=1),
         case["batch"],
         momentum=case["momentum"],
@@ -152,7 +153,7 @@ def steps(precision: Precision, place: Place) -> str:
         label_smoothing=case["label_smoothing"],
         amp=precision.amp,
     )
-    training = trainer(place.device, model, recipe, lambda step: paths[step], lambda images, colours: images)
+    training = trainer(place.device, model, plan, lambda step: paths[step], lambda images, colours: images)
     batch = golden.image(case["batch"], 9), None, torch.tensor(case["labels"])
     scale = training.scaler.get_scale()
     losses = losses_of(training, itertools.repeat(batch), case["total_iters"])
@@ -172,7 +173,7 @@ def steps(precision: Precision, place: Place) -> str:
 def trainer(
     device: torch.device,
     model: Skeleton,
-    recipe: Recipe,
+    plan: TrainingPlan,
     path: Callable[[int], Architecture] | None,
     prepare: Callable[[Tensor, Tensor | None], Tensor],
 ) -> Trainer:
@@ -183,14 +184,14 @@ def trainer(
     """
     training = Trainer(
         model,
-        recipe,
+        plan,
         Processes(0, 1, device),
         name="gpu",
         folder=Path("gpu-writes-nothing"),
         identity={},
         seed=0,
         preprocess=prepare,
-        arguments=(lambda step: ((),)) if path is None else (lambda step: ((path(step),),)),
+        paths=None if path is None else (lambda step: [path(step)]),
     )
     training.model.train()
     return training
@@ -240,7 +241,7 @@ def train_twice(kind: str, device: torch.device, amp: Amp, compile: Compile) -> 
     model = Supernet(SMALL, dropout=0.0) if kind == "supernet" else Network(SMALL, path, dropout=0.0)
     golden.fill(model)  # with the usual first weights all logits are near 0, and the loss tells nothing
     states = [state_of(model)]
-    recipe = Recipe(
+    plan = TrainingPlan(
         Schedule(0.05, 2),
         BATCH,
         accumulate=ACCUMULATE,
@@ -249,7 +250,7 @@ def train_twice(kind: str, device: torch.device, amp: Amp, compile: Compile) -> 
         ema_decay=None if kind == "supernet" else DECAY,
     )
     prepare = partial(preprocess, "standard")
-    training = trainer(device, model, recipe, (lambda step: path) if kind == "supernet" else None, prepare)
+    training = trainer(device, model, plan, (lambda step: path) if kind == "supernet" else None, prepare)
     scale = training.scaler.get_scale()
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (ACCUMULATE, BATCH // ACCUMULATE, 3, 16, 16), dtype=torch.uint8, generator=generator)
@@ -316,7 +317,7 @@ def digits_supernet() -> tuple[Supernet, Tensor, Tensor, Tensor, Tensor]:
     training = trainer(
         accelerator.CPU,
         model,
-        Recipe(Schedule(0.1, TRAINING_STEPS), 64),
+        TrainingPlan(Schedule(0.1, TRAINING_STEPS), 64),
         lambda step: CANDIDATES[step % len(CANDIDATES)],
         partial(preprocess, "standard"),
     )

@@ -21,10 +21,11 @@ from spos_cli.data.loaders import PREFETCH, BadImages, training_batches
 from spos_cli.data.resized import ResizedSet, keep_in_memory
 from spos_cli.data.transforms import Augmentation, TrainTransform, preprocess
 from spos_cli.engine import accelerator
+from spos_cli.engine.compilation import Compile
 from spos_cli.engine.distributed import usable_cores
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.precision import Amp, prepared
-from spos_cli.engine.trainer import Compile, Recipe
+from spos_cli.engine.trainer import TrainingPlan
 from spos_cli.models import latency
 from spos_cli.models.counting import count
 from spos_cli.models.supernet import Supernet
@@ -127,8 +128,8 @@ def our_step(place: Place, way: Way, batch: int) -> Call:
         return preprocess("spos", images, colours).contiguous(memory_format=memory)
 
     space, path = space_of(place), path_of(place)
-    recipe = Recipe(Schedule(1e-4, 10**6), batch, amp=way.amp, compile=way.compile)
-    training = trainer(place.device, Supernet(space), recipe, lambda step: path, prepare)
+    plan = TrainingPlan(Schedule(1e-4, 10**6), batch, amp=way.amp, compile=way.compile)
+    training = trainer(place.device, Supernet(space), plan, lambda step: path, prepare)
     training.model.to(memory_format=memory)
     images, labels = images_for(place, batch, space.image_size)
     batches = itertools.repeat((images, None, labels))

@@ -16,7 +16,7 @@ import torch
 
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.trainer import Recipe, Trainer
+from spos_cli.engine.trainer import Trainer, TrainingPlan
 from spos_cli.models.blocks import BLOCKS
 from spos_cli.models.counting import count, multiply_adds, parameters
 from spos_cli.models.network import Network
@@ -120,7 +120,7 @@ def test_the_built_in_golden_numbers_are_these() -> None:
 def train(model: Supernet, case: dict[str, Any], folder: Path, images: torch.Tensor) -> list[dict[str, float]]:
     """The golden run through the real Trainer; its lines of metrics."""
     archs = [Architecture(tuple(choices)) for choices in case["architectures"]]
-    recipe = Recipe(
+    plan = TrainingPlan(
         Schedule(case["lr"], case["total_iters"], first=1),
         case["batch"],
         momentum=case["momentum"],
@@ -130,14 +130,14 @@ def train(model: Supernet, case: dict[str, Any], folder: Path, images: torch.Ten
     )
     trainer = Trainer(
         model,
-        recipe,
+        plan,
         Processes(0, 1, torch.device("cpu")),
         name="golden",
         folder=folder,
         identity={},
         seed=0,
         preprocess=lambda images, colours: images,
-        arguments=lambda step: [(archs[step],)],
+        paths=lambda step: [archs[step]],
     )
     batch = images, None, torch.tensor(case["labels"])
     trainer.train(lambda step: [batch] * case["total_iters"])

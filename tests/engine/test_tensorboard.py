@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from spos_cli.engine import scalars
-from spos_cli.engine.scalars import Scalars
+from spos_cli.engine import tensorboard
+from spos_cli.engine.tensorboard import TensorBoardMirror
 from spos_cli.errors import ConfigError
 
 accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 def read(folder: Path) -> dict[str, dict[int, float]]:
-    """By tag and step; each step must be there once."""
+    """Return the values by tag and step; each step must be there once."""
     events = accumulator.EventAccumulator(str(folder), {accumulator.SCALARS: 0})
     events.Reload()
     found = {}
@@ -36,7 +36,7 @@ def line(step: int, loss: float) -> dict[str, Any]:
 
 
 def test_metrics_are_mirrored(tmp_path: Path) -> None:
-    mirror = Scalars(tmp_path, 0)
+    mirror = TensorBoardMirror(tmp_path, 0)
     mirror.add_metrics(line(10, 2.0))
     mirror.add_metrics({"step": 10, "val_top1": 0.75, "val_loss": float("nan")})
     mirror.add_metrics(line(20, 1.0))
@@ -50,19 +50,19 @@ def test_metrics_are_mirrored(tmp_path: Path) -> None:
 
 
 def test_a_resumed_training_writes_no_step_twice(tmp_path: Path) -> None:
-    """Killed behind step 40, it goes on from the checkpoint of step 25, again and again, and once without a mirror."""
-    killed = Scalars(tmp_path, 0)
+    """Killed after step 40, it resumes from the checkpoint of step 25 again and again, and once without a mirror."""
+    killed = TensorBoardMirror(tmp_path, 0)
     for step in (10, 20, 30, 40):
         killed.add_metrics(line(step, 1.0))  # and not closed
     with next(tmp_path.iterdir()).open("ab") as file:
         file.write(b"torn")
     for attempt in (2.0, 3.0):
-        resumed = Scalars(tmp_path, 25)
+        resumed = TensorBoardMirror(tmp_path, 25)
         for step in (10, 20, 30, 40):
             resumed.add_metrics(line(step, attempt))
         resumed.close()
     assert read(tmp_path)["train/loss"] == {10: 1.0, 20: 1.0, 30: 3.0, 40: 3.0}
-    later = Scalars(tmp_path, 60)
+    later = TensorBoardMirror(tmp_path, 60)
     for step in (10, 20, 30, 40, 50, 60, 70):  # 50 and 60 were not mirrored then
         later.add_metrics(line(step, 4.0))
     later.close()
@@ -71,7 +71,7 @@ def test_a_resumed_training_writes_no_step_twice(tmp_path: Path) -> None:
 
 def test_a_search_replays_its_generations(tmp_path: Path) -> None:
     for last in (1, 3):
-        mirror = Scalars(tmp_path)
+        mirror = TensorBoardMirror(tmp_path)
         for generation in range(last + 1):
             mirror.add(generation, {"search/best_top1": 0.5 + generation / 8})
         mirror.close()
@@ -84,7 +84,7 @@ def test_a_full_disk_ends_the_mirror_and_nothing_else(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    mirror = Scalars(tmp_path, 0)
+    mirror = TensorBoardMirror(tmp_path, 0)
     monkeypatch.setattr(mirror.writer, "add_scalar", full)
     mirror.add_metrics(line(10, 1.0))
     mirror.add_metrics(line(20, 1.0))
@@ -95,4 +95,4 @@ def test_a_full_disk_ends_the_mirror_and_nothing_else(
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install tensorboard"):
-        scalars.require_tensorboard()
+        tensorboard.require_tensorboard()

@@ -1,4 +1,4 @@
-"""Numbers of a stage, mirrored to TensorBoard's event files."""
+"""Mirror the numbers of a stage to TensorBoard's event files."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from typing import Any
 from spos_cli.engine.history import is_number
 from spos_cli.engine.progress import console, warn
 from spos_cli.errors import ConfigError
+from spos_cli.files.os_errors import reason_of
 
 
 def require_tensorboard() -> None:
-    """Raises ConfigError if the package is not there; before any work."""
+    """Raise ConfigError if the package is not installed, before any work."""
     if importlib.util.find_spec("tensorboard") is None:
         raise ConfigError(
             "--tensorboard needs the package tensorboard, which is not installed: pip install tensorboard"
         )
 
 
-class Scalars:
-    """A folder of event files that each step is written to once, however often the work is resumed.
+class TensorBoardMirror:
+    """A folder of event files to which each step is written once, however often the work is resumed.
 
     Args:
-        folder: of the event files; this adds one.
-        step: where the work goes on: what earlier files have of later steps is purged. None if those are still true.
+        folder: the folder of event files, to which this adds one.
+        step: where the work resumes; TensorBoard forgets later steps of earlier files. None keeps them all.
 
     Raises:
-        ConfigError: the package is not there.
+        ConfigError: the package is not installed.
     """
 
     def __init__(self, folder: Path, step: int | None = None) -> None:
@@ -36,20 +37,20 @@ class Scalars:
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder = folder
-        self.known = _last_step(folder)  # what is mirrored already
-        purge = step is not None and self.known > step
-        if step is not None and purge:
-            self.known = step
+        self.last_step = _read_last_step(folder)  # steps up to this one are mirrored already
+        purges = step is not None and self.last_step > step
+        if step is not None and purges:
+            self.last_step = step
         self.writer: Any = None
         try:
-            self.writer = SummaryWriter(str(folder), purge_step=self.known + 1 if purge else None)
+            self.writer = SummaryWriter(str(folder), purge_step=self.last_step + 1 if purges else None)
             console.print(f"mirrored to TensorBoard: tensorboard --logdir {folder}", soft_wrap=True, markup=False)
         except OSError as error:
             self._give_up(error)
 
     def add(self, step: int, values: Mapping[str, Any]) -> None:
-        """Writes the numbers of a step, by tag, unless it was mirrored before; on a full disk, gives up and says so."""
-        if self.writer is None or step <= self.known:
+        """Write the numbers of a step, by tag, unless they are there already. If the disk is full, warn and stop."""
+        if self.writer is None or step <= self.last_step:
             return
         try:
             for tag, value in values.items():
@@ -60,12 +61,12 @@ class Scalars:
             self._give_up(error)
 
     def add_metrics(self, line: Mapping[str, Any]) -> None:
-        """A line of a training's `metrics.jsonl`: `val_top1` as `val/top1`, all others as `train/<name>`."""
+        """Write a line of a training's `metrics.jsonl`: `val_top1` as `val/top1`, all others as `train/<name>`."""
         tags = {key: f"val/{key[4:]}" if key.startswith("val_") else f"train/{key}" for key in line if key != "step"}
         self.add(int(line["step"]), {tag: line[key] for key, tag in tags.items()})
 
     def close(self) -> None:
-        """All is in the file."""
+        """Close the event file."""
         if self.writer is not None:
             try:
                 self.writer.close()
@@ -74,11 +75,11 @@ class Scalars:
 
     def _give_up(self, error: OSError) -> None:
         self.writer = None
-        warn(f"cannot write {self.folder}: {error.strerror or error}; nothing more is mirrored there")
+        warn(f"cannot write {self.folder}: {reason_of(error)}; nothing more is mirrored there")
 
 
-def _last_step(folder: Path) -> int:
-    """The largest step in the event files of a folder, -1 if there is none; files may be torn."""
+def _read_last_step(folder: Path) -> int:
+    """Return the largest step in the event files of a folder, -1 if there is none; files may be torn."""
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
 
@@ -86,7 +87,7 @@ def _last_step(folder: Path) -> int:
     for path in sorted(folder.glob("events.out.tfevents.*")):
         for record in RawEventFileLoader(str(path)).Load():
             event = Event.FromString(record)
-            if event.HasField("session_log"):  # what came before is purged from here on
+            if event.HasField("session_log"):  # TensorBoard forgets earlier events from this step on
                 last = min(last, event.step - 1)
             if event.HasField("summary"):
                 last = max(last, event.step)
