@@ -10,9 +10,8 @@ from typing import Any, get_args
 
 import numpy as np
 
-from spos_cli.search import results
-from spos_cli.search.journal import Entry, Origin, ranking
-from spos_cli.search.results import is_new, is_own
+from spos_cli.search.journal import Entry, Origin
+from spos_cli.search.results import Results, is_counted, is_new, ranking
 from spos_cli.search.statistics import front, interval
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import Choice, SearchSpace
@@ -134,7 +133,7 @@ class Search:
     @cached_property
     def own(self) -> list[int]:
         """The lines whose scores were found on the images of this search, those among them that were stopped early."""
-        return [i for i, entry in enumerate(self.entries) if is_own(entry)]
+        return [i for i, entry in enumerate(self.entries) if is_counted(entry)]
 
     @cached_property
     def new(self) -> list[int]:
@@ -144,7 +143,7 @@ class Search:
     @cached_property
     def lines(self) -> dict[Architecture, int]:
         """The line of each architecture; of one that was scored again, the line that counts."""
-        return {entry.architecture: i for i, entry in enumerate(self.entries)} | results.rows(self.entries)
+        return {entry.architecture: i for i, entry in enumerate(self.entries)} | dict(Results.of(self.entries).rows)
 
     @cached_property
     def compared(self) -> list[int]:
@@ -298,7 +297,7 @@ def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
     origins = list(get_args(Origin))
     compared = search.compared
     top = [entry.architecture for entry in ranking(entries[i] for i in compared)[:TOP]]
-    places, values = best_so_far([score if score >= 0 else None for score in results.best_so_far(entries)])
+    places, values = best_so_far([score if score >= 0 else None for score in Results.of(entries).best_so_far])
     data = {
         # One character a layer, one candidate after another.
         "archs": "".join(DIGITS[choice] for arch in archs for choice in arch),

@@ -27,8 +27,8 @@ from spos_cli.report.findings import (
     score_interval,
     stages_of,
 )
-from spos_cli.search.results import is_own
-from spos_cli.search.statistics import ENOUGH
+from spos_cli.search.results import is_counted
+from spos_cli.search.statistics import MIN_PAIRS
 from spos_cli.space.architecture import Architecture, format_width
 from spos_cli.space.cost import LABELS, format_cost, format_duration
 from spos_cli.space.search_space import SearchSpace
@@ -538,10 +538,10 @@ def agreement(audit: Audit) -> str:
             f" So was the winner: with {_percent(audit.winner[1])} it is better than {below} of them. It was picked for"
             " its score, so it is not counted in the ranking."
         )
-    if number < ENOUGH:
+    if number < MIN_PAIRS:
         return text + (
-            f" They are too few for a rank correlation, which takes {ENOUGH}: rankings of fewer agree by chance too"
-            f" often; raise audit.architectures to {ENOUGH + 1} or more."
+            f" They are too few for a rank correlation, which takes {MIN_PAIRS}: rankings of fewer agree by chance too"
+            f" often; raise audit.architectures to {MIN_PAIRS + 1} or more."
         )
     said = "; ".join(
         f"{CORRELATIONS.get(name, name)} {_signed(value)} (95 % interval {_signed(low)} to {_signed(high)})"
@@ -577,7 +577,7 @@ def retrained(findings: Findings) -> Html:
             ),
             format_cost(entry.flops) if entry else "–",
             f"{network.steps:,}",
-            _percent(entry.top1) if entry and is_own(entry) else "–",
+            _percent(entry.top1) if entry and is_counted(entry) else "–",
             _percent(network.top1),
             _range(low, high),
         ]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Numbers = Sequence[float] | NDArray[np.float64] | NDArray[np.int64]
-ENOUGH = 8  # pairs of a rank correlation, at least; Kendall's tau of 8 that are chance has a standard deviation of 0.29
+MIN_PAIRS = 8  # of a rank correlation; Kendall's tau of 8 random pairs has a standard deviation of 0.29
 PAIRS = 1_000_000  # that are compared at once: what a correlation needs of memory
 
 

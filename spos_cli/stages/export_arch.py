@@ -20,16 +20,15 @@ from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import Costs, count
 from spos_cli.official.flops_table import PICKLE_PROTOCOL
 from spos_cli.official.weights import to_published
+from spos_cli.run.candidates import read_candidates
 from spos_cli.run.command import Run
-from spos_cli.run.inputs import read_settings
+from spos_cli.run.search_settings import read_settings
 from spos_cli.run.weights_file import Weights, network_content, read_weights, supernet_content
-from spos_cli.search import ties
-from spos_cli.search.journal import Entry, Journal, pareto, ranking
-from spos_cli.search.results import exportable, is_own, rows
+from spos_cli.search.journal import Entry, Journal
+from spos_cli.search.results import Results, format_interval, is_counted, rounded_interval
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import LABELS, CostTable, format_cost
 from spos_cli.space.search_space import SearchSpace
-from spos_cli.stages.search import percent, read_candidates, rounded
 
 ArchFormat = Literal["yaml", "pkl"]
 WeightsFormat = Literal["published", "spos"]
@@ -120,7 +119,7 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
     for line in idle_limits(typed, entries, space):
         warn(line)
     found, said = answer(question, entries, journal.with_name("outcomes.bits"), space, run.command)
-    if source is None and not any(map(is_own, found)):
+    if source is None and not any(map(is_counted, found)):
         said.append("this search has scored no candidate yet: the scores are those of the search that it begins with")
     origin = {"supernet": supernet, "space": space.to_dict()}
     paths = [write(run, entry, origin, form) for entry in found]
@@ -132,7 +131,7 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
             format_cost(entry.flops),
             format_cost(entry.params),
             f"{entry.top1:.2%}",
-            percent(entry.interval),
+            format_interval(entry.interval),
         )
         for number, (entry, path) in enumerate(zip(found, paths, strict=True), 1)
     ]
@@ -158,26 +157,28 @@ def answer(
     Raises:
         LimitError: there is none.
     """
-    counting = exportable(entries)
-    allowed = [entry for entry in counting if all(getattr(entry, name) <= limit for name, limit in question.limits)]
-    if not allowed:
-        raise LimitError(unreachable(question, counting, count(space), command))
+    scored = Results.to_export(entries, bits)
+    allowed = scored.under(question.limits)
+    if not allowed.candidates:
+        raise LimitError(unreachable(question, scored.candidates, count(space), command))
     said = []
     if question.front:
-        found = pareto(allowed)
+        found = allowed.front
         if not found:
-            raise LimitError(f"none of {len(allowed):,} candidates was scored to the end, so there is no front")
+            raise LimitError(
+                f"none of {len(allowed.candidates):,} candidates was scored to the end, so there is no front"
+            )
     elif question.smallest:
-        tie = ties.find(allowed, rows(entries), bits)
-        best = ranking(allowed)
-        found = sorted((entry for entry in best if entry.architecture in tie.tied), key=lambda entry: entry.flops)
-        if tie.unknown:
-            said.append(tie.unknown + ("" if found else "; exported is the best"))
+        best, comparison = allowed.ranking, allowed.comparison
+        tied = [entry for entry in best if entry.architecture in comparison.tied]
+        found = sorted(tied, key=lambda entry: entry.flops)
+        if comparison.problem:
+            said.append(comparison.problem + ("" if found else "; exported is the best"))
         if found:
             said.append(f"of {len(found):,} that a paired test cannot tell from the best, by FLOPs")
         found = (found or best[:1])[: question.top or 1]
     else:
-        found = ranking(allowed)[: question.top or 1]
+        found = allowed.ranking[: question.top or 1]
     if lost := sum(entry.partial for entry in found):
         said.append(f"{lost:,} of these lost a race: their scores are of the first images only")
     return found, said
@@ -217,7 +218,12 @@ def write(run: Run, entry: Entry, origin: dict[str, Any], form: ArchFormat) -> s
         "architecture": entry.architecture.to_list(),
         "flops": entry.flops,
         "params": entry.params,
-        "fitness": {"top1": entry.top1, "top5": entry.top5, "images": entry.images, "interval": rounded(entry)},
+        "fitness": {
+            "top1": entry.top1,
+            "top5": entry.top5,
+            "images": entry.images,
+            "interval": rounded_interval(entry),
+        },
         "found": {
             "generation": entry.generation,
             "origin": entry.origin,

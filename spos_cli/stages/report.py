@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,8 @@ from spos_cli.report.findings import Audit, Effort, Findings, Number, Retrained,
 from spos_cli.report.page import MISSING, page, plotly_js
 from spos_cli.run.command import Command, settings_of
 from spos_cli.run.output import screen
-from spos_cli.search import ties
-from spos_cli.search.journal import Entry, Journal, ranking
-from spos_cli.search.results import new, own, rows
+from spos_cli.search.journal import Journal
+from spos_cli.search.results import Results
 from spos_cli.space import architecture
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import SearchSpace
@@ -162,33 +161,31 @@ def read_search(folder: Path, space: SearchSpace, result: dict[str, Any]) -> Sea
         SposError: the journal is broken, or of another space.
     """
     entries = Journal(folder / "search" / "journal.jsonl").read_of(space)
-    if not own(entries):
+    results = Results.of(entries, folder / "search" / "outcomes.bits")
+    if results.winner is None:
         return None
     settings = settings_of(folder / "search")
     planned = settings.search.population * (settings.search.generations + 1) if settings is not None else None
     limits = _limits(result, settings)
-    winner = ranking(own(entries))[0]
-    found, unknown = read_ties(folder / "search" / "outcomes.bits", entries, winner)
     return Search(
         entries=entries,
         limits=limits,
-        winner=winner.architecture,
-        ties=found,
-        unknown=unknown,
+        winner=results.winner.architecture,
+        ties=tied_lines(results),
+        unknown=results.comparison.problem,
         planned=planned,
         covered=_covered(result),
         exported=frozenset(_exported(folder)),
     )
 
 
-def read_ties(bits: Path, entries: Sequence[Entry], winner: Entry) -> tuple[dict[int, float] | None, str]:
-    """The lines that are tied with the winner, with p-values, or None; and what there is to say of it."""
-    lines = rows(entries)
-    tie = ties.find(own(entries), lines, bits)
-    if tie.count is None:
-        return None, tie.unknown
-    others = tie.tied - {winner.architecture}
-    return {row: tie.p_values[arch] for arch, row in lines.items() if arch in others}, tie.unknown
+def tied_lines(results: Results) -> dict[int, float] | None:
+    """Return the lines that are tied with the winner, with p-values; None if nothing could be compared."""
+    comparison, winner = results.comparison, results.winner
+    if comparison.count is None or winner is None:
+        return None
+    others = comparison.tied - {winner.architecture}
+    return {row: comparison.p_values[arch] for arch, row in results.rows.items() if arch in others}
 
 
 def _covered(result: dict[str, Any]) -> float | None:
@@ -321,7 +318,7 @@ def training_effort(name: str, folder: Path) -> Effort | None:
 
 def search_effort(folder: Path, search: Search) -> Effort:
     """What the search has cost; images that candidates are calibrated on are not counted."""
-    scored = new(search.entries)
+    scored = Results.of(search.entries).new
     done, seconds, device = _timing(folder, "candidates")
     images = sum(entry.images for entry in scored) / max(1, len(scored))
     return Effort(

@@ -21,8 +21,8 @@ from spos_cli.files import lock
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.reading import read_json, read_yaml
 from spos_cli.run.command import EXPORT, Command, root_from_here, settings_of
-from spos_cli.search import results
-from spos_cli.search.journal import Entry, Journal
+from spos_cli.search.journal import Journal
+from spos_cli.search.results import Results
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
 
@@ -207,8 +207,9 @@ def search(run: Command) -> Stage:
     """The search, by its journal and its result."""
     folder, name = run.folder.search.path, "search"
     settings = (settings_of(folder) or run.config).search
-    entries, broken = read_journal(folder / "journal.jsonl")
-    own, new = results.own(entries), results.new(entries)
+    entries, broken = Journal(folder / "journal.jsonl").read_valid()
+    results = Results.of(entries)
+    new, best = results.new, results.winner
     total = settings.population * (settings.generations + 1)
     process = lock.holder(run.folder.lock_of(folder))
     if process and (other := lock.holder(run.folder.lock_of(run.folder.audit.path))) and _same(process, other):
@@ -227,10 +228,11 @@ def search(run: Command) -> Stage:
         return Stage(name, "not begun", folder)
     if len(entries) > len(new):
         notes.append(f"{len(entries) - len(new)} more of another search")
-    best = min((entry for entry in own if not entry.partial), key=lambda entry: entry.rank, default=None)
     metrics = {"generation": new[-1].generation, "generations": settings.generations} if new else {}
     found = (
-        {} if best is None else {"architecture": best.architecture.to_list(), "flops": best.flops, "top1": best.top1}
+        {}
+        if best is None or best.partial
+        else {"architecture": best.architecture.to_list(), "flops": best.flops, "top1": best.top1}
     )
     return Stage(
         name,
@@ -297,17 +299,6 @@ def audit(run: Command) -> Stage:
         metrics={key: value for key, value in found.items() if is_number(value)},
         changed=max(times, default=None),
     )
-
-
-def read_journal(path: Path) -> tuple[list[Entry], int]:
-    """The scored candidates in a journal that may be written meanwhile, and how many lines are none."""
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return [], 0
-    found = [Journal.entry_or_none(line) for line in lines]
-    entries = [entry for entry in found if entry is not None]
-    return entries, len(found) - len(entries)
 
 
 def changed(path: Path) -> float | None:
@@ -384,7 +375,7 @@ def architecture(run: Command, ident: str) -> str:
     path = run.folder.arch(ident)
     if path.is_file():
         return quote_path(path)
-    known: Iterator[Architecture] = (entry.architecture for entry in read_journal(run.folder.search.journal)[0])
+    known: Iterator[Architecture] = (entry.architecture for entry in Journal(run.folder.search.journal).read_valid()[0])
     return next((str(arch) for arch in known if arch.id == ident), "ARCH")
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spos_cli.search.journal import Bitmaps, Entry, Journal, ranking
+from spos_cli.search.journal import Entry, Journal
+from spos_cli.search.outcomes import OutcomesFile
+from spos_cli.search.results import ranking
 from tests.conftest import Spos
 
 pytestmark = pytest.mark.slow
@@ -51,7 +53,7 @@ def test_scores_on_the_same_images_are_taken_over(
     assert not any(entry.earlier or entry.origin == "imported" for entry in new)
     assert sorted(entry.origin for entry in new[:6]) == ["crossover"] * 2 + ["mutation"] * 2 + ["random"] * 2
     assert len({entry.architecture for entry in entries}) == 30
-    bits = Bitmaps(one.run / "search" / "outcomes.bits", 100)
+    bits = OutcomesFile(one.run / "search" / "outcomes.bits", 100)
     for row, entry in enumerate(entries):
         outcomes = bits.read(row)
         assert outcomes is not None

@@ -18,7 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from spos_cli import cli
 from spos_cli.config import loading
 from spos_cli.models.counting import count
-from spos_cli.search.journal import Bitmaps, Entry, Journal, pareto, ranking
+from spos_cli.search.journal import Entry, Journal
+from spos_cli.search.outcomes import OutcomesFile
+from spos_cli.search.results import pareto, ranking
 from spos_cli.space.architecture import Architecture
 from tests.conftest import Mistake, Spos
 from tests.search.test_ties import tied
@@ -31,7 +33,7 @@ Ask = Callable[..., list[dict[str, Any]]]
 def entries(spos: Spos) -> list[Entry]:
     """A search that was made elsewhere: journal, outcomes and settings, and nothing else."""
     rng, folder = np.random.default_rng(0), spos.run / "search"
-    journal, bitmaps = Journal(folder / "journal.jsonl"), Bitmaps(folder / "outcomes.bits", IMAGES)
+    journal, bitmaps = Journal(folder / "journal.jsonl"), OutcomesFile(folder / "outcomes.bits", IMAGES)
     numbers = rng.choice(256, COUNT, replace=False)
     luck = rng.random(IMAGES)
     for row, number in enumerate(numbers.tolist()):
@@ -97,7 +99,7 @@ def archs(found: list[dict[str, Any]] | list[Entry]) -> list[list[int]]:
 
 def smallest(entries: list[Entry], bits: Path) -> list[Entry]:
     """Those that are tied with the best, one comparison at a time, by FLOPs."""
-    bitmaps, complete = Bitmaps(bits, IMAGES), [entry for entry in ranking(entries) if not entry.partial]
+    bitmaps, complete = OutcomesFile(bits, IMAGES), [entry for entry in ranking(entries) if not entry.partial]
     every = [entry.architecture for entry in Journal(bits.with_name("journal.jsonl")).read()]
     outcomes = [bitmaps.read(every.index(entry.architecture)) for entry in complete]
     alike = [entry for entry, row in zip(complete, outcomes, strict=True) if tied(outcomes[0], row)]  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ from spos_cli.report.findings import (
     width_shares,
 )
 from spos_cli.report.page import element, page
-from spos_cli.search.journal import ranking
+from spos_cli.search.results import ranking
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import MAX_CHOICES, PUBLISHED, Choice, SearchSpace, Stage
 from tests.runs import drawn

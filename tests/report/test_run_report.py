@@ -21,8 +21,9 @@ from spos_cli.engine import checkpoint, timing
 from spos_cli.engine.distributed import Processes
 from spos_cli.errors import RunError, SposError
 from spos_cli.run.command import Command
-from spos_cli.search import ties
-from spos_cli.search.journal import Bitmaps, Journal, ranking
+from spos_cli.search.journal import Journal
+from spos_cli.search.outcomes import OutcomesFile
+from spos_cli.search.results import SIGNIFICANCE_LEVEL, ranking
 from spos_cli.search.statistics import mcnemar
 from spos_cli.space.architecture import Architecture
 from spos_cli.stages import report
@@ -86,14 +87,14 @@ def test_ties_are_those_of_the_paired_test(tmp_path: Path) -> None:
     findings = report.read(tmp_path / "run")
     assert findings.search is not None
     assert findings.search.ties is not None
-    bits = Bitmaps(tmp_path / "run" / "search" / "outcomes.bits", 400)
+    bits = OutcomesFile(tmp_path / "run" / "search" / "outcomes.bits", 400)
     outcomes = [row for line in range(200) if (row := bits.read(line)) is not None]
     winner = outcomes[findings.search.winner_line]
     p_values = {
         line: mcnemar(int((winner & ~other).sum()), int((other & ~winner).sum())) for line, other in enumerate(outcomes)
     }
     del p_values[findings.search.winner_line]
-    assert findings.search.ties == {line: p for line, p in p_values.items() if p > ties.RISK}
+    assert findings.search.ties == {line: p for line, p in p_values.items() if p > SIGNIFICANCE_LEVEL}
     assert 0 < len(findings.search.ties) < 199
     cheapest = min(entries[line].flops for line in [*findings.search.ties, findings.search.winner_line])
     assert entries[findings.search.cheapest].flops == cheapest

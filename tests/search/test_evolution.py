@@ -14,7 +14,8 @@ from scipy.stats import chisquare
 from spos_cli.errors import LimitError
 from spos_cli.search import evolution as evolution_module
 from spos_cli.search.evolution import Candidate, Draws, Evolution, Proposal
-from spos_cli.search.journal import Entry, ranking
+from spos_cli.search.journal import Entry
+from spos_cli.search.results import ranking
 from spos_cli.search.statistics import crowding, fronts, hypervolume
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostDistribution, CostTable

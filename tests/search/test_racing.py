@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, hypergeom
 
-from spos_cli.search.racing import CHECKS, Race, checks
+from spos_cli.search.racing import CHECKS, Race, interim_checks
 from spos_cli.search.statistics import hypergeometric_tail
 
 
@@ -23,14 +23,14 @@ def outcomes(rng: np.random.Generator, images: int, differ: int, behind: int) ->
 
 def stop(race: Race, ours: np.ndarray) -> int:
     """After how many images a candidate stops."""
-    ends = [round(check) for check in checks(len(ours))]
+    ends = [round(check) for check in interim_checks(len(ours))]
     return next((end for end in ends if race.is_lost(ours[:end])), len(ours))
 
 
 def test_the_checks_are_spread_over_the_images() -> None:
-    assert checks(2000) == [200, 400, 600, 800, 1000, 1200, 1400, 1600, 1800]
-    assert len(checks(7)) == CHECKS
-    assert max(checks(7)) < 7
+    assert interim_checks(2000) == [200, 400, 600, 800, 1000, 1200, 1400, 1600, 1800]
+    assert len(interim_checks(7)) == CHECKS
+    assert max(interim_checks(7)) < 7
 
 
 @pytest.mark.parametrize("risk", [0.01, 0.05, 0.3])
