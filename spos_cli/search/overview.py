@@ -1,4 +1,4 @@
-"""What there is to say of a search while it runs: the best so far, how scores rise, what became of the draws."""
+"""A running search for its dashboard: the best so far, the scores, the draws."""
 
 from __future__ import annotations
 
@@ -9,32 +9,38 @@ from spos_cli.search.evolution import Draws
 from spos_cli.search.journal import Entry, Origin
 from spos_cli.space.cost import format_cost
 
-PLURALS = {"mutation": "mutations", "crossover": "crossovers", "random": "random draws"}  # of operators
+OPERATORS = {"mutation": "mutations", "crossover": "crossovers", "random": "random draws"}
 
 
 class Overview:
-    """A search so far: told of each generation when it is proposed, and of each candidate when its score is known.
+    """A search so far: each proposed generation is noted with `begin`, and each scored candidate with `add`.
 
     Args:
-        generations: that are planned after the first.
+        generations: number of planned generations after the first.
+
+    Attributes:
+        draws: of each operator, in all generations.
+        best: the best candidate.
+        scores: top-1 of candidates that were not stopped early, in the order in which they were added.
+        best_so_far: the best top-1 after each of them.
     """
 
     def __init__(self, generations: int) -> None:
         self.generations, self.generation = generations, 0
         self.draws: dict[Origin, Draws] = {}
         self.best: Entry | None = None
-        self.scores: list[float] = []  # top-1 of complete candidates, in the order in which they are told of
-        self.best_so_far: list[float] = []  # after each of these
-        self._of_generation: list[float] = []
+        self.scores: list[float] = []
+        self.best_so_far: list[float] = []
+        self._scores_of_generation: list[float] = []
 
     def begin(self, generation: int, draws: Mapping[Origin, Draws]) -> None:
-        """A generation has been proposed."""
-        self.generation, self._of_generation = generation, []
+        """Note the draws of a proposed generation."""
+        self.generation, self._scores_of_generation = generation, []
         for origin, more in draws.items():
             self.draws[origin] = self.draws.get(origin, Draws()) + more
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Candidates have their scores; those that have lost a race have none that can be compared."""
+        """Note scored candidates; those that were stopped early have no top-1 that can be compared."""
         for entry in entries:
             if entry.partial:
                 continue
@@ -42,26 +48,26 @@ class Overview:
                 self.best = entry
             self.scores.append(entry.top1)
             self.best_so_far.append(self.best.top1)
-            self._of_generation.append(entry.top1)
+            self._scores_of_generation.append(entry.top1)
 
     @property
     def phase(self) -> str:
-        """How far it is."""
+        """The generation, in words."""
         return f"generation {self.generation} of {self.generations}"
 
     @property
     def summary(self) -> dict[str, float]:
-        """Of the generation: the best so far and the mean of its complete scores, top-1 as shares."""
-        scores = self._of_generation
+        """The best top-1 so far, and the mean top-1 of the generation, as shares; empty without scores."""
+        scores = self._scores_of_generation
         if self.best is None or not scores:
             return {}
         return {"best_top1": self.best.top1, "mean_top1": sum(scores) / len(scores)}
 
     @property
     def rows(self) -> list[Row]:
-        """Of the dashboard."""
+        """The rows of the dashboard."""
         drawn = [
-            f"{draws.accepted / draws.proposed:.0%} of {PLURALS[origin]}"
+            f"{draws.accepted / draws.proposed:.0%} of {OPERATORS[origin]}"
             for origin, draws in self.draws.items()
             if draws.proposed
         ]
@@ -78,5 +84,5 @@ class Overview:
 
 
 def _curve(values: Sequence[float]) -> Sequence[str | Curve]:
-    """A curve of shares, and between which of them it lies."""
+    """Return a curve of shares, and its range in words."""
     return Curve(list(values)), f"{min(values):.1%} to {max(values):.1%}"

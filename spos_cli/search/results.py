@@ -54,7 +54,7 @@ def to_rescore(lines: Iterable[Entry], evolution: Evolution) -> list[Architectur
     """
     imported = [entry for entry in ranking(lines) if not is_counted(entry)]
     fitness = {entry.architecture: entry.fitness for entry in imported if evolution.allows(entry.architecture)}
-    best = evolution.best_of(fitness, fitness, len(fitness))
+    best = evolution.select_best(fitness, fitness, len(fitness))
     return list(dict.fromkeys([*best, *fitness]))  # A search for the front omits candidates that were stopped early.
 
 

@@ -173,7 +173,7 @@ def test_a_small_space_is_searched_to_the_end_though_most_of_it_was_imported() -
         seen.extend(candidates)
         return [table.of(candidate.architecture) / 100 for candidate in candidates]
 
-    generations = [len(scored) for scored in small.search(evaluate, begin=every[:12])]
+    generations = [len(scored) for scored in small.search(evaluate, first=every[:12])]
     assert generations == [5, 5, 5, 1]
     assert [one.architecture for one in seen[:5]] == every[:5]
     assert {one.architecture for one in seen[5:9]} == {*every[12:]}  # what is new comes first
