@@ -103,13 +103,13 @@ def search(run: Run, processes: Processes, evolution: Evolution, scoring: Scorin
     total, overview = evolution.population * (evolution.generations + 1), scoring.overview
     request, report = StopRequest(), LiveReport(run)
     with (
-        mirrored(run, processes) as mirror,
+        open_tensorboard(run, processes) as write_scalars,
         stop_on_signals(request),
         track("search", total, "candidates", quiet=not processes.is_main, dashboard=True) as task,
         timed(run.folder.search.path, processes, lambda: scoring.lines, "candidates") as clock,
     ):
         for _ in evolution.search(lambda c: scoring.score(c, request, task), known, first, overview.begin):
-            mirror(overview.generation, overview.summary)
+            write_scalars(overview.generation, overview.summary)
             if processes.is_main and scoring.changed:  # Not while a resumed search replays its journal.
                 clock.lap()
                 write_result(run, scoring, scoring.results, supernet_digest, complete=False)
@@ -137,7 +137,7 @@ def say_what_it_begins_with(run: Run, scoring: Scoring, known: int, rescored: in
 
 
 @contextlib.contextmanager
-def mirrored(run: Run, processes: Processes) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
+def open_tensorboard(run: Run, processes: Processes) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
     """Yield a function that writes the numbers of a generation to TensorBoard, or does nothing without it."""
     if not (run.tensorboard and processes.is_main):
         yield lambda generation, numbers: None

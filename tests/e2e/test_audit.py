@@ -1,4 +1,4 @@
-"""`spos audit`: its figures against SciPy and the journals, killed and resumed, and mistakes."""
+"""`spos audit`: its numbers against SciPy and the journals, killed and resumed, and mistakes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def copy_of(finished: Spos, folder: Path) -> Spos:
     return spos
 
 
-def test_figures_and_a_kill(finished: Spos, tmp_path: Path) -> None:
+def test_numbers_and_a_kill(finished: Spos, tmp_path: Path) -> None:
     whole, broken = (copy_of(finished, tmp_path / name) for name in ("whole", "broken"))
     found = json.loads(whole.here("audit", *QUICK, "--json").stdout)
     folders = [spos.run / "audit" for spos in (whole, broken)]
@@ -45,11 +45,11 @@ def test_figures_and_a_kill(finished: Spos, tmp_path: Path) -> None:
     assert json.loads((folders[0] / "result.json").read_text()) == found
     check_searches(found, whole)
     check_fidelity(found["fidelity"], whole)
-    assert report.read(whole.run).audit is not None  # it is of that search
+    assert report.read(whole.run).audit is not None  # The audit belongs to this search.
     whole.here("report", whole.run)
     assert "With the same budget, " in (whole.run / "search" / "report.html").read_text()
     settings = yaml.safe_load((whole.run / "config.yaml").read_text())
-    assert settings["retrain"]["steps"] == 100  # not those of its short trainings
+    assert settings["retrain"]["steps"] == 100  # Not those of the short trainings.
 
 
 def check_searches(found: dict[str, Any], spos: Spos) -> None:
@@ -60,7 +60,7 @@ def check_searches(found: dict[str, Any], spos: Spos) -> None:
     assert list(curves) == [("evolution", 0), ("evolution", 1), ("random", 0), ("random", 1)]
     assert all(len(best) == 18 and best == sorted(best) for best in curves.values())
     assert curves["evolution", 0][-1] == max(entry.top1 for entry in searched)
-    # The first generation of a search is random: the same for evolution and chance.
+    # The first generation of any search is random, so it is the same for both.
     assert curves["evolution", 1][:6] == curves["random", 1][:6]
     every = {entry.top1 for entry in [*searched, *audited]}
     assert all(set(best) <= every for best in curves.values())
@@ -80,7 +80,7 @@ def check_fidelity(found: dict[str, Any], spos: Spos) -> None:
     assert len(rows) == len({str(row["architecture"]) for row in rows}) == 9
     best = yaml.safe_load((spos.run / "search" / "result.yaml").read_text())["best"][0]
     assert (rows[0]["architecture"], rows[0]["one_shot"]) == (best["architecture"], best["top1"])
-    assert [row["flops"] for row in rows[1:]] == sorted(row["flops"] for row in rows[1:])  # out of ascending parts
+    assert [row["flops"] for row in rows[1:]] == sorted(row["flops"] for row in rows[1:])  # ascending parts
     models = [checkpoint.load(path) for path in spos.run.glob("audit/alone/*/model.pt")]
     trained = {str(model["architecture"]): model["metrics"] for model in models}
     assert all(trained[str(row["architecture"])]["top1"] == row["alone"] for row in rows)

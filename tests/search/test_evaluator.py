@@ -1,4 +1,4 @@
-"""A score depends on the candidate and the images alone (invariant 1)."""
+"""A score depends only on the candidate and the images (invariant 1)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def make_evaluator(momentum: float | None = None, amp: Amp = "off", affine: bool
 
 
 def logits_of(evaluator: Evaluator, archs: list[Architecture]) -> dict[Architecture, torch.Tensor]:
-    """Logits of all images, of candidates that are calibrated together."""
+    """Return the logits of all images, for candidates that are calibrated together."""
     tree = calibrate_paths(
         evaluator.supernet, archs, evaluator.preprocess, evaluator.calibration, evaluator.device, evaluator.amp
     )
@@ -81,15 +81,15 @@ def test_logits_do_not_depend_on_what_is_scored_together(amp: Amp) -> None:
     assert scores is not None
     for arch, score in zip(ALL, scores, strict=True):
         assert np.array_equal(score.top1, (together[arch].argmax(1) == LABELS).numpy())
-        (alone,) = evaluator.score([arch]) or []
-        assert np.array_equal(alone.top1, score.top1)
-        assert (alone.top5_count, alone.images, alone.stopped_early) == (score.top5_count, 45, False)
+        (single,) = evaluator.score([arch]) or []
+        assert np.array_equal(single.top1, score.top1)
+        assert (single.top5_count, single.images, single.stopped_early) == (score.top5_count, 45, False)
 
 
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("momentum", [None, 0.1])
 def test_logits_are_those_of_a_network_calibrated_by_hand(momentum: float | None, affine: bool) -> None:
-    """With momentum 0.1 as the published code does it: statistics set to 0 and 1, then forward passes in train mode."""
+    """With momentum 0.1 as in the official code: statistics set to 0 and 1, then forward passes in train mode."""
     evaluator = make_evaluator(momentum, affine=affine)
     supernet = Supernet(SPACE, affine, dropout=0.0)
     supernet.load_state_dict(evaluator.supernet.state_dict())
@@ -113,7 +113,7 @@ def test_bf16_is_close() -> None:
         assert 0 < difference < 0.1
 
 
-def test_scoring_leaves_the_supernet_alone() -> None:
+def test_scoring_does_not_change_the_supernet() -> None:
     evaluator = make_evaluator()
     before = {name: tensor.clone() for name, tensor in evaluator.supernet.state_dict().items()}
     evaluator.score(ALL)

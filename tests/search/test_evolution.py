@@ -177,8 +177,8 @@ def test_it_goes_on_from_what_another_search_has_scored() -> None:
     for candidate in children:
         if candidate.origin == "crossover":
             assert all(any(parent[i] == c for parent in parents) for i, c in enumerate(candidate.architecture))
-    alone = run(replace(EVOLUTION, seed=8, generations=0))
-    assert np.mean([score for _, score in scored]) > np.mean([score for _, score in alone])
+    without = run(replace(EVOLUTION, seed=8, generations=0))
+    assert np.mean([score for _, score in scored]) > np.mean([score for _, score in without])
 
 
 def test_parents_are_the_best_of_all_so_far(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ CORRELATION = math.sin(math.pi * TAU / 2)  # of normal scores with this tau (Gre
 
 
 def entries(scores: np.ndarray) -> list[Entry]:
-    """With made-up costs."""
+    """Make entries with these scores and made-up costs."""
     flops = np.random.default_rng(len(scores)).permutation(len(scores)) + 1
     return [
         Entry(Architecture((number // 4 % 4, number % 4)), int(cost), 1, float(score), 1.0, 100, 0, "random")
@@ -45,23 +45,23 @@ def test_tau_is_not_raised_by_the_selection_of_the_winner(monkeypatch: pytest.Mo
     monkeypatch.setattr(statistics, "bootstrap", lambda *given: (0.0, 1.0))  # 2,000 times the work
     rng, said, with_winner = np.random.default_rng(0), [], []
     for _ in range(500):
-        shots, alone = audited(rng, 11)
-        said.append(compare_rankings(entries(shots), alone.tolist())["kendall"]["value"])
-        with_winner.append(kendalltau(shots, alone).statistic)
+        shots, stand_alone = audited(rng, 11)
+        said.append(compare_rankings(entries(shots), stand_alone.tolist())["kendall"]["value"])
+        with_winner.append(kendalltau(shots, stand_alone).statistic)
     error = np.std(said) / math.sqrt(len(said))
     assert abs(np.mean(said) - TAU) < 3 * error
     assert np.mean(with_winner) > TAU + 5 * error
 
 
 def test_rankings_of_eight_or_more() -> None:
-    shots, alone = audited(np.random.default_rng(1), 8)
-    found = compare_rankings(entries(shots), alone.tolist())
-    assert (found["winner"]["one_shot"], found["winner"]["alone"]) == (shots[0], alone[0])
-    assert [row["alone"] for row in found["architectures"]] == alone[1:].tolist()
-    assert found["kendall"]["value"] == pytest.approx(kendalltau(shots[1:], alone[1:]).statistic)
-    assert found["spearman"]["value"] == pytest.approx(spearmanr(shots[1:], alone[1:]).statistic)
+    shots, stand_alone = audited(np.random.default_rng(1), 8)
+    found = compare_rankings(entries(shots), stand_alone.tolist())
+    assert (found["winner"]["one_shot"], found["winner"]["alone"]) == (shots[0], stand_alone[0])
+    assert [row["alone"] for row in found["architectures"]] == stand_alone[1:].tolist()
+    assert found["kendall"]["value"] == pytest.approx(kendalltau(shots[1:], stand_alone[1:]).statistic)
+    assert found["spearman"]["value"] == pytest.approx(spearmanr(shots[1:], stand_alone[1:]).statistic)
     flops = [row["flops"] for row in found["architectures"]]
-    assert found["kendall_of_flops"]["value"] == pytest.approx(kendalltau(flops, alone[1:]).statistic)
+    assert found["kendall_of_flops"]["value"] == pytest.approx(kendalltau(flops, stand_alone[1:]).statistic)
 
 
 def shown(capsys: pytest.CaptureFixture[str], fidelity: dict[str, Any]) -> str:
@@ -71,15 +71,15 @@ def shown(capsys: pytest.CaptureFixture[str], fidelity: dict[str, Any]) -> str:
 
 
 def test_rankings_of_fewer_are_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
-    shots, alone = audited(np.random.default_rng(2), 7)
-    found = compare_rankings(entries(shots), alone.tolist())
+    shots, stand_alone = audited(np.random.default_rng(2), 7)
+    found = compare_rankings(entries(shots), stand_alone.tolist())
     for name in ("kendall", "spearman", "kendall_of_flops"):
         assert found[name] == {"value": None, "low": None, "high": None}
     said = shown(capsys, found)
     assert "7 architectures beside the winner are too few" in said
     assert "raise audit.architectures to 9 or more" in said
-    assert f"{alone[0]:.2%} │ winner" in said
-    shots, alone = audited(np.random.default_rng(3), 9)
-    said = shown(capsys, compare_rankings(entries(shots), alone.tolist()))
+    assert f"{stand_alone[0]:.2%} │ winner" in said
+    shots, stand_alone = audited(np.random.default_rng(3), 9)
+    said = shown(capsys, compare_rankings(entries(shots), stand_alone.tolist()))
     assert "whether the rankings of 9 agree, without the winner" in said
     assert "too few" not in said

@@ -1,4 +1,4 @@
-"""The journal: whole lines count, whatever a kill has left of the last one."""
+"""The journal: whole lines count, whatever a kill has left of the last line."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_line_that_is_not_a_candidate_is_named(tmp_path: Path, line: bytes) ->
 
 def test_candidates_that_stopped_early_come_last(tmp_path: Path) -> None:
     whole = Entry(Architecture((0,)), 5, 1, 0.5, 1.0, 20, 0, "random")
-    partial = replace(whole, architecture=Architecture((1,)), top1=0.9, images=4, partial=True)
-    assert ranking([partial, whole]) == [whole, partial]
+    stopped = replace(whole, architecture=Architecture((1,)), top1=0.9, images=4, partial=True)
+    assert ranking([stopped, whole]) == [whole, stopped]
     assert "partial" not in whole.to_line()
-    assert Entry.from_line(partial.to_line()) == partial
+    assert Entry.from_line(stopped.to_line()) == stopped

@@ -1,4 +1,4 @@
-"""The file of outcomes by image: whole rows count, whatever a kill has left of the last one."""
+"""Outcomes by image: whole rows count, whatever a kill has left of the last row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_outcomes_are_kept_by_line(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = rng.random((3, 21)) < 0.5
     outcomes.write(2, rows[2])
-    outcomes.write(0, rows[0][:9])  # a partial score
+    outcomes.write(0, rows[0][:9])  # stopped early
     with (tmp_path / "outcomes.bits").open("ab") as file:
         file.write(b"x")  # what a kill has cut short
     assert outcomes.read(3) is None

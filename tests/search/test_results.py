@@ -17,7 +17,7 @@ from spos_cli.space.cost import CostTable
 LAYERS, CHOICES = 20, 4
 RNG = np.random.default_rng(5)
 TABLE = CostTable("flops", 100, RNG.integers(5, 60, (LAYERS, CHOICES)))
-ALONE, IN_PAIRS = RNG.normal(size=(LAYERS, CHOICES)), RNG.normal(size=(LAYERS - 1, CHOICES, CHOICES))
+BY_CHOICE, BY_PAIR = RNG.normal(size=(LAYERS, CHOICES)), RNG.normal(size=(LAYERS - 1, CHOICES, CHOICES))
 LIMIT = TABLE.distribution().quantile(0.5)
 EVOLUTION = Evolution(
     table=TABLE,
@@ -33,17 +33,17 @@ EVOLUTION = Evolution(
 
 
 def skill(arch: Architecture) -> float:
-    """Of choices and of neighbours that go together."""
+    """Return a sum over choices and over pairs of neighbours."""
     choices, layers = np.array(arch.choices), np.arange(LAYERS)
-    pairs = IN_PAIRS[layers[1:] - 1, choices[:-1], choices[1:]]
-    return float(ALONE[layers, choices].sum() + pairs.sum())
+    pairs = BY_PAIR[layers[1:] - 1, choices[:-1], choices[1:]]
+    return float(BY_CHOICE[layers, choices].sum() + pairs.sum())
 
 
 DRAWN = [skill(TABLE.distribution().draw(RNG, None, LIMIT)) for _ in range(1000)]
 
 
 def top1(arch: Architecture) -> float:
-    """70 % on average, with a standard deviation of 1.5 points."""
+    """Return 70 % on average, with a standard deviation of 1.5 points."""
     return 0.7 + 0.015 * (skill(arch) - float(np.mean(DRAWN))) / float(np.std(DRAWN))
 
 
@@ -52,7 +52,7 @@ def entry(arch: Architecture, score: float, **fields: object) -> Entry:
 
 
 def searched(evolution: Evolution, lines: Sequence[Entry] = (), noise: float = 0.0) -> list[Entry]:
-    """The journal of a search that begins with the lines of another one."""
+    """Return the journal of a search that begins with the lines of another one."""
     rng, journal = np.random.default_rng(evolution.seed), list(lines)
 
     def evaluate(candidates: Sequence[Candidate]) -> list[float]:
@@ -68,10 +68,10 @@ def searched(evolution: Evolution, lines: Sequence[Entry] = (), noise: float = 0
 
 @pytest.mark.parametrize("noise", [0.016, 0.05])
 def test_scores_on_other_images_do_not_stop_the_evolution(noise: float) -> None:
-    """1,050 imported scores with noise, as other images make it, of a search that was led by these scores.
+    """Import 1,050 scores with the noise of other images, from a search that was led by these scores.
 
-    The winner is as good as without them (of 40 seeds -0.01 points on average, with a standard error of 0.04), and
-    after 100 candidates better (by 2.1 and 0.7 points). As parents, imported scores made it 1.5 to 8.7 points worse.
+    The winner is as good as without them (over 40 seeds -0.01 points on average, with a standard error of 0.04), and
+    better after 100 candidates (by 2.1 and 0.7 points). With imported parents it was 1.5 to 8.7 points worse.
     """
     better, sooner, parents = [], [], []
     for seed in range(6):
@@ -92,9 +92,9 @@ def test_scores_on_other_images_do_not_stop_the_evolution(noise: float) -> None:
 
         final = ranking(own)[: EVOLUTION.parents]
         parents += [is_new(one) and one.top1 == top1(one.architecture) for one in final]
-        alone = searched(replace(EVOLUTION, seed=seed))
-        better.append(final[0].top1 - ranking(alone)[0].top1)
-        sooner.append(ranking(own[:100])[0].top1 - ranking(alone[:100])[0].top1)
+        without = searched(replace(EVOLUTION, seed=seed))
+        better.append(final[0].top1 - ranking(without)[0].top1)
+        sooner.append(ranking(own[:100])[0].top1 - ranking(without[:100])[0].top1)
     assert all(parents)
     assert np.mean(better) > -0.002
     assert min(better) > -0.01
@@ -208,7 +208,7 @@ def test_ranking_prefers_the_cheaper_of_equals_and_respects_a_limit() -> None:
     assert results.winner == ENTRIES[1]
 
 
-def test_the_front_is_of_those_scored_to_the_end() -> None:
+def test_the_front_leaves_out_candidates_that_stopped_early() -> None:
     stopped = replace(ENTRIES[0], flops=1, top1=0.99, partial=True)
     assert [entry.architecture[1] for entry in Results.of([*ENTRIES, stopped]).front] == [0, 1]
     assert pareto([stopped]) == []

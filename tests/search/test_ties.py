@@ -18,7 +18,7 @@ IMAGES = 301
 
 
 def tied(winner: np.ndarray, other: np.ndarray) -> bool:
-    """Whether SciPy's test of a fair coin cannot tell two candidates apart."""
+    """Return whether SciPy's test of a fair coin cannot distinguish two candidates."""
     only_winner, only_other = int((winner & ~other).sum()), int((other & ~winner).sum())
     return only_winner == only_other or binomtest(only_winner, only_winner + only_other).pvalue > 0.05
 
@@ -31,7 +31,7 @@ def entry(number: int, outcomes: np.ndarray) -> Entry:
 
 @pytest.fixture
 def outcomes() -> np.ndarray:
-    """Of candidates that share most of their luck, and are right in 50 to 62 % of the images."""
+    """Make the outcomes of candidates that share most of their luck and get 50 to 62 % of the images right."""
     rng = np.random.default_rng(0)
     luck = np.where(rng.random((40, IMAGES)) < 0.8, rng.random(IMAGES), rng.random((40, IMAGES)))
     return luck < np.linspace(0.5, 0.62, 40)[:, None]
@@ -68,13 +68,13 @@ def test_tied_is_what_the_paired_test_cannot_distinguish(
 
 def test_candidates_that_stopped_early_or_were_imported_are_not_tied(entries: list[Entry], bits: Path) -> None:
     best = ranking(entries)
-    lost, foreign = best[1], best[2]
-    assert {lost.architecture, foreign.architecture} <= compare(entries, bits).tied
-    entries[entries.index(lost)] = replace(lost, partial=True, images=100, top1=1.0)
+    stopped, foreign = best[1], best[2]
+    assert {stopped.architecture, foreign.architecture} <= compare(entries, bits).tied
+    entries[entries.index(stopped)] = replace(stopped, partial=True, images=100, top1=1.0)
     entries[entries.index(foreign)] = replace(foreign, origin="imported")
     found = compare(entries, bits)
     assert found.tied
-    assert [found.is_tied(candidate.architecture) for candidate in (lost, foreign)] == [None, None]
+    assert [found.is_tied(candidate.architecture) for candidate in (stopped, foreign)] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -103,16 +103,16 @@ def test_without_outcomes_nothing_is_tied(entries: list[Entry], bits: Path, tmp_
 
 
 def test_candidates_with_lost_rows_are_not_tied(entries: list[Entry], bits: Path) -> None:
-    """The file was lost, and the search has gone on: zeros, then outcomes; or its end is lost."""
+    """The file was lost and the search continued, so it begins with zeros; or the end of the file is lost."""
     whole, complete = bits.read_bytes(), compare(entries, bits)
     row = ranking(entries)[0]
-    place, width = entries.index(row), -(-IMAGES // 8)
-    bits.write_bytes(bytes(place * width) + whole[place * width :])
+    index, width = entries.index(row), -(-IMAGES // 8)
+    bits.write_bytes(bytes(index * width) + whole[index * width :])
     found = compare(entries, bits)
-    assert found.tied == complete.tied - {e.architecture for e in entries[:place]}
-    assert f"does not have the outcomes of {place} candidates" in found.problem
-    bits.write_bytes(whole[: (place + 1) * width])
-    assert compare(entries, bits).tied == complete.tied & {e.architecture for e in entries[: place + 1]}
+    assert found.tied == complete.tied - {e.architecture for e in entries[:index]}
+    assert f"does not have the outcomes of {index} candidates" in found.problem
+    bits.write_bytes(whole[: (index + 1) * width])
+    assert compare(entries, bits).tied == complete.tied & {e.architecture for e in entries[: index + 1]}
 
 
 def test_twenty_thousand_candidates(tmp_path: Path) -> None:
