@@ -170,19 +170,19 @@ class Results:
             return Comparison(problem="no candidate was scored to the end, so none is compared with the best")
         if not is_counted(winner):
             return Comparison(
-                problem="the best was scored by another search, whose outcomes by image are not here: no ties known"
+                problem="the best was scored by another search, whose outcomes are not here, so ties are unknown"
             )
         pairs = self.count_disagreements(self.complete)
         if pairs[self.complete.index(winner), 0] < 0:
             return Comparison(
-                problem=f"{self.outcomes} is missing, or does not have the outcomes of the best: no ties known"
+                problem=f"{self.outcomes} is missing, or does not have the outcomes of the best, so ties are unknown"
             )
         archs = [one.architecture for one, pair in zip(self.complete, pairs, strict=True) if pair[0] >= 0]
         # Many candidates have the same counts, and each test takes a while.
         counts, which = np.unique(pairs[pairs[:, 0] >= 0], axis=0, return_inverse=True)
         p_values = np.array([statistics.mcnemar(*pair) for pair in counts.tolist()])[which.reshape(-1)]
         lost = len(pairs) - len(archs)
-        problem = f"{self.outcomes} does not have the outcomes of {lost:,} candidates: these are in no tie"
+        problem = f"{self.outcomes} does not have the outcomes of {lost:,} candidates, so these were not compared"
         return Comparison(dict(zip(archs, p_values.tolist(), strict=True)), problem if lost else "")
 
     def count_disagreements(self, others: Sequence[Entry]) -> NDArray[np.int64]:

@@ -147,7 +147,7 @@ def test_questions_to_one_journal(
 
 def test_without_outcomes_the_best_is_exported_and_no_tie_claimed(spos: Spos, entries: list[Entry], ask: Ask) -> None:
     (spos.run / "search" / "outcomes.bits").unlink()
-    said = "outcomes.bits is missing, or does not have the outcomes of the best: no ties known; exported is the best"
+    said = "does not have the outcomes of the best, so ties are unknown; exported is the best"
     assert archs(ask("--prefer", "smallest", "--top", 3, said=said)) == archs(ranking(entries)[:1])
 
 
