@@ -10,7 +10,8 @@ import numpy as np
 import yaml
 
 from spos_cli.config import loading
-from spos_cli.search.journal import Entry, Origin, ranking
+from spos_cli.search.journal import Entry, Origin
+from spos_cli.search.results import ranking
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import SearchSpace
 

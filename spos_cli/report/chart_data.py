@@ -9,8 +9,8 @@ from typing import Any, get_args
 import numpy as np
 
 from spos_cli.report.findings import Audit, Findings, Number, Search, Training, score_interval
-from spos_cli.search import results
-from spos_cli.search.journal import Origin, ranking
+from spos_cli.search.journal import Origin
+from spos_cli.search.results import Results, ranking
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import Choice, SearchSpace
 
@@ -121,7 +121,7 @@ def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
     comparable = [entries[line] for line in search.comparable]
     archs = [entry.architecture for entry in comparable]
     top = [entry.architecture for entry in ranking(comparable)[:TOP_CANDIDATES]]
-    positions, values = find_improvements([score if score >= 0 else None for score in results.best_so_far(entries)])
+    positions, values = find_improvements([score if score >= 0 else None for score in Results.of(entries).best_so_far])
     data = {
         # One digit per layer, one candidate after another.
         "archs": "".join(DIGITS[choice] for entry in entries for choice in entry.architecture),

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
-from spos_cli.search import results, statistics
+from spos_cli.search import statistics
 from spos_cli.search.journal import Entry
-from spos_cli.search.results import is_new, is_own
+from spos_cli.search.results import Results, is_counted, is_new
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import SearchSpace
 
@@ -135,7 +135,7 @@ class Search:
     @cached_property
     def own(self) -> list[int]:
         """Lines that were scored on the images of this search, including those that were stopped early."""
-        return [line for line, entry in enumerate(self.entries) if is_own(entry)]
+        return [line for line, entry in enumerate(self.entries) if is_counted(entry)]
 
     @cached_property
     def new(self) -> list[int]:
@@ -145,7 +145,9 @@ class Search:
     @cached_property
     def line_of(self) -> dict[Architecture, int]:
         """The line of each architecture; if it was scored twice, the line that counts."""
-        return {entry.architecture: line for line, entry in enumerate(self.entries)} | results.rows(self.entries)
+        return {entry.architecture: line for line, entry in enumerate(self.entries)} | dict(
+            Results.of(self.entries).rows
+        )
 
     @cached_property
     def comparable(self) -> list[int]:

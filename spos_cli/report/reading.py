@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ from spos_cli.report.reading_audit import is_of_search, read_audit
 from spos_cli.report.values import as_count, as_number
 from spos_cli.run.command import settings_of
 from spos_cli.run.folder import RunFolder, SearchFolder, StageFolder, TrainingFolder
-from spos_cli.search import ties
-from spos_cli.search.journal import Entry, Journal, ranking
-from spos_cli.search.results import new, own, rows
+from spos_cli.search.journal import Journal
+from spos_cli.search.results import Results
 from spos_cli.space import architecture
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import SearchSpace
@@ -88,35 +87,29 @@ def read_search(run: RunFolder, space: SearchSpace, result: dict[str, Any]) -> S
         SposError: the journal is broken, or belongs to another space.
     """
     entries = Journal(run.search.journal).read_of(space)
-    if not own(entries):
+    results = Results.of(entries, run.search.outcomes)
+    if results.winner is None:
         return None
     settings = settings_of(run.search.path)
-    winner = ranking(own(entries))[0]
-    p_values, unknown = read_ties(run.search.outcomes, entries, winner)
     return Search(
         entries=entries,
         limits=_read_limits(result, settings),
-        winner=winner.architecture,
-        ties=p_values,
-        ties_unknown=unknown,
+        winner=results.winner.architecture,
+        ties=_list_ties(results),
+        ties_unknown=results.comparison.problem,
         planned=settings.search.population * (settings.search.generations + 1) if settings is not None else None,
         hypervolume=_read_hypervolume(result),
         exported=frozenset(_read_exported(run)),
     )
 
 
-def read_ties(bits: Path, entries: Sequence[Entry], winner: Entry) -> tuple[dict[int, float] | None, str]:
-    """Return the p-values of the lines that are statistically tied with the winner, and what prevents the test.
-
-    Args:
-        bits: the search's `outcomes.bits`.
-    """
-    lines = rows(entries)
-    tie = ties.find(own(entries), lines, bits)
-    if tie.count is None:
-        return None, tie.unknown
-    others = tie.tied - {winner.architecture}
-    return {row: tie.p_values[arch] for arch, row in lines.items() if arch in others}, tie.unknown
+def _list_ties(results: Results) -> dict[int, float] | None:
+    """Return the p-values of the lines that are statistically tied with the winner; None if nothing was compared."""
+    comparison, winner = results.comparison, results.winner
+    if comparison.count is None or winner is None:
+        return None
+    others = comparison.tied - {winner.architecture}
+    return {row: comparison.p_values[arch] for arch, row in results.rows.items() if arch in others}
 
 
 def _read_hypervolume(result: dict[str, Any]) -> float | None:
@@ -219,7 +212,7 @@ def measure_training(name: str, folder: TrainingFolder) -> Effort | None:
 
 def measure_search(folder: SearchFolder, search: Search) -> Effort:
     """Return what the search has cost. Images for the calibration of candidates do not count."""
-    scored = new(search.entries)
+    scored = Results.of(search.entries).new
     timed, seconds, device = _read_timing(folder, "candidates")
     images = sum(entry.images for entry in scored) / max(1, len(scored))
     return Effort(

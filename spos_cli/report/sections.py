@@ -23,8 +23,8 @@ from spos_cli.report.elements import (
     table,
 )
 from spos_cli.report.findings import Audit, Effort, Findings, Retrained, Search, score_interval
-from spos_cli.search.results import is_own
-from spos_cli.search.statistics import ENOUGH
+from spos_cli.search.results import is_counted
+from spos_cli.search.statistics import MIN_PAIRS
 from spos_cli.space.architecture import Architecture, format_width
 from spos_cli.space.cost import format_cost
 from spos_cli.space.search_space import Layer, SearchSpace
@@ -327,10 +327,10 @@ def describe_agreement(audit: Audit) -> str:
             f" So was the winner: with {format_percent(audit.winner[1])} it is better than {below} of them. It was"
             " selected for its score, so the correlation leaves it out."
         )
-    if number < ENOUGH:
+    if number < MIN_PAIRS:
         return text + (
-            f" They are too few for a rank correlation, which needs {ENOUGH}: shorter rankings too often agree by"
-            f" chance. Raise audit.architectures to {ENOUGH + 1} or more."
+            f" They are too few for a rank correlation, which needs {MIN_PAIRS}: shorter rankings too often agree by"
+            f" chance. Raise audit.architectures to {MIN_PAIRS + 1} or more."
         )
     values = "; ".join(
         f"{CORRELATIONS.get(name, name)} {format_signed(value)}"
@@ -390,7 +390,7 @@ def retrained(findings: Findings) -> Html:
             element("span", blocks, element("code", str(network.architecture)), class_="arch"),
             format_cost(entry.flops) if entry else "–",
             f"{network.steps:,}",
-            format_percent(entry.top1) if entry and is_own(entry) else "–",
+            format_percent(entry.top1) if entry and is_counted(entry) else "–",
             format_percent(network.top1),
             format_range(low, high),
         ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +31,7 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.run.command import Run
 from spos_cli.run.images import Images
 from spos_cli.run.weights_file import Weights, read_weights
-from spos_cli.search.evaluator import Calibration, Evaluator
+from spos_cli.search.evaluator import CalibrationSet, Evaluator
 from spos_cli.search.evolution import Evolution
 from spos_cli.space.cost import CostTable
 from spos_cli.space.sampling import CostBinSampler, FairSampler, Sampler, UniformSampler, WidthWarmUp
@@ -92,20 +91,6 @@ def warn_of_guessing(folder: Path, config: Config, section: str) -> None:
         )
 
 
-def read_settings(run: Run) -> dict[str, Any]:
-    """What the scores of the run's search depend on, as the search wrote it down.
-
-    Raises:
-        RunError: it is not there, or cannot be read.
-    """
-    path = run.folder.search.settings
-    settings = read_json(path)
-    kinds = {"supernet": str, "search": dict}
-    if not all(isinstance(settings.get(key), kind) for key, kind in kinds.items()):
-        raise RunError(f"{path} is missing or broken, so the scores beside it mean nothing; search with --fresh")
-    return settings
-
-
 def only_one(pattern: Sequence[Path], what: str, hint: str) -> Path:
     """The file that there is exactly one of.
 
@@ -138,10 +123,10 @@ def make_sampler(run: Run, space: SearchSpace) -> Sampler:
 
 
 def read_latency(run: Run) -> CostTable:
-    """The latencies that were measured for this run's space.
+    """Read the latencies that were measured for this run's space.
 
     Raises:
-        RunError: they were not, or for another space.
+        RunError: they were not measured, or for another space.
     """
     path, measure = run.folder.latency_table, run.command("flops-table --latency")
     try:
@@ -151,15 +136,18 @@ def read_latency(run: Run) -> CostTable:
             raise RunError(f"{path} was measured for another space; run {measure} again")
         table = CostTable("latency", int(content["fixed"]), content["table"], space.options)
     except (ValueError, KeyError, TypeError, AssertionError):
-        raise RunError(f"there is no {path}, or it is broken; run {measure} first") from None
+        raise RunError(f"{path} is missing or broken; run {measure} first") from None
     return table
 
 
 def read_supernet(path: Path, processes: Processes, train: str) -> tuple[Weights, str]:
-    """Reads a supernet's file, and its digest; `train` is the command that repairs the run folder's own one.
+    """Read a supernet's file and its digest.
+
+    Args:
+        train: the command that repairs the run folder's own supernet; empty for another file.
 
     Raises:
-        RunError: a training writes it anew meanwhile, or not all processes see the same.
+        RunError: a training is writing the file, or not all processes see the same one.
     """
     try:
         before = file_digest(path) if path.is_file() else ""
@@ -167,7 +155,7 @@ def read_supernet(path: Path, processes: Processes, train: str) -> tuple[Weights
     except CheckpointError as error:
         if not train:
             raise
-        raise CheckpointError(f"{error}; {train} goes on from the checkpoint before it") from None
+        raise CheckpointError(f"{error}; {train} resumes from the checkpoint before it") from None
     after = file_digest(path)
     if processes.any(before != after) or not processes.agree(after):
         raise RunError(
@@ -176,10 +164,17 @@ def read_supernet(path: Path, processes: Processes, train: str) -> tuple[Weights
     return file, after
 
 
-def make_evolution(run: Run, costs: Costs) -> Evolution:
-    """The sizes of the search, from the config; the random baseline has no parents.
+def limits_of(run: Run) -> dict[str, int | None]:
+    """Return the limits on candidates by cost: always the one on FLOPs, others where they are set."""
+    search = run.config.search
+    others = {"params": search.params_limit, "latency": search.latency_limit}
+    return {"flops": search.flops_limit, **{name: limit for name, limit in others.items() if limit is not None}}
 
-    Candidates are drawn exactly under the limit that leaves least of the space.
+
+def make_evolution(run: Run, costs: Costs) -> Evolution:
+    """Make the evolution from the settings; a random search is an evolution without parents.
+
+    Candidates are drawn exactly under the limit that excludes most of the space.
 
     Raises:
         RunError: there is a limit on the latency, but no table of latencies.
@@ -208,19 +203,22 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
 
 
 def make_evaluator(run: Run, supernet: Supernet, images: Images, processes: Processes) -> Evaluator:
-    """Scores on the search split, or on the validation set if that was asked for by name."""
+    """Make the evaluator, which scores on held-out training images or, with `search.split: val`, on validation images.
+
+    All processes call it together; the first one decodes the images.
+    """
     search = run.config.search
     if search.split == "holdout":
-        image_set, scored = images.train, images.splits[1]
+        image_set, indices = images.train, images.splits[1]
     else:
-        image_set, scored = images.val, datasets.interleave(images.val)
+        image_set, indices = images.val, datasets.interleave(images.val)
     path = run.folder.search.scoring_images
-    scoring = decode(run, path, image_set, scored[: search.images], images.evaluation, None, processes)
+    scoring = decode(run, path, image_set, indices[: search.images], images.evaluation, None, processes)
     calibration = decode_calibration(run, run.folder.search.path, images, processes)
     return Evaluator(
         supernet,
         images.preprocess,
-        calibration=Calibration(calibration.images, search.calibration_batch_size, search.calibration_momentum),
+        calibration=CalibrationSet(calibration.images, search.calibration_batch_size, search.calibration_momentum),
         images=scoring.images,
         labels=scoring.labels,
         batch=search.batch_size,
@@ -230,22 +228,22 @@ def make_evaluator(run: Run, supernet: Supernet, images: Images, processes: Proc
 
 
 def decode_calibration(run: Run, folder: Path, images: Images, processes: Processes) -> ImageStore:
-    """The training images that BatchNorm statistics are computed from, the same for every candidate."""
-    path, chosen = folder / "calibration.u8", calibration_indices(run, images)
+    """Decode the training images that BatchNorm statistics are computed from, the same for every candidate."""
+    path, indices = folder / "calibration.u8", calibration_indices(run, images)
     transform, seed = images.augmented, run.config.seed
-    return decode(run, path, images.to_augment, chosen, transform, seed, processes, images.bad_images)
+    return decode(run, path, images.to_augment, indices, transform, seed, processes, images.bad_images)
 
 
 def kept_calibration(run: Run, images: Images) -> ImageStore | None:
-    """The same as the run's search has left them, if it has."""
-    path, chosen = run.folder.search.calibration_images, calibration_indices(run, images)
-    if not ImageStore.matches(path, images.to_augment, chosen, images.augmented, seed=run.config.seed):
+    """Open the calibration images that the run's search has left; None if there are none with these settings."""
+    path, indices = run.folder.search.calibration_images, calibration_indices(run, images)
+    if not ImageStore.matches(path, images.to_augment, indices, images.augmented, seed=run.config.seed):
         return None
     return ImageStore.open(path)
 
 
 def calibration_indices(run: Run, images: Images) -> NDArray[np.int64]:
-    """Which training images they are.
+    """Draw the training images to calibrate on; return their indices `(n,)`.
 
     Raises:
         ConfigError: there are fewer of them than one calibration batch.
@@ -253,13 +251,13 @@ def calibration_indices(run: Run, images: Images) -> NDArray[np.int64]:
     config, search = run.config, run.config.search
     training, _ = images.splits
     order = seeding.generator(config.seed, "calibration").permutation(len(training))
-    chosen = training[order[: search.calibration_images]]
-    if len(chosen) < search.calibration_batch_size:
+    indices = training[order[: search.calibration_images]]
+    if len(indices) < search.calibration_batch_size:
         raise ConfigError(
-            f"search.calibration_batch_size is {search.calibration_batch_size}, but there are {len(chosen)}"
+            f"search.calibration_batch_size is {search.calibration_batch_size}, but there are {len(indices)}"
             " training images; lower it"
         )
-    return chosen
+    return indices
 
 
 def decode(
@@ -272,7 +270,13 @@ def decode(
     processes: Processes,
     bad_images: BadImages | None = None,
 ) -> ImageStore:
-    """Decodes images once, for all candidates and processes; broken ones are an error, or counted and replaced."""
+    """Decode images to a file once, for all candidates and processes.
+
+    Args:
+        path: of the file; it is used as it is if it holds the same images already.
+        seed: of the transform's draws; None if it draws nothing.
+        bad_images: counts and replaces broken images; without it, a broken image is an error.
+    """
     if processes.is_main and not ImageStore.matches(path, images, indices, transform, seed=seed):
         with track(f"decoding {path.stem} images", len(indices), "images", quiet=run.as_json) as task:
             ImageStore.build(
@@ -287,10 +291,3 @@ def decode(
             )
     processes.barrier()
     return ImageStore.open(path)
-
-
-def limits_of(run: Run) -> dict[str, int | None]:
-    """The limits on candidates: that on FLOPs, and others where they are given."""
-    search = run.config.search
-    others = {"params": search.params_limit, "latency": search.latency_limit}
-    return {"flops": search.flops_limit, **{name: limit for name, limit in others.items() if limit is not None}}

@@ -10,7 +10,8 @@ from spos_cli.config.schema import Config
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.reading import read_json
 from spos_cli.run.command import EXPORT, Command, root_from_here, settings_of
-from spos_cli.run.progress import StageProgress, read_journal
+from spos_cli.run.progress import StageProgress
+from spos_cli.search.journal import Journal
 
 IN_ORDER = ("supernet", "search", "export-arch", "retrain")  # stages of which each needs the one before it
 
@@ -76,7 +77,7 @@ def _name_architecture(run: Command, ident: str) -> str:
     path = run.folder.arch(ident)
     if path.is_file():
         return quote_path(path)
-    entries, _ = read_journal(run.folder.search.journal)
+    entries, _ = Journal(run.folder.search.journal).read_valid()
     return next((str(entry.architecture) for entry in entries if entry.architecture.id == ident), "ARCH")
 
 

@@ -12,11 +12,10 @@ from typing import Any, Literal
 from spos_cli.engine import history
 from spos_cli.engine.history import is_number
 from spos_cli.files import lock
-from spos_cli.files.reading import read_complete_lines, read_json, read_yaml
+from spos_cli.files.reading import read_json, read_yaml
 from spos_cli.run.command import Command, settings_of
 from spos_cli.run.folder import TrainingFolder
-from spos_cli.search import results
-from spos_cli.search.journal import Entry, Journal
+from spos_cli.search.journal import Journal
 
 MAX_FILES = 1000  # of a folder, whose times are compared
 
@@ -208,8 +207,9 @@ def _search(run: Command) -> StageProgress:
     """Return the progress of the search, from its journal and its result."""
     folder = run.folder.search
     settings = (settings_of(folder.path) or run.config).search
-    entries, broken = read_journal(folder.journal)
-    own, new = results.own(entries), results.new(entries)
+    entries, broken = Journal(folder.journal).read_valid()
+    results = Results.of(entries)
+    new, best = results.new, results.winner
     total = settings.population * (settings.generations + 1)
     process = lock.holder(folder.lock)
     if process and (auditing := lock.holder(run.folder.audit.lock)) and _is_same_process(process, auditing):
@@ -228,7 +228,6 @@ def _search(run: Command) -> StageProgress:
     notes = [f"{broken} broken lines in journal.jsonl"] if broken else []
     if len(entries) > len(new):
         notes.append(f"{len(entries) - len(new)} more from another search")
-    best = min((entry for entry in own if not entry.partial), key=lambda entry: entry.rank, default=None)
     return StageProgress(
         "search",
         state,
@@ -239,7 +238,7 @@ def _search(run: Command) -> StageProgress:
         process=process,
         metrics={"generation": new[-1].generation, "generations": settings.generations} if new else {},
         best={}
-        if best is None
+        if best is None or best.partial
         else {"architecture": best.architecture.to_list(), "flops": best.flops, "top1": best.top1},
         changed=find_last_change(folder.path),
         note="; ".join(notes),
@@ -295,13 +294,6 @@ def _audit(run: Command) -> StageProgress:
         metrics={key: value for key, value in metrics.items() if is_number(value)},
         changed=max(times, default=None),
     )
-
-
-def read_journal(path: Path) -> tuple[list[Entry], int]:
-    """Return the candidates in a journal that may be growing, and the number of broken lines."""
-    entries = [Journal.entry_or_none(line) for line in read_complete_lines(path)]
-    valid = [entry for entry in entries if entry is not None]
-    return valid, len(entries) - len(valid)
 
 
 def find_last_change(path: Path) -> float | None:

@@ -1,8 +1,7 @@
-"""The search as a pure function: what to score next, given what was scored (paper, algorithm 1).
+"""Evolution as a pure function: scores in, candidates out (paper, algorithm 1).
 
-Nothing here knows how a score comes about; `search` takes `evaluate`, which scores a whole generation. Every
-generation draws from a generator of its own, so replaying the scores of a killed search leads to the same
-candidates again.
+Nothing here knows how candidates are scored: `search` calls `evaluate` with a whole generation. Every generation has a
+random generator of its own, so replaying the scores of a killed search leads to the same candidates again.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from spos_cli.search.statistics import crowding, fronts
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 
-TRIES = 2000  # of a random candidate under several limits
-ENUMERATED = 100_000  # architectures that are gone through one by one when tries have failed
-TRIES_PER_CHILD = 10  # the published code gives up on mutation and crossover after as many
+MAX_TRIES = 2000  # Draws of a random candidate under several limits.
+MAX_ENUMERATED = 100_000  # Architectures that are listed one by one when draws have failed.
+TRIES_PER_CHILD = 10  # As in the official code, for mutation and crossover.
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An architecture to be scored, and where it comes from."""
+    """An architecture to score, and where it comes from."""
 
     architecture: Architecture
     generation: int
@@ -38,11 +37,13 @@ class Candidate:
 
 @dataclass
 class Draws:
-    """What became of all that one operator has drawn: `accepted` is what remains of `proposed`.
+    """What became of the draws of one operator.
 
     Attributes:
-        duplicate: drawn, or scored, before.
-        over_limit: over a limit, however often they were drawn.
+        proposed: all draws; each is counted in one of the others.
+        accepted: draws that became candidates.
+        duplicate: draws of an architecture that was a candidate before.
+        over_limit: other draws of an architecture over a limit.
     """
 
     proposed: int = 0
@@ -60,7 +61,7 @@ class Draws:
 
 
 class Proposal(NamedTuple):
-    """The candidates of one generation, and what was drawn to find them."""
+    """The candidates of one generation, and the draws of each operator."""
 
     candidates: list[Candidate]
     draws: dict[Origin, Draws]
@@ -68,21 +69,22 @@ class Proposal(NamedTuple):
 
 @dataclass(frozen=True)
 class Evolution:
-    """The sizes of a search; generation 0 is random, `generations` more are made of the best so far.
+    """The sizes of a search: generation 0 is random, `generations` more are made from the best candidates so far.
 
-    A search may also begin with given architectures. With `parents` 0 every generation is random: the baseline at the
+    A search can also begin with given architectures. Without parents, every generation is random: the baseline with the
     same budget.
 
     Attributes:
-        table: what the limit is on; candidates are drawn exactly under it.
+        table: the cost that is limited. Candidates are drawn exactly under this limit.
         limit: largest cost of a candidate, or None.
         population: candidates per generation.
-        parents: best candidates so far that children are made of.
+        generations: number of generations after the first.
+        parents: number of best candidates so far from which children are made.
         mutations, crossovers: children per generation; random candidates fill the rest.
-        mutation_probability: of each layer, to be drawn anew.
-        flops: by which the cheaper of two that score alike comes first; None: `table`.
-        others: more limits, under which candidates are drawn by rejection: best the ones that leave more.
-        front_on: the cost of which the search is for the whole front, cost against score; None: for the best score.
+        mutation_probability: probability of each layer to be drawn again.
+        flops: of two candidates with the same fitness, the one with fewer FLOPs comes first; None takes `table`.
+        others: more limits, under which candidates are drawn by rejection, so they should exclude less.
+        front_on: a cost; the search is for the whole front, cost against fitness. None: it is for the best fitness.
     """
 
     table: CostTable
@@ -102,52 +104,53 @@ class Evolution:
         self,
         evaluate: Callable[[Sequence[Candidate]], Sequence[float]],
         known: Mapping[Architecture, float] | None = None,
-        begin: Sequence[Architecture] = (),
+        first: Sequence[Architecture] = (),
         watch: Callable[[int, dict[Origin, Draws]], None] = lambda generation, draws: None,
     ) -> Iterator[list[tuple[Candidate, float]]]:
-        """Yields each generation with its scores; a higher score is better.
+        """Yield each generation with the fitness of its candidates; higher is better.
 
-        No architecture comes twice. The search ends early when it has seen all that the limit allows.
+        No architecture comes twice. The search ends early when it has seen all that the limits allow.
 
         Args:
-            evaluate: scores a generation; below 0 are those that lost a race, which are never on a front.
-            known: scores that `evaluate` would give, to go on from: the best are the parents of the first generation.
-            begin: architectures without a score, under the limits, the most promising first. Generation 0 begins with
-                them. Those that find no place there count as seen, and come when nothing new is left.
-            watch: is told of each generation, before it is scored, how its operators fared.
+            evaluate: returns the fitness of a generation's candidates. Below 0 are candidates that were stopped early,
+                which are never on a front.
+            known: fitness of architectures that count as seen; the best are the parents of the first generation.
+            first: architectures without a fitness, under the limits, the most promising first. Generation 0 begins with
+                them. Those that do not fit into it count as seen, and come when nothing new is left.
+            watch: receives each generation's number and draws, by operator, before the generation is scored.
         """
-        scores = dict(known or {})
-        best = self.best_of(scores, scores)
+        fitness = dict(known or {})
+        best = self.select_best(fitness, fitness)
         for generation in range(self.generations + 1):
-            waiting = [arch for arch in begin if arch not in scores]
-            candidates, draws = self.propose(generation, best, scores, waiting)
+            waiting = [arch for arch in first if arch not in fitness]
+            candidates, draws = self.propose(generation, best, fitness, waiting)
             if not candidates:
                 return
             watch(generation, draws)
-            results = list(zip(candidates, evaluate(candidates), strict=True))
-            scores.update({candidate.architecture: score for candidate, score in results})
-            # Only these can be the best now; to sort all anew would make a long search's time grow with its square.
-            best = self.best_of([*best, *(candidate.architecture for candidate in candidates)], scores)
-            yield results
+            scored = list(zip(candidates, evaluate(candidates), strict=True))
+            fitness.update({candidate.architecture: value for candidate, value in scored})
+            # No others can be the best now. Sorting all of them would make the time of a long search quadratic.
+            best = self.select_best([*best, *(candidate.architecture for candidate in candidates)], fitness)
+            yield scored
 
-    def best_of(
-        self, archs: Iterable[Architecture], scores: Mapping[Architecture, float], number: int | None = None
+    def select_best(
+        self, archs: Iterable[Architecture], fitness: Mapping[Architecture, float], number: int | None = None
     ) -> list[Architecture]:
-        """The next parents, or so many others, in the order of `Entry.rank`: by score, FLOPs and architecture.
+        """Return the best `number` architectures, by default the next parents, in the order of `Entry.rank`.
 
-        In a search for a front those of NSGA-II (Deb et al. 2002): by front, then the less crowded.
+        In a search for a front, the order is that of NSGA-II (Deb et al. 2002): by front, then the less crowded.
         """
         number, flops = self.parents if number is None else number, self.flops or self.table
-        ranked = sorted(archs, key=lambda arch: (-scores[arch], flops.of(arch), arch))
+        ranked = sorted(archs, key=lambda arch: (-fitness[arch], flops.of(arch), arch))
         if self.front_on is not None:
-            return self.spread_of([arch for arch in ranked if scores[arch] >= 0], scores, self.front_on, number)
+            return self.select_spread([arch for arch in ranked if fitness[arch] >= 0], fitness, self.front_on, number)
         return ranked[:number]
 
-    def spread_of(
-        self, archs: Sequence[Architecture], scores: Mapping[Architecture, float], table: CostTable, number: int
+    def select_spread(
+        self, archs: Sequence[Architecture], fitness: Mapping[Architecture, float], table: CostTable, number: int
     ) -> list[Architecture]:
-        """The first `number` by front, then by crowding distance, then the cheaper."""
-        costs, values = (np.array([of(arch) for arch in archs], np.float64) for of in (table.of, scores.__getitem__))
+        """Return the first `number` by front, then by crowding distance, then in the given order."""
+        costs, values = (np.array([of(arch) for arch in archs], np.float64) for of in (table.of, fitness.__getitem__))
         best: list[Architecture] = []
         for members in fronts(costs, values):
             if len(best) >= number:
@@ -157,16 +160,16 @@ class Evolution:
         return best[:number]
 
     def allows(self, arch: Architecture) -> bool:
-        """Whether an architecture is under all limits."""
+        """Return whether an architecture is under all limits."""
         under = self.limit is None or self.table.of(arch) <= self.limit
         return under and all(table.of(arch) <= limit for table, limit in self.others)
 
     def require_candidates(self) -> None:
-        """Raises LimitError if the limits allow no architecture, as far as can be seen; the message says why."""
-        if self.probe() is not None:
+        """Raise LimitError if no architecture is found under the limits; the message says why."""
+        if self.find_any() is not None:
             return
-        rng, fresh = seeding.generator(self.seed, "probe"), _Fresh(self, set())
-        drawn = [fresh.any(rng) for _ in range(TRIES)]
+        rng, unseen = seeding.generator(self.seed, "probe"), _Unseen(self, set())
+        drawn = [unseen.draw_under_first_limit(rng) for _ in range(MAX_TRIES)]
         reasons = []
         for table, limit in self.others:
             costs = [table.of(arch) for arch in drawn]
@@ -182,15 +185,15 @@ class Evolution:
             " a limit"
         )
 
-    def probe(self) -> Architecture | None:
-        """One architecture under all limits, the same on every call; None if none is found.
+    def find_any(self) -> Architecture | None:
+        """Return one architecture under all limits, the same on every call; None if none is found.
 
         Raises:
             LimitError: the first limit alone allows none.
         """
-        rng, fresh = seeding.generator(self.seed, "probe"), _Fresh(self, set())
-        fresh.any(rng)
-        return fresh.draw(rng)
+        rng, unseen = seeding.generator(self.seed, "probe"), _Unseen(self, set())
+        unseen.draw_under_first_limit(rng)
+        return unseen.draw(rng)
 
     def propose(
         self,
@@ -199,57 +202,64 @@ class Evolution:
         seen: Iterable[Architecture],
         waiting: Sequence[Architecture] = (),
     ) -> Proposal:
-        """The candidates of one generation: in the first one those that wait; children of the best; random ones."""
+        """Return the candidates of one generation.
+
+        Args:
+            best: parents.
+            seen: architectures that are not candidates again.
+            waiting: architectures that the first generation begins with, and that later ones take when nothing new is
+                left.
+        """
         rng = seeding.generator(self.seed, "evolution", generation)
-        fresh = _Fresh(self, {*seen, *waiting})
-        again = [Candidate(arch, generation, "rescored") for arch in waiting]
-        candidates = again[: self.population] if generation == 0 else []
+        unseen = _Unseen(self, {*seen, *waiting})
+        rescored = [Candidate(arch, generation, "rescored") for arch in waiting]
+        candidates = rescored[: self.population] if generation == 0 else []
         draws: dict[Origin, Draws] = {}
 
         def add(origin: Origin, number: int, draw: Callable[[], Architecture]) -> None:
-            draws[origin] = fresh.draws = Draws()
+            draws[origin] = unseen.draws = Draws()
             number = min(number, self.population - len(candidates))
             for _ in range(number * TRIES_PER_CHILD):
                 if number == 0:
                     return
                 child = draw()
-                if fresh.take(child):
+                if unseen.accept(child):
                     candidates.append(Candidate(child, generation, origin))
                     number -= 1
 
         if best:
             add("mutation", self.mutations, lambda: self.mutate(_pick(best, rng), rng))
             add("crossover", self.crossovers, lambda: self.cross(_pick(best, rng), _pick(best, rng), rng))
-        draws["random"] = fresh.draws = Draws()
-        while len(candidates) < self.population and (arch := fresh.draw(rng)) is not None:
+        draws["random"] = unseen.draws = Draws()
+        while len(candidates) < self.population and (arch := unseen.draw(rng)) is not None:
             candidates.append(Candidate(arch, generation, "random"))
         if generation > 0:
-            candidates += again[: self.population - len(candidates)]
-        # What was found once under narrow limits may not be found again.
-        if generation == 0 and not candidates and (arch := self.probe()) is not None and fresh.take(arch):
+            candidates += rescored[: self.population - len(candidates)]
+        # Under narrow limits, `find_any` may have found the only architecture that is ever drawn.
+        if generation == 0 and not candidates and (arch := self.find_any()) is not None and unseen.accept(arch):
             candidates.append(Candidate(arch, generation, "random"))
         return Proposal(candidates, draws)
 
     def mutate(self, parent: Architecture, rng: np.random.Generator) -> Architecture:
-        """Draws the choice of each layer anew with `mutation_probability`, and its width."""
+        """Draw the choice of each layer, and its width, again with `mutation_probability` each."""
         options = self.table.options
-        anew = rng.random(len(parent)) < self.mutation_probability
-        choices = np.where(anew, options.draw_choices(rng), parent.choices)
+        redrawn = rng.random(len(parent)) < self.mutation_probability  # (layers,)
+        choices = np.where(redrawn, options.draw_choices(rng), parent.choices)
         if not options.widths:
             return Architecture(tuple(choices.tolist()))
-        # A choice without a width has none to hand on.
-        anew = (rng.random(len(parent)) < self.mutation_probability) | (_widths(parent) == 0)
-        return options.joined(choices, np.where(anew, options.draw_widths(rng), _widths(parent)))
+        # A choice without a width cannot pass one on.
+        redrawn = (rng.random(len(parent)) < self.mutation_probability) | (_widths(parent) == 0)
+        return options.joined(choices, np.where(redrawn, options.draw_widths(rng), _widths(parent)))
 
     def cross(self, one: Architecture, other: Architecture, rng: np.random.Generator) -> Architecture:
-        """Takes each layer from either parent."""
+        """Take the choice and the width of each layer from one of two parents."""
         from_one = rng.random(len(one)) < 0.5
         choices = np.where(from_one, one.choices, other.choices)
         return self.table.options.joined(choices, np.where(from_one, _widths(one), _widths(other)))
 
 
 def _widths(arch: Architecture) -> NDArray[np.int64]:
-    """By layer, zeros where there are none: `(layers,)`."""
+    """Return the width of each layer `(layers,)`, zero where it has none."""
     return np.array(arch.widths or (0,) * len(arch))
 
 
@@ -257,19 +267,24 @@ def _pick(best: Sequence[Architecture], rng: np.random.Generator) -> Architectur
     return best[int(rng.integers(len(best)))]
 
 
-class _Fresh:
-    """The architectures under all limits that have not been seen."""
+class _Unseen:
+    """The architectures under all limits that have not been seen.
+
+    Attributes:
+        draws: of the operator that draws now.
+        count: number of architectures under the first limit, whatever the others exclude.
+    """
 
     def __init__(self, evolution: Evolution, seen: set[Architecture]) -> None:
         self.table, self.limit, self.others = evolution.table, evolution.limit, evolution.others
         self.allows, self.seen = evolution.allows, seen
-        self.draws = Draws()  # of whoever draws now
+        self.draws = Draws()
         self.distribution = evolution.table.distribution()
-        self.count = self.distribution.count(None, self.limit)  # without the other limits
-        self.left: list[Architecture] | None = None  # of a space most of which is seen, once it was listed
+        self.count = self.distribution.count(None, self.limit)
+        self._remaining: list[Architecture] | None = None  # Listed once most of the space is seen.
 
-    def take(self, arch: Architecture) -> bool:
-        """Marks an architecture as seen, and counts it; False if it was seen, or if it is over a limit."""
+    def accept(self, arch: Architecture) -> bool:
+        """Count a draw and mark it as seen; return False if it was seen before or is over a limit."""
         self.draws.proposed += 1
         if arch in self.seen:
             self.draws.duplicate += 1
@@ -282,26 +297,24 @@ class _Fresh:
         return True
 
     def draw(self, rng: np.random.Generator) -> Architecture | None:
-        """One of them, uniformly; None when there is none left, or none is found among very many."""
-        if len(self.seen) * 2 <= self.count:  # at most two tries on average, but for other limits
-            for _ in range(TRIES) if self.others or not self.distribution.is_exact else itertools.count():
-                if self.take(arch := self.any(rng)):
+        """Draw one uniformly; return None when none is left, or none is found among very many."""
+        # While at most half are seen, two tries are enough on average, unless other limits exclude many.
+        if len(self.seen) * 2 <= self.count:
+            for _ in range(MAX_TRIES) if self.others or not self.distribution.is_exact else itertools.count():
+                if self.accept(arch := self.draw_under_first_limit(rng)):
                     return arch
-            if self.count > ENUMERATED:
+            if self.count > MAX_ENUMERATED:
                 return None
-            self.left = None
-        if self.left is None:
-            self.left = [arch for arch in self.all() if arch not in self.seen and self.allows(arch)]
-        if not self.left:
+            self._remaining = None
+        if self._remaining is None:
+            every = self.distribution.enumerate(None, self.limit)  # in lexicographic order
+            self._remaining = [arch for arch in every if arch not in self.seen and self.allows(arch)]
+        if not self._remaining:
             return None
-        arch = self.left.pop(int(rng.integers(len(self.left))))
-        self.take(arch)
+        arch = self._remaining.pop(int(rng.integers(len(self._remaining))))
+        self.accept(arch)
         return arch
 
-    def any(self, rng: np.random.Generator) -> Architecture:
-        """An architecture at or under the first limit."""
+    def draw_under_first_limit(self, rng: np.random.Generator) -> Architecture:
+        """Draw any architecture at or under the first limit, seen or not."""
         return self.distribution.draw(rng, None, self.limit)
-
-    def all(self) -> Iterator[Architecture]:
-        """All of them, in lexicographic order."""
-        return self.distribution.enumerate(None, self.limit)

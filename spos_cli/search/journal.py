@@ -1,46 +1,51 @@
-"""The journal of a search: one scored candidate a line, in the order of scoring, never rewritten.
+"""The file `journal.jsonl`: one scored candidate per line, never rewritten.
 
-A line is a JSON object: `architecture` (as `Architecture.to_list` has it), `flops`, `params`, `top1` and `top5` (shares
-of `images`), `images`, `generation` and `origin`: `random`, `mutation` or `crossover`; `imported` for a score that
-another search found on other images, and `rescored` for such an architecture that this search has scored again.
-`partial: true` is for a candidate that has lost its race, `earlier: true` for a score that another search found with
-the same supernet on the same images. Lines of another search come first. There are no times, so that the same search
-gives the same bytes. Beside it, `outcomes.bits` keeps which images each candidate got right.
+Lines are in the order of scoring; those taken from another search come first. A line is a JSON object:
+
+- `architecture`: as `Architecture.to_list` returns it;
+- `flops`, `params`: its cost;
+- `top1`, `top5`: shares of `images`;
+- `images`: number of images that were scored;
+- `generation`: of the evolution, from 0;
+- `origin`: `random`, `mutation` or `crossover`; `imported` for a score that another search found on other images, and
+  `rescored` for such an architecture that this search has scored again;
+- `partial: true`: scoring stopped early, since the candidate had lost its race;
+- `earlier: true`: another search has found the score, with the same supernet on the same images.
+
+There are no times, so that the same search writes the same bytes. `outcomes.bits` beside the journal keeps which images
+each candidate got right.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
-
-import numpy as np
-from numpy.typing import NDArray
 
 from spos_cli.errors import ArchitectureError, RunError
 from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.reading import read_complete_lines
 from spos_cli.files.writing import append_line, cut_torn_line
 from spos_cli.search import statistics
-from spos_cli.search.racing import Outcomes
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import MAX_COST
 from spos_cli.space.search_space import SearchSpace
 
 Origin = Literal["random", "mutation", "crossover", "rescored", "imported"]
 
-# What a line raises that is no entry: no JSON, or of another form, or nested without end.
-NO_ENTRY = (ArchitectureError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
-ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)  # bits of each byte
-ROWS = 1024  # of outcomes that are compared at once
+# What `Entry.from_line` raises for a line that is not JSON, has another form, or is nested too deeply.
+BAD_LINE = (ArchitectureError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One scored candidate; `top1` and `top5` are shares of `images`."""
+    """One scored candidate; the fields are those of a line (see the module).
+
+    Attributes:
+        partial: whether the candidate was stopped early.
+        earlier: whether another search has found the score, on the same images.
+    """
 
     architecture: Architecture
     flops: int
@@ -55,26 +60,26 @@ class Entry:
 
     @property
     def fitness(self) -> float:
-        """What a search maximises: top-1, and below 0 for a candidate that was stopped early."""
+        """What a search maximises: top-1, below 0 for a candidate that was stopped early."""
         return self.top1 - self.partial
 
     @property
     def rank(self) -> tuple[bool, float, int, Architecture]:
-        """Less is better: complete scores, the higher top-1, the cheaper."""
+        """The order of candidates, the best first: not stopped early, higher top-1, fewer FLOPs."""
         return self.partial, -self.top1, self.flops, self.architecture
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the top-1 on all images of this kind lies, at 95 %; what makes a search pick the best is not in it."""
+        """The 95 % interval of top-1 on all images of this kind. It does not include that a search selects the best."""
         return statistics.interval(self.right, self.images)
 
     @property
     def right(self) -> int:
-        """Images whose label has the largest logit."""
+        """Number of images whose label has the largest logit."""
         return round(self.top1 * self.images)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for files."""
+        """Return plain types for files, without flags that are false."""
         fields = {**asdict(self), "architecture": self.architecture.to_list()}
         for flag in ("partial", "earlier"):
             if not fields[flag]:
@@ -82,12 +87,12 @@ class Entry:
         return fields
 
     def to_line(self) -> str:
-        """The entry as one line of JSON."""
+        """Return the entry as one line of JSON."""
         return json.dumps(self.to_dict()) + "\n"
 
     @staticmethod
     def from_line(line: str) -> Entry:
-        """The entry of one line. Raises one of `NO_ENTRY` if it is none."""
+        """Read one line; raise one of `BAD_LINE` if it is not a scored candidate."""
         fields = json.loads(line)
         entry = Entry(architecture=Architecture.from_list(fields.pop("architecture")), **fields)
         numbers = (entry.flops, entry.params, entry.images, entry.generation)
@@ -95,13 +100,13 @@ class Entry:
             not all(type(number) is int and 0 <= number <= MAX_COST for number in numbers)
             or entry.images * entry.flops == 0
         ):
-            raise ValueError("a number that is none")
+            raise ValueError("a number is out of range")
         if not (0 <= entry.top1 <= 1 and 0 <= entry.top5 <= 1 and entry.origin in get_args(Origin)):
-            raise ValueError("a score outside of its range, or an unknown origin")
+            raise ValueError("a score is out of range, or the origin is unknown")
         if type(entry.partial) is not bool or type(entry.earlier) is not bool:
-            raise ValueError("neither partial nor complete, or neither earlier nor new")
+            raise ValueError("a flag is not true or false")
         if entry.earlier and entry.origin == "imported":
-            raise ValueError("on the same images, and on others")
+            raise ValueError("a score cannot come from the same images and from others")
         return entry
 
 
@@ -112,40 +117,51 @@ class Journal:
         self.path = path
 
     def read(self) -> list[Entry]:
-        """All entries; a last line that a kill has cut short does not count.
+        """Read all entries; a last line that a kill has cut short does not count.
 
         Raises:
-            RunError: a line in the middle is not an entry.
+            RunError: a line is not a scored candidate, or the file cannot be read.
         """
         with os_errors_as(RunError, f"cannot read {self.path}"):
-            lines = read_complete_lines(self.path)
-        entries = []
-        for number, line in enumerate(lines, 1):
-            if (entry := self.entry_or_none(line)) is None:
-                raise RunError(f"{self.path}:{number} is not a scored candidate; mend it, or use --fresh")
-            entries.append(entry)
-        return entries
+            entries = self._read_lines()
+        if None in entries:
+            raise RunError(
+                f"{self.path}:{entries.index(None) + 1} is not a scored candidate; fix that line, or use --fresh"
+            )
+        return [entry for entry in entries if entry is not None]
 
-    @staticmethod
-    def entry_or_none(line: bytes) -> Entry | None:
-        """The entry of one line, if it is one."""
-        try:
-            return Entry.from_line(line.decode("utf-8"))
-        except NO_ENTRY:
-            return None
-
-    def read_of(self, space: SearchSpace) -> list[Entry]:
-        """All entries, of this space.
+    def read_valid(self) -> tuple[list[Entry], int]:
+        """Read the entries of a journal that may be written meanwhile, and count the lines that are not entries.
 
         Raises:
-            RunError: a line is not an entry, or its architecture is of another space.
+            OSError: the file cannot be read.
+        """
+        lines = self._read_lines()
+        entries = [entry for entry in lines if entry is not None]
+        return entries, len(lines) - len(entries)
+
+    def _read_lines(self) -> list[Entry | None]:
+        """Read all whole lines; None stands for a line that is not an entry. Empty if there is no file."""
+        entries: list[Entry | None] = []
+        for line in read_complete_lines(self.path):
+            try:
+                entries.append(Entry.from_line(line.decode("utf-8")))
+            except BAD_LINE:
+                entries.append(None)
+        return entries
+
+    def read_of(self, space: SearchSpace) -> list[Entry]:
+        """Read all entries, which must be of this space.
+
+        Raises:
+            RunError: a line is not a scored candidate, or its architecture is of another space.
         """
         entries, allowed = self.read(), [frozenset(options) for options in space.options.by_layer]
         for number, entry in enumerate(entries, 1):
             arch = entry.architecture
             options = zip(arch.choices, arch.widths or (0,) * len(arch), strict=True)
             if len(arch) == len(allowed) and all(map(frozenset.__contains__, allowed, options)):
-                continue  # which `validate` would take ten times as long to see
+                continue  # `validate` takes ten times as long; it is only needed for its message.
             try:
                 space.validate(arch)
             except ArchitectureError as error:
@@ -153,94 +169,14 @@ class Journal:
         return entries
 
     def cut_incomplete_line(self) -> None:
-        """Removes what follows the last newline, so that the next entry begins a line."""
+        """Remove what follows the last newline, so that the next entry begins a line."""
         cut_torn_line(self.path)
 
     def append(self, entry: Entry) -> None:
-        """Adds one line and flushes it to the disk.
+        """Add one line and flush it to the disk.
 
         Raises:
             RunError: the disk is full, or the folder cannot be written.
         """
         with os_errors_as(RunError, f"cannot write {self.path}", "scores so far are kept"):
             append_line(self.path, entry.to_line(), sync=True)
-
-
-class Bitmaps:
-    """Which images each candidate got right: a row of bits for each line of the journal.
-
-    Args:
-        path: of the file; a row is at its line's place in it, so what a kill has cut short is written over.
-        images: that are scored; a row has a bit for each, and zeros where a partial score ends.
-    """
-
-    def __init__(self, path: Path, images: int) -> None:
-        self.path, self.images, self.width = path, images, -(-images // 8)
-
-    def write(self, row: int, outcomes: Outcomes) -> None:
-        """Keeps the outcomes `(n,)` of the first n images.
-
-        Raises:
-            RunError: the disk is full, or the folder cannot be written.
-        """
-        bits = np.packbits(np.pad(outcomes, (0, self.images - len(outcomes)))).tobytes()
-        with os_errors_as(RunError, f"cannot write {self.path}", "scores so far are kept"):
-            self.path.touch()
-            with self.path.open("r+b") as file:
-                file.seek(row * self.width)
-                file.write(bits)
-                file.flush()
-                os.fsync(file.fileno())
-
-    def read(self, row: int) -> Outcomes | None:
-        """The outcomes `(images,)` in a row; None if they were not kept."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(row * self.width)
-                bits = file.read(self.width)
-        except OSError:
-            return None
-        unpacked = np.unpackbits(np.frombuffer(bits, np.uint8), count=self.images) if len(bits) == self.width else None
-        return None if unpacked is None else unpacked.astype(bool)
-
-    def rows(self, rows: Sequence[int]) -> bytes:
-        """These rows, one after the other, for another file; zeros for those that were not kept."""
-        try:
-            content = self.path.read_bytes()
-        except OSError:
-            content = b""
-        parts = (content[row * self.width : (row + 1) * self.width] for row in rows)
-        return b"".join(part if len(part) == self.width else bytes(self.width) for part in parts)
-
-    def overlaps(self, row: int, rows: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Of each of `rows` `(n,)`: images that are right there, and those that are right there and in `row`.
-
-        Both are -1 for all that were not kept, and for all rows if `row` was not. The file is read once.
-        """
-        right, both = np.full((2, len(rows)), -1, np.int64)
-        try:
-            content = np.fromfile(self.path, np.uint8)
-        except OSError:
-            return right, both
-        kept = content[: len(content) // self.width * self.width].reshape(len(content) // self.width, self.width)
-        wanted = np.array(rows, np.int64)
-        there = np.flatnonzero(wanted < len(kept))
-        if row < len(kept):
-            for part in np.split(there, range(ROWS, len(there), ROWS)):
-                bits = kept[wanted[part]]
-                right[part] = ONES[bits].sum(1, dtype=np.int64)
-                both[part] = ONES[bits & kept[row]].sum(1, dtype=np.int64)
-        return right, both
-
-
-def ranking(entries: Iterable[Entry], flops_limit: int | None = None) -> list[Entry]:
-    """Best first; partial scores come last."""
-    allowed = [entry for entry in entries if flops_limit is None or entry.flops <= flops_limit]
-    return sorted(allowed, key=lambda entry: entry.rank)
-
-
-def pareto(entries: Iterable[Entry]) -> list[Entry]:
-    """The front over FLOPs and top-1 of those that were scored to the end, by FLOPs."""
-    complete = [entry for entry in entries if not entry.partial]
-    costs, scores = [entry.flops for entry in complete], [entry.top1 for entry in complete]
-    return [complete[index] for index in statistics.front(costs, scores)]

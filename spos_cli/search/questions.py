@@ -9,9 +9,8 @@ from typing import Any
 
 from spos_cli.errors import ConfigError, LimitError
 from spos_cli.models.counting import Costs, count
-from spos_cli.search import ties
-from spos_cli.search.journal import Entry, pareto, ranking
-from spos_cli.search.results import exportable, rows
+from spos_cli.search.journal import Entry
+from spos_cli.search.results import Results
 from spos_cli.space.cost import LABELS, CostTable, format_cost
 from spos_cli.space.search_space import SearchSpace
 
@@ -74,20 +73,20 @@ def answer(
     Raises:
         LimitError: there is no such candidate.
     """
-    counted = exportable(entries)
-    allowed = [entry for entry in counted if all(getattr(entry, name) <= limit for name, limit in question.limits)]
-    if not allowed:
-        raise LimitError(_describe_unreachable(question, counted, count(space), command))
-    best, notes = ranking(allowed), []
+    scored = Results.to_export(entries, bits)
+    allowed = scored.under(question.limits)
+    if not allowed.candidates:
+        raise LimitError(_describe_unreachable(question, scored.candidates, count(space), command))
+    best, notes = allowed.ranking, []
     if question.front:
-        chosen = pareto(allowed)
+        chosen = allowed.front
         if not chosen:
-            raise LimitError(f"none of {len(allowed):,} candidates was scored to the end, so there is no front")
+            raise LimitError(f"none of {len(best):,} candidates was scored to the end, so there is no front")
     elif question.smallest:
-        tie = ties.find(allowed, rows(entries), bits)
-        tied = sorted((entry for entry in best if entry.architecture in tie.tied), key=lambda entry: entry.flops)
-        if tie.unknown:
-            notes.append(tie.unknown + ("" if tied else "; exporting the best"))
+        comparison = allowed.comparison
+        tied = sorted((one for one in best if one.architecture in comparison.tied), key=lambda entry: entry.flops)
+        if comparison.problem:
+            notes.append(comparison.problem + ("" if tied else "; exporting the best"))
         if tied:
             notes.append(f"chosen from {len(tied):,} that are statistically tied with the best, cheapest first")
         chosen = (tied or best[:1])[: question.top or 1]

@@ -1,8 +1,8 @@
-"""When a candidate may stop: it is behind, on the images so far, by more than chance explains.
+"""When to stop scoring a candidate: it is behind by more than chance explains.
 
-All candidates are scored on one set of images, which is all that counts: a candidate is as good as its rival if it gets
-as many of these images right. Images come in random order, so the first ones are a sample of the set without
-replacement. Images that both get right or wrong say nothing; of the others, among equals, half are the rival's.
+All candidates are scored on one set of images, and a candidate is as good as its rival if it gets as many of these
+images right. The images come in random order, so the first ones are a sample of the set without replacement. Images
+that both get right or both get wrong say nothing. Of the other images, equally good candidates share half and half.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from numpy.typing import NDArray
 
 from spos_cli.search.statistics import hypergeometric_tail
 
-Outcomes = NDArray[np.bool_]  # by image: whether it was classified right
-CHECKS = 9  # at most; a tenth of the images apart
-MARGIN = 3  # standard errors that an estimate of how many images differ is raised by
+Outcomes = NDArray[np.bool_]  # For each image: whether the largest logit was that of its label.
+CHECKS = 9  # Interim checks per race at most, a tenth of the images apart.
+STANDARD_ERRORS = 3  # Added to the estimate of how many images of the set differ.
 
 
-def checks(images: int) -> list[float]:
-    """After how many images a race is checked, at the earliest; nothing would be saved after the last."""
+def interim_checks(images: int) -> list[float]:
+    """Return after how many images a race is checked, at the earliest; after all images, nothing would be saved."""
     return [images * check / (CHECKS + 1) for check in range(1, CHECKS + 1)]
 
 
 @dataclass(frozen=True)
 class Race:
-    """A candidate against the last of the parents, on the same images.
+    """A race of candidates against the last of the parents, on the same images.
 
     Attributes:
-        rival: outcomes of the last parent, of all images that are scored.
+        rival: outcomes of the last parent `(images,)`, of all images that are scored.
         risk: largest probability, over the whole race, of stopping a candidate that is as good as the rival.
     """
 
@@ -38,22 +38,23 @@ class Race:
     risk: float
 
     def is_lost(self, outcomes: Outcomes) -> bool:
-        """Whether a candidate stops at an interim check, from its outcomes so far.
+        """Return whether a candidate stops at an interim check, from its outcomes so far `(n,)`.
 
         Each check is an exact one-sided sign test at the level `risk / CHECKS`. These levels add up to `risk`, which
-        bounds the probability that any check stops an equal, however much the checks depend on each other
-        (Bonferroni). Equal levels (as Pocock 1977, group sequential tests) rather than levels that grow (O'Brien and
-        Fleming 1979), since it is early stops that save images.
+        bounds the probability that any check stops an equally good candidate, however much the checks depend on each
+        other (Bonferroni). The levels are equal (as Pocock 1977, group sequential tests) rather than increasing
+        (O'Brien and Fleming 1979), since early stops save most images.
 
-        How many images of the set differ is estimated, `MARGIN` standard errors too high: more of them make the test
-        more cautious, up to that of an endless set (a fair coin), to which it is close where few have differed.
+        How many images of the whole set differ is not known yet. The estimate is `STANDARD_ERRORS` too high, because
+        more differing images make the test more cautious. With very many, it is the test of a fair coin.
         """
-        images, total = len(outcomes), len(self.rival)
-        rival = self.rival[:images]
+        seen, total = len(outcomes), len(self.rival)
+        rival = self.rival[:seen]
         behind, ahead = int((rival & ~outcomes).sum()), int((outcomes & ~rival).sum())
         if behind <= ahead:
             return False
         differ = behind + ahead
-        error = math.sqrt(differ * (total - images) * total) / images
-        most = min(differ + total - images, math.ceil(differ * total / images + MARGIN * error))
-        return hypergeometric_tail(most + most % 2, differ, behind) < self.risk / CHECKS
+        error = math.sqrt(differ * (total - seen) * total) / seen
+        differ_in_all = min(differ + total - seen, math.ceil(differ * total / seen + STANDARD_ERRORS * error))
+        even = differ_in_all + differ_in_all % 2
+        return hypergeometric_tail(even, differ, behind) < self.risk / CHECKS

@@ -1,71 +1,230 @@
-"""Which lines of a journal count: the scores that were found on the images of its search.
+"""Which candidates of a search count, who won, what is tied, what is on the front.
 
-Scores on other images are off by more than the best candidates differ, and the luckiest of many would be taken for the
-best. So imported scores only say where to begin; parents, rivals, winners, ties and fronts come from `own` lines alone.
+Only scores on the same images can be compared: other images change a score by more than the best candidates differ, and
+the luckiest of many would be taken for the best. So an imported score, which was found on other images, never counts.
+It only says what to score first (`to_rescore`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from spos_cli.search import statistics
 from spos_cli.search.evolution import Evolution
-from spos_cli.search.journal import Entry, ranking
+from spos_cli.search.journal import Entry
+from spos_cli.search.outcomes import OutcomesFile
 from spos_cli.space.architecture import Architecture
 
+SIGNIFICANCE_LEVEL = 0.05  # of each paired test against the winner
 
-def is_own(entry: Entry) -> bool:
-    """Whether a score was found on the images of this search, so that it can be compared with its others."""
+
+def is_counted(entry: Entry) -> bool:
+    """Return whether a score was found on the images of this search, so that it can be compared with the others."""
     return entry.origin != "imported"
 
 
 def is_new(entry: Entry) -> bool:
-    """Whether this search has scored it itself; what another search found on the same images is own, but not new."""
-    return is_own(entry) and not entry.earlier
+    """Return whether this search has scored the candidate itself: it counts, and is not from an earlier search."""
+    return is_counted(entry) and not entry.earlier
 
 
-def own(entries: Iterable[Entry]) -> list[Entry]:
-    """The lines that count, in their order; no architecture comes twice."""
-    return [entry for entry in entries if is_own(entry)]
+def ranking(entries: Iterable[Entry]) -> list[Entry]:
+    """Sort candidates, the best first and those that were stopped early last."""
+    return sorted(entries, key=lambda entry: entry.rank)
 
 
-def new(entries: Iterable[Entry]) -> list[Entry]:
-    """The lines that this search has scored itself, in their order."""
-    return [entry for entry in entries if is_new(entry)]
+def pareto(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the front over FLOPs and top-1, the cheapest first, without candidates that were stopped early."""
+    complete = [entry for entry in entries if not entry.partial]
+    costs, scores = [entry.flops for entry in complete], [entry.top1 for entry in complete]
+    return [complete[index] for index in statistics.front(costs, scores)]
 
 
-def exportable(entries: Sequence[Entry]) -> list[Entry]:
-    """The lines that count or, where all are imported, these: then none is compared with the score of another kind."""
-    return own(entries) or list(entries)
+def to_rescore(lines: Iterable[Entry], evolution: Evolution) -> list[Architecture]:
+    """Return the imported architectures that the limits allow, the most promising first.
 
-
-def rows(entries: Iterable[Entry]) -> dict[Architecture, int]:
-    """The line of each architecture that counts, from 0; that is also its row of `outcomes.bits`."""
-    return {entry.architecture: row for row, entry in enumerate(entries) if is_own(entry)}
-
-
-def known(entries: Iterable[Entry]) -> dict[Architecture, float]:
-    """The fitness of what another search has scored on the same images: it counts before the first generation."""
-    return {entry.architecture: entry.fitness for entry in entries if is_own(entry) and entry.earlier}
-
-
-def to_rescore(entries: Iterable[Entry], evolution: Evolution) -> list[Architecture]:
-    """The imported architectures that the limits allow, the most promising first.
-
-    Their scores were found on other images, so this is the only use of them.
+    Their scores were found on other images, so this order is their only use.
     """
-    imported = {entry.architecture: entry for entry in ranking(entries) if not is_own(entry)}
-    fitness = {arch: entry.fitness for arch, entry in imported.items() if evolution.allows(arch)}
-    best = evolution.best_of(fitness, fitness, len(fitness))
-    return list(dict.fromkeys([*best, *fitness]))  # candidates that were stopped early are on no front
+    imported = [entry for entry in ranking(lines) if not is_counted(entry)]
+    fitness = {entry.architecture: entry.fitness for entry in imported if evolution.allows(entry.architecture)}
+    best = evolution.select_best(fitness, fitness, len(fitness))
+    return list(dict.fromkeys([*best, *fitness]))  # A search for the front omits candidates that were stopped early.
 
 
-def best_so_far(entries: Sequence[Entry]) -> list[float]:
-    """The largest top-1 so far, after each candidate that this search has scored itself; below 0 before the first.
+@dataclass(frozen=True)
+class Comparison:
+    """Paired tests of candidates against the winner, on the same images.
 
-    What another search has scored on the same images counts from the beginning.
+    There is one test per candidate. The winner was selected on these images, so the set of truly equivalent candidates
+    is likely larger.
+
+    Attributes:
+        p_values: by architecture; the winner's is 1. A candidate without a p-value was not compared.
+        problem: why not all could be compared, in words; empty if all were.
     """
-    best, values = max(known(entries).values(), default=-1.0), []
-    for entry in new(entries):
-        best = max(best, entry.fitness)
-        values.append(best)
-    return values
+
+    p_values: Mapping[Architecture, float] = field(default_factory=dict)
+    problem: str = ""
+
+    @cached_property
+    def tied(self) -> frozenset[Architecture]:
+        """The candidates that the test cannot distinguish from the winner, and the winner."""
+        return frozenset(arch for arch, value in self.p_values.items() if value > SIGNIFICANCE_LEVEL)
+
+    @property
+    def count(self) -> int | None:
+        """How many candidates are tied, including the winner; None if nothing could be compared."""
+        return len(self.tied) or None
+
+    def is_tied(self, arch: Architecture) -> bool | None:
+        """Return whether a candidate is tied with the winner, or None if it was not compared."""
+        return arch in self.tied if arch in self.p_values else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """Candidates whose scores are compared with each other.
+
+    Attributes:
+        candidates: in the order of the journal.
+        rows: the line of each candidate in the journal, from 0, which is also its row in `outcomes`.
+        outcomes: the `outcomes.bits` beside the journal; only needed for `comparison`.
+    """
+
+    candidates: Sequence[Entry]
+    rows: Mapping[Architecture, int] = field(default_factory=dict)
+    outcomes: Path = Path()
+
+    @staticmethod
+    def of(lines: Sequence[Entry], outcomes: Path = Path()) -> Results:
+        """Return the results of a journal: its lines that count. No architecture counts twice."""
+        rows = {entry.architecture: row for row, entry in enumerate(lines) if is_counted(entry)}
+        return Results([entry for entry in lines if is_counted(entry)], rows, outcomes)
+
+    @staticmethod
+    def to_export(lines: Sequence[Entry], outcomes: Path = Path()) -> Results:
+        """Return the lines that count or, if there are only imported ones, these: so no score meets another kind."""
+        found = Results.of(lines, outcomes)
+        return found if found.candidates else replace(found, candidates=lines)
+
+    def under(self, limits: Iterable[tuple[str, int]]) -> Results:
+        """Return the candidates at or under all limits, which are pairs such as `("flops", 330_000_000)`."""
+        pairs = list(limits)
+        allowed = [one for one in self.candidates if all(getattr(one, name) <= limit for name, limit in pairs)]
+        return replace(self, candidates=allowed)
+
+    @cached_property
+    def new(self) -> list[Entry]:
+        """The candidates that this search has scored itself."""
+        return [entry for entry in self.candidates if is_new(entry)]
+
+    @cached_property
+    def known(self) -> dict[Architecture, float]:
+        """The fitness of what an earlier search has scored on the same images, before the first generation."""
+        return {entry.architecture: entry.fitness for entry in self.candidates if entry.earlier}
+
+    @cached_property
+    def complete(self) -> list[Entry]:
+        """The candidates that were not stopped early."""
+        return [entry for entry in self.candidates if not entry.partial]
+
+    @cached_property
+    def ranking(self) -> list[Entry]:
+        """The candidates, the best first and those that were stopped early last."""
+        return ranking(self.candidates)
+
+    @property
+    def winner(self) -> Entry | None:
+        """The best candidate; one that was stopped early only if all were. None if there is no candidate."""
+        return min(self.candidates, key=lambda entry: entry.rank, default=None)
+
+    @cached_property
+    def front(self) -> list[Entry]:
+        """The front over FLOPs and top-1, the cheapest first."""
+        return pareto(self.candidates)
+
+    @property
+    def best_so_far(self) -> list[float]:
+        """The largest fitness so far, after each candidate that this search has scored; below 0 before the first.
+
+        Candidates that are `known` count from the beginning.
+        """
+        best, values = max(self.known.values(), default=-1.0), []
+        for entry in self.new:
+            best = max(best, entry.fitness)
+            values.append(best)
+        return values
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """The paired tests of all candidates that were not stopped early against the winner."""
+        winner = self.winner
+        if winner is None or winner.partial:
+            return Comparison(problem="no candidate was scored to the end, so none is compared with the best")
+        if not is_counted(winner):
+            return Comparison(
+                problem="the best was scored by another search, whose outcomes are not here, so ties are unknown"
+            )
+        pairs = self.count_disagreements(self.complete)
+        if pairs[self.complete.index(winner), 0] < 0:
+            return Comparison(
+                problem=f"{self.outcomes} is missing, or does not have the outcomes of the best, so ties are unknown"
+            )
+        archs = [one.architecture for one, pair in zip(self.complete, pairs, strict=True) if pair[0] >= 0]
+        # Many candidates have the same counts, and each test takes a while.
+        counts, which = np.unique(pairs[pairs[:, 0] >= 0], axis=0, return_inverse=True)
+        p_values = np.array([statistics.mcnemar(*pair) for pair in counts.tolist()])[which.reshape(-1)]
+        lost = len(pairs) - len(archs)
+        problem = f"{self.outcomes} does not have the outcomes of {lost:,} candidates, so these were not compared"
+        return Comparison(dict(zip(archs, p_values.tolist(), strict=True)), problem if lost else "")
+
+    def count_disagreements(self, others: Sequence[Entry]) -> NDArray[np.int64]:
+        """Count the images that only the winner has right, and those that only another candidate has right.
+
+        Args:
+            others: complete candidates that count.
+
+        Returns:
+            Pairs `(n, 2)`; a pair is -1, -1 if the outcomes of the winner or of the other are lost.
+        """
+        winner = self.winner
+        assert winner is not None
+        rows = [self.rows[entry.architecture] for entry in [winner, *others]]
+        right, both = OutcomesFile(self.outcomes, winner.images).count_overlaps(rows[0], rows)
+        # A row that was lost, and filled with zeros since, has fewer right than the journal says.
+        kept = right == np.array([entry.right for entry in [winner, *others]])
+        pairs = np.stack([right[0] - both, right - both], 1)
+        pairs[~kept | ~kept[0]] = -1
+        return pairs[1:]
+
+    def to_dict(self, entry: Entry) -> dict[str, Any]:
+        """Return a candidate for files, with the interval of its score, and whether it is tied with the winner."""
+        tied = self.comparison.is_tied(entry.architecture)
+        return {**entry.to_dict(), "interval": rounded_interval(entry), "tied": tied}
+
+    def front_to_dict(self, corner: int) -> dict[str, Any]:
+        """Return the front for files, with its hypervolume: FLOPs times top-1, up to so many FLOPs."""
+        front = self.front
+        area = statistics.hypervolume([entry.flops for entry in front], [entry.top1 for entry in front], corner)
+        return {
+            "front": [self.to_dict(entry) for entry in front],
+            "hypervolume": area,
+            "reference": {"flops": corner, "top1": 0.0},
+        }
+
+
+def rounded_interval(entry: Entry) -> list[float]:
+    """Return the interval of a score for files."""
+    return [round(end, 6) for end in entry.interval]
+
+
+def format_interval(interval: tuple[float, float]) -> str:
+    """Return an interval of shares for people, such as `70.1 to 72.3 %`."""
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"

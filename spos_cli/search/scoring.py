@@ -1,10 +1,10 @@
-"""Scores a generation over all processes, and keeps the journal."""
+"""Score a generation over all processes, and write the journal."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,27 +18,36 @@ from spos_cli.engine.progress import Task
 from spos_cli.errors import RunError
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import Costs
-from spos_cli.search import results, ties
-from spos_cli.search.evaluator import Evaluator, Score
+from spos_cli.search.evaluator import Evaluator, GoOn, Score
 from spos_cli.search.evolution import Candidate
-from spos_cli.search.journal import Bitmaps, Entry, Journal, ranking
+from spos_cli.search.journal import Entry, Journal
+from spos_cli.search.outcomes import OutcomesFile
 from spos_cli.search.overview import Overview
 from spos_cli.search.racing import Race
+from spos_cli.search.results import Results, is_counted
 from spos_cli.space.architecture import Architecture
 
-GROUP = 8  # candidates that a process scores together: so many are lost if it is killed, and in memory at once
-
-
-COUNTS = 3 * 8  # bytes of what is told of a score beside its outcomes
+GROUP = 8  # Candidates that a process scores together. Memory holds that many, and a kill loses that many.
+HEADER_BYTES = 3 * 8  # Three 64-bit counts before the outcomes of a packed score.
 
 
 class Scoring:
-    """Scores generations over all processes, and keeps the journal.
+    """Score the generations of a search over all processes, and write the journal.
 
     Args:
-        parents: candidates of a generation that the next one is made of.
-        racing: risk of a race against the last of them, over all of its checks; None for no races.
-        overview: is told of all scores, for the dashboard of a search.
+        journal: its candidates are not scored again.
+        parents: number of candidates of which the next generation is made.
+        racing: risk of a race against the last parent, over all of its interim checks; None for no races.
+        overview: receives all scores, for the dashboard of a search.
+        known: more candidates that are not scored again, from elsewhere.
+
+    Attributes:
+        imported: candidates of another search, scored on other images.
+        entries: all candidates that are not scored again, by architecture.
+        used: candidates that the search has asked for, or that an earlier search has scored on the same images.
+        rows: the line of each candidate in the journal, from 0.
+        lines: number of lines in the journal.
+        changed: whether the last generation had candidates that were not in the journal.
     """
 
     def __init__(
@@ -47,25 +56,33 @@ class Scoring:
         evaluator: Evaluator,
         costs: Costs,
         journal: Journal,
+        *,
         parents: int,
         racing: float | None,
         overview: Overview | None = None,
+        known: Iterable[Entry] = (),
     ) -> None:
         self.processes, self.evaluator, self.costs, self.journal = processes, evaluator, costs, journal
         self.parents, self.racing, self.overview = parents, racing, overview or Overview(0)
         lines = journal.read_of(evaluator.supernet.space)
-        self.imported = [entry for entry in lines if not results.is_own(entry)]
-        self.entries = {entry.architecture: entry for entry in results.own(lines)}
-        self.rows, self.lines = results.rows(lines), len(lines)
-        self.bitmaps = Bitmaps(journal.path.with_name("outcomes.bits"), len(evaluator.images))
-        self.used = [entry for entry in self.entries.values() if entry.earlier]
+        before = Results.of(lines)
+        self.imported = [entry for entry in lines if not is_counted(entry)]
+        self.entries = {entry.architecture: entry for entry in [*known, *before.candidates]}
+        self.rows, self.lines = dict(before.rows), len(lines)
+        self.outcomes = OutcomesFile(journal.path.with_name("outcomes.bits"), len(evaluator.images))
+        self.used = [entry for entry in before.candidates if entry.earlier]
         self.overview.add(self.used)
-        self.changed = False  # whether the last generation had candidates that were not in the journal
+        self.changed = False
+
+    @property
+    def results(self) -> Results:
+        """The candidates that the search has used so far."""
+        return Results(self.used, self.rows, self.outcomes.path)
 
     def score(self, candidates: Sequence[Candidate], request: StopRequest, task: Task) -> list[float]:
-        """A score of each candidate, the higher the better; those in the journal are not scored again.
+        """Return the fitness of each candidate; those in the journal are not scored again.
 
-        Neighbours are scored together, since they have most in common. Their order is that of the journal, however
+        Neighbours are scored together, since they have most in common. The journal has them in this order, however
         many processes there are.
 
         Raises:
@@ -76,72 +93,82 @@ class Scoring:
         self.changed = bool(pending)
         self.overview.add(self.entries[c.architecture] for c in candidates if c.architecture in self.entries)
         task.phase, task.rows = self.overview.phase, self.overview.rows
-        race = self.race() if pending else None
+        race = self._make_race() if pending else None
         neighbours = sorted(pending, key=lambda candidate: candidate.architecture.options)
-        for together in chunks(neighbours, GROUP * self.processes.world_size):
+        for group in chunks(neighbours, GROUP * self.processes.world_size):
             if self.processes.any(request.is_set):
                 raise Interrupted(request.number or signal.SIGTERM)
-            self.overview.add(self.score_together(together, race, request, task))
+            self._score_group(group, race, request, task)
+            self.overview.add(self.entries[candidate.architecture] for candidate in group)
             task.rows = self.overview.rows
             best = self.overview.best
-            note = f"generation {together[0].generation}" + (f", best top-1 {best.top1:.2%}" if best else "")
-            task.advance(len(together), note=note)
+            note = f"generation {group[0].generation}" + (f", best top-1 {best.top1:.2%}" if best else "")
+            task.advance(len(group), note=note)
         entries = [self.entries[candidate.architecture] for candidate in candidates]
         self.used += entries
         return [entry.fitness for entry in entries]
 
-    def tied(self) -> ties.Ties:
-        """What is tied with the best so far."""
-        return ties.find(self.used, self.rows, self.bitmaps.path)
-
-    def race(self) -> Race | None:
-        """Against the last of the parents, if there are enough of them; the same for a whole generation."""
+    def _make_race(self) -> Race | None:
+        """Return the race against the last parent, the same for a whole generation; None without enough parents."""
         if self.racing is None or not self.parents:
             return None
-        complete = [entry for entry in ranking(self.used) if not entry.partial]
-        if len(complete) < self.parents:
+        results = self.results
+        if len(results.complete) < self.parents:
             return None
-        last = complete[self.parents - 1]
-        row = self.rows[last.architecture]
-        rival = self.bitmaps.read(row) if self.processes.is_main else None  # only the one that writes has it for sure
-        told = torch.zeros(1 + self.bitmaps.images, dtype=torch.uint8)
-        if rival is not None and int(rival.sum()) == last.right:  # else the row was lost
-            told[0], told[1:] = 1, torch.from_numpy(rival)
-        told = told.to(self.processes.device)
-        self.processes.copy_from_main([told])
-        is_known, outcomes = bool(told[0]), told[1:].cpu().numpy().astype(bool)
+        last = results.ranking[self.parents - 1]
+        row = torch.zeros(1 + self.outcomes.images, dtype=torch.uint8)  # whether the outcomes are known, then these
+        if self.processes.is_main:  # Others may not see yet what the first process has written.
+            rival = self.outcomes.read(self.rows[last.architecture])
+            if rival is not None and int(rival.sum()) == last.right:  # Otherwise the row was lost.
+                row[0], row[1:] = 1, torch.from_numpy(rival)
+        row = row.to(self.processes.device)
+        self.processes.copy_from_main([row])
+        is_known, outcomes = bool(row[0]), row[1:].cpu().numpy().astype(bool)
         return Race(outcomes, self.racing) if is_known else None
 
-    def score_together(
-        self, candidates: Sequence[Candidate], race: Race | None, request: StopRequest, task: Task
-    ) -> list[Entry]:
-        """A share of them per process; the first one writes them all, in their order.
+    def _score_group(self, group: Sequence[Candidate], race: Race | None, request: StopRequest, task: Task) -> None:
+        """Score a share of a group in each process, and write the whole group to the journal, in its order.
 
         Raises:
-            Interrupted: on a signal in the midst of it.
+            Interrupted: on a signal while a process was scoring.
         """
-        size = -(-len(candidates) // self.processes.world_size)
-        mine = candidates[self.processes.rank * size :][:size]
-        note, before, first_half = task.note, 0.0, True
+        share, images = -(-len(group) // self.processes.world_size), self.outcomes.images
+        mine = [candidate.architecture for candidate in group[self.processes.rank * share :][:share]]
+        note = task.note
 
         def go_on(done: float) -> bool:
-            nonlocal before, first_half
-            first_half = first_half and done > before  # of the calibration; then it begins anew, of the scoring
-            task.under_way, before = len(candidates) * (done if first_half else 1 + done) / 2, done
-            task.advance(0, note=f"{note}, {done:.0%} of {len(candidates)} more" if note else "")
+            task.under_way = len(group) * done
+            task.advance(0, note=f"{note}, {done:.0%} of {len(group)} more" if note else "")
             return not request.is_set
 
-        found = self.scores_of([candidate.architecture for candidate in mine], race, go_on)
+        scores = self._score_share(mine, race, go_on)
         task.note, task.under_way = note, 0.0
-        rows = self.processes.gather(_flat(found, size, self.bitmaps.images).to(self.processes.device)).cpu()
-        for candidate, score in zip(candidates, _scores(rows, self.bitmaps.images), strict=False):
+        gathered = self.processes.gather(pack(scores, share, images).to(self.processes.device)).cpu()
+        for candidate, score in zip(group, unpack(gathered, images), strict=False):
             if score is None:
                 raise Interrupted(request.number or signal.SIGTERM)
-            self.write(candidate, score)
-        return [self.entries[candidate.architecture] for candidate in candidates]
+            self._write(candidate, score)
 
-    def write(self, candidate: Candidate, score: Score) -> None:
-        """Adds a score to the journal, from the first process."""
+    def _score_share(self, archs: Sequence[Architecture], race: Race | None, go_on: GoOn) -> list[Score | None]:
+        """Score candidates in this process; None for those that a signal has prevented.
+
+        Of several processes, each keeps its scores in files until the first process has written them to the journal,
+        so that they are not lost if another process is killed.
+        """
+        if self.processes.world_size == 1:
+            scores_here = self.evaluator.score(archs, race, go_on)
+            return [None] * len(archs) if scores_here is None else [*scores_here]
+        scores = {arch: score for arch in archs if (score := self._read_waiting(arch)) is not None}
+        missing = [arch for arch in archs if arch not in scores]
+        found = self.evaluator.score(missing, race, go_on) if missing else []
+        for arch, score in zip(missing, found or [], strict=False):
+            with contextlib.suppress(RunError):  # A full disk costs only this safety.
+                write_atomically(self._waiting(arch), pack([score], 1, self.outcomes.images).numpy().tobytes())
+            scores[arch] = score
+        return [scores.get(arch) for arch in archs]
+
+    def _write(self, candidate: Candidate, score: Score) -> None:
+        """Note a score in all processes; the first one writes it to the journal."""
         arch = candidate.architecture
         entry = Entry(
             architecture=arch,
@@ -152,66 +179,52 @@ class Scoring:
             images=score.images,
             generation=candidate.generation,
             origin=candidate.origin,
-            partial=score.partial,
+            partial=score.stopped_early,
         )
         if self.processes.is_main:
-            self.bitmaps.write(self.lines, score.top1)
+            self.outcomes.write(self.lines, score.top1)
             self.journal.append(entry)
-            self.kept(arch).unlink(missing_ok=True)
+            self._waiting(arch).unlink(missing_ok=True)
         self.rows[arch], self.lines = self.lines, self.lines + 1
         self.entries[arch] = entry
 
-    def scores_of(
-        self, archs: Sequence[Architecture], race: Race | None, go_on: Callable[[float], bool]
-    ) -> list[Score | None]:
-        """The scores of candidates, from this process; None for those that a signal came before.
-
-        Of several processes, each keeps what it has found until the first one has it in the journal: the scores of
-        those that are whole outlive one that is killed.
-        """
-        if self.processes.world_size == 1:
-            found = self.evaluator.score(archs, race, go_on)
-            return [None] * len(archs) if found is None else [*found]
-        kept = {arch: score for arch in archs if (score := self.read_kept(arch)) is not None}
-        left = [arch for arch in archs if arch not in kept]
-        scores = self.evaluator.score(left, race, go_on) if left else []
-        for arch, score in zip(left, scores or [], strict=False):
-            with contextlib.suppress(RunError):  # a full disk costs only this safety
-                write_atomically(self.kept(arch), _flat([score], 1, self.bitmaps.images).numpy().tobytes())
-            kept[arch] = score
-        return [kept.get(arch) for arch in archs]
-
-    def read_kept(self, arch: Architecture) -> Score | None:
-        """A score that a process has kept; None if there is none that is whole."""
-        try:
-            content = self.kept(arch).read_bytes()
-        except OSError:
-            return None
-        empty = _flat([None], 1, self.bitmaps.images)
-        if len(content) != empty.numel():
-            return None
-        return _scores(torch.frombuffer(bytearray(content), dtype=torch.uint8), self.bitmaps.images)[0]
-
-    def kept(self, arch: Architecture) -> Path:
-        """Where a score waits for its place in the journal."""
+    def _waiting(self, arch: Architecture) -> Path:
+        """Return the file in which a score waits until it is in the journal."""
         return self.journal.path.with_name(f".scored-{arch.id}.bits")
 
+    def _read_waiting(self, arch: Architecture) -> Score | None:
+        """Read a score that waits, or return None if there is none that is whole."""
+        try:
+            content = self._waiting(arch).read_bytes()
+        except OSError:
+            return None
+        if len(content) != HEADER_BYTES + self.outcomes.images:
+            return None
+        return unpack(torch.frombuffer(bytearray(content), dtype=torch.uint8), self.outcomes.images)[0]
 
-def _flat(scores: Sequence[Score | None], size: int, images: int) -> Tensor:
-    """`size` scores of up to `images` images as bytes: of each the counts, then the outcomes."""
-    rows = np.zeros((size, images + COUNTS), np.uint8)
+
+def remove_waiting(folder: Path) -> None:
+    """Remove scores that wait in a search's folder, since they were found with other settings or images."""
+    for path in folder.glob(".scored-*.bits"):
+        path.unlink()
+
+
+def pack(scores: Sequence[Score | None], size: int, images: int) -> Tensor:
+    """Pack `size` scores as bytes `(size * (HEADER_BYTES + images),)`, to send or to store; zeros for None."""
+    rows = np.zeros((size, HEADER_BYTES + images), np.uint8)
     for row, score in zip(rows, scores, strict=False):
         if score is not None:
-            counts = np.array([score.images, score.top5_count, score.partial], "<i8")
-            row[:COUNTS] = np.frombuffer(counts.tobytes(), np.uint8)
-            row[COUNTS:][: score.images] = score.top1
+            header = np.array([score.images, score.top5_count, score.stopped_early], "<i8")
+            row[:HEADER_BYTES] = np.frombuffer(header.tobytes(), np.uint8)
+            row[HEADER_BYTES:][: score.images] = score.top1
     return torch.from_numpy(rows.reshape(-1))
 
 
-def _scores(flat: Tensor, images: int) -> list[Score | None]:
-    """The inverse of `_flat`, of one process or of several."""
+def unpack(packed: Tensor, images: int) -> list[Score | None]:
+    """Return the scores that one process, or several, have packed."""
     scores: list[Score | None] = []
-    for row in flat.numpy().reshape(-1, images + COUNTS):
-        seen, top5, partial = np.frombuffer(row[:COUNTS].tobytes(), "<i8").tolist()
-        scores.append(Score(row[COUNTS:][:seen].astype(bool), top5, bool(partial)) if seen else None)
+    for row in packed.numpy().reshape(-1, HEADER_BYTES + images):
+        seen, top5_count, stopped_early = np.frombuffer(row[:HEADER_BYTES].tobytes(), "<i8").tolist()
+        top1 = row[HEADER_BYTES:][:seen].astype(bool)  # (seen,)
+        scores.append(Score(top1, top5_count, bool(stopped_early)) if seen else None)
     return scores

@@ -1,7 +1,7 @@
-"""What scores are worth: intervals, paired tests, rank correlations and fronts; NumPy only, nothing is scored here.
+"""Statistics of scores: intervals, paired tests, rank correlations and fronts.
 
-Scores are shares of the same images for all candidates, so two of them are compared image by image. Fronts are of a
-cost, the less the better, and a score, the more the better.
+NumPy only. Scores are shares of the same images for all candidates, so two candidates are compared image by image.
+Fronts are over a cost, lower is better, and a score, higher is better.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Numbers = Sequence[float] | NDArray[np.float64] | NDArray[np.int64]
-ENOUGH = 8  # pairs of a rank correlation, at least; Kendall's tau of 8 that are chance has a standard deviation of 0.29
-PAIRS = 1_000_000  # that are compared at once: what a correlation needs of memory
+MIN_PAIRS = 8  # of a rank correlation; Kendall's tau of 8 random pairs has a standard deviation of 0.29
+PAIRS_AT_ONCE = 1_000_000  # Pairs that Kendall's tau compares at once, which limits its memory.
 
 
 def interval(right: int, images: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share (Wilson 1927), which holds its level for shares near 0 and 1, too.
+    """Return Wilson's interval of a share (Wilson 1927), which is reliable near 0 and 1, too.
 
     Args:
-        right: images of `images` that were classified right; at least one image.
+        right: images that were classified right.
+        images: number of images, at least one.
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
     share, scale = right / images, 1 + z * z / images
@@ -34,12 +35,12 @@ def interval(right: int, images: int, level: float = 0.95) -> tuple[float, float
 
 
 def mcnemar(only_one: int, only_other: int) -> float:
-    """p-value of the exact two-sided McNemar test: whether the one is right as often as the other.
+    """Return the p-value of the exact two-sided McNemar test: is one candidate right as often as the other?
 
-    Images that both get right or wrong say nothing; of the others each is the one's with probability 1/2.
+    Images that both get right or both get wrong say nothing. Of the others, either has each with probability 1/2.
 
     Args:
-        only_one, only_other: images that only the one, or only the other, gets right.
+        only_one, only_other: number of images that only one of the two gets right.
     """
     count, less = only_one + only_other, min(only_one, only_other)
     if only_one == only_other:
@@ -52,12 +53,12 @@ def mcnemar(only_one: int, only_other: int) -> float:
 
 
 def hypergeometric_tail(size: int, drawn: int, least: int) -> float:
-    """Probability of at least so many of one kind in a draw without replacement; exact.
+    """Return the exact probability of at least `least` of one kind in a draw without replacement.
 
     Args:
-        size: of the population, of which one half is of that kind; an even number.
-        drawn: of the population.
-        least: of that kind, more than half of those drawn.
+        size: of the population, an even number; half of it is of that kind.
+        drawn: number of draws.
+        least: more than half of the draws.
     """
     half = size // 2
     if least > min(half, drawn):
@@ -74,9 +75,9 @@ def hypergeometric_tail(size: int, drawn: int, least: int) -> float:
 
 
 def kendall(x: Numbers, y: Numbers) -> float:
-    """Kendall's tau-b of pairs `(n,)`, `(n,)`, which allows for ties; NaN if all of x or all of y are equal."""
+    """Return Kendall's tau-b of x `(n,)` and y `(n,)`, which allows for ties; NaN if all of x or all of y are equal."""
     one, other = _pairs(x, y)
-    rows = max(1, PAIRS // max(1, len(one)))
+    rows = max(1, PAIRS_AT_ONCE // max(1, len(one)))
     both = ones = others = 0
     for start in range(0, len(one), rows):
         signs = np.sign(one[start : start + rows, None] - one)
@@ -88,7 +89,7 @@ def kendall(x: Numbers, y: Numbers) -> float:
 
 
 def spearman(x: Numbers, y: Numbers) -> float:
-    """Spearman's rho of pairs `(n,)`, `(n,)`, equals with their average rank; NaN if all of x or of y are equal."""
+    """Return Spearman's rho of x `(n,)` and y `(n,)` with average ranks for ties; NaN if all of x or of y are equal."""
     one, other = (_ranks(values) for values in _pairs(x, y))
     one, other = one - one.mean(), other - other.mean()
     scale = math.sqrt(float(one @ one) * float(other @ other))
@@ -103,9 +104,9 @@ def bootstrap(
     draws: int = 2000,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic of pairs, from pairs drawn again with replacement.
+    """Return the bootstrap percentile interval of a statistic of pairs.
 
-    Draws without a value (all of them equal, say) do not count; NaN if there is none with a value.
+    Draws for which the statistic is not finite (all values are equal, say) do not count; NaN if there are no others.
     """
     one, other = _pairs(x, y)
     chosen = rng.integers(len(one), size=(draws, len(one)))
@@ -118,22 +119,22 @@ def bootstrap(
 
 
 def front(costs: Numbers, scores: Numbers) -> list[int]:
-    """Indices of those that no other one dominates, by cost.
+    """Return the indices of the non-dominated candidates, by cost.
 
-    One dominates another if it costs at most as much, scores at least as much, and differs in one of the two.
+    One candidate dominates another if it costs at most as much, scores at least as much, and is not equal in both.
     """
     cost, score = _pairs(costs, scores)
     order = np.lexsort((-score, cost))
-    found: list[int] = []
+    chosen: list[int] = []
     for index in order.tolist():
-        last = found[-1] if found else None
+        last = chosen[-1] if chosen else None
         if last is None or score[index] > score[last] or (cost[index], score[index]) == (cost[last], score[last]):
-            found.append(index)
-    return found
+            chosen.append(index)
+    return chosen
 
 
 def hypervolume(costs: Numbers, scores: Numbers, cost_limit: float, score_floor: float = 0.0) -> float:
-    """The area between what is dominated and the corner (`cost_limit`, `score_floor`), in cost times score."""
+    """Return the area that the front dominates, up to `cost_limit` and above `score_floor`, in cost times score."""
     area, reached = 0.0, score_floor
     for index in front(costs, scores):
         if costs[index] < cost_limit and scores[index] > reached:
@@ -143,29 +144,30 @@ def hypervolume(costs: Numbers, scores: Numbers, cost_limit: float, score_floor:
 
 
 def fronts(costs: Numbers, scores: Numbers) -> list[list[int]]:
-    """Non-dominated sorting: the front, that of what is left without it, and so on; indices by cost.
+    """Sort by dominance: the front, then the front of the rest, and so on; each as indices by cost.
 
-    In O(n log n), by the sweep that two objectives allow: by cost, each goes to the first front whose best so far does
-    not dominate it.
+    It takes O(n log n), by a sweep that two objectives allow: in the order of cost, each candidate goes to the first
+    front whose best candidate so far does not dominate it.
     """
     cost, score = _pairs(costs, scores)
-    found: list[list[int]] = []
-    best: list[tuple[float, float]] = []  # of each front: the highest score so far, negated, and its cost; ascending
+    members: list[list[int]] = []
+    best: list[tuple[float, float]] = []  # For each front: its highest score so far, negated, and the cost; ascending.
     for index in np.lexsort((-score, cost)).tolist():
         key = (-float(score[index]), float(cost[index]))
         number = bisect_left(best, key)
-        if number == len(found):
-            found.append([])
+        if number == len(members):
+            members.append([])
             best.append(key)
-        found[number].append(index)
+        members[number].append(index)
         best[number] = key
-    return found
+    return members
 
 
 def crowding(costs: Numbers, scores: Numbers) -> NDArray[np.float64]:
-    """Crowding distances `(n,)` of the members of one front (NSGA-II: Deb et al. 2002, section III-B).
+    """Return the crowding distance `(n,)` of each member of one front (NSGA-II: Deb et al. 2002, section III-B).
 
-    Of each the extent of the gap between its neighbours, as shares of the whole; infinite at the ends.
+    It is the distance between the neighbours of a member, as a share of the whole range, summed over cost and score;
+    infinite at both ends.
     """
     pair = _pairs(costs, scores)
     distances = np.zeros(len(pair[0]))
@@ -179,13 +181,14 @@ def crowding(costs: Numbers, scores: Numbers) -> NDArray[np.float64]:
 
 
 def _pairs(x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return both as arrays `(n,)`; raise ValueError if their lengths differ."""
     one, other = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if one.ndim != 1 or one.shape != other.shape:
-        raise ValueError(f"expected two rows of equal length, not {one.shape} and {other.shape}")
+        raise ValueError(f"expected two rows of equal length, got {one.shape} and {other.shape}")
     return one, other
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks from 0; equal values have the average of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.asarray((np.cumsum(counts) - (counts + 1) / 2)[place.reshape(-1)], np.float64)
+    """Return ranks from 0; equal values get their average rank."""
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts + 1) / 2)[group.reshape(-1)], np.float64)

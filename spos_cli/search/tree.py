@@ -1,8 +1,8 @@
-"""Candidates as a tree: what they have in common is computed once.
+"""Candidates as a tree of blocks: what they have in common is computed once.
 
-Two candidates with the same first k choices have the same features up to there, in calibration (each layer is
-normalised by its batch's own statistics) and in scoring (the statistics up to there are the same then). So a
-group of candidates is a tree of blocks, and each batch runs through each of its nodes once.
+Two candidates with the same first k options have the same features after k layers. This is true in calibration, where
+each layer is normalised by the statistics of its batch, and so in scoring, too. Each batch runs once through each node
+of the tree.
 """
 
 from __future__ import annotations
@@ -20,38 +20,39 @@ from spos_cli.space.architecture import Architecture, Option
 
 
 class Node:
-    """The stem (place 0), a block (its layer + 1) or the head of the candidates that share it.
+    """The stem (depth 0), a block (its layer + 1) or the head, of the candidates that share it.
 
     Attributes:
-        candidates: their numbers.
-        children: what follows for them, by choice and width.
-        branches: with statistics of its own, and folded after calibration.
+        candidates: the indices of these candidates in their group.
+        children: the next nodes, by choice and width.
+        calibrations: the BatchNorm statistics of each branch.
+        folded: the branches with these statistics folded into the weights, after calibration.
     """
 
-    def __init__(self, place: int, calibrations: Sequence[Calibration | WholeCalibration]) -> None:
-        self.place = place
+    def __init__(self, depth: int, calibrations: Sequence[Calibration | WholeCalibration]) -> None:
+        self.depth = depth
         self.candidates: set[int] = set()
         self.children: dict[Option, Node] = {}
         self.calibrations = calibrations
         self.folded: list[Callable[[Tensor], Tensor]] = []
 
     def fold(self) -> None:
-        """Takes the statistics for final, here and below."""
+        """End the calibration of this node and of all nodes below it."""
         self.folded = [calibration.folded() for calibration in self.calibrations]
         for child in self.children.values():
             child.fold()
 
 
-Run = Callable[[Node, Tensor], tuple[Tensor, ...]]
+RunNode = Callable[[Node, Tensor], tuple[Tensor, ...]]  # Features in, one tensor per branch out.
 
 
 class Tree:
-    """A group of candidates.
+    """The tree of a group of candidates.
 
     Args:
-        supernet: on its device; its own statistics are neither used nor changed.
+        supernet: on its device; its own BatchNorm statistics are neither used nor changed.
         candidates: architectures of its space.
-        dtype: that convolutions are computed in.
+        dtype: in which convolutions are computed.
     """
 
     def __init__(self, supernet: Supernet, candidates: Sequence[Architecture], dtype: torch.dtype) -> None:
@@ -59,83 +60,84 @@ class Tree:
         self.ways = routing(supernet.space, supernet.classifier[0].weight.device)
         plans: dict[tuple[int, Option], list[Plan]] = {}
 
-        def node(place: int, option: Option, middle: int | None = None) -> Node:
-            branches = self._branches(place, option.choice)
+        def make_node(depth: int, option: Option, middle: int | None = None) -> Node:
+            branches = self._branches(depth, option.choice)
             if isinstance(branches, ChoiceBlock):
-                return Node(place, [WholeCalibration(branches, Order(middle=middle), dtype)])
-            if (place, option) not in plans:
-                inputs = self.ways.orders[place].inputs
-                plans[place, option] = [plan(branch, inputs, outputs, middle, dtype) for branch, outputs in branches]
-            return Node(place, [Calibration(parts) for parts in plans[place, option]])
+                return Node(depth, [WholeCalibration(branches, Order(middle=middle), dtype)])
+            if (depth, option) not in plans:
+                inputs = self.ways.orders[depth].inputs
+                plans[depth, option] = [plan(branch, inputs, outputs, middle, dtype) for branch, outputs in branches]
+            return Node(depth, [Calibration(parts) for parts in plans[depth, option]])
 
-        self.root = node(0, Option(0))
+        self.root = make_node(0, Option(0))
         for number, arch in enumerate(candidates):
-            at = self.root
-            at.candidates.add(number)
-            # The head has no choices, but statistics of its own for each candidate.
+            node = self.root
+            node.candidates.add(number)
+            # The head has no choices, but each candidate has its own statistics there.
             path = zip([*arch.options, Option(0)], [*supernet.space.middles(arch), None], strict=True)
-            for place, (option, middle) in enumerate(path, 1):
-                if option not in at.children:
-                    at.children[option] = node(place, option, middle)
-                at = at.children[option]
-                at.candidates.add(number)
+            for depth, (option, middle) in enumerate(path, 1):
+                if option not in node.children:
+                    node.children[option] = make_node(depth, option, middle)
+                node = node.children[option]
+                node.candidates.add(number)
 
-    def _branches(self, place: int, choice: int) -> list[tuple[Branch, Tensor | None]] | ChoiceBlock:
-        """What a node runs, and the order in which each branch makes its channels; or a block that has no branches."""
-        order, layers = self.ways.orders[place], self.supernet.space.num_layers
-        if place == 0:
+    def _branches(self, depth: int, choice: int) -> list[tuple[Branch, Tensor | None]] | ChoiceBlock:
+        """Return the branches of a node with the order of their output channels, or a block without branches."""
+        order, layers = self.ways.orders[depth], self.supernet.space.num_layers
+        if depth == 0:
             return [(self.supernet.first_conv, order.outputs[0])]
-        if place > layers:
+        if depth > layers:
             return [(self.supernet.conv_last, None)]
-        block = self.supernet.features[place - 1][choice]  # type: ignore[index]
+        block = self.supernet.features[depth - 1][choice]  # type: ignore[index]
         assert isinstance(block, ChoiceBlock)
         return block.branches(order) if isinstance(block, TwoBranchBlock) and block.split else block
 
     def calibrate(self, images: Tensor, momentum: float) -> None:
-        """Counts a batch `(B, 3, H, W)` float in the statistics of all candidates, with this weight."""
+        """Add a batch `(B, 3, H, W)` float to the statistics of all candidates, with this weight."""
         for _ in self._through(images, lambda node, features: tuple(c(features, momentum) for c in node.calibrations)):
             pass
 
     def fold(self) -> None:
-        """Ends the calibration."""
+        """End the calibration: fold the statistics into the weights."""
         self.root.fold()
 
     def logits(self, images: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Number and logits `(B, classes)` float32 of each candidate in turn, of images `(B, 3, H, W)` float."""
+        """Yield the index of each candidate and its logits `(B, classes)` float32, for images `(B, 3, H, W)` float."""
         for node, features in self._through(images, lambda node, features: tuple(f(features) for f in node.folded)):
             (number,) = node.candidates
             yield number, self.supernet.classify(features.float())
 
     def drop(self, number: int) -> None:
-        """Leaves a candidate out from now on."""
-        at = self.root
+        """Remove a candidate, so that it is no longer computed."""
+        node = self.root
         while True:
-            at.candidates.discard(number)
-            below = next(((option, child) for option, child in at.children.items() if number in child.candidates), None)
-            if below is None:
+            node.candidates.discard(number)
+            below = [item for item in node.children.items() if number in item[1].candidates]
+            if not below:
                 return
-            option, child = below
+            ((option, child),) = below
             if child.candidates == {number}:
-                del at.children[option]
+                del node.children[option]
                 return
-            at = child
+            node = child
 
-    def _through(self, images: Tensor, run: Run) -> Iterator[tuple[Node, Tensor]]:
+    def _through(self, images: Tensor, run_node: RunNode) -> Iterator[tuple[Node, Tensor]]:
+        """Run a batch `(B, 3, H, W)` through all nodes; yield each head with its features `(B, C, H, W)`."""
         if self.root.candidates:
-            yield from self._below(self.root, {-1: (images.to(self.dtype),)}, run)
+            yield from self._below(self.root, {-1: (images.to(self.dtype),)}, run_node)
 
-    def _below(self, node: Node, pieces: Pieces, run: Run) -> Iterator[tuple[Node, Tensor]]:
-        """Runs a batch through a node and all below it, depth first; yields the heads with their features.
+    def _below(self, node: Node, pieces: Pieces, run_node: RunNode) -> Iterator[tuple[Node, Tensor]]:
+        """Run a batch through a node and all nodes below it, depth first; yield each head with its features.
 
-        No more is kept than what other nodes below this one still need.
+        Only features that other nodes below this one still need are kept.
         """
         while True:
-            made = run(node, joined(pieces[node.place - 1]))
+            outputs = run_node(node, joined(pieces[node.depth - 1]))
             if not node.children:
-                yield node, made[0]
+                yield node, outputs[0]
                 return
-            pieces = self.ways.give(pieces, node.place, made)
-            del made
+            pieces = self.ways.give(pieces, node.depth, outputs)
+            del outputs
             *others, node = node.children.values()
             for child in others:
-                yield from self._below(child, pieces, run)
+                yield from self._below(child, pieces, run_node)

@@ -23,7 +23,7 @@ from spos_cli.run.command import Run
 from spos_cli.run.images import Images
 from spos_cli.run.inputs import decode_calibration, kept_calibration, only_one
 from spos_cli.run.weights_file import Weights
-from spos_cli.search.evaluator import Calibration, calibrated
+from spos_cli.search.evaluator import CalibrationSet, calibrate_paths
 from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import format_cost
 
@@ -137,8 +137,8 @@ def load_path(
     search = run.config.search
     with tempfile.TemporaryDirectory() as folder:  # the statistics that the path has in a search
         store = kept_calibration(run, images) or decode_calibration(run, Path(folder), images, Processes(0, 1, device))
-        calibration = Calibration(store.images, search.calibration_batch_size, search.calibration_momentum)
-        path = calibrated(supernet, [architecture], images.preprocess, calibration, device, search.amp)
+        calibration = CalibrationSet(store.images, search.calibration_batch_size, search.calibration_momentum)
+        path = calibrate_paths(supernet, [architecture], images.preprocess, calibration, device, search.amp)
     assert path is not None, "nothing stops it"
 
     def forward(pixels: Tensor) -> Tensor:

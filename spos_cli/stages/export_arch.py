@@ -19,15 +19,15 @@ from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import count
 from spos_cli.official.flops_table import PICKLE_PROTOCOL
 from spos_cli.official.weights import to_published
+from spos_cli.run.candidates import read_candidates
 from spos_cli.run.command import Run
-from spos_cli.run.inputs import read_settings
+from spos_cli.run.search_settings import read_settings
 from spos_cli.run.weights_file import Weights, network_content, read_weights, supernet_content
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.search.questions import Question, answer, describe_idle_limits
-from spos_cli.search.results import is_own
+from spos_cli.search.results import format_interval, is_counted, rounded_interval
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
-from spos_cli.stages.search import percent, read_candidates, rounded
 
 ArchFormat = Literal["yaml", "pkl"]
 WeightsFormat = Literal["published", "spos"]
@@ -72,7 +72,7 @@ def export_architectures(run: Run, question: Question, journal: Path | None, for
     for text in describe_idle_limits(typed, entries, space):
         warn(text)
     chosen, notes = answer(question, entries, path.with_name("outcomes.bits"), space, run.command)
-    if journal is None and not any(map(is_own, chosen)):
+    if journal is None and not any(map(is_counted, chosen)):
         notes.append("this search has scored no candidate yet: these scores are from the search that it begins with")
     # A file for each.
     origin = {"supernet": supernet, "space": space.to_dict()}
@@ -114,7 +114,12 @@ def write_architecture(run: Run, entry: Entry, origin: dict[str, Any], form: Arc
         "architecture": entry.architecture.to_list(),
         "flops": entry.flops,
         "params": entry.params,
-        "fitness": {"top1": entry.top1, "top5": entry.top5, "images": entry.images, "interval": rounded(entry)},
+        "fitness": {
+            "top1": entry.top1,
+            "top5": entry.top5,
+            "images": entry.images,
+            "interval": rounded_interval(entry),
+        },
         "found": {
             "generation": entry.generation,
             "origin": entry.origin,
@@ -136,7 +141,7 @@ def show_exported(run: Run, numbering: str, entries: Sequence[Entry], files: Seq
     rows = []
     for number, (entry, file) in enumerate(zip(entries, files, strict=True), 1):
         costs = (format_cost(entry.flops), format_cost(entry.params))
-        rows.append((number, file, *costs, f"{entry.top1:.2%}", percent(entry.interval)))
+        rows.append((number, file, *costs, f"{entry.top1:.2%}", format_interval(entry.interval)))
     run.show("exported", [numbering, "file:", "FLOPs", "params", "one-shot top-1", "95 % interval"], rows)
 
 

@@ -18,7 +18,8 @@ from spos_cli.data.loaders import training_batches
 from spos_cli.data.transforms import Augmentation, TrainTransform
 from spos_cli.models.counting import Costs, count
 from spos_cli.search.evolution import Candidate, Evolution
-from spos_cli.search.journal import Entry, Journal, ranking
+from spos_cli.search.journal import Entry, Journal
+from spos_cli.search.results import Results
 from spos_cli.space import search_space
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import CostBinSampler
@@ -102,7 +103,7 @@ def export(path: Path, candidates: int) -> None:
     assert len(entries) == candidates
     for entry in entries:
         PUBLISHED.validate(entry.architecture)
-    assert ranking(entries, OTHER_LIMIT)
+    assert Results.to_export(entries).under([("flops", OTHER_LIMIT)]).ranking
 
 
 def ask_again(path: Path, candidates: int) -> None:

@@ -22,7 +22,7 @@ from spos_cli.engine.parallel import SUPPORTED, wrap
 from spos_cli.models.counting import count
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
-from spos_cli.search.evaluator import Calibration, Evaluator
+from spos_cli.search.evaluator import CalibrationSet, Evaluator
 from spos_cli.space.sampling import CostBinSampler
 from spos_cli.space.search_space import PUBLISHED
 from tests.benchmarks.candidates import candidates
@@ -58,7 +58,7 @@ def score_groups(rank: int, number: int) -> list[float]:
     evaluator = Evaluator(
         supernet,
         lambda pixels: pixels.flip(1).float(),
-        calibration=Calibration(images, 32),
+        calibration=CalibrationSet(images, 32),
         images=images,
         labels=torch.zeros(32, dtype=torch.int64),
         batch=32,

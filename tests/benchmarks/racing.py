@@ -25,7 +25,7 @@ from spos_cli.run.inputs import make_evaluator, make_evolution
 from spos_cli.run.weights_file import read_weights
 from spos_cli.search.evaluator import Evaluator, Score
 from spos_cli.search.evolution import Candidate, Evolution
-from spos_cli.search.racing import Race, checks
+from spos_cli.search.racing import Race, interim_checks
 from spos_cli.search.scoring import GROUP
 from spos_cli.space.architecture import Architecture
 
@@ -84,7 +84,7 @@ class Searched:
         """After how many images the evaluator checks races: at the ends of its batches."""
         batch, total = self.evaluator.batch, len(self.evaluator.images)
         ends = [min(total, end) for end in range(batch, total + batch, batch)]
-        marks = [next(end for end in ends if end >= check) for check in checks(total)]
+        marks = [next(end for end in ends if end >= check) for check in interim_checks(total)]
         return sorted(set(marks) - {total})
 
 

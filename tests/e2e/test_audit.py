@@ -1,4 +1,4 @@
-"""`spos audit`: its figures against SciPy and the journals, killed and resumed, and mistakes."""
+"""`spos audit`: its numbers against SciPy and the journals, killed and resumed, and mistakes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ import yaml
 from scipy.stats import kendalltau, spearmanr
 
 from spos_cli.engine import checkpoint
-from spos_cli.report.reading import read_findings
-from spos_cli.run.folder import RunFolder
 from spos_cli.search.journal import Journal
+from spos_cli.stages import report
 from tests.conftest import Mistake, Spos
 
 pytestmark = pytest.mark.slow
@@ -30,7 +29,7 @@ def copy_of(finished: Spos, folder: Path) -> Spos:
     return spos
 
 
-def test_figures_and_a_kill(finished: Spos, tmp_path: Path) -> None:
+def test_numbers_and_a_kill(finished: Spos, tmp_path: Path) -> None:
     whole, broken = (copy_of(finished, tmp_path / name) for name in ("whole", "broken"))
     found = json.loads(whole.here("audit", *QUICK, "--json").stdout)
     folders = [spos.run / "audit" for spos in (whole, broken)]
@@ -46,11 +45,11 @@ def test_figures_and_a_kill(finished: Spos, tmp_path: Path) -> None:
     assert json.loads((folders[0] / "result.json").read_text()) == found
     check_searches(found, whole)
     check_fidelity(found["fidelity"], whole)
-    assert read_findings(RunFolder(whole.run)).audit is not None  # it is of that search
+    assert report.read(whole.run).audit is not None  # The audit belongs to this search.
     whole.here("report", whole.run)
     assert "With the same budget, " in (whole.run / "search" / "report.html").read_text()
     settings = yaml.safe_load((whole.run / "config.yaml").read_text())
-    assert settings["retrain"]["steps"] == 100  # not those of its short trainings
+    assert settings["retrain"]["steps"] == 100  # Not those of the short trainings.
 
 
 def check_searches(found: dict[str, Any], spos: Spos) -> None:
@@ -61,7 +60,7 @@ def check_searches(found: dict[str, Any], spos: Spos) -> None:
     assert list(curves) == [("evolution", 0), ("evolution", 1), ("random", 0), ("random", 1)]
     assert all(len(best) == 18 and best == sorted(best) for best in curves.values())
     assert curves["evolution", 0][-1] == max(entry.top1 for entry in searched)
-    # The first generation of a search is random: the same for evolution and chance.
+    # The first generation of any search is random, so it is the same for both.
     assert curves["evolution", 1][:6] == curves["random", 1][:6]
     every = {entry.top1 for entry in [*searched, *audited]}
     assert all(set(best) <= every for best in curves.values())
@@ -81,7 +80,7 @@ def check_fidelity(found: dict[str, Any], spos: Spos) -> None:
     assert len(rows) == len({str(row["architecture"]) for row in rows}) == 9
     best = yaml.safe_load((spos.run / "search" / "result.yaml").read_text())["best"][0]
     assert (rows[0]["architecture"], rows[0]["one_shot"]) == (best["architecture"], best["top1"])
-    assert [row["flops"] for row in rows[1:]] == sorted(row["flops"] for row in rows[1:])  # out of ascending parts
+    assert [row["flops"] for row in rows[1:]] == sorted(row["flops"] for row in rows[1:])  # ascending parts
     models = [checkpoint.load(path) for path in spos.run.glob("audit/alone/*/model.pt")]
     trained = {str(model["architecture"]): model["metrics"] for model in models}
     assert all(trained[str(row["architecture"])]["top1"] == row["alone"] for row in rows)
@@ -98,15 +97,13 @@ def check_fidelity(found: dict[str, Any], spos: Spos) -> None:
 def test_mistakes(finished: Spos, spos: Spos, mistake: Mistake) -> None:
     assert "no search in runs/tiny yet; run spos search first" in mistake("audit")
     assert "no search in nowhere: nowhere/search/config.yaml is missing" in mistake("audit", "nowhere")
-    assert "both name the run folder" in mistake("audit", "nowhere", "--run-dir", "elsewhere")
+    assert "name the same thing" in mistake("audit", "nowhere", "--run-dir", "elsewhere")
     assert "unknown setting 'audit.seedz'; did you mean 'seeds'?" in mistake("audit", "--set", "audit.seedz=2")
     copy = copy_of(finished, spos.folder)
     journal = copy.run / "search" / "journal.jsonl"
     other = copy.run / "supernet" / "step-00000090.pt"
     assert "is not the supernet of the search" in mistake("audit", "--weights", other)
-    assert "is not at its end, or had other settings: 18 candidates of 24" in mistake(
-        "audit", "--set", "search.generations=3"
-    )
+    assert "18 of 24 candidates are there" in mistake("audit", "--set", "search.generations=3")
     for changed in ("search.images=50", "search.calibration_images=64", "data.holdout_per_class=5", "search.amp=bf16"):
         assert f"holds a search with other settings ({changed.partition('=')[0]}: " in mistake(
             "audit", "--set", changed
@@ -117,7 +114,7 @@ def test_mistakes(finished: Spos, spos: Spos, mistake: Mistake) -> None:
     for command in ("audit", "search", "export-arch"):
         assert "journal.jsonl:18 is a candidate of another space: the architecture has 5 layers" in mistake(command)
     journal.write_bytes(b"".join(lines[:-1]))
-    assert "17 candidates of 18 are there" in mistake("audit", copy.run)
+    assert "17 of 18 candidates are there" in mistake("audit", copy.run)
     journal.write_bytes(b"".join(lines))
     settings = copy.run / "audit" / "settings.json"
     settings.parent.mkdir()

@@ -1,4 +1,4 @@
-"""A search that begins with another one of ours: scores on the same images count, others are found again."""
+"""Begin with another search: scores on the same images count, others are found again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spos_cli.search.journal import Bitmaps, Entry, Journal, ranking
+from spos_cli.search.journal import Entry, Journal
+from spos_cli.search.outcomes import OutcomesFile
+from spos_cli.search.results import ranking
 from tests.conftest import Spos
 
 pytestmark = pytest.mark.slow
@@ -22,7 +24,7 @@ def read(spos: Spos, folder: str = "runs/tiny") -> list[Entry]:
 
 @pytest.fixture(scope="module")
 def limit(finished: Spos) -> int:
-    """A limit that leaves out a third of what the finished search has scored."""
+    """Return a limit that a third of the finished search's candidates exceed."""
     return sorted(entry.flops for entry in read(finished))[11]
 
 
@@ -36,7 +38,7 @@ def command(finished: Spos, limit: int) -> tuple[object, ...]:
 def test_scores_on_the_same_images_are_taken_over(
     finished: Spos, tmp_path: Path, command: tuple[object, ...], limit: int
 ) -> None:
-    """With their outcomes; killed and resumed, and in two processes, to the same bytes."""
+    """Outcomes are copied, too; killed and resumed, and with two processes, the bytes are the same."""
     one, two, killed = (Spos(tmp_path / name) for name in ("one", "two", "killed"))
     theirs = [entry for entry in read(finished) if entry.flops <= limit]
     said = one.here(*command).stdout
@@ -51,7 +53,7 @@ def test_scores_on_the_same_images_are_taken_over(
     assert not any(entry.earlier or entry.origin == "imported" for entry in new)
     assert sorted(entry.origin for entry in new[:6]) == ["crossover"] * 2 + ["mutation"] * 2 + ["random"] * 2
     assert len({entry.architecture for entry in entries}) == 30
-    bits = Bitmaps(one.run / "search" / "outcomes.bits", 100)
+    bits = OutcomesFile(one.run / "search" / "outcomes.bits", 100)
     for row, entry in enumerate(entries):
         outcomes = bits.read(row)
         assert outcomes is not None
@@ -91,7 +93,7 @@ def test_scores_on_the_same_images_are_taken_over(
 @pytest.mark.parametrize(
     "changed", ["search.images=50", "search.calibration_images=64", "seed=1", "search.calibration_momentum=0.1"]
 )
-def test_scores_that_were_found_otherwise_are_found_again(
+def test_architectures_scored_with_other_settings_are_scored_again(
     finished: Spos, spos: Spos, command: tuple[object, ...], changed: str
 ) -> None:
     said = spos.here(*command, "--set", changed, "--set", "search.generations=0").stdout

@@ -16,7 +16,8 @@ import yaml
 
 from spos_cli.config import loading
 from spos_cli.models.counting import count
-from spos_cli.search.journal import Journal, pareto
+from spos_cli.search.journal import Journal
+from spos_cli.search.results import pareto
 from spos_cli.search.statistics import hypervolume
 from tests.conftest import Spos
 
@@ -63,9 +64,9 @@ def test_races_are_the_same_for_any_number_of_processes_and_after_a_kill(finishe
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, time\n"
         "def install():\n"
-        "    from spos_cli.search.journal import Bitmaps\n"
-        "    write = Bitmaps.write\n"
-        "    Bitmaps.write = lambda *arguments: (time.sleep(0.2), write(*arguments))\n"
+        "    from spos_cli.search.outcomes import OutcomesFile\n"
+        "    write = OutcomesFile.write\n"
+        "    OutcomesFile.write = lambda *arguments: (time.sleep(0.2), write(*arguments))\n"
         "if 'search' in sys.orig_argv: install()\n"
     )
     weights = ("--weights", finished.run / "supernet" / "last.pt", "--set", "search.racing=0.3")

@@ -1,4 +1,4 @@
-"""One run that is watched: on its terminal, by `spos status` from another one, and in TensorBoard's files."""
+"""Watch one run: on its terminal, with `spos status` from another one, and in TensorBoard's files."""
 
 from __future__ import annotations
 
@@ -43,23 +43,23 @@ class Watched:
         os.close(terminal)
 
     def read_until(self, text: str | None) -> None:
-        """Follows the screen until a line begins with a text, or to the end."""
+        """Follow the screen until a line begins with a text, or to the end."""
         while text is None or not any(line.startswith(text) for line in self.screen.display):
             try:
                 self.stream.feed(os.read(self.master, 65536))
-            except OSError:  # all have closed it
+            except OSError:  # every process has closed the terminal
                 assert text is None, f"{text} was never shown"
                 return
 
     def end(self) -> int:
-        """Its exit code, when all was read."""
+        """Read to the end, and return the exit code."""
         self.read_until(None)
         os.close(self.master)
         return self.process.wait(60)
 
     @property
     def shown(self) -> list[str]:
-        """All lines, with those that have scrolled away."""
+        """All lines, including those that have scrolled away."""
         above = ("".join(line[x].data for x in range(COLUMNS)) for line in self.screen.history.top)
         return [line.rstrip() for line in (*above, *self.screen.display) if line.strip()]
 
@@ -70,7 +70,7 @@ def status(spos: Spos) -> dict[str, Any]:
 
 
 def scalars(folder: Path) -> dict[str, list[int]]:
-    """The steps of each tag, as TensorBoard reads them."""
+    """Return the steps of each tag, as TensorBoard reads them."""
     events = accumulator.EventAccumulator(str(folder), {accumulator.SCALARS: 0})
     events.Reload()
     return {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
@@ -81,7 +81,7 @@ def test_a_run_that_is_watched(finished: Spos, tmp_path: Path) -> None:
     supernet, search = spos.run / "supernet", spos.run / "search"
     training = Watched(spos, "supernet-train", "--tensorboard")
     training.read_until("top-1 ")
-    training.process.send_signal(signal.SIGSTOP)  # so that it is certainly running
+    training.process.send_signal(signal.SIGSTOP)  # so that it certainly does not end
     result = status(spos)
     stage = result["stages"]["supernet"]
     assert stage["state"] == "running"
@@ -100,7 +100,7 @@ def test_a_run_that_is_watched(finished: Spos, tmp_path: Path) -> None:
     assert any("tensorboard --logdir runs/tiny/supernet/tensorboard" in line for line in training.shown)
     labels = [line[:10].rstrip() for line in training.shown[head : head + 4]]
     assert labels == ["supernet", "loss", "top-1", "now"]
-    assert sum(line.startswith("loss ") for line in training.shown) == 1  # drawn over, not again and again
+    assert sum(line.startswith("loss ") for line in training.shown) == 1  # redrawn in place
     assert (supernet / "last.pt").read_bytes() == (finished.run / "supernet" / "last.pt").read_bytes()
     steps = list(range(10, 101, 10))
     assert scalars(supernet / "tensorboard") == {

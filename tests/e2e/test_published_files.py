@@ -206,10 +206,6 @@ def test_a_published_search_goes_on(finished: Spos, spos: Spos, tiny: dict[str, 
     assert (spos.folder / "two" / "search" / "journal.jsonl").read_bytes() == whole
     larger = (*command[:3], "--set", "space.image_size=16")  # which no tensor of the published weights tells
     assert "(space.image_size: 16, was 8)" in spos.here(*larger, code=2).stderr
-    old = json.loads((journal.parent / "settings.json").read_text())
-    del old["space"]  # as it was written before
-    (journal.parent / "settings.json").write_text(json.dumps(old))
-    spos.here(*command)
     tiny["vis_dict"][1, 2, 3, 1] = {"err": (0.1, 0.1)}
     torch.save(tiny, spos.folder / "checkpoint.pth.tar")
     assert "has begun without the candidates of --from" in spos.here(*command, code=2).stderr

@@ -31,7 +31,7 @@ from spos_cli.models.network import Network
 from spos_cli.models.skeleton import Skeleton, initialized
 from spos_cli.models.supernet import Supernet
 from spos_cli.official import golden
-from spos_cli.search.evaluator import Calibration, Evaluator, Score
+from spos_cli.search.evaluator import CalibrationSet, Evaluator, Score
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import PUBLISHED, Choice, SearchSpace, Stage
 from tests.gpu.checks import Check, Needs, Place, Wrong, an_accelerator, nothing, within
@@ -335,7 +335,7 @@ def scores_on(device: torch.device, amp: Amp, tf32: bool) -> list[Score]:
     evaluator = Evaluator(
         copy,
         lambda pixels: preprocess("standard", pixels, None),
-        calibration=Calibration(images[:CALIBRATED], 64),
+        calibration=CalibrationSet(images[:CALIBRATED], 64),
         images=scored,
         labels=labels,
         batch=200,

@@ -17,7 +17,7 @@ from spos_cli.models.network import Network
 from spos_cli.models.skeleton import initialized
 from spos_cli.models.supernet import Supernet
 from spos_cli.official.weights import infer_architecture, kind_of
-from spos_cli.search.evaluator import Calibration, calibrated
+from spos_cli.search.evaluator import CalibrationSet, calibrate_paths
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import Choice, Layer, SearchSpace, Stage
 
@@ -105,11 +105,11 @@ def test_candidates_are_calibrated_as_by_hand_and_alone(name: str, amp: str) -> 
     before = {key: tensor.clone() for key, tensor in supernet.state_dict().items()}
 
     def logits(some: list[Architecture]) -> dict[Architecture, Tensor]:
-        tree = calibrated(
+        tree = calibrate_paths(
             supernet,
             some,
             lambda pixels: pixels.float() / 255,
-            Calibration(training, 20),
+            CalibrationSet(training, 20),
             torch.device("cpu"),
             amp,  # type: ignore[arg-type]
         )
@@ -199,7 +199,9 @@ def test_every_kind_of_batchnorm_is_calibrated() -> None:
     supernet = initialized(lambda: Supernet(own_space(), dropout=0.0), 0).eval()
     training = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
     arch = Architecture((1, 1))
-    tree = calibrated(supernet, [arch], lambda p: p.float() / 255, Calibration(training, 20), torch.device("cpu"))
+    tree = calibrate_paths(
+        supernet, [arch], lambda p: p.float() / 255, CalibrationSet(training, 20), torch.device("cpu")
+    )
     assert tree is not None
     images = torch.randn(6, 3, 8, 8)
     with torch.inference_mode():

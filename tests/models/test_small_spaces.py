@@ -22,7 +22,7 @@ from spos_cli.models.network import Network
 from spos_cli.models.skeleton import initialized
 from spos_cli.models.supernet import Supernet
 from spos_cli.official import flops_table
-from spos_cli.search.evaluator import Calibration, Evaluator
+from spos_cli.search.evaluator import CalibrationSet, Evaluator
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import SHUFFLED, SearchSpace
 from tests.models import reference
@@ -97,7 +97,7 @@ def work_through(space: SearchSpace) -> None:
     evaluator = Evaluator(
         supernet,
         lambda images: images.float() / 255,
-        calibration=Calibration(pixels, 3),
+        calibration=CalibrationSet(pixels, 3),
         images=pixels,
         labels=torch.arange(6) % space.classes,
         batch=4,

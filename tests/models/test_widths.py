@@ -16,7 +16,7 @@ from spos_cli.models.network import Network
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
 from spos_cli.official.weights import infer_architecture
-from spos_cli.search.evaluator import Calibration, calibrated
+from spos_cli.search.evaluator import CalibrationSet, calibrate_paths
 from spos_cli.space.architecture import Architecture, Option, parse
 from spos_cli.space.search_space import PUBLISHED, Choice, SearchSpace, Stage
 
@@ -154,8 +154,8 @@ def test_candidates_are_calibrated_as_by_hand_and_alone(name: str, amp: Amp) -> 
     before = {key: tensor.clone() for key, tensor in supernet.state_dict().items()}
 
     def logits(candidates: list[Architecture]) -> dict[Architecture, Tensor]:
-        calibration = Calibration(training, 20)
-        tree = calibrated(
+        calibration = CalibrationSet(training, 20)
+        tree = calibrate_paths(
             supernet, candidates, lambda pixels: pixels.float() / 255, calibration, torch.device("cpu"), amp
         )
         assert tree is not None

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from spos_cli.report.findings import Search
-from spos_cli.search.journal import ranking
+from spos_cli.search.results import ranking
 from spos_cli.space.search_space import Choice, SearchSpace, Stage
 from tests.runs import make_candidates
 

@@ -19,8 +19,9 @@ from spos_cli.report.findings import Findings
 from spos_cli.report.reading import read_findings
 from spos_cli.report.writing import write_report
 from spos_cli.run.folder import RunFolder
-from spos_cli.search import ties
-from spos_cli.search.journal import Bitmaps, Journal, ranking
+from spos_cli.search.journal import Journal
+from spos_cli.search.outcomes import OutcomesFile
+from spos_cli.search.results import SIGNIFICANCE_LEVEL, ranking
 from spos_cli.search.statistics import mcnemar
 from spos_cli.space.architecture import Architecture
 from spos_cli.stages import report
@@ -90,14 +91,14 @@ def test_statistically_tied_are_the_candidates_of_the_paired_test(tmp_path: Path
     findings = read(tmp_path / "run")
     assert findings.search is not None
     assert findings.search.ties is not None
-    bits = Bitmaps(tmp_path / "run" / "search" / "outcomes.bits", 400)
+    bits = OutcomesFile(tmp_path / "run" / "search" / "outcomes.bits", 400)
     outcomes = [row for line in range(200) if (row := bits.read(line)) is not None]
     winner = outcomes[findings.search.winner_line]
     p_values = {
         line: mcnemar(int((winner & ~other).sum()), int((other & ~winner).sum())) for line, other in enumerate(outcomes)
     }
     del p_values[findings.search.winner_line]
-    assert findings.search.ties == {line: p for line, p in p_values.items() if p > ties.RISK}
+    assert findings.search.ties == {line: p for line, p in p_values.items() if p > SIGNIFICANCE_LEVEL}
     assert 0 < len(findings.search.ties) < 199
     cheapest = min(entries[line].flops for line in [*findings.search.ties, findings.search.winner_line])
     assert entries[findings.search.cheapest_tied].flops == cheapest

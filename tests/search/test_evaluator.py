@@ -1,4 +1,4 @@
-"""A score depends on the candidate and the images alone (invariant 1)."""
+"""A score depends only on the candidate and the images (invariant 1)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from spos_cli.engine.precision import Amp
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
-from spos_cli.search.evaluator import Calibration, Evaluator, calibrated, resident
+from spos_cli.search.evaluator import CalibrationSet, Evaluator, calibrate_paths, keep_on_gpu
 from spos_cli.search.racing import Race
 from spos_cli.space.architecture import Architecture
 from tests.engine.test_optim import SPACE
@@ -38,7 +38,7 @@ def make_evaluator(momentum: float | None = None, amp: Amp = "off", affine: bool
     return Evaluator(
         supernet,
         lambda images: images.float() / 255,
-        calibration=Calibration(CALIBRATION, 32, momentum),
+        calibration=CalibrationSet(CALIBRATION, 32, momentum),
         images=IMAGES,
         labels=LABELS,
         batch=20,
@@ -48,8 +48,8 @@ def make_evaluator(momentum: float | None = None, amp: Amp = "off", affine: bool
 
 
 def logits_of(evaluator: Evaluator, archs: list[Architecture]) -> dict[Architecture, torch.Tensor]:
-    """Logits of all images, of candidates that are calibrated together."""
-    tree = calibrated(
+    """Return the logits of all images, for candidates that are calibrated together."""
+    tree = calibrate_paths(
         evaluator.supernet, archs, evaluator.preprocess, evaluator.calibration, evaluator.device, evaluator.amp
     )
     assert tree is not None
@@ -62,10 +62,10 @@ def test_images_stay_on_a_gpu_that_has_room_for_them(free: int, stays: bool, mon
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
     with FakeTensorMode() as mode:
         images = mode.from_tensor(IMAGES)
-        found = resident(images, torch.device("cuda:0"))
+        found = keep_on_gpu(images, torch.device("cuda:0"))
         assert (found.device.type == "cuda") is stays
         assert found.shape == images.shape
-        assert resident(images, torch.device("cpu")) is images
+        assert keep_on_gpu(images, torch.device("cpu")) is images
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])
@@ -81,15 +81,15 @@ def test_logits_do_not_depend_on_what_is_scored_together(amp: Amp) -> None:
     assert scores is not None
     for arch, score in zip(ALL, scores, strict=True):
         assert np.array_equal(score.top1, (together[arch].argmax(1) == LABELS).numpy())
-        (alone,) = evaluator.score([arch]) or []
-        assert np.array_equal(alone.top1, score.top1)
-        assert (alone.top5_count, alone.images, alone.partial) == (score.top5_count, 45, False)
+        (single,) = evaluator.score([arch]) or []
+        assert np.array_equal(single.top1, score.top1)
+        assert (single.top5_count, single.images, single.stopped_early) == (score.top5_count, 45, False)
 
 
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("momentum", [None, 0.1])
 def test_logits_are_those_of_a_network_calibrated_by_hand(momentum: float | None, affine: bool) -> None:
-    """With momentum 0.1 as the published code does it: statistics set to 0 and 1, then forward passes in train mode."""
+    """With momentum 0.1 as in the official code: statistics set to 0 and 1, then forward passes in train mode."""
     evaluator = make_evaluator(momentum, affine=affine)
     supernet = Supernet(SPACE, affine, dropout=0.0)
     supernet.load_state_dict(evaluator.supernet.state_dict())
@@ -113,7 +113,7 @@ def test_bf16_is_close() -> None:
         assert 0 < difference < 0.1
 
 
-def test_scoring_leaves_the_supernet_alone() -> None:
+def test_scoring_does_not_change_the_supernet() -> None:
     evaluator = make_evaluator()
     before = {name: tensor.clone() for name, tensor in evaluator.supernet.state_dict().items()}
     evaluator.score(ALL)
@@ -139,7 +139,7 @@ def test_stops_when_it_is_told_to() -> None:
         return len(told) < 4
 
     assert make_evaluator().score(ALL, go_on=go_on) is None
-    assert told == [0.5, 1.0, 20 / 45, 40 / 45]
+    assert told == [0.25, 0.5, (1 + 20 / 45) / 2, (1 + 40 / 45) / 2]
 
 
 def test_a_lost_race_ends_early_and_does_not_change_the_others() -> None:
@@ -148,11 +148,12 @@ def test_a_lost_race_ends_early_and_does_not_change_the_others() -> None:
     assert whole is not None
     unbeatable = Race(np.ones(45, bool), 0.01)
     for score, complete in zip(evaluator.score(ALL, unbeatable) or [], whole, strict=True):
-        assert (score.images, score.partial) == (20, True)  # the first look after a batch
+        assert (score.images, score.stopped_early) == (20, True)  # the first interim check after a batch
         assert np.array_equal(score.top1, complete.top1[:20])
     (first,) = evaluator.score(ALL[:1]) or []
-    late = Race(np.where(np.arange(45) < 40, first.top1, True), 0.01)  # ahead in the last images only, after all looks
-    assert [score.partial for score in evaluator.score(ALL[:1], late) or []] == [False]
+    # The rival is ahead in the last images only, after all interim checks.
+    late = Race(np.where(np.arange(45) < 40, first.top1, True), 0.01)
+    assert [score.stopped_early for score in evaluator.score(ALL[:1], late) or []] == [False]
     harmless = Race(np.zeros(45, bool), 0.01)
     scores = evaluator.score(ALL, harmless) or []
     assert [score.images for score in scores] == [45] * 16

@@ -14,7 +14,8 @@ from scipy.stats import chisquare
 from spos_cli.errors import LimitError
 from spos_cli.search import evolution as evolution_module
 from spos_cli.search.evolution import Candidate, Draws, Evolution, Proposal
-from spos_cli.search.journal import Entry, ranking
+from spos_cli.search.journal import Entry
+from spos_cli.search.results import ranking
 from spos_cli.search.statistics import crowding, fronts, hypervolume
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostDistribution, CostTable
@@ -176,12 +177,12 @@ def test_it_goes_on_from_what_another_search_has_scored() -> None:
     for candidate in children:
         if candidate.origin == "crossover":
             assert all(any(parent[i] == c for parent in parents) for i, c in enumerate(candidate.architecture))
-    alone = run(replace(EVOLUTION, seed=8, generations=0))
-    assert np.mean([score for _, score in scored]) > np.mean([score for _, score in alone])
+    without = run(replace(EVOLUTION, seed=8, generations=0))
+    assert np.mean([score for _, score in scored]) > np.mean([score for _, score in without])
 
 
 def test_parents_are_the_best_of_all_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By score, then the cheaper, then the architecture; here many scores and costs are equal."""
+    """By fitness, then the cheaper, then the architecture; here many scores and costs are equal."""
     scores: dict[Architecture, float] = {}
     parents: list[list[Architecture]] = []
 
@@ -223,10 +224,10 @@ def test_the_first_parent_is_the_winner(front: bool) -> None:
         expected = [entry.architecture for entry in ranking(entries.values())]
         shuffled = list(fitness)
         rng.shuffle(shuffled)  # type: ignore[arg-type]
-        best = evolution.best_of(shuffled, fitness)
+        best = evolution.select_best(shuffled, fitness)
         assert best[0] == expected[0] or front
         assert front or best == expected[:5]
-        assert best == evolution.best_of(fitness, fitness)  # whichever came earlier
+        assert best == evolution.select_best(fitness, fitness)  # whichever came earlier
 
 
 def drawn(evolution: Evolution) -> list[dict[str, Draws]]:
@@ -307,7 +308,7 @@ def test_a_limit_that_starves_the_space_is_named() -> None:
 
 def test_what_was_found_once_under_narrow_limits_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where 2,000 tries find one architecture or none, whatever the seed: no search without a candidate."""
-    monkeypatch.setattr(evolution_module, "ENUMERATED", 10)
+    monkeypatch.setattr(evolution_module, "MAX_ENUMERATED", 10)
     found = 0
     for seed in range(12):
         evolution = replace(several((240, 185)), seed=seed, generations=0)
@@ -358,7 +359,7 @@ def test_it_finds_the_optimum_in_far_fewer_evaluations_than_random_search() -> N
 
 @pytest.mark.parametrize("share", [0.6, None])
 def test_a_search_for_the_front_comes_close_to_the_whole_of_it(share: float | None) -> None:
-    """500 of 65,536 architectures; the corner is the dearest allowed and the worst of all, so that little is given."""
+    """500 of 65,536 architectures; the corner is the most expensive allowed and the worst of all: little is given."""
     costs, values = every(LAYERS)
     limit = None if share is None else int(np.quantile(costs, share))
     corner = (TABLE.maximum if limit is None else limit, float(values.min()))
@@ -378,13 +379,13 @@ def test_a_search_for_the_front_comes_close_to_the_whole_of_it(share: float | No
 
 
 def test_parents_of_a_front_are_those_of_nsga2() -> None:
-    """By front, then the ends of it, then the less crowded; those that lost a race are none."""
+    """By front, then the ends of it, then the less crowded; none that was stopped early."""
     rng, evolution = np.random.default_rng(0), replace(EVOLUTION, front_on=TABLE)
     archs = [Architecture(tuple(path)) for path in rng.integers(CHOICES, size=(60, LAYERS)).tolist()]
     scores = dict(zip(archs, rng.random(60), strict=True))
     cheapest = Architecture(TABLE.cheapest.choices)
     for parents in (1, 5, 30, 80):
-        best = replace(evolution, parents=parents).best_of([*archs, cheapest], {**scores, cheapest: -0.3})
+        best = replace(evolution, parents=parents).select_best([*archs, cheapest], {**scores, cheapest: -0.3})
         assert len(best) == len(set(best)) == min(parents, 60)
         costs, values = [TABLE.of(arch) for arch in archs], [scores[arch] for arch in archs]
         left = set(best)

@@ -1,15 +1,15 @@
-"""The journal: whole lines count, whatever a kill has left of the last one."""
+"""The journal: whole lines count, whatever a kill has left of the last line."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from spos_cli.errors import RunError
-from spos_cli.search.journal import Bitmaps, Entry, Journal, pareto, ranking
+from spos_cli.search.journal import Entry, Journal
+from spos_cli.search.results import ranking
 from spos_cli.space.architecture import Architecture
 
 ENTRIES = [
@@ -56,57 +56,17 @@ def test_cut_at_any_byte(tmp_path: Path) -> None:
         replace(ENTRIES[0], origin="imported", earlier=True).to_line().encode(),
     ],
 )
-def test_a_line_that_is_none_is_named(tmp_path: Path, line: bytes) -> None:
+def test_a_line_that_is_not_a_candidate_is_named(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(ENTRIES[0].to_line().encode() + line.rstrip(b"\n") + b"\n" + ENTRIES[1].to_line().encode())
     with pytest.raises(RunError, match=r"journal\.jsonl:2"):
         Journal(path).read()
+    assert Journal(path).read_valid() == (ENTRIES[:2], 1)
 
 
-def test_ranking_prefers_the_cheaper_of_equals_and_respects_a_limit() -> None:
-    assert [entry.architecture[1] for entry in ranking(ENTRIES)] == [1, 2, 3, 0]
-    assert [entry.architecture[1] for entry in ranking(ENTRIES, 101)] == [1, 0]
-
-
-def test_outcomes_are_kept_by_line(tmp_path: Path) -> None:
-    bitmaps = Bitmaps(tmp_path / "outcomes.bits", 21)
-    assert bitmaps.read(0) is None
-    rng = np.random.default_rng(0)
-    rows = rng.random((3, 21)) < 0.5
-    bitmaps.write(2, rows[2])
-    bitmaps.write(0, rows[0][:9])  # a partial score
-    with (tmp_path / "outcomes.bits").open("ab") as file:
-        file.write(b"x")  # what a kill has cut short
-    assert bitmaps.read(3) is None
-    bitmaps.write(3, rows[1])
-    found = [bitmaps.read(row) for row in range(4)]
-    expected = [np.pad(rows[0][:9], (0, 12)), np.zeros(21, bool), rows[2], rows[1]]
-    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
-    assert (tmp_path / "outcomes.bits").stat().st_size == 4 * 3
-
-
-def test_overlaps_are_counted_image_by_image(tmp_path: Path) -> None:
-    bitmaps = Bitmaps(tmp_path / "outcomes.bits", 1003)
-    assert [part.tolist() for part in bitmaps.overlaps(0, [0, 1])] == [[-1, -1]] * 2
-    rows = np.random.default_rng(0).random((1100, 1003)) < 0.6
-    bitmaps.path.write_bytes(np.packbits(rows, axis=1).tobytes() + b"torn")
-    asked = [3, 1099, 0, 3, 1100, 5000, *range(1100)]
-    right, both = bitmaps.overlaps(7, asked)
-    for row, ours, shared in zip(asked, right, both, strict=True):
-        expected = (rows[row].sum(), (rows[row] & rows[7]).sum()) if row < 1100 else (-1, -1)
-        assert (ours, shared) == expected
-    assert all((part == -1).all() for part in bitmaps.overlaps(1100, asked))
-
-
-def test_the_front_is_of_those_scored_to_the_end() -> None:
-    lost = replace(ENTRIES[0], flops=1, top1=0.99, partial=True)
-    assert [entry.architecture[1] for entry in pareto([*ENTRIES, lost])] == [0, 1]
-    assert pareto([lost]) == []
-
-
-def test_partial_scores_come_last(tmp_path: Path) -> None:
+def test_candidates_that_stopped_early_come_last(tmp_path: Path) -> None:
     whole = Entry(Architecture((0,)), 5, 1, 0.5, 1.0, 20, 0, "random")
-    partial = replace(whole, architecture=Architecture((1,)), top1=0.9, images=4, partial=True)
-    assert ranking([partial, whole]) == [whole, partial]
+    stopped = replace(whole, architecture=Architecture((1,)), top1=0.9, images=4, partial=True)
+    assert ranking([stopped, whole]) == [whole, stopped]
     assert "partial" not in whole.to_line()
-    assert Entry.from_line(partial.to_line()) == partial
+    assert Entry.from_line(stopped.to_line()) == stopped

@@ -1,4 +1,4 @@
-"""The numbers on the dashboard of a running search."""
+"""The overview of a running search."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from spos_cli.search.overview import Overview
 from spos_cli.space.architecture import Architecture
 
 
-def entry(top1: float, choice: int, origin: Origin = "random", partial: bool = False) -> Entry:
-    return Entry(Architecture((choice, 1)), 3_000_000 + choice, 10, top1, 1.0, 100, 0, origin, partial)
+def entry(top1: float, choice: int, origin: Origin = "random", stopped_early: bool = False) -> Entry:
+    return Entry(Architecture((choice, 1)), 3_000_000 + choice, 10, top1, 1.0, 100, 0, origin, stopped_early)
 
 
 def test_an_overview() -> None:
@@ -18,7 +18,7 @@ def test_an_overview() -> None:
     overview.begin(0, {"random": Draws(4, 4)})
     assert overview.rows == [("accepted", ["100% of random draws"])]
     assert overview.summary == {}
-    overview.add([entry(0.5, 0), entry(0.9, 1, partial=True), entry(0.3, 2)])
+    overview.add([entry(0.5, 0), entry(0.9, 1, stopped_early=True), entry(0.3, 2)])
     overview.begin(1, {"mutation": Draws(10, 2, 5, 3), "random": Draws(4, 0, 4, 0)})
     overview.add([entry(0.7, 3), entry(0.5, 4)])
     assert overview.phase == "generation 1 of 2"

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, hypergeom
 
-from spos_cli.search.racing import CHECKS, Race, checks
+from spos_cli.search.racing import CHECKS, Race, interim_checks
 from spos_cli.search.statistics import hypergeometric_tail
 
 
 def outcomes(rng: np.random.Generator, images: int, differ: int, behind: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of a candidate and its rival, in random order: `behind` of the images on which they differ are the rival's."""
+    """Make outcomes of a candidate and its rival; the rival has `behind` of the images on which they differ."""
     neither, both = np.split(np.arange(differ, images), [differ + (images - differ) // 3])
     ours, rival = np.zeros((2, images), bool)
     rival[:behind], ours[behind:differ] = True, True
@@ -22,15 +22,15 @@ def outcomes(rng: np.random.Generator, images: int, differ: int, behind: int) ->
 
 
 def stop(race: Race, ours: np.ndarray) -> int:
-    """After how many images a candidate stops."""
-    ends = [round(check) for check in checks(len(ours))]
+    """Return after how many images a candidate stops."""
+    ends = [round(check) for check in interim_checks(len(ours))]
     return next((end for end in ends if race.is_lost(ours[:end])), len(ours))
 
 
-def test_the_checks_are_spread_over_the_images() -> None:
-    assert checks(2000) == [200, 400, 600, 800, 1000, 1200, 1400, 1600, 1800]
-    assert len(checks(7)) == CHECKS
-    assert max(checks(7)) < 7
+def test_the_interim_checks_are_spread_over_the_images() -> None:
+    assert interim_checks(2000) == [200, 400, 600, 800, 1000, 1200, 1400, 1600, 1800]
+    assert len(interim_checks(7)) == CHECKS
+    assert max(interim_checks(7)) < 7
 
 
 @pytest.mark.parametrize("risk", [0.01, 0.05, 0.3])
@@ -40,7 +40,7 @@ def test_the_checks_are_spread_over_the_images() -> None:
 def test_equals_are_stopped_no_more_often_than_the_risk_of_the_whole_race(
     images: int, differ: int, risk: float
 ) -> None:
-    """Equal over all images, in random order; the count of stops is one that the risk allows in 999 of 1,000 tests."""
+    """They are equal over all images. The number of stops is one that the risk allows in 999 of 1,000 tests."""
     rng, races = np.random.default_rng(0), 600
     stops = 0
     for _ in range(races):
@@ -48,7 +48,7 @@ def test_equals_are_stopped_no_more_often_than_the_risk_of_the_whole_race(
         stops += stop(Race(rival, risk), ours) < images
     assert stops <= binom.ppf(0.999, races, risk)
     if risk == 0.3 and differ >= 200:
-        assert stops / races > risk / 10  # the risk is made use of
+        assert stops / races > risk / 10  # the test is not too cautious
 
 
 @pytest.mark.parametrize(("differ", "scored"), [(100, 0.25), (200, 0.35), (600, 0.55)])
@@ -72,8 +72,8 @@ def test_those_that_are_far_behind_stop_at_once() -> None:
     assert stop(Race(rival, 0.01), ours) == 200
 
 
-def test_a_check_is_between_the_tests_of_the_set_and_of_an_endless_one() -> None:
-    """No more cautious than a fair coin, and more so than with as many images that differ as those so far suggest."""
+def test_a_check_is_between_the_tests_of_the_set_and_of_an_infinite_one() -> None:
+    """It is at most as cautious as a fair coin, and more cautious than with the differing images seen so far."""
     rng, lost, certain = np.random.default_rng(4), 0, 0
     for _ in range(400):
         differ = int(rng.integers(40, 400)) * 2
@@ -92,7 +92,7 @@ def test_a_check_is_between_the_tests_of_the_set_and_of_an_endless_one() -> None
     assert 0 < certain < lost < 400
 
 
-def test_few_images_tell_nothing() -> None:
+def test_few_images_decide_nothing() -> None:
     for images in range(1, 8):  # 1 / 2**7 is more than the level
         assert not Race(np.ones(9000, bool), 0.05).is_lost(np.zeros(images, bool))
     assert Race(np.ones(9000, bool), 0.05).is_lost(np.zeros(9, bool))

@@ -1,4 +1,4 @@
-"""Which scores count, and what a search makes of those that another one has found on other images."""
+"""Which candidates count, and what a search makes of candidates that were scored on other images."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from spos_cli.search import results, ties
 from spos_cli.search.evolution import Candidate, Evolution
-from spos_cli.search.journal import Entry, ranking
+from spos_cli.search.journal import Entry
+from spos_cli.search.results import Results, is_new, pareto, ranking, to_rescore
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 
 LAYERS, CHOICES = 20, 4
 RNG = np.random.default_rng(5)
 TABLE = CostTable("flops", 100, RNG.integers(5, 60, (LAYERS, CHOICES)))
-ALONE, IN_PAIRS = RNG.normal(size=(LAYERS, CHOICES)), RNG.normal(size=(LAYERS - 1, CHOICES, CHOICES))
+BY_CHOICE, BY_PAIR = RNG.normal(size=(LAYERS, CHOICES)), RNG.normal(size=(LAYERS - 1, CHOICES, CHOICES))
 LIMIT = TABLE.distribution().quantile(0.5)
 EVOLUTION = Evolution(
     table=TABLE,
@@ -33,17 +33,17 @@ EVOLUTION = Evolution(
 
 
 def skill(arch: Architecture) -> float:
-    """Of choices and of neighbours that go together."""
+    """Return a sum over choices and over pairs of neighbours."""
     choices, layers = np.array(arch.choices), np.arange(LAYERS)
-    pairs = IN_PAIRS[layers[1:] - 1, choices[:-1], choices[1:]]
-    return float(ALONE[layers, choices].sum() + pairs.sum())
+    pairs = BY_PAIR[layers[1:] - 1, choices[:-1], choices[1:]]
+    return float(BY_CHOICE[layers, choices].sum() + pairs.sum())
 
 
 DRAWN = [skill(TABLE.distribution().draw(RNG, None, LIMIT)) for _ in range(1000)]
 
 
 def top1(arch: Architecture) -> float:
-    """70 % on average, with a standard deviation of 1.5 points."""
+    """Return 70 % on average, with a standard deviation of 1.5 points."""
     return 0.7 + 0.015 * (skill(arch) - float(np.mean(DRAWN))) / float(np.std(DRAWN))
 
 
@@ -52,7 +52,7 @@ def entry(arch: Architecture, score: float, **fields: object) -> Entry:
 
 
 def searched(evolution: Evolution, lines: Sequence[Entry] = (), noise: float = 0.0) -> list[Entry]:
-    """The journal of a search that begins with the lines of another one."""
+    """Return the journal of a search that begins with the lines of another one."""
     rng, journal = np.random.default_rng(evolution.seed), list(lines)
 
     def evaluate(candidates: Sequence[Candidate]) -> list[float]:
@@ -61,17 +61,17 @@ def searched(evolution: Evolution, lines: Sequence[Entry] = (), noise: float = 0
             journal.append(entry(one.architecture, score, generation=one.generation, origin=one.origin))
         return scores
 
-    for _ in evolution.search(evaluate, results.known(lines), results.to_rescore(lines, evolution)):
+    for _ in evolution.search(evaluate, Results.of(lines).known, to_rescore(lines, evolution)):
         pass
     return journal
 
 
 @pytest.mark.parametrize("noise", [0.016, 0.05])
 def test_scores_on_other_images_do_not_stop_the_evolution(noise: float) -> None:
-    """1,050 imported scores with noise, as other images make it, of a search that was led by these scores.
+    """Import 1,050 scores with the noise of other images, from a search that was led by these scores.
 
-    The winner is as good as without them (of 40 seeds -0.01 points on average, with a standard error of 0.04), and
-    after 100 candidates better (by 2.1 and 0.7 points). As parents, imported scores made it 1.5 to 8.7 points worse.
+    The winner is as good as without them (over 40 seeds -0.01 points on average, with a standard error of 0.04), and
+    better after 100 candidates (by 2.1 and 0.7 points). With imported parents it was 1.5 to 8.7 points worse.
     """
     better, sooner, parents = [], [], []
     for seed in range(6):
@@ -80,7 +80,7 @@ def test_scores_on_other_images_do_not_stop_the_evolution(noise: float) -> None:
         lines = [replace(one, origin="imported", generation=0) for one in foreign]
         journal = searched(replace(EVOLUTION, seed=seed), lines)
         assert journal[:1050] == lines
-        own = results.own(journal)
+        own = Results.of(journal).candidates
         assert len(own) == 1050  # the budget is the same
         assert len({one.architecture for one in own}) == len(own)
 
@@ -91,10 +91,10 @@ def test_scores_on_other_images_do_not_stop_the_evolution(noise: float) -> None:
         assert not {one.architecture for one in own[50:]} & {one.architecture for one in foreign}
 
         final = ranking(own)[: EVOLUTION.parents]
-        parents += [results.is_new(one) and one.top1 == top1(one.architecture) for one in final]
-        alone = searched(replace(EVOLUTION, seed=seed))
-        better.append(final[0].top1 - ranking(alone)[0].top1)
-        sooner.append(ranking(own[:100])[0].top1 - ranking(alone[:100])[0].top1)
+        parents += [is_new(one) and one.top1 == top1(one.architecture) for one in final]
+        without = searched(replace(EVOLUTION, seed=seed))
+        better.append(final[0].top1 - ranking(without)[0].top1)
+        sooner.append(ranking(own[:100])[0].top1 - ranking(without[:100])[0].top1)
     assert all(parents)
     assert np.mean(better) > -0.002
     assert min(better) > -0.01
@@ -105,15 +105,16 @@ def test_scores_on_the_same_images_are_parents_from_the_beginning() -> None:
     first = [replace(one, earlier=True) for one in searched(replace(EVOLUTION, generations=2))]
     evolution = replace(EVOLUTION, seed=1, generations=0, mutations=0, crossovers=50)
     journal = searched(evolution, first)
-    new = results.new(journal)
+    results = Results.of(journal)
+    new = results.new
     assert journal[:150] == first
     assert [one.origin for one in new] == ["crossover"] * 50
     parents = [one.architecture for one in ranking(first)[:10]]
     for one in new:
         assert all(choice in {p[layer] for p in parents} for layer, choice in enumerate(one.architecture))
     assert not {one.architecture for one in new} & {one.architecture for one in first}
-    assert results.best_so_far(journal)[0] >= ranking(first)[0].top1
-    assert results.best_so_far(journal)[-1] == ranking(journal)[0].top1
+    assert results.best_so_far[0] >= ranking(first)[0].top1
+    assert results.best_so_far[-1] == ranking(journal)[0].top1
 
 
 def drawn(number: int) -> list[Architecture]:
@@ -128,14 +129,23 @@ def test_the_lines_that_count() -> None:
     again = entry(one, 0.5, origin="rescored")
     last = entry(fourth, 0.55, partial=True)
     lines = [*foreign, early, again, last]
-    assert results.own(lines) == results.exportable(lines) == [early, again, last]
-    assert results.new(lines) == [again, last]
-    assert results.rows(lines) == {third: 2, one: 3, fourth: 4}
-    assert results.known(lines) == {third: 0.6}
-    assert results.best_so_far(lines) == [0.6, 0.6]
-    assert results.best_so_far([last, again]) == [pytest.approx(-0.45), 0.5]
-    assert results.own(foreign) == []
-    assert results.exportable(foreign) == foreign
+    results = Results.of(lines)
+    assert results.candidates == Results.to_export(lines).candidates == [early, again, last]
+    assert results.new == [again, last]
+    assert results.complete == [early, again]
+    assert results.ranking == [early, again, last]
+    assert results.winner == early
+    assert results.rows == {third: 2, one: 3, fourth: 4}
+    assert results.known == {third: 0.6}
+    assert results.best_so_far == [0.6, 0.6]
+    assert Results.of([last, again]).best_so_far == [pytest.approx(-0.45), 0.5]
+    assert Results.of(foreign).candidates == []
+    assert Results.of(foreign).winner is None
+    assert Results.to_export(foreign).candidates == foreign
+    assert results.under([("flops", again.flops), ("params", 1)]).candidates == [
+        entry for entry in results.candidates if entry.flops <= again.flops
+    ]
+    assert results.under([("params", 0)]).candidates == []
 
 
 def test_imported_architectures_are_scored_again_by_their_rank_and_under_the_limits() -> None:
@@ -143,11 +153,11 @@ def test_imported_architectures_are_scored_again_by_their_rank_and_under_the_lim
     lines = [entry(arch, 0.5 + number / 100, origin="imported") for number, arch in enumerate(archs)]
     lines[3] = replace(lines[3], top1=0.9, partial=True)
     tight = replace(EVOLUTION, limit=int(np.median([TABLE.of(arch) for arch in archs])))
-    found = results.to_rescore([*lines, entry(drawn(31)[-1], 1.0)], tight)
+    found = to_rescore([*lines, entry(drawn(31)[-1], 1.0)], tight)
     assert found == [one.architecture for one in ranking(lines) if TABLE.of(one.architecture) <= tight.limit]
     assert 5 < len(found) < 25
 
-    front = results.to_rescore(lines, replace(EVOLUTION, front_on=TABLE))
+    front = to_rescore(lines, replace(EVOLUTION, front_on=TABLE))
     assert sorted(front) == sorted(archs)
     assert {min(archs, key=TABLE.of), archs[29]} <= {*front[:10]}  # both ends of the front
     assert front[-1] == archs[3]  # stopped early
@@ -163,7 +173,7 @@ def test_a_small_space_is_searched_to_the_end_though_most_of_it_was_imported() -
         seen.extend(candidates)
         return [table.of(candidate.architecture) / 100 for candidate in candidates]
 
-    generations = [len(scored) for scored in small.search(evaluate, begin=every[:12])]
+    generations = [len(scored) for scored in small.search(evaluate, first=every[:12])]
     assert generations == [5, 5, 5, 1]
     assert [one.architecture for one in seen[:5]] == every[:5]
     assert {one.architecture for one in seen[5:9]} == {*every[12:]}  # what is new comes first
@@ -180,6 +190,25 @@ def test_an_architecture_that_was_scored_again_is_tied_by_the_outcomes_of_its_ow
     ]
     bits = tmp_path / "outcomes.bits"  # type: ignore[operator]
     bits.write_bytes(bytes(200) + np.packbits(outcomes[2:], axis=1).tobytes())
-    found = ties.find(results.own(lines), results.rows(lines), bits)
-    assert found.unknown == ""
+    found = Results.of(lines, bits).comparison
+    assert found.problem == ""
     assert found.p_values.keys() == {*archs}
+
+
+ENTRIES = [
+    Entry(Architecture((0, index)), 100 + index, 10, top1, 0.9, 100, 0, "random")
+    for index, top1 in enumerate((0.5, 0.7, 0.7, 0.6))
+]
+
+
+def test_ranking_prefers_the_cheaper_of_equals_and_respects_a_limit() -> None:
+    results = Results.of(ENTRIES)
+    assert [entry.architecture[1] for entry in results.ranking] == [1, 2, 3, 0]
+    assert [entry.architecture[1] for entry in results.under([("flops", 101)]).ranking] == [1, 0]
+    assert results.winner == ENTRIES[1]
+
+
+def test_the_front_leaves_out_candidates_that_stopped_early() -> None:
+    stopped = replace(ENTRIES[0], flops=1, top1=0.99, partial=True)
+    assert [entry.architecture[1] for entry in Results.of([*ENTRIES, stopped]).front] == [0, 1]
+    assert pareto([stopped]) == []

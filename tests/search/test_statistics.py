@@ -35,7 +35,7 @@ def test_an_interval_covers_the_true_share_as_often_as_it_says(share: float, ima
     assert covered == pytest.approx(level, abs=0.02)
 
 
-def test_an_interval_is_the_published_one_and_stays_within_the_shares() -> None:
+def test_an_interval_is_that_of_scipy_and_stays_between_0_and_1() -> None:
     for right, images in itertools.product((0, 1, 7, 49, 50), (50, 51, 8000)):
         theirs = scipy.stats.binomtest(right, images).proportion_ci(0.95, method="wilson")
         assert interval(right, images) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
@@ -55,8 +55,8 @@ def test_the_paired_test_takes_tens_of_thousands_of_images() -> None:
     assert 0 <= mcnemar(0, 50_000) < 1e-300
 
 
-def test_equals_are_told_apart_no_more_often_than_the_risk_says() -> None:
-    """Two that share most of their luck: the intervals of both overlap by far, the paired test still sees a gap."""
+def test_equals_are_distinguished_no_more_often_than_the_level_allows() -> None:
+    """Two share most of their luck: their intervals overlap by far, yet the paired test finds the difference."""
     rng, images = np.random.default_rng(0), 1000
     told, gaps = 0, 0
 

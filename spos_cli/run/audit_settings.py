@@ -1,0 +1,54 @@
+"""What the result of an audit depends on, kept beside it."""
+
+from __future__ import annotations
+
+import json
+
+from spos_cli.config.identity import recipe
+from spos_cli.config.schema import Config
+from spos_cli.engine.differences import require_same
+from spos_cli.engine.distributed import Processes
+from spos_cli.files.reading import read_json
+from spos_cli.files.writing import write_atomically
+from spos_cli.run.command import Run
+from spos_cli.run.images import Images
+from spos_cli.run.search_settings import read_settings
+
+
+def shorten(config: Config) -> Config:
+    """Return the settings of a stand-alone training of the audit: those of a retraining with fewer steps."""
+    training = config.retrain
+    steps = config.audit.steps or max(1, training.steps // 10)
+    changes = {
+        "steps": steps,
+        "warmup_steps": training.warmup_steps * steps // training.steps,
+        "evaluate_every": steps,
+        "milestone_every": None,
+    }
+    return config.model_copy(update={"retrain": training.model_copy(update=changes)})
+
+
+def remember_audit(run: Run, supernet_digest: str, images: Images, processes: Processes) -> None:
+    """Write what the audit depends on beside its files.
+
+    Raises:
+        RunError: the files were made with other settings or images.
+    """
+    config, folder = run.config, run.folder.audit
+    ours = {
+        "supernet": supernet_digest,
+        "search": config.portable()["search"],
+        "training": recipe(shorten(config), "retrain"),
+        "architectures": config.audit.architectures,  # `audit.seeds` is missing: more searches may be added.
+    }
+    if folder.settings.exists():
+        theirs, what = read_json(folder.settings), f"{folder} holds an audit"
+        require_same(ours, theirs, what)
+        # Accuracies of networks are compared with each other, once there are any.
+        images.require_same(theirs.get("alone_on"), what, val=any(folder.stand_alone.glob("*/model.pt")))
+    searched = read_settings(run)
+    ours |= {name: searched.get(name) for name in ("images", "pixels")}
+    ours["alone_on"] = images.remembered(val=True)
+    processes.barrier()
+    if processes.is_main:
+        write_atomically(folder.settings, (json.dumps(ours, indent=1) + "\n").encode())

@@ -1,0 +1,153 @@
+"""What the scores of a search depend on, kept beside its journal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from spos_cli.config.identity import data_recipe
+from spos_cli.data.loaders import read_recipe
+from spos_cli.engine.differences import require_same
+from spos_cli.engine.distributed import Processes
+from spos_cli.errors import RunError
+from spos_cli.files.digests import file_digest
+from spos_cli.files.reading import read_json
+from spos_cli.files.writing import write_atomically
+from spos_cli.run.command import Run
+from spos_cli.run.images import Images
+from spos_cli.search.scoring import remove_waiting
+
+# Settings of a search that no score depends on: what is drawn, and whether a candidate is scored to the end.
+DRAWING = frozenset(
+    (
+        *("algorithm", "objective", "population", "parents", "mutations", "crossovers", "mutation_probability"),
+        *("flops_limit", "params_limit", "latency_limit", "latency_table", "racing"),
+    )
+)
+DECODED_IMAGES = ("scoring.u8", "calibration.u8")  # in the folder of a search
+
+
+def read_settings(run: Run) -> dict[str, Any]:
+    """Read what the scores of the run's search depend on.
+
+    Raises:
+        RunError: the file is missing or broken.
+    """
+    path = run.folder.search.settings
+    settings = read_json(path)
+    kinds = {"supernet": str, "search": dict}
+    if not all(isinstance(settings.get(key), kind) for key, kind in kinds.items()):
+        raise RunError(f"{path} is missing or broken, so the scores beside it mean nothing; search with --fresh")
+    return settings
+
+
+def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
+    """Return what the scores of this run's search depend on, but for the images.
+
+    Raises:
+        RunError: there is a journal already, and it was made with other settings.
+    """
+    settings = run.config.portable()
+    search = {key: value for key, value in settings["search"].items() if key != "generations"}
+    if run.config.search.latency_limit is not None:
+        search["latency_table"] = file_digest(run.folder.latency_table)
+    ours = {
+        "seed": run.config.seed,
+        "supernet": supernet_digest,
+        "space": settings["space"],  # Official weights do not say for which image size they are.
+        "data": data_recipe(run.config),
+        "search": search,
+    }
+    if run.folder.search.journal.exists():
+        require_same(ours, read_settings(run), f"{run.folder.search} holds a search")
+    return ours
+
+
+def require_same_classes(run: Run, images: Images) -> None:
+    """Raise RunError if there is a journal already, and it was made with images of other classes."""
+    if run.folder.search.journal.exists():
+        images.require_same_classes(read_settings(run).get("images"), f"{run.folder.search} holds a search")
+
+
+def remember_settings(run: Run, supernet_digest: str, images: Images, processes: Processes) -> dict[str, Any]:
+    """Write what the scores depend on beside the journal, unless that has begun; return it.
+
+    Raises:
+        RunError: the journal was made with other settings, or with images of other classes.
+    """
+    ours = require_same_search(run, supernet_digest)
+    ours["images"] = images.remembered(val=run.config.search.split == "val")
+    require_same_classes(run, images)
+    begun = run.folder.search.journal.exists()
+    processes.barrier()
+    if processes.is_main and not begun:
+        before = read_json(run.folder.search.settings)
+        before.pop("pixels", None)
+        if before != json.loads(json.dumps(ours)):
+            remove_waiting(run.folder.search.path)
+            _write(run, ours)
+    processes.barrier()
+    return ours
+
+
+def remember_pixels(run: Run, images: Images, processes: Processes) -> None:
+    """Write digests of the images that candidates are calibrated and scored on: scores depend on no other images.
+
+    Raises:
+        RunError: the journal was made with other pixels.
+    """
+    folder = run.folder.search
+    settings, pixels = read_settings(run), {name: digest_of_images(folder.path / name) for name in DECODED_IMAGES}
+    processes.barrier()
+    if not folder.journal.exists():
+        if processes.is_main and settings.get("pixels") != pixels:
+            remove_waiting(folder.path)
+            _write(run, {**settings, "pixels": pixels})
+    elif settings.get("pixels") != pixels:
+        raise RunError(
+            f"{folder} holds a search that has scored on other images{images.said_to_differ(settings)}; restore those,"
+            " use another --run-dir, or --fresh to start over"
+        )
+    processes.barrier()
+
+
+def is_comparable(run: Run, settings: dict[str, Any], folder: Path) -> bool:
+    """Return whether the scores of the search in `folder` can be compared with those of this run.
+
+    They can if nothing that scores depend on is different, pixels included. A folder that is the run's own does not
+    count: `--fresh` has set the other search aside, and its files are of the new search.
+
+    Args:
+        settings: of this run, from `remember_settings`; the decoded images are beside its journal.
+    """
+    theirs = read_json(folder / "settings.json")
+    if folder.resolve() == run.folder.search.path.resolve() or not isinstance(theirs.get("search"), dict):
+        return False
+    if _comparable_part(settings) != _comparable_part(theirs):
+        return False
+    for name in DECODED_IMAGES:
+        digest = digest_of_images(run.folder.search.path / name)
+        if digest is None or digest != digest_of_images(folder / name):
+            return False
+    return True
+
+
+def digest_of_images(path: Path) -> str | None:
+    """Return a digest of decoded images and their labels, or None if the file is missing or torn."""
+    recipe = read_recipe(path)
+    if recipe is None:
+        return None
+    content = json.dumps([recipe.get(key) for key in ("sha256", "labels", "shape")])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _comparable_part(settings: dict[str, Any]) -> list[Any]:
+    """Return the settings that must be the same for scores to be comparable."""
+    search = {**settings["search"], **dict.fromkeys(DRAWING)}
+    return [settings.get("supernet"), settings.get("space"), settings.get("data"), search]
+
+
+def _write(run: Run, settings: dict[str, Any]) -> None:
+    write_atomically(run.folder.search.settings, (json.dumps(settings, indent=1) + "\n").encode())
