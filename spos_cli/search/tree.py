@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from spos_cli.models.blocks import Branch, ChoiceBlock, TwoBranchBlock
-from spos_cli.models.folding import Calibration, Plan, WholeCalibration, plan
-from spos_cli.models.routing import Order, Pieces, joined, routing
+from spos_cli.models.folding import BlockStatistics, BranchStatistics, Plan, make_plan
+from spos_cli.models.routing import BlockChannels, Pieces, concatenate, make_routing
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture, Option
 
@@ -28,7 +28,7 @@ class Node:
         branches: with statistics of its own, and folded after calibration.
     """
 
-    def __init__(self, place: int, calibrations: Sequence[Calibration | WholeCalibration]) -> None:
+    def __init__(self, place: int, calibrations: Sequence[BranchStatistics | BlockStatistics]) -> None:
         self.place = place
         self.candidates: set[int] = set()
         self.children: dict[Option, Node] = {}
@@ -37,12 +37,12 @@ class Node:
 
     def fold(self) -> None:
         """Takes the statistics for final, here and below."""
-        self.folded = [calibration.folded() for calibration in self.calibrations]
+        self.folded = [calibration.fold() for calibration in self.calibrations]
         for child in self.children.values():
             child.fold()
 
 
-Run = Callable[[Node, Tensor], tuple[Tensor, ...]]
+Run = Callable[[Node, Tensor], tuple[Tensor, ...]]  # `(B, in, H, W)` to `(B, C, H', W')` for each branch
 
 
 class Tree:
@@ -56,17 +56,19 @@ class Tree:
 
     def __init__(self, supernet: Supernet, candidates: Sequence[Architecture], dtype: torch.dtype) -> None:
         self.supernet, self.dtype = supernet, dtype
-        self.ways = routing(supernet.space, supernet.classifier[0].weight.device)
+        self.ways = make_routing(supernet.space, supernet.classifier[0].weight.device)
         plans: dict[tuple[int, Option], list[Plan]] = {}
 
         def node(place: int, option: Option, middle: int | None = None) -> Node:
             branches = self._branches(place, option.choice)
             if isinstance(branches, ChoiceBlock):
-                return Node(place, [WholeCalibration(branches, Order(middle=middle), dtype)])
+                return Node(place, [BlockStatistics(branches, BlockChannels(hidden=middle), dtype)])
             if (place, option) not in plans:
-                inputs = self.ways.orders[place].inputs
-                plans[place, option] = [plan(branch, inputs, outputs, middle, dtype) for branch, outputs in branches]
-            return Node(place, [Calibration(parts) for parts in plans[place, option]])
+                inputs = self.ways.channels[place].inputs
+                plans[place, option] = [
+                    make_plan(branch, inputs, outputs, middle, dtype) for branch, outputs in branches
+                ]
+            return Node(place, [BranchStatistics(parts) for parts in plans[place, option]])
 
         self.root = node(0, Option(0))
         for number, arch in enumerate(candidates):
@@ -82,14 +84,14 @@ class Tree:
 
     def _branches(self, place: int, choice: int) -> list[tuple[Branch, Tensor | None]] | ChoiceBlock:
         """What a node runs, and the order in which each branch makes its channels; or a block that has no branches."""
-        order, layers = self.ways.orders[place], self.supernet.space.num_layers
+        order, layers = self.ways.channels[place], self.supernet.space.num_layers
         if place == 0:
             return [(self.supernet.first_conv, order.outputs[0])]
         if place > layers:
             return [(self.supernet.conv_last, None)]
         block = self.supernet.features[place - 1][choice]  # type: ignore[index]
         assert isinstance(block, ChoiceBlock)
-        return block.branches(order) if isinstance(block, TwoBranchBlock) and block.split else block
+        return block.list_branches(order) if isinstance(block, TwoBranchBlock) and block.split else block
 
     def calibrate(self, images: Tensor, momentum: float) -> None:
         """Counts a batch `(B, 3, H, W)` float in the statistics of all candidates, with this weight."""
@@ -104,7 +106,7 @@ class Tree:
         """Number and logits `(B, classes)` float32 of each candidate in turn, of images `(B, 3, H, W)` float."""
         for node, features in self._through(images, lambda node, features: tuple(f(features) for f in node.folded)):
             (number,) = node.candidates
-            yield number, self.supernet.classify(features.float())
+            yield number, self.supernet.classify(features.float())  # (B, classes)
 
     def drop(self, number: int) -> None:
         """Leaves a candidate out from now on."""
@@ -122,7 +124,7 @@ class Tree:
 
     def _through(self, images: Tensor, run: Run) -> Iterator[tuple[Node, Tensor]]:
         if self.root.candidates:
-            yield from self._below(self.root, {-1: (images.to(self.dtype),)}, run)
+            yield from self._below(self.root, {-1: (images.to(self.dtype),)}, run)  # (B, 3, H, W)
 
     def _below(self, node: Node, pieces: Pieces, run: Run) -> Iterator[tuple[Node, Tensor]]:
         """Runs a batch through a node and all below it, depth first; yields the heads with their features.
@@ -130,11 +132,11 @@ class Tree:
         No more is kept than what other nodes below this one still need.
         """
         while True:
-            made = run(node, joined(pieces[node.place - 1]))
+            made = run(node, concatenate(pieces[node.place - 1]))  # (B, C, H, W) each
             if not node.children:
-                yield node, made[0]
+                yield node, made[0]  # (B, head_channels, H, W)
                 return
-            pieces = self.ways.give(pieces, node.place, made)
+            pieces = self.ways.route(pieces, node.place, made)
             del made
             *others, node = node.children.values()
             for child in others:

@@ -42,6 +42,7 @@ from spos_cli.models.counting import Costs, count
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
 from spos_cli.official import golden
+from spos_cli.official import self_test as official_test
 from spos_cli.run.command import Run
 from spos_cli.run.images import Images, more_shared_memory
 from spos_cli.run.inputs import make_sampler, read_latency, require_batch, training_recipe
@@ -304,8 +305,8 @@ def published_costs() -> Finding:
     counted = {
         "FLOPs of the published architecture": (costs.flops.of(golden.WINNER), golden.WINNER_FLOPS),
         "its parameters": (costs.params.of(golden.WINNER), golden.WINNER_PARAMS),
-        "least FLOPs of its space": (costs.flops.minimum, golden.LEAST_FLOPS),
-        "most FLOPs of its space": (costs.flops.maximum, golden.MOST_FLOPS),
+        "least FLOPs of its space": (costs.flops.minimum, golden.MIN_FLOPS),
+        "most FLOPs of its space": (costs.flops.maximum, golden.MAX_FLOPS),
     }
     wrong = [f"{what} {ours:,} instead of {theirs:,}" for what, (ours, theirs) in counted.items() if ours != theirs]
     if wrong:
@@ -407,10 +408,10 @@ def self_test(device: torch.device) -> Finding:
     name, version = f"self-test on {device}", f"PyTorch {torch.__version__}"
     advice = f"nothing that is computed there can be trusted: check the driver, or install {version} anew"
     try:
-        errors = golden.self_test(device)
+        errors = official_test.run_self_test(device)
     except RuntimeError as error:  # a driver that does not fit, a GPU that this build does not know, memory in use
         return Finding(name, "fail", f"{version}: {first_line(error)}", advice)
-    worst, tolerance = float(np.max(list(errors.values()))), golden.tolerance(device)
+    worst, tolerance = float(np.max(list(errors.values()))), official_test.get_tolerance(device)
     seen = f"{version}: logits of the published model are off by {worst:.0e} of their RMS (allowed: {tolerance:.0e})"
     if not worst <= tolerance:  # NaN included
         return Finding(name, "fail", seen, advice)

@@ -19,7 +19,7 @@ from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import Costs, count
 from spos_cli.official.flops_table import PICKLE_PROTOCOL
-from spos_cli.official.weights import to_published
+from spos_cli.official.weights import to_official
 from spos_cli.run.command import Run
 from spos_cli.run.inputs import read_settings
 from spos_cli.run.weights_file import Weights, network_content, read_weights, supernet_content
@@ -264,7 +264,7 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
     if output.exists():
         raise RunError(f"there is a file {output} already; name another with --output")
     if form == "published":
-        write_atomically(output, checkpoint.serialize(to_published(weights.state)))
+        write_atomically(output, checkpoint.serialize(to_official(weights.state)))
     else:
         checkpoint.save(output, our_content(run, weights, architecture))
     if output == ours and form == "spos":  # there is no training that has left its settings

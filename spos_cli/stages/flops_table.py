@@ -17,7 +17,7 @@ from spos_cli.engine.progress import track, warn
 from spos_cli.files.writing import write_atomically
 from spos_cli.models import latency
 from spos_cli.models.counting import Costs, count
-from spos_cli.models.latency import OUTLIER, ROUNDS, WARM_UP
+from spos_cli.models.latency import MEASURED_ROUNDS, OUTLIER_RATIO, WARM_UP_ROUNDS
 from spos_cli.official import flops_table
 from spos_cli.run.command import Run
 from spos_cli.run.output import in_columns
@@ -54,7 +54,7 @@ def run(run: Run, archs: Sequence[str], limit: int | None, form: Literal["json",
     summary = summarize(space, costs, limit)
     if form == "pkl":
         path = run.folder.official_flops_table
-        table = flops_table.of(space, costs.flops)
+        table = flops_table.make_table(space, costs.flops)
         write_atomically(path, pickle.dumps(table, flops_table.PICKLE_PROTOCOL))
     else:
         path = run.folder.flops_table
@@ -74,8 +74,8 @@ def compare(run: Run, path: Path) -> None:
         CheckpointError: it is no such table, or holds more than plain values.
     """
     space = run.config.space.build()
-    theirs = flops_table.read(path)
-    result = flops_table.compare(theirs, flops_table.of(space, count(space).flops))
+    theirs = flops_table.read_table(path)
+    result = flops_table.compare_tables(theirs, flops_table.make_table(space, count(space).flops))
     file = run.folder.flops_of_widths
     write_atomically(file, (json.dumps(result.others) + "\n").encode())
     run.record_settings()
@@ -97,7 +97,7 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
     flops = count(space).flops
     rng = seeding.generator(run.config.seed, "latency")
     checked = [flops.distribution().draw(rng, None, None) for _ in range(CHECKED)]
-    with track("measuring latencies", WARM_UP + ROUNDS, "rounds", quiet=run.as_json) as task:
+    with track("measuring latencies", WARM_UP_ROUNDS + MEASURED_ROUNDS, "rounds", quiet=run.as_json) as task:
         timed = partial(accelerator.seconds_of, device)
         named = {"name": accelerator.name(device), "dtype": accelerator.float32_name(device)}
         found = latency.measure(space, device, batch, checked, task.advance, timed, **named)
@@ -121,12 +121,15 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
     run.record_settings()
     cells = [[span(costs, format_duration) for costs in layer] for layer in by_choice(found.table)]
     show_table(run, "latency of each choice", space, cells)
-    outliers = sum(spread > OUTLIER for row in found.spread for spread in row)
+    outliers = sum(spread > OUTLIER_RATIO for row in found.spread for spread in row)
     conditions, whole = found.conditions, [measured for _, measured, _ in found.whole]
     facts = [
         ("device", f"{conditions.device}, {conditions.threads} threads, {conditions.dtype}, batch {conditions.batch}"),
-        ("measured", f"medians of {ROUNDS} rounds, after {WARM_UP} to warm up"),
-        ("outliers", f"{outliers} of {sum(space.options.counts)} have a call of {OUTLIER} times the median or more"),
+        ("measured", f"medians of {MEASURED_ROUNDS} rounds, after {WARM_UP_ROUNDS} to warm up"),
+        (
+            "outliers",
+            f"{outliers} of {sum(space.options.counts)} have a call of {OUTLIER_RATIO} times the median or more",
+        ),
         ("the table reaches", f"{format_duration(found.table.minimum)} to {format_duration(found.table.maximum)}"),
         (f"{CHECKED} whole networks", f"{format_duration(min(whole))} to {format_duration(max(whole))}"),
         ("Spearman's rank correlation with them", f"{spearman:.3f}"),

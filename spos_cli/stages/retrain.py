@@ -20,7 +20,7 @@ from spos_cli.engine.trainer import Trainer, uncompiled
 from spos_cli.files.quoting import quote_path
 from spos_cli.models.counting import count
 from spos_cli.models.network import Network
-from spos_cli.models.skeleton import initialized
+from spos_cli.models.skeleton import build_initialized
 from spos_cli.run.command import Run
 from spos_cli.run.images import Images
 from spos_cli.run.inputs import only_one, require_batch, training_recipe, warn_of_guessing, weights_seed
@@ -55,7 +55,7 @@ def train(run: Run, processes: Processes, architecture: Architecture, images: Im
     """Trains from the last checkpoint in a folder, or from the beginning, to the end, and keeps the result there."""
     config, training = run.config, run.config.retrain
     space = config.space.build()
-    model = initialized(
+    model = build_initialized(
         lambda: Network(space, architecture, training.affine, training.dropout), weights_seed(config, "network")
     )
     indices, _ = images.splits

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from spos_cli.models.counting import count
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
-from spos_cli.official.golden import WINNER, fill
+from spos_cli.official.golden import WINNER, fill_weights
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import CostBinSampler
@@ -29,7 +29,7 @@ PATHS = [WINNER, Architecture((0, 1, 2, 3) * 5), Architecture((3,) * 20)]
 def models() -> tuple[published.Supernet, Supernet]:
     """Both supernets with the same weights and statistics, without dropout; in float64, so that only facts differ."""
     ours = Supernet(PUBLISHED, dropout=0.0)
-    fill(ours)
+    fill_weights(ours)
     theirs = published.load(published.Supernet(), ours.state_dict())
     theirs.dropout.p = 0.0
     return theirs.double(), ours.double()

@@ -23,7 +23,7 @@ from spos_cli.data.datasets import ArraySet, FolderSet
 from spos_cli.engine import accelerator, distributed
 from spos_cli.engine.trainer import Batch, Trainer
 from spos_cli.models import counting, skeleton
-from spos_cli.official import golden
+from spos_cli.official import golden, self_test
 from spos_cli.run.command import Run
 from spos_cli.stages import doctor
 from tests.conftest import TINY, Spos, count_spaces_once
@@ -219,7 +219,7 @@ def test_a_counter_that_counts_otherwise(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "parameters" not in finding.seen
 
 
-@pytest.mark.parametrize("anchor", ["WINNER_FLOPS", "WINNER_PARAMS", "LEAST_FLOPS", "MOST_FLOPS"])
+@pytest.mark.parametrize("anchor", ["WINNER_FLOPS", "WINNER_PARAMS", "MIN_FLOPS", "MAX_FLOPS"])
 def test_each_anchor_is_compared(anchor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     flops = SimpleNamespace(of=lambda arch: 322_918_720, minimum=270_359_360, maximum=398_609_216)
     costs = SimpleNamespace(flops=flops, params=SimpleNamespace(of=lambda arch: 3_558_464))
@@ -277,25 +277,25 @@ def corrupt_the_norm(patch: pytest.MonkeyPatch) -> None:
 
 
 def swap_the_halves(patch: pytest.MonkeyPatch) -> None:
-    joined = skeleton.joined
-    patch.setattr(skeleton, "joined", lambda pieces: joined(pieces[::-1]))
+    concatenate = skeleton.concatenate
+    patch.setattr(skeleton, "concatenate", lambda pieces: concatenate(pieces[::-1]))
 
 
 def yield_no_numbers(patch: pytest.MonkeyPatch) -> None:
-    fill = golden.fill
+    fill = golden.fill_weights
 
     def poisoned(model: torch.nn.Module) -> None:
         fill(model)
         model.state_dict()["first_conv.0.weight"][0, 0, 0, 0] = float("nan")
 
-    patch.setattr(golden, "fill", poisoned)
+    patch.setattr(golden, "fill_weights", poisoned)
 
 
 def break_the_driver(patch: pytest.MonkeyPatch) -> None:
     def fail(device: torch.device) -> None:
         raise RuntimeError("CUDA error: no kernel image is available\nmore of it")
 
-    patch.setattr(golden, "self_test", fail)
+    patch.setattr(self_test, "run_self_test", fail)
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_a_device_that_computes_otherwise(plant: Callable[[pytest.MonkeyPatch], 
 
 
 def test_every_gpu_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(golden, "self_test", lambda device: {"supernet": 1.0 if device.index == 1 else 0.0})
+    monkeypatch.setattr(self_test, "run_self_test", lambda device: {"supernet": 1.0 if device.index == 1 else 0.0})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     statuses = {finding.check: finding.status for finding in doctor.check_devices(setup("devices=cpu"))}
     assert statuses == {

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from spos_cli.official import golden
+from spos_cli.official import self_test
 from spos_cli.stages import doctor as doctor_stage
 from tests.conftest import TINY, Mistake, Spos, count_spaces_once
 
@@ -24,7 +24,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A space is counted once, rates are measured for a moment, and devices are another test's."""
     count_spaces_once(monkeypatch)
     monkeypatch.setattr(doctor_stage, "SECONDS", 0.01)
-    monkeypatch.setattr(golden, "self_test", lambda device: {"all": 0.0})
+    monkeypatch.setattr(self_test, "run_self_test", lambda device: {"all": 0.0})
 
 
 def pixels(seed: int, most: int = 255, dtype: Any = np.uint8) -> np.ndarray:

@@ -27,7 +27,7 @@ from spos_cli.engine.optim import Schedule
 from spos_cli.engine.trainer import Batch, Recipe, Trainer, compile_blocks
 from spos_cli.models.blocks import ChoiceBlock
 from spos_cli.models.network import Network
-from spos_cli.models.skeleton import initialized
+from spos_cli.models.skeleton import build_initialized
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.options import Options
@@ -62,7 +62,7 @@ def make_trainer(
     """A trainer of a supernet, or of a network `alone`."""
     build = (lambda: Supernet(space, dropout=0.0)) if alone is None else (lambda: Network(space, alone, dropout=0.0))
     return Trainer(
-        initialized(build, 0).double(),
+        build_initialized(build, 0).double(),
         Recipe(Schedule(0.05, STEPS), processes.world_size * EACH, log_every=1, checkpoint_every=2),
         processes,
         name="test",
@@ -108,7 +108,7 @@ def count_bytes(processes: Processes, folder: Path) -> None:
     path = Architecture((0, 1, 0, 1))
     reduce = dist.all_reduce
     for name, compression, one_path in (("path", "off", True), ("bf16", "bf16", True), ("all", "off", False)):
-        model = initialized(lambda: Supernet(SPACE, dropout=0.0), 0).double()
+        model = build_initialized(lambda: Supernet(SPACE, dropout=0.0), 0).double()
         wrapped = parallel.wrap(model, processes, compression, one_path=one_path)  # type: ignore[arg-type]
         assert isinstance(wrapped, DistributedDataParallel)
         if compression == "off":
@@ -123,7 +123,7 @@ def count_bytes(processes: Processes, folder: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(dist, "all_reduce", counting)
             wrapped(images, path).sum().backward()
-    taken = [model.first_conv, *model.blocks(path), model.conv_last, model.classifier]
+    taken = [model.first_conv, *model.select_blocks(path), model.conv_last, model.classifier]
     unused = [p for p in model.parameters() if not any(p is q for block in taken for q in block.parameters())]
     assert unused
     assert all(parameter.grad is None for parameter in unused)
@@ -172,7 +172,7 @@ def test_own_blocks_are_trained_as_in_one_process(together: tuple[int, Path], na
     """Each process draws for itself what its block uses; the gradient is the mean over all of them."""
     world_size, folder = together
     states = [torch.load(folder / "train_own_blocks" / f"{name}-{rank}.pt") for rank in range(world_size)]
-    model = initialized(lambda: Supernet(own_space(name), dropout=0.0), 0).double().train()
+    model = build_initialized(lambda: Supernet(own_space(name), dropout=0.0), 0).double().train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, 0.0, momentum=0.9, weight_decay=4e-5)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)

@@ -27,9 +27,9 @@ from spos_cli.engine.trainer import Batch, Compile, Recipe, Trainer, require_com
 from spos_cli.errors import ConfigError
 from spos_cli.models.blocks import ChoiceBlock
 from spos_cli.models.network import Network
-from spos_cli.models.skeleton import Skeleton, initialized
+from spos_cli.models.skeleton import Skeleton, build_initialized
 from spos_cli.models.supernet import Supernet
-from spos_cli.official import golden
+from spos_cli.official import golden, self_test
 from spos_cli.search.evaluator import Calibration, Evaluator, Score
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import PUBLISHED, Choice, SearchSpace, Stage
@@ -104,13 +104,13 @@ def reference() -> tuple[Tensor, list[tuple[str, Skeleton, tuple[Any, ...], Tens
 
     Golden weights, but images of a 256th: fp16 has no numbers beyond 65,504, and golden logits have.
     """
-    images = (golden.image(golden.IMAGES, golden.SALT) / 256).contiguous(memory_format=torch.channels_last)
+    images = (golden.make_images(golden.IMAGES, golden.SALT) / 256).contiguous(memory_format=torch.channels_last)
     found: list[tuple[str, Skeleton, tuple[Any, ...], Tensor]] = []
     for name, model, arguments in (
         ("supernet", Supernet(PUBLISHED, dropout=0.0), (golden.WINNER,)),
         ("network", Network(PUBLISHED, golden.WINNER, dropout=0.0), ()),
     ):
-        golden.fill(model)
+        golden.fill_weights(model)
         model.eval().to(memory_format=torch.channels_last)
         with torch.inference_mode():
             found.append((name, model, arguments, model(images, *arguments)))
@@ -120,7 +120,7 @@ def reference() -> tuple[Tensor, list[tuple[str, Skeleton, tuple[Any, ...], Tens
 def logits(precision: Precision, place: Place) -> str:
     """Compares logits with the golden ones, or in other precisions than float32 with those of this CPU."""
     if precision.name == "float32":
-        distances = golden.self_test(place.device)
+        distances = self_test.run_self_test(place.device)
     else:
         images, models = reference()
         distances = {}
@@ -143,7 +143,7 @@ def steps(precision: Precision, place: Place) -> str:
     case = json.loads(GOLDEN.read_text())
     paths = [Architecture(tuple(choices)) for choices in case["architectures"]]
     model = Supernet(PUBLISHED, dropout=0.0)
-    golden.fill(model)
+    golden.fill_weights(model)
     recipe = Recipe(
         Schedule(case["lr"], case["total_iters"], first=1),
         case["batch"],
@@ -153,7 +153,7 @@ def steps(precision: Precision, place: Place) -> str:
         amp=precision.amp,
     )
     training = trainer(place.device, model, recipe, lambda step: paths[step], lambda images, colours: images)
-    batch = golden.image(case["batch"], 9), None, torch.tensor(case["labels"])
+    batch = golden.make_images(case["batch"], 9), None, torch.tensor(case["labels"])
     scale = training.scaler.get_scale()
     losses = losses_of(training, itertools.repeat(batch), case["total_iters"])
     within("the first loss", abs(losses[0] / case["losses"][0] - 1), precision.first)
@@ -238,7 +238,7 @@ def train_twice(kind: str, device: torch.device, amp: Amp, compile: Compile) -> 
     """Makes two steps of a training, with accumulation and, where the command has it, EMA."""
     path = Architecture((0, 1))
     model = Supernet(SMALL, dropout=0.0) if kind == "supernet" else Network(SMALL, path, dropout=0.0)
-    golden.fill(model)  # with the usual first weights all logits are near 0, and the loss tells nothing
+    golden.fill_weights(model)  # with the usual first weights all logits are near 0, and the loss tells nothing
     states = [state_of(model)]
     recipe = Recipe(
         Schedule(0.05, 2),
@@ -310,7 +310,7 @@ def digits_supernet() -> tuple[Supernet, Tensor, Tensor, Tensor, Tensor]:
         )
         for found in (digits("train"), digits("val"))
     )
-    model = initialized(lambda: Supernet(DIGITS), 0)
+    model = build_initialized(lambda: Supernet(DIGITS), 0)
     generator = torch.Generator().manual_seed(0)
     order = torch.stack([torch.randperm(len(images), generator=generator)[:64] for _ in range(TRAINING_STEPS)])
     training = trainer(

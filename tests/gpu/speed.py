@@ -356,7 +356,7 @@ def latencies(timed: Callable[[torch.device, Call], float], place: Place) -> str
     space, rng = space_of(place), np.random.default_rng(0)
     distribution = count(space).flops.distribution()
     checked = [distribution.draw(rng, None, None) for _ in range(place.pick(12, 4))]
-    found = latency.measure(space, place.device, 1, checked, seconds_of=partial(timed, place.device))
+    found = latency.measure(space, place.device, 1, checked, time_call=partial(timed, place.device))
     spearman = statistics.spearman(*zip(*(pair[1:] for pair in found.whole), strict=True))
     whole = sorted(measured for _, measured, _ in found.whole)
     return f"whole networks {whole[0]} to {whole[-1]} us, table off by {found.error:.1%}, Spearman {spearman:.2f}"

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from spos_cli.engine import accelerator
-from spos_cli.official import golden
+from spos_cli.official import self_test
 from tests.gpu import __main__ as gpu
 from tests.gpu import checks, numbers, speed
 from tests.gpu.checks import Check, Place, Rate, Setting, Wrong, perform, verdicts, within
@@ -80,8 +80,10 @@ def test_a_wrong_result_fails_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A device whose logits are off by a tenth, and a check that breaks down."""
-    right = golden.self_test
-    monkeypatch.setattr(golden, "self_test", lambda device: {name: off + 0.1 for name, off in right(device).items()})
+    right = self_test.run_self_test
+    monkeypatch.setattr(
+        self_test, "run_self_test", lambda device: {name: off + 0.1 for name, off in right(device).items()}
+    )
 
     def breaks(place: Place) -> str:
         raise RuntimeError("the device\nis gone")

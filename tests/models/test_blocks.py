@@ -12,11 +12,11 @@ from torchvision.models.mobilenetv2 import InvertedResidual as Oracle
 from spos_cli.engine.calibration import calibrate
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.models.blocks import BatchNorm, InvertedResidual
-from spos_cli.models.counting import count, multiply_adds, parameters
+from spos_cli.models.counting import count, count_multiply_adds, count_parameters
 from spos_cli.models.network import Network
-from spos_cli.models.skeleton import initialized
+from spos_cli.models.skeleton import build_initialized
 from spos_cli.models.supernet import Supernet
-from spos_cli.official.weights import infer_architecture, kind_of
+from spos_cli.official.weights import detect_kind, infer_architecture
 from spos_cli.search.evaluator import Calibration, calibrated
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import Choice, Layer, SearchSpace, Stage
@@ -40,7 +40,7 @@ SPACES = {
 @pytest.mark.parametrize("outputs", [6, 10])
 def test_inverted_residual_is_torchvisions(stride: int, expand: int, outputs: int) -> None:
     layer = Layer(0, 6, outputs, stride, 9, (), False)
-    ours = InvertedResidual(layer, affine=True, middle=6 * expand, kernel=3, expand=expand).eval()
+    ours = InvertedResidual(layer, affine=True, hidden=6 * expand, kernel=3, expand=expand).eval()
     theirs = Oracle(6, outputs, stride, expand).eval()
     tensors = list(theirs.state_dict().values())
     ours.load_state_dict(dict(zip(ours.state_dict(), tensors, strict=True)))
@@ -66,7 +66,7 @@ def test_a_space_and_its_stages_come_back_from_files() -> None:
 def plainly(net: Supernet, images: Tensor, arch: Architecture) -> Tensor:
     """Each block on all channels in their published order."""
     features = net.first_conv(images)
-    for block in net.blocks(arch):
+    for block in net.select_blocks(arch):
         (features,) = block(features)
     logits: Tensor = net.classifier(net.conv_last(features).mean((2, 3)))
     return logits
@@ -80,17 +80,17 @@ def test_paths_networks_and_costs_agree(name: str) -> None:
     for path in itertools.islice(itertools.product(*(range(len(layer.choices)) for layer in space.layers)), 0, 90, 7):
         arch = Architecture(path)
         network = Network(space, arch, affine=False, dropout=0.0).eval()
-        for ours, theirs in zip(network.features, supernet.blocks(arch), strict=True):
+        for ours, theirs in zip(network.features, supernet.select_blocks(arch), strict=True):
             ours.load_state_dict(theirs.state_dict())
         for part in ("first_conv", "conv_last", "classifier"):
             getattr(network, part).load_state_dict(getattr(supernet, part).state_dict())
         assert torch.equal(network(images), supernet(images, arch))
         torch.testing.assert_close(supernet(images, arch), plainly(supernet, images, arch))
         affine = Network(space, arch)
-        assert costs.params.of(arch) == parameters(affine)
+        assert costs.params.of(arch) == count_parameters(affine)
         with torch.device("meta"):
             meta = Network(space, arch).eval()
-            assert costs.flops.of(arch) == multiply_adds(meta, torch.empty(1, 3, 8, 8))
+            assert costs.flops.of(arch) == count_multiply_adds(meta, torch.empty(1, 3, 8, 8))
         assert infer_architecture(space, affine.state_dict()) == arch
 
 
@@ -149,9 +149,9 @@ def test_shuffles_are_the_same_beside_identity() -> None:
 
 def test_a_supernet_is_told_from_a_network_by_its_names() -> None:
     for space in SPACES.values():
-        assert kind_of(Supernet(space).state_dict()) == "supernet"
+        assert detect_kind(Supernet(space).state_dict()) == "supernet"
         arch = Architecture(tuple(len(layer.choices) - 1 for layer in space.layers))
-        assert kind_of(Network(space, arch).state_dict()) == "network"
+        assert detect_kind(Network(space, arch).state_dict()) == "network"
 
 
 class Scaled(torch.nn.Module):
@@ -182,10 +182,10 @@ def test_every_weight_is_from_the_seed() -> None:
     for _ in range(2):
         torch.rand(3)
         before = torch.get_rng_state()
-        states.append(initialized(lambda: Supernet(own_space()), 7).state_dict())
+        states.append(build_initialized(lambda: Supernet(own_space()), 7).state_dict())
         assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-    other = initialized(lambda: Supernet(own_space()), 8).state_dict()
+    other = build_initialized(lambda: Supernet(own_space()), 8).state_dict()
     assert not torch.equal(other["features.0.1.block.scale"], states[0]["features.0.1.block.scale"])
 
 
@@ -195,8 +195,8 @@ def test_a_block_that_changes_its_input_is_refused() -> None:
         count(own_space(inplace=1))
 
 
-def test_every_kind_of_batchnorm_is_calibrated() -> None:
-    supernet = initialized(lambda: Supernet(own_space(), dropout=0.0), 0).eval()
+def test_every_detect_kind_batchnorm_is_calibrated() -> None:
+    supernet = build_initialized(lambda: Supernet(own_space(), dropout=0.0), 0).eval()
     training = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
     arch = Architecture((1, 1))
     tree = calibrated(supernet, [arch], lambda p: p.float() / 255, Calibration(training, 20), torch.device("cpu"))
@@ -243,7 +243,7 @@ def test_batchnorm_of_some_channels_sorts_nothing_on_the_way_back() -> None:
     norm = BatchNorm(6)
     torch.nn.init.normal_(norm.weight)
     channels, factors = torch.tensor([4, 0, 5, 2]), torch.randn(4)
-    taken = norm.scale_and_shift(channels)
+    taken = norm.select_scale_and_shift(channels)
     assert taken is not None
     assert [type(values.grad_fn).__name__ for values in taken] == ["IndexSelectBackward0"] * 2
     (taken[0] * factors).sum().backward()

@@ -22,7 +22,7 @@ def test_gradients_are_those_of_conv2d(
     features = torch.randn(3, channels, *size, dtype=torch.float64)
     features = features.contiguous(memory_format=memory_format).requires_grad_()
     theirs = F.conv2d(features, weight, None, 1, kernel // 2, 1, channels)
-    ours = depthwise.Depthwise.apply(features, weight)  # type: ignore[no-untyped-call]
+    ours = depthwise.StripDepthwise.apply(features, weight)  # type: ignore[no-untyped-call]
     assert torch.equal(ours, theirs)
     gradient = torch.randn_like(theirs)
     for one, other in zip(
@@ -37,18 +37,18 @@ def test_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(depthwise, "IS_X86", True)
     features = torch.randn(2, 6, 8, 8)
     wide, narrow = torch.randn(6, 1, 5, 5), torch.randn(6, 1, 3, 3)
-    assert depthwise.pays(features, wide, 1)
-    assert not depthwise.pays(features, narrow, 1)
-    assert not depthwise.pays(features, wide, 2)
-    assert not depthwise.pays(features[..., :2], wide, 1)
-    assert not depthwise.pays(features.double(), wide.double(), 1)
-    assert not depthwise.pays(features.to("meta"), wide.to("meta"), 1)
+    assert depthwise.is_faster_in_strips(features, wide, 1)
+    assert not depthwise.is_faster_in_strips(features, narrow, 1)
+    assert not depthwise.is_faster_in_strips(features, wide, 2)
+    assert not depthwise.is_faster_in_strips(features[..., :2], wide, 1)
+    assert not depthwise.is_faster_in_strips(features.double(), wide.double(), 1)
+    assert not depthwise.is_faster_in_strips(features.to("meta"), wide.to("meta"), 1)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not depthwise.pays(features, wide, 1)
+        assert not depthwise.is_faster_in_strips(features, wide, 1)
     with torch.no_grad():
-        assert not depthwise.pays(features, wide, 1)
+        assert not depthwise.is_faster_in_strips(features, wide, 1)
     monkeypatch.setattr(depthwise, "IS_X86", False)
-    assert not depthwise.pays(features, wide, 1)
+    assert not depthwise.is_faster_in_strips(features, wide, 1)
 
 
 def test_a_frozen_weight_has_no_gradient() -> None:

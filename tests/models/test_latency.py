@@ -37,7 +37,7 @@ def test_every_choice_is_measured() -> None:
     assert [arch for arch, _, _ in found.whole] == ARCHS[:3]
     assert all(added == found.table.of(arch) for arch, _, added in found.whole)
     assert min(map(min, found.spread)) >= 1
-    assert sum(rounds) == latency.WARM_UP + latency.ROUNDS
+    assert sum(rounds) == latency.WARM_UP_ROUNDS + latency.MEASURED_ROUNDS
     conditions = found.conditions
     assert (conditions.batch, conditions.device, conditions.dtype) == (2, "cpu", "float32")
 
@@ -46,13 +46,13 @@ def test_another_device_is_timed_in_its_own_way() -> None:
     """Each call, those to warm up too; and never by the clock alone, which does not wait for it."""
     calls: list[object] = []
 
-    def seconds_of(call: object) -> float:
+    def time_call(call: object) -> float:
         calls.append(call)
         return 0.002
 
-    found = latency.measure(SPACE, torch.device("cpu"), 1, ARCHS[1:2], seconds_of=seconds_of)
+    found = latency.measure(SPACE, torch.device("cpu"), 1, ARCHS[1:2], time_call=time_call)
     assert [measured for _, measured, _ in found.whole] == [2000]
-    assert {calls.count(call) for call in calls} == {latency.WARM_UP + latency.ROUNDS}
+    assert {calls.count(call) for call in calls} == {latency.WARM_UP_ROUNDS + latency.MEASURED_ROUNDS}
     with pytest.raises(AssertionError):
         latency.measure(SPACE, torch.device("cuda"), 1, ARCHS[:1])
 
@@ -96,7 +96,7 @@ def test_sums_are_fitted_to_whole_networks(monkeypatch: pytest.MonkeyPatch, a: f
 
         return work
 
-    monkeypatch.setattr(latency, "_call", call)
+    monkeypatch.setattr(latency, "_make_call", call)
     monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
     found = latency.measure(SPACE, torch.device("cpu"), 1, ARCHS[:6])
     for arch in ARCHS:
@@ -117,7 +117,7 @@ def test_the_line_is_that_of_least_squares() -> None:
     rng = np.random.default_rng(0)
     sums = rng.integers(5000, 9000, 20)
     whole = 400 + 0.7 * sums + rng.normal(0, 50, 20)
-    line = latency.fit(sums.tolist(), whole.tolist(), 4000)
+    line = latency.fit_line(sums.tolist(), whole.tolist(), 4000)
     assert (line.b, line.a) == pytest.approx(tuple(np.polyfit(sums, whole, 1)))
 
 
@@ -132,7 +132,7 @@ def test_the_line_is_that_of_least_squares() -> None:
 )
 def test_a_line_that_cannot_be_goes_through_nothing(sums: list[float], whole: list[float]) -> None:
     """No architecture has a latency of 0 or less, and a block that takes longer never makes a network faster."""
-    line = latency.fit(sums, whole, 50)
+    line = latency.fit_line(sums, whole, 50)
     assert line.a == 0
     assert line.b == pytest.approx(
         np.linalg.lstsq(np.array(sums, float)[:, None], np.array(whole, float), rcond=None)[0][0]
@@ -153,7 +153,7 @@ def test_the_error_is_of_networks_that_the_fit_has_not_seen(monkeypatch: pytest.
 
         return work
 
-    monkeypatch.setattr(latency, "_call", call)
+    monkeypatch.setattr(latency, "_make_call", call)
     monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
     archs = ARCHS[:5]
     found = latency.measure(SPACE, torch.device("cpu"), 1, archs)

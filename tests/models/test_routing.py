@@ -26,7 +26,7 @@ STAGES = st.lists(
 def plainly(net: Supernet, images: Tensor, arch: Architecture) -> Tensor:
     """Split, worked on, joined: layer by layer, with every channel in its published place."""
     features = net.first_conv(images)
-    for layer, block in zip(net.space.layers, net.blocks(arch), strict=True):
+    for layer, block in zip(net.space.layers, net.select_blocks(arch), strict=True):
         if layer.stride == 2:
             features = torch.cat(block(features), 1)
         else:
@@ -79,7 +79,7 @@ def test_a_network_is_the_path_of_a_supernet(stride: int) -> None:
     space = SearchSpace((Stage(3, 16, stride), Stage(2, 24)), CHOICES, 8, 5, 8, 1, 12)
     arch = Architecture((0, 2, 1, 2, 0))
     supernet, network = Supernet(space).eval(), Network(space, arch, affine=False).eval()
-    for ours, theirs in zip(network.features, supernet.blocks(arch), strict=True):
+    for ours, theirs in zip(network.features, supernet.select_blocks(arch), strict=True):
         ours.load_state_dict(theirs.state_dict())
     for name in ("first_conv", "conv_last", "classifier"):
         getattr(network, name).load_state_dict(getattr(supernet, name).state_dict())

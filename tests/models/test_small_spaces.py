@@ -17,9 +17,9 @@ from torch import Tensor
 from spos_cli.config import loading
 from spos_cli.config.schema import Config
 from spos_cli.errors import ConfigError
-from spos_cli.models.counting import count, parameters
+from spos_cli.models.counting import count, count_parameters
 from spos_cli.models.network import Network
-from spos_cli.models.skeleton import initialized
+from spos_cli.models.skeleton import build_initialized
 from spos_cli.models.supernet import Supernet
 from spos_cli.official import flops_table
 from spos_cli.search.evaluator import Calibration, Evaluator
@@ -81,18 +81,18 @@ def work_through(space: SearchSpace) -> None:
     archs = [space.options.architecture([min(place, n - 1) for n in counts]) for place in range(max(counts))]
     images = torch.randn(4, 3, space.image_size, space.image_size, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(4) % space.classes
-    supernet = initialized(lambda: Supernet(space, dropout=0.0), 0)
+    supernet = build_initialized(lambda: Supernet(space, dropout=0.0), 0)
     for arch in archs:
         step(supernet, images, labels, arch)
-        network = initialized(lambda arch=arch: Network(space, arch, dropout=0.0), 0)  # type: ignore[misc]
+        network = build_initialized(lambda arch=arch: Network(space, arch, dropout=0.0), 0)  # type: ignore[misc]
         step(network, images, labels)
         assert all(parameter.grad is not None for parameter in network.parameters())
-        assert costs.params.of(arch) == parameters(network)
+        assert costs.params.of(arch) == count_parameters(network)
         if is_shuffled:
             network.eval()
             torch.testing.assert_close(network(images), logits(network, arch, images))
     if is_shuffled:
-        assert flops_table.of(space, costs.flops)["conv1"]
+        assert flops_table.make_table(space, costs.flops)["conv1"]
     pixels = torch.randint(0, 256, (6, 3, space.image_size, space.image_size), dtype=torch.uint8)
     evaluator = Evaluator(
         supernet,

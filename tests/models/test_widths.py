@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spos_cli.engine.precision import Amp
 from spos_cli.errors import ArchitectureError, ConfigError
-from spos_cli.models.counting import count, multiply_adds, parameters
+from spos_cli.models.counting import count, count_multiply_adds, count_parameters
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
@@ -94,8 +94,8 @@ def test_the_published_channel_search() -> None:
     assert plain.flops.of(Architecture(FOUND.choices)) == 318_729_024
     with torch.device("meta"):
         network = Network(WIDE, FOUND).eval()
-        assert multiply_adds(network, torch.empty(1, 3, 224, 224)) == 327_857_920
-    assert parameters(network) == 3_432_579
+        assert count_multiply_adds(network, torch.empty(1, 3, 224, 224)) == 327_857_920
+    assert count_parameters(network) == 3_432_579
     assert network.features[0].branch_main[0].weight.shape[0] == 44  # 1.4 times 32, rounded down
     assert network.features[4].branch_main[0].weight.shape[0] == 48  # 0.6 times 80
 
@@ -188,10 +188,10 @@ def test_costs_and_tensors_tell_the_width(name: str) -> None:
     for arch in some(space, 6):
         space.validate(arch)
         network = Network(space, arch)
-        assert costs.params.of(arch) == parameters(network)
+        assert costs.params.of(arch) == count_parameters(network)
         with torch.device("meta"):
             meta = Network(space, arch).eval()
-            assert costs.flops.of(arch) == multiply_adds(meta, torch.empty(1, 3, 12, 12))
+            assert costs.flops.of(arch) == count_multiply_adds(meta, torch.empty(1, 3, 12, 12))
         assert infer_architecture(space, network.state_dict()) == arch
         assert infer_architecture(space, Network(space, arch, affine=False).state_dict()) == arch
 
