@@ -217,14 +217,14 @@ def across_processes(
 
     from spos_cli.engine import accelerator, distributed
 
-    count = distributed.wanted(settings.devices)
-    if count > 1 and not distributed.launched():
+    count = distributed.count_processes(settings.devices)
+    if count > 1 and not distributed.is_launched():
         accelerator.require_usable(settings.devices)  # else each of them would say it
         distributed.launch(count, sys.argv[1:], settings.max_restarts, lambda text: print(text, file=sys.stderr))
         return
     timeout = timedelta(minutes=settings.timeout_minutes)
     same: dict[str, object] = {}
-    if distributed.launched():
+    if distributed.is_launched():
         read = {name: _content(value) if isinstance(value, Path) else value for name, value in arguments.items()}
         versions = {"spos": __version__, "torch": str(torch.__version__)}
         same = {"command": command, "versions": versions, **settings.shared(), "arguments": read}
@@ -241,7 +241,7 @@ def _at_once(training: TrainingConfig) -> int:
     """Images that each process of a training works on at once."""
     from spos_cli.engine import distributed
 
-    parts = training.accumulate * distributed.processes_in_all()
+    parts = training.accumulate * distributed.count_all_processes()
     return max(1, training.batch_size // parts)
 
 
@@ -735,7 +735,7 @@ def main() -> NoReturn:
 def _is_launched() -> bool:
     """Whether this is one of several processes, which may have met the others already."""
     distributed = sys.modules.get("spos_cli.engine.distributed")
-    return distributed is not None and bool(distributed.launched())
+    return distributed is not None and bool(distributed.is_launched())
 
 
 def _run() -> int:

@@ -21,14 +21,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from spos_cli import seeding
 from spos_cli.engine import checkpoint, history, parallel
-from spos_cli.engine.accelerator import sum_dtype
+from spos_cli.engine.accelerator import choose_sum_dtype
 from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.history import History, step_of
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
-from spos_cli.engine.optim import Schedule, ema_of, sgd
+from spos_cli.engine.optim import Schedule, make_ema, make_sgd
 from spos_cli.engine.parallel import Compression
-from spos_cli.engine.precision import Amp, autocast, prepared
+from spos_cli.engine.precision import Amp, autocast, prepare_images
 from spos_cli.engine.progress import console, track, warn
 from spos_cli.engine.scalars import Scalars
 from spos_cli.engine.timing import timed
@@ -135,9 +135,9 @@ class Trainer:
             raise ConfigError("amp: fp16 needs a GPU; use bf16 or off")
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parallel = parallel.wrap(self.model, processes, recipe.gradient_compression, one_path=one_path)
-        self.optimizer = sgd(self.model, recipe.momentum, recipe.weight_decay)
+        self.optimizer = make_sgd(self.model, recipe.momentum, recipe.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.amp == "fp16")
-        self.ema = ema_of(self.model, recipe.ema_decay) if recipe.ema_decay else None
+        self.ema = make_ema(self.model, recipe.ema_decay) if recipe.ema_decay else None
         if recipe.compile == "blocks":
             compile_blocks(self.model, device)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
@@ -232,7 +232,7 @@ class Trainer:
         for micro in range(recipe.accumulate):
             images, colours, labels = next(stream)
             labels = labels.to(device, non_blocking=True)
-            images = prepared(self.preprocess, images, colours, device)
+            images = prepare_images(self.preprocess, images, colours, device)
             for number, path in enumerate(arguments, 1):
                 is_last = micro == recipe.accumulate - 1 and number == len(arguments)
                 with contextlib.nullcontext() if is_last else self.without_averaging():
@@ -529,7 +529,7 @@ class Window:
     def reset(self) -> None:
         """Begins anew."""
         device = self.processes.device
-        self.sums = torch.zeros(3, dtype=sum_dtype(device), device=device)  # images, loss, top-1
+        self.sums = torch.zeros(3, dtype=choose_sum_dtype(device), device=device)  # images, loss, top-1
         self.begin = time.monotonic()
 
     def add(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor, share: float = 1.0) -> None:

@@ -99,10 +99,10 @@ class Setup:
 
     def __init__(self, run: Run, full: bool = False) -> None:
         self.run, self.config, self.full = run, run.config, full
-        self.count = distributed.wanted(self.config.devices)
+        self.count = distributed.count_processes(self.config.devices)
         work = self.space.work * self.batch_per_process(self.config.supernet)
-        self.threads = distributed.thread_count(self.config.threads, self.count, work)
-        self.device = distributed.device_of(self.config.devices, 1, 0)
+        self.threads = distributed.choose_threads(self.config.threads, self.count, work)
+        self.device = distributed.choose_device(self.config.devices, 1, 0)
         self.images = Images(self.config, Processes(0, 1, self.device))
         self.too_broken = False
 
@@ -213,12 +213,14 @@ def check_processes(setup: Setup) -> Findings:
 
 def processes(setup: Setup) -> Finding:
     """How many, on which devices, with how many threads and loader workers."""
-    count, config, cores = setup.count, setup.config, distributed.usable_cores()
+    count, config, cores = setup.count, setup.config, distributed.count_usable_cores()
     accelerator.require_usable(config.devices)
-    devices = [distributed.device_of(config.devices, count, rank) for rank in range(count)]
+    devices = [distributed.choose_device(config.devices, count, rank) for rank in range(count)]
     gpus, on_gpus = accelerator.count(), setup.device.type != "cpu"
     names = ", ".join(map(str, devices)) if on_gpus else "cpu"
-    backend = "" if count == 1 else f", messages by {accelerator.messenger(setup.device).replace('nccl', 'NCCL')}"
+    backend = (
+        "" if count == 1 else f", messages by {accelerator.choose_transport(setup.device).replace('nccl', 'NCCL')}"
+    )
     seen = (
         f"{plural(count, 'process', 'processes')} on {names}: {plural(setup.threads, 'thread')} and"
         f" {plural(config.data.workers, 'loader worker')} each{backend}; {plural(cores, 'core')},"
@@ -398,7 +400,7 @@ def path_sampler(setup: Setup) -> Finding:
 
 def check_devices(setup: Setup) -> Findings:
     """The published model's logits on the CPU and on every GPU."""
-    gpus = map(accelerator.device, range(accelerator.count()))
+    gpus = map(accelerator.get_device, range(accelerator.count()))
     with console.status("self-test"):
         return [self_test(device) for device in (accelerator.CPU, *gpus)]
 
@@ -672,7 +674,7 @@ def sample(setup: Setup, split: str, images: ImageSet, most: int) -> NDArray[np.
 
 def readers() -> int:
     """Processes that read images."""
-    cores = distributed.usable_cores()
+    cores = distributed.count_usable_cores()
     return cores if cores > 1 else 0
 
 
@@ -773,7 +775,7 @@ def check_speed(setup: Setup) -> Findings:
 def speed(setup: Setup) -> Finding:
     """Images a second of the training steps and of the loader, each alone, for all processes of this machine."""
     training, workers = setup.config.supernet, setup.config.data.workers
-    images, cores = training.steps * training.batch_size, distributed.usable_cores()
+    images, cores = training.steps * training.batch_size, distributed.count_usable_cores()
     size = setup.batch_per_process(training)
     size = min(size, CPU_BATCH) if setup.device.type == "cpu" else size
     setup.space.require_variance(size, "supernet.batch_size")

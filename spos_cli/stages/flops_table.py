@@ -98,8 +98,8 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
     rng = seeding.generator(run.config.seed, "latency")
     checked = [flops.distribution().draw(rng, None, None) for _ in range(CHECKED)]
     with track("measuring latencies", WARM_UP_ROUNDS + MEASURED_ROUNDS, "rounds", quiet=run.as_json) as task:
-        timed = partial(accelerator.seconds_of, device)
-        named = {"name": accelerator.name(device), "dtype": accelerator.float32_name(device)}
+        timed = partial(accelerator.time_call, device)
+        named = {"name": accelerator.get_name(device), "dtype": accelerator.describe_float32(device)}
         found = latency.measure(space, device, batch, checked, task.advance, timed, **named)
     spearman = statistics.spearman(*zip(*(pair[1:] for pair in found.whole), strict=True))
     summary = {

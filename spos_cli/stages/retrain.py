@@ -14,7 +14,7 @@ from spos_cli.engine.calibration import calibrate
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.evaluation import evaluate
 from spos_cli.engine.metrics import Accuracy
-from spos_cli.engine.precision import autocast, prepared
+from spos_cli.engine.precision import autocast, prepare_images
 from spos_cli.engine.progress import track
 from spos_cli.engine.trainer import Trainer, uncompiled
 from spos_cli.files.quoting import quote_path
@@ -124,7 +124,7 @@ def last_batchnorm_pass(run: Run, model: nn.Module, images: Images, processes: P
 
         def inputs() -> Any:
             for pixels, colours, _ in batches:
-                yield prepared(images.preprocess, pixels, colours, processes.device)
+                yield prepare_images(images.preprocess, pixels, colours, processes.device)
                 task.advance()
 
         with autocast(processes.device, training.amp), uncompiled():

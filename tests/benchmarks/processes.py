@@ -18,7 +18,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from spos_cli.engine.distributed import Processes
-from spos_cli.engine.parallel import SUPPORTED, wrap
+from spos_cli.engine.parallel import SUPPORTED_ARGUMENTS, wrap
 from spos_cli.models.counting import count
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
@@ -98,7 +98,9 @@ def train_steps(rank: int, number: int) -> tuple[list[float], list[float], float
         model = Supernet(PUBLISHED)
         initialize(model, 0)
         models.append(model.to(memory_format=torch.channels_last))
-    without_buffers = {"forward_sync_buffers" if "forward_sync_buffers" in SUPPORTED else "broadcast_buffers": False}
+    without_buffers = {
+        "forward_sync_buffers" if "forward_sync_buffers" in SUPPORTED_ARGUMENTS else "broadcast_buffers": False
+    }
     plain = DistributedDataParallel(models[0], find_unused_parameters=True, **without_buffers)
     ours = wrap(models[1], Processes(rank, number, torch.device("cpu")))
     assert isinstance(ours, DistributedDataParallel)

@@ -38,7 +38,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rates are measured for a moment only, on a machine of two cores without a GPU; a space is counted once."""
     count_spaces_once(monkeypatch)
     monkeypatch.setattr(doctor, "SECONDS", 0.05)
-    monkeypatch.setattr(distributed, "usable_cores", lambda: 2)
+    monkeypatch.setattr(distributed, "count_usable_cores", lambda: 2)
     monkeypatch.setattr(shutil, "which", lambda name: None)
 
 

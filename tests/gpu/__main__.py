@@ -56,10 +56,10 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
 def machine(device: torch.device) -> dict[str, Any]:
     """What the figures are of."""
     return {
-        "device": accelerator.name(device),
+        "device": accelerator.get_name(device),
         "kind": device.type,
         "accelerators": accelerator.count(),
-        "float32": accelerator.float32_name(device),
+        "float32": accelerator.describe_float32(device),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -118,11 +118,11 @@ def main(words: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    device = accelerator.CPU if asked.cpu or not accelerator.count() else accelerator.device(0)
+    device = accelerator.CPU if asked.cpu or not accelerator.count() else accelerator.get_device(0)
     accelerator.select(device)
     if device.type == "cpu":
         torch.set_num_threads(1)  # several wait for each other where other work runs, too
-    print(f"{accelerator.name(device)}, PyTorch {torch.__version__}" if device.type != "cpu" else NO_ACCELERATOR)
+    print(f"{accelerator.get_name(device)}, PyTorch {torch.__version__}" if device.type != "cpu" else NO_ACCELERATOR)
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as folder:
         place = Place(device, Path(folder))

@@ -207,7 +207,7 @@ def in_turns(place: Place, ways: Mapping[str, Callable[[], object]], turns: int,
         if turn and time.monotonic() > end:
             break
         for name, call in ways.items():
-            seconds[name].append(accelerator.seconds_of(place.device, call))
+            seconds[name].append(accelerator.time_call(place.device, call))
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

@@ -341,7 +341,7 @@ def scores_on(device: torch.device, amp: Amp, tf32: bool) -> list[Score]:
         device=device,
         amp=amp,
     )
-    with accelerator.convolutions(tf32=tf32):
+    with accelerator.set_convolutions(tf32=tf32):
         scores = evaluator.score(CANDIDATES)
     assert scores is not None
     return scores
@@ -368,7 +368,7 @@ def with_tf32(allowed: bool, run: Callable[[Place], str]) -> Callable[[Place], s
     """The same with TF32 as it is said."""
 
     def within_it(place: Place) -> str:
-        with accelerator.convolutions(tf32=allowed):
+        with accelerator.set_convolutions(tf32=allowed):
             return run(place)
 
     return within_it

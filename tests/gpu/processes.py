@@ -191,7 +191,7 @@ def several(place: Place) -> str:
         if len(losses) != STEPS // 5 or not all(map(math.isfinite, losses)):
             raise Wrong(f"losses with {number} processes: {losses}")
         said.append(f"{number}: loss {losses[0]:.2f} to {losses[-1]:.2f}")
-    return f"{accelerator.backend(place.device)}; {', '.join(said)}"
+    return f"{accelerator.choose_backend(place.device)}; {', '.join(said)}"
 
 
 def two_devices(place: Place) -> str | None:

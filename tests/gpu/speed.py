@@ -21,9 +21,9 @@ from spos_cli.data.loaders import PREFETCH, BadImages, training_batches
 from spos_cli.data.resized import ResizedSet, keep_in_memory
 from spos_cli.data.transforms import Augmentation, TrainTransform, preprocess
 from spos_cli.engine import accelerator
-from spos_cli.engine.distributed import usable_cores
+from spos_cli.engine.distributed import count_usable_cores
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.precision import Amp, prepared
+from spos_cli.engine.precision import Amp, prepare_images
 from spos_cli.engine.trainer import Compile, Recipe
 from spos_cli.models import latency
 from spos_cli.models.counting import count
@@ -134,7 +134,7 @@ def our_step(place: Place, way: Way, batch: int) -> Call:
     batches = itertools.repeat((images, None, labels))
 
     def step() -> None:
-        with accelerator.convolutions(tf32=way.tf32, benchmark=way.benchmark):
+        with accelerator.set_convolutions(tf32=way.tf32, benchmark=way.benchmark):
             training.update(batches)
         training.step += 1
 
@@ -163,12 +163,12 @@ def measured(place: Place, batch: int, ways: Sequence[Way], official: bool = Fal
         try:
             step = build()
             several_times(step, 2)  # momentum, compiled blocks, chosen algorithms
-            made[name], memory[name] = step, accelerator.memory_of(place.device, step)
+            made[name], memory[name] = step, accelerator.measure_memory(place.device, step)
         except torch.OutOfMemoryError:
             left_out.append(f"batch {batch}, {name}: does not fit")
         if name not in made:  # now that the error holds nothing any more
             accelerator.release_memory(place.device)
-    slowest = max((accelerator.seconds_of(place.device, step) for step in made.values()), default=1.0)
+    slowest = max((accelerator.time_call(place.device, step) for step in made.values()), default=1.0)
     number = place.pick(max(1, round(0.25 / slowest)), 1)
     calls = {name: partial(several_times, step, number) for name, step in made.items()}
     seconds = in_turns(place, calls, place.pick(TURNS, 1), 0.8)
@@ -270,7 +270,7 @@ def candidate(place: Place) -> str:
             calls |= ours(name, dtype)
         for call in calls.values():
             call()
-        memory = {name: accelerator.memory_of(place.device, calls[f"{name} calibration"]) for name in ways}
+        memory = {name: accelerator.measure_memory(place.device, calls[f"{name} calibration"]) for name in ways}
         seconds = in_turns(place, calls, place.pick(TURNS, 1), 0.8)
     one = max(0.0, seconds["official calibration"] - seconds["official begin"]) / number / calibrated
     other = seconds["official scoring"] / number / scored  # seconds of an image, as `one`
@@ -309,7 +309,7 @@ def input_rate(place: Place, images: ImageSet, workers: int, batch: int) -> floa
     )
     done, begin = 0, 0.0
     for index, (pixels, colours, _) in enumerate(stream):
-        prepared(lambda made, drawn: preprocess("spos", made, drawn), pixels, colours, place.device)
+        prepare_images(lambda made, drawn: preprocess("spos", made, drawn), pixels, colours, place.device)
         if index + 1 == ahead:
             accelerator.synchronize(place.device)
             begin = time.perf_counter()
@@ -329,7 +329,9 @@ def loader(place: Place) -> str:
     cached = keep_in_memory(ResizedSet(files, 256), np.arange(len(paths)), BadImages(0, print))
     said = []
     for source, images in (("JPEG files", files), ("the cache", cached)):
-        rates = {workers: input_rate(place, images, workers, batch) for workers in sorted({1, usual, usable_cores()})}
+        rates = {
+            workers: input_rate(place, images, workers, batch) for workers in sorted({1, usual, count_usable_cores()})
+        }
         for workers, rate in rates.items():
             way = "default" if workers == usual else f"data.workers {workers}"
             setting = None if way == "default" else Setting("data.workers", str(workers), str(usual))
@@ -376,5 +378,5 @@ def checks() -> Iterator[Check]:
     yield Check("candidate", "a candidate's calibration and scoring", 20, candidate)
     yield Check("loader", "training input from JPEG files and from the cache", 20, loader)
     yield Check("latency-clock", "latencies by the clock against whole networks", 10, partial(latencies, by_the_clock))
-    by_events = partial(latencies, accelerator.seconds_of)
+    by_events = partial(latencies, accelerator.time_call)
     yield Check("latency-events", "latencies by the device's events", 10, by_events, an_accelerator)
