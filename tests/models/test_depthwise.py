@@ -1,4 +1,4 @@
-"""Strips of a depthwise kernel against PyTorch's own gradients."""
+"""Gradients by strips of a depthwise kernel, against PyTorch's own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spos_cli.models.blocks import DepthwiseConvolution
 @pytest.mark.parametrize("channels", [1, 6])
 @pytest.mark.parametrize("size", [(1, 6), (3, 7), (9, 8), (6, 14)])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
-def test_gradients_are_those_of_conv2d(
+def test_gradients_equal_those_of_conv2d(
     kernel: int, channels: int, size: tuple[int, int], memory_format: torch.memory_format
 ) -> None:
     torch.manual_seed(0)
@@ -33,7 +33,7 @@ def test_gradients_are_those_of_conv2d(
         torch.testing.assert_close(one, other)
 
 
-def test_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_are_used_only_where_they_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(depthwise, "IS_X86", True)
     features = torch.randn(2, 6, 8, 8)
     wide, narrow = torch.randn(6, 1, 5, 5), torch.randn(6, 1, 3, 3)

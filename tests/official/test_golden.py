@@ -42,19 +42,19 @@ def read_golden(name: str) -> Any:
     return json.loads((GOLDEN / f"{name}.json").read_text())
 
 
-def shapes(model: torch.nn.Module) -> dict[str, list[int]]:
+def list_shapes(model: torch.nn.Module) -> dict[str, list[int]]:
     return {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def test_supernet_tensors_have_the_official_names_shapes_and_order() -> None:
     with torch.device("meta"):
-        ours = shapes(Supernet(PUBLISHED))
+        ours = list_shapes(Supernet(PUBLISHED))
     assert list(ours.items()) == list(read_golden("supernet_state_dict").items())
 
 
 def test_network_tensors_have_the_official_names_shapes_and_order() -> None:
     with torch.device("meta"):
-        ours = shapes(Network(PUBLISHED, WINNER))
+        ours = list_shapes(Network(PUBLISHED, WINNER))
     assert list(ours.items()) == list(read_golden("network_state_dict").items())
 
 
