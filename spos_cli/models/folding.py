@@ -1,4 +1,4 @@
-"""Run branches with a candidate's own BatchNorm statistics, then fold these into the weights.
+"""Give candidates their own BatchNorm statistics, and fold them into weights.
 
 The supernet itself is never changed: weights are shared or copied, and each candidate has statistics of its own.
 """

@@ -1,4 +1,4 @@
-"""Bring each channel to the layer that works on it, without copying for the channel shuffle.
+"""Bring each channel to the layer that works on it, without a shuffling copy.
 
 ShuffleNetV2 shuffles the channels before each block of stride 1: the even channels pass by, the odd ones are worked on.
 Which later layer works on a channel depends on the layers alone, not on their choices. So each block computes its

@@ -1,4 +1,4 @@
-"""The part that supernet and network share: stem, head, forward pass, initial weights."""
+"""What supernet and network share: stem, head, forward pass, initial weights."""
 
 from __future__ import annotations
 

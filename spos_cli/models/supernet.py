@@ -1,4 +1,4 @@
-"""The weight-sharing supernet: every choice of every layer, run one path at a time."""
+"""The weight-sharing supernet: every choice of every layer, one path at a time."""
 
 from __future__ import annotations
 

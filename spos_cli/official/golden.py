@@ -1,4 +1,4 @@
-"""Golden numbers of the official model: its logits, costs and the weights behind them.
+"""Golden numbers of the official model: logits and costs, and their weights.
 
 The logits were measured with the official code (megvii-model/SinglePathOneShot), on a CPU in float32. Weights and
 images are a hash of their index, so that nothing has to be shipped or downloaded.

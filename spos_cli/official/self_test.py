@@ -1,4 +1,4 @@
-"""Test whether this PyTorch computes the official model's logits correctly on a device."""
+"""Test whether a device computes the official model's logits correctly."""
 
 from __future__ import annotations
 

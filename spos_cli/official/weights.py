@@ -1,4 +1,4 @@
-"""The official weights: the forms of their files, and the architecture behind their tensors.
+"""The official weights: the forms of their files, and their architecture.
 
 The official training saves `{"state_dict": ...}` of a model in DataParallel, so that names begin with `module.`. Its
 evaluation uses the bare mapping. All forms are understood. Names and shapes of the tensors are the same as ours.

@@ -40,7 +40,7 @@ GOLDEN = Path(__file__).parents[1] / "official" / "golden" / "supernet_training.
 
 def need_tf32(place: Place) -> str | None:
     """Return why a device has no TF32, or None."""
-    return None if accelerator.has_need_tf32(place.device) else "needs an NVIDIA GPU with TF32 (A100 or later)"
+    return None if accelerator.has_tf32(place.device) else "needs an NVIDIA GPU with TF32 (A100 or later)"
 
 
 def need_bf16(place: Place) -> str | None:
