@@ -43,7 +43,7 @@ class Conditions:
         batch: images per call.
         threads: of the CPU.
         dtype: of weights and images, and how convolutions compute it.
-        warm_up, rounds: calls of each block that do not count, and that do; the medians of the latter are taken.
+        warm_up, rounds: calls of each block before the measurement, and in it; the table has the medians of the latter.
     """
 
     device: str

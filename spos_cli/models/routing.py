@@ -89,7 +89,8 @@ def make_routing(space: SearchSpace, device: torch.device) -> Routing:
 
     Channels are numbered through all outputs of all positions, in the order in which they are made.
     """
-    made: list[list[range]] = [[range(space.stem_channels)]]  # by position and output tensor: numbers of its channels
+    # By position and output tensor: the numbers of its channels.
+    outputs_by_position: list[list[range]] = [[range(space.stem_channels)]]
     flowing = np.arange(space.stem_channels)  # numbers of the channels between two layers, in the official order
     worked_on: list[NDArray[np.int64]] = []  # by layer, and then the head: numbers of the channels that it works on
     total = space.stem_channels
@@ -100,7 +101,7 @@ def make_routing(space: SearchSpace, device: torch.device) -> Routing:
             outputs.append(range(total, total + count))
             total += count
         worked_on.append(worked)
-        made.append(outputs)
+        outputs_by_position.append(outputs)
         flowing = np.concatenate((passing, *outputs))
     worked_on.append(flowing)
 
@@ -123,7 +124,7 @@ def make_routing(space: SearchSpace, device: torch.device) -> Routing:
     inputs = [None, *(to_indices(np.argsort(worked)) for worked in worked_on)]
     outputs_of = [
         tuple(to_indices(np.argsort(consumer[channels], kind="stable")) for channels in outputs)
-        for outputs in [*made, []]  # the head has no output to route
+        for outputs in [*outputs_by_position, []]  # the head has no output to route
     ]
     channels = [BlockChannels(*pair) for pair in zip(inputs, outputs_of, strict=True)]
-    return Routing(channels, [[make_split(channels) for channels in outputs] for outputs in made])
+    return Routing(channels, [[make_split(channels) for channels in outputs] for outputs in outputs_by_position])

@@ -211,9 +211,9 @@ def test_a_compiler_is_looked_for_where_blocks_are_to_be_compiled(monkeypatch: p
 
 def test_a_counter_that_counts_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     found([doctor.attempt("published costs", doctor.published_costs)], "published costs", "ok", "322,918,720")
-    one = counting.multiply_adds
+    one = counting.count_multiply_adds
     monkeypatch.setattr(doctor, "count", counting.count)
-    monkeypatch.setattr(counting, "multiply_adds", lambda forward, images: 2 * one(forward, images))
+    monkeypatch.setattr(counting, "count_multiply_adds", lambda forward, images: 2 * one(forward, images))
     finding = found([doctor.published_costs()], "published costs", "fail", "no cost or limit can be trusted")
     assert "645,837,440 instead of 322,918,720" in finding.seen
     assert "parameters" not in finding.seen

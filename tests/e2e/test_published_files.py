@@ -73,7 +73,7 @@ def winner() -> dict[str, torch.Tensor]:
 
 
 def test_the_oracle_is_the_published_network(winner: dict[str, torch.Tensor]) -> None:
-    golden = json.loads((Path(reference.__file__).parent / "golden/network_logits.json").read_text())
+    golden = json.loads((Path(__file__).parents[1] / "official/golden/network_logits.json").read_text())
     for case in golden[:3]:
         network = Network(PUBLISHED, WINNER.__class__(tuple(case["architecture"])))
         fill_weights(network)
