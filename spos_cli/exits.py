@@ -48,13 +48,13 @@ def across_processes(
 
     from spos_cli.engine import accelerator, distributed
 
-    count = distributed.wanted(settings.devices)
-    if count > 1 and not distributed.launched():
+    count = distributed.count_processes(settings.devices)
+    if count > 1 and not distributed.is_launched():
         accelerator.require_usable(settings.devices)  # Otherwise every process would report it.
         distributed.launch(count, sys.argv[1:], settings.max_restarts, lambda text: print(text, file=sys.stderr))
         return
     same: dict[str, object] = {}
-    if distributed.launched():
+    if distributed.is_launched():
         versions = {"spos": __version__, "torch": str(torch.__version__)}
         contents = {name: digest(value) if isinstance(value, Path) else value for name, value in arguments.items()}
         same = {"command": command, "versions": versions, **settings.shared(), "arguments": contents}
@@ -72,7 +72,7 @@ def images_at_once(training: TrainingConfig) -> int:
     """Return how many images each process of a training works on at once."""
     from spos_cli.engine import distributed
 
-    parts = training.accumulate * distributed.processes_in_all()
+    parts = training.accumulate * distributed.count_all_processes()
     return max(1, training.batch_size // parts)
 
 
@@ -153,4 +153,4 @@ def show(error: Exception) -> None:
 def _is_launched() -> bool:
     """Tell whether this is one of several processes, which may have met the others already."""
     distributed = sys.modules.get("spos_cli.engine.distributed")
-    return distributed is not None and bool(distributed.launched())
+    return distributed is not None and bool(distributed.is_launched())

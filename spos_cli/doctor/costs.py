@@ -41,8 +41,8 @@ def check_official_costs() -> Finding:
     counts = {
         "FLOPs of the official architecture": (costs.flops.of(golden.WINNER), golden.WINNER_FLOPS),
         "its parameters": (costs.params.of(golden.WINNER), golden.WINNER_PARAMS),
-        "fewest FLOPs of the official space": (costs.flops.minimum, golden.LEAST_FLOPS),
-        "most FLOPs of the official space": (costs.flops.maximum, golden.MOST_FLOPS),
+        "fewest FLOPs of the official space": (costs.flops.minimum, golden.MIN_FLOPS),
+        "most FLOPs of the official space": (costs.flops.maximum, golden.MAX_FLOPS),
     }
     wrong = [
         f"{name} {ours:,} instead of {official:,}" for name, (ours, official) in counts.items() if ours != official

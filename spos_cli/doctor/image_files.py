@@ -140,5 +140,5 @@ def draw_sample(setup: Setup, split: str, images: ImageSet, size: int) -> NDArra
 
 def count_readers() -> int:
     """Return how many processes read images; 0 for this one alone."""
-    cores = distributed.usable_cores()
+    cores = distributed.count_usable_cores()
     return cores if cores > 1 else 0

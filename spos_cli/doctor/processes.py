@@ -33,12 +33,12 @@ def check(setup: Setup) -> Findings:
 
 def check_processes(setup: Setup) -> Finding:
     """Compare the processes, threads and devices with the cores and GPUs of this machine."""
-    count, config, cores = setup.processes, setup.config, distributed.usable_cores()
+    count, config, cores = setup.processes, setup.config, distributed.count_usable_cores()
     accelerator.require_usable(config.devices)
-    devices = [distributed.device_of(config.devices, count, rank) for rank in range(count)]
+    devices = [distributed.choose_device(config.devices, count, rank) for rank in range(count)]
     gpus, on_gpus = accelerator.count(), setup.device.type != "cpu"
     names = ", ".join(map(str, devices)) if on_gpus else "cpu"
-    backend = accelerator.messenger(setup.device).replace("nccl", "NCCL")
+    backend = accelerator.choose_transport(setup.device).replace("nccl", "NCCL")
     each, connection = ("with", "") if count == 1 else ("each with", f", connected by {backend}")
     seen = (
         f"{plural(count, 'process', 'processes')} on {names}, {each} {plural(setup.threads, 'thread')} and"

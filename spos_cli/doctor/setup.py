@@ -30,10 +30,10 @@ class Setup:
 
     def __init__(self, run: Run, full: bool = False) -> None:
         self.run, self.config, self.full = run, run.config, full
-        self.processes = distributed.wanted(self.config.devices)
+        self.processes = distributed.count_processes(self.config.devices)
         work = self.space.work * self.batch_per_process(self.config.supernet)
-        self.threads = distributed.thread_count(self.config.threads, self.processes, work)
-        self.device = distributed.device_of(self.config.devices, 1, 0)
+        self.threads = distributed.choose_threads(self.config.threads, self.processes, work)
+        self.device = distributed.choose_device(self.config.devices, 1, 0)
         self.images = Images(self.config, Processes(0, 1, self.device))
         self.has_fatal_images = False
 

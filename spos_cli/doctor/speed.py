@@ -58,7 +58,7 @@ def check_speed(setup: Setup) -> Finding:
         advice = f"check the driver, and that PyTorch {torch.__version__} is built for {setup.device}"
         return Finding("speed", "fail", first_line(error), advice)
     # More processes make a CPU faster only as far as there are cores.
-    cores = distributed.usable_cores()
+    cores = distributed.count_usable_cores()
     on_cpu = setup.device.type == "cpu"
     step *= min(setup.processes, max(1, cores // setup.threads)) if on_cpu else setup.processes
     return compare_loader(setup, step, f"training: {rate(step)} (measured with batches of {size:,})")
@@ -71,7 +71,7 @@ def compare_loader(setup: Setup, step: float, seen: str) -> Finding:
         step: images per second of the training, all processes together.
         seen: what the finding says about it.
     """
-    training, workers, cores = setup.config.supernet, setup.config.data.workers, distributed.usable_cores()
+    training, workers, cores = setup.config.supernet, setup.config.data.workers, distributed.count_usable_cores()
     images = training.steps * training.batch_size
     if not setup.can_load:
         seen += f"; loader: not measured; {estimate(images / step)}"

@@ -1,4 +1,4 @@
-"""Exact counts of a model over images."""
+"""Count how many images a model classifies correctly."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.metrics import Accuracy, AccuracyMeter
 from spos_cli.engine.precision import Amp, autocast, to_device
 
-CPU_BATCH = 32  # more images at a time do not fit into a CPU's cache, and take up to 1.4 times as long each
+CPU_BATCH = 32  # images; more at a time exceed a CPU's cache and take up to 1.4 times as long each
 
 
 @torch.inference_mode()
@@ -24,16 +24,16 @@ def evaluate(
     processes: Processes | None = None,
     keep: Callable[[Tensor], None] | None = None,
 ) -> Accuracy:
-    """Counts what a model gets right.
+    """Count the correct predictions of a model.
 
     Args:
-        forward: `(B, 3, H, W)` float to logits `(B, classes)`, in eval mode.
+        forward: maps `(B, 3, H, W)` float to logits `(B, classes)`, in eval mode.
         batches: images `(B, 3, H, W) uint8` and labels `(B,)`.
-        preprocess: uint8 images on the device to float.
+        preprocess: maps uint8 images on the device to float.
         device: where to compute.
         amp: mixed precision of the forward pass.
-        processes: if given, the counts of all of them are summed; each brings its own batches.
-        keep: is handed the logits of each batch.
+        processes: if given, sum the counts of all processes; each has its own batches.
+        keep: is called with the logits of each batch.
     """
     meter = AccuracyMeter(device)
     for images, labels in batches:

@@ -1,4 +1,7 @@
-"""Counts are summed over images and processes and divided once; no averages of averages."""
+"""Count correct predictions exactly, over images and processes.
+
+Counts are summed and divided once, so there are no averages of averages.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spos_cli.engine.accelerator import sum_dtype
+from spos_cli.engine.accelerator import choose_sum_dtype
 from spos_cli.engine.distributed import Processes
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Exact counts over `images` images; `loss` is the mean cross-entropy, without smoothing."""
+    """Exact counts over `images` images, and the mean cross-entropy `loss` without label smoothing."""
 
     images: int
     top1_count: int
@@ -23,33 +26,33 @@ class Accuracy:
 
     @property
     def top1(self) -> float:
-        """Share of images whose label has the largest logit."""
+        """Share of images whose label has the largest logit, from 0 to 1."""
         return self.top1_count / self.images
 
     @property
     def top5(self) -> float:
-        """Share of images whose label is among the five largest logits (or all, with fewer classes)."""
+        """Share of images whose label is among the five largest logits (all logits, with fewer classes)."""
         return self.top5_count / self.images
 
 
 class AccuracyMeter:
-    """Collects counts on the device; the host waits for it only in `total`."""
+    """Counts on the device; the host waits for them only in `total`."""
 
     def __init__(self, device: torch.device) -> None:
-        self.counts = torch.zeros(3, dtype=torch.int64, device=device)  # images, top-1, top-5
-        self.loss = torch.zeros(1, dtype=sum_dtype(device), device=device)
+        self.counts = torch.zeros(3, dtype=torch.int64, device=device)  # (3,): images, top-1, top-5
+        self.loss = torch.zeros(1, dtype=choose_sum_dtype(device), device=device)
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Counts one batch: `logits (B, classes)`, `labels (B,)`."""
+        """Count one batch: `logits (B, classes)`, `labels (B,)`."""
         logits = logits.float()
-        top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]  # (B, up to 5) bool
         self.counts[0] += labels.numel()
         self.counts[1] += top[:, 0].sum()
         self.counts[2] += top.sum()
         self.loss += F.cross_entropy(logits, labels, reduction="sum")
 
     def total(self, processes: Processes | None = None) -> Accuracy:
-        """The counts of this process, or of all of `processes` together."""
+        """Return the counts of this process, or the sum over all of `processes`."""
         counts, loss = self.counts.clone(), self.loss.clone()
         if processes is not None:
             counts, loss = processes.sum(counts), processes.sum(loss)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spos_cli.engine import history
-from spos_cli.engine.accelerator import sum_dtype
+from spos_cli.engine.accelerator import choose_sum_dtype
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.history import History, step_of
 from spos_cli.engine.progress import warn
@@ -93,7 +93,7 @@ class MetricsWindow:
     def reset(self) -> None:
         """Start a new window."""
         device = self.processes.device
-        self.sums = torch.zeros(3, dtype=sum_dtype(device), device=device)  # images, loss, top-1
+        self.sums = torch.zeros(3, dtype=choose_sum_dtype(device), device=device)  # images, loss, top-1
         self.begin = time.monotonic()
 
     def add(self, step: int, loss: Tensor, logits: Tensor, labels: Tensor, share: float = 1.0) -> None:

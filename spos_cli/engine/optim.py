@@ -1,4 +1,4 @@
-"""The optimizer, the learning-rate schedules and the moving average of weights."""
+"""The optimizer, learning-rate schedules and the moving average of weights."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate as a function of the update.
+    """Learning rate as a function of the step.
 
     Attributes:
         peak: largest learning rate.
-        steps: updates of the whole training.
-        kind: how it falls to 0.
-        warmup_steps: updates of linear rise to `peak`.
-        first: position of the first update. 0 uses the full `peak` for it; the published code steps its
-            schedule before each update, which is 1 (and uses 0 for the last).
+        steps: steps of the whole training.
+        kind: shape of the fall to 0.
+        warmup_steps: steps of the linear rise to `peak`.
+        first: position of the first step on the schedule. With 0 it has the full `peak`. The official code steps its
+            schedule before each update, which is 1: its last update has learning rate 0.
     """
 
     peak: float
@@ -30,7 +30,7 @@ class Schedule:
     first: int = 0
 
     def lr(self, step: int) -> float:
-        """The learning rate of update `step`, counted from 0."""
+        """Return the learning rate of a step, counted from 0."""
         position = step + self.first
         if step < self.warmup_steps:
             return self.peak * (step + 1) / self.warmup_steps
@@ -40,11 +40,12 @@ class Schedule:
         return self.peak * (1 - progress)
 
 
-def sgd(model: nn.Module, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """SGD with weight decay on weights of two or more dimensions only, so not on BatchNorm or biases.
+def make_sgd(model: nn.Module, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    """Make SGD with weight decay on weights of two or more dimensions only, so not on BatchNorm or biases.
 
-    The learning rate is set before each step. A parameter without a gradient is left alone altogether:
-    no decay, no momentum. The foreach form takes parameters that have no momentum yet; the fused one does not.
+    The trainer sets the learning rate before each step. A parameter without a gradient does not change at all, neither
+    by weight decay nor by momentum. The foreach form accepts parameters without momentum beside others; the fused form
+    does not.
     """
     parameters = list(model.parameters())
     groups = [
@@ -54,11 +55,11 @@ def sgd(model: nn.Module, momentum: float, weight_decay: float) -> torch.optim.S
     return torch.optim.SGD([g for g in groups if g["params"]], lr=0.0, momentum=momentum, foreach=True)
 
 
-def ema_of(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
+def make_ema(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
     """Make an exponential moving average of a model's weights and of its BatchNorm statistics.
 
-    Statistics of the model's own weights would be those of another network: averaged weights have other features. timm
-    and torchvision's reference trainings average both, too. Counters are copied.
+    Averaged weights have other features, so the model's own statistics would not fit them. timm and torchvision's
+    reference trainings average both, too. Counters are copied.
     """
     average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 

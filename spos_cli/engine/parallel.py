@@ -1,4 +1,4 @@
-"""PyTorch's DistributedDataParallel, set up for paths of a supernet."""
+"""Set up PyTorch's DistributedDataParallel for the paths of a supernet."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from spos_cli.models.supernet import Supernet
 Compression = Literal["off", "bf16"]
 
 MIB = 2**20
-SMALL_BUCKET = 1 / 16  # MiB; below the size of most blocks of ImageNet's supernet
-SKIP = "skip_all_reduce_unused_params"  # not in PyTorch 2.6
-SUPPORTED = inspect.signature(DistributedDataParallel.__init__).parameters
+SMALL_BUCKET_MIB = 1 / 16  # smaller than most blocks of the ImageNet supernet
+SKIP_UNUSED = "skip_all_reduce_unused_params"  # an argument that PyTorch 2.6 does not have
+SUPPORTED_ARGUMENTS = inspect.signature(DistributedDataParallel.__init__).parameters
 
 
 def wrap(
@@ -28,51 +28,51 @@ def wrap(
 ) -> nn.Module:
     """Wrap a model so that its backward pass averages gradients over all processes.
 
-    Blocks that the path left out keep `grad` None, and where that is safe their gradients are not sent either: all
-    processes take the same path, so a bucket that one of them does not need is needed by none.
+    Blocks outside the path keep `grad` None. Where it is safe, their gradients are not sent either: all processes take
+    the same path, so a bucket that one process does not need is needed by none.
 
     Args:
-        model: on its device; its parameters become those of the first process.
+        model: on its device; its parameters are overwritten with those of the first process.
         compression: `bf16` sends half of the bytes, with 8 bits of precision.
         one_path: whether all passes of a step take the same path. Otherwise a block may have gradients of an earlier
             pass only, and everything is sent.
 
     Returns:
-        The model itself where there is only one process.
+        The wrapped model, or the model itself if there is only one process.
     """
     if processes.world_size == 1:
         return model
     options: dict[str, Any] = {
-        # Without this, DistributedDataParallel lays out its buckets anew after the first step. From three processes
-        # on, a resumed training would then add gradients in another order than one that was never interrupted.
+        # Without this, DistributedDataParallel rearranges its buckets after the first step. With three or more
+        # processes, a resumed training would then add gradients in another order than an uninterrupted one.
         "find_unused_parameters": True,
-        # BatchNorm statistics stay those of each process; an evaluation uses those of the first one.
-        "forward_sync_buffers" if "forward_sync_buffers" in SUPPORTED else "broadcast_buffers": False,
+        # Each process keeps its own BatchNorm statistics; an evaluation uses those of the first process.
+        "forward_sync_buffers" if "forward_sync_buffers" in SUPPORTED_ARGUMENTS else "broadcast_buffers": False,
     }
     warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified in DDP constructor, but")
-    # The strides of a 1x1 kernel can be written in two ways, which are the same memory.
+    # The strides of a 1x1 kernel can be written in two ways that mean the same memory.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    if isinstance(model, Supernet) and one_path and not has_own(model) and SKIP in SUPPORTED:
-        options[SKIP] = True
-        if "bucket_cap_mb_list" in SUPPORTED:
-            options["bucket_cap_mb_list"] = [size / MIB for size in block_bytes(model)]
+    if isinstance(model, Supernet) and one_path and not has_own_blocks(model) and SKIP_UNUSED in SUPPORTED_ARGUMENTS:
+        options[SKIP_UNUSED] = True
+        if "bucket_cap_mb_list" in SUPPORTED_ARGUMENTS:
+            options["bucket_cap_mb_list"] = [size / MIB for size in list_block_bytes(model)]
         else:
-            options["bucket_cap_mb"] = SMALL_BUCKET
+            options["bucket_cap_mb"] = SMALL_BUCKET_MIB
     wrapped = DistributedDataParallel(model, **options)
     if compression == "bf16":
         wrapped.register_comm_hook(None, bf16_compress_hook)
-    # Blocks are compiled one by one: the graphs need not be split where a bucket ends.
+    # Blocks are compiled one by one, so graphs do not have to be split where a bucket ends.
     torch._dynamo.config.optimize_ddp = False
     return wrapped
 
 
-def has_own(model: nn.Module) -> bool:
-    """Tell whether a model has blocks of the user's, whose processes may use different parameters in one step."""
+def has_own_blocks(model: nn.Module) -> bool:
+    """Whether a model has a user's own blocks, of which each process may use other parameters in a step."""
     return any(isinstance(module, OwnBlock) for module in model.modules())
 
 
-def block_bytes(supernet: Supernet) -> list[int]:
-    """List the bytes of each block that has parameters, in their order: a bucket ends where a block does."""
+def list_block_bytes(supernet: Supernet) -> list[int]:
+    """List the bytes of each block that has parameters, in order, so that a bucket can end where a block ends."""
     choices = [block for layer in supernet.features.children() for block in layer.children()]
     blocks = [supernet.first_conv, *choices, supernet.conv_last, supernet.classifier]
     sizes = [sum(p.numel() * p.element_size() for p in block.parameters()) for block in blocks]

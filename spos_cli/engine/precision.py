@@ -1,4 +1,4 @@
-"""How images and numbers go to a device."""
+"""Send images to a device, and choose the precision of the forward pass."""
 
 from __future__ import annotations
 
@@ -12,19 +12,26 @@ Amp = Literal["off", "bf16", "fp16"]
 
 
 def autocast(device: torch.device, amp: Amp) -> torch.autocast:
-    """Mixed precision of the forward pass, or none."""
+    """Return the context of a forward pass in mixed precision; with `off` it changes nothing."""
     dtype = torch.float16 if amp == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=amp != "off")
 
 
-def prepared(
+def prepare_images(
     preprocess: Callable[[Tensor, Tensor | None], Tensor], images: Tensor, colours: Tensor | None, device: torch.device
 ) -> Tensor:
-    """Training images `(B, 3, H, W) uint8` and what is left to do with their colours, as the network takes them."""
+    """Send training images `(B, 3, H, W) uint8` to the device, and turn them into the network's input.
+
+    Args:
+        preprocess: maps uint8 images and their colour changes, on the device, to `(B, 3, H, W)` float.
+        images: on any device.
+        colours: the drawn colour changes of the images, or None.
+        device: of the network.
+    """
     colours = None if colours is None else colours.to(device, non_blocking=True)
     return preprocess(to_device(images, device), colours)
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:
-    """`(B, 3, H, W)` in channels_last memory on the device; the copy does not wait if memory is pinned."""
+    """Copy `(B, 3, H, W)` to channels_last memory on the device, without waiting if the source is pinned."""
     return images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)

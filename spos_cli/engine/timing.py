@@ -47,7 +47,7 @@ class Clock:
             "seconds": round(seconds, 3),
             "done": units,
             "unit": self.unit,
-            "device": accelerator.name(self.processes.device),
+            "device": accelerator.get_name(self.processes.device),
             "processes": self.processes.world_size,
             "threads": torch.get_num_threads(),
         }

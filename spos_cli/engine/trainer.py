@@ -22,9 +22,9 @@ from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.metrics_log import MetricsLog, MetricsWindow
-from spos_cli.engine.optim import Schedule, ema_of, sgd
+from spos_cli.engine.optim import Schedule, make_ema, make_sgd
 from spos_cli.engine.parallel import Compression
-from spos_cli.engine.precision import Amp, autocast, prepared
+from spos_cli.engine.precision import Amp, autocast, prepare_images
 from spos_cli.engine.progress import console, track, warn
 from spos_cli.engine.timing import record_time
 from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
@@ -122,9 +122,9 @@ class Trainer:
             raise ConfigError("amp: fp16 needs a GPU; use bf16 or off")
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.wrapped = parallel.wrap(self.model, processes, plan.gradient_compression, one_path=one_path)
-        self.optimizer = sgd(self.model, plan.momentum, plan.weight_decay)
+        self.optimizer = make_sgd(self.model, plan.momentum, plan.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=plan.amp == "fp16")
-        self.ema = ema_of(self.model, plan.ema_decay) if plan.ema_decay else None
+        self.ema = make_ema(self.model, plan.ema_decay) if plan.ema_decay else None
         if plan.compile == "blocks":
             compile_blocks(self.model, device)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=plan.label_smoothing)
@@ -210,7 +210,7 @@ class Trainer:
             # Load the next batch, and augment its colours on the device.
             images, colours, labels = next(stream)
             labels = labels.to(device, non_blocking=True)  # (B,)
-            images = prepared(self.preprocess, images, colours, device)  # (B, 3, H, W) float
+            images = prepare_images(self.preprocess, images, colours, device)  # (B, 3, H, W) float
             for number, path in enumerate(paths, 1):
                 # Gradients add up in this process; the step's last pass averages the sums over all processes.
                 is_last = batch == plan.accumulate - 1 and number == len(paths)

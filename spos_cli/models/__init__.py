@@ -1,1 +1,1 @@
-"""The torch modules: the supernet, the stand-alone network, and what they cost."""
+"""The torch modules: the supernet, the stand-alone network, and their costs."""

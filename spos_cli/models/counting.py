@@ -1,4 +1,4 @@
-"""Costs are measured, never typed in: each block is built on the meta device and counted by PyTorch."""
+"""Count FLOPs and parameters: PyTorch counts each block, built on the meta device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from spos_cli.space.search_space import Choice, Layer, SearchSpace
 
 @dataclass(frozen=True)
 class Costs:
-    """What the architectures of one space cost.
+    """The costs of the architectures of one space.
 
     Attributes:
         flops: multiply-adds of convolutions and linear layers for one image (paper, section 4).
@@ -30,38 +30,47 @@ class Costs:
 
 
 def count(space: SearchSpace) -> Costs:
-    """Measures the cost tables of a space: each distinct choice block once, then the fixed rest."""
-    measured: dict[tuple[Choice, int, tuple[int, ...]], tuple[int, int]] = {}
-    rows: list[list[tuple[int, int]]] = []
+    """Count the costs of a space: each distinct block once, and a whole network for the fixed rest.
+
+    Raises:
+        ConfigError: a user's own block cannot be built, fails, or has a wrong output.
+    """
+    counted: dict[tuple[Choice, int, tuple[int, ...]], tuple[int, int]] = {}  # (FLOPs, parameters) of a block
+    rows: list[list[tuple[int, int]]] = []  # by layer and option
     with torch.device("meta"):
         for layer, options in zip(space.layers, space.options.by_layer, strict=True):
             rows.append([])
             for option in options:
                 choice = layer.choices[option.choice]
                 key = choice, option.width, layer.signature
-                if key not in measured:
+                if key not in counted:
                     block = build_block(choice, layer, affine=True, width=option.width).eval()
                     features = torch.empty(1, layer.worked_channels, layer.in_size, layer.in_size)
-                    measured[key] = multiply_adds(checked(choice, layer, block), features), parameters(block)
-                rows[-1].append(measured[key])
+                    forward = check_outputs(choice, layer, block)
+                    counted[key] = count_multiply_adds(forward, features), count_parameters(block)
+                rows[-1].append(counted[key])
 
         network = Network(space, space.options.architecture([0] * space.num_layers)).eval()
         image = torch.empty(1, 3, space.image_size, space.image_size)
-        totals = multiply_adds(network, image), parameters(network)
+        totals = count_multiply_adds(network, image), count_parameters(network)
     tables = []
-    for place, (name, total) in enumerate(zip(("flops", "params"), totals, strict=True)):
-        costs = [[pair[place] for pair in row] for row in rows]
+    for index, (name, total) in enumerate(zip(("flops", "params"), totals, strict=True)):
+        costs = [[pair[index] for pair in row] for row in rows]
         tables.append(CostTable(name, total - sum(row[0] for row in costs), costs, space.options))
     return Costs(*tables)
 
 
-def checked(choice: Choice, layer: Layer, block: nn.Module) -> Callable[[Tensor], object]:
-    """A block's forward pass that looks at what it makes: a user's own may make anything."""
+def check_outputs(choice: Choice, layer: Layer, block: nn.Module) -> Callable[[Tensor], object]:
+    """Return a block's forward pass that checks its outputs: a user's own block may compute anything.
+
+    It takes features `(1, worked_channels, in_size, in_size)` and returns the shapes of the outputs. It raises
+    ConfigError if the block fails, has other outputs than the layer needs, or changes its input in place.
+    """
 
     def forward(features: Tensor) -> object:
-        before = features._version
+        version = features._version  # PyTorch counts the changes in place here.
         try:
-            made = [tuple(tensor.shape[1:]) for tensor in block(features)]
+            shapes = [tuple(tensor.shape[1:]) for tensor in block(features)]
         except ConfigError:
             raise
         except Exception as error:
@@ -70,22 +79,22 @@ def checked(choice: Choice, layer: Layer, block: nn.Module) -> Callable[[Tensor]
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"choices: {choice.op} fails in layer {layer.index}: {reason}") from error
         expected = [(channels, layer.out_size, layer.out_size) for channels in layer.made_channels]
-        if made != expected:
-            raise ConfigError(f"choices: {choice} makes {made} in layer {layer.index} instead of {expected}")
-        if features._version != before:
-            raise ConfigError(f"choices: {choice} changes its input in place, which other choices are to see as it was")
-        return made
+        if shapes != expected:
+            raise ConfigError(f"choices: {choice} makes {shapes} in layer {layer.index} instead of {expected}")
+        if features._version != version:
+            raise ConfigError(f"choices: {choice} changes its input in place, but other choices need that input too")
+        return shapes
 
     return forward
 
 
-def multiply_adds(forward: Callable[[Tensor], object], images: Tensor) -> int:
-    """Multiply-adds of one forward pass; PyTorch's counter counts a multiply-add as two."""
+def count_multiply_adds(forward: Callable[[Tensor], object], images: Tensor) -> int:
+    """Count the multiply-adds of one forward pass; PyTorch's counter counts each as two."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         forward(images)
     return int(counter.get_total_flops()) // 2
 
 
-def parameters(module: nn.Module) -> int:
-    """The number of trained values."""
+def count_parameters(module: nn.Module) -> int:
+    """Count the values of all parameters."""
     return sum(parameter.numel() for parameter in module.parameters())

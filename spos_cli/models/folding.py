@@ -1,4 +1,7 @@
-"""Branches taken apart for candidates: statistics outside of the supernet, then folded into the convolutions."""
+"""Give candidates their own BatchNorm statistics, and fold them into weights.
+
+The supernet itself is never changed: weights are shared or copied, and each candidate has statistics of its own.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from spos_cli.models.blocks import AnyBatchNorm, Branch, Channels, ChoiceBlock, Unit
-from spos_cli.models.routing import Order
+from spos_cli.models.blocks import AnyBatchNorm, Branch, ChannelSelection, ChoiceBlock, Unit
+from spos_cli.models.routing import BlockChannels
 
 
 @dataclass(frozen=True)
 class Part:
-    """A unit of a branch, with its tensors in the order of the features' channels.
+    """A unit of a branch, with its tensors for the selected channels.
 
     Attributes:
-        weight: of the convolution, in the type that is computed with.
-        affine: BatchNorm's scale and shift, `(C,)` float32 each, or None.
+        weight: of the convolution, `(out, in / groups, k, k)`, in the type to compute in.
+        affine: scale and shift of BatchNorm, `(out,)` float32 each, or None.
+        unit: the layers of the supernet.
     """
 
     weight: Tensor
@@ -31,16 +35,32 @@ class Part:
 Plan = list[Part]
 
 
-def plan(branch: Branch, inputs: Channels, outputs: Channels, middle: int | None, dtype: torch.dtype) -> Plan:
-    """Takes a branch apart, for these channels; the weights are copied only where that is needed."""
+def make_plan(
+    branch: Branch, inputs: ChannelSelection, outputs: ChannelSelection, hidden: int | None, dtype: torch.dtype
+) -> Plan:
+    """Select the tensors of a branch for these channels; weights are copied only where necessary.
+
+    Args:
+        inputs, outputs: channels of the branch's input and output.
+        hidden: how many hidden channels to use, the first ones; None for all.
+        dtype: type to compute in.
+    """
     return [
-        Part(unit.convolution.taken(unit.inputs, unit.outputs).to(dtype), unit.norm.scale_and_shift(unit.outputs), unit)
-        for unit in branch.units(inputs, outputs, middle)
+        Part(
+            unit.convolution.select_weight(unit.inputs, unit.outputs).to(dtype),
+            unit.norm.select_scale_and_shift(unit.outputs),
+            unit,
+        )
+        for unit in branch.list_units(inputs, outputs, hidden)
     ]
 
 
-class Calibration:
-    """BatchNorm statistics of a branch, of its own: float32, from 0 and 1 as PyTorch begins them."""
+class BranchStatistics:
+    """A candidate's BatchNorm statistics of one branch.
+
+    Attributes:
+        means, variances: `(out,)` float32 for each part; they start at 0 and 1, as in PyTorch.
+    """
 
     def __init__(self, parts: Plan) -> None:
         self.parts = parts
@@ -48,33 +68,37 @@ class Calibration:
         self.variances = [torch.ones_like(mean) for mean in self.means]
 
     def __call__(self, features: Tensor, momentum: float) -> Tensor:
-        """Runs a batch `(B, C, H, W)` as in training, and counts its statistics with this weight."""
+        """Run a batch `(B, in, H, W)` as in training; its statistics enter with weight `momentum`."""
         for part, mean, variance in zip(self.parts, self.means, self.variances, strict=True):
-            features = part.unit.convolution.convolved(features, part.weight)
+            features = part.unit.convolution.convolve(features, part.weight)  # (B, out, H, W)
             scale, shift = part.affine or (None, None)
             features = F.batch_norm(features, mean, variance, scale, shift, True, momentum, part.unit.norm.eps)
             if part.unit.activation:
                 features = part.unit.activation(features)
         return features
 
-    def folded(self) -> Folded:
-        """The branch with these statistics in its weights."""
+    def fold(self) -> FoldedBranch:
+        """Return the branch for inference, with these statistics folded into its weights."""
         weights, biases = [], []
         for part, mean, variance in zip(self.parts, self.means, self.variances, strict=True):
-            scale = (variance + part.unit.norm.eps).rsqrt()
-            bias = -mean * scale
+            scale = (variance + part.unit.norm.eps).rsqrt()  # (out,)
+            bias = -mean * scale  # (out,)
             if part.affine is not None:
                 scale, bias = scale * part.affine[0], bias * part.affine[0] + part.affine[1]
             weights.append((part.weight.float() * scale.view(-1, 1, 1, 1)).to(part.weight.dtype))
             biases.append(bias.to(part.weight.dtype))
-        return Folded(self.parts, weights, biases)
+        return FoldedBranch(self.parts, weights, biases)
 
 
-class WholeCalibration:
-    """BatchNorm statistics of a block that is no branch, of its own; nothing is folded."""
+class BlockStatistics:
+    """A candidate's BatchNorm statistics of a block that does not consist of branches; nothing is folded.
 
-    def __init__(self, block: ChoiceBlock, order: Order, dtype: torch.dtype) -> None:
-        self.block, self.order, self.dtype = block, order, dtype
+    Attributes:
+        buffers: copies of all buffers of the block, by name.
+    """
+
+    def __init__(self, block: ChoiceBlock, channels: BlockChannels, dtype: torch.dtype) -> None:
+        self.block, self.channels, self.dtype = block, channels, dtype
         self.norms = [module for module in block.modules() if isinstance(module, AnyBatchNorm)]
         with torch.no_grad():
             self.buffers = {name: buffer.clone() for name, buffer in block.named_buffers()}
@@ -85,39 +109,40 @@ class WholeCalibration:
                     buffer.fill_(1)
 
     def _run(self, features: Tensor) -> Tensor:
+        """Run the block on `(B, in, H, W)` with the candidate's buffers in place of its own."""
         with torch.autocast(features.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            (made,) = functional_call(self.block, self.buffers, (features, self.order))
-        result: Tensor = made.to(self.dtype)
+            (output,) = functional_call(self.block, self.buffers, (features, self.channels))
+        result: Tensor = output.to(self.dtype)
         return result
 
     def __call__(self, features: Tensor, momentum: float) -> Tensor:
-        """Runs a batch as in training, and counts its statistics with this weight."""
-        usual = [norm.momentum for norm in self.norms]
+        """Run a batch `(B, in, H, W)` as in training; its statistics enter with weight `momentum`."""
+        momenta = [norm.momentum for norm in self.norms]
         for norm in self.norms:
             norm.train()
             norm.momentum = momentum
         try:
             return self._run(features)
         finally:
-            for norm, before in zip(self.norms, usual, strict=True):
+            for norm, usual_momentum in zip(self.norms, momenta, strict=True):
                 norm.eval()
-                norm.momentum = before
+                norm.momentum = usual_momentum
 
-    def folded(self) -> Callable[[Tensor], Tensor]:
-        """The block for inference."""
+    def fold(self) -> Callable[[Tensor], Tensor]:
+        """Return the block for inference."""
         return self._run
 
 
-class Folded:
-    """A branch for inference: BatchNorm is in the convolutions."""
+class FoldedBranch:
+    """A branch for inference, whose BatchNorm layers are part of its convolutions."""
 
     def __init__(self, parts: Plan, weights: list[Tensor], biases: list[Tensor]) -> None:
         self.parts, self.weights, self.biases = parts, weights, biases
 
     def __call__(self, features: Tensor) -> Tensor:
-        """`(B, C, H, W)` to the branch's output."""
+        """Run a batch `(B, in, H, W)`."""
         for part, weight, bias in zip(self.parts, self.weights, self.biases, strict=True):
-            features = part.unit.convolution.convolved(features, weight, bias)
+            features = part.unit.convolution.convolve(features, weight, bias)  # (B, out, H, W)
             if part.unit.activation:
                 features = part.unit.activation(features)
         return features

@@ -1,7 +1,8 @@
-"""How long architectures take on a device: measured block by block, added up, and fitted to whole networks.
+"""Measure latencies block by block, and fit their sums to whole networks.
 
-A network takes neither less than its blocks (there are a stem and a head) nor always as long as they take alone: in a
-network, caches are warm, and a GPU's calls overlap. So the latency of a network is taken to be `a + b * sum`.
+A network takes longer than the sum of its blocks, since it has a stem and a head. It can also take less than each block
+does by itself: in a network, caches are warm, and a GPU's calls overlap. So the latency of a network is modelled as
+`a + b * sum`.
 """
 
 from __future__ import annotations
@@ -21,42 +22,47 @@ from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 from spos_cli.space.search_space import Choice, SearchSpace
 
-WARM_UP, ROUNDS = 3, 15
-STEPS = 20_000  # of which the latency of a network has at most about so many
-OUTLIER = 1.5  # a slowest call so many times the median is worth a look
+WARM_UP_ROUNDS, MEASURED_ROUNDS = 3, 15
+# The resolution of the table: the latency of an average network has at most about this many steps.
+MAX_STEPS_PER_NETWORK = 20_000
+OUTLIER_RATIO = 1.5  # A slowest call of this many times the median is reported as an outlier.
 
-SecondsOf = Callable[[Callable[[], object]], float]  # makes a call and times it
+TimeCall = Callable[[Callable[[], object]], float]  # Make a call and return its seconds.
+BlockKey = tuple[
+    Choice, int, tuple[int, ...]
+]  # choice, width and the layer's signature: equal blocks are measured once
+Key = BlockKey | Architecture
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which latencies were measured; they hold for these only.
+    """The conditions under which latencies were measured; the numbers hold for these only.
 
     Attributes:
         device: its name.
-        batch: images of a call.
+        batch: images per call.
         threads: of the CPU.
-        dtype: of weights and images, and what convolutions make of it.
-        warm_up, rounds: calls of each block before, and measured; the medians count.
+        dtype: of weights and images, and how convolutions compute it.
+        warm_up, rounds: calls of each block before the measurement, and in it; the table has the medians of the latter.
     """
 
     device: str
     batch: int
     threads: int
     dtype: str = "float32"
-    warm_up: int = WARM_UP
-    rounds: int = ROUNDS
+    warm_up: int = WARM_UP_ROUNDS
+    rounds: int = MEASURED_ROUNDS
 
 
 @dataclass(frozen=True)
 class Latencies:
-    """An additive table of latencies in microseconds of a batch, and how far it can be trusted.
+    """An additive table of latencies, in microseconds for a batch, and how far to trust it.
 
     Attributes:
-        table: fitted to the networks in `whole`; the fixed part may be negative, but no architecture's latency is.
+        table: fitted to the networks in `whole`. Its fixed part may be negative, but no architecture's latency is.
         spread: by layer and option, the slowest call divided by the median.
-        whole: of some architectures, microseconds as measured, and as the table says.
-        held_out: of the same ones, what the fit to the others says.
+        whole: for some architectures, microseconds as measured, and as the table says.
+        held_out: for each of these, microseconds by a fit to all the others.
     """
 
     conditions: Conditions
@@ -67,37 +73,37 @@ class Latencies:
 
     @property
     def error(self) -> float:
-        """Mean difference between whole networks and what the fit to the others says, as a share of the former."""
+        """Mean relative error of `held_out` against the measured networks."""
         pairs = zip(self.whole, self.held_out, strict=True)
         return statistics.mean(abs(predicted - measured) / measured for (_, measured, _), predicted in pairs)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The line `a + b * sum` from the latencies of a network's blocks to its own."""
+    """The line `a + b * sum` from the summed latencies of a network's blocks to the network's own latency."""
 
     a: float
     b: float
 
     def __call__(self, total: float) -> float:
-        """The latency of a network whose blocks take `total`."""
+        """Predict the latency of a network whose blocks take `total`."""
         return self.a + self.b * total
 
 
-def fit(sums: Sequence[float], whole: Sequence[float], least: float) -> Fit:
-    """The line of least squares, if it rises and is above 0 everywhere; else the best one through 0.
+def fit_line(sums: Sequence[float], whole: Sequence[float], smallest_sum: float) -> Fit:
+    """Fit a line by least squares; if it falls, or is not above 0 everywhere, fit one through 0 instead.
 
     Args:
-        sums: latencies of the blocks of some networks, added up, above 0.
-        whole: of the same networks, as measured, above 0.
-        least: the smallest sum in the space.
+        sums: summed latencies of the blocks of some networks, above 0.
+        whole: measured latencies of the same networks, above 0.
+        smallest_sum: the smallest sum in the space.
     """
     x, y = np.asarray(sums, np.float64), np.asarray(whole, np.float64)
     deviations = x - x.mean()
     if (scale := float(deviations @ deviations)) > 0:
         b = float(deviations @ y) / scale
         line = Fit(float(y.mean()) - b * float(x.mean()), b)
-        if b > 0 and line(least) >= 1:
+        if b > 0 and line(smallest_sum) >= 1:
             return line
     return Fit(0.0, float(x @ y) / float(x @ x))
 
@@ -106,32 +112,29 @@ def measure(
     space: SearchSpace,
     device: torch.device,
     batch: int,
-    checked: Sequence[Architecture],
+    networks: Sequence[Architecture],
     progress: Callable[[int], object] = lambda done: None,
-    seconds_of: SecondsOf | None = None,
+    time_call: TimeCall | None = None,
     *,
     name: str = "cpu",
     dtype: str = "float32",
 ) -> Latencies:
-    """Measures every option of every layer, and whole networks to fit their sums to.
-
-    All are called in turn, round by round, so that a machine that slows down does so for all of them.
+    """Measure every option of every layer, and whole networks to fit their sums to.
 
     Args:
-        batch: images of a call.
-        checked: architectures that are measured as a whole, at least one.
-        progress: is told how many more rounds are done.
-        seconds_of: times a call on the device; by default by the clock, which a CPU alone can do with: elsewhere the
-            call returns before the work is done.
-        name, dtype: of the device, and what float32 is on it, for `Conditions`.
+        batch: images per call.
+        networks: architectures to measure as a whole, at least one.
+        progress: is called with the number of rounds that were done since the last time.
+        time_call: times a call on the device. The default is the clock, which is right for a CPU only: on other devices
+            a call returns before its work is done.
+        name, dtype: of the device, and how it computes float32, for `Conditions`.
 
     Raises:
-        ConfigError: a block of the user's cannot be built.
+        ConfigError: a user's own block cannot be built.
     """
-    assert seconds_of is not None or device.type == "cpu"
-    timed = seconds_of or _by_the_clock
-    keys: list[list[tuple[Choice, int, tuple[int, ...]]]] = []
-    calls: dict[object, Callable[[], object]] = {}
+    assert time_call is not None or device.type == "cpu"
+    keys: list[list[BlockKey]] = []  # by layer and option
+    calls: dict[Key, Callable[[], object]] = {}
     for layer, options in zip(space.layers, space.options.by_layer, strict=True):
         keys.append([])
         for option in options:
@@ -140,52 +143,78 @@ def measure(
             keys[-1].append(key)
             if key not in calls:
                 block = build_block(choice, layer, affine=True, width=option.width)
-                calls[key] = _call(block, device, (batch, layer.worked_channels, layer.in_size, layer.in_size))
-    for arch in dict.fromkeys(checked):
-        calls[arch] = _call(Network(space, arch), device, (batch, 3, space.image_size, space.image_size))
+                calls[key] = _make_call(block, device, (batch, layer.worked_channels, layer.in_size, layer.in_size))
+    for arch in dict.fromkeys(networks):
+        calls[arch] = _make_call(Network(space, arch), device, (batch, 3, space.image_size, space.image_size))
 
-    seconds: dict[object, list[float]] = {key: [] for key in calls}
-    with torch.inference_mode():
-        for turn in range(WARM_UP + ROUNDS):
-            for called, call in calls.items():
-                taken = timed(call)
-                if turn >= WARM_UP:
-                    seconds[called].append(taken)
-            progress(1)
-
+    seconds = _time_in_turns(calls, time_call or _time_by_clock, progress)
     medians = {key: max(1, round(statistics.median(times) * 1e6)) for key, times in seconds.items()}
-    whole, blocks = [medians[arch] for arch in checked], [[medians[key] for key in row] for row in keys]
-    sums, least = [CostTable("latency", 0, blocks, space.options).of(arch) for arch in checked], sum(map(min, blocks))
-    fitted = fit(sums, whole, least)
-    # Sums are counted exactly, in steps; what is finer than these was not measured.
-    step = max(1, round(statistics.mean(whole)) // STEPS)
-    rows = [[max(step, round(fitted.b * time / step) * step) for time in row] for row in blocks]
-    # Rounding must not take the cheapest network to 0.
-    fixed = max(round(fitted.a), 1 - sum(map(min, rows)))
-    table = CostTable("latency", fixed, rows, space.options)
-    others = [[i for i in range(len(checked)) if i != left_out] or [left_out] for left_out in range(len(checked))]
-    held_out = [
-        fit([sums[i] for i in rest], [whole[i] for i in rest], least)(total)
-        for total, rest in zip(sums, others, strict=True)
-    ]
-    spread = [[max(seconds[key]) / statistics.median(seconds[key]) for key in layer_keys] for layer_keys in keys]
+    blocks = [[medians[key] for key in row] for row in keys]
+    whole = [medians[arch] for arch in networks]
+    table, held_out = _fit_table(space, blocks, networks, whole)
     return Latencies(
         Conditions(name, batch, torch.get_num_threads(), dtype),
         table,
-        spread,
-        [(arch, medians[arch], table.of(arch)) for arch in checked],
+        [[max(seconds[key]) / statistics.median(seconds[key]) for key in row] for row in keys],
+        [(arch, medians[arch], table.of(arch)) for arch in networks],
         held_out,
     )
 
 
-def _by_the_clock(call: Callable[[], object]) -> float:
+def _time_in_turns(
+    calls: dict[Key, Callable[[], object]], time_call: TimeCall, progress: Callable[[int], object]
+) -> dict[Key, list[float]]:
+    """Return the seconds of each call in each measured round.
+
+    All calls take turns within a round, so that a machine that slows down does so for all of them.
+    """
+    seconds: dict[Key, list[float]] = {key: [] for key in calls}
+    with torch.inference_mode():
+        for turn in range(WARM_UP_ROUNDS + MEASURED_ROUNDS):
+            for key, call in calls.items():
+                elapsed = time_call(call)
+                if turn >= WARM_UP_ROUNDS:
+                    seconds[key].append(elapsed)
+            progress(1)
+    return seconds
+
+
+def _fit_table(
+    space: SearchSpace, blocks: list[list[int]], networks: Sequence[Architecture], whole: list[int]
+) -> tuple[CostTable, list[float]]:
+    """Fit the table to whole networks; also predict each network by a fit to all the others.
+
+    Args:
+        blocks: by layer and option, median microseconds.
+        networks: the architectures that were measured as a whole.
+        whole: their median microseconds.
+    """
+    smallest_sum = sum(map(min, blocks))
+    sums = [CostTable("latency", 0, blocks, space.options).of(arch) for arch in networks]
+    line = fit_line(sums, whole, smallest_sum)
+    # The space counts costs exactly, in whole steps. A finer step than this is below the noise of the measurement.
+    step = max(1, round(statistics.mean(whole)) // MAX_STEPS_PER_NETWORK)
+    rows = [[max(step, round(line.b * time / step) * step) for time in row] for row in blocks]
+    # Rounding must not take the cheapest network to 0.
+    fixed = max(round(line.a), 1 - sum(map(min, rows)))
+    indices = range(len(networks))
+    others = [[i for i in indices if i != left_out] or [left_out] for left_out in indices]
+    held_out = [
+        fit_line([sums[i] for i in rest], [whole[i] for i in rest], smallest_sum)(total)
+        for total, rest in zip(sums, others, strict=True)
+    ]
+    return CostTable("latency", fixed, rows, space.options), held_out
+
+
+def _time_by_clock(call: Callable[[], object]) -> float:
+    """Return the seconds of a call by the clock."""
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
 
 
-def _call(module: nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], object]:
-    """One forward pass of a module in eval mode."""
+def _make_call(module: nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], object]:
+    """Return a forward pass of a module in eval mode, on random features of shape `(B, C, H, W)`."""
     module.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     features: Tensor = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
     return lambda: module(features)

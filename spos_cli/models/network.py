@@ -1,4 +1,4 @@
-"""One architecture alone, to be trained from scratch."""
+"""The stand-alone network of one architecture, to train from scratch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from spos_cli.space.search_space import SearchSpace
 
 
 class Network(Skeleton):
-    """The stand-alone network of one architecture; BatchNorm is affine in the published one.
+    """The stand-alone network of one architecture. In the official code its BatchNorm is affine.
 
     Args:
-        space: the search space; tensors are named and shaped as published.
+        space: the search space; tensors have the official names and shapes.
         arch: one choice per layer, and widths where the space has some.
         affine: whether BatchNorm has a learned scale and shift.
         dropout: probability of dropping a feature before the classifier.
@@ -37,5 +37,5 @@ class Network(Skeleton):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """`images (B, 3, H, W)` float to logits `(B, classes)`."""
-        return self.through(images, self.features)
+        """Compute logits `(B, classes)` of images `(B, 3, H, W)` float."""
+        return self.run_blocks(images, self.features)

@@ -1,12 +1,14 @@
-"""Where the channels go, so that the channel shuffle copies nothing.
+"""Bring each channel to the layer that works on it, without a shuffling copy.
 
-ShuffleNetV2 shuffles the channels before each block of stride 1: the even ones pass by, the odd ones are worked on.
-Which later layer works on a channel depends on the layers alone, not on their choices. So each block makes its
-channels in the order of the layers that will work on them, which is a matter of the order of its weights. Its output
-is then cut into contiguous pieces, and a layer joins the pieces that are meant for it. Weights keep the published
-order; what is taken in another order is a copy of them, which is small beside the features.
+ShuffleNetV2 shuffles the channels before each block of stride 1: the even channels pass by, the odd ones are worked on.
+Which later layer works on a channel depends on the layers alone, not on their choices. So each block computes its
+output channels in the order of the layers that will work on them, by reordering its weights. Its output is then split
+into contiguous pieces, and a layer concatenates the pieces that are meant for it. The stored weights keep the official
+order; a reordered copy of them is small beside the features.
 
-In a space with other ops than ShuffleNetV2's, every layer is handed all channels in their published order.
+In a space with other ops than ShuffleNetV2's, every layer is handed all channels in the official order.
+
+A position counts the parts of a network: the stem is 0, layer i is i + 1, and the head comes last.
 """
 
 from __future__ import annotations
@@ -17,30 +19,32 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spos_cli.space.search_space import SearchSpace
 
-Pieces = dict[int, tuple[Tensor, ...]]  # features `(B, C, H, W)` on their way to a layer, by its index
+# For each layer (by index) that waits for input: the pieces `(B, C, H, W)` that earlier positions have made for it.
+Pieces = dict[int, tuple[Tensor, ...]]
 
 
-class Order(NamedTuple):
-    """Published places of channels, in the order in which a block finds and makes them; None is the published order.
+class BlockChannels(NamedTuple):
+    """The channels that a block reads, writes and uses inside.
 
     Attributes:
-        inputs: `(in_channels,)` int64 of the block's input.
-        outputs: the same for each tensor that it makes.
-        middle: how many channels between its convolutions are used; None for all.
+        inputs: original index of each input channel, `(in_channels,)` int64; None for the official order.
+        outputs: the same for each output tensor of the block.
+        hidden: how many hidden channels to use, the first ones; None for all.
     """
 
     inputs: Tensor | None = None
     outputs: tuple[Tensor | None, ...] = (None, None)
-    middle: int | None = None
+    hidden: int | None = None
 
 
 @dataclass(frozen=True)
-class Cut:
-    """How an output is cut: `sizes` channels each for the layers `consumers`."""
+class Split:
+    """How to split an output `(B, C, H, W)` along C: `sizes` channels each for the layers `consumers`."""
 
     sizes: list[int]
     consumers: list[int]
@@ -48,66 +52,79 @@ class Cut:
 
 @dataclass(frozen=True)
 class Routing:
-    """The ways of all channels of a space.
+    """The way of every channel through the layers of a space.
 
     Attributes:
-        orders: by layer; that of the stem stands first and that of the head last.
-        cuts: by layer, of each tensor that it makes; the stem's stand first.
+        channels: by position, the channels of each block.
+        splits: by position, except for the head: how to split each output tensor.
     """
 
-    orders: list[Order]
-    cuts: list[list[Cut]]
+    channels: list[BlockChannels]
+    splits: list[list[Split]]
 
-    def give(self, pieces: Pieces, place: int, made: tuple[Tensor, ...]) -> Pieces:
-        """The pieces that wait once the stem (place 0) or a layer (its index + 1) has made its outputs."""
-        after = {consumer: waiting for consumer, waiting in pieces.items() if consumer >= place}
-        for features, cut in zip(made, self.cuts[place], strict=True):
-            for piece, consumer in zip(torch.split(features, cut.sizes, 1), cut.consumers, strict=True):
-                after[consumer] = (*after.get(consumer, ()), piece)
-        return after
+    def route(self, pieces: Pieces, position: int, outputs: tuple[Tensor, ...]) -> Pieces:
+        """Return the pieces that wait after a position has computed its outputs.
+
+        Args:
+            pieces: those that waited before. Input that is used up by now is dropped.
+            position: of the block that made `outputs`.
+            outputs: `(B, C, H, W)` each, with the channels in the order of `channels[position].outputs`.
+        """
+        waiting = {consumer: parts for consumer, parts in pieces.items() if consumer >= position}
+        for output, split in zip(outputs, self.splits[position], strict=True):
+            # Views (B, size, H, W) of the output, one for each consumer.
+            for piece, consumer in zip(torch.split(output, split.sizes, 1), split.consumers, strict=True):
+                waiting[consumer] = (*waiting.get(consumer, ()), piece)
+        return waiting
 
 
-def joined(pieces: tuple[Tensor, ...]) -> Tensor:
-    """The input of a layer."""
+def concatenate(pieces: tuple[Tensor, ...]) -> Tensor:
+    """Concatenate the pieces `(B, C_i, H, W)` of a layer's input to `(B, sum of C_i, H, W)`."""
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
 
 
 @functools.lru_cache(maxsize=32)
-def routing(space: SearchSpace, device: torch.device) -> Routing:
-    """Follows every channel from where it is made to where it is worked on."""
-    made: list[list[range]] = [[range(space.stem_channels)]]  # numbers of the channels that each layer makes
-    flowing = np.arange(space.stem_channels)  # in the published order
-    worked_on: list[np.ndarray] = []
+def make_routing(space: SearchSpace, device: torch.device) -> Routing:
+    """Follow every channel from the block that makes it to the layer that works on it.
+
+    Channels are numbered through all outputs of all positions, in the order in which they are made.
+    """
+    # By position and output tensor: the numbers of its channels.
+    outputs_by_position: list[list[range]] = [[range(space.stem_channels)]]
+    flowing = np.arange(space.stem_channels)  # numbers of the channels between two layers, in the official order
+    worked_on: list[NDArray[np.int64]] = []  # by layer, and then the head: numbers of the channels that it works on
     total = space.stem_channels
     for layer in space.layers:
         passing, worked = (flowing[::2], flowing[1::2]) if layer.split and layer.stride == 1 else (flowing[:0], flowing)
         outputs = []
-        for channels in layer.made_channels:
-            outputs.append(range(total, total + channels))
-            total += channels
+        for count in layer.made_channels:
+            outputs.append(range(total, total + count))
+            total += count
         worked_on.append(worked)
-        made.append(outputs)
+        outputs_by_position.append(outputs)
         flowing = np.concatenate((passing, *outputs))
     worked_on.append(flowing)
 
-    consumer = np.empty(total, np.int64)
+    consumer = np.empty(total, np.int64)  # (total,): the layer that works on each channel
     for index, worked in enumerate(worked_on):
         consumer[worked] = index
 
-    def order(places: np.ndarray) -> Tensor | None:
-        if np.array_equal(places, np.arange(len(places))):
+    def to_indices(order: NDArray[np.int64]) -> Tensor | None:
+        """Return an order `(C,)` as a tensor on the device, or None for the official order."""
+        if np.array_equal(order, np.arange(len(order))):
             return None
-        with torch.inference_mode(False):  # kept for trainings too
-            return torch.tensor(places, device=device)
+        with torch.inference_mode(False):  # The result is cached, and trainings use it too.
+            return torch.tensor(order, device=device)
 
-    def cut(channels: range) -> Cut:
+    def make_split(channels: range) -> Split:
         consumers, sizes = np.unique(consumer[channels], return_counts=True)
-        return Cut(sizes.tolist(), consumers.tolist())
+        return Split(sizes.tolist(), consumers.tolist())
 
-    # Pieces are joined as they come, so a layer finds its channels in the order of their numbers.
-    found = [None, *(order(np.argsort(worked)) for worked in worked_on)]
-    left = [
-        tuple(order(np.argsort(consumer[channels], kind="stable")) for channels in outputs) for outputs in [*made, []]
+    # Pieces are concatenated in the order in which they were made, so a layer finds its channels sorted by number.
+    inputs = [None, *(to_indices(np.argsort(worked)) for worked in worked_on)]
+    outputs_of = [
+        tuple(to_indices(np.argsort(consumer[channels], kind="stable")) for channels in outputs)
+        for outputs in [*outputs_by_position, []]  # the head has no output to route
     ]
-    orders = [Order(inputs, outputs) for inputs, outputs in zip(found, left, strict=True)]
-    return Routing(orders, [[cut(channels) for channels in outputs] for outputs in made])
+    channels = [BlockChannels(*pair) for pair in zip(inputs, outputs_of, strict=True)]
+    return Routing(channels, [[make_split(channels) for channels in outputs] for outputs in outputs_by_position])

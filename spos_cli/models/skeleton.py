@@ -1,4 +1,4 @@
-"""What supernet and network share around their choice blocks: the stem, the head and the initialisation."""
+"""What supernet and network share: stem, head, forward pass, initial weights."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from spos_cli.models.blocks import AnyBatchNorm, BatchNorm, Branch, Convolution, pointwise
-from spos_cli.models.routing import joined, routing
+from spos_cli.models.blocks import AnyBatchNorm, BatchNorm, Branch, Convolution, make_pointwise
+from spos_cli.models.routing import concatenate, make_routing
 from spos_cli.space.search_space import SearchSpace
 
-BATCHNORM_BIAS = 0.0001  # as published; only where BatchNorm is affine
+BATCHNORM_BIAS = 0.0001  # as in the official code; only where BatchNorm is affine
 
 
 class Skeleton(nn.Module):
-    """Stem and head of the published network; a child adds `features`, the choice blocks.
+    """Stem and head of the official network; a subclass adds `features`, the choice blocks.
 
     Args:
         space: channels, classes and strides.
@@ -35,41 +35,43 @@ class Skeleton(nn.Module):
             nn.ReLU(inplace=True),
         )
         self.features = self.build_features(affine)
-        self.conv_last = Branch(*pointwise(space.stages[-1].channels, space.head_channels, affine))
+        self.conv_last = Branch(*make_pointwise(space.stages[-1].channels, space.head_channels, affine))
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Sequential(nn.Linear(space.head_channels, space.classes, bias=False))
 
     def build_features(self, affine: bool) -> nn.ModuleList | nn.Sequential:
-        """The choice blocks, in the order of the layers."""
+        """Build the choice blocks, in the order of the layers."""
         raise NotImplementedError
 
-    def through(self, images: Tensor, blocks: Iterable[nn.Module], middles: Sequence[int | None] = ()) -> Tensor:
-        """`images (B, 3, H, W)` float to logits `(B, classes)`, through one block a layer.
+    def run_blocks(self, images: Tensor, blocks: Iterable[nn.Module], hidden: Sequence[int | None] = ()) -> Tensor:
+        """Compute logits `(B, classes)` of images `(B, 3, H, W)` float, through one block a layer.
 
         Args:
-            middles: by layer, how many channels of the block's middle are used; None, or nothing, for all.
+            hidden: by layer, how many hidden channels of the block to use; None, or an empty sequence, for all.
         """
-        ways = routing(self.space, images.device)
-        stem, *layers, head = ways.orders
-        pieces = ways.give({}, 0, (self.first_conv(images, None, stem.outputs[0]),))
-        for layer, (block, order, middle) in enumerate(
-            zip(blocks, layers, middles or [None] * len(layers), strict=True)
+        routing = make_routing(self.space, images.device)
+        stem, *layers, head = routing.channels
+        features = self.first_conv(images, None, stem.outputs[0])  # (B, stem_channels, H / stride, W / stride)
+        pieces = routing.route({}, 0, (features,))
+        for layer, (block, channels, count) in enumerate(
+            zip(blocks, layers, hidden or [None] * len(layers), strict=True)
         ):
-            order = order if middle is None else order._replace(middle=middle)
-            pieces = ways.give(pieces, layer + 1, block(joined(pieces[layer]), order))
-        return self.classify(self.conv_last(joined(pieces[len(layers)]), head.inputs))
+            channels = channels if count is None else channels._replace(hidden=count)
+            outputs = block(concatenate(pieces[layer]), channels)  # (B, C, H, W) each
+            pieces = routing.route(pieces, layer + 1, outputs)
+        return self.classify(self.conv_last(concatenate(pieces[len(layers)]), head.inputs))
 
     def classify(self, features: Tensor) -> Tensor:
-        """`(B, head_channels, H, W)` of the last convolution to logits `(B, classes)`."""
-        logits: Tensor = self.classifier(self.dropout(features.mean((2, 3))))
+        """Compute logits `(B, classes)` of the last convolution's features `(B, head_channels, H, W)`."""
+        logits: Tensor = self.classifier(self.dropout(features.mean((2, 3))))  # mean: (B, head_channels)
         return logits
 
 
 SkeletonT = TypeVar("SkeletonT", bound="Skeleton")
 
 
-def initialized(build: Callable[[], SkeletonT], seed: int) -> SkeletonT:
-    """A model whose every weight is from `seed` alone, those of a user's own blocks too."""
+def build_initialized(build: Callable[[], SkeletonT], seed: int) -> SkeletonT:
+    """Build a model whose every weight depends on `seed` alone, also in a user's own blocks."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = build()
@@ -78,10 +80,10 @@ def initialized(build: Callable[[], SkeletonT], seed: int) -> SkeletonT:
 
 
 def initialize(model: Skeleton, seed: int) -> None:
-    """Fills every weight as the published code does, from `seed` alone.
+    """Fill every weight as the official code does, from `seed` alone.
 
-    Convolutions are normal with mean 0 and standard deviation `1 / weight.shape[1]`, the first one and the
-    classifier 0.01 (published `network.py`, `_initialize_weights`).
+    Weights of convolutions are normal with mean 0 and standard deviation `1 / weight.shape[1]`; it is 0.01 for the
+    first convolution and the classifier (official `network.py`, `_initialize_weights`).
     """
     generator = torch.Generator().manual_seed(seed)
     for name, module in model.named_modules():

@@ -13,13 +13,13 @@ from spos_cli.space.search_space import Choice, SearchSpace
 class Supernet(Skeleton):
     """All architectures of a space in one set of weights (paper, section 3.2).
 
-    `features[layer][choice]` is one op; a forward pass goes through one choice of each layer and leaves the
-    others untouched: their gradients stay None, their BatchNorm statistics stay as they were. BatchNorm is
-    not affine in the published supernet. Where a space has widths, each op is allocated at the largest, and a path
-    uses the first channels of its middle (paper, section 3.3).
+    `features[layer][choice]` is one op. A forward pass goes through one choice of each layer and leaves the others
+    untouched: their gradients stay None and their BatchNorm statistics do not change. In the official supernet
+    BatchNorm is not affine. Where a space has widths, each op is allocated at the largest one, and a path uses the
+    first of its hidden channels (paper, section 3.3).
 
     Args:
-        space: the search space; tensors are named and shaped as published.
+        space: the search space; tensors have the official names and shapes.
         affine: whether BatchNorm has a learned scale and shift.
         dropout: probability of dropping a feature before the classifier.
     """
@@ -29,18 +29,18 @@ class Supernet(Skeleton):
 
     def build_features(self, affine: bool) -> nn.ModuleList:
         return nn.ModuleList(
-            nn.ModuleList(build_block(choice, layer, affine, self._width(choice)) for choice in layer.choices)
+            nn.ModuleList(build_block(choice, layer, affine, self._largest_width(choice)) for choice in layer.choices)
             for layer in self.space.layers
         )
 
-    def _width(self, choice: Choice) -> int:
-        """What a choice is allocated at."""
+    def _largest_width(self, choice: Choice) -> int:
+        """Return the width, in thousandths, that a choice is allocated at; 0 if it has no widths."""
         return max(self.space.widths, default=0) if choice.is_scaled else 0
 
-    def blocks(self, arch: Architecture) -> list[nn.Module]:
-        """The block of each layer that one architecture runs through."""
+    def select_blocks(self, arch: Architecture) -> list[nn.Module]:
+        """Return the block of each layer that a path runs through."""
         return [choices[choice] for choices, choice in zip(self.features, arch, strict=True)]  # type: ignore[index]
 
     def forward(self, images: Tensor, arch: Architecture) -> Tensor:
-        """`images (B, 3, H, W)` float to logits `(B, classes)`, through the path `arch`."""
-        return self.through(images, self.blocks(arch), self.space.middles(arch))
+        """Compute logits `(B, classes)` of images `(B, 3, H, W)` float, through the path `arch`."""
+        return self.run_blocks(images, self.select_blocks(arch), self.space.middles(arch))

@@ -1,8 +1,8 @@
-"""The published table of FLOPs, `op_flops_dict.pkl`: in, out, and compared.
+"""The official FLOPs table, `op_flops_dict.pkl`: make it, read it, compare it.
 
-It maps `conv1`, `rest_operation` (the last convolution and the classifier) and ops such as
-`shufflenet_3x3_stride_2` to entries: `(in, out, middle channels, height, width, stride)`, of a block's input, to
-multiply-adds. `conv1` and `rest_operation` have no middle channels.
+It maps an op such as `shufflenet_3x3_stride_2` to its entries, and an entry's key `(in, out, hidden channels, height,
+width, stride)` to multiply-adds. Height and width are those of the block's input, in pixels. `conv1` and
+`rest_operation` (the last convolution and the classifier) have no hidden channels in their keys.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.files import pickles
-from spos_cli.models.counting import multiply_adds
+from spos_cli.models.counting import count_multiply_adds
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import shown
 from spos_cli.space.cost import CostTable
@@ -23,18 +23,18 @@ from spos_cli.space.search_space import SHUFFLED, Choice, SearchSpace
 
 Table = dict[str, dict[tuple[int, ...], float]]
 
-PICKLE_PROTOCOL = 2  # the newest that Python 2 reads, as the published code may
+PICKLE_PROTOCOL = 2  # The newest protocol that Python 2 reads, which may run the official code.
 
 
-def of(space: SearchSpace, flops: CostTable) -> Table:
-    """The table of a space, from its measured FLOPs.
+def make_table(space: SearchSpace, flops: CostTable) -> Table:
+    """Make the table of a space from its counted FLOPs.
 
     Raises:
-        ConfigError: the space has ops that the published code does not have.
+        ConfigError: the space has an op that the official code does not have.
     """
     with torch.device("meta"):
         stem = Network(space, space.options.architecture([0] * space.num_layers)).first_conv.eval()
-        conv1 = multiply_adds(stem, torch.empty(1, 3, space.image_size, space.image_size))
+        conv1 = count_multiply_adds(stem, torch.empty(1, 3, space.image_size, space.image_size))
     size, last = space.image_size, space.layers[-1]
     table: Table = {
         "conv1": {(3, space.stem_channels, size, size, space.stem_stride): conv1},
@@ -43,50 +43,51 @@ def of(space: SearchSpace, flops: CostTable) -> Table:
     for layer, options, row in zip(space.layers, space.options.by_layer, flops.rows, strict=True):
         for option, cost in zip(options, row, strict=True):
             choice, size = layer.choices[option.choice], layer.in_size
-            middle = layer.middle(choice, option.width)
-            key = (layer.in_channels, layer.out_channels, middle, size, size, layer.stride)
-            table.setdefault(f"{_name(choice)}_stride_{layer.stride}", {})[key] = cost
+            hidden = layer.middle(choice, option.width)
+            key = (layer.in_channels, layer.out_channels, hidden, size, size, layer.stride)
+            table.setdefault(f"{_name_op(choice)}_stride_{layer.stride}", {})[key] = cost
     return table
 
 
-def _name(choice: Choice) -> str:
-    """The published name of an op.
+def _name_op(choice: Choice) -> str:
+    """Return the official name of an op.
 
     Raises:
-        ConfigError: it has none.
+        ConfigError: it has no official name.
     """
     if choice.op not in SHUFFLED:
-        raise ConfigError(f"the published table of FLOPs has no {choice.name}; its ops are {' and '.join(SHUFFLED)}")
+        raise ConfigError(f"the official FLOPs table has no {choice.name}; its ops are {' and '.join(SHUFFLED)}")
     if choice.op == "shuffle_xception":
         return "xception_3x3"
     kernel = dict(choice.parameters)["kernel"]
     return f"shufflenet_{kernel}x{kernel}"
 
 
-def read(path: Path) -> Table:
-    """The table in a pickled file.
+def read_table(path: Path) -> Table:
+    """Read the table in a pickled file.
 
     Raises:
-        CheckpointError: it is no table of FLOPs, or holds more than plain values.
+        CheckpointError: the file holds something other than a FLOPs table of plain values.
     """
     table = pickles.read(path)
     if not isinstance(table, dict) or not table or not all(isinstance(entries, dict) for entries in table.values()):
-        raise CheckpointError(f"{path} holds no table of FLOPs: expected ops with their entries, not {shown(table)}")
+        raise CheckpointError(f"{path} is not a FLOPs table: expected ops with their entries, not {shown(table)}")
     for op, entries in table.items():
         for key, flops in entries.items():
-            numbers = isinstance(key, tuple) and all(type(part) is int for part in key)
-            if not isinstance(op, str) or not numbers or type(flops) not in (int, float) or not flops >= 0:
-                raise CheckpointError(f"{path} holds no table of FLOPs: {shown(op)} has {shown(key)}: {shown(flops)}")
+            is_key = isinstance(key, tuple) and all(type(part) is int for part in key)
+            is_cost = type(flops) in (int, float) and flops >= 0  # false for NaN
+            if not isinstance(op, str) or not is_key or not is_cost:
+                raise CheckpointError(f"{path} is not a FLOPs table: {shown(op)} has {shown(key)}: {shown(flops)}")
     return table
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two tables beside each other, as plain values for files.
+    """The differences of two tables, as plain values for files.
 
     Attributes:
-        compared: entries of the measured table.
-        differences: `op`, `key`, `theirs` (None where it is missing) and `measured` of those that are not equal.
+        compared: number of entries in the measured table.
+        differences: `op`, `key`, `theirs` (None where it is missing) and `measured`, of entries that are not equal.
         others: `op`, `key` and `flops` of entries that the space does not need: other widths or sizes.
     """
 
@@ -95,8 +96,8 @@ class Comparison:
     others: list[dict[str, Any]]
 
 
-def compare(theirs: Table, measured: Table) -> Comparison:
-    """Compares every entry of the measured table with theirs."""
+def compare_tables(theirs: Table, measured: Table) -> Comparison:
+    """Compare every entry of the measured table with theirs."""
     ours = [(op, key, flops) for op, entries in measured.items() for key, flops in entries.items()]
     differences = [
         {"op": op, "key": list(key), "theirs": theirs.get(op, {}).get(key), "measured": flops}

@@ -1,4 +1,4 @@
-"""The published search's `checkpoint.pth.tar` as entries of a journal."""
+"""Read the official search's `checkpoint.pth.tar` as entries of a journal."""
 
 from __future__ import annotations
 
@@ -11,62 +11,63 @@ from spos_cli.space.architecture import Architecture, shown
 from spos_cli.space.cost import CostTable
 from spos_cli.space.search_space import SearchSpace
 
-IMAGES = 8000  # 40 batches of 200 validation images, the published search's setting
+IMAGES_PER_CANDIDATE = 8000  # The official search scores on 40 batches of 200 validation images.
 
 
 def is_search(content: Mapping[str, Any]) -> bool:
-    """Whether the content of a file is that of a published search."""
+    """Whether the content of a file is an official search checkpoint."""
     return isinstance(content.get("vis_dict"), dict)
 
 
-def entries_of(
+def read_entries(
     content: Mapping[str, Any], space: SearchSpace, flops: CostTable, params: CostTable, name: str
 ) -> list[Entry]:
-    """The candidates that a published search has scored, in the order in which it met them.
+    """Return the candidates that an official search has scored, in the order in which it drew them.
 
-    Those that it only drew, or found over its limit, have no score and are left out.
+    Candidates without a score, which were only drawn or were over the limit, are skipped.
 
     Args:
-        content: of the file: `vis_dict` maps tuples of choices to `flops`, `err` (top-1 and top-5 error, 0 to 1)
-            and `visited`.
-        space: that the candidates have to be of.
-        flops, params: its costs.
+        content: of the file. `vis_dict` maps tuples of choices to `flops`, `err` (top-1 and top-5 error, 0 to 1) and
+            `visited`.
+        space: the space that all candidates must belong to.
+        flops, params: costs of the space.
         name: of the file, for messages.
 
     Raises:
-        CheckpointError: a candidate is not of this space, has other FLOPs here, or has a broken score.
+        CheckpointError: a candidate is not in this space, has other FLOPs here, or has an invalid score.
     """
     entries = []
     for choices, info in content["vis_dict"].items():
         if not isinstance(info, dict):
-            raise CheckpointError(f"{name}: the candidate {shown(choices)} has no record but {shown(info)}")
+            raise CheckpointError(f"{name}: the candidate {shown(choices)} has {shown(info)} instead of a record")
         if "err" in info:
-            entries.append(_entry(choices, info, space, flops, params, name))
+            entries.append(_read_entry(choices, info, space, flops, params, name))
     return entries
 
 
-def _entry(
+def _read_entry(
     choices: Any, info: Mapping[str, Any], space: SearchSpace, flops: CostTable, params: CostTable, name: str
 ) -> Entry:
+    """Return the entry of one scored candidate; raise CheckpointError as `read_entries` does."""
     if not isinstance(choices, tuple) or not all(type(choice) is int for choice in choices):
         raise CheckpointError(f"{name}: the candidate {shown(choices)} is not a tuple of choices")
     arch = Architecture(choices)
     try:
         space.validate(arch)
     except ArchitectureError as error:
-        raise CheckpointError(f"{name}: the candidate {arch} is not of this space: {error}") from None
+        raise CheckpointError(f"{name}: the candidate {arch} is not in this space: {error}") from None
     try:
         top1, top5 = (1 - float(error) for error in info["err"])
     except (TypeError, ValueError):
-        top1 = top5 = -1.0
+        top1 = top5 = -1.0  # is refused below
     if not (0 <= top1 <= 1 and 0 <= top5 <= 1):
         raise CheckpointError(
-            f"{name}: the candidate {arch} has the errors {shown(info['err'])}, expected two of 0 to 1"
+            f"{name}: the candidate {arch} has the errors {shown(info['err'])}, expected two from 0 to 1"
         )
     theirs = info.get("flops")
     if theirs is not None and theirs != flops.of(arch):
         raise CheckpointError(
-            f"{name}: the candidate {arch} has {shown(theirs)} FLOPs there and {flops.of(arch):,} here, so it is of"
+            f"{name}: the candidate {arch} has {shown(theirs)} FLOPs there and {flops.of(arch):,} here, so it is from"
             " another space"
         )
-    return Entry(arch, flops.of(arch), params.of(arch), top1, top5, IMAGES, 0, "imported")
+    return Entry(arch, flops.of(arch), params.of(arch), top1, top5, IMAGES_PER_CANDIDATE, 0, "imported")

@@ -1,7 +1,7 @@
-"""The published weights: their form in a file, and the architecture that their tensors tell.
+"""The official weights: the forms of their files, and their architecture.
 
-The published code saves `{"state_dict": ...}` from a model in DataParallel, so names begin with `module.`; its
-evaluation wants the bare mapping. All three forms are understood. Tensor names and shapes are ours already.
+The official training saves `{"state_dict": ...}` of a model in DataParallel, so that names begin with `module.`. Its
+evaluation uses the bare mapping. All forms are understood. Names and shapes of the tensors are the same as ours.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Shapes = dict[str, tuple[int, ...]]
 
 PREFIX = "module."
 STEM = "first_conv.0.weight"
-STEM_SCALE = "first_conv.1.weight"  # there only where BatchNorm is affine
-SUPERNET_TENSOR = re.compile(r"features\.\d+\.\d+\.")  # the second number is a choice; a network has none
+STEM_SCALE = "first_conv.1.weight"  # exists only where BatchNorm is affine
+SUPERNET_TENSOR = re.compile(r"features\.\d+\.\d+\.")  # layer and choice; a network's names have no choice
 LAYER_TENSOR = re.compile(r"features\.(\d{1,6})\.(.+)")
 
 
-def state_of(content: Mapping[str, Any]) -> State | None:
-    """The tensors in the content of a published checkpoint, named without `module.`; None if it is none."""
+def find_state(content: Mapping[str, Any]) -> State | None:
+    """Return the tensors in an official checkpoint's content, named without `module.`; None if it is not one."""
     state = content.get("state_dict", content)
     if not isinstance(state, dict):
         return None
@@ -40,13 +40,13 @@ def state_of(content: Mapping[str, Any]) -> State | None:
     return dict(state)
 
 
-def to_published(state: State) -> dict[str, Any]:
-    """The content of a checkpoint that the published scripts load with `strict=True`."""
+def to_official(state: State) -> dict[str, Any]:
+    """Return the content of a checkpoint that the official scripts load with `strict=True`."""
     return {"state_dict": {PREFIX + name: tensor.contiguous() for name, tensor in state.items()}}
 
 
-def kind_of(state: State) -> Literal["supernet", "network"]:
-    """Whether the tensors are those of a supernet, with several choices in each layer, or of one network."""
+def detect_kind(state: State) -> Literal["supernet", "network"]:
+    """Return whether the tensors belong to a supernet, with several choices in each layer, or to one network."""
     return "supernet" if any(SUPERNET_TENSOR.match(name) for name in state) else "network"
 
 
@@ -56,54 +56,54 @@ def is_affine(state: State) -> bool:
 
 
 def infer_architecture(space: SearchSpace, state: State) -> Architecture:
-    """The architecture of a network, from the names and shapes of its tensors.
+    """Infer the architecture of a network from the names and shapes of its tensors.
 
     Raises:
-        CheckpointError: the network is none of the space.
+        CheckpointError: the network is not in the space, or several choices of a layer fit its tensors.
     """
     layers: dict[int, Shapes] = {}
     for name, tensor in state.items():
         if match := LAYER_TENSOR.fullmatch(name):
             layers.setdefault(int(match[1]), {})[match[2]] = tuple(tensor.shape)
     may_be_empty = {layer.index for layer in space.layers if any(c.op == IDENTITY or c.is_own for c in layer.choices)}
-    every = set(range(space.num_layers))
-    if not every - may_be_empty <= layers.keys() <= every:
+    indices = set(range(space.num_layers))
+    if not indices - may_be_empty <= layers.keys() <= indices:
         raise CheckpointError(f"the network has {len(layers)} layers, the space {space.num_layers}")
     affine = is_affine(state)
     return Architecture.of(
-        _option(layer, options, layers.get(layer.index, {}), affine)
+        _infer_option(layer, options, layers.get(layer.index, {}), affine)
         for layer, options in zip(space.layers, space.options.by_layer, strict=True)
     )
 
 
-def _option(layer: Layer, options: Sequence[Option], found: Shapes, affine: bool) -> Option:
-    """The choice of one layer that has these tensors, and its width."""
-    alike = [option for option in options if _shapes(layer, option, affine) == found]
-    if len(alike) == 1:
-        return alike[0]
-    if alike:
-        same = ", ".join(f"{option} ({layer.choices[option.choice].name})" for option in alike)
+def _infer_option(layer: Layer, options: Sequence[Option], shapes: Shapes, affine: bool) -> Option:
+    """Return the one option of a layer whose tensors have these names and shapes."""
+    matches = [option for option in options if _list_shapes(layer, option, affine) == shapes]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = ", ".join(f"{option} ({layer.choices[option.choice].name})" for option in matches)
         raise CheckpointError(
-            f"layer {layer.index} of the network may be any of {same}, whose tensors are alike; a model.pt of spos says"
-            " which"
+            f"layer {layer.index} of the network may be any of {names}, whose tensors have the same names and shapes;"
+            " use the model.pt of spos, which names the architecture"
         )
     names = ", ".join(choice.name for choice in layer.choices)
-    depthwise = [shape for shape in found.values() if len(shape) == 4 and shape[1] == 1]
+    depthwise = [shape for shape in shapes.values() if len(shape) == 4 and shape[1] == 1]
     raise CheckpointError(
         f"layer {layer.index} of the network is none of the space's choices ({names}) with"
-        f" {_middles(layer, options)} middle channels; it has {len(found)} tensors, the depthwise ones"
+        f" {_list_hidden_channels(layer, options)} hidden channels; it has {len(shapes)} tensors, the depthwise ones"
         f" {', '.join('x'.join(map(str, shape)) for shape in depthwise[:4]) or 'missing'}"
     )
 
 
-def _middles(layer: Layer, options: Sequence[Option]) -> str:
-    """The numbers of middle channels that a layer may have."""
-    every = {layer.middle(layer.choices[option.choice], option.width) for option in options}
-    return ", ".join(map(str, sorted(every - {0})))
+def _list_hidden_channels(layer: Layer, options: Sequence[Option]) -> str:
+    """List the numbers of hidden channels that a layer may have."""
+    numbers = {layer.middle(layer.choices[option.choice], option.width) for option in options}
+    return ", ".join(map(str, sorted(numbers - {0})))
 
 
-def _shapes(layer: Layer, option: Option, affine: bool) -> Shapes:
-    """Names and shapes of an option's tensors."""
+def _list_shapes(layer: Layer, option: Option, affine: bool) -> Shapes:
+    """Return the names and shapes of an option's tensors."""
     with torch.device("meta"):
         block = build_block(layer.choices[option.choice], layer, affine, option.width)
     return {name: tuple(tensor.shape) for name, tensor in block.state_dict().items()}

@@ -49,7 +49,7 @@ def read_candidates(path: Path, space: SearchSpace, costs: Costs) -> list[Entry]
         raise CheckpointError(
             f"{path} holds no search: expected a journal.jsonl, or an official checkpoint with vis_dict"
         )
-    return search_checkpoint.entries_of(content, space, costs.flops, costs.params, str(path))
+    return search_checkpoint.read_entries(content, space, costs.flops, costs.params, str(path))
 
 
 @dataclass(frozen=True)

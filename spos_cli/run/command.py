@@ -137,7 +137,7 @@ class Run(Command):
         """Sets aside what the stage left, once a launch: processes that are started again go on."""
         from spos_cli.engine import distributed  # brings torch, which a question about a run does not need
 
-        launch, mark = distributed.launch_id(), self.folder.root / f".{self.folder.name_of(stage)}.fresh"
+        launch, mark = distributed.get_launch_id(), self.folder.root / f".{self.folder.name_of(stage)}.fresh"
         if launch == "none":
             raise RunError(
                 "under torchrun, --fresh needs an --rdzv-id of its own, so that a machine that comes back goes on"

@@ -293,7 +293,7 @@ class Images:
 
     def warn_of_small_shared_memory(self, training: TrainingConfig) -> None:
         """Say it if shared memory has no room for the batches of a training, which are then slower on their way."""
-        free, here = shared_memory_free(), distributed.processes_here()
+        free, here = shared_memory_free(), distributed.count_local_processes()
         size = images_per_pass(training.batch_size, self.processes.world_size, training.accumulate)
         needed = here * shared_memory_needed(self.data.workers, size, self.size)
         if free is not None and needed > free and self.processes.is_main:

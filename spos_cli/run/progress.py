@@ -16,6 +16,7 @@ from spos_cli.files.reading import read_json, read_yaml
 from spos_cli.run.command import Command, settings_of
 from spos_cli.run.folder import TrainingFolder
 from spos_cli.search.journal import Journal
+from spos_cli.search.results import Results
 
 MAX_FILES = 1000  # of a folder, whose times are compared
 

@@ -121,9 +121,9 @@ def read_weights(path: Path) -> Weights:
     kind = content.get("kind")
     if kind == "retrain":
         raise CheckpointError(f"{path} is in the middle of a retraining; use the model.pt beside it")
-    state = weights.state_of(content)
+    state = weights.find_state(content)
     if kind is None and state is not None:
-        return Weights(path, weights.kind_of(state), state)
+        return Weights(path, weights.detect_kind(state), state)
     if kind not in PARTS or not all(isinstance(content.get(part), of) for part, of in PARTS[kind].items()):
         raise CheckpointError(f"{path} is not a weights file of spos, nor a published one")
     if kind == "supernet":

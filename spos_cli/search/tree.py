@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from spos_cli.models.blocks import Branch, ChoiceBlock, TwoBranchBlock
-from spos_cli.models.folding import Calibration, Plan, WholeCalibration, plan
-from spos_cli.models.routing import Order, Pieces, joined, routing
+from spos_cli.models.folding import BlockStatistics, BranchStatistics, Plan, make_plan
+from spos_cli.models.routing import BlockChannels, Pieces, concatenate, make_routing
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture, Option
 
@@ -29,7 +29,7 @@ class Node:
         folded: the branches with these statistics folded into the weights, after calibration.
     """
 
-    def __init__(self, depth: int, calibrations: Sequence[Calibration | WholeCalibration]) -> None:
+    def __init__(self, depth: int, calibrations: Sequence[BranchStatistics | BlockStatistics]) -> None:
         self.depth = depth
         self.candidates: set[int] = set()
         self.children: dict[Option, Node] = {}
@@ -38,12 +38,12 @@ class Node:
 
     def fold(self) -> None:
         """End the calibration of this node and of all nodes below it."""
-        self.folded = [calibration.folded() for calibration in self.calibrations]
+        self.folded = [calibration.fold() for calibration in self.calibrations]
         for child in self.children.values():
             child.fold()
 
 
-RunNode = Callable[[Node, Tensor], tuple[Tensor, ...]]  # Features in, one tensor per branch out.
+RunNode = Callable[[Node, Tensor], tuple[Tensor, ...]]  # `(B, in, H, W)` to `(B, C, H', W')` for each branch
 
 
 class Tree:
@@ -57,17 +57,19 @@ class Tree:
 
     def __init__(self, supernet: Supernet, candidates: Sequence[Architecture], dtype: torch.dtype) -> None:
         self.supernet, self.dtype = supernet, dtype
-        self.ways = routing(supernet.space, supernet.classifier[0].weight.device)
+        self.ways = make_routing(supernet.space, supernet.classifier[0].weight.device)
         plans: dict[tuple[int, Option], list[Plan]] = {}
 
         def make_node(depth: int, option: Option, middle: int | None = None) -> Node:
             branches = self._branches(depth, option.choice)
             if isinstance(branches, ChoiceBlock):
-                return Node(depth, [WholeCalibration(branches, Order(middle=middle), dtype)])
+                return Node(depth, [BlockStatistics(branches, BlockChannels(hidden=middle), dtype)])
             if (depth, option) not in plans:
-                inputs = self.ways.orders[depth].inputs
-                plans[depth, option] = [plan(branch, inputs, outputs, middle, dtype) for branch, outputs in branches]
-            return Node(depth, [Calibration(parts) for parts in plans[depth, option]])
+                inputs = self.ways.channels[depth].inputs
+                plans[depth, option] = [
+                    make_plan(branch, inputs, outputs, middle, dtype) for branch, outputs in branches
+                ]
+            return Node(depth, [BranchStatistics(parts) for parts in plans[depth, option]])
 
         self.root = make_node(0, Option(0))
         for number, arch in enumerate(candidates):
@@ -83,7 +85,7 @@ class Tree:
 
     def _branches(self, depth: int, choice: int) -> list[tuple[Branch, Tensor | None]] | ChoiceBlock:
         """Return the branches of a node with the order of their output channels, or a block without branches."""
-        order, layers = self.ways.orders[depth], self.supernet.space.num_layers
+        order, layers = self.ways.channels[depth], self.supernet.space.num_layers
         if depth == 0:
             return [(self.supernet.first_conv, order.outputs[0])]
         if depth > layers:
@@ -124,7 +126,7 @@ class Tree:
     def _through(self, images: Tensor, run_node: RunNode) -> Iterator[tuple[Node, Tensor]]:
         """Run a batch `(B, 3, H, W)` through all nodes; yield each head with its features `(B, C, H, W)`."""
         if self.root.candidates:
-            yield from self._below(self.root, {-1: (images.to(self.dtype),)}, run_node)
+            yield from self._below(self.root, {-1: (images.to(self.dtype),)}, run_node)  # (B, 3, H, W)
 
     def _below(self, node: Node, pieces: Pieces, run_node: RunNode) -> Iterator[tuple[Node, Tensor]]:
         """Run a batch through a node and all nodes below it, depth first; yield each head with its features.
@@ -132,11 +134,11 @@ class Tree:
         Only features that other nodes below this one still need are kept.
         """
         while True:
-            outputs = run_node(node, joined(pieces[node.depth - 1]))
+            outputs = run_node(node, concatenate(pieces[node.depth - 1]))
             if not node.children:
                 yield node, outputs[0]
                 return
-            pieces = self.ways.give(pieces, node.depth, outputs)
+            pieces = self.ways.route(pieces, node.depth, outputs)
             del outputs
             *others, node = node.children.values()
             for child in others:

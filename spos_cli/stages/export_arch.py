@@ -18,7 +18,7 @@ from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import count
 from spos_cli.official.flops_table import PICKLE_PROTOCOL
-from spos_cli.official.weights import to_published
+from spos_cli.official.weights import to_official
 from spos_cli.run.candidates import read_candidates
 from spos_cli.run.command import Run
 from spos_cli.run.search_settings import read_settings
@@ -175,7 +175,7 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
     if output.exists():
         raise RunError(f"{output} already exists; name another file with --output")
     if form == "published":
-        write_atomically(output, checkpoint.serialize(to_published(weights.state)))
+        write_atomically(output, checkpoint.serialize(to_official(weights.state)))
     else:
         checkpoint.save(output, add_settings(run, weights, architecture))
     # Later commands look for the settings beside weights that a training would have written.

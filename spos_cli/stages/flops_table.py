@@ -19,7 +19,7 @@ from spos_cli.errors import ConfigError
 from spos_cli.files.writing import write_atomically
 from spos_cli.models import latency
 from spos_cli.models.counting import count
-from spos_cli.models.latency import OUTLIER, ROUNDS, WARM_UP, Latencies
+from spos_cli.models.latency import MEASURED_ROUNDS, OUTLIER_RATIO, WARM_UP_ROUNDS, Latencies
 from spos_cli.official import flops_table
 from spos_cli.run.command import Run
 from spos_cli.run.costs import (
@@ -70,7 +70,7 @@ def show_costs(run: Run, archs: Sequence[str], limit: int | None, form: Literal[
     summary = summarize_space(space, costs, limit)
     if form == "pkl":
         path = run.folder.official_flops_table
-        content = pickle.dumps(flops_table.of(space, costs.flops), flops_table.PICKLE_PROTOCOL)
+        content = pickle.dumps(flops_table.make_table(space, costs.flops), flops_table.PICKLE_PROTOCOL)
     else:
         path = run.folder.flops_table
         content = (json.dumps(summary, indent=1) + "\n").encode()
@@ -91,7 +91,7 @@ def compare_with_official(run: Run, path: Path) -> None:
         CheckpointError: the file is not such a table, or holds more than plain values.
     """
     space = run.config.space.build()
-    result = flops_table.compare(flops_table.read(path), flops_table.of(space, count(space).flops))
+    result = flops_table.compare_tables(flops_table.read_table(path), flops_table.make_table(space, count(space).flops))
     file = run.folder.flops_of_widths
     write_atomically(file, (json.dumps(result.others) + "\n").encode())
     run.record_settings()
@@ -134,9 +134,9 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
     rng = seeding.generator(run.config.seed, "latency")
     networks = [distribution.draw(rng, None, None) for _ in range(WHOLE_NETWORKS)]
     # Measure every choice and these networks.
-    with track("measuring latencies", WARM_UP + ROUNDS, "rounds", quiet=run.as_json) as task:
-        timer = partial(accelerator.seconds_of, device)
-        names = {"name": accelerator.name(device), "dtype": accelerator.float32_name(device)}
+    with track("measuring latencies", WARM_UP_ROUNDS + MEASURED_ROUNDS, "rounds", quiet=run.as_json) as task:
+        timer = partial(accelerator.time_call, device)
+        names = {"name": accelerator.get_name(device), "dtype": accelerator.describe_float32(device)}
         latencies = latency.measure(space, device, batch, networks, task.advance, timer, **names)
     # Write the table.
     summary = summarize_latencies(space, latencies)
@@ -176,11 +176,14 @@ def describe_latencies(space: SearchSpace, latencies: Latencies, spearman: float
     """Return names and values that say under which conditions latencies were measured, and how good the table is."""
     conditions, table = latencies.conditions, latencies.table
     measured = [value for _, value, _ in latencies.whole]
-    outliers = sum(spread > OUTLIER for row in latencies.spread for spread in row)
+    outliers = sum(spread > OUTLIER_RATIO for row in latencies.spread for spread in row)
     return [
         ("device", f"{conditions.device}, {conditions.threads} threads, {conditions.dtype}, batch {conditions.batch}"),
-        ("measured", f"medians of {ROUNDS} rounds, after {WARM_UP} rounds to warm up"),
-        ("outliers", f"{outliers} of {sum(space.options.counts)} have a call of {OUTLIER} times the median or more"),
+        ("measured", f"medians of {MEASURED_ROUNDS} rounds, after {WARM_UP_ROUNDS} rounds to warm up"),
+        (
+            "outliers",
+            f"{outliers} of {sum(space.options.counts)} have a call of {OUTLIER_RATIO} times the median or more",
+        ),
         ("range of the table", f"{format_duration(table.minimum)} to {format_duration(table.maximum)}"),
         (f"{len(measured)} whole networks", f"{format_duration(min(measured))} to {format_duration(max(measured))}"),
         ("Spearman's rank correlation with them", f"{spearman:.3f}"),

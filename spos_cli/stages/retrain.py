@@ -15,13 +15,13 @@ from spos_cli.engine.compilation import run_eagerly
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.evaluation import evaluate
 from spos_cli.engine.metrics import Accuracy
-from spos_cli.engine.precision import autocast, prepared
+from spos_cli.engine.precision import autocast, prepare_images
 from spos_cli.engine.progress import track
 from spos_cli.engine.trainer import Trainer
 from spos_cli.files.quoting import quote_path
 from spos_cli.models.counting import count
 from spos_cli.models.network import Network
-from spos_cli.models.skeleton import initialized
+from spos_cli.models.skeleton import build_initialized
 from spos_cli.run.command import Run
 from spos_cli.run.images import Images
 from spos_cli.run.inputs import only_one, require_batch, training_recipe, warn_of_guessing, weights_seed
@@ -56,7 +56,7 @@ def train(run: Run, processes: Processes, architecture: Architecture, images: Im
     """Trains from the last checkpoint in a folder, or from the beginning, to the end, and keeps the result there."""
     config, training = run.config, run.config.retrain
     space = config.space.build()
-    model = initialized(
+    model = build_initialized(
         lambda: Network(space, architecture, training.affine, training.dropout), weights_seed(config, "network")
     )
     indices, _ = images.splits
@@ -125,7 +125,7 @@ def last_batchnorm_pass(run: Run, model: nn.Module, images: Images, processes: P
 
         def inputs() -> Any:
             for pixels, colours, _ in batches:
-                yield prepared(images.preprocess, pixels, colours, processes.device)
+                yield prepare_images(images.preprocess, pixels, colours, processes.device)
                 task.advance()
 
         with autocast(processes.device, training.amp), run_eagerly():

@@ -10,7 +10,7 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import warn
 from spos_cli.engine.trainer import Trainer
 from spos_cli.files.writing import write_atomically
-from spos_cli.models.skeleton import initialized
+from spos_cli.models.skeleton import build_initialized
 from spos_cli.models.supernet import Supernet
 from spos_cli.run.command import Run
 from spos_cli.run.images import Images
@@ -51,7 +51,9 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
     """Trains from the last checkpoint, or from the beginning, to the end."""
     config, training = run.config, run.config.supernet
     indices, held_out = images.splits
-    model = initialized(lambda: Supernet(space, training.affine, training.dropout), weights_seed(config, "supernet"))
+    model = build_initialized(
+        lambda: Supernet(space, training.affine, training.dropout), weights_seed(config, "supernet")
+    )
     trainer = Trainer(
         model,
         training_recipe(training),

@@ -1,11 +1,11 @@
-"""`make bench` and `make bench-full`: speed against the published procedure, and how cost grows.
+"""`make bench` and `make bench-full`: speed against the official procedure, and how cost grows.
 
     python -m tests.benchmarks                  all lines, about 5 minutes on two cores
     python -m tests.benchmarks --full           more batch sizes and the largest space
-    python -m tests.benchmarks --only training  the lines of one name; --help lists the names
+    python -m tests.benchmarks --only training  one group of lines; --help lists the groups
 
-Each comparison is a piece of work done in two ways, taken in turns; the ratio is of the medians. The baseline is
-`published.py`: the same model, images and threads. Machines are noisy: look at the range too. Writes bench.json.
+Each comparison does a piece of work in two ways, in turns; the ratio is that of the medians. The baseline is
+`official.py`, with the same model, images and threads. Machines are noisy, so look at the range too. Writes bench.json.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from tests.benchmarks.roofline import Roofline
 Result = Comparison | Roofline | Row
 OUTPUT = Path("bench.json")
 
-# Each name is a group of lines, in the order of the tables; it is told whether the run is a full one. Another
-# comparison needs a function `lines(full)` in a module of its own, and its name here.
+# The groups of lines, in the order of the tables. The argument is whether the run is a full one. For another
+# comparison, write a function `lines(full)` in a module of its own and name it here.
 GROUPS: dict[str, Callable[[bool], Iterator[Result]]] = {
     "training": training.lines,
-    "roofline": lambda full: iter([roofline.roofline(training.BATCH)]),
+    "roofline": lambda full: iter([roofline.measure_roofline(training.BATCH)]),
     "candidates": candidates.lines,
     "processes": processes.lines,
-    "paths": lambda full: iter([paths.path_draw()]),
+    "paths": lambda full: iter([paths.compare_draws()]),
     "inputs": inputs.lines,
-    "startup": lambda full: iter([startup.help_text()]),
+    "startup": lambda full: iter([startup.compare_help()]),
     "batches": training.growth,
     "journal": lambda full: growth.journals(),
     "space": growth.spaces,
@@ -49,8 +49,8 @@ GROUPS: dict[str, Callable[[bool], Iterator[Result]]] = {
 }
 
 
-def arguments() -> argparse.Namespace:
-    """Of the command line."""
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--full", action="store_true", help="more batch sizes and the largest space")
     parser.add_argument("--only", action="append", choices=GROUPS, metavar="NAME", help=", ".join(GROUPS))
@@ -58,19 +58,19 @@ def arguments() -> argparse.Namespace:
 
 
 def run(names: list[str], full: bool, console: Console) -> list[Result]:
-    """One group after another; each result is said as it comes."""
+    """Run one group after another, and print each result when it is there."""
     results: list[Result] = []
     begin = time.monotonic()
     for name in names:
         console.print(f"{name} ...", style="dim")
         for result in GROUPS[name](full):
             results.append(result)
-            console.print(f"  {time.monotonic() - begin:4.0f} s  {note(result)}", style="dim", highlight=False)
+            console.print(f"  {time.monotonic() - begin:4.0f} s  {format_result(result)}", style="dim", highlight=False)
     return results
 
 
-def note(result: Result) -> str:
-    """A result in a line."""
+def format_result(result: Result) -> str:
+    """Format a result as a line."""
     if isinstance(result, Comparison):
         return f"{result.what}: {result.ratio:.2f}x"
     if isinstance(result, Roofline):
@@ -78,10 +78,10 @@ def note(result: Result) -> str:
     return f"{result.what}, {result.size}: {result.value:.4g} {result.unit}"
 
 
-def comparison_table(results: list[Comparison]) -> Table:
-    """Both sides, as medians and ranges."""
+def make_comparison_table(results: list[Comparison]) -> Table:
+    """Make the table of both sides, as medians and ranges."""
     table = Table(title=f"medians (least to most); {torch.get_num_threads()} threads, PyTorch {torch.__version__}")
-    for title in ("what", "unit", "published procedure", "spos", "ratio"):
+    for title in ("what", "unit", "official procedure", "spos", "ratio"):
         table.add_column(title)
     for result in results:
         sides = (
@@ -92,8 +92,8 @@ def comparison_table(results: list[Comparison]) -> Table:
     return table
 
 
-def roofline_table(result: Roofline) -> Table:
-    """What the machine can do, the bounds that follow for a step, and what it reaches."""
+def make_roofline_table(result: Roofline) -> Table:
+    """Make the table of what the machine can do, the bounds for a step, and the measured rate."""
     machine = result.machine
     table = Table(title=f"a supernet step at 224 px, batch {result.batch}, fp32: bounds of this machine")
     for title in ("what", "measured rate", "an image needs", "images/s"):
@@ -108,8 +108,8 @@ def roofline_table(result: Roofline) -> Table:
     return table
 
 
-def growth_table(rows: list[Row]) -> Table:
-    """How cost grows; memory is what the work needs above Python and PyTorch at rest."""
+def make_growth_table(rows: list[Row]) -> Table:
+    """Make the table of growing costs; memory is what the work needs above Python and PyTorch at rest."""
     table = Table(title="how cost grows")
     for title in ("what", "size", "median", "peak memory", "target"):
         table.add_column(title)
@@ -120,20 +120,20 @@ def growth_table(rows: list[Row]) -> Table:
 
 
 def show(results: list[Result], console: Console) -> None:
-    """The tables on the screen."""
+    """Print all tables."""
     comparisons = [result for result in results if isinstance(result, Comparison)]
     rows = [result for result in results if isinstance(result, Row)]
     if comparisons:
-        console.print(comparison_table(comparisons))
+        console.print(make_comparison_table(comparisons))
     for result in results:
         if isinstance(result, Roofline):
-            console.print(roofline_table(result))
+            console.print(make_roofline_table(result))
     if rows:
-        console.print(growth_table(rows))
+        console.print(make_growth_table(rows))
 
 
-def as_json(results: list[Result]) -> dict[str, Any]:
-    """The content of bench.json; rates are units per second, memory is in MB."""
+def to_dict(results: list[Result]) -> dict[str, Any]:
+    """Return the content of bench.json; rates are units per second, memory is in MB."""
     bounds = ("by_compute", "by_compute_bf16", "by_memory", "fraction")
     return {
         "machine": {
@@ -151,12 +151,12 @@ def as_json(results: list[Result]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Runs what was asked for."""
-    asked, screen = arguments(), Console()
+    """Run the groups that the command line names."""
+    options, screen = parse_arguments(), Console()
     console = screen if screen.is_terminal else Console(width=140)
-    results = run(asked.only or list(GROUPS), asked.full, console)
+    results = run(options.only or list(GROUPS), options.full, console)
     show(results, console)
-    OUTPUT.write_text(json.dumps(as_json(results), indent=1) + "\n")
+    OUTPUT.write_text(json.dumps(to_dict(results), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A search of fifty candidates at 224 px: the published way one by one, ours as trees of candidates.
+"""Compare a search of fifty candidates at 224 px: the official way one by one, ours as trees of candidates.
 
-Rates are measured on some batches of each side, in turns, and the whole is extrapolated from them: 200 batches of 128
-training images and 8,000 scored images for each published candidate, which decodes them again; for ours the default
-number of calibration images and the same 8,000 images, which are decoded once. What is scored has intervals of one
-width on both sides. Loading and scoring take turns on both sides.
+Rates are measured on some batches of each side, in turns, and the whole search is extrapolated from them. An official
+candidate needs 200 batches of 128 training images and 8,000 scored images, which are decoded again each time. Ours
+needs the default number of calibration images and the same 8,000 images, which are decoded once. So scores have the
+same interval on both sides. Loading and scoring take turns on both sides.
 """
 
 from __future__ import annotations
@@ -32,18 +32,21 @@ from spos_cli.search.scoring import GROUP
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import PUBLISHED
-from tests.benchmarks import photographs, published
+from tests.benchmarks import official, photographs
 from tests.benchmarks.comparison import Comparison
 
 CANDIDATES, SCORED = 50, 8000
 CALIBRATED = SearchConfig().calibration_images
 LIMIT = 330_000_000
-# Share of the images that are scored with `racing` about 0.1: `python -m tests.benchmarks.racing` on Fashion-MNIST.
-RACED = 0.80
+# Share of images scored with `racing` at about 0.1, by `python -m tests.benchmarks.racing` on Fashion-MNIST.
+RACING_SHARE = 0.80
 
 
-def candidates() -> list[list[Architecture]]:
-    """Those of a search of five generations, whose scores are the cost and some noise, in groups as they are scored."""
+def draw_candidates() -> list[list[Architecture]]:
+    """Draw the candidates of a search of five generations, in the groups that are scored together.
+
+    Their scores are their cost with some noise.
+    """
     table, rng = count(PUBLISHED).flops, np.random.default_rng(0)
     evolution = Evolution(
         table=table,
@@ -63,53 +66,56 @@ def candidates() -> list[list[Architecture]]:
 
 @dataclass
 class Seconds:
-    """Of one image in one candidate, on average over the candidates; decoding apart."""
+    """Seconds of one image in one candidate, on average over the candidates, without decoding."""
 
     calibration: float
     scoring: float
 
 
-def exhaust(tree: Tree, images: Tensor) -> None:
-    """The logits of all candidates, not kept."""
+def score_all(tree: Tree, images: Tensor) -> None:
+    """Compute the logits of all candidates without keeping them."""
     for _ in tree.logits(images):
         pass
 
 
-def timed(work: Callable[[], object]) -> float:
+def measure_seconds(work: Callable[[], object]) -> float:
+    """Return the seconds of a piece of work."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
 
 
-def ours(supernet: Supernet, pixels: Tensor, groups: list[list[Architecture]], dtype: torch.dtype) -> Seconds:
-    """One batch of calibration and four smaller ones of scoring, of all candidates."""
+def measure_ours(supernet: Supernet, pixels: Tensor, groups: list[list[Architecture]], dtype: torch.dtype) -> Seconds:
+    """Measure one batch of calibration and four smaller ones of scoring, for all candidates."""
     seconds = Seconds(0.0, 0.0)
     images = preprocess("spos", pixels)
     number = sum(map(len, groups))
     with torch.inference_mode():
         for group in groups:
             tree = Tree(supernet, group, dtype)
-            seconds.calibration += timed(partial(tree.calibrate, images, 1.0)) / len(pixels) / number
+            seconds.calibration += measure_seconds(partial(tree.calibrate, images, 1.0)) / len(pixels) / number
             tree.fold()
             for part in torch.split(images, CPU_BATCH):
-                seconds.scoring += timed(partial(exhaust, tree, part)) / len(pixels) / number
+                seconds.scoring += measure_seconds(partial(score_all, tree, part)) / len(pixels) / number
     return seconds
 
 
-def theirs(model: published.Supernet, path: Architecture, loaded: dict[bool, Iterator[published.Batch]]) -> Seconds:
-    """One batch of calibration and one of scoring of one candidate, decoding included."""
-    calibration = timed(lambda: published.calibration_pass(model, path, loaded[True], 1)) / published.CALIBRATION_BATCH
-    scoring = timed(lambda: published.scoring_pass(model, path, loaded[False], 1)) / published.SCORING_BATCH
+def measure_official(
+    model: official.Supernet, path: Architecture, loaded: dict[bool, Iterator[official.Batch]]
+) -> Seconds:
+    """Measure one batch of calibration and one of scoring of one candidate, decoding included."""
+    calibration = measure_seconds(lambda: official.calibrate(model, path, loaded[True], 1)) / official.CALIBRATION_BATCH
+    scoring = measure_seconds(lambda: official.score(model, path, loaded[False], 1)) / official.SCORING_BATCH
     return Seconds(calibration, scoring)
 
 
-def search(dtype: torch.dtype = torch.bfloat16, turns: int = 3) -> list[Comparison]:
-    """Searches of fifty candidates an hour, without races and with them."""
+def compare_searches(dtype: torch.dtype = torch.bfloat16, turns: int = 3) -> list[Comparison]:
+    """Compare searches of fifty candidates per hour, without races and with them."""
     supernet = Supernet(PUBLISHED)
     initialize(supernet, 0)
-    model = published.load(published.Supernet(), supernet.state_dict())
+    model = official.load_weights(official.Supernet(), supernet.state_dict())
     supernet.to(memory_format=torch.channels_last).eval()
-    groups = candidates()
+    groups = draw_candidates()
     baseline: list[float] = []
     plain: list[float] = []
     raced: list[float] = []
@@ -118,37 +124,39 @@ def search(dtype: torch.dtype = torch.bfloat16, turns: int = 3) -> list[Comparis
         transform = EvalTransform("spos", 224, stored=False)
         images = torch.stack([transform(decode(path)) for path in paths])
         batch = torch.cat((images, images)).contiguous(memory_format=torch.channels_last)
-        decoding = timed(lambda: [transform(decode(path)) for path in paths]) / len(paths)
-        sizes = {True: published.CALIBRATION_BATCH, False: published.SCORING_BATCH}
-        loaded = {train: published.batches(paths, labels, train=train, batch=sizes[train]) for train in (True, False)}
+        decoding = measure_seconds(lambda: [transform(decode(path)) for path in paths]) / len(paths)
+        sizes = {True: official.CALIBRATION_BATCH, False: official.SCORING_BATCH}
+        loaded = {
+            train: official.load_batches(paths, labels, train=train, batch=sizes[train]) for train in (True, False)
+        }
         for turn in range(turns + 1):
-            there = theirs(model, groups[0][0], loaded)
-            here = ours(supernet, batch, groups, dtype)
+            there = measure_official(model, groups[0][0], loaded)
+            here = measure_ours(supernet, batch, groups, dtype)
             if turn:
-                images_there = published.CALIBRATION_BATCHES * published.CALIBRATION_BATCH
+                images_there = official.CALIBRATION_BATCHES * official.CALIBRATION_BATCH
                 baseline.append(CANDIDATES * (images_there * there.calibration + SCORED * there.scoring))
                 once = decoding * (CALIBRATED + SCORED)
                 calibrating = CANDIDATES * CALIBRATED * here.calibration
                 plain.append(once + calibrating + CANDIDATES * SCORED * here.scoring)
-                raced.append(once + calibrating + RACED * CANDIDATES * SCORED * here.scoring)
+                raced.append(once + calibrating + RACING_SHARE * CANDIDATES * SCORED * here.scoring)
     kind = "bf16" if dtype == torch.bfloat16 else "fp32"
 
     def per_hour(seconds: list[float]) -> list[float]:
         return [3600 / second for second in seconds]
 
-    saved = f"{shared():.0%} shared"
+    saved = f"{count_shared():.0%} shared"
     return [
         Comparison(f"search of 50 candidates, {kind}, {saved}", "an hour", per_hour(baseline), per_hour(plain)),
-        Comparison(f"the same with racing ({RACED:.0%} scored)", "an hour", per_hour(baseline), per_hour(raced)),
+        Comparison(f"the same with racing ({RACING_SHARE:.0%} scored)", "an hour", per_hour(baseline), per_hour(raced)),
     ]
 
 
-def shared() -> float:
-    """The share of multiply-adds that common beginnings save over the candidates."""
+def count_shared() -> float:
+    """Return the share of multiply-adds that candidates save by common first layers."""
     table = count(PUBLISHED).flops
-    whole = sum(table.of(arch) for group in candidates() for arch in group)
+    whole = sum(table.of(arch) for group in draw_candidates() for arch in group)
     needed = 0
-    for group in candidates():
+    for group in draw_candidates():
         beginnings = {tuple(arch)[:length] for arch in group for length in range(1, len(arch) + 1)}
         needed += table.fixed * len(group)
         needed += sum(table.rows[len(beginning) - 1][beginning[-1]] for beginning in beginnings)
@@ -156,7 +164,7 @@ def shared() -> float:
 
 
 def lines(full: bool) -> Iterator[Comparison]:
-    """In bf16, and in float32 too in a full run."""
-    yield from search()
+    """Compare searches in bf16, and in a full run also in float32."""
+    yield from compare_searches()
     if full:
-        yield from search(torch.float32)
+        yield from compare_searches(torch.float32)

@@ -1,4 +1,4 @@
-"""Two ways to do the same piece of work, taken in turns."""
+"""Compare two ways to do the same piece of work, in turns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Comparison:
-    """Units per second of both sides; each list holds one value a turn."""
+    """Units per second of both sides, one value for each turn."""
 
     what: str
     unit: str
@@ -19,14 +19,14 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """How many times faster."""
+        """How many times as fast our side is, by the medians."""
         return statistics.median(self.ours) / statistics.median(self.baseline)
 
 
 def compare(
     what: str, unit: str, units: int, baseline: Callable[[], object], ours: Callable[[], object], turns: int
 ) -> Comparison:
-    """Takes turns, after one of each that does not count."""
+    """Measure both sides in turns, after a first turn that does not count."""
     rates: tuple[list[float], list[float]] = ([], [])
     for turn in range(turns + 1):
         for side, work in zip(rates, (baseline, ours), strict=True):

@@ -25,13 +25,13 @@ from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import CostBinSampler
 from spos_cli.space.search_space import PUBLISHED, Choice, SearchSpace, Stage
 from tests.benchmarks import photographs
-from tests.benchmarks.measure import Cost, Row, cost_of, in_child
+from tests.benchmarks.measure import Cost, Row, measure_cost, run_in_child
 
 CANDIDATES = (100, 1_000, 10_000)
 LAYERS, CHOICES = (20, 50, 100), (4, 20)
 WORKERS = (1, 2, 4)
 LIMIT, OTHER_LIMIT = 330_000_000, 320_000_000  # FLOPs
-POPULATION = 50  # as published
+POPULATION = 50  # as in the official code
 DRAWS = 2_000
 JOURNAL_TARGET, DRAW_TARGET = "under 2 s", "under 50 us"
 
@@ -40,15 +40,15 @@ JOURNAL_TARGET, DRAW_TARGET = "under 2 s", "under 50 us"
 
 
 @functools.cache
-def costs() -> Costs:
-    """Of the published space; measuring them has a line of its own."""
+def count_costs() -> Costs:
+    """Count the costs of the official space once; counting is measured in a line of its own."""
     return count(PUBLISHED)
 
 
-def evolution(candidates: int) -> Evolution:
-    """A search of the published sizes that ends after so many candidates."""
+def make_evolution(candidates: int) -> Evolution:
+    """Make a search with the official sizes that ends after a number of candidates."""
     return Evolution(
-        table=costs().flops,
+        table=count_costs().flops,
         limit=LIMIT,
         population=POPULATION,
         generations=candidates // POPULATION - 1,
@@ -60,28 +60,28 @@ def evolution(candidates: int) -> Evolution:
     )
 
 
-def made_up_score(arch: Architecture) -> float:
-    """A top-1 for a candidate: a hash of it, coarse enough that some are equal."""
+def invent_score(arch: Architecture) -> float:
+    """Return a top-1 for a candidate: a hash, coarse enough that some scores are equal."""
     return int(hashlib.sha256(str(arch).encode()).hexdigest()[:8], 16) % 8_000 / 8_000
 
 
 def write_journal(path: Path, candidates: int) -> None:
-    """The journal of such a search."""
+    """Write the journal of such a search."""
     with path.open("w") as file:
-        for generation in evolution(candidates).search(lambda new: [made_up_score(c.architecture) for c in new]):
+        for generation in make_evolution(candidates).search(lambda new: [invent_score(c.architecture) for c in new]):
             for new, top1 in generation:
                 arch = new.architecture
-                flops, params = costs().flops.of(arch), costs().params.of(arch)
+                flops, params = count_costs().flops.of(arch), count_costs().params.of(arch)
                 entry = Entry(arch, flops, params, top1, top1, 8_000, new.generation, new.origin)
                 file.write(entry.to_line())
 
 
 class EndOfJournal(Exception):
-    """The first candidate that has no score yet."""
+    """Raised at the first candidate without a score."""
 
 
 def resume(path: Path, candidates: int) -> None:
-    """What a search does before it scores again: reads all, and proposes what it has proposed before."""
+    """Do what a search does before it scores again: read the journal, and propose the same candidates as before."""
     known = {entry.architecture: entry.top1 for entry in Journal(path).read()}
 
     def scores(new: Sequence[Candidate]) -> list[float]:
@@ -90,7 +90,7 @@ def resume(path: Path, candidates: int) -> None:
         return [known[candidate.architecture] for candidate in new]
 
     try:
-        for _ in evolution(candidates + POPULATION).search(scores):
+        for _ in make_evolution(candidates + POPULATION).search(scores):
             pass
     except EndOfJournal:
         return
@@ -98,7 +98,7 @@ def resume(path: Path, candidates: int) -> None:
 
 
 def export(path: Path, candidates: int) -> None:
-    """What `export-arch` does: reads all, checks them, and ranks those under a limit."""
+    """Do what `export-arch` does: read all entries, check them, and rank those under a limit."""
     entries = Journal(path).read()
     assert len(entries) == candidates
     for entry in entries:
@@ -106,76 +106,79 @@ def export(path: Path, candidates: int) -> None:
     assert Results.to_export(entries).under([("flops", OTHER_LIMIT)]).ranking
 
 
-def ask_again(path: Path, candidates: int) -> None:
-    """What a search under another limit does with a journal: takes over what fits, and proposes a generation."""
+def search_again(path: Path, candidates: int) -> None:
+    """Do what a search under another limit does: take over the scores that fit, and propose a generation."""
     known = {entry.architecture: entry.top1 for entry in Journal(path).read() if entry.flops <= OTHER_LIMIT}
-    next(iter(evolution(candidates).search(lambda new: [0.0] * len(new), known)))
+    next(iter(make_evolution(candidates).search(lambda new: [0.0] * len(new), known)))
 
 
 JOURNAL_WORK: dict[str, Callable[[Path, int], None]] = {
     "resume a search": resume,
     "export-arch": export,
-    "search under another limit": ask_again,
+    "search under another limit": search_again,
 }
 
 
-def journal_cost(what: str, path: Path, candidates: int) -> Cost:
-    """To be called in a process of its own."""
-    costs().flops.distribution()
-    return cost_of(lambda: JOURNAL_WORK[what](path, candidates), 3)
+def measure_journal(what: str, path: Path, candidates: int) -> Cost:
+    """Measure a piece of work on a journal; call it in a new process."""
+    count_costs().flops.distribution()
+    return measure_cost(lambda: JOURNAL_WORK[what](path, candidates), 3)
 
 
 def journals() -> Iterator[Row]:
-    """Seconds and memory by the number of candidates."""
+    """Measure seconds and memory by the number of candidates."""
     with tempfile.TemporaryDirectory() as folder:
         for candidates in CANDIDATES:
             path = Path(folder) / f"{candidates}.jsonl"
             write_journal(path, candidates)
             target = JOURNAL_TARGET if candidates == max(CANDIDATES) else ""
             for what in JOURNAL_WORK:
-                cost = in_child(journal_cost, what, path, candidates)
+                cost = run_in_child(measure_journal, what, path, candidates)
                 yield Row(f"journal: {what}", f"{candidates:,}", cost.median, "s", cost.above_rest, target)
 
 
 # The space
 
 
-def space_of(layers: int, choices: int) -> SearchSpace:
-    """The published space, made deeper in its proportions; more choices are larger kernels.
+def make_space(layers: int, choices: int) -> SearchSpace:
+    """Make the official space deeper in its proportions, with larger kernels as more choices.
 
-    Kernels end at 31, which makes 16 of them; for 20 choices the limit is lifted here.
+    The largest kernel is 31, which allows 16 choices; here the limit is lifted for 20 choices.
     """
     stages = tuple(Stage(stage.blocks * layers // 20, stage.channels) for stage in PUBLISHED.stages)
-    kernels = [Choice("shuffle", (("kernel", 2 * place + 3),)) for place in range(choices - 1)]
+    kernels = [Choice("shuffle", (("kernel", 2 * index + 3),)) for index in range(choices - 1)]
     with mock.patch.object(search_space, "MAX_KERNEL", 2 * choices + 1):
         return SearchSpace(stages, (*kernels, Choice("shuffle_xception")), 224, 1000, 16, 2, 1024)
 
 
-def space_costs(layers: int, choices: int) -> tuple[Cost, Cost, Cost]:
-    """Of counting on the meta device, of the distribution, and of drawing; to be called in a process of its own.
+def measure_space(layers: int, choices: int) -> tuple[Cost, Cost, Cost]:
+    """Measure counting on the meta device, the distribution of costs, and drawing; call it in a new process.
 
-    Paths are drawn in five turns of `DRAWS`, from the four bins around the middle of the space's costs, with the
-    generator of each draw.
+    Paths are drawn in five turns of `DRAWS`, from the four bins around the middle of the space's costs. The random
+    generator of each draw is included.
     """
-    space = space_of(layers, choices)
-    counting = cost_of(lambda: count(space), 1)
+    space = make_space(layers, choices)
+    counting = measure_cost(lambda: count(space), 1)
     table = count(space).flops
-    distribution = cost_of(table.distribution, 1)
+    distribution = measure_cost(table.distribution, 1)
     width = (table.maximum - table.minimum) // 25
     low = (table.maximum + table.minimum) // 2 - 2 * width
     sampler = CostBinSampler(table, low, low + 4 * width, width, seed=0)
-    draws = cost_of(lambda: [sampler.draw(step) for step in range(DRAWS)], 5, warm_up=1)
+    draws = measure_cost(lambda: [sampler.draw(step) for step in range(DRAWS)], 5, warm_up=1)
     return counting, distribution, draws
 
 
 def spaces(full: bool) -> Iterator[Row]:
-    """Seconds and memory by layers and choices; the largest needs minutes and gigabytes, so only in full."""
+    """Measure seconds and memory by layers and choices.
+
+    The largest space takes minutes and gigabytes, so it is measured in full runs only.
+    """
     for choices in CHOICES:
         for layers in LAYERS:
             if not full and (layers, choices) == (LAYERS[-1], CHOICES[-1]):
                 continue
             size = f"{layers} layers, {choices} choices"
-            counting, distribution, draws = in_child(space_costs, layers, choices)
+            counting, distribution, draws = run_in_child(measure_space, layers, choices)
             yield Row("space: cost tables, meta device", size, counting.median, "s", counting.above_rest)
             yield Row("space: distribution of costs", size, distribution.median, "s", distribution.above_rest)
             target = DRAW_TARGET if (layers, choices) == (LAYERS[0], CHOICES[0]) else ""
@@ -186,7 +189,7 @@ def spaces(full: bool) -> Iterator[Row]:
 
 
 def loaders(full: bool) -> Iterator[Row]:
-    """Images per second of our training loader over JPEG files, by workers; nothing else runs meanwhile."""
+    """Measure images per second of the training loader on JPEG files, by number of workers."""
     number, batch = (1024, 64) if full else (384, 32)
     transform = TrainTransform("spos", 224, Augmentation())
     with tempfile.TemporaryDirectory() as name:
@@ -205,7 +208,7 @@ def loaders(full: bool) -> Iterator[Row]:
                     last_step=number // batch,
                     workers=workers,
                 )
-                next(batches)  # the workers are there
+                next(batches)  # Now the workers have started.
                 begin = time.perf_counter()
                 seen = sum(len(loaded[-1]) for loaded in batches)
                 rates.append(seen / (time.perf_counter() - begin))

@@ -1,4 +1,4 @@
-"""Training input at 224 px on one core: from files to what the network sees."""
+"""Compare training input at 224 px on one core, from files to the network's input."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from spos_cli.data.datasets import FolderSet, ImageSet
 from spos_cli.data.loaders import BadImages, training_batches
 from spos_cli.data.resized import ResizedSet, keep_in_memory
 from spos_cli.data.transforms import Augmentation, TrainTransform, preprocess
-from tests.benchmarks import photographs, published
+from tests.benchmarks import official, photographs
 from tests.benchmarks.comparison import Comparison, compare
 
 FILES, BATCH, BATCHES, TURNS = 16, 16, 12, 7
 
 
-def our_batches(images: ImageSet) -> Iterator[Tensor]:
-    """What a training with preset `spos` does with no loader workers."""
+def load_our_batches(images: ImageSet) -> Iterator[Tensor]:
+    """Yield the input `(B, 3, 224, 224)` of a training with preset `spos` and no loader workers."""
     stream = training_batches(
         images,
         np.resize(np.arange(len(images)), BATCH * BATCHES),  # one epoch, as long as the work
@@ -36,31 +36,31 @@ def our_batches(images: ImageSet) -> Iterator[Tensor]:
         yield preprocess("spos", pixels, colours)
 
 
-def through(batches: Iterable[object]) -> None:
-    """Takes batches, and lets each go before the next is made, as a training step does."""
+def consume(batches: Iterable[object]) -> None:
+    """Take all batches, and free each before the next one is made, as a training step does."""
     for batch in batches:
         del batch
 
 
 def lines(full: bool) -> Iterator[Comparison]:
-    """From JPEG files of 500 x 375 pixels, and from images that were decoded and resized before (`data.store`)."""
+    """Compare input from JPEG files of 500 x 375 pixels, and from the cache of decoded images (`data.store`)."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in a loader worker
     try:
         with tempfile.TemporaryDirectory() as folder:
             paths, labels = photographs.write(Path(folder), FILES)
-            loaded = published.batches(paths, labels, train=True, batch=BATCH)
+            loaded = official.load_batches(paths, labels, train=True, batch=BATCH)
             files = FolderSet(Path(folder))
-            stored = keep_in_memory(ResizedSet(files, 256), np.arange(FILES), BadImages(0, print))
+            cached = keep_in_memory(ResizedSet(files, 256), np.arange(FILES), BadImages(0, print))
 
             def line(what: str, images: ImageSet) -> Comparison:
-                baseline: Callable[[], None] = lambda: through(itertools.islice(loaded, BATCHES))  # noqa: E731
-                ours: Callable[[], None] = lambda: through(our_batches(images))  # noqa: E731
+                baseline: Callable[[], None] = lambda: consume(itertools.islice(loaded, BATCHES))  # noqa: E731
+                ours: Callable[[], None] = lambda: consume(load_our_batches(images))  # noqa: E731
                 return compare(
                     f"training input from {what}, 1 thread", "images/s", BATCH * BATCHES, baseline, ours, TURNS
                 )
 
             yield line("JPEG", files)
-            yield line("a store", stored)
+            yield line("the cache", cached)
     finally:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""Time and memory of a piece of work, in a process of its own where it matters."""
+"""Measure time and memory of a piece of work, in a new process where it matters."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ MB = 1e6
 
 @dataclass(frozen=True)
 class Cost:
-    """What a piece of work took.
+    """Time and memory of a piece of work.
 
     Attributes:
         seconds: of each turn.
         peak: largest resident memory of the process, bytes.
-        rest: resident memory before the work, which is Python, PyTorch and the like, bytes.
+        rest: resident memory before the work (Python, PyTorch and so on), bytes.
     """
 
     seconds: list[float]
@@ -38,12 +38,12 @@ class Cost:
 
     @property
     def median(self) -> float:
-        """Seconds of a turn."""
+        """Median seconds of a turn."""
         return statistics.median(self.seconds)
 
     @property
     def above_rest(self) -> float:
-        """Memory that the work itself needed, MB."""
+        """Memory of the work itself, MB."""
         return (self.peak - self.rest) / MB
 
 
@@ -55,8 +55,8 @@ class Row:
         what: the piece of work.
         size: what it was done on.
         value: in `unit`.
-        memory: that it needed above the process at rest, MB; None where it was not measured.
-        target: what we promise, or nothing.
+        memory: of the work itself, MB; None where it was not measured.
+        target: what we promise, or an empty text.
     """
 
     what: str
@@ -67,49 +67,49 @@ class Row:
     target: str = ""
 
 
-def _status(field: str) -> int:
-    """A size of this process in bytes, as Linux has it."""
+def _read_status(field: str) -> int:
+    """Read a size of this process from Linux, in bytes."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
 
 
-def peak_memory() -> int:
-    """The largest resident memory that this process has had, or since `begin_peak`, bytes.
+def read_peak_memory() -> int:
+    """Read the largest resident memory of this process since `reset_peak_memory`, or since its start, in bytes.
 
-    Linux keeps it for the program itself; `ru_maxrss` would begin with the size of the process that started it.
+    Linux counts it for this program; `ru_maxrss` would start at the size of the parent process.
     """
     if Path("/proc/self/status").exists():
-        return _status("VmHWM")
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+        return _read_status("VmHWM")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
-def begin_peak() -> int:
-    """Forgets earlier peaks where the system can, which is on Linux, and returns the memory at rest, bytes."""
+def reset_peak_memory() -> int:
+    """Forget earlier peaks where the system supports it (Linux), and return the memory at rest, in bytes."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return peak_memory()
-    return _status("VmRSS")
+        return read_peak_memory()
+    return _read_status("VmRSS")
 
 
-def cost_of(work: Callable[[], object], turns: int, warm_up: int = 0) -> Cost:
-    """Runs `work` `warm_up` times, which are not timed, and `turns` times; memory is that of all of them.
+def measure_cost(work: Callable[[], object], turns: int, warm_up: int = 0) -> Cost:
+    """Run `work` `warm_up` times without timing and `turns` times with it; memory is the peak over all of them.
 
-    To be called in a process of its own: memory that was used and freed before would be used again, unseen.
+    Call it in a new process: memory that was freed before would be used again unnoticed.
     """
     gc.collect()
-    rest, seconds = begin_peak(), []
+    rest, seconds = reset_peak_memory(), []
     for turn in range(warm_up + turns):
         begin = time.perf_counter()
         work()
         if turn >= warm_up:
             seconds.append(time.perf_counter() - begin)
-    return Cost(seconds, peak_memory(), rest)
+    return Cost(seconds, read_peak_memory(), rest)
 
 
-def in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Calls a function of a module in a new process, with as many threads as here."""
+def run_in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function of a module in a new process, with as many threads as here."""
     context = multiprocessing.get_context("spawn")
     threads = torch.get_num_threads()
     with ProcessPoolExecutor(1, context, torch.set_num_threads, (threads,)) as pool:

@@ -1,4 +1,4 @@
-"""Which path a training step takes: a path in a FLOPs bin, by rejection as published and by counting."""
+"""Draw a path in a FLOPs bin: by rejection as in the official code, and by counting as in `spos`."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import itertools
 from spos_cli.models.counting import count
 from spos_cli.space.sampling import CostBinSampler
 from spos_cli.space.search_space import PUBLISHED
-from tests.benchmarks import published
+from tests.benchmarks import official
 from tests.benchmarks.comparison import Comparison, compare
 
-NUMBER, TURNS = 500, 7  # paths of a turn; the tries of the rejection vary, so a turn needs many
+PATHS, TURNS = 500, 7  # The tries of the rejection vary, so a turn needs many paths.
 
 
-def path_draw() -> Comparison:
-    """Paths a second, with the generator of each of ours."""
+def compare_draws() -> Comparison:
+    """Compare paths per second; for `spos` the random generator of each path is included."""
     table = count(PUBLISHED).flops
-    rejection = published.RejectionSampler(table.rows, table.fixed, seed=0)
+    rejection = official.RejectionSampler(table.rows, table.fixed, seed=0)
     exact, steps = CostBinSampler(table, 290_000_000, 360_000_000, 10_000_000, seed=0), itertools.count()
 
     def baseline() -> None:
-        for _ in range(NUMBER):
+        for _ in range(PATHS):
             rejection.draw()
 
     def ours() -> None:
-        for _ in range(NUMBER):
+        for _ in range(PATHS):
             exact.draw(next(steps))
 
-    return compare("path in a FLOPs bin", "paths/s", NUMBER, baseline, ours, TURNS)
+    return compare("path in a FLOPs bin", "paths/s", PATHS, baseline, ours, TURNS)

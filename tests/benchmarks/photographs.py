@@ -1,4 +1,4 @@
-"""JPEG files for the benchmarks that decode: photographs of scikit-image at the usual size of ImageNet's."""
+"""Write JPEG files for benchmarks: photographs of scikit-image at the usual size of ImageNet's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMES = ("astronaut", "chelsea", "coffee", "rocket")
 
 
 def write(folder: Path, number: int, classes: int = 4) -> tuple[list[Path], list[int]]:
-    """Writes `number` JPEGs (quality 95) to `folder/<class>/`, each another crop; their paths and labels."""
+    """Write `number` JPEGs (quality 95) to `folder/<class>/`, each another crop; return their paths and labels."""
     paths, labels = [], []
     rng = np.random.default_rng(0)
     for index in range(number):

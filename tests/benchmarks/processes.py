@@ -1,4 +1,4 @@
-"""Two processes on this machine: what they gain in scoring candidates, and what a training step sends."""
+"""Measure two processes on this machine: scoring candidates, and what a training step sends."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 
 from spos_cli.engine.distributed import Processes
-from spos_cli.engine.parallel import SUPPORTED, wrap
+from spos_cli.engine.parallel import SUPPORTED_ARGUMENTS, wrap
 from spos_cli.models.counting import count
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
 from spos_cli.search.evaluator import CalibrationSet, Evaluator
 from spos_cli.space.sampling import CostBinSampler
 from spos_cli.space.search_space import PUBLISHED
-from tests.benchmarks.candidates import candidates
+from tests.benchmarks.candidates import draw_candidates
 from tests.benchmarks.comparison import Comparison
 
 STEP_SIZE, STEP_BATCH, STEPS = 32, 32, 12  # pixels, images of a process, steps of each side
 
 
-def in_processes(number: int, work: Any) -> Any:
-    """What `work(rank, number)` returns on the first of some processes of one thread each."""
+def run_in_processes(number: int, work: Any) -> Any:
+    """Run `work(rank, number)` in some processes of one thread each; return the result of the first one."""
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_worker, (number, work, folder), nprocs=number)  # type: ignore[no-untyped-call]
         return torch.load(Path(folder) / "result.pt")
@@ -51,7 +51,7 @@ def _worker(rank: int, number: int, work: Any, folder: str) -> None:
 
 
 def score_groups(rank: int, number: int) -> list[float]:
-    """Seconds in which the processes score eight groups of candidates together, one value a turn."""
+    """Return the seconds in which the processes score eight groups of candidates together, one value a turn."""
     supernet = Supernet(PUBLISHED)
     initialize(supernet, 0)
     images = torch.randint(0, 256, (32, 3, 224, 224), dtype=torch.uint8)
@@ -65,7 +65,7 @@ def score_groups(rank: int, number: int) -> list[float]:
         device=torch.device("cpu"),
         amp="bf16",
     )
-    groups = [group[:2] for group in candidates()] + [group[2:4] for group in candidates()]
+    groups = [group[:2] for group in draw_candidates()] + [group[2:4] for group in draw_candidates()]
     seconds = []
     for turn in range(6):
         dist.barrier()
@@ -78,16 +78,16 @@ def score_groups(rank: int, number: int) -> list[float]:
     return seconds
 
 
-def scoring() -> Comparison:
-    """Candidates a second of one process on one core and of two on two."""
-    one, two = ([16 / second for second in in_processes(number, score_groups)] for number in (1, 2))
+def compare_scoring() -> Comparison:
+    """Compare candidates per second of one process on one core with two processes on two cores."""
+    one, two = ([16 / second for second in run_in_processes(number, score_groups)] for number in (1, 2))
     return Comparison("candidate evaluation: 1 process, 2 processes", "candidates/s", one, two)
 
 
 def train_steps(rank: int, number: int) -> tuple[list[float], list[float], float, float]:
-    """Steps a second with plain DistributedDataParallel and with ours, and the megabytes that each sends in a step.
+    """Return steps per second with plain DistributedDataParallel and with ours, and the MB that each sends in a step.
 
-    Neither sends the buffers: a baseline that broadcasts them does work that ours does not do.
+    Neither sends buffers, since a baseline that broadcasts them would do more work.
     """
     sampler = CostBinSampler(count(PUBLISHED).flops, 290_000_000, 360_000_000, 10_000_000, seed=0)
     images = torch.randn(STEP_BATCH, 3, STEP_SIZE, STEP_SIZE).contiguous(memory_format=torch.channels_last)
@@ -98,7 +98,9 @@ def train_steps(rank: int, number: int) -> tuple[list[float], list[float], float
         model = Supernet(PUBLISHED)
         initialize(model, 0)
         models.append(model.to(memory_format=torch.channels_last))
-    without_buffers = {"forward_sync_buffers" if "forward_sync_buffers" in SUPPORTED else "broadcast_buffers": False}
+    without_buffers = {
+        "forward_sync_buffers" if "forward_sync_buffers" in SUPPORTED_ARGUMENTS else "broadcast_buffers": False
+    }
     plain = DistributedDataParallel(models[0], find_unused_parameters=True, **without_buffers)
     ours = wrap(models[1], Processes(rank, number, torch.device("cpu")))
     assert isinstance(ours, DistributedDataParallel)
@@ -123,9 +125,9 @@ def train_steps(rank: int, number: int) -> tuple[list[float], list[float], float
     return *rates, theirs, mine
 
 
-def gradients() -> list[Comparison]:
-    """Steps of two processes at 32 px, and what each sends; plain DistributedDataParallel is the baseline."""
-    theirs, ours, whole, sent = in_processes(2, train_steps)
+def compare_gradients() -> list[Comparison]:
+    """Compare the steps of two processes at 32 px, and the bytes sent, with plain DistributedDataParallel."""
+    theirs, ours, whole, sent = run_in_processes(2, train_steps)
     return [
         Comparison("forward and backward, 2 processes, 32 px", "steps/s", theirs, ours),
         Comparison("gradients sent in a step", "steps/MB", [1 / whole], [1 / sent]),
@@ -133,6 +135,6 @@ def gradients() -> list[Comparison]:
 
 
 def lines(full: bool) -> Iterator[Comparison]:
-    """Both."""
-    yield scoring()
-    yield from gradients()
+    """Compare scoring and training."""
+    yield compare_scoring()
+    yield from compare_gradients()

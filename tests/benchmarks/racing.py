@@ -1,8 +1,8 @@
-"""What racing saves and what it changes: `python -m tests.benchmarks.racing RUN`, RUN with a trained supernet.
+"""Measure what racing saves and changes: `python -m tests.benchmarks.racing RUN`.
 
-Each search is run twice from one seed, with races and without; every candidate is scored to the end once, so the races
-can be held with the outcomes that are known. Counted are the images that the races leave out, and the generations whose
-ten best are others than without races.
+RUN is the folder of a trained supernet. Each search runs twice from one seed, with races and without. Every candidate
+is scored on all images once, so races can be simulated with the known outcomes. The result is the share of images that
+races save, and the generations whose ten best differ from those without races.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from spos_cli.config import schema as configs
+from spos_cli.config import loading
 from spos_cli.engine.distributed import Processes
 from spos_cli.models.counting import count
 from spos_cli.run.command import Run
@@ -29,26 +29,26 @@ from spos_cli.search.racing import Race, interim_checks
 from spos_cli.search.scoring import GROUP
 from spos_cli.space.architecture import Architecture
 
-Best = list[set[Architecture]]  # the ten best after each generation
+Best = list[set[Architecture]]  # the ten best architectures after each generation
 
 
-class Searched:
-    """Searches over one supernet that never score a candidate twice."""
+class CachedSearch:
+    """Runs searches over one supernet without scoring a candidate twice."""
 
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator = evaluator
         self.known: dict[Architecture, Score] = {}
 
     def score(self, archs: Sequence[Architecture]) -> None:
-        """Scores those that are new, to the end."""
+        """Score the architectures that are new, on all images."""
         new = sorted({arch for arch in archs if arch not in self.known})
         for begin in range(0, len(new), GROUP):
             group = new[begin : begin + GROUP]
             self.known |= dict(zip(group, self.evaluator.score(group) or [], strict=True))
 
     def search(self, evolution: Evolution, risk: float | None) -> tuple[Best, int, int]:
-        """The ten best after each generation, and the images that were scored and that could have been."""
-        total, seen, could = len(self.evaluator.images), 0, 0
+        """Return the ten best after each generation, the number of scored images, and the number without races."""
+        total, scored, possible = len(self.evaluator.images), 0, 0
         complete: dict[Architecture, float] = {}
         best: Best = []
 
@@ -56,7 +56,7 @@ class Searched:
             return -complete[arch], (evolution.flops or evolution.table).of(arch), arch
 
         def evaluate(candidates: Sequence[Candidate]) -> list[float]:
-            nonlocal seen, could
+            nonlocal scored, possible
             archs = [candidate.architecture for candidate in candidates]
             self.score(archs)
             parents = sorted(complete, key=rank)[: evolution.parents]
@@ -66,8 +66,8 @@ class Searched:
             scores = []
             for arch in archs:
                 outcomes = self.known[arch].top1
-                stop = next((end for end in self.checks() if race and race.is_lost(outcomes[:end])), None)
-                seen, could = seen + (stop or total), could + total
+                stop = next((end for end in self.list_interim_checks() if race and race.is_lost(outcomes[:end])), None)
+                scored, possible = scored + (stop or total), possible + total
                 if stop is None:
                     complete[arch] = float(outcomes.mean())
                     scores.append(complete[arch])
@@ -78,10 +78,10 @@ class Searched:
 
         for _ in evolution.search(evaluate):
             pass
-        return best, seen, could
+        return best, scored, possible
 
-    def checks(self) -> list[int]:
-        """After how many images the evaluator checks races: at the ends of its batches."""
+    def list_interim_checks(self) -> list[int]:
+        """List the numbers of images after which the evaluator checks races: at the ends of its batches."""
         batch, total = self.evaluator.batch, len(self.evaluator.images)
         ends = [min(total, end) for end in range(batch, total + batch, batch)]
         marks = [next(end for end in ends if end >= check) for check in interim_checks(total)]
@@ -95,23 +95,23 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=6)
     options = parser.parse_args()
     sizes = {"population": 50, "parents": 10, "mutations": 25, "crossovers": 25, "generations": options.generations}
-    config = configs.load(
+    config = loading.load(
         options.run / "config.yaml",
         [f"run_dir={options.run}", *(f"search.{name}={value}" for name, value in sizes.items())],
     )
     processes = Processes(0, 1, torch.device("cpu"))
     supernet = read_weights(options.run / "supernet" / "last.pt").supernet(config)
     run = Run(config)
-    searched = Searched(make_evaluator(run, supernet, Images(config, processes), processes))
+    cached_search = CachedSearch(make_evaluator(run, supernet, Images(config, processes), processes))
     evolution = make_evolution(run, count(supernet.space))
     table = Table("risk", "seed", "images scored", "generations with other ten best", "of the last ten best, other")
     for seed in range(options.seeds):
         of_seed = replace(evolution, seed=seed)
-        whole, _, _ = searched.search(of_seed, None)
+        whole, _, _ = cached_search.search(of_seed, None)
         for risk in (0.3, 0.1, 0.01):
-            best, seen, could = searched.search(of_seed, risk)
+            best, scored, possible = cached_search.search(of_seed, risk)
             changed = sum(one != other for one, other in zip(best, whole, strict=True))
-            cells = (f"{seen / could:.1%}", f"{changed} of {len(whole)}", len(best[-1] - whole[-1]))
+            cells = (f"{scored / possible:.1%}", f"{changed} of {len(whole)}", len(best[-1] - whole[-1]))
             table.add_row(str(risk), str(seed), *map(str, cells))
             print(risk, seed, *cells, flush=True)
     console = Console()

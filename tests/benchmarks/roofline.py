@@ -1,9 +1,9 @@
-"""How near a training step is to what this machine can do: measured rates, and the bounds that follow from them.
+"""Compare a training step with the bounds of this machine, which follow from measured rates.
 
-The model is simple on purpose. Arithmetic: three times the forward pass (its own, the gradient of the input, the
-gradient of the weights), two operations a multiply-add, at the rate of a large matrix product. Memory: every op of
-eager execution reads its operands from memory and writes its result to it once (see `_traffic`), at the rate of a
-copy. A step can beat the second bound only where a cache holds what the next op reads, or where ops are fused.
+The model is simple on purpose. Arithmetic: three times the forward pass (the pass itself, the gradient of the input,
+the gradient of the weights) with two operations a multiply-add, at the rate of a large matrix product. Memory: every op
+of eager execution reads its operands once and writes its result once (see `_count_traffic`), at the rate of a copy. A
+step can beat the second bound only where a cache holds what the next op reads, or where ops are fused.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from spos_cli.models.counting import count
 from spos_cli.space.search_space import PUBLISHED
-from tests.benchmarks import published, training
+from tests.benchmarks import official, training
 
-SIDE = 2048  # of the matrices
-COPIED = 256 * 2**20  # bytes, far above any cache
-FLOAT = 4  # bytes
+MATRIX_SIDE = 2048
+COPIED_BYTES = 256 * 2**20  # far larger than any cache
+FLOAT_BYTES = 4
 TURNS = 7
 
 
@@ -40,10 +40,11 @@ class Roofline:
     """A training step of the supernet, per image; rates in images per second.
 
     Attributes:
-        machine: its rates.
-        operations: of one image.
-        traffic: bytes of one image, with its share of the weights.
-        reached: what was measured, for the batch size `batch`.
+        machine: rates of the machine.
+        batch: images per step.
+        operations: per image.
+        traffic: bytes per image, with its share of the weights.
+        reached: measured images per second.
     """
 
     machine: Machine
@@ -54,39 +55,39 @@ class Roofline:
 
     @property
     def by_compute(self) -> float:
-        """The bound of arithmetic in fp32."""
+        """Bound of arithmetic in fp32."""
         return self.machine.gemm_fp32 / self.operations
 
     @property
     def by_compute_bf16(self) -> float:
-        """The bound of arithmetic in bf16."""
+        """Bound of arithmetic in bf16."""
         return self.machine.gemm_bf16 / self.operations
 
     @property
     def by_memory(self) -> float:
-        """The bound of eager execution's memory traffic, fp32."""
+        """Bound of eager execution's memory traffic in fp32."""
         return self.machine.copy / self.traffic
 
     @property
     def fraction(self) -> float:
-        """The share of the lower of both fp32 bounds that was reached."""
+        """Share of the lower fp32 bound that was reached."""
         return self.reached / min(self.by_compute, self.by_memory)
 
 
-def rates(work: Sequence[tuple[float, Callable[[], object]]]) -> list[float]:
-    """Units per second of several pieces of work, in turns, as medians: what disturbs the machine disturbs all."""
+def measure_rates(work: Sequence[tuple[float, Callable[[], object]]]) -> list[float]:
+    """Return the median units per second of several pieces of work, in turns, so that a disturbance affects all."""
     seconds: list[list[float]] = [[] for _ in work]
     for turn in range(TURNS + 1):
-        for (_, call), taken in zip(work, seconds, strict=True):
+        for (_, call), times in zip(work, seconds, strict=True):
             begin = time.perf_counter()
             call()
             if turn:
-                taken.append(time.perf_counter() - begin)
-    return [units / statistics.median(taken) for (units, _), taken in zip(work, seconds, strict=True)]
+                times.append(time.perf_counter() - begin)
+    return [units / statistics.median(times) for (units, _), times in zip(work, seconds, strict=True)]
 
 
-def _traffic(module: nn.Module, inputs: int, outputs: int) -> int:
-    """Numbers that forward and backward of one op read or write, in its input and its output.
+def _count_traffic(module: nn.Module, inputs: int, outputs: int) -> int:
+    """Count the values that forward and backward pass of one op read or write, by the sizes of input and output.
 
     - Convolution, linear: reads its input, writes its output; the gradient of the input reads the output's and writes
       its own; the gradient of the weights reads the input and the output's gradient.
@@ -103,8 +104,8 @@ def _traffic(module: nn.Module, inputs: int, outputs: int) -> int:
     return 0
 
 
-def traffic(path: published.Arch, batch: int) -> float:
-    """Bytes per image that a step of one path has to move, in fp32.
+def count_traffic(path: official.Arch, batch: int) -> float:
+    """Count the bytes per image that a step of one path moves, in fp32.
 
     A block's concatenation reads and writes its result; splits and backward slices are views and count nothing.
     Weights move eight times, shared by the images of a batch.
@@ -114,15 +115,15 @@ def traffic(path: published.Arch, batch: int) -> float:
 
     def add(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         nonlocal moved
-        moved += _traffic(module, inputs[0].numel(), output.numel())
-        if isinstance(module, published.Block):
+        moved += _count_traffic(module, inputs[0].numel(), output.numel())
+        if isinstance(module, official.Block):
             moved += 2 * output.numel()
 
     with torch.device("meta"):
-        model = published.Supernet()
+        model = official.Supernet()
         hooks = [module.register_forward_hook(add) for module in model.modules()]
         with torch.no_grad():
-            model.eval()(torch.empty(1, 3, published.IMAGE_SIZE, published.IMAGE_SIZE), path)
+            model.eval()(torch.empty(1, 3, official.IMAGE_SIZE, official.IMAGE_SIZE), path)
         for hook in hooks:
             hook.remove()
     chosen = [choices[choice] for choices, choice in zip(model.features, path, strict=True)]  # type: ignore[index]
@@ -132,32 +133,32 @@ def traffic(path: published.Arch, batch: int) -> float:
         for parameter in module.parameters()
     )
     # Read forward and backward, their gradient written; the update reads weight, gradient and momentum, writes two.
-    return float(FLOAT * (moved + (3 + 5) * weights / batch))
+    return float(FLOAT_BYTES * (moved + (3 + 5) * weights / batch))
 
 
-def roofline(batch: int) -> Roofline:
-    """Measures the machine and our step in turns, with as many threads as PyTorch has.
+def measure_roofline(batch: int) -> Roofline:
+    """Measure the machine and our step in turns, with as many threads as PyTorch uses.
 
     Args:
         batch: images per step.
     """
-    one, other = torch.rand(SIDE, SIDE), torch.rand(SIDE, SIDE)
+    one, other = torch.rand(MATRIX_SIDE, MATRIX_SIDE), torch.rand(MATRIX_SIDE, MATRIX_SIDE)
     one16, other16 = one.bfloat16(), other.bfloat16()
-    source = torch.zeros(COPIED // FLOAT)
+    source = torch.zeros(COPIED_BYTES // FLOAT_BYTES)
     target = torch.zeros_like(source)
-    gemm_fp32, gemm_bf16, copy, reached = rates(
+    gemm_fp32, gemm_bf16, copy, reached = measure_rates(
         [
-            (2 * SIDE**3, lambda: one @ other),
-            (2 * SIDE**3, lambda: one16 @ other16),
-            (2 * COPIED, lambda: target.copy_(source)),
-            (batch, training.our_step(batch)),
+            (2 * MATRIX_SIDE**3, lambda: one @ other),
+            (2 * MATRIX_SIDE**3, lambda: one16 @ other16),
+            (2 * COPIED_BYTES, lambda: target.copy_(source)),
+            (batch, training.make_our_step(batch)),
         ]
     )
-    table, paths = count(PUBLISHED).flops, training.paths()
+    table, paths = count(PUBLISHED).flops, training.draw_paths()
     return Roofline(
         machine=Machine(gemm_fp32, gemm_bf16, copy),
         batch=batch,
         operations=3 * 2 * statistics.mean(table.of(path) for path in paths),
-        traffic=statistics.mean(traffic(path, batch) for path in paths),
+        traffic=statistics.mean(count_traffic(path, batch) for path in paths),
         reached=reached,
     )

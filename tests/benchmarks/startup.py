@@ -1,4 +1,4 @@
-"""From the Enter key to the help: `spos --help` against what importing PyTorch alone takes."""
+"""Compare the start of `spos --help` with an import of PyTorch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from tests.benchmarks.comparison import Comparison, compare
 TURNS = 7
 
 
-def started(*arguments: str) -> None:
-    """Runs this Python to its end."""
+def run_python(*arguments: str) -> None:
+    """Run this Python to its end."""
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
-def help_text() -> Comparison:
-    """Starts a second. The baseline is what any program pays that imports PyTorch at its top."""
+def compare_help() -> Comparison:
+    """Compare starts per second. The baseline is the cost of any program that imports PyTorch at its top."""
     return compare(
         "start: --help, against import torch",
         "starts/s",
         1,
-        lambda: started("-c", "import torch"),
-        lambda: started("-m", "spos_cli", "--help"),
+        lambda: run_python("-c", "import torch"),
+        lambda: run_python("-m", "spos_cli", "--help"),
         TURNS,
     )

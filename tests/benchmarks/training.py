@@ -1,4 +1,4 @@
-"""A training step of the supernet at 224 px: the published loop against `spos supernet-train`'s own trainer."""
+"""Measure a supernet step at 224 px: the official loop against the trainer of `spos`."""
 
 from __future__ import annotations
 
@@ -20,64 +20,63 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import CostBinSampler
 from spos_cli.space.search_space import PUBLISHED
-from tests.benchmarks import measure, published
+from tests.benchmarks import measure, official
 from tests.benchmarks.comparison import Comparison, compare
 from tests.benchmarks.measure import Row
 
-BATCH, BATCHES = 32, (8, 32, 128)  # images per step; `make bench` leaves the largest out
+BATCH, BATCHES = 32, (8, 32, 128)  # images per step; only `make bench-full` has the largest
 TURNS = 7
-MEMORY_STEPS = 3  # from the second on there is momentum; the first one is not timed
+MEMORY_STEPS = 3  # The first step is not timed; from the second on there is momentum.
 Step = Callable[[], object]
 
 
-def batch_of(size: int) -> tuple[Tensor, Tensor]:
-    """Images `(size, 3, 224, 224) uint8` RGB and labels `(size,)`, the same for both sides."""
+def make_batch(size: int) -> tuple[Tensor, Tensor]:
+    """Make images `(size, 3, 224, 224) uint8` RGB and labels `(size,)`, the same for both sides."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (size, 3, 224, 224), dtype=torch.uint8, generator=generator)
     return images, torch.randint(0, 1000, (size,), generator=generator)
 
 
 @functools.cache
-def paths() -> tuple[Architecture, ...]:
-    """Those that both sides take, in turn: drawn once, since drawing has a line of its own."""
+def draw_paths() -> tuple[Architecture, ...]:
+    """Draw the paths of both sides once, since drawing is measured in a line of its own."""
     sampler = CostBinSampler(count(PUBLISHED).flops, 290_000_000, 360_000_000, 10_000_000, seed=0)
     return tuple(sampler.draw(step) for step in range(TURNS + 1))
 
 
-def supernet() -> Supernet:
-    """With the published initialisation."""
+def make_supernet() -> Supernet:
+    """Make a supernet with the official initial weights."""
     model = Supernet(PUBLISHED)
     initialize(model, 0)
     return model
 
 
-def published_step(size: int) -> Step:
-    """The step as published. Its loader gives float images in BGR, so making them is not part of the step."""
-    model = published.load(published.Supernet(), supernet().state_dict()).train()
-    optimizer, order = published.optimizer_of(model), itertools.cycle(paths())
-    images, labels = batch_of(size)
+def make_official_step(size: int) -> Step:
+    """Make the official step. Its loader gives float images in BGR, so the conversion is not part of the step."""
+    model = official.load_weights(official.Supernet(), make_supernet().state_dict()).train()
+    optimizer, order = official.make_optimizer(model), itertools.cycle(draw_paths())
+    images, labels = make_batch(size)
     pixels = images.flip(1).float().contiguous()
-    return lambda: published.train_step(model, optimizer, pixels, labels, next(order))
+    return lambda: official.train_step(model, optimizer, pixels, labels, next(order))
 
 
-def our_step(size: int) -> Step:
-    """The step of our trainer, from the uint8 images that its loader gives."""
-    plan = TrainingPlan(Schedule(1e-4, 10**6), size)
-    alone = Processes(0, 1, torch.device("cpu"))
+def make_our_step(size: int) -> Step:
+    """Make the step of the trainer of `spos`, from the uint8 images of its loader."""
+    recipe = TrainingPlan(Schedule(1e-4, 10**6), size)
     trainer = Trainer(
-        supernet(),
-        plan,
-        alone,
+        make_supernet(),
+        recipe,
+        Processes(0, 1, torch.device("cpu")),
         name="bench",
         folder=Path("bench-writes-nothing"),
         identity={},
         seed=0,
         preprocess=functools.partial(preprocess, "spos"),
-        paths=lambda step: [paths()[step % len(paths())]],
+        paths=lambda step: [draw_paths()[step % len(draw_paths())]],
     )
     trainer.model.train()
-    images, labels = batch_of(size)
-    stream: Iterator[Batch] = itertools.repeat((images, None, labels))  # colours have a line of their own
+    images, labels = make_batch(size)
+    stream: Iterator[Batch] = itertools.repeat((images, None, labels))  # Colour changes are measured with the input.
 
     def step() -> None:
         trainer.update(stream)
@@ -86,18 +85,18 @@ def our_step(size: int) -> Step:
     return step
 
 
-def step_rate(size: int) -> Comparison:
-    """Images per second of both, in turns."""
+def compare_steps(size: int) -> Comparison:
+    """Compare images per second of both sides, in turns."""
     turns = TURNS if size <= BATCH else 3
     return compare(
-        f"supernet step, 224 px, batch {size}", "images/s", size, published_step(size), our_step(size), turns
+        f"supernet step, 224 px, batch {size}", "images/s", size, make_official_step(size), make_our_step(size), turns
     )
 
 
-def step_cost(side: str, size: int) -> measure.Cost:
-    """Seconds and memory of the steps of one side; to be called in a process of its own."""
-    make = {"published": published_step, "spos": our_step}[side]
-    paths()  # so that counting the space is not part of it
+def measure_step(side: str, size: int) -> measure.Cost:
+    """Measure seconds and memory of the steps of one side; call it in a new process."""
+    make = {"official": make_official_step, "spos": make_our_step}[side]
+    draw_paths()  # Draw now, so that counting the costs of the space is not measured.
     steps: list[Step] = []
 
     def work() -> None:
@@ -105,20 +104,20 @@ def step_cost(side: str, size: int) -> measure.Cost:
             steps.append(make(size))
         steps[0]()
 
-    return measure.cost_of(work, MEMORY_STEPS - 1, warm_up=1)
+    return measure.measure_cost(work, MEMORY_STEPS - 1, warm_up=1)
 
 
 def growth(full: bool) -> Iterator[Row]:
-    """Rate and memory of both sides by batch size, each in a process of its own; the line above takes turns."""
+    """Measure rate and memory of both sides by batch size, each in a process of its own and not in turns."""
     for size in BATCHES if full else BATCHES[:2]:
-        for side in ("published", "spos"):
-            cost = measure.in_child(step_cost, side, size)
+        for side in ("official", "spos"):
+            cost = measure.run_in_child(measure_step, side, size)
             yield Row(
                 f"supernet step, 224 px, {side}", f"batch {size}", size / cost.median, "images/s", cost.above_rest
             )
 
 
 def lines(full: bool) -> Iterator[Comparison]:
-    """The step against the published one."""
+    """Compare our step with the official one."""
     for size in BATCHES if full else (BATCH,):
-        yield step_rate(size)
+        yield compare_steps(size)

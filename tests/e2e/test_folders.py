@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from spos_cli.doctor import speed
-from spos_cli.official import golden
+from spos_cli.official import self_test
 from tests.conftest import TINY, Mistake, Spos, count_spaces_once
 
 CLASSES = ("cat", "dog", "fox")
@@ -24,7 +24,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Count each space once, measure rates for a moment, and leave out the self-test of devices."""
     count_spaces_once(monkeypatch)
     monkeypatch.setattr(speed, "MEASURED_SECONDS", 0.01)
-    monkeypatch.setattr(golden, "self_test", lambda device: {"all": 0.0})
+    monkeypatch.setattr(self_test, "run_self_test", lambda device: {"all": 0.0})
 
 
 def pixels(seed: int, most: int = 255, dtype: Any = np.uint8) -> np.ndarray:

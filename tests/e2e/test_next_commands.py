@@ -20,7 +20,7 @@ import yaml
 from spos_cli.config import loading
 from spos_cli.config.schema import Config
 from spos_cli.engine import checkpoint
-from spos_cli.official.weights import to_published
+from spos_cli.official.weights import to_official
 from spos_cli.search.journal import Journal
 from tests.conftest import TINY, Spos
 
@@ -184,7 +184,7 @@ def test_all_stages(folder: Folder) -> None:
 @pytest.mark.slow
 def test_official_weights(finished: Spos, folder: Folder) -> None:
     state = checkpoint.load(finished.run / "supernet" / "last.pt")["model"]
-    checkpoint.save(folder.spos.folder / "theirs.pth.tar", to_published(state))
+    checkpoint.save(folder.spos.folder / "theirs.pth.tar", to_official(state))
     folder.spos.here("export-arch", "--weights", "theirs.pth.tar", "--format", "spos", *folder.options)
     settings = folder.expected()
     folder.status(settings, "search")
@@ -193,7 +193,7 @@ def test_official_weights(finished: Spos, folder: Folder) -> None:
     shutil.rmtree(folder.path / "supernet")
     (model,) = finished.run.glob("retrain/*/model.pt")
     folder.spos.here("export-arch", "--weights", model, *folder.options)  # to the official form
-    checkpoint.save(folder.spos.folder / "net.pth.tar", to_published(checkpoint.load(model)["model"]))
+    checkpoint.save(folder.spos.folder / "net.pth.tar", to_official(checkpoint.load(model)["model"]))
     folder.spos.here("export-arch", "--weights", "net.pth.tar", "--format", "spos", *folder.options)
     folder.status(settings, "evaluate")
 

@@ -183,7 +183,12 @@ def test_fresh_is_once_a_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     alone = Processes(0, 1, torch.device("cpu"))
 
     def begin(rank: str | None, launch: str | None, torchrun: str | None = None) -> bool:
-        names = {"RANK": rank, "WORLD_SIZE": rank, distributed.LAUNCHED: launch, "TORCHELASTIC_RUN_ID": torchrun}
+        names = {
+            "RANK": rank,
+            "WORLD_SIZE": rank,
+            distributed.LAUNCH_ID_VARIABLE: launch,
+            "TORCHELASTIC_RUN_ID": torchrun,
+        }
         for name, value in names.items():
             monkeypatch.delenv(name, raising=False)
             if value is not None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import PROGRAM, Spos, environment
-from tests.engine.gloo import free_port, place
+from tests.engine.gloo import free_port, make_environment
 
 pytestmark = pytest.mark.slow
 
@@ -334,7 +334,7 @@ def test_two_machines_that_were_started_differently(
         subprocess.Popen(
             [*map(str, (PROGRAM, *command, *ALIKE))],
             cwd=spos.folder,
-            env=environment() | place(rank, 2, port) | {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
+            env=environment() | make_environment(rank, 2, port) | {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -1,4 +1,4 @@
-"""Starts processes that meet over gloo, as `torchrun` would, for tests of what they do together."""
+"""Start processes that communicate over gloo, as `torchrun` would, for tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Work = Callable[[Processes, Path], None]
 
 
 def run_together(world_size: int, works: Sequence[Work], folder: Path) -> None:
-    """Run each work in all processes, one after another, in a folder of its own: processes start slowly."""
+    """Run each function in all processes, one after another, each in its own folder: processes start slowly."""
     for work in works:
         (folder / work.__name__).mkdir()
     arguments: tuple[Any, ...] = (world_size, works, str(folder), free_port())
@@ -27,14 +27,14 @@ def run_together(world_size: int, works: Sequence[Work], folder: Path) -> None:
 
 
 def free_port() -> int:
-    """Find a port of this machine that nobody uses."""
+    """Find a free port of this machine."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return int(server.getsockname()[1])
 
 
-def place(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """List the variables that tell a process its place among others on this machine."""
+def make_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """Return the environment variables that tell a process its rank among others on this machine."""
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -46,10 +46,10 @@ def place(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 
 def _run(rank: int, world_size: int, works: Sequence[Work], folder: str, port: int) -> None:
-    os.environ |= place(rank, world_size, port)
+    os.environ |= make_environment(rank, world_size, port)
     with distributed.join("cpu", 1, timedelta(minutes=5)) as processes:
         for work in works:
             work(processes, Path(folder) / work.__name__)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # as launched processes end: a thread of gloo can abort the interpreter's shutdown
+    os._exit(0)  # Launched processes end like this: a thread of gloo can abort the interpreter's shutdown.

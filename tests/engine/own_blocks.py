@@ -1,4 +1,4 @@
-"""Blocks of a user's own that use other parameters in one process than in another, or train only some of them."""
+"""A user's own blocks: each process may use other parameters, or train only some of them."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Frozen(_Own):
 
     def forward(self, features: Tensor) -> Tensor:
         """`(B, in_channels, H, W)` to `(B, out_channels, H / stride, W / stride)`."""
-        made: Tensor = self.main(features) + self.other(features)
-        return made
+        output: Tensor = self.main(features) + self.other(features)
+        return output
 
 
 class StochasticDepth(nn.Module):
-    """Leaves all that it has learned out of half of the training passes (Huang et al., arXiv 1603.09382)."""
+    """Skips its convolution in half of the training passes (Huang et al., arXiv 1603.09382)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, affine: bool) -> None:
         super().__init__()
@@ -45,10 +45,10 @@ class StochasticDepth(nn.Module):
 
 
 class OneOfTwo(_Own):
-    """Uses one of two branches, drawn anew for each training pass."""
+    """Uses one of two branches, drawn for each training pass."""
 
     def forward(self, features: Tensor) -> Tensor:
         """`(B, in_channels, H, W)` to `(B, out_channels, H / stride, W / stride)`."""
         first = not self.training or features.is_meta or float(torch.rand(())) < 0.5
-        made: Tensor = (self.main if first else self.other)(features)
-        return made
+        output: Tensor = (self.main if first else self.other)(features)
+        return output

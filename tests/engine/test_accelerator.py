@@ -1,4 +1,4 @@
-"""What is asked of devices that are not here: they are played."""
+"""Questions to accelerators that this machine does not have: all of them are fakes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spos_cli.engine import accelerator
-from spos_cli.engine.distributed import Processes, device_of, wanted
+from spos_cli.engine.distributed import Processes, choose_device, count_processes
 from spos_cli.engine.metrics import AccuracyMeter
 from spos_cli.errors import ConfigError
 
@@ -17,7 +17,7 @@ CPU, CUDA, XPU, MPS = (torch.device(name) for name in ("cpu", "cuda:0", "xpu:0",
 
 @pytest.fixture(params=["xpu", "mps"])
 def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A machine whose one accelerator is not CUDA's."""
+    """A machine with one accelerator that is not CUDA's."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     fake = SimpleNamespace(
         is_available=lambda: True,
@@ -28,37 +28,40 @@ def other(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     return str(request.param)
 
 
-def test_another_makers_accelerator_is_used(other: str) -> None:
-    assert wanted("auto") == 1
-    assert device_of("auto", 1, 0) == torch.device(other, 0)
-    assert device_of("cpu", 1, 0) == CPU
+def test_accelerators_of_other_vendors_are_used(other: str) -> None:
+    assert count_processes("auto") == 1
+    assert choose_device("auto", 1, 0) == torch.device(other, 0)
+    assert choose_device("cpu", 1, 0) == CPU
     accelerator.require_usable("auto")
     with pytest.raises(ConfigError, match="2 processes for 1 GPUs"):
-        device_of(2, 2, 0)
+        choose_device(2, 2, 0)
 
 
-def test_a_build_without_accelerators_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_accelerators_the_cpu_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert accelerator.count() == 0
-    assert device_of("auto", 1, 0) == CPU
-    assert wanted("auto") == 1
+    assert choose_device("auto", 1, 0) == CPU
+    assert count_processes("auto") == 1
 
 
 @pytest.mark.parametrize(
     ("device", "backend"), [(CPU, "gloo"), (CUDA, "cpu:gloo,cuda:nccl"), (XPU, "cpu:gloo,xpu:xccl")], ids=str
 )
-def test_messages_go_by_what_the_maker_has(device: torch.device, backend: str) -> None:
-    assert accelerator.backend(device) == backend
+def test_the_backend_fits_the_vendor(device: torch.device, backend: str) -> None:
+    assert accelerator.choose_backend(device) == backend
 
 
-def test_only_apple_counts_in_float32() -> None:
-    assert [accelerator.sum_dtype(device) for device in (CPU, CUDA, XPU, MPS)] == [*[torch.float64] * 3, torch.float32]
+def test_only_apples_gpus_sum_in_float32() -> None:
+    assert [accelerator.choose_sum_dtype(device) for device in (CPU, CUDA, XPU, MPS)] == [
+        *[torch.float64] * 3,
+        torch.float32,
+    ]
 
 
-def test_counts_are_exact_whatever_the_sums_are_kept_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond 2 ** 24, where float32 adds no ones any more."""
-    monkeypatch.setattr("spos_cli.engine.metrics.sum_dtype", lambda device: torch.float32)
+def test_counts_are_exact_with_float32_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond 2 ** 24, where adding 1 to a float32 changes nothing."""
+    monkeypatch.setattr("spos_cli.engine.metrics.choose_sum_dtype", lambda device: torch.float32)
     meter = AccuracyMeter(CPU)
     meter.counts += 2**24
     meter.add(torch.eye(6), torch.tensor([0, 1, 2, 3, 4, 0]))
@@ -66,17 +69,17 @@ def test_counts_are_exact_whatever_the_sums_are_kept_in(monkeypatch: pytest.Monk
     assert (total.images, total.top1_count) == (2**24 + 6, 2**24 + 5)
 
 
-def test_memory_is_unknown_where_pytorch_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_is_none_where_pytorch_does_not_report_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "accelerator", SimpleNamespace())  # as in PyTorch 2.6
     assert accelerator.free_memory(XPU) is None
 
 
 def test_a_device_has_a_name() -> None:
-    assert accelerator.name(CPU)
+    assert accelerator.get_name(CPU)
 
 
-def test_a_call_is_timed_by_events_and_not_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events of the device stand before and after the call, which begins when nothing else is left to do."""
+def test_a_gpu_is_timed_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events of the device surround the call, which begins when the device is idle."""
     done: list[str] = []
 
     class Event:
@@ -94,7 +97,7 @@ def test_a_call_is_timed_by_events_and_not_by_the_clock(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch, "accelerator", SimpleNamespace(synchronize=lambda device: done.append("idle")))
-    assert accelerator.seconds_of(CUDA, lambda: done.append("call")) == 0.25
+    assert accelerator.time_call(CUDA, lambda: done.append("call")) == 0.25
     assert done == ["idle", "event", "call", "event", "waited"]
 
 
@@ -102,61 +105,61 @@ def test_a_cpu_is_timed_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = iter([1.0, 1.5])
     monkeypatch.setattr(accelerator.time, "perf_counter", lambda: next(ticks))
     called: list[int] = []
-    assert accelerator.seconds_of(CPU, lambda: called.append(1)) == 0.5
+    assert accelerator.time_call(CPU, lambda: called.append(1)) == 0.5
     assert called == [1]
 
 
-def test_memory_is_what_a_call_needs_beside_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = {"now": 100, "most": 900}
+def test_memory_of_a_call_excludes_what_was_in_use_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"now": 100, "peak": 900}
     memory = SimpleNamespace(
         memory_allocated=lambda device: state["now"],
-        max_memory_allocated=lambda device: state["most"],
-        reset_peak_memory_stats=lambda device: state.update(most=state["now"]),
+        max_memory_allocated=lambda device: state["peak"],
+        reset_peak_memory_stats=lambda device: state.update(peak=state["now"]),
     )
     monkeypatch.setattr(torch, "get_device_module", lambda device: memory)
     monkeypatch.setattr(torch, "accelerator", SimpleNamespace(synchronize=lambda device: None))
-    assert accelerator.memory_of(CUDA, lambda: state.update(most=130)) == 30
+    assert accelerator.measure_memory(CUDA, lambda: state.update(peak=130)) == 30
 
 
-def test_the_memory_of_a_cpu_is_not_counted() -> None:
+def test_the_memory_of_a_cpu_is_not_measured() -> None:
     called: list[int] = []
-    assert accelerator.memory_of(CPU, lambda: called.append(1)) is None
+    assert accelerator.measure_memory(CPU, lambda: called.append(1)) is None
     assert called == [1]
     accelerator.release_memory(CPU)
 
 
 @pytest.mark.parametrize(
-    ("hip", "generation", "there"), [(None, (9, 0), True), (None, (7, 5), False), ("6", (9, 4), False)]
+    ("hip", "capability", "expected"), [(None, (9, 0), True), (None, (7, 5), False), ("6", (9, 4), False)]
 )
-def test_tf32_is_of_newer_nvidia_gpus(
-    monkeypatch: pytest.MonkeyPatch, hip: str | None, generation: tuple[int, int], there: bool
+def test_only_newer_nvidia_gpus_have_tf32(
+    monkeypatch: pytest.MonkeyPatch, hip: str | None, capability: tuple[int, int], expected: bool
 ) -> None:
-    """AMD's GPUs are `cuda`, too, and have large numbers."""
+    """AMD's GPUs are `cuda` too, and have large capability numbers."""
     monkeypatch.setattr(torch.version, "hip", hip)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: generation)
-    assert accelerator.has_tf32(CUDA) is there
-    assert accelerator.float32_name(CUDA) == ("float32 (TF32)" if there else "float32")
-    with accelerator.convolutions(tf32=False):
-        assert accelerator.float32_name(CUDA) == "float32"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert accelerator.has_tf32(CUDA) is expected
+    assert accelerator.describe_float32(CUDA) == ("float32 (TF32)" if expected else "float32")
+    with accelerator.set_convolutions(tf32=False):
+        assert accelerator.describe_float32(CUDA) == "float32"
     assert not any(map(accelerator.has_tf32, (CPU, XPU, MPS)))
 
 
-def test_convolutions_are_set_for_a_while() -> None:
+def test_convolutions_are_set_inside_the_block_only() -> None:
     flags = torch.backends.cudnn
     before = flags.benchmark, flags.allow_tf32
-    with accelerator.convolutions(tf32=not before[1], benchmark=not before[0]):
+    with accelerator.set_convolutions(tf32=not before[1], benchmark=not before[0]):
         assert (flags.benchmark, flags.allow_tf32) == (not before[0], not before[1])
     assert (flags.benchmark, flags.allow_tf32) == before
 
 
 @pytest.mark.parametrize(
-    ("generation", "allowed", "said"),
+    ("capability", "allowed", "expected"),
     [((8, 0), True, "float32 (TF32)"), ((8, 6), False, "float32"), ((7, 5), True, "float32")],
 )
-def test_what_float32_is_on_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, generation: tuple[int, int], allowed: bool, said: str
+def test_float32_is_described_as_it_is_computed(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], allowed: bool, expected: str
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: generation)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=allowed):
-        assert accelerator.float32_name(torch.device("cuda", 0)) == said
-        assert accelerator.float32_name(torch.device("cpu")) == "float32"
+        assert accelerator.describe_float32(torch.device("cuda", 0)) == expected
+        assert accelerator.describe_float32(torch.device("cpu")) == "float32"

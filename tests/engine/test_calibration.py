@@ -1,4 +1,4 @@
-"""BatchNorm statistics of one path, against a plain average computed by hand."""
+"""Calibrated BatchNorm statistics, against a plain average computed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a process joins the others and leaves them, with GPUs that are played: nothing here needs one."""
+"""How a process joins the others and leaves them. GPUs are fakes: nothing here needs one."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from spos_cli.errors import ConfigError
 HOUR = timedelta(hours=1)
 
 
-def raising(error: BaseException) -> Callable[..., None]:
-    """A function that does nothing but that."""
+def make_failing(error: BaseException) -> Callable[..., None]:
+    """Return a function that raises an error."""
 
     def fail(*args: Any, **options: Any) -> None:
         raise error
@@ -30,13 +30,13 @@ def raising(error: BaseException) -> Callable[..., None]:
 
 
 class Group:
-    """Stands for the process group of PyTorch, and writes down what is done with it."""
+    """A fake of PyTorch's process group, which records what is done with it."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
 
     @property
-    def is_there(self) -> bool:
+    def is_joined(self) -> bool:
         return "join" in self.done and "leave" not in self.done
 
 
@@ -44,15 +44,15 @@ class Group:
 def group(monkeypatch: pytest.MonkeyPatch) -> Group:
     """This process is the second of two, on a machine with two GPUs."""
     group = Group()
-    places = {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "OMP_NUM_THREADS": 1}
-    for name, value in places.items():
+    variables = {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "OMP_NUM_THREADS": 1}
+    for name, value in variables.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.delenv(distributed.ERRORS, raising=False)
+    monkeypatch.delenv(distributed.ERROR_FOLDER_VARIABLE, raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(dist, "init_process_group", lambda *args, **options: group.done.append("join"))
-    monkeypatch.setattr(dist, "is_initialized", lambda: group.is_there)
+    monkeypatch.setattr(dist, "is_initialized", lambda: group.is_joined)
     monkeypatch.setattr(dist, "destroy_process_group", lambda: group.done.append("leave"))
     monkeypatch.setattr(dist, "get_rank", lambda: 1)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
@@ -63,23 +63,23 @@ def group(monkeypatch: pytest.MonkeyPatch) -> Group:
     return group
 
 
-def test_all_leave_the_group_where_all_ended_well(group: Group) -> None:
+def test_processes_leave_the_group_if_all_ended_well(group: Group) -> None:
     with distributed.join("auto", 1, HOUR) as processes:
         assert processes == Processes(1, 2, torch.device("cuda", 1), 1)
     assert group.done == ["join", "leave"]
 
 
 @pytest.mark.parametrize("error", [ConfigError("one"), ZeroDivisionError("two"), OSError("three"), KeyboardInterrupt()])
-def test_a_process_that_fails_alone_does_not_wait_for_nccl(group: Group, error: BaseException) -> None:
+def test_a_process_that_fails_does_not_wait_for_nccl(group: Group, error: BaseException) -> None:
     with pytest.raises(type(error)), distributed.join("auto", 1, HOUR):
         raise error
-    assert group.is_there
+    assert group.is_joined
 
 
 def test_a_process_that_lost_another_does_not_wait_for_nccl(group: Group) -> None:
     with pytest.raises(PeerLost, match="has ended"), distributed.join("auto", 1, HOUR):
         raise RuntimeError("NCCL error: remote process exited or there was a network error")
-    assert group.is_there
+    assert group.is_joined
 
 
 NCCL = "NCCL error in: ProcessGroupNCCL.cpp:94, {}, NCCL version 2.27.7\n{}\nLast error:\n{}"
@@ -89,7 +89,7 @@ SYSTEM = "ncclSystemError: System call (e.g. socket, malloc) or external library
 
 
 @pytest.mark.parametrize(
-    ("message", "said"),
+    ("message", "reason"),
     [
         (NCCL.format("unhandled system error", SYSTEM, NO_ROOM), NO_ROOM),
         (NCCL.format("invalid usage", "ncclInvalidUsage: wrong.", TWICE), TWICE),
@@ -98,14 +98,14 @@ SYSTEM = "ncclSystemError: System call (e.g. socket, malloc) or external library
     ],
     ids=["no room", "a GPU twice", "no last error", "nothing"],
 )
-@pytest.mark.parametrize("place", ["init_process_group", "all_reduce"])
-def test_what_nccl_says_when_it_cannot_connect_is_said(
-    group: Group, monkeypatch: pytest.MonkeyPatch, place: str, message: str, said: str
+@pytest.mark.parametrize("function", ["init_process_group", "all_reduce"])
+def test_the_message_names_nccls_reason_when_it_cannot_connect(
+    group: Group, monkeypatch: pytest.MonkeyPatch, function: str, message: str, reason: str
 ) -> None:
-    monkeypatch.setattr(dist, place, raising(dist.DistBackendError(message)))
+    monkeypatch.setattr(dist, function, make_failing(dist.DistBackendError(message)))
     with pytest.raises(ConfigError) as mistake, distributed.join("auto", 1, HOUR):
         raise AssertionError("it is not connected")
-    assert str(mistake.value).startswith(f"NCCL cannot connect the GPUs: {said}; mend that")
+    assert str(mistake.value).startswith(f"NCCL cannot connect the GPUs: {reason}; fix that")
 
 
 @pytest.mark.parametrize(
@@ -121,56 +121,58 @@ def test_what_nccl_says_when_it_cannot_connect_is_said(
     ],
     ids=lambda error: str(error)[:20],
 )
-def test_a_process_that_does_not_answer_has_been_waited_for(
+def test_a_silent_process_is_given_up_after_the_timeout(
     group: Group, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
 ) -> None:
     waited = r"process 1 has waited 1:00:00 for another one \(timeout_minutes\)"
     with pytest.raises(PeerLost, match=waited) as during, distributed.join("auto", 1, HOUR):
         raise error
-    monkeypatch.setattr(dist, "all_reduce", raising(error))
+    monkeypatch.setattr(dist, "all_reduce", make_failing(error))
     with pytest.raises(PeerLost, match=waited) as before, distributed.join("auto", 1, HOUR):
         raise AssertionError("it is not connected")
     assert during.value.silent
     assert before.value.silent
 
 
-def test_a_network_that_breaks_down_later_can_be_tried_again(group: Group) -> None:
+def test_a_connection_that_breaks_later_loses_the_peer(group: Group) -> None:
     error = dist.DistBackendError(NCCL.format("unhandled system error", SYSTEM, "ibv_poll_cq failed"))
-    said = "process 1 has lost the others: ibv_poll_cq failed"
-    with pytest.raises(PeerLost, match=said) as lost, distributed.join("auto", 1, HOUR):
+    with (
+        pytest.raises(PeerLost, match="process 1 has lost the others: ibv_poll_cq failed") as lost,
+        distributed.join("auto", 1, HOUR),
+    ):
         raise error
     assert lost.value.silent
 
 
-def test_a_gpu_that_gives_up_is_not_taken_for_another_process(group: Group) -> None:
+def test_a_gpu_that_times_out_is_not_a_lost_peer(group: Group) -> None:
     with pytest.raises(RuntimeError, match="launch timed out"), distributed.join("auto", 1, HOUR):
         raise RuntimeError("CUDA error: the launch timed out and was terminated")
 
 
-def test_gloo_waits_for_nobody(group: Group) -> None:
+def test_a_failed_process_leaves_gloo_at_once(group: Group) -> None:
     with pytest.raises(ConfigError), distributed.join("cpu", 1, HOUR):
         raise ConfigError("a mistake")
     assert group.done == ["join", "leave"]
 
 
 class Ended(BaseException):
-    """The process has ended, with that exit code, and nothing of it runs any more."""
+    """Raised in place of `os._exit`, with the exit code."""
 
     def __init__(self, code: int) -> None:
         self.code = code
 
 
 @pytest.fixture
-def ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def catch_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     def end(code: int) -> None:
         raise Ended(code)
 
     monkeypatch.setattr(exits.os, "_exit", end)
 
 
-@pytest.mark.usefixtures("group", "ends")
+@pytest.mark.usefixtures("group", "catch_exit")
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (ZeroDivisionError("a bug"), 1, "ZeroDivisionError: a bug"),
         (ConfigError("a mistake"), 2, "error: a mistake"),
@@ -181,23 +183,23 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
-def test_a_launched_process_speaks_and_ends_at_once(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: BaseException, code: int, said: str
+def test_a_launched_process_reports_its_error_and_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: BaseException, code: int, message: str
 ) -> None:
     monkeypatch.setattr(exits.sys, "argv", ["spos", "supernet-train", "--config", "demo"])
-    monkeypatch.setattr(cli, "across_processes", raising(error))
+    monkeypatch.setattr(cli, "across_processes", make_failing(error))
     with pytest.raises(Ended) as ended:
         cli.main()
     assert ended.value.code == code
-    shown = capfd.readouterr().err
-    assert said in shown
-    assert ("Traceback" in shown) == (code == 1 and isinstance(error, ZeroDivisionError))
+    output = capfd.readouterr().err
+    assert message in output
+    assert ("Traceback" in output) == (code == 1 and isinstance(error, ZeroDivisionError))
 
 
-def test_a_bug_of_a_single_process_is_pythons_to_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_of_a_single_process_has_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(exits.sys, "argv", ["spos", "supernet-train", "--config", "demo"])
-    monkeypatch.setattr(cli, "across_processes", raising(ZeroDivisionError()))
+    monkeypatch.setattr(cli, "across_processes", make_failing(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main()
 
@@ -208,7 +210,7 @@ FULL = (
 )
 
 
-@pytest.mark.usefixtures("group", "ends")
+@pytest.mark.usefixtures("group", "catch_exit")
 @pytest.mark.parametrize(
     ("command", "stage", "advice"),
     [
@@ -218,24 +220,26 @@ FULL = (
         ("flops-table --latency --devices 1", "flops_table.measure_latency", "lower --latency-batch"),
     ],
 )
-def test_a_gpu_that_is_too_small_is_one_line(
+def test_too_little_gpu_memory_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str, stage: str, advice: str
 ) -> None:
     monkeypatch.setattr(exits.sys, "argv", ["spos", *command.split(), "--config", "demo"])
-    monkeypatch.setattr(f"spos_cli.stages.{stage}", raising(torch.OutOfMemoryError(FULL)))
+    monkeypatch.setattr(f"spos_cli.stages.{stage}", make_failing(torch.OutOfMemoryError(FULL)))
     with pytest.raises(Ended) as ended:
         cli.main()
-    assert ended.value.code in distributed.NO_ACCIDENT
-    said = capfd.readouterr().err
-    assert said.startswith("error: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 1 has a total capacity of 23.69")
-    assert f"17.06 MiB is free; {advice}" in said
-    assert len(said.splitlines()) == 1
+    assert ended.value.code in distributed.FINAL_EXIT_CODES
+    output = capfd.readouterr().err
+    assert output.startswith(
+        "error: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 1 has a total capacity of 23.69"
+    )
+    assert f"17.06 MiB is free; {advice}" in output
+    assert len(output.splitlines()) == 1
 
 
 @pytest.mark.parametrize("gpus", [1, 8])
 @pytest.mark.parametrize("command", ["supernet-train", "search", "retrain 0", "evaluate --weights x.pt"])
-@pytest.mark.usefixtures("group", "ends")
-def test_gpus_that_are_counted_and_cannot_be_used(
+@pytest.mark.usefixtures("group", "catch_exit")
+def test_gpus_that_pytorch_cannot_use_are_one_line(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str, gpus: int
 ) -> None:
     from spos_cli.run import weights_file
@@ -249,14 +253,12 @@ def test_gpus_that_are_counted_and_cannot_be_used(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    said = capfd.readouterr().err
-    assert said.startswith(f"error: there {'is a GPU' if gpus == 1 else 'are 8 GPUs'}, but this PyTorch")
-    assert said.endswith("update the driver, install another build of PyTorch, or use --devices cpu\n")
+    output = capfd.readouterr().err
+    assert output.startswith(f"error: there {'is a GPU' if gpus == 1 else 'are 8 GPUs'}, but this PyTorch")
+    assert output.endswith("update the driver, install another build of PyTorch, or use --devices cpu\n")
 
 
-def test_gpus_that_cannot_be_used_end_a_launched_process_before_all_else(
-    group: Group, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unusable_gpus_end_a_launched_process_before_it_joins(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="cannot use them"), distributed.join(2, 1, HOUR):
         raise AssertionError("it has joined")
@@ -265,10 +267,10 @@ def test_gpus_that_cannot_be_used_end_a_launched_process_before_all_else(
     assert group.done == ["join", "leave"]
 
 
-def test_a_gpu_for_each_process_alone(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`torchrun --virtual-local-rank` and Slurm show each process one GPU; `spos` itself shows all of them to all."""
+def test_each_process_may_see_only_its_own_gpu(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torchrun --virtual-local-rank` and Slurm show each process one GPU; `spos` shows all GPUs to all processes."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.delenv(distributed.LAUNCHED, raising=False)
+    monkeypatch.delenv(distributed.LAUNCH_ID_VARIABLE, raising=False)
     for visible in ("3", "GPU-0a1b"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         with distributed.join("auto", 1, HOUR) as processes:
@@ -276,7 +278,7 @@ def test_a_gpu_for_each_process_alone(group: Group, monkeypatch: pytest.MonkeyPa
         group.done.clear()
 
     for visible, launch in (("3", "by spos"), (None, None), ("3,4", None)):
-        for name, value in (("CUDA_VISIBLE_DEVICES", visible), (distributed.LAUNCHED, launch)):
+        for name, value in (("CUDA_VISIBLE_DEVICES", visible), (distributed.LAUNCH_ID_VARIABLE, launch)):
             if value is None:
                 monkeypatch.delenv(name, raising=False)
             else:
@@ -286,37 +288,37 @@ def test_a_gpu_for_each_process_alone(group: Group, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine of sixteen cores, whose user has not said how many threads to use."""
+def sixteen_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with sixteen cores, whose user has not set a number of threads."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(distributed, "usable_cores", lambda: 16)
+    monkeypatch.setattr(distributed, "count_usable_cores", lambda: 16)
 
 
-def threads_of(recipe: str, processes: int = 1) -> int:
-    """Threads of each process that trains the supernet of a shipped recipe."""
+def choose_recipe_threads(recipe: str, processes: int = 1) -> int:
+    """Choose the threads of each process that trains the supernet of a shipped recipe."""
     settings = loading.load(loading.shipped()[recipe])
     work = settings.space.build().work * settings.supernet.batch_size // processes
-    return distributed.thread_count(None, processes, work)
+    return distributed.choose_threads(None, processes, work)
 
 
-@pytest.mark.usefixtures("sixteen")
+@pytest.mark.usefixtures("sixteen_cores")
 def test_small_networks_take_few_threads() -> None:
-    """With several, one busy process beside it makes the training of the demo four times slower."""
-    assert threads_of("demo") == 1
-    assert 2 <= threads_of("fashion_mnist") <= 8
-    assert threads_of("cifar10") == threads_of("imagenet") == 16
-    assert threads_of("imagenet", processes=8) == 2
+    """With several threads, one busy process beside it makes the training of the demo four times slower."""
+    assert choose_recipe_threads("demo") == 1
+    assert 2 <= choose_recipe_threads("fashion_mnist") <= 8
+    assert choose_recipe_threads("cifar10") == choose_recipe_threads("imagenet") == 16
+    assert choose_recipe_threads("imagenet", processes=8) == 2
 
 
-@pytest.mark.usefixtures("sixteen")
+@pytest.mark.usefixtures("sixteen_cores")
 @pytest.mark.parametrize("work", [1, 10**6, 10**9, None])
-def test_threads_are_never_more_than_a_share_and_never_none(work: int | None) -> None:
+def test_threads_are_at_least_one_and_at_most_a_share_of_the_cores(work: int | None) -> None:
     for processes in (1, 3, 16, 40):
-        assert 1 <= distributed.thread_count(None, processes, work) <= max(1, 16 // processes)
-    assert distributed.thread_count(7, 16, work) == 7
+        assert 1 <= distributed.choose_threads(None, processes, work) <= max(1, 16 // processes)
+    assert distributed.choose_threads(7, 16, work) == 7
 
 
-def test_what_the_user_has_told_openmp_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as PyTorch was imported with, here
+def test_omp_num_threads_overrules_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # Here it was also set when PyTorch was imported.
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert distributed.thread_count(None, 1, 10**9) == 3
+    assert distributed.choose_threads(None, 1, 10**9) == 3

@@ -1,4 +1,4 @@
-"""Schedules against their formulas, and what an update leaves alone."""
+"""Schedules against their formulas, and what an update must not change."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from spos_cli.engine.optim import Schedule, ema_of, sgd
+from spos_cli.engine.optim import Schedule, make_ema, make_sgd
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import Choice, SearchSpace, Stage
@@ -24,7 +24,7 @@ SPACE = SearchSpace(
 )
 
 
-def test_linear_schedule_of_paper_and_published_code() -> None:
+def test_linear_schedule_of_paper_and_official_code() -> None:
     assert [Schedule(0.5, 4).lr(step) for step in range(4)] == [0.5, 0.375, 0.25, 0.125]
     assert [Schedule(0.5, 4, first=1).lr(step) for step in range(4)] == [0.375, 0.25, 0.125, 0.0]
 
@@ -38,10 +38,10 @@ def test_cosine_and_warmup() -> None:
 
 
 def test_unsampled_blocks_are_untouched_by_a_step() -> None:
-    """No weight decay, no momentum and no BatchNorm update where the path did not go (invariant 4)."""
+    """No weight decay, no momentum and no BatchNorm update outside of the path (invariant 4)."""
     torch.manual_seed(0)
     model = Supernet(SPACE, affine=True)
-    optimizer = sgd(model, momentum=0.9, weight_decay=0.1)
+    optimizer = make_sgd(model, momentum=0.9, weight_decay=0.1)
     for group in optimizer.param_groups:
         group["lr"] = 0.1
 
@@ -50,7 +50,7 @@ def test_unsampled_blocks_are_untouched_by_a_step() -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    step(Architecture((1, 1, 1, 1)))  # everything of choice 1 now has momentum
+    step(Architecture((1, 1, 1, 1)))  # Now all parameters of choice 1 have momentum.
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for _ in range(3):
         step(Architecture((0, 0, 0, 0)))
@@ -59,8 +59,8 @@ def test_unsampled_blocks_are_untouched_by_a_step() -> None:
         assert torch.equal(tensor, before[name]) != sampled, name
 
 
-def test_weight_decay_spares_batchnorm() -> None:
-    groups = sgd(Supernet(SPACE, affine=True), 0.9, 4e-5).param_groups
+def test_batchnorm_has_no_weight_decay() -> None:
+    groups = make_sgd(Supernet(SPACE, affine=True), 0.9, 4e-5).param_groups
     assert {p.dim() >= 2 for p in groups[0]["params"]} == {True}
     assert (groups[0]["weight_decay"], groups[1]["weight_decay"]) == (4e-5, 0.0)
     assert {p.dim() for p in groups[1]["params"]} == {1}
@@ -69,7 +69,7 @@ def test_weight_decay_spares_batchnorm() -> None:
 def test_ema_is_the_textbook_average() -> None:
     model = torch.nn.Linear(2, 1, bias=False)
     torch.nn.init.ones_(model.weight)
-    ema = ema_of(model, 0.9)
+    ema = make_ema(model, 0.9)
     expected = None
     for value in (1.0, 2.0, 3.0):
         torch.nn.init.constant_(model.weight, value)
@@ -79,10 +79,10 @@ def test_ema_is_the_textbook_average() -> None:
 
 
 def test_ema_averages_the_statistics_of_batchnorm_too() -> None:
-    """Updated by the same weights as the parameters; the counter of batches is a number, and no average."""
+    """Statistics are averaged like parameters; the counter of batches is copied."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
-    ema, expected = ema_of(model, 0.9), {}
+    ema, expected = make_ema(model, 0.9), {}
     for step in range(5):
         model(torch.randn(8, 3, 4, 4) * (step + 1) + step)
         state = {name: tensor.double().clone() for name, tensor in model.state_dict().items()}

@@ -112,7 +112,7 @@ def test_hostile_pickles_run_nothing(tmp_path: Path, name: str) -> None:
     assert str(path) in str(caught.value)
     assert len(str(caught.value)) < len(str(path)) + 160
     with pytest.raises(CheckpointError):
-        flops_table.read(path)
+        flops_table.read_table(path)
     with pytest.raises(ArchitectureError):
         read(str(path))
     assert not marker.exists()

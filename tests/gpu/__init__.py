@@ -1,1 +1,1 @@
-"""`make gpu`: what can only be told on a GPU, in one command."""
+"""`make gpu`: all checks that need a GPU, in one command."""

@@ -1,4 +1,4 @@
-"""What a check is, how one is run, and what it may measure."""
+"""Define checks, run them within a time limit, and compare their measurements."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from spos_cli.engine import accelerator
 
 T = TypeVar("T")
 
-PATIENCE_ON_CPU = 6  # times a check's budget: a machine without an accelerator is in no hurry, and may be busy
-CLEARLY = 1.03  # so many times as fast as the default; less may be chance
+CPU_BUDGET_FACTOR = 6  # A machine without an accelerator may be busy, so each check has several times its budget.
+MIN_SPEEDUP = 1.03  # A value must be this many times as fast as the default to win; less may be chance.
 
 
 class Wrong(Exception):
-    """The device has computed, or `spos` has done, something else than what is right."""
+    """The device or `spos` has computed a wrong result."""
 
 
 class OutOfTime(BaseException):
-    """A check has used up its budget. No Exception, so that nothing on the way takes it for an error of its own."""
+    """A check has used up its time. It is not an Exception, so that code in between does not handle it as an error."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One thing that can be set: what it is in a measurement, and what it is if nothing is said."""
+    """A setting: its value in a measurement, and its default."""
 
     name: str
     value: str
@@ -42,14 +42,14 @@ class Setting:
 
 @dataclass(frozen=True)
 class Rate:
-    """How fast a piece of work is done in one way.
+    """The speed of a piece of work, done in one way.
 
     Attributes:
         what: the piece of work.
-        way: `default` is how `spos` does it if nothing is set, `official` how the official code does it.
+        way: `default` is how `spos` does it by default, `official` how the official code does it.
         value: median, in `unit`.
-        setting: the only one in which the way differs from the default; None for the others.
-        memory: bytes of the device that are needed at most, beside weights; None where it was not measured.
+        setting: the only setting in which the way differs from the default; None for other ways.
+        memory: peak bytes of the device, without weights; None where it was not measured.
     """
 
     what: str
@@ -62,13 +62,13 @@ class Rate:
 
 @dataclass
 class Place:
-    """Where checks are made, and what they leave for each other.
+    """The device and folder of the checks, and the results that they share.
 
     Attributes:
-        device: an accelerator, or the CPU for a check of the checks themselves.
-        folder: for files, removed in the end.
-        rates: what was measured so far.
-        begin, end: when the present check has begun, and has to be done, `time.monotonic()`.
+        device: an accelerator, or the CPU to test the checks themselves.
+        folder: for files; removed at the end.
+        rates: all measurements so far.
+        begin, end: start and deadline of the current check, in seconds of `time.monotonic()`.
     """
 
     device: torch.device
@@ -83,53 +83,53 @@ class Place:
         return self.device.type != "cpu"
 
     def pick(self, large: T, small: T) -> T:
-        """A size on an accelerator, or on the CPU."""
+        """Return the large size on an accelerator, the small one on the CPU."""
         return large if self.is_real else small
 
-    def left(self) -> float:
-        """Seconds that the present check still has."""
+    def get_seconds_left(self) -> float:
+        """Return the seconds that the current check still has."""
         return self.end - time.monotonic()
 
-    def used(self) -> float:
-        """The share of its time that the present check has used."""
+    def get_used_share(self) -> float:
+        """Return the share of its time that the current check has used."""
         return (time.monotonic() - self.begin) / (self.end - self.begin)
 
 
-Needs = Callable[[Place], str | None]  # why a check cannot be made in a place; None: it can
+Needs = Callable[[Place], str | None]  # Return why a check cannot run in a place, or None if it can.
 
 
-def nothing(place: Place) -> str | None:
-    """Makes a check everywhere."""
+def need_nothing(place: Place) -> str | None:
+    """Run a check everywhere."""
     return None
 
 
-def an_accelerator(place: Place) -> str | None:
-    """Makes a check on an accelerator only."""
+def need_accelerator(place: Place) -> str | None:
+    """Run a check on an accelerator only."""
     return None if place.is_real else "needs an accelerator"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report.
+    """One check, which is one line of the report.
 
     Attributes:
         name: for `--only`.
         what: a sentence for `--list`.
-        budget: seconds on an accelerator; at their end it is broken off.
-        run: makes it, and returns what was found in a line.
-        needs: tells why it cannot be made.
+        budget: time limit in seconds on an accelerator; then the check is stopped.
+        run: runs the check, and returns its finding as a line.
+        needs: returns why it cannot run, or None.
     """
 
     name: str
     what: str
     budget: float
     run: Callable[[Place], str]
-    needs: Needs = nothing
+    needs: Needs = need_nothing
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a check; `found` is a figure, what is wrong, or why it was skipped."""
+    """The result of a check; `found` is a figure, what is wrong, or why it was skipped."""
 
     name: str
     status: str  # ok, FAIL or skipped
@@ -140,39 +140,39 @@ class Result:
 
     @property
     def line(self) -> str:
-        """It on the screen."""
+        """The result as a line on the screen."""
         return f"{self.name:<18} {self.status:<7} {self.seconds:6.1f} s  {self.found}"
 
 
 def perform(check: Check, place: Place) -> Result:
-    """Makes a check; whatever goes wrong in it is its result."""
-    begin, allowed = time.monotonic(), place.pick(check.budget, check.budget * PATIENCE_ON_CPU)
+    """Run a check; any error in it becomes its result."""
+    begin, allowed = time.monotonic(), place.pick(check.budget, check.budget * CPU_BUDGET_FACTOR)
 
     def result(status: str, found: str, trace: str | None = None) -> Result:
         line = " ".join(found.split())
         return Result(check.name, status, round(time.monotonic() - begin, 2), check.budget, line, trace)
 
     try:
-        with limited(place, allowed):
+        with limit_time(place, allowed):
             reason = check.needs(place)
             if reason is not None:
                 return result("skipped", reason)
             found = check.run(place)
-            accelerator.synchronize(place.device)  # an error of the device shows where it belongs
+            accelerator.synchronize(place.device)  # An asynchronous error of the device is raised here.
             return result("ok", found)
     except OutOfTime:
         return result("FAIL", f"not done in {allowed:g} s", traceback.format_exc())
     except Exception as error:
-        said = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
-        return result("FAIL", said[:300], traceback.format_exc())
+        message = str(error) if isinstance(error, Wrong) else f"{type(error).__name__}: {error}"
+        return result("FAIL", message[:300], traceback.format_exc())
     finally:
-        with contextlib.suppress(RuntimeError):  # after an error of the device nothing works any more
+        with contextlib.suppress(RuntimeError):  # After an error of the device nothing works any more.
             accelerator.release_memory(place.device)
 
 
 @contextlib.contextmanager
-def limited(place: Place, seconds: float) -> Iterator[None]:
-    """Within, OutOfTime is raised at the end of the time. A timer that already runs goes on afterwards."""
+def limit_time(place: Place, seconds: float) -> Iterator[None]:
+    """Raise OutOfTime in the block after some seconds. A timer that was already running continues afterwards."""
 
     def stop(number: int, frame: object) -> None:
         raise OutOfTime
@@ -188,31 +188,31 @@ def limited(place: Place, seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, handler)
 
 
-def within(what: str, found: float, allowed: float) -> None:
-    """Raise Wrong if a difference is larger than it may be, or no number."""
+def require_within(what: str, found: float, allowed: float) -> None:
+    """Raise Wrong if a difference is larger than allowed, or NaN."""
     if not found <= allowed:
         raise Wrong(f"{what} differs by {found:.3g}, at most {allowed:g} is right")
 
 
-def in_turns(place: Place, ways: Mapping[str, Callable[[], object]], turns: int, share: float) -> dict[str, float]:
-    """Median seconds of each way to do the same work, one after another, turn by turn, and never of a first call.
+def time_in_turns(place: Place, ways: Mapping[str, Callable[[], object]], turns: int, share: float) -> dict[str, float]:
+    """Return the median seconds of each way to do the same work. All ways take turns; they must have run once before.
 
     Args:
-        turns: at most; of a slow device as many as fit into the time.
-        share: of the time that the check has left.
+        turns: the most turns; a slow device makes as many as fit into the time.
+        share: share of the check's remaining time.
     """
-    end = time.monotonic() + share * place.left()
+    end = time.monotonic() + share * place.get_seconds_left()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(turns):
         if turn and time.monotonic() > end:
             break
         for name, call in ways.items():
-            seconds[name].append(accelerator.seconds_of(place.device, call))
+            seconds[name].append(accelerator.time_call(place.device, call))
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def verdicts(rates: list[Rate]) -> list[dict[str, Any]]:
-    """For each piece of work and each setting: the default, the fastest other value, and which of both wins."""
+def find_winners(rates: list[Rate]) -> list[dict[str, Any]]:
+    """Find, for each work and setting, the default, the fastest other value, and the winner of both."""
     found = []
     for default in [rate for rate in rates if rate.way == "default"]:
         others: dict[str, list[tuple[float, Setting]]] = {}
@@ -221,7 +221,7 @@ def verdicts(rates: list[Rate]) -> list[dict[str, Any]]:
                 others.setdefault(rate.setting.name, []).append((rate.value / default.value, rate.setting))
         for name, group in others.items():
             ratio, best = max(group, key=lambda pair: pair[0])
-            wins = best.value if ratio > CLEARLY else best.default
+            wins = best.value if ratio > MIN_SPEEDUP else best.default
             row = {"what": default.what, "setting": name, "default": best.default, "fastest_other": best.value}
             found.append({**row, "ratio": ratio, "wins": wins})
     return found

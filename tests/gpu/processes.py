@@ -1,4 +1,4 @@
-"""The installed `spos` on synthetic images: killed and resumed, on several devices, with too little memory."""
+"""Check the installed `spos`: killed and resumed, on several devices, with too little memory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from PIL import Image
 
 from spos_cli.engine import accelerator, checkpoint
 from tests.conftest import PROGRAM, environment
-from tests.gpu.checks import Check, Place, Wrong, an_accelerator, within
+from tests.gpu.checks import Check, Place, Wrong, need_accelerator, require_within
 
-CLASSES, IMAGES = 4, 24  # of each class
+CLASSES, IMAGES_PER_CLASS = 4, 24
 STEPS, KILLED_AT = 60, 20
 SETTINGS = """
 name: gpu
@@ -37,54 +37,55 @@ data: {{root: ../images, preset: standard, holdout_per_class: 4, workers: 0}}
 supernet:
   {{steps: 60, batch_size: {batch}, lr: 0.02, sampler: uniform, log_every: 5, checkpoint_every: 5, keep_checkpoints: 2}}
 """
-# cuDNN's gradients add up in an order that changes from run to run, which a training amplifies.
-SAME_WEIGHTS = {"cpu": 0.0, "accelerator": 0.1}  # relative, of the norm of all weights
+# Allowed relative difference of all weights. cuDNN adds gradients in an order that varies, which training amplifies.
+WEIGHTS_TOLERANCE = 0.1
 
 
 def write_images(folder: Path) -> None:
-    """Leaves JPEG files of noise on a colour for each class, in `train` and `val`."""
+    """Write JPEG files to `train` and `val`: noise on a colour for each class."""
     rng = np.random.default_rng(0)
     colours = rng.uniform(60, 200, (CLASSES, 3))
     for split in ("train", "val"):
         for label, colour in enumerate(colours):
-            below = folder / split / f"class{label}"
-            below.mkdir(parents=True)
-            for index in range(IMAGES):
+            class_folder = folder / split / f"class{label}"
+            class_folder.mkdir(parents=True)
+            for index in range(IMAGES_PER_CLASS):
                 pixels = (colour + 30 * rng.standard_normal((48, 64, 3))).clip(0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(below / f"{index:03}.jpg", quality=90)
+                Image.fromarray(pixels).save(class_folder / f"{index:03}.jpg", quality=90)
 
 
-def counts(most: int) -> list[int]:
-    """Numbers of processes: 1, 2, 4 and so on, and the most there can be."""
-    return sorted({*(2**power for power in range(most.bit_length())), most})
+def list_counts(largest: int) -> list[int]:
+    """List numbers of processes: 1, 2, 4 and so on, and the largest."""
+    return sorted({*(2**power for power in range(largest.bit_length())), largest})
 
 
-def most(place: Place) -> int:
-    """As many processes as there are accelerators; on a CPU two."""
+def count_devices(place: Place) -> int:
+    """Count the accelerators; on a CPU return 2."""
     return place.pick(accelerator.count(), 2)
 
 
 class Run:
-    """A working folder, and the commands that are typed in it.
+    """A working folder, and the commands that run in it.
 
     Args:
-        name: of the folder, in that of the place.
-        size, batch: pixels of the square input, and images of a step of all processes.
+        name: of the folder, inside the folder of the place.
+        size: side of the square input, in pixels.
+        batch: images of a step, over all processes.
     """
 
     def __init__(self, place: Place, name: str, size: int = 32, batch: int | None = None) -> None:
         self.place, self.folder = place, place.folder / name
         if not (place.folder / "images").exists():
             write_images(place.folder / "images")
-        common = math.lcm(*counts(most(place)))
+        common = math.lcm(*list_counts(count_devices(place)))
         batch = batch or common * math.ceil(place.pick(64, 16) / common)
         self.folder.mkdir(exist_ok=True)
         threads = place.pick("null", "1")
         (self.folder / "spos.yaml").write_text(SETTINGS.format(threads=threads, size=size, batch=batch))
 
     @contextlib.contextmanager
-    def started(self, devices: int) -> Iterator[subprocess.Popen[bytes]]:
-        """A training of the supernet on some devices; none of its processes is left in the end."""
+    def start(self, devices: int) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a supernet training on some devices, and kill all its processes at the end of the block."""
         hidden = {} if self.place.is_real else {"CUDA_VISIBLE_DEVICES": ""}
         with (self.folder / "stderr").open("wb") as errors:
             process = subprocess.Popen(
@@ -98,62 +99,62 @@ class Run:
             try:
                 yield process
             finally:
-                for pid in [*self.workers(process), process.pid]:
+                for pid in [*self.list_workers(process), process.pid]:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
                 process.wait()
 
     def end(self, process: subprocess.Popen[bytes], code: int = 0) -> None:
-        """Waits for the end of a command, which must be this one."""
-        found = process.wait()
-        if found != code or "Traceback" in self.said():
-            raise Wrong(f"exit code {found} instead of {code}: {self.said()[-1500:]}")
+        """Wait until a command ends; raise Wrong if its exit code is another."""
+        actual = process.wait()
+        if actual != code or "Traceback" in self.read_stderr():
+            raise Wrong(f"exit code {actual} instead of {code}: {self.read_stderr()[-1500:]}")
 
-    def workers(self, process: subprocess.Popen[bytes]) -> list[int]:
-        """The processes that the launcher has started."""
+    def list_workers(self, process: subprocess.Popen[bytes]) -> list[int]:
+        """List the processes that the launcher has started."""
         try:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             return [pid for pid in map(int, children) if b"spos_cli" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         except OSError:
             return []
 
-    def said(self) -> str:
-        """What the last command has said."""
+    def read_stderr(self) -> str:
+        """Read what the last command has written to stderr."""
         return (self.folder / "stderr").read_text(errors="replace")
 
-    def metrics(self) -> list[dict[str, float]]:
-        """Whole lines of the training's metrics."""
+    def read_metrics(self) -> list[dict[str, float]]:
+        """Read the complete lines of the training's metrics."""
         path = self.folder / "run" / "supernet" / "metrics.jsonl"
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     def wait_for(self, step: int, process: subprocess.Popen[bytes]) -> None:
-        """Waits until that step is in the metrics."""
-        while not self.metrics() or self.metrics()[-1]["step"] < step:
+        """Wait until a step is in the metrics."""
+        while not self.read_metrics() or self.read_metrics()[-1]["step"] < step:
             if process.poll() is not None:
-                raise Wrong(f"ended before step {step}: {self.said()[-1500:]}")
+                raise Wrong(f"ended before step {step}: {self.read_stderr()[-1500:]}")
             time.sleep(0.01)
 
     @property
     def last(self) -> Path:
-        """The checkpoint of the last step."""
+        """Checkpoint of the last step."""
         return self.folder / "run" / "supernet" / "last.pt"
 
 
-def undisturbed(place: Place, devices: int) -> Run:
-    """A training that nothing disturbs, once for all checks."""
+def train_undisturbed(place: Place, devices: int) -> Run:
+    """Train without disturbance, once for all checks."""
     run = Run(place, f"undisturbed-{devices}")
     done = run.folder / "done"
     if not done.exists():
-        with run.started(devices) as process:
+        with run.start(devices) as process:
             run.end(process)
         done.touch()
     return run
 
 
 def compare(run: Run, other: Run) -> str:
-    """Compares the end of a disturbed training with that of one that nothing has disturbed."""
-    steps = [int(line["step"]) for line in run.metrics()]
+    """Compare the results of a disturbed and an undisturbed training."""
+    steps = [int(line["step"]) for line in run.read_metrics()]
     if steps != list(range(5, STEPS + 1, 5)):
         raise Wrong(f"metrics of the steps {steps}")
     if run.last.read_bytes() == other.last.read_bytes():
@@ -164,76 +165,78 @@ def compare(run: Run, other: Run) -> str:
     )
     difference = float((one - two).norm() / two.norm())
     if not run.place.is_real:
-        raise Wrong(f"other bytes than without a disturbance; weights differ by {difference:.1e}")
-    within("the norm of the weights", difference, SAME_WEIGHTS["accelerator"])
+        raise Wrong(f"other bytes than without disturbance; weights differ by {difference:.1e}")
+    require_within("the norm of the weights", difference, WEIGHTS_TOLERANCE)
     return f"weights differ by {difference:.1e} of their norm"
 
 
-def resume(place: Place) -> str:
-    """Kills a training and types the command again."""
+def check_resume(place: Place) -> str:
+    """Kill a training and run the command again."""
     run = Run(place, "killed")
-    with run.started(1) as process:
+    with run.start(1) as process:
         run.wait_for(KILLED_AT, process)
         os.killpg(process.pid, signal.SIGKILL)
         run.end(process, -signal.SIGKILL)
-    with run.started(1) as process:
+    with run.start(1) as process:
         run.end(process)
-    if "resuming at step" not in run.said():
-        raise Wrong(f"did not resume: {run.said()[-1500:]}")
-    return f"killed after step {KILLED_AT} of {STEPS}, resumed: {compare(run, undisturbed(place, 1))}"
+    if "resuming at step" not in run.read_stderr():
+        raise Wrong(f"did not resume: {run.read_stderr()[-1500:]}")
+    return f"killed after step {KILLED_AT} of {STEPS}, resumed: {compare(run, train_undisturbed(place, 1))}"
 
 
-def several(place: Place) -> str:
-    """Trains on 1 to all accelerators; on a CPU with 1 and 2 processes."""
-    said = []
-    for number in counts(most(place)):
-        losses = [line["loss"] for line in undisturbed(place, number).metrics()]
+def check_processes(place: Place) -> str:
+    """Train on 1 to all accelerators; on a CPU with 1 and 2 processes."""
+    findings = []
+    for number in list_counts(count_devices(place)):
+        losses = [line["loss"] for line in train_undisturbed(place, number).read_metrics()]
         if len(losses) != STEPS // 5 or not all(map(math.isfinite, losses)):
             raise Wrong(f"losses with {number} processes: {losses}")
-        said.append(f"{number}: loss {losses[0]:.2f} to {losses[-1]:.2f}")
-    return f"{accelerator.backend(place.device)}; {', '.join(said)}"
+        findings.append(f"{number}: loss {losses[0]:.2f} to {losses[-1]:.2f}")
+    return f"{accelerator.choose_backend(place.device)}; {', '.join(findings)}"
 
 
-def two_devices(place: Place) -> str | None:
-    """Tells why one of several processes cannot be killed."""
+def need_two_devices(place: Place) -> str | None:
+    """Return why one of several processes cannot be killed, or None."""
     if not Path("/proc/self/task").exists():
         return "needs Linux, to find the processes"
-    return "needs two accelerators" if most(place) < 2 else None
+    return "needs two accelerators" if count_devices(place) < 2 else None
 
 
-def kill_one(place: Place) -> str:
-    """Kills one process of several; the launcher is to start all of them again."""
-    number = most(place)
+def check_kill_one(place: Place) -> str:
+    """Kill one of several processes; the launcher must restart all of them."""
+    number = count_devices(place)
     run = Run(place, "one-killed")
-    with run.started(number) as process:
+    with run.start(number) as process:
         run.wait_for(KILLED_AT, process)
-        os.kill(run.workers(process)[-1], signal.SIGKILL)
+        os.kill(run.list_workers(process)[-1], signal.SIGKILL)
         run.end(process)
-    if "start again from the last checkpoint" not in run.said():
-        raise Wrong(f"nothing was started again: {run.said()[-1500:]}")
-    return f"one of {number} killed, all started again: {compare(run, undisturbed(place, number))}"
+    if "start again from the last checkpoint" not in run.read_stderr():
+        raise Wrong(f"nothing was restarted: {run.read_stderr()[-1500:]}")
+    return f"one of {number} killed, all started again: {compare(run, train_undisturbed(place, number))}"
 
 
-def memory(place: Place) -> str:
-    """Leaves `spos` too little memory; it has to say in one line what to do."""
+def check_memory(place: Place) -> str:
+    """Leave `spos` too little memory; it must say in one line what to do."""
     free = accelerator.free_memory(place.device)
     if free is None:
-        return "this PyTorch does not tell how much memory is free; not tried"
+        return "not tried: this PyTorch does not report free memory"
     held = torch.empty(max(0, free - 3 * 2**30), dtype=torch.uint8, device=place.device)
-    run = Run(place, "memory", size=224, batch=1024)  # a feature map of the stem takes 3 GiB
-    with run.started(1) as process:
+    run = Run(place, "memory", size=224, batch=1024)  # A feature map of the stem takes 3 GiB.
+    with run.start(1) as process:
         run.end(process, 2)
     del held
-    said = run.said().strip().splitlines()[-1]
-    if "out of memory" not in said or "supernet.accumulate" not in said:
-        raise Wrong(f"the last line does not say what to do: {said}")
-    return said
+    line = run.read_stderr().strip().splitlines()[-1]
+    if "out of memory" not in line or "supernet.accumulate" not in line:
+        raise Wrong(f"the last line does not say what to do: {line}")
+    return line
 
 
-def checks() -> Iterator[Check]:
-    """Of the installed program, which takes about ten seconds to start and to find its device."""
-    trainings = len(counts(max(1, accelerator.count())))
-    yield Check("processes", "spos on 1 to all accelerators; on a CPU on 1 and 2 processes", 30 * trainings, several)
-    yield Check("resume", "spos killed and started again", 35, resume)
-    yield Check("kill-one", "one process of several killed", 60, kill_one, two_devices)
-    yield Check("memory", "the message where memory is too small", 25, memory, an_accelerator)
+def list_checks() -> Iterator[Check]:
+    """List the checks of the installed program, which needs about ten seconds to start and find its device."""
+    trainings = len(list_counts(max(1, accelerator.count())))
+    yield Check(
+        "processes", "spos on 1 to all accelerators; on a CPU on 1 and 2 processes", 30 * trainings, check_processes
+    )
+    yield Check("resume", "spos killed and started again", 35, check_resume)
+    yield Check("kill-one", "one process of several killed", 60, check_kill_one, need_two_devices)
+    yield Check("memory", "the message where memory is too small", 25, check_memory, need_accelerator)

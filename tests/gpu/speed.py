@@ -1,4 +1,4 @@
-"""What is fast on this device: training steps, candidates, input, and how latencies are measured."""
+"""Measure what is fast on this device: training steps, candidates, input; and check latencies."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from spos_cli.data.resized import ResizedSet, keep_in_memory
 from spos_cli.data.transforms import Augmentation, TrainTransform, preprocess
 from spos_cli.engine import accelerator
 from spos_cli.engine.compilation import Compile
-from spos_cli.engine.distributed import usable_cores
+from spos_cli.engine.distributed import count_usable_cores
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.precision import Amp, prepared
+from spos_cli.engine.precision import Amp, prepare_images
 from spos_cli.engine.trainer import TrainingPlan
 from spos_cli.models import latency
 from spos_cli.models.counting import count
@@ -34,13 +34,13 @@ from spos_cli.search import statistics
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import PUBLISHED, SearchSpace
-from tests.benchmarks import photographs, published
-from tests.benchmarks.candidates import CALIBRATED, SCORED, candidates, exhaust
-from tests.benchmarks.measure import in_child
-from tests.gpu.checks import Check, Place, Rate, Setting, an_accelerator, in_turns, limited
-from tests.gpu.numbers import SMALL, bf16, compiler, traced_only, trainer
+from tests.benchmarks import official, photographs
+from tests.benchmarks.candidates import CALIBRATED, SCORED, draw_candidates, score_all
+from tests.benchmarks.measure import run_in_child
+from tests.gpu.checks import Check, Place, Rate, Setting, limit_time, need_accelerator, time_in_turns
+from tests.gpu.numbers import SMALL, make_trainer, need_bf16, need_compiler, trace_only
 
-BATCHES = (64, 128, 256)  # images of a step; a 32nd of it on a CPU
+BATCHES = (64, 128, 256)  # images of a step; on a CPU a 32nd of these
 COMPILED_BATCH = 128
 TURNS = 7
 Call = Callable[[], object]
@@ -51,10 +51,10 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Way:
-    """One way to make a step of the supernet; without arguments that of `spos` if nothing is set.
+    """One way to train a supernet for a step; the default values are those of `spos`.
 
     Attributes:
-        setting: the only one in which it differs, or None.
+        setting: the only setting in which it differs from the default, or None.
     """
 
     name: str
@@ -66,8 +66,8 @@ class Way:
     tf32: bool = True
 
     def is_possible(self, place: Place) -> bool:
-        """Whether the device has the precision, and what is to be switched off."""
-        has_amp = self.amp == "off" or (place.is_real if self.amp == "fp16" else bf16(place) is None)
+        """Return whether the device has the precision, and TF32 where the way switches it off."""
+        has_amp = self.amp == "off" or (place.is_real if self.amp == "fp16" else need_bf16(place) is None)
         return has_amp and (self.tf32 or accelerator.has_tf32(place.device))
 
 
@@ -93,159 +93,164 @@ COMPILED = (
 )
 
 
-def space_of(place: Place) -> SearchSpace:
-    """The space that speed is measured in."""
+def choose_space(place: Place) -> SearchSpace:
+    """Return the space for measurements of speed."""
     return place.pick(PUBLISHED, SMALL)
 
 
-def path_of(place: Place) -> Architecture:
-    """One path for all steps, so that PyTorch has only its blocks to compile."""
+def choose_path(place: Place) -> Architecture:
+    """Return one path for all steps, so that PyTorch compiles only its blocks."""
     return place.pick(golden.WINNER, Architecture((0, 1)))
 
 
-def images_for(place: Place, batch: int, side: int) -> tuple[Tensor, Tensor]:
-    """Images `(batch, 3, side, side) uint8` and labels, on the device: copying them is not part of a step."""
+def make_images(place: Place, batch: int, side: int) -> tuple[Tensor, Tensor]:
+    """Make images `(batch, 3, side, side) uint8` and labels on the device, so that copying is not part of a step."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, space_of(place).classes, (batch,), generator=generator)
+    labels = torch.randint(0, choose_space(place).classes, (batch,), generator=generator)
     return images.contiguous(memory_format=torch.channels_last).to(place.device), labels.to(place.device)
 
 
-def official_step(place: Place, batch: int) -> Call:
-    """The step of the official code: NCHW memory, its channel shuffle, float32; float images are ready."""
-    model = published.Supernet().to(place.device).train()
-    optimizer = published.optimizer_of(model)
-    images, labels = images_for(place, batch, published.IMAGE_SIZE)
+def make_official_step(place: Place, batch: int) -> Call:
+    """Make the step of the official code: NCHW memory, its channel shuffle, float32, from float images."""
+    model = official.Supernet().to(place.device).train()
+    optimizer = official.make_optimizer(model)
+    images, labels = make_images(place, batch, official.IMAGE_SIZE)
     pixels = images.flip(1).float().contiguous()
-    return lambda: published.train_step(model, optimizer, pixels, labels, golden.WINNER)
+    return lambda: official.train_step(model, optimizer, pixels, labels, golden.WINNER)
 
 
-def our_step(place: Place, way: Way, batch: int) -> Call:
-    """The step of the trainer of `spos`, from uint8 images."""
+def make_our_step(place: Place, way: Way, batch: int) -> Call:
+    """Make the step of the trainer of `spos`, from uint8 images."""
     memory = torch.channels_last if way.channels_last else torch.contiguous_format
 
     def prepare(images: Tensor, colours: Tensor | None) -> Tensor:
         return preprocess("spos", images, colours).contiguous(memory_format=memory)
 
-    space, path = space_of(place), path_of(place)
-    plan = TrainingPlan(Schedule(1e-4, 10**6), batch, amp=way.amp, compile=way.compile)
-    training = trainer(place.device, Supernet(space), plan, lambda step: path, prepare)
+    space, path = choose_space(place), choose_path(place)
+    recipe = TrainingPlan(Schedule(1e-4, 10**6), batch, amp=way.amp, compile=way.compile)
+    training = make_trainer(place.device, Supernet(space), recipe, lambda step: path, prepare)
     training.model.to(memory_format=memory)
-    images, labels = images_for(place, batch, space.image_size)
+    images, labels = make_images(place, batch, space.image_size)
     batches = itertools.repeat((images, None, labels))
 
     def step() -> None:
-        with accelerator.convolutions(tf32=way.tf32, benchmark=way.benchmark):
+        with accelerator.set_convolutions(tf32=way.tf32, benchmark=way.benchmark):
             training.update(batches)
         training.step += 1
 
     return step
 
 
-def several_times(step: Call, number: int) -> None:
-    """Steps that do not wait for each other."""
+def repeat(step: Call, number: int) -> None:
+    """Make a number of steps that do not wait for each other."""
     for _ in range(number):
         step()
 
 
-def measured(place: Place, batch: int, ways: Sequence[Way], official: bool = False) -> tuple[list[Rate], list[str]]:
-    """Images per second and memory of each way, in turns; and which were left out, and why."""
+def measure_steps(
+    place: Place, batch: int, ways: Sequence[Way], with_official: bool = False
+) -> tuple[list[Rate], list[str]]:
+    """Measure images per second and memory of each way, in turns; also return why some ways were skipped."""
     batch = place.pick(batch, batch // 32)
-    builders = {way.name: partial(our_step, place, way, batch) for way in ways if way.is_possible(place)}
-    if official:
-        builders = {"official": partial(official_step, place, batch), **builders}
-    made: dict[str, Call] = {}
+    builders = {way.name: partial(make_our_step, place, way, batch) for way in ways if way.is_possible(place)}
+    if with_official:
+        builders = {"official": partial(make_official_step, place, batch), **builders}
+    calls: dict[str, Call] = {}
     memory: dict[str, int | None] = {}
-    left_out = []
+    skipped = []
     for name, build in builders.items():
-        if place.used() > 0.6:
-            left_out.append(f"batch {batch}, {name}: no time")
+        if place.get_used_share() > 0.6:
+            skipped.append(f"batch {batch}, {name}: no time")
             continue
         try:
             step = build()
-            several_times(step, 2)  # momentum, compiled blocks, chosen algorithms
-            made[name], memory[name] = step, accelerator.memory_of(place.device, step)
+            repeat(step, 2)  # Now there is momentum, blocks are compiled, and algorithms are chosen.
+            calls[name], memory[name] = step, accelerator.measure_memory(place.device, step)
         except torch.OutOfMemoryError:
-            left_out.append(f"batch {batch}, {name}: does not fit")
-        if name not in made:  # now that the error holds nothing any more
+            skipped.append(f"batch {batch}, {name}: does not fit")
+        if name not in calls:  # Only now, since the error has kept tensors alive.
             accelerator.release_memory(place.device)
-    slowest = max((accelerator.seconds_of(place.device, step) for step in made.values()), default=1.0)
+    slowest = max((accelerator.time_call(place.device, step) for step in calls.values()), default=1.0)
     number = place.pick(max(1, round(0.25 / slowest)), 1)
-    calls = {name: partial(several_times, step, number) for name, step in made.items()}
-    seconds = in_turns(place, calls, place.pick(TURNS, 1), 0.8)
-    what, settings = f"supernet step, {space_of(place).image_size} px, batch {batch}", {w.name: w.setting for w in ways}
+    calls = {name: partial(repeat, step, number) for name, step in calls.items()}
+    seconds = time_in_turns(place, calls, place.pick(TURNS, 1), 0.8)
+    what, settings = (
+        f"supernet step, {choose_space(place).image_size} px, batch {batch}",
+        {w.name: w.setting for w in ways},
+    )
     rates = [
-        Rate(what, name, batch * number / taken, "images/s", settings.get(name), memory[name])
-        for name, taken in seconds.items()
+        Rate(what, name, batch * number / duration, "images/s", settings.get(name), memory[name])
+        for name, duration in seconds.items()
     ]
-    return rates, left_out
+    return rates, skipped
 
 
-def steps(place: Place, batch: int) -> str:
-    """The official step and ours, with one setting changed at a time and some together."""
-    rates, left_out = measured(place, batch, WAYS, official=True)
+def compare_steps(place: Place, batch: int) -> str:
+    """Compare the official step with ours, changing one setting at a time and some together."""
+    rates, skipped = measure_steps(place, batch, WAYS, with_official=True)
     place.rates += rates
-    return "; ".join([best_of(rates), *left_out])
+    return "; ".join([summarize(rates), *skipped])
 
 
-def benchmarked_steps(place: Place) -> str:
-    """The same with cudnn.benchmark, against the rates that were measured before.
+def compare_benchmarked_steps(place: Place) -> str:
+    """Measure steps with cudnn.benchmark, against the rates that were measured before.
 
-    In a process of its own: PyTorch keeps the algorithm of a shape, and takes the one that was kept without a
-    measurement, too.
+    This runs in a new process: PyTorch remembers the algorithm of a shape, also one that it took without a
+    measurement.
     """
-    rates, left_out = in_child(benchmark_in_child, place.device, place.folder, 0.9 * place.left())
+    rates, skipped = run_in_child(benchmark_in_child, place.device, place.folder, 0.9 * place.get_seconds_left())
     place.rates += rates
-    return "; ".join([*(f"{rate.what}, {rate.way}: {rate.value:,.4g} images/s" for rate in rates), *left_out])
+    return "; ".join([*(f"{rate.what}, {rate.way}: {rate.value:,.4g} images/s" for rate in rates), *skipped])
 
 
 def benchmark_in_child(device: torch.device, folder: Path, seconds: float) -> tuple[list[Rate], list[str]]:
-    """Rates, and what was left out, of all batch sizes."""
+    """Measure all batch sizes; return the rates, and why some ways were skipped."""
     place = Place(device, folder)
     accelerator.select(device)
-    with limited(place, seconds):
-        found = [measured(place, batch, BENCHMARKED) for batch in BATCHES]
-    return [rate for rates, _ in found for rate in rates], [text for _, left_out in found for text in left_out]
+    with limit_time(place, seconds):
+        found = [measure_steps(place, batch, BENCHMARKED) for batch in BATCHES]
+    return [rate for rates, _ in found for rate in rates], [text for _, skipped in found for text in skipped]
 
 
-def compiled_steps(place: Place) -> str:
-    """The same with compiled blocks, and without; a group of rates of its own."""
-    with contextlib.nullcontext() if place.is_real else traced_only():
-        rates, left_out = measured(place, COMPILED_BATCH, COMPILED)
+def compare_compiled_steps(place: Place) -> str:
+    """Compare steps with and without compiled blocks, as a group of rates of its own."""
+    with contextlib.nullcontext() if place.is_real else trace_only():
+        rates, skipped = measure_steps(place, COMPILED_BATCH, COMPILED)
     place.rates += [replace(rate, what=f"{rate.what}, for compile") for rate in rates]
-    return "; ".join([best_of(rates), *left_out])
+    return "; ".join([summarize(rates), *skipped])
 
 
-def best_of(rates: list[Rate]) -> str:
-    """The default and the fastest way, and the official code, in a line."""
+def summarize(rates: list[Rate]) -> str:
+    """Summarize the official code, the default and the fastest way in a line."""
     if not rates:
         return "nothing measured"
     by_way = {rate.way: rate for rate in rates}
     fastest = max(rates, key=lambda rate: rate.value)
-    told = [by_way[name] for name in ("official", "default") if name in by_way]
-    said = ", ".join(f"{rate.way} {rate.value:,.4g}" for rate in [*told, fastest])
+    known = [by_way[name] for name in ("official", "default") if name in by_way]
+    said = ", ".join(f"{rate.way} {rate.value:,.4g}" for rate in [*known, fastest])
     return f"{said} {fastest.unit}"
 
 
 # Candidates
 
 
-def candidate(place: Place) -> str:
-    """Candidates an hour: calibrated and scored on images that are on the device, by the official procedure and ours.
+def compare_candidates(place: Place) -> str:
+    """Compare candidates per hour of the official procedure and ours, with all images on the device.
 
-    From one batch of each kind, for the numbers of images that both take by default.
+    The rates follow from one batch of each kind, for the default numbers of images.
     """
-    space, calibrated, scored = space_of(place), *place.pick((128, 200), (4, 4))
-    group = candidates()[0] if place.is_real else [Architecture((0, 0)), Architecture((0, 1))]
-    batches = {size: images_for(place, size, space.image_size) for size in (calibrated, scored)}
+    space, calibrated, scored = choose_space(place), *place.pick((128, 200), (4, 4))
+    group = draw_candidates()[0] if place.is_real else [Architecture((0, 0)), Architecture((0, 1))]
+    batches = {size: make_images(place, size, space.image_size) for size in (calibrated, scored)}
     supernet = Supernet(space).to(place.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    model = published.Supernet().to(place.device)
+    model = official.Supernet().to(place.device)
     loaded = {}
     for size in (calibrated, scored):
-        images, labels = images_for(place, size, published.IMAGE_SIZE)
+        images, labels = make_images(place, size, official.IMAGE_SIZE)
         loaded[size] = images.flip(1).float().contiguous(), labels
 
-    def ours(name: str, dtype: torch.dtype) -> dict[str, Call]:
+    def make_calls(name: str, dtype: torch.dtype) -> dict[str, Call]:
         tree = Tree(supernet, group, dtype)
         images, others = (preprocess("spos", batches[size][0]) for size in (calibrated, scored))
         tree.calibrate(images, 1.0)
@@ -253,29 +258,29 @@ def candidate(place: Place) -> str:
         return {
             f"{name} building": lambda: Tree(supernet, group, dtype).fold(),
             f"{name} calibration": lambda: tree.calibrate(images, 1.0),
-            f"{name} scoring": lambda: exhaust(tree, others),
+            f"{name} scoring": lambda: score_all(tree, others),
         }
 
     path, number = golden.WINNER, place.pick(8, 1)
     calls: dict[str, Call] = {
-        # The procedure begins with all BatchNorm layers set back, which is once in 200 batches: it is taken out.
-        "official begin": lambda: published.calibration_pass(model, path, [loaded[calibrated]], 1),
-        "official calibration": lambda: published.calibration_pass(
+        # The official procedure first resets all BatchNorm layers, once in 200 batches. That time is subtracted.
+        "official begin": lambda: official.calibrate(model, path, [loaded[calibrated]], 1),
+        "official calibration": lambda: official.calibrate(
             model, path, [loaded[calibrated]] * (1 + number), 1 + number
         ),
-        "official scoring": lambda: published.scoring_pass(model, path, [loaded[scored]] * number, number),
+        "official scoring": lambda: official.score(model, path, [loaded[scored]] * number, number),
     }
-    ways = {"default": torch.float32} | ({"bf16": torch.bfloat16} if bf16(place) is None else {})
+    ways = {"default": torch.float32} | ({"bf16": torch.bfloat16} if need_bf16(place) is None else {})
     with torch.inference_mode():
         for name, dtype in ways.items():
-            calls |= ours(name, dtype)
+            calls |= make_calls(name, dtype)
         for call in calls.values():
             call()
-        memory = {name: accelerator.memory_of(place.device, calls[f"{name} calibration"]) for name in ways}
-        seconds = in_turns(place, calls, place.pick(TURNS, 1), 0.8)
+        memory = {name: accelerator.measure_memory(place.device, calls[f"{name} calibration"]) for name in ways}
+        seconds = time_in_turns(place, calls, place.pick(TURNS, 1), 0.8)
     one = max(0.0, seconds["official calibration"] - seconds["official begin"]) / number / calibrated
     other = seconds["official scoring"] / number / scored  # seconds of an image, as `one`
-    theirs = published.seconds_per_candidate(published.CALIBRATION_BATCH * one, published.SCORING_BATCH * other)
+    theirs = official.extrapolate_seconds(official.CALIBRATION_BATCH * one, official.SCORING_BATCH * other)
     what, unit = "a candidate, calibrated and scored", "candidates an hour"
     rates = [Rate(what, "official", 3600 / theirs, unit)]
     for name in ways:
@@ -287,20 +292,20 @@ def candidate(place: Place) -> str:
         setting = None if name == "default" else Setting("search.amp", name, "off")
         rates.append(Rate(what, name, 3600 / one, unit, setting, memory[name]))
     place.rates += rates
-    return best_of(rates)
+    return summarize(rates)
 
 
 # Input
 
 
-def input_rate(place: Place, images: ImageSet, workers: int, batch: int) -> float:
-    """Training images a second, from the files or the cache to what the network sees on the device."""
-    ahead = PREFETCH * workers + 1  # batches that are made before anybody asks for them
+def measure_input(place: Place, images: ImageSet, workers: int, batch: int) -> float:
+    """Measure training images per second, from files or the cache to the network's input on the device."""
+    ahead = PREFETCH * workers + 1  # batches that the loader prepares in advance
     number = place.pick(4 * ahead + 20, 2)
     stream = training_batches(
         images,
         np.resize(np.arange(len(images)), 10**5),
-        TrainTransform("spos", published.IMAGE_SIZE, Augmentation()),
+        TrainTransform("spos", official.IMAGE_SIZE, Augmentation()),
         seed=0,
         batch_size=batch,
         first_step=0,
@@ -310,7 +315,7 @@ def input_rate(place: Place, images: ImageSet, workers: int, batch: int) -> floa
     )
     done, begin = 0, 0.0
     for index, (pixels, colours, _) in enumerate(stream):
-        prepared(lambda made, drawn: preprocess("spos", made, drawn), pixels, colours, place.device)
+        prepare_images(lambda made, drawn: preprocess("spos", made, drawn), pixels, colours, place.device)
         if index + 1 == ahead:
             accelerator.synchronize(place.device)
             begin = time.perf_counter()
@@ -320,62 +325,69 @@ def input_rate(place: Place, images: ImageSet, workers: int, batch: int) -> floa
     return done * batch / (time.perf_counter() - begin)
 
 
-def loader(place: Place) -> str:
-    """Images a second from JPEG files and from the cache of decoded ones, against what a step takes."""
+def compare_inputs(place: Place) -> str:
+    """Compare images per second from JPEG files and from the cache of decoded images with the needs of a step."""
     usual, batch = DataConfig().workers, place.pick(32, 4)
     steps = [rate for rate in place.rates if rate.what.startswith("supernet step") and rate.way != "official"]
-    eaten = {"default": [rate.value for rate in steps if rate.way == "default"], "fastest": [r.value for r in steps]}
+    needs = {"default": [rate.value for rate in steps if rate.way == "default"], "fastest": [r.value for r in steps]}
     paths, _ = photographs.write(place.folder / "photographs", place.pick(64, 8))
     files = FolderSet(place.folder / "photographs")
     cached = keep_in_memory(ResizedSet(files, 256), np.arange(len(paths)), BadImages(0, print))
-    said = []
+    findings = []
     for source, images in (("JPEG files", files), ("the cache", cached)):
-        rates = {workers: input_rate(place, images, workers, batch) for workers in sorted({1, usual, usable_cores()})}
+        rates = {
+            workers: measure_input(place, images, workers, batch)
+            for workers in sorted({1, usual, count_usable_cores()})
+        }
         for workers, rate in rates.items():
             way = "default" if workers == usual else f"data.workers {workers}"
             setting = None if way == "default" else Setting("data.workers", str(workers), str(usual))
             place.rates.append(Rate(f"training input from {source}", way, rate, "images/s", setting))
-        needed = [f"{math.ceil(max(e) / rates[1])} workers feed the {name} step" for name, e in eaten.items() if e]
-        of_each = ", ".join(f"{rate:,.0f} with {workers}" for workers, rate in rates.items())
-        said.append(", ".join([f"{source}: images/s {of_each}", *needed]))
-    return "; ".join(said)
+        needed = [f"{math.ceil(max(e) / rates[1])} workers feed the {name} step" for name, e in needs.items() if e]
+        by_workers = ", ".join(f"{rate:,.0f} with {workers}" for workers, rate in rates.items())
+        findings.append(", ".join([f"{source}: images/s {by_workers}", *needed]))
+    return "; ".join(findings)
 
 
 # Latencies
 
 
-def by_the_clock(device: torch.device, call: Call) -> float:
-    """Seconds of a call, waiting for the device included."""
+def time_by_clock(device: torch.device, call: Call) -> float:
+    """Return the seconds of a call, including the wait for the device."""
     begin = time.perf_counter()
     call()
     accelerator.synchronize(device)
     return time.perf_counter() - begin
 
 
-def latencies(timed: Callable[[torch.device, Call], float], place: Place) -> str:
-    """How far a table of latencies agrees with whole networks, if calls are timed like this."""
-    space, rng = space_of(place), np.random.default_rng(0)
+def check_latencies(time_call: Callable[[torch.device, Call], float], place: Place) -> str:
+    """Compare a table of latencies with whole networks, for one way to time calls."""
+    space, rng = choose_space(place), np.random.default_rng(0)
     distribution = count(space).flops.distribution()
-    checked = [distribution.draw(rng, None, None) for _ in range(place.pick(12, 4))]
-    found = latency.measure(space, place.device, 1, checked, seconds_of=partial(timed, place.device))
+    networks = [distribution.draw(rng, None, None) for _ in range(place.pick(12, 4))]
+    found = latency.measure(space, place.device, 1, networks, time_call=partial(time_call, place.device))
     spearman = statistics.spearman(*zip(*(pair[1:] for pair in found.whole), strict=True))
     whole = sorted(measured for _, measured, _ in found.whole)
     return f"whole networks {whole[0]} to {whole[-1]} us, table off by {found.error:.1%}, Spearman {spearman:.2f}"
 
 
-def checks() -> Iterator[Check]:
-    """In the order in which later ones use what earlier ones have found.
+def list_checks() -> Iterator[Check]:
+    """List the checks. Later ones use the rates of earlier ones.
 
-    An image takes a step 2 GFLOP (forward and backward, a multiply-add as two), so even 5 % of an H100's 400 TFLOP/s in
+    A step takes 2 GFLOP an image (forward and backward, a multiply-add as two), so even 5 % of an H100's 400 TFLOP/s in
     TF32 are 10,000 images/s: a turn is a fraction of a second, and building, compiling and choosing take the time.
     """
     for batch in BATCHES:
-        yield Check(f"step-{batch}", f"images/s of the supernet step, batch {batch}", 30, partial(steps, batch=batch))
-    yield Check("step-benchmark", "the same with cudnn.benchmark, all batches", 90, benchmarked_steps)
+        yield Check(
+            f"step-{batch}", f"images/s of the supernet step, batch {batch}", 30, partial(compare_steps, batch=batch)
+        )
+    yield Check("step-benchmark", "the same with cudnn.benchmark, all batches", 90, compare_benchmarked_steps)
     what = f"the same with compile: blocks, batch {COMPILED_BATCH}"
-    yield Check("step-compile", what, 80, compiled_steps, compiler)
-    yield Check("candidate", "a candidate's calibration and scoring", 20, candidate)
-    yield Check("loader", "training input from JPEG files and from the cache", 20, loader)
-    yield Check("latency-clock", "latencies by the clock against whole networks", 10, partial(latencies, by_the_clock))
-    by_events = partial(latencies, accelerator.seconds_of)
-    yield Check("latency-events", "latencies by the device's events", 10, by_events, an_accelerator)
+    yield Check("step-compile", what, 80, compare_compiled_steps, need_compiler)
+    yield Check("candidate", "a candidate's calibration and scoring", 20, compare_candidates)
+    yield Check("loader", "training input from JPEG files and from the cache", 20, compare_inputs)
+    yield Check(
+        "latency-clock", "latencies by the clock against whole networks", 10, partial(check_latencies, time_by_clock)
+    )
+    by_events = partial(check_latencies, accelerator.time_call)
+    yield Check("latency-events", "latencies by the device's events", 10, by_events, need_accelerator)

@@ -1,4 +1,4 @@
-"""Blocks beside ShuffleNetV2's, against torchvision's; spaces that mix them, with depth."""
+"""Other blocks than ShuffleNetV2's, against torchvision's, and spaces that mix them and search depth."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torchvision.models.mobilenetv2 import InvertedResidual as Oracle
 from spos_cli.engine.calibration import calibrate
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.models.blocks import BatchNorm, InvertedResidual
-from spos_cli.models.counting import count, multiply_adds, parameters
+from spos_cli.models.counting import count, count_multiply_adds, count_parameters
 from spos_cli.models.network import Network
-from spos_cli.models.skeleton import initialized
+from spos_cli.models.skeleton import build_initialized
 from spos_cli.models.supernet import Supernet
-from spos_cli.official.weights import infer_architecture, kind_of
+from spos_cli.official.weights import detect_kind, infer_architecture
 from spos_cli.search.evaluator import CalibrationSet, calibrate_paths
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import Choice, Layer, SearchSpace, Stage
 
 
-def choices(*specs: object) -> tuple[Choice, ...]:
+def make_choices(*specs: object) -> tuple[Choice, ...]:
     return tuple(map(Choice.from_spec, specs))  # type: ignore[arg-type]
 
 
-INVERTED = choices({"mbconv": {"kernel": 3, "expand": 3}}, {"mbconv": {"kernel": 5, "expand": 1}}, "identity")
-MIXED = choices({"shuffle": {"kernel": 3}}, "shuffle_xception", {"mbconv": {"kernel": 5, "expand": 2}}, "identity")
-FIRST = choices({"mbconv": {"kernel": 3, "expand": 1}})
+INVERTED = make_choices({"mbconv": {"kernel": 3, "expand": 3}}, {"mbconv": {"kernel": 5, "expand": 1}}, "identity")
+MIXED = make_choices({"shuffle": {"kernel": 3}}, "shuffle_xception", {"mbconv": {"kernel": 5, "expand": 2}}, "identity")
+FIRST = make_choices({"mbconv": {"kernel": 3, "expand": 1}})
 SPACES = {
     "inverted": SearchSpace((Stage(1, 8, 1, FIRST), Stage(3, 12), Stage(2, 12, 1)), INVERTED, 8, 5, 8, 1, 16),
     "mixed": SearchSpace((Stage(2, 12), Stage(2, 16)), MIXED, 8, 5, 8, 1, 16),
@@ -38,35 +38,35 @@ SPACES = {
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("expand", [1, 3])
 @pytest.mark.parametrize("outputs", [6, 10])
-def test_inverted_residual_is_torchvisions(stride: int, expand: int, outputs: int) -> None:
+def test_inverted_residual_equals_torchvisions(stride: int, expand: int, outputs: int) -> None:
     layer = Layer(0, 6, outputs, stride, 9, (), False)
-    ours = InvertedResidual(layer, affine=True, middle=6 * expand, kernel=3, expand=expand).eval()
+    ours = InvertedResidual(layer, affine=True, hidden=6 * expand, kernel=3, expand=expand).eval()
     theirs = Oracle(6, outputs, stride, expand).eval()
     tensors = list(theirs.state_dict().values())
     ours.load_state_dict(dict(zip(ours.state_dict(), tensors, strict=True)))
     images = torch.randn(2, 6, 9, 9)
-    (made,) = ours(images)
-    torch.testing.assert_close(made, theirs(images))
+    (output,) = ours(images)
+    torch.testing.assert_close(output, theirs(images))
 
 
-def test_identity_is_there_where_nothing_changes() -> None:
+def test_identity_is_a_choice_where_the_shape_stays() -> None:
     layers = SPACES["inverted"].layers
     assert [len(layer.choices) for layer in layers] == [1, 2, 3, 3, 3, 3]
     assert SPACES["inverted"].size == 2 * 3**4
-    for wrong in (choices("identity", {"shuffle": {"kernel": 3}}), choices("identity")):
+    for wrong in (make_choices("identity", {"shuffle": {"kernel": 3}}), make_choices("identity")):
         with pytest.raises(ConfigError, match="identity"):
             SearchSpace((Stage(2, 12),), wrong, 8, 5, 8, 1, 16)
 
 
-def test_a_space_and_its_stages_come_back_from_files() -> None:
+def test_spaces_round_trip_through_plain_values() -> None:
     for space in SPACES.values():
         assert SearchSpace.from_dict(space.to_dict()) == space
 
 
-def plainly(net: Supernet, images: Tensor, arch: Architecture) -> Tensor:
-    """Each block on all channels in their published order."""
+def run_plainly(net: Supernet, images: Tensor, arch: Architecture) -> Tensor:
+    """Compute logits `(B, classes)` with each block on all channels in the official order."""
     features = net.first_conv(images)
-    for block in net.blocks(arch):
+    for block in net.select_blocks(arch):
         (features,) = block(features)
     logits: Tensor = net.classifier(net.conv_last(features).mean((2, 3)))
     return logits
@@ -80,23 +80,23 @@ def test_paths_networks_and_costs_agree(name: str) -> None:
     for path in itertools.islice(itertools.product(*(range(len(layer.choices)) for layer in space.layers)), 0, 90, 7):
         arch = Architecture(path)
         network = Network(space, arch, affine=False, dropout=0.0).eval()
-        for ours, theirs in zip(network.features, supernet.blocks(arch), strict=True):
+        for ours, theirs in zip(network.features, supernet.select_blocks(arch), strict=True):
             ours.load_state_dict(theirs.state_dict())
         for part in ("first_conv", "conv_last", "classifier"):
             getattr(network, part).load_state_dict(getattr(supernet, part).state_dict())
         assert torch.equal(network(images), supernet(images, arch))
-        torch.testing.assert_close(supernet(images, arch), plainly(supernet, images, arch))
+        torch.testing.assert_close(supernet(images, arch), run_plainly(supernet, images, arch))
         affine = Network(space, arch)
-        assert costs.params.of(arch) == parameters(affine)
+        assert costs.params.of(arch) == count_parameters(affine)
         with torch.device("meta"):
             meta = Network(space, arch).eval()
-            assert costs.flops.of(arch) == multiply_adds(meta, torch.empty(1, 3, 8, 8))
+            assert costs.flops.of(arch) == count_multiply_adds(meta, torch.empty(1, 3, 8, 8))
         assert infer_architecture(space, affine.state_dict()) == arch
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 @pytest.mark.parametrize("name", SPACES)
-def test_candidates_are_calibrated_as_by_hand_and_alone(name: str, amp: str) -> None:
+def test_candidates_are_calibrated_as_in_plain_pytorch_and_independently(name: str, amp: str) -> None:
     space = SPACES[name]
     supernet = Supernet(space, dropout=0.0).eval()
     training = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
@@ -104,10 +104,10 @@ def test_candidates_are_calibrated_as_by_hand_and_alone(name: str, amp: str) -> 
     archs = [Architecture(path) for path in itertools.product(*(range(len(layer.choices)) for layer in space.layers))]
     before = {key: tensor.clone() for key, tensor in supernet.state_dict().items()}
 
-    def logits(some: list[Architecture]) -> dict[Architecture, Tensor]:
+    def compute_logits(group: list[Architecture]) -> dict[Architecture, Tensor]:
         tree = calibrate_paths(
             supernet,
-            some,
+            group,
             lambda pixels: pixels.float() / 255,
             CalibrationSet(training, 20),
             torch.device("cpu"),
@@ -115,11 +115,11 @@ def test_candidates_are_calibrated_as_by_hand_and_alone(name: str, amp: str) -> 
         )
         assert tree is not None
         with torch.inference_mode():
-            return {some[number]: values.clone() for number, values in tree.logits(images)}
+            return {group[number]: values.clone() for number, values in tree.logits(images)}
 
-    together = logits(archs[::5])
+    together = compute_logits(archs[::5])
     for arch in archs[::15]:
-        assert torch.equal(logits([arch])[arch], together[arch])
+        assert torch.equal(compute_logits([arch])[arch], together[arch])
     assert all(torch.equal(tensor, before[key]) for key, tensor in supernet.state_dict().items())
     if amp == "off":
         for arch, ours in list(together.items())[::4]:
@@ -135,27 +135,27 @@ def test_candidates_are_calibrated_as_by_hand_and_alone(name: str, amp: str) -> 
             torch.testing.assert_close(ours, supernet(images, arch).detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_shuffles_are_the_same_beside_identity() -> None:
-    """Whether channels are routed, or handed whole to each layer because some may have no op."""
-    ops = choices({"shuffle": {"kernel": 3}}, "shuffle_xception")
+def test_shuffle_blocks_compute_the_same_beside_identity() -> None:
+    """Channels are routed, or handed to each layer as a whole because a layer may be the identity."""
+    ops = make_choices({"shuffle": {"kernel": 3}}, "shuffle_xception")
     routed = Supernet(SearchSpace((Stage(3, 12), Stage(3, 20)), ops, 8, 5, 8, 1, 16), dropout=0.0)
     whole = Supernet(
-        SearchSpace((Stage(3, 12), Stage(3, 20)), (*ops, *choices("identity")), 8, 5, 8, 1, 16), dropout=0.0
+        SearchSpace((Stage(3, 12), Stage(3, 20)), (*ops, *make_choices("identity")), 8, 5, 8, 1, 16), dropout=0.0
     )
     whole.load_state_dict(routed.state_dict())
     images, arch = torch.randn(4, 3, 8, 8), Architecture((0, 1, 0, 1, 1, 0))
     torch.testing.assert_close(whole(images, arch), routed(images, arch))
 
 
-def test_a_supernet_is_told_from_a_network_by_its_names() -> None:
+def test_names_distinguish_a_supernet_from_a_network() -> None:
     for space in SPACES.values():
-        assert kind_of(Supernet(space).state_dict()) == "supernet"
+        assert detect_kind(Supernet(space).state_dict()) == "supernet"
         arch = Architecture(tuple(len(layer.choices) - 1 for layer in space.layers))
-        assert kind_of(Network(space, arch).state_dict()) == "network"
+        assert detect_kind(Network(space, arch).state_dict()) == "network"
 
 
 class Scaled(torch.nn.Module):
-    """A user's block with parameters that our initialisation does not know, and its own BatchNorm1d."""
+    """A user's own block with a BatchNorm1d, and with a parameter that our initialisation does not fill."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, affine: bool, inplace: int = 0) -> None:
         super().__init__()
@@ -165,38 +165,38 @@ class Scaled(torch.nn.Module):
         self.first = torch.nn.ReLU(inplace=bool(inplace))
 
     def forward(self, features: Tensor) -> Tensor:
-        made: Tensor = self.conv(self.first(features))
-        return made * self.norm(made.mean((2, 3)))[..., None, None] * self.scale[:, None, None]
+        output: Tensor = self.conv(self.first(features))  # (B, out_channels, H', W')
+        return output * self.norm(output.mean((2, 3)))[..., None, None] * self.scale[:, None, None]
 
 
-def own_space(**parameters: int) -> SearchSpace:
-    ops = choices(
+def make_own_space(**parameters: int) -> SearchSpace:
+    ops = make_choices(
         {"mbconv": {"kernel": 3, "expand": 1}},
         {f"{__name__}:Scaled": parameters} if parameters else f"{__name__}:Scaled",
     )
     return SearchSpace((Stage(2, 8),), ops, 8, 5, 4, 1, 8)
 
 
-def test_every_weight_is_from_the_seed() -> None:
+def test_every_weight_depends_on_the_seed_alone() -> None:
     states = []
     for _ in range(2):
         torch.rand(3)
         before = torch.get_rng_state()
-        states.append(initialized(lambda: Supernet(own_space()), 7).state_dict())
+        states.append(build_initialized(lambda: Supernet(make_own_space()), 7).state_dict())
         assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-    other = initialized(lambda: Supernet(own_space()), 8).state_dict()
+    other = build_initialized(lambda: Supernet(make_own_space()), 8).state_dict()
     assert not torch.equal(other["features.0.1.block.scale"], states[0]["features.0.1.block.scale"])
 
 
 def test_a_block_that_changes_its_input_is_refused() -> None:
-    count(own_space())
+    count(make_own_space())
     with pytest.raises(ConfigError, match="changes its input in place"):
-        count(own_space(inplace=1))
+        count(make_own_space(inplace=1))
 
 
-def test_every_kind_of_batchnorm_is_calibrated() -> None:
-    supernet = initialized(lambda: Supernet(own_space(), dropout=0.0), 0).eval()
+def test_every_detect_kind_batchnorm_is_calibrate_paths() -> None:
+    supernet = build_initialized(lambda: Supernet(make_own_space(), dropout=0.0), 0).eval()
     training = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
     arch = Architecture((1, 1))
     tree = calibrate_paths(
@@ -220,8 +220,8 @@ def test_every_kind_of_batchnorm_is_calibrated() -> None:
     torch.testing.assert_close(ours.clone(), supernet(images, arch).detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_tensors_that_do_not_tell_the_choice() -> None:
-    ops = choices({"mbconv": {"kernel": 3, "expand": 1}}, f"{__name__}:Pool", "identity")
+def test_choices_with_equal_tensors_cannot_be_inferred() -> None:
+    ops = make_choices({"mbconv": {"kernel": 3, "expand": 1}}, f"{__name__}:Pool", "identity")
     space = SearchSpace((Stage(2, 8),), ops, 8, 5, 4, 1, 8)
     network = Network(space, Architecture((0, 1)))
     with pytest.raises(CheckpointError, match=r"may be any of 1 \(Pool\), 2 \(identity\)"):
@@ -230,7 +230,7 @@ def test_tensors_that_do_not_tell_the_choice() -> None:
 
 
 class Pool(torch.nn.Module):
-    """A user's block without parameters."""
+    """A user's own block without parameters."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, affine: bool) -> None:
         super().__init__()
@@ -240,18 +240,18 @@ class Pool(torch.nn.Module):
         return torch.nn.functional.avg_pool2d(features, 3, self.stride, 1).repeat(1, self.copies, 1, 1)
 
 
-def test_batchnorm_of_some_channels_sorts_nothing_on_the_way_back() -> None:
-    """Gradients of an index in brackets are sorted on a GPU; they are the same."""
+def test_batchnorm_of_some_channels_sorts_nothing_in_its_backward_pass() -> None:
+    """An index in brackets has the same gradients, but sorts indices on a GPU."""
     norm = BatchNorm(6)
     torch.nn.init.normal_(norm.weight)
     channels, factors = torch.tensor([4, 0, 5, 2]), torch.randn(4)
-    taken = norm.scale_and_shift(channels)
-    assert taken is not None
-    assert [type(values.grad_fn).__name__ for values in taken] == ["IndexSelectBackward0"] * 2
-    (taken[0] * factors).sum().backward()
-    found = norm.weight.grad
+    selected = norm.select_scale_and_shift(channels)
+    assert selected is not None
+    assert [type(values.grad_fn).__name__ for values in selected] == ["IndexSelectBackward0"] * 2
+    (selected[0] * factors).sum().backward()
+    gradient = norm.weight.grad
     norm.weight.grad = None
     (norm.weight[channels] * factors).sum().backward()
-    assert torch.equal(taken[0], norm.weight[channels])
-    assert found is not None
-    assert torch.equal(found, norm.weight.grad)
+    assert torch.equal(selected[0], norm.weight[channels])
+    assert gradient is not None
+    assert torch.equal(gradient, norm.weight.grad)

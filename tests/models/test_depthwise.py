@@ -1,4 +1,4 @@
-"""Strips of a depthwise kernel against PyTorch's own gradients."""
+"""Gradients by strips of a depthwise kernel, against PyTorch's own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from spos_cli.models.blocks import DepthwiseConvolution
 @pytest.mark.parametrize("channels", [1, 6])
 @pytest.mark.parametrize("size", [(1, 6), (3, 7), (9, 8), (6, 14)])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
-def test_gradients_are_those_of_conv2d(
+def test_gradients_equal_those_of_conv2d(
     kernel: int, channels: int, size: tuple[int, int], memory_format: torch.memory_format
 ) -> None:
     torch.manual_seed(0)
@@ -22,7 +22,7 @@ def test_gradients_are_those_of_conv2d(
     features = torch.randn(3, channels, *size, dtype=torch.float64)
     features = features.contiguous(memory_format=memory_format).requires_grad_()
     theirs = F.conv2d(features, weight, None, 1, kernel // 2, 1, channels)
-    ours = depthwise.Depthwise.apply(features, weight)  # type: ignore[no-untyped-call]
+    ours = depthwise.StripDepthwise.apply(features, weight)  # type: ignore[no-untyped-call]
     assert torch.equal(ours, theirs)
     gradient = torch.randn_like(theirs)
     for one, other in zip(
@@ -33,22 +33,22 @@ def test_gradients_are_those_of_conv2d(
         torch.testing.assert_close(one, other)
 
 
-def test_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_are_used_only_where_they_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(depthwise, "IS_X86", True)
     features = torch.randn(2, 6, 8, 8)
     wide, narrow = torch.randn(6, 1, 5, 5), torch.randn(6, 1, 3, 3)
-    assert depthwise.pays(features, wide, 1)
-    assert not depthwise.pays(features, narrow, 1)
-    assert not depthwise.pays(features, wide, 2)
-    assert not depthwise.pays(features[..., :2], wide, 1)
-    assert not depthwise.pays(features.double(), wide.double(), 1)
-    assert not depthwise.pays(features.to("meta"), wide.to("meta"), 1)
+    assert depthwise.is_faster_in_strips(features, wide, 1)
+    assert not depthwise.is_faster_in_strips(features, narrow, 1)
+    assert not depthwise.is_faster_in_strips(features, wide, 2)
+    assert not depthwise.is_faster_in_strips(features[..., :2], wide, 1)
+    assert not depthwise.is_faster_in_strips(features.double(), wide.double(), 1)
+    assert not depthwise.is_faster_in_strips(features.to("meta"), wide.to("meta"), 1)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not depthwise.pays(features, wide, 1)
+        assert not depthwise.is_faster_in_strips(features, wide, 1)
     with torch.no_grad():
-        assert not depthwise.pays(features, wide, 1)
+        assert not depthwise.is_faster_in_strips(features, wide, 1)
     monkeypatch.setattr(depthwise, "IS_X86", False)
-    assert not depthwise.pays(features, wide, 1)
+    assert not depthwise.is_faster_in_strips(features, wide, 1)
 
 
 def test_a_frozen_weight_has_no_gradient() -> None:

@@ -1,4 +1,4 @@
-"""The table of latencies: its arithmetic with a clock of ours, and that something is measured at all."""
+"""The table of latencies: its arithmetic with a fake clock, and a real measurement."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ARCHS = [Architecture(path) for path in itertools.product(range(2), repeat=4)]
 
 
 def test_the_error_is_the_mean_of_the_relative_ones() -> None:
-    """Of networks that were held out."""
+    """The errors are those of held-out networks."""
     rng = np.random.default_rng(0)
     measured, added, held_out = (1 + rng.permutation(900)[: len(ARCHS)] for _ in range(3))
     whole = list(zip(ARCHS, measured.tolist(), added.tolist(), strict=True))
@@ -37,22 +37,22 @@ def test_every_choice_is_measured() -> None:
     assert [arch for arch, _, _ in found.whole] == ARCHS[:3]
     assert all(added == found.table.of(arch) for arch, _, added in found.whole)
     assert min(map(min, found.spread)) >= 1
-    assert sum(rounds) == latency.WARM_UP + latency.ROUNDS
+    assert sum(rounds) == latency.WARM_UP_ROUNDS + latency.MEASURED_ROUNDS
     conditions = found.conditions
     assert (conditions.batch, conditions.device, conditions.dtype) == (2, "cpu", "float32")
 
 
-def test_another_device_is_timed_in_its_own_way() -> None:
-    """Each call, those to warm up too; and never by the clock alone, which does not wait for it."""
+def test_another_device_needs_its_own_timing() -> None:
+    """It times every call, warm-up included. The clock alone is refused, since it does not wait for a device."""
     calls: list[object] = []
 
-    def seconds_of(call: object) -> float:
+    def time_call(call: object) -> float:
         calls.append(call)
         return 0.002
 
-    found = latency.measure(SPACE, torch.device("cpu"), 1, ARCHS[1:2], seconds_of=seconds_of)
+    found = latency.measure(SPACE, torch.device("cpu"), 1, ARCHS[1:2], time_call=time_call)
     assert [measured for _, measured, _ in found.whole] == [2000]
-    assert {calls.count(call) for call in calls} == {latency.WARM_UP + latency.ROUNDS}
+    assert {calls.count(call) for call in calls} == {latency.WARM_UP_ROUNDS + latency.MEASURED_ROUNDS}
     with pytest.raises(AssertionError):
         latency.measure(SPACE, torch.device("cuda"), 1, ARCHS[:1])
 
@@ -65,8 +65,8 @@ def test_every_width_is_measured() -> None:
     assert [(one, added) for one, _, added in found.whole] == [(arch, found.table.of(arch))]
 
 
-def test_medians_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a clock of ours each call takes the same, a whole network no longer than one of its four blocks."""
+def test_medians_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a fake clock each call takes the same time, so a network takes as long as one of its four blocks."""
     ticks = itertools.count()
     monkeypatch.setattr(latency.time, "perf_counter", lambda: next(ticks) * 0.5)
     found = latency.measure(SPACE, torch.device("cpu"), 1, ARCHS[:1])
@@ -76,48 +76,48 @@ def test_medians_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.spread == [[1.0, 1.0]] * 4
 
 
-def seconds_of(module: torch.nn.Module) -> float:
-    """What a block takes, as the clock of a test has it."""
+def count_seconds(module: torch.nn.Module) -> float:
+    """Return the time of a block by the fake clock."""
     return 1e-3 + 1e-6 * sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.004, 1.0), (0.001, 0.6), (-0.002, 1.3), (0.03, 0.05)])
 def test_sums_are_fitted_to_whole_networks(monkeypatch: pytest.MonkeyPatch, a: float, b: float) -> None:
-    """Also where a network takes less than its blocks alone do."""
+    """Also where a network takes less time than its blocks by themselves."""
     now = 0.0
 
     def call(module: torch.nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], None]:
         blocks = module.features if isinstance(module, Network) else None
-        taken = seconds_of(module) if blocks is None else a + b * sum(map(seconds_of, blocks))
+        duration = count_seconds(module) if blocks is None else a + b * sum(map(count_seconds, blocks))
 
         def work() -> None:
             nonlocal now
-            now += taken
+            now += duration
 
         return work
 
-    monkeypatch.setattr(latency, "_call", call)
+    monkeypatch.setattr(latency, "_make_call", call)
     monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
     found = latency.measure(SPACE, torch.device("cpu"), 1, ARCHS[:6])
     for arch in ARCHS:
         network = Network(SPACE, arch)
-        expected = 1e6 * (a + b * sum(map(seconds_of, network.features)))
+        expected = 1e6 * (a + b * sum(map(count_seconds, network.features)))
         assert found.table.of(arch) == pytest.approx(expected, abs=5)
     assert found.table.minimum > 0
     assert (found.table.fixed < 0) == (a < 0)
     assert found.error < 1e-3
     low, high = sorted(map(found.table.of, ARCHS))[3:9:5]
-    distribution = found.table.distribution()  # which a negative fixed part leaves exact
+    distribution = found.table.distribution()  # stays exact with a negative fixed part
     under = [arch for arch in ARCHS if low <= found.table.of(arch) <= high]
     assert distribution.count(low, high) == len(under)
     assert {*distribution.enumerate(low, high)} == {*under}
 
 
-def test_the_line_is_that_of_least_squares() -> None:
+def test_the_line_is_fitted_by_least_squares() -> None:
     rng = np.random.default_rng(0)
     sums = rng.integers(5000, 9000, 20)
     whole = 400 + 0.7 * sums + rng.normal(0, 50, 20)
-    line = latency.fit(sums.tolist(), whole.tolist(), 4000)
+    line = latency.fit_line(sums.tolist(), whole.tolist(), 4000)
     assert (line.b, line.a) == pytest.approx(tuple(np.polyfit(sums, whole, 1)))
 
 
@@ -127,35 +127,35 @@ def test_the_line_is_that_of_least_squares() -> None:
         ([100], [130]),
         ([100, 100], [120, 140]),
         ([100, 200], [130, 110]),  # falling
-        ([1000, 1100], [100, 300]),  # below 0 for cheaper ones
+        ([1000, 1100], [100, 300]),  # below 0 for cheaper networks
     ],
 )
-def test_a_line_that_cannot_be_goes_through_nothing(sums: list[float], whole: list[float]) -> None:
+def test_an_impossible_line_is_replaced_by_one_through_0(sums: list[float], whole: list[float]) -> None:
     """No architecture has a latency of 0 or less, and a block that takes longer never makes a network faster."""
-    line = latency.fit(sums, whole, 50)
+    line = latency.fit_line(sums, whole, 50)
     assert line.a == 0
     assert line.b == pytest.approx(
         np.linalg.lstsq(np.array(sums, float)[:, None], np.array(whole, float), rcond=None)[0][0]
     )
 
 
-def test_the_error_is_of_networks_that_the_fit_has_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With times that are chance, a fit to all looks better than it is."""
+def test_the_error_is_that_of_held_out_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With random times, a fit to all networks looks better than it is."""
     rng = np.random.default_rng(3)
     now = 0.0
 
     def call(module: torch.nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], None]:
-        taken = rng.uniform(0.001, 0.002) + 0.004 * isinstance(module, Network)
+        duration = rng.uniform(0.001, 0.002) + 0.004 * isinstance(module, Network)
 
         def work() -> None:
             nonlocal now
-            now += taken
+            now += duration
 
         return work
 
-    monkeypatch.setattr(latency, "_call", call)
+    monkeypatch.setattr(latency, "_make_call", call)
     monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
     archs = ARCHS[:5]
     found = latency.measure(SPACE, torch.device("cpu"), 1, archs)
-    seen = np.mean([abs(added - measured) / measured for _, measured, added in found.whole])
-    assert found.error > seen
+    training_error = np.mean([abs(added - measured) / measured for _, measured, added in found.whole])
+    assert found.error > training_error

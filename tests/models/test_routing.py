@@ -1,4 +1,4 @@
-"""Channels in the order of their use against the shuffle as ShuffleNetV2 defines it."""
+"""Routed channels, against the channel shuffle as ShuffleNetV2 defines it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ STAGES = st.lists(
 )
 
 
-def plainly(net: Supernet, images: Tensor, arch: Architecture) -> Tensor:
-    """Split, worked on, joined: layer by layer, with every channel in its published place."""
+def run_plainly(net: Supernet, images: Tensor, arch: Architecture) -> Tensor:
+    """Compute logits `(B, classes)` layer by layer, with all channels in the official order."""
     features = net.first_conv(images)
-    for layer, block in zip(net.space.layers, net.blocks(arch), strict=True):
+    for layer, block in zip(net.space.layers, net.select_blocks(arch), strict=True):
         if layer.stride == 2:
             features = torch.cat(block(features), 1)
         else:
@@ -37,8 +37,8 @@ def plainly(net: Supernet, images: Tensor, arch: Architecture) -> Tensor:
 
 @given(stages=STAGES, stem=st.sampled_from([4, 6, 8]), affine=st.booleans(), seed=st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
-def test_routed_features_are_the_shuffled_ones(stages: list[Stage], stem: int, affine: bool, seed: int) -> None:
-    """Logits, gradients and BatchNorm statistics, in float64, of spaces of all shapes."""
+def test_routed_features_equal_shuffled_ones(stages: list[Stage], stem: int, affine: bool, seed: int) -> None:
+    """Logits, gradients and BatchNorm statistics, in float64, for spaces of all shapes."""
     try:
         space = SearchSpace(tuple(stages), CHOICES, 9, 5, stem, 1, 12)
     except ConfigError:
@@ -51,7 +51,7 @@ def test_routed_features_are_the_shuffled_ones(stages: list[Stage], stem: int, a
         torch.nn.init.normal_(parameter)
     plain = Supernet(space, affine, dropout=0.0).double()
     plain.load_state_dict(routed.state_dict())
-    ours, theirs = routed(images, arch), plainly(plain, images, arch)
+    ours, theirs = routed(images, arch), run_plainly(plain, images, arch)
     torch.testing.assert_close(ours, theirs)
     for logits in (ours, theirs):
         logits.logsumexp(1).sum().backward()
@@ -63,10 +63,10 @@ def test_routed_features_are_the_shuffled_ones(stages: list[Stage], stem: int, a
     state = routed.state_dict()
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(state[name], tensor, msg=name)
-    torch.testing.assert_close(routed.eval()(images, arch), plainly(plain.eval(), images, arch))
+    torch.testing.assert_close(routed.eval()(images, arch), run_plainly(plain.eval(), images, arch))
 
 
-def test_what_inference_has_worked_out_serves_trainings() -> None:
+def test_a_routing_cached_in_inference_mode_serves_training() -> None:
     space = SearchSpace((Stage(2, 14),), CHOICES, 8, 5, 8, 1, 12)
     net, images = Supernet(space), torch.randn(2, 3, 8, 8)
     with torch.inference_mode():
@@ -75,11 +75,11 @@ def test_what_inference_has_worked_out_serves_trainings() -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_network_is_the_path_of_a_supernet(stride: int) -> None:
+def test_a_network_computes_the_same_as_its_path_in_a_supernet(stride: int) -> None:
     space = SearchSpace((Stage(3, 16, stride), Stage(2, 24)), CHOICES, 8, 5, 8, 1, 12)
     arch = Architecture((0, 2, 1, 2, 0))
     supernet, network = Supernet(space).eval(), Network(space, arch, affine=False).eval()
-    for ours, theirs in zip(network.features, supernet.blocks(arch), strict=True):
+    for ours, theirs in zip(network.features, supernet.select_blocks(arch), strict=True):
         ours.load_state_dict(theirs.state_dict())
     for name in ("first_conv", "conv_last", "classifier"):
         getattr(network, name).load_state_dict(getattr(supernet, name).state_dict())

@@ -1,6 +1,6 @@
-"""The smallest spaces there are, by brute force: each is refused with one line, or all that a run does with it works.
+"""The smallest spaces, by brute force: each is refused in one line, or everything that a run does with it works.
 
-One channel, one pixel, one class and one architecture are where code that was written for many of them fails.
+Code for many channels, pixels, classes and architectures is most likely to fail with a single one.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 from spos_cli.config import loading
 from spos_cli.config.schema import Config
 from spos_cli.errors import ConfigError
-from spos_cli.models.counting import count, parameters
+from spos_cli.models.counting import count, count_parameters
 from spos_cli.models.network import Network
-from spos_cli.models.skeleton import initialized
+from spos_cli.models.skeleton import build_initialized
 from spos_cli.models.supernet import Supernet
 from spos_cli.official import flops_table
 from spos_cli.search.evaluator import CalibrationSet, Evaluator
@@ -38,8 +38,8 @@ WIDTHS: list[list[float]] = [[], [1.0], [0.5, 1.5]]
 SIZES = [(1, 1, 2), (4, 2, 1), (7, 1, 2)]  # side of the image, strides of stem and stage
 
 
-def small_spaces() -> list[dict[str, Any]]:
-    """Settings of spaces with few channels, of one stage of one or two blocks."""
+def list_small_spaces() -> list[dict[str, Any]]:
+    """List settings of spaces with few channels and one network stage of one or two blocks."""
     return [
         {
             "image_size": size,
@@ -56,43 +56,43 @@ def small_spaces() -> list[dict[str, Any]]:
     ]
 
 
-def logits(network: Network, arch: Architecture, images: Tensor) -> Tensor:
-    """Of a network of ShuffleNetV2's blocks in eval mode, by functions of its tensors."""
+def compute_logits(network: Network, arch: Architecture, images: Tensor) -> Tensor:
+    """Compute logits `(B, classes)` of a network of ShuffleNetV2's blocks, with the functions of `reference`."""
     state, space = network.state_dict(), network.space
     x = reference.convolution(state, "first_conv.0", images, space.stem_stride)
     x = F.relu(reference.batchnorm(state, "first_conv.1", x))
     for layer, choice in zip(space.layers, arch, strict=True):
-        op = 3 if layer.choices[choice].op == "shuffle_xception" else 0  # kernels are told by the tensors
+        op = 3 if layer.choices[choice].op == "shuffle_xception" else 0  # The kernel follows from the tensors.
         x = reference.block(state, f"features.{layer.index}", x, op, layer.stride)
     x = F.relu(reference.batchnorm(state, "conv_last.1", reference.convolution(state, "conv_last.0", x)))
     return F.linear(x.mean((2, 3)), state["classifier.0.weight"])
 
 
 def step(model: Supernet | Network, images: Tensor, labels: Tensor, *arch: Architecture) -> None:
-    """A forward and a backward pass in training mode."""
+    """Make a forward and a backward pass in training mode."""
     model.train().zero_grad()
     F.cross_entropy(model(images, *arch), labels).backward()
 
 
-def work_through(space: SearchSpace) -> None:
-    """Costs, steps of the supernet and of networks, and scores of architectures that have all of its options."""
+def exercise(space: SearchSpace) -> None:
+    """Count costs, train the supernet and networks, and score architectures that cover all options of a space."""
     costs, is_shuffled = count(space), all(choice.op in SHUFFLED for choice in space.choices)
     counts = space.options.counts
-    archs = [space.options.architecture([min(place, n - 1) for n in counts]) for place in range(max(counts))]
+    archs = [space.options.architecture([min(index, n - 1) for n in counts]) for index in range(max(counts))]
     images = torch.randn(4, 3, space.image_size, space.image_size, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(4) % space.classes
-    supernet = initialized(lambda: Supernet(space, dropout=0.0), 0)
+    supernet = build_initialized(lambda: Supernet(space, dropout=0.0), 0)
     for arch in archs:
         step(supernet, images, labels, arch)
-        network = initialized(lambda arch=arch: Network(space, arch, dropout=0.0), 0)  # type: ignore[misc]
+        network = build_initialized(lambda arch=arch: Network(space, arch, dropout=0.0), 0)  # type: ignore[misc]
         step(network, images, labels)
         assert all(parameter.grad is not None for parameter in network.parameters())
-        assert costs.params.of(arch) == parameters(network)
+        assert costs.params.of(arch) == count_parameters(network)
         if is_shuffled:
             network.eval()
-            torch.testing.assert_close(network(images), logits(network, arch, images))
+            torch.testing.assert_close(network(images), compute_logits(network, arch, images))
     if is_shuffled:
-        assert flops_table.of(space, costs.flops)["conv1"]
+        assert flops_table.make_table(space, costs.flops)["conv1"]
     pixels = torch.randint(0, 256, (6, 3, space.image_size, space.image_size), dtype=torch.uint8)
     evaluator = Evaluator(
         supernet,
@@ -112,14 +112,14 @@ def work_through(space: SearchSpace) -> None:
 def test_small_spaces_work_or_are_refused() -> None:
     seen: Counter[str] = Counter()
     refusals: list[str] = []
-    for settings in small_spaces():
+    for settings in list_small_spaces():
         try:
             space = loading.validate({"space": settings}).space.build()
         except ConfigError as error:
             refusals.append(str(error))
             continue
         try:
-            work_through(space)
+            exercise(space)
         except Exception as error:
             raise AssertionError(f"{settings} was not refused, and fails") from error
         seen["works"] += 1
@@ -128,22 +128,22 @@ def test_small_spaces_work_or_are_refused() -> None:
             for layer in space.layers
             for choice in layer.choices
         )
-    assert all(said.startswith("settings: space") and "\n" not in said for said in refusals)
+    assert all(message.startswith("settings: space") and "\n" not in message for message in refusals)
     assert min(seen["works"], len(refusals)) > 60
     assert seen["one channel"] > 10
 
 
-def of_one_pixel(**sections: dict[str, int]) -> Config:
-    """A space whose last layers see one pixel, and other settings."""
+def make_one_pixel_config(**sections: dict[str, int]) -> Config:
+    """Make a config with a space whose last layers see one pixel."""
     space = {"image_size": 4, "stages": [{"blocks": 1, "channels": 32}], "choices": [SHUFFLE]}
     return loading.validate({"space": space, **sections})
 
 
 def test_batches_without_a_variance_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"raise search\.calibration_batch_size, or space\.image_size"):
-        of_one_pixel(search={"calibration_batch_size": 1})
-    space = of_one_pixel(search={"calibration_batch_size": 2}).space.build()
+        make_one_pixel_config(search={"calibration_batch_size": 1})
+    space = make_one_pixel_config(search={"calibration_batch_size": 2}).space.build()
     space.require_variance(2, "x")
     with pytest.raises(ConfigError, match="raise x, or"):
         space.require_variance(1, "x")
-    loading.validate({"search": {"calibration_batch_size": 1}})  # of more pixels, one image will do
+    loading.validate({"search": {"calibration_batch_size": 1}})  # With more pixels, one image is enough.

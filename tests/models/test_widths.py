@@ -1,4 +1,4 @@
-"""Channel search: paths of a supernet that uses the first channels, against networks built at these widths."""
+"""Channel search: paths that use the first hidden channels, against networks built at these widths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spos_cli.engine.precision import Amp
 from spos_cli.errors import ArchitectureError, ConfigError
-from spos_cli.models.counting import count, multiply_adds, parameters
+from spos_cli.models.counting import count, count_multiply_adds, count_parameters
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
@@ -21,7 +21,7 @@ from spos_cli.space.architecture import Architecture, Option, parse
 from spos_cli.space.search_space import PUBLISHED, Choice, SearchSpace, Stage
 
 WIDE = replace(PUBLISHED, widths=tuple(range(200, 2001, 200)))
-FOUND = parse(
+OFFICIAL = parse(
     "0@1.4,0@1.2,3@0.8,1@1.2,1@0.6,1@1.4,0@0.8,0@1.0,2@0.6,0@1.2,2@1.6,1@1.2,1@1.0,0@1.4,2@1.6,0@1.0,2@1.0,1@1.2,3@1.0,2@0.8"
 )
 
@@ -45,8 +45,8 @@ SPACES = {
 }
 
 
-def some(space: SearchSpace, number: int) -> list[Architecture]:
-    """The widest and the narrowest of each op, and random ones."""
+def draw_architectures(space: SearchSpace, number: int) -> list[Architecture]:
+    """Return the widest and the narrowest architecture of each op, and `number` random ones."""
     rng, layers = np.random.default_rng(0), space.options.by_layer
     ends = [
         Architecture.of([o for o in options if o.choice == min(op, options[-1].choice)][end] for options in layers)
@@ -56,8 +56,8 @@ def some(space: SearchSpace, number: int) -> list[Architecture]:
     return list(dict.fromkeys([*ends, *(space.options.draw(rng) for _ in range(number))]))
 
 
-def supernet_of(space: SearchSpace, affine: bool) -> Supernet:
-    """With weights and statistics that differ in every channel."""
+def make_supernet(space: SearchSpace, affine: bool) -> Supernet:
+    """Make a supernet with weights and statistics that differ in every channel."""
     supernet = Supernet(space, affine, dropout=0.0)
     initialize(supernet, 5)
     with torch.no_grad():
@@ -69,47 +69,47 @@ def supernet_of(space: SearchSpace, affine: bool) -> Supernet:
     return supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def first_of(tensor: Tensor, like: Tensor) -> Tensor:
-    """The first channels, by shape alone."""
-    return tensor[tuple(slice(size) for size in like.shape)]
+def slice_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """Return the first channels of a tensor, in the shape of another."""
+    return tensor[tuple(slice(size) for size in other.shape)]
 
 
-def alone(supernet: Supernet, arch: Architecture, affine: bool) -> tuple[Network, dict[str, str]]:
-    """The network of a path with its weights, and the supernet's name of each of its tensors."""
+def make_network(supernet: Supernet, arch: Architecture, affine: bool) -> tuple[Network, dict[str, str]]:
+    """Make the stand-alone network of a path with its weights; also map its tensor names to the supernet's."""
     network = Network(supernet.space, arch, affine, dropout=0.0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     theirs, names = supernet.state_dict(), {}
     for name, tensor in network.state_dict().items():
         part, layer, *rest = name.split(".")
         names[name] = ".".join((part, layer, str(arch[int(layer)]), *rest)) if part == "features" else name
-        tensor.copy_(first_of(theirs[names[name]], tensor))
+        tensor.copy_(slice_like(theirs[names[name]], tensor))
     return network, names
 
 
-def test_the_published_channel_search() -> None:
-    """328M FLOPs, 3.4M parameters, 74.7 to 74.9 % top-1, as published; at full width the ops alone."""
-    costs, full = count(WIDE), Architecture(FOUND.choices, (1000,) * 20)
-    assert (costs.flops.of(FOUND), costs.params.of(FOUND)) == (327_857_920, 3_432_579)
+def test_costs_of_the_official_channel_search() -> None:
+    """Its result has 328M FLOPs and 3.4M parameters (74.7 to 74.9 % top-1). At full width the costs are the ops'."""
+    costs, full = count(WIDE), Architecture(OFFICIAL.choices, (1000,) * 20)
+    assert (costs.flops.of(OFFICIAL), costs.params.of(OFFICIAL)) == (327_857_920, 3_432_579)
     assert (costs.flops.of(full), costs.params.of(full)) == (318_729_024, 3_345_088)
     plain = count(PUBLISHED)
-    assert plain.flops.of(Architecture(FOUND.choices)) == 318_729_024
+    assert plain.flops.of(Architecture(OFFICIAL.choices)) == 318_729_024
     with torch.device("meta"):
-        network = Network(WIDE, FOUND).eval()
-        assert multiply_adds(network, torch.empty(1, 3, 224, 224)) == 327_857_920
-    assert parameters(network) == 3_432_579
+        network = Network(WIDE, OFFICIAL).eval()
+        assert count_multiply_adds(network, torch.empty(1, 3, 224, 224)) == 327_857_920
+    assert count_parameters(network) == 3_432_579
     assert network.features[0].branch_main[0].weight.shape[0] == 44  # 1.4 times 32, rounded down
     assert network.features[4].branch_main[0].weight.shape[0] == 48  # 0.6 times 80
 
 
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("name", SPACES)
-def test_a_path_is_the_network_of_its_width_to_the_bit(name: str, affine: bool) -> None:
-    """Logits, gradients and BatchNorm statistics; what a path does not use is untouched, or has a gradient of zero."""
+def test_a_path_equals_the_network_of_its_widths_bit_by_bit(name: str, affine: bool) -> None:
+    """Logits, gradients and statistics are equal; what a path does not use is unchanged or has a zero gradient."""
     space = SPACES[name]
-    supernet, images = supernet_of(space, affine), torch.randn(4, 3, 12, 12)
+    supernet, images = make_supernet(space, affine), torch.randn(4, 3, 12, 12)
     images = images.contiguous(memory_format=torch.channels_last)
-    for arch in some(space, 6):
+    for arch in draw_architectures(space, 6):
         supernet.eval()
-        network, names = alone(supernet, arch, affine)
+        network, names = make_network(supernet, arch, affine)
         assert torch.equal(network.eval()(images), supernet(images, arch))
         supernet.train()
         before = {key: value.clone() for key, value in supernet.state_dict().items()}
@@ -123,37 +123,41 @@ def test_a_path_is_the_network_of_its_width_to_the_bit(name: str, affine: bool) 
             gradient = gradients.pop(names[key])
             assert gradient is not None
             assert parameter.grad is not None
-            assert torch.equal(first_of(gradient, parameter), parameter.grad), key
+            assert torch.equal(slice_like(gradient, parameter), parameter.grad), key
             assert gradient.count_nonzero() == parameter.grad.count_nonzero()
         assert all(gradient is None for gradient in gradients.values())
         after, untouched = supernet.state_dict(), dict(before)
         for key, tensor in network.state_dict().items():
             expected = untouched.pop(names[key]).clone()
-            first_of(expected, tensor).copy_(tensor)
+            slice_like(expected, tensor).copy_(tensor)
             assert torch.equal(after[names[key]], expected), key
         assert all(torch.equal(after[key], tensor) for key, tensor in untouched.items())
 
 
-def test_paths_of_the_published_space_at_published_sizes() -> None:
-    """As large as they are: PyTorch takes other ways through large convolutions."""
-    supernet = supernet_of(WIDE, affine=False).eval()
+def test_paths_of_the_official_space_at_full_size() -> None:
+    """PyTorch may use other algorithms for large convolutions."""
+    supernet = make_supernet(WIDE, affine=False).eval()
     images = torch.randn(1, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        for arch in (FOUND, Architecture((0, 1, 2, 3) * 5, (2000,) * 20), Architecture((3, 2, 1, 0) * 5, (200,) * 20)):
-            network, _ = alone(supernet, arch, affine=False)
+        for arch in (
+            OFFICIAL,
+            Architecture((0, 1, 2, 3) * 5, (2000,) * 20),
+            Architecture((3, 2, 1, 0) * 5, (200,) * 20),
+        ):
+            network, _ = make_network(supernet, arch, affine=False)
             assert torch.equal(network.eval()(images), supernet(images, arch))
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 @pytest.mark.parametrize("name", SPACES)
-def test_candidates_are_calibrated_as_by_hand_and_alone(name: str, amp: Amp) -> None:
+def test_candidates_are_calibrated_as_in_plain_pytorch_and_independently(name: str, amp: Amp) -> None:
     space = SPACES[name]
-    supernet = supernet_of(space, affine=True).eval()
+    supernet = make_supernet(space, affine=True).eval()
     training = torch.randint(0, 256, (40, 3, 12, 12), dtype=torch.uint8)
-    images, archs = torch.randn(6, 3, 12, 12), some(space, 10)
+    images, archs = torch.randn(6, 3, 12, 12), draw_architectures(space, 10)
     before = {key: tensor.clone() for key, tensor in supernet.state_dict().items()}
 
-    def logits(candidates: list[Architecture]) -> dict[Architecture, Tensor]:
+    def compute_logits(candidates: list[Architecture]) -> dict[Architecture, Tensor]:
         calibration = CalibrationSet(training, 20)
         tree = calibrate_paths(
             supernet, candidates, lambda pixels: pixels.float() / 255, calibration, torch.device("cpu"), amp
@@ -162,13 +166,13 @@ def test_candidates_are_calibrated_as_by_hand_and_alone(name: str, amp: Amp) -> 
         with torch.inference_mode():
             return {candidates[number]: values.clone() for number, values in tree.logits(images)}
 
-    together = logits(archs)
+    together = compute_logits(archs)
     assert all(torch.equal(tensor, before[key]) for key, tensor in supernet.state_dict().items())
     for arch in archs[::3]:
-        assert torch.equal(logits([arch])[arch], together[arch])
+        assert torch.equal(compute_logits([arch])[arch], together[arch])
         if amp == "bf16":
             continue
-        network, _ = alone(supernet, arch, affine=True)
+        network, _ = make_network(supernet, arch, affine=True)
         network.train()
         for number, part in enumerate(training.split(20), 1):
             for module in network.modules():
@@ -180,18 +184,18 @@ def test_candidates_are_calibrated_as_by_hand_and_alone(name: str, amp: Amp) -> 
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_costs_and_tensors_tell_the_width(name: str) -> None:
+def test_costs_and_tensors_depend_on_the_width(name: str) -> None:
     space = SPACES[name]
     costs = count(space)
     assert SearchSpace.from_dict(space.to_dict()) == space
     assert space.digest != replace(space, widths=()).digest
-    for arch in some(space, 6):
+    for arch in draw_architectures(space, 6):
         space.validate(arch)
         network = Network(space, arch)
-        assert costs.params.of(arch) == parameters(network)
+        assert costs.params.of(arch) == count_parameters(network)
         with torch.device("meta"):
             meta = Network(space, arch).eval()
-            assert costs.flops.of(arch) == multiply_adds(meta, torch.empty(1, 3, 12, 12))
+            assert costs.flops.of(arch) == count_multiply_adds(meta, torch.empty(1, 3, 12, 12))
         assert infer_architecture(space, network.state_dict()) == arch
         assert infer_architecture(space, Network(space, arch, affine=False).state_dict()) == arch
 
@@ -205,16 +209,16 @@ def test_costs_and_tensors_tell_the_width(name: str) -> None:
         ("inverted", (Option(0, 333),), r"layer 0 is 0@0.333, but mbconv 3x3 x1 has no width; write 0"),
     ],
 )
-def test_wrong_widths(name: str, options: tuple[Option, ...], message: str) -> None:
+def test_wrong_widths_are_refused(name: str, options: tuple[Option, ...], message: str) -> None:
     space = SPACES[name]
     rest = space.options.architecture([0] * 5).options[len(options) :]
     with pytest.raises(ArchitectureError, match=message):
         space.validate(Architecture.of((*options, *rest)))
 
 
-def test_a_space_without_widths_has_none() -> None:
+def test_a_space_without_widths_refuses_them() -> None:
     with pytest.raises(ArchitectureError, match=r"layer 0 is 0@1.4, but the space has no widths; write 0"):
-        PUBLISHED.validate(FOUND)
+        PUBLISHED.validate(OFFICIAL)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +231,6 @@ def test_a_space_without_widths_has_none() -> None:
         (tuple(range(500, 565)), "the number of widths is 65; it must be at most 64"),
     ],
 )
-def test_impossible_widths(widths: tuple[int, ...], message: str) -> None:
+def test_impossible_widths_are_refused(widths: tuple[int, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         replace(SPACES["shuffles"], widths=widths)

@@ -1,4 +1,4 @@
-"""The published table of FLOPs. Its figures for every choice block, as they are known from `op_flops_dict.pkl`."""
+"""The official FLOPs table, against its known numbers for every choice block (`op_flops_dict.pkl`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from spos_cli.official import flops_table
 from spos_cli.space.search_space import PUBLISHED, SearchSpace, Stage
 
 OPS = ("shufflenet_3x3", "shufflenet_5x5", "shufflenet_7x7", "xception_3x3")
-BLOCKS = {  # (in, out, middle channels, height, width, stride): of each of the ops
+BLOCKS = {  # (in, out, hidden channels, height, width, stride): FLOPs of each op in OPS
     (16, 64, 32, 112, 112, 2): (13396992, 15805440, 19418112, 13146112),
     (64, 64, 32, 56, 56, 1): (7325696, 8931328, 11339776, 12343296),
     (64, 160, 80, 56, 56, 2): (26304768, 28111104, 30820608, 20296192),
@@ -29,8 +29,8 @@ CONV1 = 3 * 16 * 3 * 3 * 112 * 112
 REST = 640 * 1024 * 7 * 7 + 1024 * 1000
 
 
-def published() -> dict[str, Any]:
-    """The published table for this space, with an entry of another width, as channel search has them."""
+def make_official_table() -> dict[str, Any]:
+    """Return the official table of this space, with one entry of another width, as channel search has them."""
     table: dict[str, Any] = {"conv1": {(3, 16, 224, 224, 2): CONV1}, "rest_operation": {(640, 1000, 7, 7, 1): REST}}
     for key, values in BLOCKS.items():
         for op, flops in zip(OPS, values, strict=True):
@@ -39,49 +39,53 @@ def published() -> dict[str, Any]:
     return table
 
 
-def test_the_published_table_is_what_is_measured() -> None:
-    result = flops_table.compare(published(), flops_table.of(PUBLISHED, count(PUBLISHED).flops))
+def test_our_table_equals_the_official_one() -> None:
+    result = flops_table.compare_tables(
+        make_official_table(), flops_table.make_table(PUBLISHED, count(PUBLISHED).flops)
+    )
     assert (result.compared, result.differences) == (34, [])
     assert result.others == [{"op": "shufflenet_3x3_stride_1", "key": [64, 64, 12, 56, 56, 1], "flops": 2747136}]
 
 
 def test_other_widths_are_compared_where_the_space_has_them() -> None:
-    """A width of 0.4 of 32 middle channels, rounded down, is the published entry of 12."""
+    """A width of 0.4 of 32 hidden channels, rounded down, is the official entry of 12."""
     space = replace(PUBLISHED, widths=(400, 1000))
-    measured = flops_table.of(space, count(space).flops)
+    measured = flops_table.make_table(space, count(space).flops)
     assert measured["shufflenet_3x3_stride_1"][64, 64, 12, 56, 56, 1] == 2747136
-    result = flops_table.compare(published(), measured)
+    result = flops_table.compare_tables(make_official_table(), measured)
     assert (result.compared, len(result.differences), result.others) == (66, 31, [])
-    assert {difference["theirs"] for difference in result.differences} == {None}  # entries that this table leaves out
+    assert {difference["theirs"] for difference in result.differences} == {
+        None
+    }  # entries that this table does not have
 
 
 def test_every_difference_is_found() -> None:
-    measured = flops_table.of(PUBLISHED, count(PUBLISHED).flops)
-    for op, entries in published().items():
+    measured = flops_table.make_table(PUBLISHED, count(PUBLISHED).flops)
+    for op, entries in make_official_table().items():
         for key in entries:
             if key == (64, 64, 12, 56, 56, 1):
                 continue
             for change, theirs in (("more", entries[key] + 1), ("gone", None)):
-                table = published()
+                table = make_official_table()
                 if theirs is None:
                     del table[op][key]
                 else:
                     table[op][key] = theirs
                 expected = [{"op": op, "key": list(key), "theirs": theirs, "measured": measured[op][key]}]
-                assert flops_table.compare(table, measured).differences == expected, change
+                assert flops_table.compare_tables(table, measured).differences == expected, change
 
 
 def test_a_round_trip_through_a_file(tmp_path: Path) -> None:
-    table = flops_table.of(PUBLISHED, count(PUBLISHED).flops)
+    table = flops_table.make_table(PUBLISHED, count(PUBLISHED).flops)
     path = tmp_path / "op_flops_dict.pkl"
     path.write_bytes(pickle.dumps(table, flops_table.PICKLE_PROTOCOL))
-    assert flops_table.read(path) == table
+    assert flops_table.read_table(path) == table
 
 
 def test_a_space_of_another_shape_has_a_table_too() -> None:
     space = SearchSpace((Stage(1, 16, 1), Stage(2, 32)), PUBLISHED.choices, 8, 10, 8, 1, 32)
     costs = count(space).flops
-    table = flops_table.of(space, costs)
+    table = flops_table.make_table(space, costs)
     assert table["conv1"] == {(3, 8, 8, 8, 1): 3 * 8 * 9 * 64}
     assert table["rest_operation"] == {(32, 10, 4, 4, 1): 32 * 32 * 16 + 32 * 10}
     for index, op in enumerate(OPS):
@@ -96,8 +100,8 @@ def test_a_space_of_another_shape_has_a_table_too() -> None:
      {"conv1": {(3, 4): -1}}, {"conv1": {(3, 4): float("nan")}}, {1: {(3, 4): 5}}, {"conv1": {(3, 4): True}}],
     ids=str,
 )  # fmt: skip
-def test_what_is_no_table_is_said_so(tmp_path: Path, value: object) -> None:
+def test_other_contents_are_refused(tmp_path: Path, value: object) -> None:
     path = tmp_path / "x.pkl"
     path.write_bytes(pickle.dumps(value))
-    with pytest.raises(CheckpointError, match="holds no table of FLOPs"):
-        flops_table.read(path)
+    with pytest.raises(CheckpointError, match="is not a FLOPs table"):
+        flops_table.read_table(path)

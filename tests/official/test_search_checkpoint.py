@@ -1,4 +1,4 @@
-"""The published search's checkpoint as entries of a journal."""
+"""The official search's checkpoint as entries of a journal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from spos_cli.errors import CheckpointError
 from spos_cli.models.counting import count
-from spos_cli.official.search_checkpoint import entries_of, is_search
+from spos_cli.official.search_checkpoint import is_search, read_entries
 from spos_cli.space.architecture import Architecture, parse
 from spos_cli.space.search_space import PUBLISHED
 
@@ -17,19 +17,19 @@ COSTS = count(PUBLISHED)
 
 
 def search(*records: tuple[Any, Any]) -> dict[str, Any]:
-    """The content of a published checkpoint."""
+    """Return the content of an official search checkpoint with these candidates."""
     best = [choices for choices, _ in records]
     return {"memory": [best], "candidates": best, "vis_dict": dict(records), "keep_top_k": {10: best}, "epoch": 20}
 
 
 def entries(*records: tuple[Any, Any]) -> list[Any]:
-    return entries_of(search(*records), PUBLISHED, COSTS.flops, COSTS.params, "x.pth.tar")
+    return read_entries(search(*records), PUBLISHED, COSTS.flops, COSTS.params, "x.pth.tar")
 
 
 def test_scored_candidates_become_entries() -> None:
     found = entries(
         (WINNER.choices, {"flops": 322918720.0, "err": (0.4025, 0.18), "visited": True}),
-        ((0,) * 20, {"flops": 270359360 + 2000000}),  # over a limit, or only drawn: not scored
+        ((0,) * 20, {"flops": 270359360 + 2000000}),  # over a limit, or only drawn, so it has no score
         ((1,) * 20, {}),
         ((3,) * 20, {"err": (0.5, 0.25), "visited": True}),
     )
@@ -45,20 +45,20 @@ def test_scored_candidates_become_entries() -> None:
 
 
 @pytest.mark.parametrize(
-    ("choices", "info", "said"),
+    ("choices", "info", "message"),
     [
         (WINNER.choices, {"err": (0.1, 0.1), "flops": 328000000}, "has 328000000 FLOPs there and 322,918,720 here"),
-        ((0,) * 19, {"err": (0.1, 0.1)}, "not of this space: the architecture has 19 layers, the space 20"),
+        ((0,) * 19, {"err": (0.1, 0.1)}, "not in this space: the architecture has 19 layers"),
         ((7,) * 20, {"err": (0.1, 0.1)}, "layer 0 has choice 7"),
         (((0,) * 20, (4,) * 20), {"err": (0.1, 0.1)}, "is not a tuple of choices"),
         ("2,1,0", {"err": (0.1, 0.1)}, "is not a tuple of choices"),
-        (WINNER.choices, {"err": 0.1}, "has the errors 0.1, expected two of 0 to 1"),
-        (WINNER.choices, {"err": (40.2, 18.0)}, "expected two of 0 to 1"),
-        (WINNER.choices, {"err": (float("nan"), 0.1)}, "expected two of 0 to 1"),
-        (WINNER.choices, {"err": ("a", "b")}, "expected two of 0 to 1"),
-        (WINNER.choices, 3, "has no record but 3"),
+        (WINNER.choices, {"err": 0.1}, "has the errors 0.1, expected two from 0 to 1"),
+        (WINNER.choices, {"err": (40.2, 18.0)}, "expected two from 0 to 1"),
+        (WINNER.choices, {"err": (float("nan"), 0.1)}, "expected two from 0 to 1"),
+        (WINNER.choices, {"err": ("a", "b")}, "expected two from 0 to 1"),
+        (WINNER.choices, 3, "has 3 instead of a record"),
     ],
 )
-def test_what_is_not_of_this_space_is_refused(choices: Any, info: Any, said: str) -> None:
-    with pytest.raises(CheckpointError, match=said):
+def test_invalid_candidates_are_refused(choices: Any, info: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
         entries((choices, info))

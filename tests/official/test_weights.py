@@ -1,4 +1,4 @@
-"""Published checkpoints: what they hold is told by their tensors."""
+"""Official weights files: their forms, and the architecture that their tensors show."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from spos_cli.errors import CheckpointError
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
-from spos_cli.official.weights import infer_architecture, is_affine, kind_of, state_of, to_published
+from spos_cli.official.weights import detect_kind, find_state, infer_architecture, is_affine, to_official
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import PUBLISHED, SearchSpace, Stage
 
@@ -23,33 +23,33 @@ SMALL = SearchSpace((Stage(1, 16), Stage(2, 32)), PUBLISHED.choices, 32, 10, 8, 
 
 @pytest.mark.parametrize("affine", [True, False])
 def test_the_architecture_is_inferred(affine: bool) -> None:
-    """All fifty published ones, from names and shapes alone."""
+    """All fifty golden architectures, from names and shapes alone."""
     for choices in ARCHS[:: 1 if affine else 5]:
         with torch.device("meta"):
             state = Network(PUBLISHED, Architecture(tuple(choices)), affine).state_dict()
         assert list(infer_architecture(PUBLISHED, state)) == choices
-        assert (kind_of(state), is_affine(state)) == ("network", affine)
+        assert (detect_kind(state), is_affine(state)) == ("network", affine)
 
 
-def test_the_golden_names_and_shapes_tell_the_winner() -> None:
-    """Names and shapes of the published winner, as the published code has them."""
+def test_the_winner_is_inferred_from_the_golden_names_and_shapes() -> None:
+    """Names and shapes as the official code has them."""
     shapes = json.loads((Path(__file__).parent / "golden/network_state_dict.json").read_text())
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     assert str(infer_architecture(PUBLISHED, state)) == "2,1,0,1,2,0,2,0,2,0,2,3,0,0,0,0,3,2,3,3"
     shapes = json.loads((Path(__file__).parent / "golden/supernet_state_dict.json").read_text())
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    assert (kind_of(state), is_affine(state)) == ("supernet", False)
+    assert (detect_kind(state), is_affine(state)) == ("supernet", False)
 
 
-def test_every_form_of_a_published_checkpoint() -> None:
+def test_every_form_of_an_official_checkpoint() -> None:
     state = Supernet(SMALL).state_dict()
     prefixed = {f"module.{name}": tensor for name, tensor in state.items()}
     for content in ({"state_dict": state}, {"state_dict": prefixed}, dict(state), prefixed):
-        found = state_of(content)
+        found = find_state(content)
         assert found is not None
         assert list(found) == list(state)
         assert all(found[name] is tensor for name, tensor in state.items())
-    assert to_published(state)["state_dict"].keys() == prefixed.keys()
+    assert to_official(state)["state_dict"].keys() == prefixed.keys()
 
 
 @pytest.mark.parametrize(
@@ -65,11 +65,11 @@ def test_every_form_of_a_published_checkpoint() -> None:
     ],
     ids=str,
 )
-def test_other_contents_are_none(content: dict[str, object]) -> None:
-    assert state_of(content) is None
+def test_other_contents_have_no_state(content: dict[str, object]) -> None:
+    assert find_state(content) is None
 
 
-def test_networks_that_are_none_of_the_space() -> None:
+def test_networks_of_other_spaces_are_refused() -> None:
     state = Network(SMALL, Architecture((0, 1, 2))).state_dict()
     deeper = SearchSpace((Stage(2, 16), Stage(2, 32)), PUBLISHED.choices, 32, 10, 8, 2, 32)
     with pytest.raises(CheckpointError, match="has 3 layers, the space 4"):

@@ -1,8 +1,8 @@
-"""The published procedure (megvii-model/SinglePathOneShot), as the baseline of every comparison.
+"""The official procedure (megvii-model/SinglePathOneShot), the baseline of every comparison.
 
-Written from its description in plain PyTorch, with nothing of `spos_cli`, so that no change there can move it:
-contiguous NCHW memory, the published channel shuffle and the habits of the published loops, images decoded again for
-every candidate. Tensor names and shapes are the published ones, so both sides can have the same weights.
+It is written from its description in plain PyTorch and imports nothing from `spos_cli`, so that no change there can
+change it: contiguous NCHW memory, the official channel shuffle and loops, images decoded again for every candidate.
+Tensors have the official names and shapes, so that both sides can have the same weights.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ KERNELS = (3, 5, 7)  # of choices 0, 1, 2; choice 3 is the Xception block
 XCEPTION = len(KERNELS)
 CHOICES, LAYERS = XCEPTION + 1, sum(blocks for blocks, _ in STAGES)
 IMAGE_SIZE, CLASSES = 224, 1000
-LOW, HIGH, WIDTH, TRIES = 290, 360, 10, 500  # FLOPs bins in millions; tries before any path is taken
-CALIBRATION_BATCHES, CALIBRATION_BATCH = 200, 128  # of one candidate
+LOW, HIGH, WIDTH = 290, 360, 10  # FLOPs bins, in millions
+MAX_TRIES = 500  # Afterwards any path is accepted.
+CALIBRATION_BATCHES, CALIBRATION_BATCH = 200, 128  # batches of a candidate, and images of a batch
 SCORING_BATCHES, SCORING_BATCH = 40, 200
 
 Arch = Iterable[int]  # one choice a layer
@@ -35,8 +36,10 @@ Batch = tuple[Tensor, Tensor]  # images `(B, 3, 224, 224)` float BGR 0-255, labe
 # The supernet
 
 
-def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, *, depthwise: bool = False) -> list[nn.Module]:
-    """A convolution and a BatchNorm without affine; ReLU follows where it is not depthwise."""
+def make_conv_norm(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, *, depthwise: bool = False
+) -> list[nn.Module]:
+    """Make a convolution and a BatchNorm without affine, and a ReLU if it is not depthwise."""
     groups = inputs if depthwise else 1
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
@@ -46,7 +49,7 @@ def conv_norm(inputs: int, outputs: int, kernel: int, stride: int = 1, *, depthw
 
 
 def shuffle(features: Tensor) -> tuple[Tensor, Tensor]:
-    """`(B, C, H, W)` to its even and its odd channels, `(B, C / 2, H, W)` each: reshape, permute, reshape.
+    """Split `(B, C, H, W)` into its even and odd channels, `(B, C / 2, H, W)` each: reshape, permute, reshape.
 
     In contiguous memory all three are views, in channels_last memory the first one copies. Either way the
     convolution that follows has to gather every second channel.
@@ -63,27 +66,30 @@ class Block(nn.Module):
     def __init__(self, choice: int, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        kept = inputs if stride == 2 else inputs // 2  # channels of the branch beside the main one
-        middle, last = outputs // 2, outputs - kept
+        beside = inputs if stride == 2 else inputs // 2  # channels beside the main branch
+        hidden, last = outputs // 2, outputs - beside
         kernel = 3 if choice == XCEPTION else KERNELS[choice]
         if choice == XCEPTION:
             main = [
-                *conv_norm(kept, kept, 3, stride, depthwise=True),
-                *conv_norm(kept, middle, 1),
-                *conv_norm(middle, middle, 3, depthwise=True),
-                *conv_norm(middle, middle, 1),
-                *conv_norm(middle, middle, 3, depthwise=True),
-                *conv_norm(middle, last, 1),
+                *make_conv_norm(beside, beside, 3, stride, depthwise=True),
+                *make_conv_norm(beside, hidden, 1),
+                *make_conv_norm(hidden, hidden, 3, depthwise=True),
+                *make_conv_norm(hidden, hidden, 1),
+                *make_conv_norm(hidden, hidden, 3, depthwise=True),
+                *make_conv_norm(hidden, last, 1),
             ]
         else:
             main = [
-                *conv_norm(kept, middle, 1),
-                *conv_norm(middle, middle, kernel, stride, depthwise=True),
-                *conv_norm(middle, last, 1),
+                *make_conv_norm(beside, hidden, 1),
+                *make_conv_norm(hidden, hidden, kernel, stride, depthwise=True),
+                *make_conv_norm(hidden, last, 1),
             ]
         self.branch_main = nn.Sequential(*main)
         if stride == 2:
-            projection = [*conv_norm(kept, kept, kernel, 2, depthwise=True), *conv_norm(kept, kept, 1)]
+            projection = [
+                *make_conv_norm(beside, beside, kernel, 2, depthwise=True),
+                *make_conv_norm(beside, beside, 1),
+            ]
             self.branch_proj = nn.Sequential(*projection)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -94,25 +100,25 @@ class Block(nn.Module):
 
 
 class Supernet(nn.Module):
-    """The published supernet: 20 layers of 4 choices for images of 224 px; weights as PyTorch fills them."""
+    """The official supernet: 20 layers of 4 choices for images of 224 px, with PyTorch's initial weights."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first_conv = nn.Sequential(*conv_norm(3, 16, 3, 2))
+        self.first_conv = nn.Sequential(*make_conv_norm(3, 16, 3, 2))
         self.features = nn.ModuleList()
         inputs = 16
         for blocks, outputs in STAGES:
-            for place in range(blocks):
-                stride = 2 if place == 0 else 1
+            for index in range(blocks):
+                stride = 2 if index == 0 else 1
                 self.features.append(nn.ModuleList(Block(choice, inputs, outputs, stride) for choice in range(CHOICES)))
                 inputs = outputs
-        self.conv_last = nn.Sequential(*conv_norm(inputs, 1024, 1))
+        self.conv_last = nn.Sequential(*make_conv_norm(inputs, 1024, 1))
         self.globalpool = nn.AvgPool2d(IMAGE_SIZE // 32)
         self.dropout = nn.Dropout(0.1)
         self.classifier = nn.Sequential(nn.Linear(1024, CLASSES, bias=False))
 
     def forward(self, images: Tensor, path: Arch) -> Tensor:
-        """`images (B, 3, 224, 224)` to logits `(B, 1000)`, through one choice of each layer."""
+        """Compute logits `(B, 1000)` of images `(B, 3, 224, 224)`, through one choice of each layer."""
         features = self.first_conv(images)
         for choices, choice in zip(self.features, path, strict=True):
             features = choices[choice](features)  # type: ignore[index]
@@ -124,11 +130,11 @@ class Supernet(nn.Module):
 # The training of the supernet
 
 
-def optimizer_of(model: nn.Module) -> torch.optim.SGD:
-    """SGD as PyTorch makes it by default, which on a CPU updates one parameter after another.
+def make_optimizer(model: nn.Module) -> torch.optim.SGD:
+    """Make SGD as PyTorch does by default, which on a CPU updates one parameter after another.
 
-    Weight decay is on weights only; here there is nothing else, since BatchNorm has no affine parameters. The
-    learning rate is that of the end of a training, so that many steps on one batch stay finite.
+    Weight decay applies to weights only, and there is nothing else: BatchNorm has no affine parameters. The learning
+    rate is one from the end of a training, so that many steps on one batch stay finite.
     """
     return torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9, weight_decay=4e-5)
 
@@ -136,10 +142,10 @@ def optimizer_of(model: nn.Module) -> torch.optim.SGD:
 def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, path: Arch
 ) -> tuple[float, float, float]:
-    """Forward, backward and update of one path; the loss, and the top-1 and top-5 accuracy in percent.
+    """Train one path for a step; return the loss, and the top-1 and top-5 accuracy in percent.
 
-    After the backward pass the published loop looks for gradients that are zero altogether, so that weight decay
-    and momentum leave the parameters of other paths alone.
+    After the backward pass the official loop removes gradients that are all zero, so that weight decay and momentum
+    do not change the parameters of other paths.
     """
     logits = model(images, path)
     loss = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
@@ -149,12 +155,12 @@ def train_step(
         if parameter.grad is not None and parameter.grad.sum() == 0:
             parameter.grad = None
     optimizer.step()
-    top1, top5 = accuracy(logits.detach(), labels)
+    top1, top5 = measure_accuracy(logits.detach(), labels)
     return loss.item(), top1.item(), top5.item()
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Top-1 and top-5 accuracy of `logits (B, 1000)` in percent, each a tensor of one value."""
+def measure_accuracy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the top-1 and top-5 accuracy of `logits (B, 1000)` in percent, each a tensor of one value."""
     order = logits.topk(5, 1, largest=True, sorted=True).indices.t()
     correct = order.eq(labels.reshape(1, -1).expand_as(order))
     top1, top5 = (correct[:k].reshape(-1).float().sum(0) * (100 / len(labels)) for k in (1, 5))
@@ -163,65 +169,65 @@ def accuracy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 # Paths by rejection
 
-CostKey = tuple[int, int, int, int, int, int]  # input, output and middle channels, height, width, stride
+CostKey = tuple[int, int, int, int, int, int]  # input, output and hidden channels, height, width, stride
 
 
-def random_path(rng: np.random.RandomState) -> tuple[int, ...]:
-    """One number after another, as the published code draws them."""
+def draw_path(rng: np.random.RandomState) -> tuple[int, ...]:
+    """Draw one choice after another, as the official code does."""
     return tuple(rng.randint(CHOICES) for _ in range(LAYERS))
 
 
 class RejectionSampler:
-    """Draws paths until one falls into a FLOPs bin; after 500 tries it takes any.
+    """Draws paths until one is in a FLOPs bin; after 500 tries it accepts any.
 
-    The costs lie in a table of tables, as in the published file: for each op and stride one entry for each
-    shape. A path's cost is a walk over its layers with one look-up each.
+    Costs are in a table of tables as in the official file: for each op and stride, one entry for each shape. The cost
+    of a path needs one look-up for each layer.
 
     Args:
         costs: `(20, 4)`, multiply-adds of each choice of each layer.
-        fixed: of the stem and the head.
+        fixed: multiply-adds of the stem and the head.
     """
 
     def __init__(self, costs: Sequence[Sequence[int]], fixed: int, seed: int) -> None:
-        self.fixed, self.rng = fixed, np.random.RandomState(seed)  # as the published code draws
+        self.fixed, self.rng = fixed, np.random.RandomState(seed)  # the generator of the official code
         self.bins = [(low * 1e6, (low + WIDTH) * 1e6) for low in range(LOW, HIGH, WIDTH)]
         self.costs: dict[str, dict[CostKey, int]] = {}
         rows = iter(costs)
-        for inputs, outputs, size, stride in layers():
+        for inputs, outputs, size, stride in list_layers():
             for choice, cost in enumerate(next(rows)):
-                self.costs.setdefault(op_name(choice, stride), {})[
+                self.costs.setdefault(name_op(choice, stride), {})[
                     inputs, outputs, outputs // 2, size, size, stride
                 ] = int(cost)
 
-    def cost(self, path: Arch) -> int:
-        """Multiply-adds of one path."""
+    def count(self, path: Arch) -> int:
+        """Count the multiply-adds of one path."""
         total = self.fixed
-        for (inputs, outputs, size, stride), choice in zip(layers(), path, strict=True):
-            total += self.costs[op_name(choice, stride)][inputs, outputs, outputs // 2, size, size, stride]
+        for (inputs, outputs, size, stride), choice in zip(list_layers(), path, strict=True):
+            total += self.costs[name_op(choice, stride)][inputs, outputs, outputs // 2, size, size, stride]
         return total
 
     def draw(self) -> tuple[int, ...]:
-        """A path: nearly always of the bin that was drawn."""
+        """Draw a bin and a path, which is nearly always in the bin."""
         low, high = self.bins[self.rng.randint(len(self.bins))]
-        for _ in range(TRIES):
-            path = random_path(self.rng)
-            if low <= self.cost(path) <= high:
+        for _ in range(MAX_TRIES):
+            path = draw_path(self.rng)
+            if low <= self.count(path) <= high:
                 return path
-        return random_path(self.rng)
+        return draw_path(self.rng)
 
 
-def op_name(choice: int, stride: int) -> str:
-    """The published table's name of a choice."""
+def name_op(choice: int, stride: int) -> str:
+    """Return the official table's name of a choice."""
     op = "xception_3x3" if choice == XCEPTION else f"shufflenet_{KERNELS[choice]}x{KERNELS[choice]}"
     return f"{op}_stride_{stride}"
 
 
-def layers() -> Iterator[tuple[int, int, int, int]]:
-    """Input and output channels, side of the input in pixels and stride of each layer."""
+def list_layers() -> Iterator[tuple[int, int, int, int]]:
+    """List input and output channels, side of the input in pixels and stride of each layer."""
     inputs, size = 16, IMAGE_SIZE // 2
     for blocks, outputs in STAGES:
-        for place in range(blocks):
-            stride = 2 if place == 0 else 1
+        for index in range(blocks):
+            stride = 2 if index == 0 else 1
             yield inputs, outputs, size, stride
             inputs, size = outputs, size // stride
 
@@ -230,13 +236,13 @@ def layers() -> Iterator[tuple[int, int, int, int]]:
 
 
 def to_bgr(image: Image.Image) -> Tensor:
-    """A PIL image to `(3, H, W)` float32, BGR, 0-255."""
+    """Convert a PIL image to `(3, H, W)` float32, BGR, 0 to 255."""
     pixels = np.asarray(image)[:, :, ::-1].transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(pixels, np.float32))
 
 
 def opencv_resize(image: Image.Image) -> Image.Image:
-    """The short side becomes 256 px, by OpenCV's bilinear resize; by PIL's where OpenCV is not installed."""
+    """Resize the short side to 256 px with OpenCV's bilinear resize, or PIL's if OpenCV is not installed."""
     width, height = image.size
     size = (256, int(256 / width * height + 0.5)) if width < height else (int(256 / height * width + 0.5), 256)
     try:
@@ -246,8 +252,8 @@ def opencv_resize(image: Image.Image) -> Image.Image:
     return Image.fromarray(cv2.resize(np.asarray(image), size, interpolation=cv2.INTER_LINEAR))
 
 
-def train_transform() -> transforms.Compose:
-    """Random resized crop, colour jitter and flip of a PIL image."""
+def make_train_transform() -> transforms.Compose:
+    """Make random resized crop, colour jitter and flip of a PIL image."""
     return transforms.Compose(
         [
             transforms.RandomResizedCrop(IMAGE_SIZE),
@@ -258,13 +264,13 @@ def train_transform() -> transforms.Compose:
     )
 
 
-def validation_transform() -> transforms.Compose:
-    """Resize and centre crop of a PIL image."""
+def make_validation_transform() -> transforms.Compose:
+    """Make resize and centre crop of a PIL image."""
     return transforms.Compose([opencv_resize, transforms.CenterCrop(IMAGE_SIZE), to_bgr])
 
 
 class Files(Dataset[tuple[Tensor, int]]):
-    """Image files with labels; each is decoded by PIL whenever it is asked for."""
+    """Image files with labels, decoded by PIL at each access."""
 
     def __init__(self, paths: Sequence[Path], labels: Sequence[int], transform: transforms.Compose) -> None:
         self.paths, self.labels, self.transform = paths, labels, transform
@@ -278,18 +284,18 @@ class Files(Dataset[tuple[Tensor, int]]):
         return self.transform(image), self.labels[index]
 
 
-def batches(
+def load_batches(
     paths: Sequence[Path], labels: Sequence[int], *, train: bool, batch: int, workers: int = 0
 ) -> Iterator[Batch]:
-    """Endless batches of decoded images, in a random order and with replacement (files may be fewer than a batch).
+    """Yield endless batches of decoded images, in random order and with replacement, since files may be few.
 
     Args:
         paths, labels: of JPEG files.
-        train: with the training transform, else the validation one.
+        train: use the training transform, else the validation one.
         batch: images per batch.
-        workers: loader processes; 0 decodes here, in turns with the model.
+        workers: loader processes; 0 decodes in this process, in turns with the model.
     """
-    files = Files(paths, labels, train_transform() if train else validation_transform())
+    files = Files(paths, labels, make_train_transform() if train else make_validation_transform())
     endless = RandomSampler(files, replacement=True, num_samples=10**9)
     loader: DataLoader[Any] = DataLoader(files, batch, sampler=endless, num_workers=workers)
     return ((images, targets) for images, targets in loader)
@@ -299,11 +305,11 @@ def batches(
 
 
 @torch.no_grad()
-def calibration_pass(model: nn.Module, path: Arch, loaded: Iterable[Batch], number: int = CALIBRATION_BATCHES) -> None:
-    """Resets every BatchNorm of the supernet, then averages with momentum 0.1 over `number` training batches.
+def calibrate(model: nn.Module, path: Arch, loaded: Iterable[Batch], number: int = CALIBRATION_BATCHES) -> None:
+    """Reset every BatchNorm of the supernet, then average with momentum 0.1 over `number` training batches.
 
-    The whole model is in train mode, dropout included, as published. 200 batches of 128 are the whole procedure;
-    its time grows with their number, so a few can be timed.
+    The whole model is in training mode, dropout included, as in the official code. The whole procedure has 200 batches
+    of 128; its time is proportional to their number, so that timing a few is enough.
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -315,26 +321,24 @@ def calibration_pass(model: nn.Module, path: Arch, loaded: Iterable[Batch], numb
 
 
 @torch.no_grad()
-def scoring_pass(
-    model: nn.Module, path: Arch, loaded: Iterable[Batch], number: int = SCORING_BATCHES
-) -> tuple[float, float]:
-    """Top-1 and top-5 accuracy in percent over `number` validation batches; 40 of 200 are the whole procedure."""
+def score(model: nn.Module, path: Arch, loaded: Iterable[Batch], number: int = SCORING_BATCHES) -> tuple[float, float]:
+    """Return top-1 and top-5 in percent over `number` validation batches; the whole procedure has 40 of 200 images."""
     model.eval()
     images_seen, top1_sum, top5_sum = 0, 0.0, 0.0
     for images, labels in itertools.islice(loaded, number):
-        top1, top5 = accuracy(model(images, path), labels)
+        top1, top5 = measure_accuracy(model(images, path), labels)
         images_seen += len(labels)
         top1_sum += top1.item() * len(labels)
         top5_sum += top5.item() * len(labels)
     return top1_sum / images_seen, top5_sum / images_seen
 
 
-def seconds_per_candidate(seconds_per_calibration_batch: float, seconds_per_scoring_batch: float) -> float:
-    """Extrapolates the whole procedure, 200 batches of 128 and 40 of 200, from the time of one batch of each."""
+def extrapolate_seconds(seconds_per_calibration_batch: float, seconds_per_scoring_batch: float) -> float:
+    """Extrapolate the whole procedure, 200 batches of 128 and 40 of 200 images, from the seconds of one batch each."""
     return CALIBRATION_BATCHES * seconds_per_calibration_batch + SCORING_BATCHES * seconds_per_scoring_batch
 
 
-def load(model: Supernet, state: Mapping[str, Tensor]) -> Supernet:
-    """The model with these tensors, each in contiguous memory."""
+def load_weights(model: Supernet, state: Mapping[str, Tensor]) -> Supernet:
+    """Load tensors into a model, each in contiguous memory, and return the model."""
     model.load_state_dict({name: tensor.contiguous() for name, tensor in state.items()}, strict=True)
     return model

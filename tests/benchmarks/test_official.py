@@ -1,4 +1,4 @@
-"""The baseline of `make bench` is the published procedure: the same numbers, only in the published way."""
+"""The baseline of `make bench` is the official procedure: it computes the same numbers as `spos`."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from torch import Tensor, nn
 from spos_cli.models.counting import count
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
-from spos_cli.official.golden import WINNER, fill
+from spos_cli.official.golden import WINNER, fill_weights
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import CostBinSampler
 from spos_cli.space.search_space import PUBLISHED
-from tests.benchmarks import photographs, published
-from tests.benchmarks.calibration import nodes_of
+from tests.benchmarks import official, photographs
+from tests.benchmarks.calibration import list_nodes
 
 PATHS = [WINNER, Architecture((0, 1, 2, 3) * 5), Architecture((3,) * 20)]
 
 
 @pytest.fixture(scope="module")
-def models() -> tuple[published.Supernet, Supernet]:
-    """Both supernets with the same weights and statistics, without dropout; in float64, so that only facts differ."""
+def models() -> tuple[official.Supernet, Supernet]:
+    """Both supernets with the same weights and statistics, without dropout, in float64."""
     ours = Supernet(PUBLISHED, dropout=0.0)
-    fill(ours)
-    theirs = published.load(published.Supernet(), ours.state_dict())
+    fill_weights(ours)
+    theirs = official.load_weights(official.Supernet(), ours.state_dict())
     theirs.dropout.p = 0.0
     return theirs.double(), ours.double()
 
 
-def pictures(number: int, seed: int = 0) -> Tensor:
-    """`(number, 3, 224, 224)` of whole numbers 0-255."""
+def make_pictures(number: int, seed: int = 0) -> Tensor:
+    """Make random images `(number, 3, 224, 224)` float of whole numbers from 0 to 255."""
     return torch.randint(0, 256, (number, 3, 224, 224), generator=torch.Generator().manual_seed(seed)).float()
 
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("arch", PATHS, ids=str)
-def test_logits(models: tuple[published.Supernet, Supernet], arch: Architecture, training: bool) -> None:
+def test_logits(models: tuple[official.Supernet, Supernet], arch: Architecture, training: bool) -> None:
     theirs, ours = (model.train(training) for model in models)
-    images = pictures(2).double()
+    images = make_pictures(2).double()
     before = [{name: tensor.clone() for name, tensor in model.state_dict().items()} for model in models]
     with torch.no_grad():
         expected = ours(images.contiguous(memory_format=torch.channels_last), arch)
@@ -56,43 +56,43 @@ def test_logits(models: tuple[published.Supernet, Supernet], arch: Architecture,
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_shuffle(memory: torch.memory_format) -> None:
     features = torch.arange(2 * 6 * 4.0).reshape(2, 6, 2, 2).contiguous(memory_format=memory)
-    even, odd = published.shuffle(features)
+    even, odd = official.shuffle(features)
     assert torch.equal(even, features[:, ::2])
     assert torch.equal(odd, features[:, 1::2])
 
 
-def test_a_step_leaves_other_paths_alone() -> None:
-    model = published.Supernet()
-    optimizer = published.optimizer_of(model)
+def test_a_step_does_not_change_other_paths() -> None:
+    model = official.Supernet()
+    optimizer = official.make_optimizer(model)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    loss, top1, top5 = published.train_step(model, optimizer, pictures(2), torch.tensor([1, 2]), WINNER)
+    loss, top1, top5 = official.train_step(model, optimizer, make_pictures(2), torch.tensor([1, 2]), WINNER)
     assert loss > 0
     assert 0 <= top1 <= top5 <= 100
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
-    on_the_path = {
+    on_path = {
         name
         for name in before
         if not name.startswith("features.") or int(name.split(".")[2]) == WINNER[int(name.split(".")[1])]
     }
-    assert changed == on_the_path
+    assert changed == on_path
 
 
 def test_momentum_batchnorm() -> None:
-    """The statistics of a candidate are those of ours with `calibration_momentum: 0.1`."""
+    """A candidate's statistics equal those of `spos` with `calibration_momentum: 0.1`."""
     ours = Supernet(PUBLISHED)
     initialize(ours, 0)
-    theirs = published.load(published.Supernet(), ours.state_dict())
-    data = [pictures(4, seed) for seed in range(3)]
-    published.calibration_pass(theirs, WINNER, [(images, torch.zeros(4)) for images in [*data, pictures(4, 9)]], 3)
+    theirs = official.load_weights(official.Supernet(), ours.state_dict())
+    data = [make_pictures(4, seed) for seed in range(3)]
+    official.calibrate(theirs, WINNER, [(images, torch.zeros(4)) for images in [*data, make_pictures(4, 9)]], 3)
     with torch.no_grad():
         tree = Tree(ours, [WINNER], torch.float32)
         for images in data:
             tree.calibrate(images, 0.1)
-        for node in nodes_of(tree.root):
-            for found in node.calibrations:
-                for part, mean, variance in zip(found.parts, found.means, found.variances, strict=True):
-                    place = slice(None) if part.unit.outputs is None else part.unit.outputs
-                    part.unit.norm.running_mean[place], part.unit.norm.running_var[place] = mean, variance
+        for node in list_nodes(tree.root):
+            for branch in node.calibrations:
+                for part, mean, variance in zip(branch.parts, branch.means, branch.variances, strict=True):
+                    channels = slice(None) if part.unit.outputs is None else part.unit.outputs
+                    part.unit.norm.running_mean[channels], part.unit.norm.running_var[channels] = mean, variance
     ours_state, theirs_state = ours.state_dict(), theirs.state_dict()
     statistics = [name for name in ours_state if name.endswith(("running_mean", "running_var"))]
     assert statistics
@@ -104,18 +104,18 @@ def test_accuracy() -> None:
     class Fixed(nn.Module):
         """Logits that prefer class 0, then 1, and so on."""
 
-        def forward(self, images: Tensor, path: published.Arch) -> Tensor:
+        def forward(self, images: Tensor, path: official.Arch) -> Tensor:
             return -torch.arange(1000.0).repeat(len(images), 1)
 
     loaded = [(torch.zeros(4, 1), torch.tensor([0, 0, 4, 5])), (torch.zeros(1, 1), torch.tensor([0]))]
-    assert published.scoring_pass(Fixed(), WINNER, loaded, 2) == pytest.approx((60, 80))
+    assert official.score(Fixed(), WINNER, loaded, 2) == pytest.approx((60, 80))
 
 
 def test_costs_and_bins() -> None:
-    """The published rejection has our costs, and draws from the same bins in the same shares."""
+    """The official sampler has the same costs, and draws from the same bins with the same probabilities."""
     table = count(PUBLISHED).flops
-    sampler = published.RejectionSampler(table.rows, table.fixed, seed=0)
-    assert sampler.cost(WINNER) == table.of(WINNER) == 322_918_720
+    sampler = official.RejectionSampler(table.rows, table.fixed, seed=0)
+    assert sampler.count(WINNER) == table.of(WINNER) == 322_918_720
     exact = CostBinSampler(table, 290_000_000, 360_000_000, 10_000_000, seed=0)
     theirs, ours = (
         [draw() for _ in range(700)] for draw in (sampler.draw, map(exact.draw, itertools.count()).__next__)
@@ -133,7 +133,7 @@ def test_costs_and_bins() -> None:
 def test_input(tmp_path: Path) -> None:
     paths, labels = photographs.write(tmp_path, 4)
     for train in (False, True):
-        images, targets = next(published.batches(paths, labels, train=train, batch=6))
+        images, targets = next(official.load_batches(paths, labels, train=train, batch=6))
         assert images.shape == (6, 3, 224, 224)
         assert images.dtype == torch.float32
         assert images.min() >= 0
