@@ -179,7 +179,7 @@ class Options:
         """The command, as the stages take it."""
         from spos_cli.run.command import Run
 
-        return Run(settings, self.flags, self.as_json, self.fresh, self.tensorboard)
+        return Run(settings, self.fresh, self.tensorboard, flags=self.flags, as_json=self.as_json)
 
 
 def require_one_name(folder: Path | None, run_dir: str | None) -> None:
@@ -635,13 +635,13 @@ def audit(
     """
     require_one_name(folder, run_dir)
     if folder is not None:
-        from spos_cli.run.command import root_from_here
+        from spos_cli.run.recorded_config import make_root_override
 
         kept = folder / "search" / "config.yaml"
         if config is None and not kept.is_file():
             raise ConfigError(f"there is no search in {folder}: {kept} is missing")
         if config is None:
-            overrides = [*root_from_here(kept, folder), *(overrides or [])]
+            overrides = [*make_root_override(kept, folder), *(overrides or [])]
         run_dir, config = str(folder), config or str(kept)
     options = Options(
         config, overrides, run_dir, devices, None, print_config, fresh, as_json, max_restarts=max_restarts
@@ -676,7 +676,7 @@ def status(
 
     Example: spos status runs/demo
     """
-    from spos_cli.run.command import Command
+    from spos_cli.run.command import Run
     from spos_cli.stages import status as stage
 
     require_one_name(folder, run_dir)
@@ -687,7 +687,7 @@ def status(
             config, run_dir, here = stage.find(folder)
             overrides = [*here, *(overrides or [])]
     options = Options(config, overrides, run_dir, None, None, print_config)
-    stage.run(Command(options.load(), options.flags, as_json))
+    stage.run(Run(options.load(), flags=options.flags, as_json=as_json))
 
 
 @app.command()

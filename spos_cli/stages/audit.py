@@ -28,8 +28,11 @@ from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import Costs, count
 from spos_cli.run.command import Run
+from spos_cli.run.image_comparison import compare_with_supernet, make_image_record, require_same_images
 from spos_cli.run.images import Images
-from spos_cli.run.inputs import make_evaluator, make_evolution, read_settings, read_supernet, require_batch
+from spos_cli.run.inputs import make_evaluator, make_evolution, read_settings, read_supernet
+from spos_cli.run.stand_alone import train_stand_alone
+from spos_cli.run.training import require_batch
 from spos_cli.search import results, statistics
 from spos_cli.search.evolution import Candidate
 from spos_cli.search.journal import Bitmaps, Entry, Journal, ranking
@@ -38,7 +41,6 @@ from spos_cli.search.scoring import Scoring
 from spos_cli.search.ties import RISK
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable, format_cost
-from spos_cli.stages import retrain
 from spos_cli.stages.search import remember_pixels, remembered_images, require_same_search
 
 TRIES = 1000  # of an architecture in a part of the range of FLOPs, under all limits
@@ -79,16 +81,16 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     found = Found(run, costs)
     images = Images(config, processes)
     images.check()
-    images.compare_with(file.trained_on, path, scoring=config.search.split == "holdout")
+    compare_with_supernet(images, file.trained_on, path, scoring=config.search.split == "holdout")
     remembered_images(run, images)
     with (
-        replace(run, fresh=False).working_in(run.folder.search.path, processes),
-        run.working_in(run.folder.audit.path, processes),
+        replace(run, fresh=False).working_in(run.folder.search, processes),
+        run.working_in(run.folder.audit, processes),
     ):
         evaluator = make_evaluator(run, supernet, images, processes)
         remember_pixels(run, images, processes)
         remember(run, digest, images, processes)
-        run.record_config(run.folder.audit.path, processes)
+        run.record_config(run.folder.audit, processes)
         journal = Journal(run.folder.audit.journal)
         if processes.is_main:
             journal.cut_incomplete_line()
@@ -173,10 +175,12 @@ def remember(run: Run, digest: str, images: Images, processes: Processes) -> Non
         theirs, what = theirs if isinstance(theirs, dict) else {}, f"{run.folder.audit.path} holds an audit"
         require_same(ours, theirs, what)
         # Accuracies of networks are compared with each other, once there are any.
-        images.require_same(theirs.get("alone_on"), what, val=any(run.folder.audit.stand_alone.glob("*/model.pt")))
+        require_same_images(
+            images, theirs.get("alone_on"), what, val=any(run.folder.audit.stand_alone.glob("*/model.pt"))
+        )
     searched = read_settings(run)
     ours |= {name: searched.get(name) for name in ("images", "pixels")}
-    ours["alone_on"] = images.remembered(val=True)
+    ours["alone_on"] = make_image_record(images, val=True)
     processes.barrier()
     if processes.is_main:
         write_atomically(path, (json.dumps(ours, indent=1) + "\n").encode())
@@ -296,7 +300,7 @@ def train_alone(run: Run, processes: Processes, images: Images, arch: Architectu
     model = model_of(run, arch)
     if not model.exists():
         silent = replace(run, config=short(run.config), as_json=True)
-        retrain.train(silent, processes, arch, images, model.parent)
+        train_stand_alone(silent, processes, arch, images, run.folder.stand_alone(arch.id))
     processes.barrier()
     return float(checkpoint.load(model)["metrics"]["top1"])
 

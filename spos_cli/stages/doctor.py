@@ -43,9 +43,10 @@ from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
 from spos_cli.official import golden
 from spos_cli.run.command import Run
-from spos_cli.run.images import Images, more_shared_memory
-from spos_cli.run.inputs import make_sampler, read_latency, require_batch, training_recipe
-from spos_cli.run.output import in_bytes, screen
+from spos_cli.run.images import Images, advise_shared_memory
+from spos_cli.run.inputs import read_latency
+from spos_cli.run.output import format_bytes, make_console
+from spos_cli.run.training import make_sampler, require_batch, training_recipe
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import CostBinSampler, Sampler, UniformSampler
 from spos_cli.space.search_space import PUBLISHED, SearchSpace
@@ -176,7 +177,7 @@ def show(run: Run, groups: Sequence[Findings]) -> None:
                 told.append(f"\n→ {finding.advice}", style)
             table.add_row(Text(finding.check), Text(finding.status, style), told)
         table.add_section()
-    screen().print(table)
+    make_console().print(table)
     statuses = Counter[str](finding.status for group in groups for finding in group)
     run.say(", ".join(f"{statuses[status]} {status}" for status in STYLES), "bold")
 
@@ -252,10 +253,12 @@ def shared_memory(setup: Setup) -> Finding:
     free = shared_memory_free()
     if not needed or free is None:
         return Finding(name, "ok", "not used: there are no loader workers" if not needed else "this system needs none")
-    seen = f"batches on their way from the loader workers take up to {in_bytes(needed)}; {in_bytes(free)} are free"
+    seen = (
+        f"batches on their way from the loader workers take up to {format_bytes(needed)}; {format_bytes(free)} are free"
+    )
     if needed <= free:
         return Finding(name, "ok", seen)
-    return Finding(name, "warn", seen + ": what finds no room goes through slower pipes", more_shared_memory(needed))
+    return Finding(name, "warn", seen + ": what finds no room goes through slower pipes", advise_shared_memory(needed))
 
 
 def mixed_precision(setup: Setup) -> Finding:
@@ -701,8 +704,8 @@ def memory(setup: Setup) -> Finding:
         return Finding("memory", "ok", "the images are in memory as they are")
     needed, free = setup.images.to_augment.bytes_for(np.arange(len(setup.images.train))), free_memory()
     if free is None:
-        return Finding("memory", "warn", f"{in_bytes(needed)} for images", "make sure that there is so much")
-    seen = f"{in_bytes(needed)} for images; {in_bytes(free)} are free"
+        return Finding("memory", "warn", f"{format_bytes(needed)} for images", "make sure that there is so much")
+    seen = f"{format_bytes(needed)} for images; {format_bytes(free)} are free"
     return Finding("memory", "ok", seen) if needed <= free else Finding("memory", "fail", seen, "use data.store=disk")
 
 
@@ -710,8 +713,8 @@ def room(setup: Setup, folder: Path, existing: Path) -> Finding:
     """How much a run leaves, and how much is free."""
     parts = disk_needs(setup)
     needed, free = sum(parts.values()), shutil.disk_usage(existing).free
-    listed = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
-    seen = f"{in_bytes(needed)} for {folder} ({listed}); {in_bytes(free)} are free"
+    listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items())
+    seen = f"{format_bytes(needed)} for {folder} ({listed}); {format_bytes(free)} are free"
     advice = "free some, choose another --run-dir, or lower keep_checkpoints and search.calibration_images"
     if free < needed:
         return Finding("disk", "fail", seen, advice)

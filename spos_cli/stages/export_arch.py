@@ -124,7 +124,7 @@ def run(run: Run, question: Question, source: Path | None, form: ArchFormat) -> 
         said.append("this search has scored no candidate yet: the scores are those of the search that it begins with")
     origin = {"supernet": supernet, "space": space.to_dict()}
     paths = [write(run, entry, origin, form) for entry in found]
-    run.record_settings()
+    run.record_config_unless_begun()
     rows = [
         (
             number,
@@ -250,10 +250,12 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
     if weights.kind == "supernet":
         weights.supernet(run.config)  # fails if it is of another space
         architecture = None
-        ours = run.folder.supernet.last
+        stage = run.folder.supernet
+        ours = stage.last
     else:
         architecture = weights.network(run.config).arch
-        ours = run.folder.retrain(architecture.id).model
+        stage = run.folder.retrain(architecture.id)
+        ours = stage.model
     if form == "published":
         name = "supernet" if architecture is None else architecture.id
         output = output or run.folder.root / "published" / f"{name}.pth.tar"
@@ -268,9 +270,9 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
     else:
         checkpoint.save(output, our_content(run, weights, architecture))
     if output == ours and form == "spos":  # there is no training that has left its settings
-        run.record_config(ours.parent, Processes(0, 1, torch.device("cpu")))
+        run.record_config(stage, Processes(0, 1, torch.device("cpu")))
     elif run.folder.root in output.parents:
-        run.record_settings()
+        run.record_config_unless_begun()
     run.show(
         "exported",
         ["what:", "value:"],

@@ -20,7 +20,7 @@ from spos_cli.models.counting import Costs, count
 from spos_cli.models.latency import OUTLIER, ROUNDS, WARM_UP
 from spos_cli.official import flops_table
 from spos_cli.run.command import Run
-from spos_cli.run.output import in_columns
+from spos_cli.run.output import arrange_by_choice
 from spos_cli.search import statistics
 from spos_cli.space.architecture import Architecture, format_width, read
 from spos_cli.space.cost import CostTable, format_cost, format_duration
@@ -59,7 +59,7 @@ def run(run: Run, archs: Sequence[str], limit: int | None, form: Literal["json",
     else:
         path = run.folder.flops_table
         write_atomically(path, (json.dumps(summary, indent=1) + "\n").encode())
-    run.record_settings()
+    run.record_config_unless_begun()
     show_space(run, space, costs, summary)
     run.say(f"written to {path}")
     run.next("supernet-train")
@@ -78,7 +78,7 @@ def compare(run: Run, path: Path) -> None:
     result = flops_table.compare(theirs, flops_table.of(space, count(space).flops))
     file = run.folder.flops_of_widths
     write_atomically(file, (json.dumps(result.others) + "\n").encode())
-    run.record_settings()
+    run.record_config_unless_begun()
     rows = [(d["op"], d["key"], _number(d["theirs"]), _number(d["measured"])) for d in result.differences]
     if rows:
         run.show("differences", ["op:", "in, out, middle channels, height, width, stride:", "theirs", "measured"], rows)
@@ -118,7 +118,7 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
     }
     path = run.folder.latency_table
     write_atomically(path, (json.dumps(summary) + "\n").encode())
-    run.record_settings()
+    run.record_config_unless_begun()
     cells = [[span(costs, format_duration) for costs in layer] for layer in by_choice(found.table)]
     show_table(run, "latency of each choice", space, cells)
     outliers = sum(spread > OUTLIER for row in found.spread for spread in row)
@@ -177,7 +177,9 @@ def summarize(space: SearchSpace, costs: Costs, limit: int | None) -> dict[str, 
 
 def show_table(run: Run, title: str, space: SearchSpace, cells: Sequence[Sequence[str]]) -> None:
     """What each choice of each layer costs, under the names of the choices; the number in front is its index."""
-    titles, rows = in_columns(space, [[f"{index}: {text}" for index, text in enumerate(texts)] for texts in cells])
+    titles, rows = arrange_by_choice(
+        space, [[f"{index}: {text}" for index, text in enumerate(texts)] for texts in cells]
+    )
     sizes = [f"{a.in_channels}→{a.out_channels}, {a.in_size}→{a.out_size} px" for a in space.layers]
     table = [[index, size, *row] for index, (size, row) in enumerate(zip(sizes, rows, strict=True))]
     run.show(title, ["layer", "size:", *titles], table)

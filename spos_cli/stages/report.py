@@ -23,8 +23,9 @@ from spos_cli.files.reading import read_json, read_yaml
 from spos_cli.files.writing import write_atomically
 from spos_cli.report.findings import Audit, Effort, Findings, Number, Retrained, Search, Training
 from spos_cli.report.page import MISSING, page, plotly_js
-from spos_cli.run.command import Command, settings_of
-from spos_cli.run.output import screen
+from spos_cli.run.command import Run
+from spos_cli.run.output import make_console
+from spos_cli.run.recorded_config import read_recorded_config
 from spos_cli.search import ties
 from spos_cli.search.journal import Entry, Journal, ranking
 from spos_cli.search.results import new, own, rows
@@ -46,7 +47,7 @@ def run(folder: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"file": str(path)}))
     else:
-        screen().print(Text(f"report: {path}"), soft_wrap=True)
+        make_console().print(Text(f"report: {path}"), soft_wrap=True)
 
 
 def write(folder: Path) -> Path:
@@ -65,7 +66,7 @@ class LiveReport:
     What goes wrong with it is said in a line, and costs no more than the report.
     """
 
-    def __init__(self, run: Command) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
         self._end, self._took = -math.inf, 0.0  # of the last report
         self._error: Exception | None = None
@@ -120,9 +121,9 @@ def read(folder: Path) -> Findings:
     """
     if not folder.is_dir():
         raise RunError(f"there is no run folder {folder}")
-    settings = settings_of(folder)
+    settings = read_recorded_config(folder)
     result = read_yaml(folder / "search" / "result.yaml")
-    space = _space(result, settings_of(folder / "search") or settings)
+    space = _space(result, read_recorded_config(folder / "search") or settings)
     search = read_search(folder, space, result) if space is not None else None
     supernet = folder / "supernet" / "metrics.jsonl"
     alone = sorted(folder.glob("retrain/*/metrics.jsonl"))
@@ -164,7 +165,7 @@ def read_search(folder: Path, space: SearchSpace, result: dict[str, Any]) -> Sea
     entries = Journal(folder / "search" / "journal.jsonl").read_of(space)
     if not own(entries):
         return None
-    settings = settings_of(folder / "search")
+    settings = read_recorded_config(folder / "search")
     planned = settings.search.population * (settings.search.generations + 1) if settings is not None else None
     limits = _limits(result, settings)
     winner = ranking(own(entries))[0]

@@ -28,16 +28,23 @@ from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.supernet import Supernet
 from spos_cli.official import search_checkpoint
-from spos_cli.run.command import EXPORT, Run
+from spos_cli.run.command import Run
+from spos_cli.run.image_comparison import (
+    compare_with_supernet,
+    describe_changes,
+    make_image_record,
+    require_same_classes,
+)
 from spos_cli.run.images import Images
 from spos_cli.run.inputs import (
-    guessing,
     limits_of,
     make_evaluator,
     make_evolution,
     read_settings,
     read_supernet,
 )
+from spos_cli.run.output import EXPORT_COMMANDS
+from spos_cli.run.training import read_guessing
 from spos_cli.run.weights_file import Weights
 from spos_cli.search import results, statistics, ties
 from spos_cli.search.evolution import Evolution
@@ -83,7 +90,7 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     evolution = make_evolution(run, costs)
     evolution.require_candidates()
     if processes.is_main:
-        if found := guessing(path.parent, config.space.classes, file.step):
+        if found := read_guessing(path.parent, config.space.classes, file.step):
             warn(f"the supernet has {found.verdict}, so scores are hardly more than chance: {found}; train it anew")
         for table, limit in [(evolution.table, evolution.limit), *evolution.others]:
             if limit is not None and (idle := table.idle(limit)):
@@ -91,8 +98,8 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     begin_with = read_candidates(earlier, supernet.space, costs) if earlier else []
     images = Images(config, processes)
     images.check()
-    images.compare_with(file.trained_on, path, scoring=config.search.split == "holdout")
-    with run.working_in(run.folder.search.path, processes):
+    compare_with_supernet(images, file.trained_on, path, scoring=config.search.split == "holdout")
+    with run.working_in(run.folder.search, processes):
         search(run, processes, file, supernet_digest, supernet, evolution, costs, images, earlier, begin_with)
 
 
@@ -115,7 +122,7 @@ def search(
         begin_with: all of its scored candidates, in their order.
     """
     settings = remember_settings(run, supernet_digest, images, processes)
-    run.record_config(run.folder.search.path, processes)
+    run.record_config(run.folder.search, processes)
     if processes.is_main:
         inputs = {"weights": str(file.path.resolve()), "from": None if earlier is None else str(earlier.resolve())}
         write_atomically(run.folder.search.inputs, (json.dumps(inputs) + "\n").encode())
@@ -318,9 +325,9 @@ def remembered_images(run: Run, images: Images) -> dict[str, Any]:
     Raises:
         RunError: there is a journal already, of images of other classes.
     """
-    remembered = images.remembered(val=run.config.search.split == "val")
+    remembered = make_image_record(images, val=run.config.search.split == "val")
     if (run.folder.search.journal).exists():
-        images.require_same_classes(read_settings(run).get("images"), f"{run.folder.search.path} holds a search")
+        require_same_classes(images, read_settings(run).get("images"), f"{run.folder.search.path} holds a search")
     return remembered
 
 
@@ -344,8 +351,9 @@ def remember_pixels(run: Run, images: Images, processes: Processes) -> None:
             text = json.dumps({**settings, "pixels": found}, indent=1) + "\n"
             write_atomically(run.folder.search.settings, text.encode())
     elif settings.get("pixels") != found:
+        changes = describe_changes(images, settings["images"])
         raise RunError(
-            f"{run.folder.search.path} holds a search that has scored on other images{images.said_to_differ(settings)};"
+            f"{run.folder.search.path} holds a search that has scored on other images{changes};"
             " restore those, use another --run-dir, or --fresh to start over"
         )
     processes.barrier()
@@ -459,4 +467,4 @@ def show(run: Run, scoring: Scoring, tie: ties.Ties) -> None:
     if tie.count:
         run.say(f"tied: {tie.count:,} candidates, the best among them, that a paired test does not tell from it")
     run.result([with_error(entry, tie) for entry in best])
-    run.next(EXPORT[run.config.search.objective])
+    run.next(EXPORT_COMMANDS[run.config.search.objective])

@@ -20,7 +20,9 @@ from spos_cli.errors import RunError, SposError
 from spos_cli.files import lock
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.reading import read_json, read_yaml
-from spos_cli.run.command import EXPORT, Command, root_from_here, settings_of
+from spos_cli.run.command import Run
+from spos_cli.run.output import EXPORT_COMMANDS
+from spos_cli.run.recorded_config import make_root_override, read_recorded_config
 from spos_cli.search import results
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.space.architecture import Architecture
@@ -80,7 +82,7 @@ class Stage:
         return {**fields, "folder": str(self.folder)}
 
 
-def run(run: Command) -> None:
+def run(run: Run) -> None:
     """Shows each stage of the run folder, and the next command.
 
     Files of a stage that runs are read as they are at the moment; what is torn is left out.
@@ -110,7 +112,7 @@ def run(run: Command) -> None:
 # What there is.
 
 
-def stages_of(run: Command) -> Iterator[Stage]:
+def stages_of(run: Run) -> Iterator[Stage]:
     """All stages in their order; those that are optional only where there is something of them."""
     yield from table(run, "flops_table.json", "flops table", summary_of_flops)
     yield from table(run, "latency_table.json", "latency table", summary_of_latency)
@@ -129,7 +131,7 @@ def stages_of(run: Command) -> Iterator[Stage]:
         yield audit(run)
 
 
-def table(run: Command, name: str, stage: str, summary: Callable[[Numbers], Numbers]) -> Iterator[Stage]:
+def table(run: Run, name: str, stage: str, summary: Callable[[Numbers], Numbers]) -> Iterator[Stage]:
     """A table of costs, if it was made."""
     path = run.folder.root / name
     if path.is_file():
@@ -154,9 +156,9 @@ def summary_of_latency(content: Numbers) -> Numbers:
     return {"device": str(content["conditions"]["device"]), "spearman": content["spearman"]}
 
 
-def training(run: Command, name: str, folder: Path, section: Literal["supernet", "retrain"]) -> Stage:
+def training(run: Run, name: str, folder: Path, section: Literal["supernet", "retrain"]) -> Stage:
     """A training, by its checkpoints' names, its metrics and its model."""
-    recorded = settings_of(folder) or run.config
+    recorded = read_recorded_config(folder) or run.config
     settings, space = getattr(recorded, section), recorded.space
     lines = history.read(folder / "metrics.jsonl")
     numbers, guessing = history.History(lines), history.find_guessing(lines, space.classes)
@@ -203,10 +205,10 @@ def training(run: Command, name: str, folder: Path, section: Literal["supernet",
     )
 
 
-def search(run: Command) -> Stage:
+def search(run: Run) -> Stage:
     """The search, by its journal and its result."""
     folder, name = run.folder.search.path, "search"
-    settings = (settings_of(folder) or run.config).search
+    settings = (read_recorded_config(folder) or run.config).search
     entries, broken = read_journal(folder / "journal.jsonl")
     own, new = results.own(entries), results.new(entries)
     total = settings.population * (settings.generations + 1)
@@ -252,7 +254,7 @@ def _same(one: str, other: str) -> bool:
     return one.partition(",")[0] == other.partition(",")[0]
 
 
-def exported(run: Command) -> Stage:
+def exported(run: Run) -> Stage:
     """The architectures that were written; the best of them by its one-shot score."""
     found = {path.parent.name: read_yaml(path) for path in sorted(run.folder.archs.glob("*/arch.yaml"))}
     if not found:
@@ -274,10 +276,10 @@ def exported(run: Command) -> Stage:
     )
 
 
-def audit(run: Command) -> Stage:
+def audit(run: Run) -> Stage:
     """The audit, by its result and by what it has trained alone."""
     folder, alone = run.folder.audit.path, [path for path in run.folder.audit.stand_alone.glob("*") if path.is_dir()]
-    settings = (settings_of(folder) or run.config).audit
+    settings = (read_recorded_config(folder) or run.config).audit
     process = lock.holder(run.folder.lock_of(folder))
     result = read_json(folder / "result.json")
     state: State = "running" if process else "complete" if result else "stopped"
@@ -345,7 +347,7 @@ def where_it_stands(stages: list[Stage]) -> Stage:
     return current
 
 
-def next_command(run: Command, current: Stage) -> str:
+def next_command(run: Run, current: Stage) -> str:
     """What to type when the current stage has ended, or to go on with it."""
     kind, _, ident = current.name.partition(" ")
     flags = options(run, current.folder)
@@ -361,14 +363,14 @@ def next_command(run: Command, current: Stage) -> str:
     exported = quote_path(current.folder / str(current.best.get("id")) / "arch.yaml")
     following = {
         "supernet": "search",
-        "search": EXPORT[(settings_of(current.folder) or run.config).search.objective],
+        "search": EXPORT_COMMANDS[(read_recorded_config(current.folder) or run.config).search.objective],
         "export-arch": f"retrain {exported}",
         "retrain": f"evaluate --weights {quote_path(current.folder / 'model.pt')}",
     }
     return f"{following[kind]} {flags}".rstrip()
 
 
-def inputs(run: Command) -> tuple[str, str]:
+def inputs(run: Run) -> tuple[str, str]:
     """The options that name the supernet and the candidates which a search was begun with; empty if none is needed."""
     begun, own = read_json(run.folder.search.inputs), run.folder.supernet.last
     named, candidates = begun.get("weights"), begun.get("from")
@@ -379,7 +381,7 @@ def inputs(run: Command) -> tuple[str, str]:
     return weights, f"--from {quote_path(Path(candidates))} " if isinstance(candidates, str) else ""
 
 
-def architecture(run: Command, ident: str) -> str:
+def architecture(run: Run, ident: str) -> str:
     """An exported architecture's file, or what the journal says that it is; `ARCH` if neither knows it."""
     path = run.folder.arch(ident)
     if path.is_file():
@@ -388,10 +390,10 @@ def architecture(run: Command, ident: str) -> str:
     return next((str(arch) for arch in known if arch.id == ident), "ARCH")
 
 
-def options(run: Command, stage: Path) -> str:
+def options(run: Run, stage: Path) -> str:
     """The options that lead to the settings of a stage, or else of the run: this command's own ones, if those do."""
     for recorded in (stage / "config.yaml", run.folder.config):
-        settings = settings_of(recorded.parent)
+        settings = read_recorded_config(recorded.parent)
         if settings is not None:
             same_audit = settings.audit == run.config.audit or stage != run.folder.audit.path
             same = settings.portable() == run.config.portable() and settings.devices == run.config.devices
@@ -404,7 +406,7 @@ def flags_of(recorded: Path, settings: Config, folder: Path) -> str:
     flags = [f"--config {shlex.quote(str(recorded))}"]
     if settings.folder.resolve() != folder.resolve():
         flags.append(f"--run-dir {shlex.quote(str(folder))}")
-    return " ".join([*flags, *(f"--set {shlex.quote(override)}" for override in root_from_here(recorded, folder))])
+    return " ".join([*flags, *(f"--set {shlex.quote(override)}" for override in make_root_override(recorded, folder))])
 
 
 def find(folder: Path) -> tuple[str | None, str | None, list[str]]:
@@ -422,7 +424,7 @@ def find(folder: Path) -> tuple[str | None, str | None, list[str]]:
         same = loading.load(recorded).folder.resolve() == folder.resolve()
     except SposError as error:
         raise RunError(f"{error}; name the settings of this run with --config") from None
-    return str(recorded), None if same else str(folder), root_from_here(recorded, folder)
+    return str(recorded), None if same else str(folder), make_root_override(recorded, folder)
 
 
 # How it is said.

@@ -628,7 +628,7 @@ def test_how_times_and_sizes_are_written() -> None:
         "2 hours",
         "12 days",
     ]
-    assert [doctor.in_bytes(size) for size in (12_345, 35_000_000, 1_234_000_000)] == ["0.0 MB", "35 MB", "1.2 GB"]
+    assert [doctor.format_bytes(size) for size in (12_345, 35_000_000, 1_234_000_000)] == ["0.0 MB", "35 MB", "1.2 GB"]
     assert [doctor.percent(share) for share in (0, 0.0012, 0.5349, 0.9999, 1)] == [
         "0%",
         "0.12%",

@@ -190,7 +190,7 @@ def test_fresh_is_once_a_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 monkeypatch.setenv(name, value)
         run.folder.supernet.path.mkdir(parents=True, exist_ok=True)
         (run.folder.supernet.last).write_text("weights")
-        with run.working_in(run.folder.supernet.path, alone):
+        with run.working_in(run.folder.supernet, alone):
             return not (run.folder.supernet.last).exists()
 
     assert [begin(None, None), begin(None, None)] == [True, True]

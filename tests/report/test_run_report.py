@@ -20,7 +20,7 @@ from spos_cli.config.schema import Config
 from spos_cli.engine import checkpoint, timing
 from spos_cli.engine.distributed import Processes
 from spos_cli.errors import RunError, SposError
-from spos_cli.run.command import Command
+from spos_cli.run.command import Run
 from spos_cli.search import ties
 from spos_cli.search.journal import Bitmaps, Journal, ranking
 from spos_cli.search.statistics import mcnemar
@@ -297,7 +297,7 @@ def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[report.LiveRe
 
     monkeypatch.setattr(report, "time", watch)
     monkeypatch.setattr(report, "write", write)
-    return report.LiveReport(Command(settings)), watch, written
+    return report.LiveReport(Run(settings)), watch, written
 
 
 def test_a_search_spends_little_time_on_its_report(

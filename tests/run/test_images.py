@@ -81,7 +81,7 @@ def test_disk_and_ram_hold_the_same_images(root: Path, monkeypatch: pytest.Monke
     assert all(equal(batches(images), expected) for images in (disk, again))
     path = root / "run" / "store" / "train.u8"
     assert written == [path], "the second command used it again"
-    assert isinstance(again.stored, StoredSet)
+    assert isinstance(again.cached, StoredSet)
     assert path.stat().st_size == 20 * 18 * 22 * 3  # short side 16 * 256 / 224, of images of 50 x 40
     content = bytearray(path.read_bytes())
     content[77] ^= 4
@@ -93,10 +93,10 @@ def test_disk_and_ram_hold_the_same_images(root: Path, monkeypatch: pytest.Monke
 
 
 def test_without_a_store_and_with_images_in_memory_nothing_is_stored(root: Path) -> None:
-    assert not isinstance(Images(settings(root), ALONE).stored, ResizedSet)
+    assert not isinstance(Images(settings(root), ALONE).cached, ResizedSet)
     space = ("space.classes=10", "data.source=digits", "space.image_size=8")
     images = Images(settings(root, "data.store=disk", *space), ALONE)
-    assert images.stored is images.train
+    assert images.cached is images.train
     assert not (root / "run").exists()
 
 
@@ -105,7 +105,7 @@ def test_several_processes_do_not_hold_the_images_several_times(root: Path) -> N
     images.check()
     images.processes = Processes(0, 2, torch.device("cpu"))
     with pytest.raises(ConfigError, match=r"2 processes would hold the images once each; use data\.store: disk"):
-        _ = images.stored
+        _ = images.cached
 
 
 def test_ram_and_disk_are_one_recipe() -> None:
@@ -140,9 +140,9 @@ def test_a_store_in_the_making_is_left_alone(root: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(RunError, match="is in use by process"):
-            _ = Images(settings(root, "data.store=disk"), ALONE).stored
+            _ = Images(settings(root, "data.store=disk"), ALONE).cached
         other.communicate("\n")
-    _ = Images(settings(root, "data.store=disk"), ALONE).stored
+    _ = Images(settings(root, "data.store=disk"), ALONE).cached
 
 
 class Two(Processes):
