@@ -22,8 +22,8 @@ from spos_cli.run.command import Run
 from spos_cli.run.folder import TrainingFolder
 from spos_cli.run.image_comparison import make_image_record, require_resumable
 from spos_cli.run.images import Images
-from spos_cli.run.training import make_weights_seed, training_recipe, warn_of_guessing
-from spos_cli.run.weights_file import network_content
+from spos_cli.run.training import make_training_plan, make_weights_seed, warn_of_guessing
+from spos_cli.run.weights_file import make_network_content
 from spos_cli.space.architecture import Architecture
 
 
@@ -55,7 +55,9 @@ def train_stand_alone(
             "steps": trainer.step,
         }
         state = trainer.result.state_dict()
-        checkpoint.save(folder.model, network_content(run.config, architecture, state, images.val.classes, metrics))
+        checkpoint.save(
+            folder.model, make_network_content(run.config, architecture, state, images.val.classes, metrics)
+        )
         warn_of_guessing(folder, run.config, "retrain")
     return accuracy
 
@@ -76,7 +78,7 @@ def make_trainer(
             lambda: Network(space, architecture, training.affine, training.dropout),
             make_weights_seed(config, "network"),
         ),
-        training_recipe(training, training.ema_decay),
+        make_training_plan(training, training.ema_decay),
         processes,
         name="retrain",
         folder=folder.path,

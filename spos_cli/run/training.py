@@ -1,4 +1,4 @@
-"""What the settings of a training make: its recipe, its paths, its first weights."""
+"""What the settings of a training make: its plan, its sampler, its first weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def require_batch(space: SearchSpace, training: TrainingConfig, processes: int, 
     return images
 
 
-def training_recipe(training: TrainingConfig, ema_decay: float | None = None) -> Recipe:
+def make_training_plan(training: TrainingConfig, ema_decay: float | None = None) -> Recipe:
     """Return a training section of the config in the form that the engine takes."""
     return Recipe(
         schedule=Schedule(

@@ -46,7 +46,7 @@ from spos_cli.run.command import Run
 from spos_cli.run.images import Images, advise_shared_memory
 from spos_cli.run.inputs import read_latency
 from spos_cli.run.output import format_bytes, make_console
-from spos_cli.run.training import make_sampler, require_batch, training_recipe
+from spos_cli.run.training import make_sampler, make_training_plan, require_batch
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import CostBinSampler, Sampler, UniformSampler
 from spos_cli.space.search_space import PUBLISHED, SearchSpace
@@ -810,7 +810,7 @@ def step_rate(setup: Setup, size: int) -> float:
     """Images a second of one process in supernet steps: forward, backward, update."""
     config, device = setup.config, setup.device
     # One pass is measured, and not the compiler.
-    recipe = replace(training_recipe(config.supernet), batch_size=size, accumulate=1, compile="off")
+    recipe = replace(make_training_plan(config.supernet), batch_size=size, accumulate=1, compile="off")
     if recipe.amp == "fp16" and device.type == "cpu":
         recipe = replace(recipe, amp="off")  # another check says so
     sampler = speed_sampler(setup)

@@ -22,7 +22,7 @@ from spos_cli.official.flops_table import PICKLE_PROTOCOL
 from spos_cli.official.weights import to_published
 from spos_cli.run.command import Run
 from spos_cli.run.inputs import read_settings
-from spos_cli.run.weights_file import Weights, network_content, read_weights, supernet_content
+from spos_cli.run.weights_file import Weights, make_network_content, make_supernet_content, read_weights
 from spos_cli.search import ties
 from spos_cli.search.journal import Entry, Journal, pareto, ranking
 from spos_cli.search.results import exportable, is_own, rows
@@ -290,5 +290,5 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
 def our_content(run: Run, weights: Weights, architecture: Architecture | None) -> dict[str, Any]:
     """A published file's tensors with the settings of this run, which the file does not have."""
     if architecture is None:
-        return supernet_content(run.config, weights.state)
-    return network_content(run.config, architecture, weights.state, weights.classes, {})
+        return make_supernet_content(run.config, weights.state)
+    return make_network_content(run.config, architecture, weights.state, weights.classes, {})

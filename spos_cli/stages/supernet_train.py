@@ -16,7 +16,7 @@ from spos_cli.run.command import Run
 from spos_cli.run.image_comparison import make_image_record, require_same_images
 from spos_cli.run.images import Images
 from spos_cli.run.output import arrange_by_choice
-from spos_cli.run.training import make_sampler, make_weights_seed, require_batch, training_recipe, warn_of_guessing
+from spos_cli.run.training import make_sampler, make_training_plan, make_weights_seed, require_batch, warn_of_guessing
 from spos_cli.space.architecture import format_width
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import CostBinSampler, Sampler, Trained, count_trained
@@ -48,7 +48,7 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
     indices, held_out = images.splits
     trainer = Trainer(
         initialized(lambda: Supernet(space, training.affine, training.dropout), make_weights_seed(config, "supernet")),
-        training_recipe(training),
+        make_training_plan(training),
         processes,
         name="supernet",
         folder=folder.path,
