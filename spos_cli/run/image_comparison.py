@@ -43,7 +43,7 @@ def require_same_images(images: Images, record: Any, what: str, *, val: bool) ->
         )
 
 
-def require_same_classes(images: Images, record: Any, what: str) -> None:
+def require_recorded_classes(images: Images, record: Any, what: str) -> None:
     """Raise RunError if labels meant other classes when a file was made; arguments as for `require_same_images`."""
     before = Identity.read(record.get("training")) if isinstance(record, dict) else None
     if before is None:

@@ -33,7 +33,7 @@ from spos_cli.run.image_comparison import (
     compare_with_supernet,
     describe_changes,
     make_image_record,
-    require_same_classes,
+    require_recorded_classes,
 )
 from spos_cli.run.images import Images
 from spos_cli.run.inputs import (
@@ -327,7 +327,7 @@ def remembered_images(run: Run, images: Images) -> dict[str, Any]:
     """
     remembered = make_image_record(images, val=run.config.search.split == "val")
     if (run.folder.search.journal).exists():
-        require_same_classes(images, read_settings(run).get("images"), f"{run.folder.search.path} holds a search")
+        require_recorded_classes(images, read_settings(run).get("images"), f"{run.folder.search.path} holds a search")
     return remembered
 
 
