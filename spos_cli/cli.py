@@ -352,11 +352,10 @@ def status(options: Options, folder: FolderArgument = None) -> None:
 
     Example: spos status runs/demo
     """
-    from spos_cli.run.command import Command
     from spos_cli.stages import status as stage
 
     options = options.in_folder(folder, stage.find_settings)
-    stage.run(Command(options.load(), options.flags, options.as_json))
+    stage.run(options.make_run(options.load()))
 
 
 @app.command()

@@ -185,7 +185,7 @@ class Options:
         """Return the run of this command, as the stages take it."""
         from spos_cli.run.command import Run
 
-        return Run(settings, self.flags, self.as_json, self.fresh, self.tensorboard)
+        return Run(settings, self.fresh, self.tensorboard, flags=self.flags, as_json=self.as_json)
 
     def _settings(self) -> list[Option]:
         """Return the settings that were given by their own option."""
@@ -253,9 +253,9 @@ def find_search(folder: Path) -> tuple[str, str, list[str]]:
     Raises:
         ConfigError: there is no search in the folder.
     """
-    from spos_cli.run.command import root_from_here
+    from spos_cli.run.recorded_config import make_root_override
 
     recorded = folder / "search" / "config.yaml"
     if not recorded.is_file():
         raise ConfigError(f"there is no search in {folder}: {recorded} is missing")
-    return str(recorded), str(folder), root_from_here(recorded, folder)
+    return str(recorded), str(folder), make_root_override(recorded, folder)

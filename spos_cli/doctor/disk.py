@@ -15,7 +15,7 @@ from spos_cli.doctor.finding import Finding, Findings, attempt
 from spos_cli.doctor.setup import Setup
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
-from spos_cli.run.output import in_bytes
+from spos_cli.run.output import format_bytes
 
 TENSOR_RECORD_BYTES = 300  # about what a file needs for a tensor's name, shape and offset
 
@@ -43,8 +43,8 @@ def check_space(setup: Setup, folder: Path, existing: Path) -> Finding:
     """
     parts = count_bytes(setup)
     needed, free = sum(parts.values()), shutil.disk_usage(existing).free
-    listed = ", ".join(f"{name} {in_bytes(size)}" for name, size in parts.items())
-    seen = f"a run needs up to {in_bytes(needed)} in {folder} ({listed}); {in_bytes(free)} are free"
+    listed = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items())
+    seen = f"a run needs up to {format_bytes(needed)} in {folder} ({listed}); {format_bytes(free)} are free"
     advice = (
         "free some space, choose another --run-dir, or lower supernet.keep_checkpoints, retrain.keep_checkpoints or"
         " search.calibration_images"
@@ -67,9 +67,11 @@ def check_memory(setup: Setup) -> Finding:
         return Finding("memory", "ok", "no more needed, since the images are in memory already")
     needed, free = setup.images.to_augment.bytes_for(np.arange(len(setup.images.train))), free_memory()
     if free is None:
-        seen = f"the training images need {in_bytes(needed)}; this system does not tell how much is free"
-        return Finding("memory", "warn", seen, f"make sure that {in_bytes(needed)} are free, or set data.store=disk")
-    seen = f"the training images need {in_bytes(needed)}; {in_bytes(free)} are free"
+        seen = f"the training images need {format_bytes(needed)}; this system does not tell how much is free"
+        return Finding(
+            "memory", "warn", seen, f"make sure that {format_bytes(needed)} are free, or set data.store=disk"
+        )
+    seen = f"the training images need {format_bytes(needed)}; {format_bytes(free)} are free"
     return Finding("memory", "ok", seen) if needed <= free else Finding("memory", "fail", seen, "set data.store=disk")
 
 

@@ -13,9 +13,9 @@ from spos_cli.doctor.setup import Setup
 from spos_cli.doctor.wording import plural
 from spos_cli.engine import accelerator, distributed
 from spos_cli.engine.compilation import require_compiler
-from spos_cli.run.images import more_shared_memory
-from spos_cli.run.inputs import require_batch
-from spos_cli.run.output import in_bytes
+from spos_cli.run.images import advise_shared_memory
+from spos_cli.run.output import format_bytes
+from spos_cli.run.training import require_batch
 
 
 def check(setup: Setup) -> Findings:
@@ -85,11 +85,13 @@ def check_shared_memory(setup: Setup) -> Finding:
         return Finding(name, "ok", "not used, since data.workers is 0")
     if free is None:
         return Finding(name, "ok", "not checked, since this system has no /dev/shm")
-    seen = f"batches from the loader workers take up to {in_bytes(needed)}; {in_bytes(free)} are free in /dev/shm"
+    seen = (
+        f"batches from the loader workers take up to {format_bytes(needed)}; {format_bytes(free)} are free in /dev/shm"
+    )
     if needed <= free:
         return Finding(name, "ok", seen)
     seen += ". Batches that do not fit are sent through slower pipes"
-    return Finding(name, "warn", seen, more_shared_memory(needed))
+    return Finding(name, "warn", seen, advise_shared_memory(needed))
 
 
 def check_mixed_precision(setup: Setup) -> Finding:

@@ -21,7 +21,7 @@ from spos_cli.engine.progress import console
 from spos_cli.engine.trainer import Trainer
 from spos_cli.errors import LimitError
 from spos_cli.models.supernet import Supernet
-from spos_cli.run.inputs import make_sampler, training_recipe
+from spos_cli.run.training import make_sampler, make_training_plan
 from spos_cli.space.sampling import Sampler, UniformSampler
 
 MEASURED_SECONDS = 2.0  # how long a rate is measured after warming up
@@ -100,7 +100,7 @@ def measure_training(setup: Setup, size: int) -> float:
     """
     config, device = setup.config, setup.device
     # Compiling is left out: it takes longer than the measurement. So are further passes: they are all alike.
-    recipe = replace(training_recipe(config.supernet), batch_size=size, accumulate=1, compile="off")
+    recipe = replace(make_training_plan(config.supernet), batch_size=size, accumulate=1, compile="off")
     if recipe.amp == "fp16" and device.type == "cpu":
         recipe = replace(recipe, amp="off")  # The check of mixed precision reports it.
     sampler = make_working_sampler(setup)

@@ -11,7 +11,7 @@ from spos_cli.engine.progress import warn
 from spos_cli.errors import RunError, SposError, printable
 from spos_cli.report.page import PLOTLY_MISSING, read_plotly_js
 from spos_cli.report.writing import write_report
-from spos_cli.run.command import Command
+from spos_cli.run.command import Run
 
 MAX_TIME_SHARE = 0.02  # of the search's time that its report may take
 EXPECTED_ERRORS = (SposError, OSError)  # all others are defects of the program
@@ -23,7 +23,7 @@ class LiveReport:
     An error prints one line and ends the updates; the search continues.
     """
 
-    def __init__(self, run: Command) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
         self._last_end, self._last_seconds = -math.inf, 0.0  # of the last report
         self._error: Exception | None = None

@@ -15,8 +15,8 @@ from spos_cli.files.reading import read_json_lines, read_yaml
 from spos_cli.report.findings import Effort, Findings, Number, Retrained, Search, Training
 from spos_cli.report.reading_audit import is_of_search, read_audit
 from spos_cli.report.values import as_count, as_number
-from spos_cli.run.command import settings_of
 from spos_cli.run.folder import RunFolder, SearchFolder, StageFolder, TrainingFolder
+from spos_cli.run.recorded_config import read_recorded_config
 from spos_cli.search.journal import Journal
 from spos_cli.search.results import Results
 from spos_cli.space import architecture
@@ -35,9 +35,9 @@ def read_findings(run: RunFolder) -> Findings:
     """
     if not run.root.is_dir():
         raise RunError(f"there is no run folder {run}")
-    settings = settings_of(run.root)
+    settings = read_recorded_config(run.root)
     result = read_yaml(run.search.result)
-    space = _read_space(result, settings_of(run.search.path) or settings)
+    space = _read_space(result, read_recorded_config(run.search.path) or settings)
     search = read_search(run, space, result) if space is not None else None
     retrainings = _list_retrainings(run)
     folders = {"supernet": run.supernet, **{f"retrain {folder.path.name}": folder for folder in retrainings}}
@@ -90,7 +90,7 @@ def read_search(run: RunFolder, space: SearchSpace, result: dict[str, Any]) -> S
     results = Results.of(entries, run.search.outcomes)
     if results.winner is None:
         return None
-    settings = settings_of(run.search.path)
+    settings = read_recorded_config(run.search.path)
     return Search(
         entries=entries,
         limits=_read_limits(result, settings),

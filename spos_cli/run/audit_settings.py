@@ -11,6 +11,7 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.files.reading import read_json
 from spos_cli.files.writing import write_atomically
 from spos_cli.run.command import Run
+from spos_cli.run.image_comparison import make_image_record, require_same_images
 from spos_cli.run.images import Images
 from spos_cli.run.search_settings import read_settings
 
@@ -45,10 +46,10 @@ def remember_audit(run: Run, supernet_digest: str, images: Images, processes: Pr
         theirs, what = read_json(folder.settings), f"{folder} holds an audit"
         require_same(ours, theirs, what)
         # Accuracies of networks are compared with each other, once there are any.
-        images.require_same(theirs.get("alone_on"), what, val=any(folder.stand_alone.glob("*/model.pt")))
+        require_same_images(images, theirs.get("alone_on"), what, val=any(folder.stand_alone.glob("*/model.pt")))
     searched = read_settings(run)
     ours |= {name: searched.get(name) for name in ("images", "pixels")}
-    ours["alone_on"] = images.remembered(val=True)
+    ours["alone_on"] = make_image_record(images, val=True)
     processes.barrier()
     if processes.is_main:
         write_atomically(folder.settings, (json.dumps(ours, indent=1) + "\n").encode())

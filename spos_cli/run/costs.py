@@ -7,7 +7,7 @@ from typing import Any
 
 from spos_cli.models.counting import Costs
 from spos_cli.run.command import Run
-from spos_cli.run.output import in_columns
+from spos_cli.run.output import arrange_by_choice
 from spos_cli.space.architecture import Architecture, format_width
 from spos_cli.space.cost import CostTable, format_cost
 from spos_cli.space.search_space import SearchSpace
@@ -76,7 +76,9 @@ def show_space(run: Run, space: SearchSpace, costs: Costs, summary: dict[str, An
 
 def show_choices(run: Run, title: str, space: SearchSpace, cells: Sequence[Sequence[str]]) -> None:
     """Show a text for each choice of each layer, under the names of the choices, behind the index of the choice."""
-    titles, rows = in_columns(space, [[f"{index}: {text}" for index, text in enumerate(texts)] for texts in cells])
+    titles, rows = arrange_by_choice(
+        space, [[f"{index}: {text}" for index, text in enumerate(texts)] for texts in cells]
+    )
     sizes = [f"{a.in_channels}→{a.out_channels}, {a.in_size}→{a.out_size} px" for a in space.layers]
     table = [[index, size, *row] for index, (size, row) in enumerate(zip(sizes, rows, strict=True))]
     run.show(title, ["layer", "size:", *titles], table)

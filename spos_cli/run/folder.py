@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from spos_cli.errors import RunError
 
 
 @dataclass(frozen=True)
 class StageFolder:
-    """Where one command of a run works.
+    """The folder in which one stage of a run works.
 
     Attributes:
-        path: the folder.
-        lock: the file that a process holds while it works there; in the run folder, so that it outlives `--fresh`.
+        path: the folder itself.
+        root: the run folder. It also holds the stage's files that outlive `--fresh`.
     """
 
     path: Path
-    lock: Path
+    root: Path
 
     def __str__(self) -> str:
         return str(self.path)
 
     @property
+    def name(self) -> str:
+        """The stage in names of files and folders: `retrain/<id>` is `retrain-<id>`."""
+        return "-".join(self.path.relative_to(self.root).parts)
+
+    @property
+    def lock(self) -> Path:
+        """The file that a process locks while it works in the folder."""
+        return self.root / f".{self.name}.lock"
+
+    @property
+    def fresh_mark(self) -> Path:
+        """The launch that has started the stage over, so that its restarted processes resume."""
+        return self.root / f".{self.name}.fresh"
+
+    @property
     def config(self) -> Path:
-        """The settings that the command was begun with."""
+        """The settings with which the stage was begun."""
         return self.path / "config.yaml"
 
     @property
     def timing(self) -> Path:
-        """How long the command has worked, and on what."""
+        """How long the stage has worked, and on which devices."""
         return self.path / "timing.jsonl"
 
     @property
@@ -39,7 +57,7 @@ class StageFolder:
 
 @dataclass(frozen=True)
 class TrainingFolder(StageFolder):
-    """A training: of the supernet, or of one architecture."""
+    """The folder of a training: of the supernet, or of one architecture."""
 
     @property
     def last(self) -> Path:
@@ -69,7 +87,7 @@ class TrainingFolder(StageFolder):
 
 @dataclass(frozen=True)
 class SearchFolder(StageFolder):
-    """A search."""
+    """The folder of a search."""
 
     @property
     def journal(self) -> Path:
@@ -78,12 +96,12 @@ class SearchFolder(StageFolder):
 
     @property
     def outcomes(self) -> Path:
-        """Which images each candidate got right: a row of bits for each line of the journal."""
+        """Which images each candidate classified correctly: a row of bits for each line of the journal."""
         return self.path / "outcomes.bits"
 
     @property
     def result(self) -> Path:
-        """The winner, its interval, the number of ties; or the front."""
+        """The winner, its interval and the number of statistically tied candidates; or the Pareto front."""
         return self.path / "result.yaml"
 
     @property
@@ -98,27 +116,27 @@ class SearchFolder(StageFolder):
 
     @property
     def scoring_images(self) -> Path:
-        """The decoded images that candidates are scored on."""
+        """The decoded images on which candidates are scored."""
         return self.path / "scoring.u8"
 
     @property
     def calibration_images(self) -> Path:
-        """The prepared images that BatchNorm statistics are computed from."""
+        """The augmented images from which BatchNorm statistics are computed."""
         return self.path / "calibration.u8"
 
     @property
     def report(self) -> Path:
-        """The report's page."""
+        """The report as an HTML page."""
         return self.path / "report.html"
 
 
 @dataclass(frozen=True)
 class AuditFolder(StageFolder):
-    """An audit of the search."""
+    """The folder of an audit of the search."""
 
     @property
     def journal(self) -> Path:
-        """Candidates that only the audit has scored."""
+        """The candidates that only the audit has scored."""
         return self.path / "journal.jsonl"
 
     @property
@@ -133,7 +151,7 @@ class AuditFolder(StageFolder):
 
     @property
     def stand_alone(self) -> Path:
-        """The stand-alone trainings, a folder for each."""
+        """The stand-alone trainings, one folder each."""
         return self.path / "alone"
 
 
@@ -147,70 +165,72 @@ class RunFolder:
         return str(self.root)
 
     def lock_of(self, folder: Path) -> Path:
-        """Return the lock file of a folder in the run."""
-        return self.root / f".{self.name_of(folder)}.lock"
-
-    def name_of(self, folder: Path) -> str:
-        """Return the name of a folder in the run for files and messages: `retrain/<id>` is `retrain-<id>`."""
-        return "-".join(folder.relative_to(self.root).parts)
+        """Return the lock file of a stage's folder."""
+        return StageFolder(folder, self.root).lock
 
     @property
     def config(self) -> Path:
-        """The resolved settings of the newest command that has begun a stage."""
+        """The settings of the newest command that has begun a stage."""
         return self.root / "config.yaml"
 
     @property
     def supernet(self) -> TrainingFolder:
         """The training of the supernet."""
-        return self._training(self.root / "supernet")
+        return TrainingFolder(self.root / "supernet", self.root)
 
     @property
     def search(self) -> SearchFolder:
         """The search."""
-        path = self.root / "search"
-        return SearchFolder(path, self.lock_of(path))
+        return SearchFolder(self.root / "search", self.root)
 
     @property
     def archs(self) -> Path:
-        """Exported architectures, a folder for each."""
+        """The exported architectures, one folder each."""
         return self.root / "archs"
 
     def arch(self, ident: str) -> Path:
         """Return the file of an exported architecture."""
         return self.archs / ident / "arch.yaml"
 
+    def exported_archs(self) -> list[Path]:
+        """Return the files of all exported architectures."""
+        return sorted(self.archs.glob("*/arch.yaml"))
+
     @property
     def retrained(self) -> Path:
-        """Retrained architectures, a folder for each."""
+        """The retrained architectures, one folder each."""
         return self.root / "retrain"
 
     def retrain(self, ident: str) -> TrainingFolder:
         """Return the folder in which an architecture is retrained."""
-        return self._training(self.retrained / ident)
+        return TrainingFolder(self.retrained / ident, self.root)
+
+    def retrained_models(self) -> list[Path]:
+        """Return the files of all retrained networks."""
+        return sorted(self.retrained.glob("*/model.pt"))
 
     @property
     def audit(self) -> AuditFolder:
         """The audit of the search."""
-        path = self.root / "audit"
-        return AuditFolder(path, self.lock_of(path))
+        return AuditFolder(self.root / "audit", self.root)
 
     def stand_alone(self, ident: str) -> TrainingFolder:
         """Return the folder of one of the audit's stand-alone trainings."""
-        return self._training(self.audit.stand_alone / ident)
+        return TrainingFolder(self.audit.stand_alone / ident, self.root)
 
     @property
     def previous(self) -> Path:
-        """What `--fresh` has set aside."""
+        """The stages that `--fresh` has set aside."""
         return self.root / "previous"
 
     @property
     def cache(self) -> Path:
-        """Decoded training images, with `data.store: disk`."""
+        """The cache of decoded training images, with `data.store: disk`."""
         return self.root / "store" / "train.u8"
 
     @property
     def cache_lock(self) -> Path:
-        """The file that a process holds while it fills the cache."""
+        """The file that a process locks while it fills the cache."""
         return self.root / ".store.lock"
 
     @property
@@ -220,18 +240,33 @@ class RunFolder:
 
     @property
     def official_flops_table(self) -> Path:
-        """The same in the official form."""
+        """The same table in the form of the official code."""
         return self.root / "op_flops_dict.pkl"
 
     @property
     def flops_of_widths(self) -> Path:
-        """FLOPs and parameters of every choice at the other widths."""
+        """FLOPs and parameters of every choice at its other widths."""
         return self.root / "flops_widths.json"
 
     @property
     def latency_table(self) -> Path:
-        """The latency of every choice on a device."""
+        """The latency of every choice, measured on a device."""
         return self.root / "latency_table.json"
 
-    def _training(self, path: Path) -> TrainingFolder:
-        return TrainingFolder(path, self.lock_of(path))
+
+def require_only_one(paths: Sequence[Path], name: str, command: str) -> Path:
+    """Return the only one of several files.
+
+    Args:
+        paths: the files that exist.
+        name: what they are called, for the message.
+        command: the command that makes such a file.
+
+    Raises:
+        RunError: there is no file, or there are several and the user has to choose.
+    """
+    if not paths:
+        raise RunError(f"there is no {name} here yet; run {command} first")
+    if len(paths) > 1:
+        raise RunError(f"there are several: name one of {', '.join(str(path) for path in paths)}")
+    return paths[0]

@@ -9,8 +9,10 @@ from pathlib import Path
 from spos_cli.config.schema import Config
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.reading import read_json
-from spos_cli.run.command import EXPORT, Command, root_from_here, settings_of
+from spos_cli.run.command import Run
+from spos_cli.run.output import EXPORT_COMMANDS
 from spos_cli.run.progress import StageProgress
+from spos_cli.run.recorded_config import make_root_override, read_recorded_config
 from spos_cli.search.journal import Journal
 
 IN_ORDER = ("supernet", "search", "export-arch", "retrain")  # stages of which each needs the one before it
@@ -38,7 +40,7 @@ def find_current(stages: Sequence[StageProgress]) -> StageProgress:
     return current
 
 
-def make_next_command(run: Command, current: StageProgress) -> str:
+def make_next_command(run: Run, current: StageProgress) -> str:
     """Return the command that resumes the current stage, or the command that follows it."""
     kind, _, ident = current.name.partition(" ")
     options = _settings_options(run, current.folder)
@@ -54,14 +56,14 @@ def make_next_command(run: Command, current: StageProgress) -> str:
     arch = quote_path(run.folder.arch(str(current.best.get("id"))))
     following = {
         "supernet": "search",
-        "search": EXPORT[(settings_of(current.folder) or run.config).search.objective],
+        "search": EXPORT_COMMANDS[(read_recorded_config(current.folder) or run.config).search.objective],
         "export-arch": f"retrain {arch}",
         "retrain": f"evaluate --weights {quote_path(run.folder.retrain(ident).model)}",
     }
     return f"spos {following[kind]} {options}".rstrip()
 
 
-def _search_inputs(run: Command) -> tuple[str, str]:
+def _search_inputs(run: Run) -> tuple[str, str]:
     """Return the options for the supernet and the candidates with which the search was begun, if it needs any."""
     inputs, own_supernet = read_json(run.folder.search.inputs), run.folder.supernet.last
     weights, candidates = inputs.get("weights"), inputs.get("from")
@@ -72,7 +74,7 @@ def _search_inputs(run: Command) -> tuple[str, str]:
     return weights_option, f"--from {quote_path(Path(candidates))} " if isinstance(candidates, str) else ""
 
 
-def _name_architecture(run: Command, ident: str) -> str:
+def _name_architecture(run: Run, ident: str) -> str:
     """Return an architecture as an argument: its file, else its choices from the journal, else `ARCH`."""
     path = run.folder.arch(ident)
     if path.is_file():
@@ -81,13 +83,13 @@ def _name_architecture(run: Command, ident: str) -> str:
     return next((str(entry.architecture) for entry in entries if entry.architecture.id == ident), "ARCH")
 
 
-def _settings_options(run: Command, stage: Path) -> str:
+def _settings_options(run: Run, stage: Path) -> str:
     """Return the options that lead to the settings of a stage, or else of the run.
 
     They are the options of this command if those lead to the same settings.
     """
     for recorded in (stage / "config.yaml", run.folder.config):
-        config = settings_of(recorded.parent)
+        config = read_recorded_config(recorded.parent)
         if config is not None:
             same_audit = config.audit == run.config.audit or stage != run.folder.audit.path
             same = config.portable() == run.config.portable() and config.devices == run.config.devices
@@ -106,4 +108,6 @@ def _options_for(recorded: Path, config: Config, folder: Path) -> str:
     options = [f"--config {shlex.quote(str(recorded))}"]
     if config.folder.resolve() != folder.resolve():
         options.append(f"--run-dir {shlex.quote(str(folder))}")
-    return " ".join([*options, *(f"--set {shlex.quote(override)}" for override in root_from_here(recorded, folder))])
+    return " ".join(
+        [*options, *(f"--set {shlex.quote(override)}" for override in make_root_override(recorded, folder))]
+    )

@@ -13,8 +13,9 @@ from spos_cli.engine import history
 from spos_cli.engine.history import is_number
 from spos_cli.files import lock
 from spos_cli.files.reading import read_json, read_yaml
-from spos_cli.run.command import Command, settings_of
+from spos_cli.run.command import Run
 from spos_cli.run.folder import TrainingFolder
+from spos_cli.run.recorded_config import read_recorded_config
 from spos_cli.search.journal import Journal
 from spos_cli.search.results import Results
 
@@ -73,7 +74,7 @@ class StageProgress:
         return {**fields, "folder": str(self.folder)}
 
 
-def list_progress(run: Command) -> Iterator[StageProgress]:
+def list_progress(run: Run) -> Iterator[StageProgress]:
     """Yield the progress of all stages in the order of the commands; optional stages only if they have begun.
 
     Files of a running stage are read as they are at that moment; torn lines are left out.
@@ -128,11 +129,9 @@ def _summarize_latency(content: Numbers) -> Numbers:
 # Trainings.
 
 
-def _training(
-    run: Command, name: str, folder: TrainingFolder, section: Literal["supernet", "retrain"]
-) -> StageProgress:
+def _training(run: Run, name: str, folder: TrainingFolder, section: Literal["supernet", "retrain"]) -> StageProgress:
     """Return the progress of a training, from the names of its checkpoints, its metrics and its model."""
-    config = settings_of(folder.path) or run.config
+    config = read_recorded_config(folder.path) or run.config
     settings = getattr(config, section)
     lines = history.read(folder.metrics)
     numbers, guessing = history.History(lines), history.find_guessing(lines, config.space.classes)
@@ -204,10 +203,10 @@ def _time_left(images: int, metrics: Numbers) -> float | None:
 # The search and what follows it.
 
 
-def _search(run: Command) -> StageProgress:
+def _search(run: Run) -> StageProgress:
     """Return the progress of the search, from its journal and its result."""
     folder = run.folder.search
-    settings = (settings_of(folder.path) or run.config).search
+    settings = (read_recorded_config(folder.path) or run.config).search
     entries, broken = Journal(folder.journal).read_valid()
     results = Results.of(entries)
     new, best = results.new, results.winner
@@ -251,7 +250,7 @@ def _is_same_process(one: str, other: str) -> bool:
     return one.partition(",")[0] == other.partition(",")[0]
 
 
-def _exported(run: Command) -> StageProgress:
+def _exported(run: Run) -> StageProgress:
     """Return which architectures were exported, and the best of them by its one-shot score."""
     archs = {path.parent.name: read_yaml(path) for path in sorted(run.folder.archs.glob("*/arch.yaml"))}
     if not archs:
@@ -273,11 +272,11 @@ def _exported(run: Command) -> StageProgress:
     )
 
 
-def _audit(run: Command) -> StageProgress:
+def _audit(run: Run) -> StageProgress:
     """Return the progress of the audit, from its result and its stand-alone trainings."""
     folder = run.folder.audit
     trainings = [path for path in folder.stand_alone.glob("*") if path.is_dir()]
-    settings = (settings_of(folder.path) or run.config).audit
+    settings = (read_recorded_config(folder.path) or run.config).audit
     process = lock.holder(folder.lock)
     result = read_json(folder.result)
     metrics: Numbers = {}

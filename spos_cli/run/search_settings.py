@@ -16,6 +16,7 @@ from spos_cli.files.digests import file_digest
 from spos_cli.files.reading import read_json
 from spos_cli.files.writing import write_atomically
 from spos_cli.run.command import Run
+from spos_cli.run.image_comparison import describe_changes, make_image_record, require_recorded_classes
 from spos_cli.run.images import Images
 from spos_cli.search.scoring import remove_waiting
 
@@ -68,7 +69,7 @@ def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
 def require_same_classes(run: Run, images: Images) -> None:
     """Raise RunError if there is a journal already, and it was made with images of other classes."""
     if run.folder.search.journal.exists():
-        images.require_same_classes(read_settings(run).get("images"), f"{run.folder.search} holds a search")
+        require_recorded_classes(images, read_settings(run).get("images"), f"{run.folder.search} holds a search")
 
 
 def remember_settings(run: Run, supernet_digest: str, images: Images, processes: Processes) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def remember_settings(run: Run, supernet_digest: str, images: Images, processes:
         RunError: the journal was made with other settings, or with images of other classes.
     """
     ours = require_same_search(run, supernet_digest)
-    ours["images"] = images.remembered(val=run.config.search.split == "val")
+    ours["images"] = make_image_record(images, val=run.config.search.split == "val")
     require_same_classes(run, images)
     begun = run.folder.search.journal.exists()
     processes.barrier()
@@ -107,7 +108,7 @@ def remember_pixels(run: Run, images: Images, processes: Processes) -> None:
             _write(run, {**settings, "pixels": pixels})
     elif settings.get("pixels") != pixels:
         raise RunError(
-            f"{folder} holds a search that has scored on other images{images.said_to_differ(settings)}; restore those,"
+            f"{folder} holds a search that has scored on other images{describe_changes(images, settings['images'])}; restore those,"
             " use another --run-dir, or --fresh to start over"
         )
     processes.barrier()

@@ -1,4 +1,4 @@
-"""Weights files, as the stages take them: those of `spos`, and the published ones, told apart by their content."""
+"""Read weights files of `spos` and of the official code, and make those of `spos`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.official import weights
 from spos_cli.space.architecture import Architecture
 
-FORMAT = "spos-model-1"
-PARTS: dict[str, dict[str, type]] = {
+NETWORK_FORMAT = "spos-model-1"
+REQUIRED_PARTS: dict[str, dict[str, type]] = {
     "supernet": {"config": dict, "model": dict, "step": int},
     "network": {"config": dict, "model": dict, "architecture": list, "affine": bool, "classes": list},
 }
@@ -34,12 +34,12 @@ class Weights:
     Attributes:
         path: the file.
         kind: a supernet, or the network of one architecture.
-        state: its tensors, by their published names.
-        config: the settings that it was made with; None in a published file.
-        architecture: of the network; None where the tensors have to tell.
-        classes: their names; empty where they are not known.
-        step: how many updates the supernet has seen; None where that is not known.
-        trained_on: the images of a supernet; None where they are not known.
+        state: its tensors, by their official names.
+        config: the settings that it was trained with; None in an official file.
+        architecture: of the network; None in an official file, where the tensors tell it.
+        classes: the names of the network's classes; empty if the file does not name them.
+        step: the last training step of the supernet; None if the file does not say it.
+        trained_on: the images of the supernet; None if the file does not say which.
     """
 
     path: Path
@@ -58,28 +58,28 @@ class Weights:
 
     @property
     def is_complete(self) -> bool:
-        """Whether a supernet has seen all its steps, as far as the file tells."""
+        """Whether the training of the supernet has ended; true if the file does not say it."""
         settings = self.config.get("supernet") if self.config is not None else None
         return self.step is None or not isinstance(settings, dict) or self.step == settings.get("steps")
 
     def supernet(self, config: Config) -> Supernet:
-        """The supernet, without dropout.
+        """Return the supernet, without dropout.
 
         Raises:
-            CheckpointError: the file holds none, or one of another space.
+            CheckpointError: the file holds a network, or a supernet of another space.
         """
         if self.kind != "supernet":
-            raise CheckpointError(f"{self.path} is not a supernet's checkpoint, but a network's")
+            raise CheckpointError(f"{self.path} is a network, not a supernet's checkpoint")
         self._require_space(config)
         model = Supernet(config.space.build(), self.affine, dropout=0.0)
         load_state(model, self.state, self.path)
         return model
 
     def network(self, config: Config) -> Network:
-        """The network, without dropout; the tensors of a published one tell its architecture.
+        """Return the network, without dropout. The tensors of an official file tell its architecture.
 
         Raises:
-            CheckpointError: the file is of another space, or the network is none of it.
+            CheckpointError: the network is not in the space of the config.
         """
         self._require_space(config)
         space = config.space.build()
@@ -94,61 +94,72 @@ class Weights:
         return model
 
     def require_same_preparation(self, config: Config) -> None:
-        """Raises CheckpointError if images would be prepared in another way than for the training."""
+        """Raise CheckpointError if the config prepares images in another way than the training did."""
         theirs = self.config.get("data") if self.config is not None else None
+        if not isinstance(theirs, dict):
+            return
         ours = config.portable()["data"]
-        for name, fits_all in (("preset", None), ("value_range", "auto")):  # auto: all images were of 8 bits
-            if isinstance(theirs, dict) and theirs.get(name, fits_all) not in (fits_all, ours[name]):
+        for name in ("preset", "value_range"):
+            # With "auto", all images had 8 bits, which any range leaves as they are.
+            fits = theirs.get(name) == ours[name] or (name == "value_range" and theirs.get(name) == "auto")
+            if not fits:
                 raise CheckpointError(
-                    f"{self.path} was trained with data.{name}: {theirs[name]}, not {ours[name]}, so its scores would"
-                    f" mean nothing; set data.{name} to that"
+                    f"{self.path} was trained with data.{name}: {theirs.get(name)}, not {ours[name]}, so its scores"
+                    f" would mean nothing; set data.{name} to {theirs.get(name)}"
                 )
 
     def _require_space(self, config: Config) -> None:
         if self.config is not None and self.config.get("space") != config.portable()["space"]:
             raise CheckpointError(
-                f"{self.path} was trained on another space than this config's; use the config of its run"
+                f"{self.path} was trained on another space than that of this config; use the config of its run"
             )
 
 
 def read_weights(path: Path) -> Weights:
-    """Reads a supernet's checkpoint or a network, of `spos` or published.
+    """Read a supernet's checkpoint or a network, of `spos` or of the official code. The content tells which.
 
     Raises:
-        CheckpointError: the file is torn, foreign or unsafe, or in the middle of a retraining.
+        CheckpointError: the file is torn, foreign or unsafe, or a checkpoint of a retraining.
     """
     content = checkpoint.load(path)
     kind = content.get("kind")
     if kind == "retrain":
-        raise CheckpointError(f"{path} is in the middle of a retraining; use the model.pt beside it")
+        raise CheckpointError(f"{path} is a checkpoint of a retraining, not its result; use the model.pt beside it")
     state = weights.find_state(content)
     if kind is None and state is not None:
         return Weights(path, weights.detect_kind(state), state)
-    if kind not in PARTS or not all(isinstance(content.get(part), of) for part, of in PARTS[kind].items()):
-        raise CheckpointError(f"{path} is not a weights file of spos, nor a published one")
-    if kind == "supernet":
-        try:
-            trained_on = TrainedOn.read(content)
-        except ValueError:
-            raise CheckpointError(f"{path} is not a weights file of spos: what it says of its images is none") from None
-        return Weights(
-            path, "supernet", content["model"], content["config"], step=content["step"], trained_on=trained_on
-        )
+    parts = REQUIRED_PARTS.get(kind, {}) if isinstance(kind, str) else {}
+    if not parts or not all(isinstance(content.get(name), part_type) for name, part_type in parts.items()):
+        raise CheckpointError(f"{path} is neither a weights file of spos nor an official one")
+    return _read_supernet(path, content) if kind == "supernet" else _read_network(path, content)
+
+
+def _read_supernet(path: Path, content: dict[str, Any]) -> Weights:
+    try:
+        trained_on = TrainedOn.read(content)
+    except ValueError:
+        raise CheckpointError(
+            f"{path} is not a weights file of spos: the record of its training images is broken"
+        ) from None
+    return Weights(path, "supernet", content["model"], content["config"], step=content["step"], trained_on=trained_on)
+
+
+def _read_network(path: Path, content: dict[str, Any]) -> Weights:
     layers, classes = content["architecture"], content["classes"]
     try:
         architecture = Architecture.from_list(layers) if layers else None
     except ArchitectureError:
         architecture = None
     if architecture is None or not all(isinstance(name, str) for name in classes):
-        raise CheckpointError(f"{path} is not a weights file of spos: its architecture or classes are none")
+        raise CheckpointError(f"{path} is not a weights file of spos: its architecture or its classes are broken")
     return Weights(path, "network", content["model"], content["config"], architecture, tuple(classes))
 
 
 def load_state(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Fills a model strictly.
+    """Load tensors into a model.
 
     Raises:
-        CheckpointError: tensors are missing, left over, of another shape, or not finite.
+        CheckpointError: tensors are missing, unexpected, of another shape, or not finite.
     """
     try:
         model.load_state_dict(state)
@@ -160,13 +171,13 @@ def load_state(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -> 
             raise CheckpointError(f"{path}: {name} holds values that are not finite")
 
 
-def network_content(
+def make_network_content(
     config: Config, architecture: Architecture, state: weights.State, classes: Sequence[str], metrics: dict[str, Any]
 ) -> dict[str, Any]:
-    """The content of a `model.pt`: a network with all that is needed to use it."""
+    """Return the content of a `model.pt`: a network with all that is needed to use it."""
     space = config.space.build()
     return {
-        "format": FORMAT,
+        "format": NETWORK_FORMAT,
         "kind": "network",
         "architecture": architecture.to_list(),
         "space": space.to_dict(),
@@ -179,8 +190,8 @@ def network_content(
     }
 
 
-def supernet_content(config: Config, state: weights.State) -> dict[str, Any]:
-    """The content of a supernet's checkpoint that can be searched, but not trained further."""
+def make_supernet_content(config: Config, state: weights.State) -> dict[str, Any]:
+    """Return the content of a supernet's checkpoint that can be searched, but not trained further."""
     return {
         "format": TRAINING_FORMAT,
         "kind": "supernet",

@@ -92,7 +92,7 @@ class Tree:
             return [(self.supernet.conv_last, None)]
         block = self.supernet.features[depth - 1][choice]  # type: ignore[index]
         assert isinstance(block, ChoiceBlock)
-        return block.branches(order) if isinstance(block, TwoBranchBlock) and block.split else block
+        return block.list_branches(order) if isinstance(block, TwoBranchBlock) and block.split else block
 
     def calibrate(self, images: Tensor, momentum: float) -> None:
         """Add a batch `(B, 3, H, W)` float to the statistics of all candidates, with this weight."""

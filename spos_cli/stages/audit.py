@@ -20,9 +20,12 @@ from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import count
 from spos_cli.run.audit_settings import remember_audit, shorten
 from spos_cli.run.command import Run
+from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
-from spos_cli.run.inputs import make_evaluator, make_evolution, read_supernet, require_batch
+from spos_cli.run.search_inputs import make_evaluator, make_evolution, read_supernet
 from spos_cli.run.search_settings import read_settings, remember_pixels, require_same_classes, require_same_search
+from spos_cli.run.stand_alone import train_stand_alone
+from spos_cli.run.training import require_batch
 from spos_cli.run.weights_file import Weights
 from spos_cli.search import statistics
 from spos_cli.search.evolution import Candidate, Draws, Evolution
@@ -34,7 +37,6 @@ from spos_cli.search.results import Results, to_rescore
 from spos_cli.search.scoring import Scoring
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
-from spos_cli.stages import retrain
 
 
 def run(run: Run, processes: Processes, weights: Path | None) -> None:
@@ -59,16 +61,16 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     draws = replay(run, evolution, results, first)
     images = Images(config, processes)
     images.check()
-    images.compare_with(file.trained_on, file.path, scoring=config.search.split == "holdout")
+    compare_with_supernet(images, file.trained_on, file.path, scoring=config.search.split == "holdout")
     require_same_classes(run, images)
     with (
-        replace(run, fresh=False).working_in(run.folder.search.path, processes),
-        run.working_in(folder.path, processes),
+        replace(run, fresh=False).working_in(run.folder.search, processes),
+        run.working_in(folder, processes),
     ):
         evaluator = make_evaluator(run, supernet, images, processes)
         remember_pixels(run, images, processes)
         remember_audit(run, digest, images, processes)
-        run.record_config(folder.path, processes)
+        run.record_config(folder, processes)
         journal = Journal(folder.journal)
         if processes.is_main:
             journal.cut_incomplete_line()
@@ -185,7 +187,7 @@ def compare_with_trainings(run: Run, processes: Processes, images: Images, entri
         if not folder.model.exists():
             if processes.is_main:
                 run.say(f"stand-alone training of {arch} ({number} of {len(entries)})")
-            retrain.train(replace(run, config=short, as_json=True), processes, arch, images, folder.path)
+            train_stand_alone(replace(run, config=short, as_json=True), processes, arch, images, folder)
         processes.barrier()
         accuracies.append(float(checkpoint.load(folder.model)["metrics"]["top1"]))
     return {"steps": short.retrain.steps, **compare_rankings(entries, accuracies)}

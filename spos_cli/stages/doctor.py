@@ -15,7 +15,7 @@ from spos_cli.doctor.finding import Findings
 from spos_cli.doctor.setup import Setup
 from spos_cli.errors import SposError
 from spos_cli.run.command import Run
-from spos_cli.run.output import screen
+from spos_cli.run.output import make_console
 
 # In this order: the speed of the loader is measured only if the checks of the images allow it.
 GROUPS: tuple[Callable[[Setup], Findings], ...] = (
@@ -66,6 +66,6 @@ def show(run: Run, groups: Sequence[Findings]) -> None:
                 text.append(f"\n→ {finding.advice}", style)
             table.add_row(Text(finding.check), Text(finding.status, style), text)
         table.add_section()
-    screen().print(table)
+    make_console().print(table)
     statuses = Counter[str](finding.status for group in groups for finding in group)
     run.say(", ".join(f"{statuses[status]} {status}" for status in STYLES), "bold")

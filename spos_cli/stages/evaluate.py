@@ -15,13 +15,17 @@ from torch import Tensor
 from spos_cli.data.datasets import require_classes
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.evaluation import evaluate
+from spos_cli.engine.metrics import Accuracy
+from spos_cli.engine.precision import Amp
 from spos_cli.engine.progress import track, warn
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import count
 from spos_cli.run.command import Run
+from spos_cli.run.folder import require_only_one
+from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
-from spos_cli.run.inputs import decode_calibration, kept_calibration, only_one
+from spos_cli.run.search_inputs import decode_calibration, kept_calibration
 from spos_cli.run.weights_file import Weights
 from spos_cli.search.evaluator import CalibrationSet, calibrate_paths
 from spos_cli.space.architecture import Architecture, read
@@ -31,57 +35,157 @@ Forward = Callable[[Tensor], Tensor]
 
 
 def find_weights(run: Run) -> Path:
-    """The one retrained model of a run folder."""
-    return only_one(list(run.folder.retrained.glob("*/model.pt")), "model.pt", run.command("retrain"))
+    """Return the only retrained model of a run folder.
+
+    Raises:
+        RunError: there is none, or there are several.
+    """
+    return require_only_one(run.folder.retrained_models(), "model.pt", run.command("retrain"))
 
 
 def run(run: Run, processes: Processes, weights: Weights, arch: str | None, save_logits: Path | None) -> None:
-    """Prints accuracy and costs.
+    """Print the accuracy and the costs of a network.
 
     Args:
-        run: its settings are those of the weights file where it has some, on the images that the user named.
-        weights: a retrained network, or a supernet with `arch`.
-        arch: the path of the supernet to measure, a literal or a file; it is calibrated first.
-        save_logits: an `.npz` to write `logits (N, classes)`, `labels (N,)` and `paths (N,)` to.
+        run: its settings are those of the weights file, if it has any, with the images that the user named.
+        weights: a retrained network, or a supernet together with `arch`.
+        arch: the path of the supernet to measure, a literal or a file. It is calibrated first.
+        save_logits: an `.npz` file to write `logits (N, classes)`, `labels (N,)` and `paths (N,)` to.
 
     Raises:
         SposError: the file, the architecture or the data do not allow it.
     """
-    config = run.config
-    images = Images(config, processes)
-    is_supernet = weights.kind == "supernet"
-    load = load_path if is_supernet else load_network
-    forward, architecture = load(run, weights, arch, images, processes.device)
-    val = images.val
-    logits = torch.zeros(len(val) if save_logits else 0, config.space.classes)
+    images = Images(run.config, processes)
+    if weights.kind == "supernet":
+        forward, architecture = load_path(run, weights, arch, images, processes.device)
+        amp: Amp = "off"  # The forward pass of a path has a precision of its own.
+    else:
+        forward, architecture = load_network(run, weights, arch, images, processes.device)
+        amp = run.config.retrain.amp
+    logits = torch.zeros(len(images.val), run.config.space.classes) if save_logits is not None else None
     begin = time.monotonic()
-    with track("evaluate", len(val), "images", quiet=not processes.is_main or run.as_json) as task:
-        positions: list[Tensor] = []
+    accuracy = measure(run, processes, forward, images, amp, logits)
+    seconds = time.monotonic() - begin
+    if save_logits is not None and logits is not None:
+        logits = processes.sum(logits.to(processes.device)).cpu()
+        if processes.is_main:
+            write_logits(save_logits, logits, images)
+    if processes.is_main:
+        show(run, weights, architecture, accuracy, images, seconds)
 
-        def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-            for pixels, labels, where in images.val_batches(config.search.batch_size):
-                positions.append(where)
+
+def load_network(
+    run: Run, weights: Weights, arch: str | None, images: Images, device: torch.device
+) -> tuple[Forward, Architecture]:
+    """Return a retrained network in eval mode, and its architecture."""
+    if arch is not None:
+        raise ConfigError(f"{weights.path} is a retrained network and has its architecture in it; do not pass --arch")
+    network = weights.network(run.config)
+    require_classes_of_network(weights.classes, images)
+    images.require_same_everywhere(train=False)
+    images.check_levels(images.val)
+    return network.to(device, memory_format=torch.channels_last).eval(), network.arch  # type: ignore[call-overload]
+
+
+def load_path(
+    run: Run, weights: Weights, arch: str | None, images: Images, device: torch.device
+) -> tuple[Forward, Architecture]:
+    """Return one path of a supernet, calibrated and in eval mode, and its architecture.
+
+    The images may be others than those of the supernet, but they must have the same classes.
+    """
+    if arch is None:
+        raise ConfigError(f"{weights.path} is a supernet; name the path to evaluate with --arch")
+    supernet = weights.supernet(run.config)
+    architecture = read(arch)
+    supernet.space.validate(architecture)
+    images.check()
+    compare_with_supernet(images, weights.trained_on, weights.path)
+    supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    search = run.config.search
+    # The statistics are those that the path has in a search: from the search's own images, if it has left them.
+    with tempfile.TemporaryDirectory() as folder:
+        store = kept_calibration(run, images) or decode_calibration(run, Path(folder), images, Processes(0, 1, device))
+        calibration = CalibrationSet(store.images, search.calibration_batch_size, search.calibration_momentum)
+        path = calibrate_paths(supernet, [architecture], images.preprocess, calibration, device, search.amp)
+    assert path is not None, "nothing stops it"
+
+    def forward(pixels: Tensor) -> Tensor:
+        ((_, logits),) = path.logits(pixels)
+        return logits
+
+    return forward, architecture
+
+
+def require_classes_of_network(classes: Sequence[str], images: Images) -> None:
+    """Compare the classes of the validation images with those for which a network was trained.
+
+    An official file does not name its classes. The images' classes then count as the network's first ones, and if
+    there are fewer, that causes a warning.
+
+    Args:
+        classes: of the network; empty if they are not known.
+
+    Raises:
+        CheckpointError: the classes differ.
+        DataError: the images have only one class.
+    """
+    require_classes(images.val)
+    theirs, expected = images.val.classes, images.config.space.classes
+    if classes and tuple(classes) != theirs:
+        raise CheckpointError(
+            f"the network was trained for {len(classes)} classes ({', '.join(classes[:3])}, ...), the images have"
+            f" {len(theirs)} ({', '.join(theirs[:3])}, ...)"
+        )
+    if len(theirs) > expected:
+        raise CheckpointError(f"the network was trained for {expected} classes, {images.val.name} has {len(theirs)}")
+    if len(theirs) < expected and images.processes.is_main:
+        warn(
+            f"{images.val.name} has {len(theirs)} of the network's {expected} classes; they count as the first ones in"
+            " the order of names, else the accuracy means nothing"
+        )
+
+
+def measure(
+    run: Run, processes: Processes, forward: Forward, images: Images, amp: Amp, logits: Tensor | None
+) -> Accuracy:
+    """Measure the accuracy on all validation images, over all processes.
+
+    Args:
+        forward: from `(B, 3, H, W)` to logits `(B, classes)`.
+        logits: `(N, classes)`, to be filled with those of this process's images; or None.
+    """
+    indices = torch.empty(0, dtype=torch.long)  # of the images of the newest batch
+    quiet = not processes.is_main or run.as_json
+    with track("evaluate", len(images.val), "images", quiet=quiet) as task:
+
+        def batches() -> Iterator[tuple[Tensor, Tensor]]:
+            nonlocal indices
+            for pixels, labels, batch_indices in images.val_batches(run.config.search.batch_size):
+                indices = batch_indices
                 yield pixels, labels
                 task.advance(len(labels) * processes.world_size)
 
         def keep(batch: Tensor) -> None:
-            logits[positions[-1]] = batch.float().cpu()
+            if logits is not None:
+                logits[indices] = batch.float().cpu()
 
-        accuracy = evaluate(
-            forward,
-            pairs(),
-            images.preprocess,
-            processes.device,
-            "off" if is_supernet else config.retrain.amp,  # a path has its own precision
-            processes,
-            keep=keep if save_logits else None,
-        )
-    seconds = time.monotonic() - begin
-    if save_logits:
-        write_logits(save_logits, processes.sum(logits.to(processes.device)).cpu(), images, processes)
-    if not processes.is_main:
-        return
-    costs = count(config.space.build())
+        return evaluate(forward, batches(), images.preprocess, processes.device, amp, processes, keep=keep)
+
+
+def write_logits(path: Path, logits: Tensor, images: Images) -> None:
+    """Write the logits, the labels and the paths of all validation images to an `.npz` file."""
+    buffer = io.BytesIO()
+    paths = np.array([images.val.path(index) for index in range(len(images.val))])
+    np.savez(buffer, logits=logits.numpy(), labels=images.val.labels, paths=paths)
+    write_atomically(path, buffer.getvalue())
+
+
+def show(
+    run: Run, weights: Weights, architecture: Architecture, accuracy: Accuracy, images: Images, seconds: float
+) -> None:
+    """Show the accuracy, the costs and the speed."""
+    costs = count(run.config.space.build())
     result = {
         "top1": accuracy.top1,
         "top5": accuracy.top5,
@@ -98,86 +202,9 @@ def run(run: Run, processes: Processes, weights: Weights, arch: str | None, save
         ("top-1", f"{accuracy.top1:.2%}"),
         ("top-5", f"{accuracy.top5:.2%}"),
         ("loss", f"{accuracy.loss:.4f}"),
-        ("images", f"{accuracy.images:,} of {val.name}"),
+        ("images", f"{accuracy.images:,} of {images.val.name}"),
         ("FLOPs", format_cost(costs.flops.of(architecture))),
         ("parameters", format_cost(costs.params.of(architecture))),
         ("images per second", result["images_per_second"]),
     ]
     run.show("evaluated", ["what:", "value:"], rows)
-
-
-def load_network(
-    run: Run, weights: Weights, arch: str | None, images: Images, device: torch.device
-) -> tuple[Forward, Architecture]:
-    """A retrained network in eval mode, and its architecture."""
-    if arch is not None:
-        raise ConfigError(f"{weights.path} is a retrained network and has its architecture in it; leave --arch away")
-    network = weights.network(run.config)
-    check_classes(weights.classes, images)
-    images.require_same_everywhere(train=False)
-    images.check_levels(images.val)
-    return network.to(device, memory_format=torch.channels_last).eval(), network.arch  # type: ignore[call-overload]
-
-
-def load_path(
-    run: Run, weights: Weights, arch: str | None, images: Images, device: torch.device
-) -> tuple[Forward, Architecture]:
-    """One path of a supernet, calibrated, in eval mode.
-
-    The images need not be those of the supernet, but their classes must be.
-    """
-    if arch is None:
-        raise ConfigError(f"{weights.path} is a supernet; name the path to evaluate with --arch")
-    supernet = weights.supernet(run.config)
-    architecture = read(arch)
-    supernet.space.validate(architecture)
-    images.check()
-    images.compare_with(weights.trained_on, weights.path)
-    supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    search = run.config.search
-    with tempfile.TemporaryDirectory() as folder:  # the statistics that the path has in a search
-        store = kept_calibration(run, images) or decode_calibration(run, Path(folder), images, Processes(0, 1, device))
-        calibration = CalibrationSet(store.images, search.calibration_batch_size, search.calibration_momentum)
-        path = calibrate_paths(supernet, [architecture], images.preprocess, calibration, device, search.amp)
-    assert path is not None, "nothing stops it"
-
-    def forward(pixels: Tensor) -> Tensor:
-        ((_, logits),) = path.logits(pixels)
-        return logits
-
-    return forward, architecture
-
-
-def check_classes(classes: Sequence[str], images: Images) -> None:
-    """Compares the classes of the validation images with those that the network was trained for.
-
-    A published file does not name its classes: folders are then taken for the first ones, and fewer of them get a
-    warning.
-
-    Raises:
-        CheckpointError: they differ.
-        DataError: the images have one class only.
-    """
-    require_classes(images.val)
-    theirs, expected = images.val.classes, images.config.space.classes
-    if classes and tuple(classes) != theirs:
-        raise CheckpointError(
-            f"the network was trained for {len(classes)} classes ({', '.join(classes[:3])}, ...), the images have"
-            f" {len(theirs)} ({', '.join(theirs[:3])}, ...)"
-        )
-    if len(theirs) > expected:
-        raise CheckpointError(f"the network was trained for {expected} classes, {images.val.name} has {len(theirs)}")
-    if len(theirs) < expected and images.processes.is_main:
-        warn(
-            f"{images.val.name} has {len(theirs)} of the network's {expected} classes; they are taken for the first"
-            " ones in the order of names, else the accuracy means nothing"
-        )
-
-
-def write_logits(path: Path, logits: Tensor, images: Images, processes: Processes) -> None:
-    """Writes the logits of all images, from the first process."""
-    if processes.is_main:
-        buffer = io.BytesIO()
-        paths = np.array([images.val.path(index) for index in range(len(images.val))])
-        np.savez(buffer, logits=logits.numpy(), labels=images.val.labels, paths=paths)
-        write_atomically(path, buffer.getvalue())

@@ -22,7 +22,7 @@ from spos_cli.official.weights import to_official
 from spos_cli.run.candidates import read_candidates
 from spos_cli.run.command import Run
 from spos_cli.run.search_settings import read_settings
-from spos_cli.run.weights_file import Weights, network_content, read_weights, supernet_content
+from spos_cli.run.weights_file import Weights, make_network_content, make_supernet_content, read_weights
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.search.questions import Question, answer, describe_idle_limits
 from spos_cli.search.results import format_interval, is_counted, rounded_interval
@@ -77,7 +77,7 @@ def export_architectures(run: Run, question: Question, journal: Path | None, for
     # A file for each.
     origin = {"supernet": supernet, "space": space.to_dict()}
     files = [write_architecture(run, entry, origin, form) for entry in chosen]
-    run.record_settings()
+    run.record_config_unless_begun()
     show_exported(run, "number" if question.front else "rank", chosen, files)
     for note in notes:
         warn(note)
@@ -161,10 +161,12 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
     # Building the model checks that the weights are of this space.
     if weights.kind == "supernet":
         weights.supernet(run.config)
-        architecture, ours = None, run.folder.supernet.last
+        architecture, stage = None, run.folder.supernet
+        ours = stage.last
     else:
         architecture = weights.network(run.config).arch
-        ours = run.folder.retrain(architecture.id).model
+        stage = run.folder.retrain(architecture.id)
+        ours = stage.model
     if form == "published":
         name = "supernet" if architecture is None else architecture.id
         output = output or run.folder.root / "published" / f"{name}.pth.tar"
@@ -180,9 +182,9 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
         checkpoint.save(output, add_settings(run, weights, architecture))
     # Later commands look for the settings beside weights that a training would have written.
     if output == ours and form == "spos":
-        run.record_config(ours.parent, Processes(0, 1, torch.device("cpu")))
+        run.record_config(stage, Processes(0, 1, torch.device("cpu")))
     elif run.folder.root in output.parents:
-        run.record_settings()
+        run.record_config_unless_begun()
     facts = [
         ("weights", path),
         ("kind", weights.kind),
@@ -201,5 +203,5 @@ def add_settings(run: Run, weights: Weights, architecture: Architecture | None) 
         architecture: of a network; None for a supernet.
     """
     if architecture is None:
-        return supernet_content(run.config, weights.state)
-    return network_content(run.config, architecture, weights.state, weights.classes, {})
+        return make_supernet_content(run.config, weights.state)
+    return make_network_content(run.config, architecture, weights.state, weights.classes, {})

@@ -75,7 +75,7 @@ def show_costs(run: Run, archs: Sequence[str], limit: int | None, form: Literal[
         path = run.folder.flops_table
         content = (json.dumps(summary, indent=1) + "\n").encode()
     write_atomically(path, content)
-    run.record_settings()
+    run.record_config_unless_begun()
     show_space(run, space, costs, summary)
     run.result(summary)
     run.say(f"written to {path}")
@@ -94,7 +94,7 @@ def compare_with_official(run: Run, path: Path) -> None:
     result = flops_table.compare_tables(flops_table.read_table(path), flops_table.make_table(space, count(space).flops))
     file = run.folder.flops_of_widths
     write_atomically(file, (json.dumps(result.others) + "\n").encode())
-    run.record_settings()
+    run.record_config_unless_begun()
     rows = [(d["op"], d["key"], _format_flops(d["theirs"]), _format_flops(d["measured"])) for d in result.differences]
     if rows:
         key = "in, out, hidden channels, height, width, stride:"
@@ -142,7 +142,7 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
     summary = summarize_latencies(space, latencies)
     path = run.folder.latency_table
     write_atomically(path, (json.dumps(summary) + "\n").encode())
-    run.record_settings()
+    run.record_config_unless_begun()
     # Show it, and how far it can be trusted.
     cells = [[format_range(costs, format_duration) for costs in layer] for layer in group_by_choice(latencies.table)]
     show_choices(run, "latency of each choice", space, cells)

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from spos_cli.report.writing import write_report
 from spos_cli.run.folder import RunFolder
-from spos_cli.run.output import screen
+from spos_cli.run.output import make_console
 
 
 def run(folder: Path, as_json: bool) -> None:
@@ -22,4 +22,4 @@ def run(folder: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"file": str(path)}))
     else:
-        screen().print(Text(f"report: {path}"), soft_wrap=True)
+        make_console().print(Text(f"report: {path}"), soft_wrap=True)

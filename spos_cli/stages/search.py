@@ -19,10 +19,13 @@ from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import count
 from spos_cli.report.live import LiveReport
 from spos_cli.run.candidates import EarlierSearch, read_candidates
-from spos_cli.run.command import EXPORT, Run
+from spos_cli.run.command import Run
+from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
-from spos_cli.run.inputs import guessing, limits_of, make_evaluator, make_evolution, read_supernet
+from spos_cli.run.output import EXPORT_COMMANDS
+from spos_cli.run.search_inputs import limits_of, make_evaluator, make_evolution, read_supernet
 from spos_cli.run.search_settings import remember_pixels, remember_settings
+from spos_cli.run.training import read_guessing
 from spos_cli.run.weights_file import Weights
 from spos_cli.search.evolution import Evolution
 from spos_cli.search.journal import Journal
@@ -62,10 +65,10 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     other = EarlierSearch(earlier, read_candidates(earlier, supernet.space, costs)) if earlier else None
     images = Images(config, processes)
     images.check()
-    images.compare_with(file.trained_on, path, scoring=config.search.split == "holdout")
-    with run.working_in(folder.path, processes):
+    compare_with_supernet(images, file.trained_on, path, scoring=config.search.split == "holdout")
+    with run.working_in(folder, processes):
         settings = remember_settings(run, digest, images, processes)
-        run.record_config(folder.path, processes)
+        run.record_config(folder, processes)
         if processes.is_main:
             inputs = {"weights": str(file.path.resolve()), "from": None if earlier is None else str(earlier.resolve())}
             write_atomically(folder.inputs, (json.dumps(inputs) + "\n").encode())
@@ -87,7 +90,7 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
 
 def warn_of_poor_inputs(run: Run, file: Weights, evolution: Evolution) -> None:
     """Warn if the supernet is no better than guessing, or if a limit allows every architecture."""
-    if found := guessing(file.path.parent, run.config.space.classes, file.step):
+    if found := read_guessing(file.path.parent, run.config.space.classes, file.step):
         warn(f"the supernet has {found.verdict}, so scores are hardly more than chance: {found}; train it again")
     for table, limit in [(evolution.table, evolution.limit), *evolution.others]:
         if limit is not None and (idle := table.idle(limit)):
@@ -207,4 +210,4 @@ def show(run: Run, results: Results, images: int) -> None:
     if comparison.count:
         run.say(f"statistically tied: {comparison.count:,} candidates, including the best (paired test, 5 %)")
     run.result([results.to_dict(entry) for entry in best])
-    run.next(EXPORT[run.config.search.objective])
+    run.next(EXPORT_COMMANDS[run.config.search.objective])

@@ -11,10 +11,11 @@ from spos_cli.config import loading
 from spos_cli.engine.progress import format_seconds
 from spos_cli.errors import RunError, SposError
 from spos_cli.files.os_errors import os_errors_as
-from spos_cli.run.command import Command, root_from_here
+from spos_cli.run.command import Run
 from spos_cli.run.folder import RunFolder
 from spos_cli.run.next_command import find_current, make_next_command
 from spos_cli.run.progress import StageProgress, list_progress
+from spos_cli.run.recorded_config import make_root_override
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
 
@@ -35,7 +36,7 @@ METRICS: dict[str, tuple[str, Callable[[Any], str]]] = {
 ONLY_WHILE_RUNNING = ("lr", "images_per_second")
 
 
-def run(run: Command) -> None:
+def run(run: Run) -> None:
     """Show how far each stage of the run folder is, and the next command. Writes nothing and takes no lock.
 
     Raises:
@@ -79,7 +80,7 @@ def find_settings(folder: Path) -> tuple[str | None, str | None, list[str]]:
         has_same_folder = loading.load(recorded).folder.resolve() == folder.resolve()
     except SposError as error:
         raise RunError(f"{error}; name the settings of this run with --config") from None
-    return str(recorded), None if has_same_folder else str(folder), root_from_here(recorded, folder)
+    return str(recorded), None if has_same_folder else str(folder), make_root_override(recorded, folder)
 
 
 def describe_state(stage: StageProgress) -> str:

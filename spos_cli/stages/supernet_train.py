@@ -13,56 +13,53 @@ from spos_cli.files.writing import write_atomically
 from spos_cli.models.skeleton import build_initialized
 from spos_cli.models.supernet import Supernet
 from spos_cli.run.command import Run
+from spos_cli.run.image_comparison import make_image_record, require_same_images
 from spos_cli.run.images import Images
-from spos_cli.run.inputs import make_sampler, require_batch, training_recipe, warn_of_guessing, weights_seed
-from spos_cli.run.output import in_columns
+from spos_cli.run.output import arrange_by_choice
+from spos_cli.run.training import make_sampler, make_training_plan, make_weights_seed, require_batch, warn_of_guessing
 from spos_cli.space.architecture import format_width
 from spos_cli.space.cost import format_cost
-from spos_cli.space.sampling import (
-    CostBinSampler,
-    Sampler,
-    Trained,
-    count_trained,
-)
+from spos_cli.space.sampling import CostBinSampler, Sampler, Trained, count_trained
 from spos_cli.space.search_space import SearchSpace
 
 
 def run(run: Run, processes: Processes) -> None:
-    """Leaves `supernet/last.pt`; goes on from there if it is not complete.
+    """Write `supernet/last.pt`, or resume from there.
 
     Raises:
         SposError: the data, the settings or an earlier checkpoint do not allow it.
     """
-    config = run.config
-    training = config.supernet
+    config, training = run.config, run.config.supernet
     space = config.space.build()
-    require_batch(space, training, processes.world_size, "supernet")  # fails before any work
+    require_batch(space, training, processes.world_size, "supernet")  # It fails before any work.
     sampler = make_sampler(run, space)
     if processes.is_main and isinstance(sampler, CostBinSampler) and (idle := sampler.idle()):
         warn(f"{idle}; change supernet.flops_bins")
     images = Images(config, processes)
     images.check()
     images.warn_of_small_shared_memory(training)
-    with run.working_in(run.folder.supernet.path, processes):
+    with run.working_in(run.folder.supernet, processes):
         train(run, processes, space, sampler, images)
 
 
 def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, images: Images) -> None:
-    """Trains from the last checkpoint, or from the beginning, to the end."""
-    config, training = run.config, run.config.supernet
+    """Train from the last checkpoint, or from the start, to the end."""
+    config, training, folder = run.config, run.config.supernet, run.folder.supernet
     indices, held_out = images.splits
-    model = build_initialized(
-        lambda: Supernet(space, training.affine, training.dropout), weights_seed(config, "supernet")
-    )
     trainer = Trainer(
-        model,
-        training_recipe(training),
+        build_initialized(
+            lambda: Supernet(space, training.affine, training.dropout), make_weights_seed(config, "supernet")
+        ),
+        make_training_plan(training),
         processes,
         name="supernet",
-        folder=run.folder.supernet.path,
+        folder=folder.path,
         identity={"kind": "supernet", "recipe": recipe(config, "supernet")},
-        extra={"config": config.portable(), **TrainedOn.content(images.remembered(val=False), images.train, held_out)},
-        require=lambda content, what: images.require_same(content.get("images"), what, val=False),
+        extra={
+            "config": config.portable(),
+            **TrainedOn.content(make_image_record(images, val=False), images.train, held_out),
+        },
+        require=lambda content, what: require_same_images(images, content.get("images"), what, val=False),
         seed=config.seed,
         preprocess=images.preprocess,
         paths=sampler.paths,
@@ -76,17 +73,17 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
             f" {images.train.name}{rest}"
         )
     trainer.resume()
-    run.record_config(run.folder.supernet.path, processes)
+    run.record_config(folder, processes)
     trainer.train(lambda step: images.batches(indices, training, step, training.steps))
     if processes.is_main:
         show(run, trainer)
         show_trained(run, space, count_trained(sampler, training.steps, space.options))
-        warn_of_guessing(run.folder.supernet.path, config, "supernet")
+        warn_of_guessing(folder, config, "supernet")
         run.next("search")
 
 
 def show(run: Run, trainer: Trainer) -> None:
-    """The summary at the end."""
+    """Show the last metrics."""
     last = trainer.metrics.last_training_line()
     rows = [
         ("steps", trainer.step),
@@ -99,15 +96,16 @@ def show(run: Run, trainer: Trainer) -> None:
 
 
 def show_trained(run: Run, space: SearchSpace, trained: Trained) -> None:
-    """How often each choice and each width was trained, on the screen and in `choices.json` and `widths.json`.
+    """Show how often each choice and each width was trained, and write it to `choices.json` and `widths.json`.
 
-    By layer, in the order of the space.
+    Both files have a list for each layer, in the order of the space.
     """
-    write_atomically(run.folder.supernet.choices, (json.dumps(trained.choices) + "\n").encode())
-    titles, rows = in_columns(space, [[f"{count:,}" for count in counts] for counts in trained.choices])
+    folder = run.folder.supernet
+    write_atomically(folder.choices, (json.dumps(trained.choices) + "\n").encode())
+    titles, rows = arrange_by_choice(space, [[f"{count:,}" for count in counts] for counts in trained.choices])
     table = [[layer.index, *row] for layer, row in zip(space.layers, rows, strict=True)]
     run.show("how often each choice was trained", ["layer", *titles], table)
     if space.widths:
-        write_atomically(run.folder.supernet.widths, (json.dumps(trained.widths) + "\n").encode())
+        write_atomically(folder.widths, (json.dumps(trained.widths) + "\n").encode())
         widths = [[layer, *(f"{count:,}" for count in counts)] for layer, counts in enumerate(trained.widths)]
         run.show("how often each width was trained", ["layer", *map(format_width, space.widths)], widths)

@@ -30,7 +30,7 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.models.counting import count
 from spos_cli.run.command import Run
 from spos_cli.run.images import Images
-from spos_cli.run.inputs import make_evaluator
+from spos_cli.run.search_inputs import make_evaluator
 from spos_cli.run.weights_file import read_weights
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable, format_cost

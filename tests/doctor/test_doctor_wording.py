@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spos_cli.doctor import wording
-from spos_cli.run.output import in_bytes
+from spos_cli.run.output import format_bytes
 
 
 def test_how_times_and_sizes_are_written() -> None:
@@ -14,7 +14,7 @@ def test_how_times_and_sizes_are_written() -> None:
         "2 hours",
         "12 days",
     ]
-    assert [in_bytes(size) for size in (12_345, 35_000_000, 1_234_000_000)] == ["0.0 MB", "35 MB", "1.2 GB"]
+    assert [format_bytes(size) for size in (12_345, 35_000_000, 1_234_000_000)] == ["0.0 MB", "35 MB", "1.2 GB"]
     assert [wording.percent(share) for share in (0, 0.0012, 0.5349, 0.9999, 1)] == [
         "0%",
         "0.12%",

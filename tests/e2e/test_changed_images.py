@@ -1,4 +1,4 @@
-"""Images that change under a run: what is compared, what is refused, and what stays right."""
+"""Images that change during a run: what is compared, what is an error, and what stays correct."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ audit: {seeds: 1, architectures: 3, steps: 2}
 
 
 class Run:
-    """A supernet that is trained, and what is known of it from outside.
+    """A trained supernet, and what is known of it from outside.
 
     Attributes:
-        trained: the content of all files that its training has looked at, whatever they were called.
-        scored: the files that the last search scores on.
+        trained: digests of all files that its training has read, whatever their names were.
+        scored: the files on which the last search has scored.
     """
 
     def __init__(self, spos: Spos, trained: set[bytes]) -> None:
@@ -72,11 +72,11 @@ class Run:
 
     @property
     def scored_and_trained(self) -> list[Path]:
-        """What must not be: images that candidates are scored on, and that the supernet has seen."""
+        """Images on which candidates were scored although the supernet was trained on them. There must be none."""
         return [path for path in self.scored if digest(path) in self.trained]
 
     def of(self, name: str, *, held_out: bool) -> list[Path]:
-        """Training images of a class."""
+        """Return the training images of a class."""
         return [path for path in sorted((self.data / "train" / name).iterdir()) if self.is_held_out(path) == held_out]
 
     def is_held_out(self, path: Path) -> bool:
@@ -87,7 +87,7 @@ class Run:
             (self.data / split / old).rename(self.data / split / new)
 
     def copy_first(self, name: str) -> list[Path]:
-        """A copy of the first image of each class, which the supernet was trained on, under another name."""
+        """Copy the first image of each class, on which the supernet was trained, to another name."""
         copies = [self.data / "train" / label / name for label in CLASSES]
         for copy in copies:
             shutil.copyfile(self.of(copy.parent.name, held_out=False)[0], copy)
@@ -99,7 +99,7 @@ def digest(path: Path) -> bytes:
 
 
 def draw(root: Path, classes: tuple[str, ...] = CLASSES, train: int = 40) -> None:
-    """A colour for each class, and noise; no two images are the same, and few files have one size."""
+    """Draw images of one colour per class, with noise: no two are the same, and few files have the same size."""
     rng = np.random.default_rng(0)
     for split, count in (("train", train), ("val", 4)):
         for label, name in enumerate(classes):
@@ -113,7 +113,7 @@ def draw(root: Path, classes: tuple[str, ...] = CLASSES, train: int = 40) -> Non
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A supernet of 3 classes of 30 images, of each of which 10 more are held out. Not to be changed.
+    """A supernet of 3 classes with 30 images each; 10 more of each are held out. Not to be changed.
 
     Its fifteen steps of six images are one epoch.
     """
@@ -150,12 +150,12 @@ def run(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
-# F2: one file more, another seed, another data.holdout_per_class
+# Another file, another seed, another data.holdout_per_class
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
-def test_a_file_more_does_not_bring_images_that_were_trained_on(run: Run, name: str) -> None:
-    """By its name it may have a place among those that would be held out now; what was held out then is scored on."""
+def test_another_file_does_not_bring_in_images_that_were_trained_on(run: Run, name: str) -> None:
+    """By its name it may be one that would be held out now. Candidates are scored on what was held out then."""
     run("search", "--run-dir", "before", "--weights", run.weights)
     before = run.scored
     run.copy_first(name)
@@ -179,18 +179,18 @@ def test_another_seed_scores_on_the_same_held_out_images(run: Run) -> None:
 @pytest.mark.parametrize(("per_class", "scored"), [(20, 30), (10, 30), (5, 15)])
 def test_no_more_images_are_scored_on_than_the_supernet_left(run: Run, per_class: int, scored: int) -> None:
     command = ("search", "--run-dir", "r5", "--weights", run.weights, "--set", f"data.holdout_per_class={per_class}")
-    said = run(*command).stderr
-    assert ("scored on 30 images, since no others were held out then" in said) == (per_class > 10)
+    message = run(*command).stderr
+    assert ("scored on 30 images, since no others were held out then" in message) == (per_class > 10)
     assert len(set(run.scored)) == scored
     assert not run.scored_and_trained
 
 
-def test_a_supernet_that_has_seen_all_images_is_not_scored_on_some(run: Run) -> None:
+def test_a_supernet_that_was_trained_on_all_images_is_not_scored_on_some(run: Run) -> None:
     everything = ("--set", "data.holdout_per_class=0", "--set", "search.split=val")
     run("supernet-train", "--run-dir", "r6", *everything)
-    said = run("search", "--run-dir", "r7", "--weights", "r6/supernet/last.pt", code=2).stderr
-    assert "30 of the 30 images" in said
-    assert "lower" not in said
+    message = run("search", "--run-dir", "r7", "--weights", "r6/supernet/last.pt", code=2).stderr
+    assert "30 of the 30 images" in message
+    assert "lower" not in message
     run("search", "--run-dir", "r6", *everything)
 
 
@@ -200,8 +200,8 @@ def test_one_journal_is_of_one_set_of_images(run: Run) -> None:
     more = ("--set", "search.generations=2")
     for name, label in (("c.jpg", "cat"), ("d.jpg", "dog")):
         copies = run.copy_first(name)
-        said = run("search", *more, code=2).stderr
-        assert f"{label}: 40 images before, 41 now" in said
+        message = run("search", *more, code=2).stderr
+        assert f"{label}: 40 images before, 41 now" in message
         for copy in copies:
             copy.unlink()
     assert (run.journal.read_bytes(), run.journal.with_name("result.yaml").read_bytes()) == (before, result)
@@ -211,7 +211,7 @@ def test_one_journal_is_of_one_set_of_images(run: Run) -> None:
 
 
 def test_images_that_are_moved_and_copied_are_the_same(run: Run) -> None:
-    """To another disk, where files have other times: decoded images are made anew, and the journal goes on."""
+    """On another disk, files have other times: images are decoded again, and the search resumes."""
     run("search")
     before = run.journal.read_bytes()
     run.data.rename(run.spos.folder / "E")
@@ -223,7 +223,7 @@ def test_images_that_are_moved_and_copied_are_the_same(run: Run) -> None:
 
 
 def test_a_broken_image_to_score_on_can_be_repaired(run: Run) -> None:
-    """The supernet was not trained on it, so nothing else has to be done anew."""
+    """The supernet was not trained on it, so nothing else has to be repeated."""
     broken = run.of("dog", held_out=True)[3]
     content = broken.read_bytes()
     broken.write_bytes(content[:300])
@@ -239,15 +239,15 @@ def test_a_broken_image_to_score_on_can_be_repaired(run: Run) -> None:
 
 def test_a_broken_image_to_score_on_can_be_removed(run: Run) -> None:
     run.of("dog", held_out=True)[3].unlink()
-    said = run("search").stderr
-    assert "dog: 40 images before, 39 now" in said
-    assert "scored on 29 images" in said
+    message = run("search").stderr
+    assert "dog: 40 images before, 39 now" in message
+    assert "scored on 29 images" in message
     assert len(set(run.scored)) == 29
     assert not run.scored_and_trained
 
 
-def test_files_of_the_same_size_that_were_exchanged_end_a_search(run: Run) -> None:
-    """Names and sizes tell nothing of bitmaps; the pixels that scores are of do."""
+def test_files_of_the_same_size_that_were_exchanged_are_an_error(run: Run) -> None:
+    """All bitmaps have the same size, so only their pixels tell that they differ."""
     for path in run.data.rglob("*.jpg"):
         Image.open(path).save(path.with_suffix(".bmp"))
         path.unlink()
@@ -257,31 +257,31 @@ def test_files_of_the_same_size_that_were_exchanged_end_a_search(run: Run) -> No
     before = journal.read_bytes()
     for path in run.data.rglob("*.bmp"):
         ImageOps.invert(Image.open(path)).save(path)
-    said = run("search", "--run-dir", "b", "--set", "search.generations=2", code=2).stderr
-    assert "scored on other images" in said
+    message = run("search", "--run-dir", "b", "--set", "search.generations=2", code=2).stderr
+    assert "scored on other images" in message
     assert journal.read_bytes() == before
 
 
-def test_another_preparation_than_the_supernets_is_refused(run: Run) -> None:
-    said = run("search", "--set", "data.preset=standard", code=2).stderr
-    assert "data.preset: spos, not standard" in said
+def test_another_preparation_than_that_of_the_supernet_is_an_error(run: Run) -> None:
+    message = run("search", "--set", "data.preset=standard", code=2).stderr
+    assert "data.preset: spos, not standard" in message
     assert not run.journal.exists()
 
 
-def test_images_that_may_have_been_exchanged_are_refused(run: Run) -> None:
-    """As after a new numbering: each name is there, but means another image."""
+def test_images_that_may_have_been_exchanged_are_an_error(run: Run) -> None:
+    """As after renumbering: each name still exists, but it means another image."""
     one, other = run.of("fox", held_out=True)[0], run.of("fox", held_out=False)[0]
     content = one.read_bytes(), other.read_bytes()
     one.write_bytes(content[1])
     other.write_bytes(content[0])
-    said = run("search", code=2).stderr
-    assert f"fox/{one.name}" in said
-    assert "exchanged" in said
+    message = run("search", code=2).stderr
+    assert f"fox/{one.name}" in message
+    assert "exchanged" in message
     assert not run.journal.exists()
 
 
-def test_a_training_goes_on_with_its_images_only(run: Run) -> None:
-    """And ends in the same bytes."""
+def test_a_training_resumes_on_the_same_images_only(run: Run) -> None:
+    """It then ends in the same bytes."""
     whole, folder = run.weights.read_bytes(), run.weights.parent
     for name in ("last.pt", "step-00000015.pt"):
         (folder / name).unlink()
@@ -296,24 +296,24 @@ def test_a_training_goes_on_with_its_images_only(run: Run) -> None:
     victim.write_bytes(content + b"more")
     assert "dog: 40 images, some of which have been replaced" in run("supernet-train", code=2).stderr
     victim.write_bytes(content)
-    (run.data / "val" / "dog" / "00.jpg").unlink()  # a supernet is not trained on those
+    (run.data / "val" / "dog" / "00.jpg").unlink()  # A supernet does not depend on those.
     run.data.rename(run.spos.folder / "E")
-    shutil.copytree(run.spos.folder / "E", run.data, copy_function=shutil.copyfile)  # to files of another time
+    shutil.copytree(run.spos.folder / "E", run.data, copy_function=shutil.copyfile)  # The files get other times.
     run("supernet-train")
     assert run.weights.read_bytes() == whole
 
 
-# F3: classes
+# Classes
 
 
 def test_classes_that_were_renamed(run: Run) -> None:
-    """`wolf` would be the last of the three, and all labels move."""
+    """`wolf` would be the last of the three, so all labels would change."""
     path = ("evaluate", "--weights", run.weights, "--arch", "0,0", "--json")
     top1 = json.loads(run(*path).stdout)["top1"]
     run.rename("cat", "wolf")
     for command in (path, ("search",), ("supernet-train",)):
-        said = run(*command, code=2).stderr
-        assert "only before: cat, only now: wolf" in said
+        message = run(*command, code=2).stderr
+        assert "only before: cat, only now: wolf" in message
     assert not run.journal.exists()
     run.rename("wolf", "cat")
     assert json.loads(run(*path).stdout)["top1"] == top1
@@ -331,8 +331,8 @@ def test_a_path_is_evaluated_on_other_images_of_the_same_classes(run: Run) -> No
     assert "cat: 40 images before, 20 now" in done.stderr
 
 
-def test_a_retraining_goes_on_with_its_images_only(run: Run) -> None:
-    """Weights depend on the training images; the accuracy alone on the validation images, and that is said."""
+def test_a_retraining_resumes_on_the_same_images_only(run: Run) -> None:
+    """Weights depend on the training images. Only the accuracy depends on the validation images: a warning."""
     run("retrain", "0,0")
     model = next(run.spos.folder.glob("runs/t/retrain/*/model.pt"))
     whole = model.read_bytes()
@@ -347,7 +347,7 @@ def test_a_retraining_goes_on_with_its_images_only(run: Run) -> None:
     assert model.read_bytes() == whole
 
 
-def test_a_broken_validation_image_costs_nothing_once_it_is_repaired(run: Run) -> None:
+def test_a_retraining_resumes_after_a_validation_image_is_repaired(run: Run) -> None:
     broken = run.data / "val" / "fox" / "03.jpg"
     content = broken.read_bytes()
     broken.write_bytes(b"")
@@ -365,10 +365,10 @@ def test_validation_images_that_candidates_are_scored_on(run: Run) -> None:
     (run.data / "val" / "fox" / "00.jpg").unlink()
     assert "validation images: fox: 4 images before, 3 now" in run(*val, code=2).stderr
     assert run.journal.read_bytes() == before
-    run("search", "--run-dir", "other", "--weights", run.weights)  # held-out images are not those
+    run("search", "--run-dir", "other", "--weights", run.weights)  # Held-out images are others.
 
 
-def test_an_audit_is_of_the_images_of_its_search(run: Run) -> None:
+def test_an_audit_needs_the_images_of_its_search(run: Run) -> None:
     run("search")
     added = run.copy_first("c.jpg")
     assert "training images: cat: 40 images before, 41 now" in run("audit", code=2).stderr
@@ -382,17 +382,17 @@ def test_an_audit_is_of_the_images_of_its_search(run: Run) -> None:
     assert found.read_bytes() == before
 
 
-# F5: decoded images that are kept
+# The cache of decoded images
 
 
-def test_stored_images_follow_their_files(run: Run) -> None:
+def test_cached_images_follow_their_files(run: Run) -> None:
     torn = run.of("cat", held_out=False)[:2]
     whole = [path.read_bytes() for path in torn]
     for path in torn:
         path.write_bytes(path.read_bytes()[:300])
     options = ("--set", "data.store=disk", "--set", "retrain.steps=30")
-    said = run("retrain", "0,0", "--run-dir", "r7", *options).stderr
-    assert all(f"train/cat/{path.name}" in said for path in torn)
+    message = run("retrain", "0,0", "--run-dir", "r7", *options).stderr
+    assert all(f"train/cat/{path.name}" in message for path in torn)
     for path, content in zip(torn, whole, strict=True):
         path.write_bytes(content)
     assert "cannot read" not in run("retrain", "0,1", "--run-dir", "r7", *options).stderr
@@ -426,13 +426,13 @@ def test_several_processes_end_with_one_error(run: Run) -> None:
 
 @pytest.mark.slow
 def test_machines_that_do_not_have_the_same_images(run: Run, tmp_path: Path) -> None:
-    """Two that share the run folder, and have the images on a disk of their own."""
+    """Two machines share the run folder, but each has its images on its own disk."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
-    places = [tmp_path, tmp_path / "second"]
-    places[1].mkdir()
-    shutil.copytree(run.data, places[1] / "D")
+    folders = [tmp_path, tmp_path / "second"]
+    folders[1].mkdir()
+    shutil.copytree(run.data, folders[1] / "D")
     run.of("cat", held_out=False)[0].unlink()
     command = [sys.executable, "-m", "spos_cli", "supernet-train", "--config", tmp_path / "spos.yaml"]
     command += ["--run-dir", tmp_path / "shared"]
@@ -440,20 +440,20 @@ def test_machines_that_do_not_have_the_same_images(run: Run, tmp_path: Path) -> 
     machines = [
         subprocess.Popen(
             list(map(str, command)),
-            cwd=place,
+            cwd=folder,
             env={**environment(), **group, "RANK": str(rank), "MASTER_PORT": str(port)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank, place in enumerate(places)
+        for rank, folder in enumerate(folders)
     ]
     for machine in machines:
-        _, said = machine.communicate(timeout=120)
-        assert machine.returncode == 2, said
-        assert "do not see the same training images (119 and 120 in D/train)" in said
-        assert said.count("error:") == 1
-        assert "Traceback" not in said
+        _, message = machine.communicate(timeout=120)
+        assert machine.returncode == 2, message
+        assert "do not see the same training images (119 and 120 in D/train)" in message
+        assert message.count("error:") == 1
+        assert "Traceback" not in message
     assert not list(tmp_path.glob("shared/supernet/*.pt"))
 
 
@@ -465,12 +465,12 @@ def test_an_official_supernet_does_not_name_its_images(run: Run) -> None:
 
 
 @pytest.mark.parametrize("wrong", [3, {}, {"training": {"cat": "40"}}, {"training": {"cat": 3}}, {"training": []}])
-def test_a_file_that_says_nonsense_of_its_images(run: Run, wrong: Any) -> None:
+def test_a_file_whose_record_of_images_is_broken(run: Run, wrong: Any) -> None:
     content = checkpoint.load(run.weights)
     for name in ("images", "held_out"):
         checkpoint.save(run.spos.folder / "odd.pt", {**content, name: wrong})
-        said = run("search", "--run-dir", "r9", "--weights", "odd.pt", code=2).stderr
-        assert "is not a weights file of spos" in said
+        message = run("search", "--run-dir", "r9", "--weights", "odd.pt", code=2).stderr
+        assert "is not a weights file of spos" in message
     run("search")
     settings = run.journal.with_name("settings.json")
     settings.write_text(json.dumps({**json.loads(settings.read_text()), "images": wrong}))

@@ -1,4 +1,4 @@
-"""Trainings that diverge without a NaN, or collapse, end with exit code 0: that is said, and only of them."""
+"""Trainings that diverge without a NaN, or collapse: they end with exit code 0 and a warning."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.conftest import Spos
 
 pytestmark = pytest.mark.slow
 
-SAID = ": the training has "
+WARNING = ": the training has "
 
 
 def stage(spos: Spos, name: str) -> dict[str, Any]:
-    """What `spos status --json` says of a stage whose name begins so."""
+    """Return what `spos status --json` says of the first stage whose name begins with `name`."""
     stages = json.loads(spos.here("status", "--json").stdout)["stages"]
     return next(dict(one) for one in stages if one["name"].startswith(name))
 
@@ -24,13 +24,13 @@ def stage(spos: Spos, name: str) -> dict[str, Any]:
 def test_a_supernet_that_diverges(spos: Spos) -> None:
     diverging = ("--set", "supernet.steps=20", "--set", "supernet.lr=1000")
     done = spos("supernet-train", *diverging)
-    (line,) = [line for line in done.stderr.splitlines() if SAID in line]
+    (line,) = [line for line in done.stderr.splitlines() if WARNING in line]
     assert line.startswith("supernet: ")
     for part in ("training loss", "top-1", "guessing has 2.303 and 10.0%", "Lower supernet.lr (it is 1000)", "--fresh"):
         assert part in line
     assert "warmup_steps" in line
     assert "clip_grad_norm" in line
-    assert spos.here("supernet-train", *diverging).stderr.count(SAID) == 1  # nothing is left to train
+    assert spos.here("supernet-train", *diverging).stderr.count(WARNING) == 1  # There is nothing left to train.
 
     found = stage(spos, "supernet")
     assert found["note"] == "diverged: no better than guessing"
@@ -45,24 +45,24 @@ def test_a_supernet_that_diverges(spos: Spos) -> None:
     assert "the supernet has diverged" in spos.here("search", *diverging, *elsewhere).stderr
 
 
-def test_several_processes_say_it_once(spos: Spos) -> None:
+def test_several_processes_warn_once(spos: Spos) -> None:
     diverging = ("--set", "supernet.steps=4", "--set", "supernet.lr=1000", "--devices", "2")
-    assert spos("supernet-train", *diverging, "--set", "supernet.log_every=2").stderr.count(SAID) == 1
+    assert spos("supernet-train", *diverging, "--set", "supernet.log_every=2").stderr.count(WARNING) == 1
 
 
 def test_a_retraining_that_collapses(spos: Spos) -> None:
-    """Its weights decay to nothing: the loss is that of guessing to five digits."""
+    """Its weights decay to zero: the loss is that of guessing, to five digits."""
     done = spos.here("retrain", "0,1,2,3", "--set", "retrain.weight_decay=15", "--set", "retrain.momentum=0")
     assert done.stderr.count("retrain: the training has learned nothing") == 1
     assert "Lower retrain.lr (it is 0.05)" in done.stderr
     assert stage(spos, "retrain")["guessing"]["chance"] == pytest.approx(0.1)
 
 
-def test_the_healthy_are_left_alone(finished: Spos, spos: Spos) -> None:
+def test_healthy_trainings_cause_no_warning(finished: Spos, spos: Spos) -> None:
     for steps in (1, 8, 100):
         for command in (("supernet-train", "--fresh"), ("retrain", "0,1,2,3", "--fresh")):
             section = "supernet" if command[0] == "supernet-train" else "retrain"
-            assert SAID not in spos.here(*command, "--set", f"{section}.steps={steps}").stderr
+            assert WARNING not in spos.here(*command, "--set", f"{section}.steps={steps}").stderr
         assert "guessing" not in stage(spos, "supernet")
         assert "guessing" not in stage(spos, "retrain")
     weights = ("--weights", finished.run / "supernet" / "last.pt", "--set", "search.generations=0")

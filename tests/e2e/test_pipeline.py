@@ -1,9 +1,10 @@
-"""The six commands on real digits: a whole run by the installed `spos`, what else they can from its entry point."""
+"""The six commands on real digits: what each writes, and that repeating one changes nothing."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ import scipy.stats
 import torch
 import yaml
 
-from tests.conftest import PROGRAM, Spos
+from spos_cli.engine import checkpoint
+from tests.conftest import PROGRAM, Mistake, Spos
 from tests.search.test_ties import tied
 
 pytestmark = pytest.mark.slow
@@ -28,7 +30,7 @@ def journal(spos: Spos) -> list[dict[str, object]]:
 
 
 def check_ties(folder: Path, entries: list[dict[str, Any]], result: dict[str, Any]) -> None:
-    """The intervals, and what is tied with the best, one comparison at a time."""
+    """Check the intervals, and what is statistically tied with the best, one comparison at a time."""
     bits = np.unpackbits(np.fromfile(folder / "outcomes.bits", np.uint8).reshape(len(entries), -1), axis=1, count=100)
     outcomes = {tuple(entry["architecture"]): row for entry, row in zip(entries, bits.astype(bool), strict=True)}
     winner = outcomes[tuple(result["best"][0]["architecture"])]
@@ -40,7 +42,7 @@ def check_ties(folder: Path, entries: list[dict[str, Any]], result: dict[str, An
     assert result["tied"] == sum(tied(winner, row) for row in outcomes.values())
 
 
-def test_what_each_command_leaves(finished: Spos) -> None:
+def test_what_each_command_writes(finished: Spos) -> None:
     run = finished.run
     assert (run / "supernet" / "last.pt").read_bytes() == (run / "supernet" / "step-00000100.pt").read_bytes()
     assert len(list((run / "supernet").glob("step-*.pt"))) == 2  # keep_checkpoints
@@ -69,10 +71,10 @@ def test_what_each_command_leaves(finished: Spos) -> None:
 
 def test_evaluate_needs_nothing_but_the_file(finished: Spos, tmp_path: Path) -> None:
     (model,) = finished.run.glob("retrain/*/model.pt")
-    alone = Spos(tmp_path / "elsewhere")
-    (alone.folder / "spos.yaml").unlink()
-    shutil.copy(model, alone.folder / "some name.pt")
-    done = alone("evaluate", "--weights", "some name.pt", "--json", "--save-logits", "logits.npz")
+    elsewhere = Spos(tmp_path / "elsewhere")
+    (elsewhere.folder / "spos.yaml").unlink()
+    shutil.copy(model, elsewhere.folder / "some name.pt")
+    done = elsewhere("evaluate", "--weights", "some name.pt", "--json", "--save-logits", "logits.npz")
     result = json.loads(done.stdout)
     assert set(result) == {"top1", "top5", "loss", "images", "flops", "params", "images_per_second"}
 
@@ -81,9 +83,9 @@ def test_evaluate_needs_nothing_but_the_file(finished: Spos, tmp_path: Path) -> 
         key: metrics[key] for key in ("top1", "top5", "images")
     }
     assert result["loss"] == pytest.approx(metrics["loss"], rel=1e-4)
-    assert result["top1"] > 0.4  # it has begun to learn digits; chance is 0.1
+    assert result["top1"] > 0.4, "it has begun to learn digits, where chance is 0.1"
 
-    saved = np.load(alone.folder / "logits.npz")
+    saved = np.load(elsewhere.folder / "logits.npz")
     assert saved["logits"].shape == (result["images"], 10)
     assert float((saved["logits"].argmax(1) == saved["labels"]).mean()) == result["top1"]
     assert len(set(saved["paths"].tolist())) == result["images"]
@@ -94,14 +96,14 @@ def test_another_config_changes_where_images_are_but_not_how_they_are_prepared(f
     spos = Spos(tmp_path)
     text = (spos.folder / "spos.yaml").read_text().replace("preset: standard", "preset: spos")
     (spos.folder / "other.yaml").write_text(text)
-    alone = json.loads(spos.here("evaluate", "--weights", model, "--json").stdout)
+    elsewhere = json.loads(spos.here("evaluate", "--weights", model, "--json").stdout)
     other = json.loads(spos.here("evaluate", "--weights", model, "--json", "--config", "other.yaml").stdout)
-    assert alone["top1"] == other["top1"]
-    assert alone["loss"] == pytest.approx(other["loss"], rel=1e-5)  # threads differ, so the last digits may
+    assert elsewhere["top1"] == other["top1"]
+    assert elsewhere["loss"] == pytest.approx(other["loss"], rel=1e-5)  # threads differ, so the last digits may
 
 
 def test_a_path_of_the_supernet(finished: Spos) -> None:
-    """Evaluated on the validation set after the same calibration; not the search split, so near but not equal."""
+    """The calibration is that of the search, but the images are the validation set: close, but not equal."""
     entry = journal(finished)[0]
     arch = ",".join(map(str, entry["architecture"]))  # type: ignore[call-overload]
     before = {path: path.stat().st_mtime_ns for path in finished.run.rglob("*")}
@@ -109,7 +111,7 @@ def test_a_path_of_the_supernet(finished: Spos) -> None:
     result = json.loads(finished.here("evaluate", "--weights", weights, "--arch", arch, "--json").stdout)
     assert result["flops"] == entry["flops"]
     assert result["top1"] == pytest.approx(entry["top1"], abs=0.25)
-    assert {path: path.stat().st_mtime_ns for path in finished.run.rglob("*")} == before  # it only looks
+    assert {path: path.stat().st_mtime_ns for path in finished.run.rglob("*")} == before, "nothing is written"
 
 
 def test_a_path_of_the_supernet_scores_the_same_as_in_the_search(finished: Spos, tmp_path: Path) -> None:
@@ -127,8 +129,8 @@ def test_the_same_command_again_changes_nothing(finished: Spos) -> None:
     files = [path for path in finished.run.rglob("*") if path.is_file()]
     before = {path: path.read_bytes() for path in files}
     for command in ("supernet-train", "search", "export-arch", "retrain", "report"):
-        said = finished.here(command).stdout
-        assert ("report: runs/tiny/search/report.html" in said) == (command in ("search", "report"))
+        message = finished.here(command).stdout
+        assert ("report: runs/tiny/search/report.html" in message) == (command in ("search", "report"))
     assert {path: path.read_bytes() for path in files} == before
 
 
@@ -141,8 +143,8 @@ def test_export_under_another_limit_and_several(finished: Spos, tmp_path: Path) 
     allowed.sort(key=lambda entry: (-entry["top1"], entry["flops"]))  # type: ignore[operator]
     assert [entry["architecture"] for entry in found] == [entry["architecture"] for entry in allowed[:3]]
     assert len(list(spos.run.glob("archs/*/arch.yaml"))) == 3
-    said = spos.here("retrain", code=2).stderr  # which of the three?
-    assert "there are several" in said
+    message = spos.here("retrain", code=2).stderr  # It cannot tell which of the three.
+    assert "there are several" in message
 
 
 def test_fresh_keeps_what_was_there(finished: Spos, tmp_path: Path) -> None:
@@ -196,7 +198,7 @@ def test_two_processes_give_the_same_journal(finished: Spos, tmp_path: Path) -> 
     assert ours.read_bytes() == theirs.read_bytes()
 
 
-def test_published_costs(spos: Spos) -> None:
+def test_official_costs(spos: Spos) -> None:
     winner = "2,1,0,1,2,0,2,0,2,0,2,3,0,0,0,0,3,2,3,3"
     (spos.folder / "spos.yaml").unlink()
     assert json.loads(spos.here("flops-table", winner, "--json", "--config", "imagenet").stdout) == [
@@ -232,3 +234,39 @@ def test_print_config(spos: Spos) -> None:
     printed = yaml.safe_load(spos("supernet-train", "--print-config", "--set", "supernet.lr=0.25").stdout)
     assert printed["supernet"]["lr"] == 0.25
     assert not spos.run.exists()
+
+
+def test_a_training_resumes_with_other_processes_but_not_with_other_settings(tmp_path: Path) -> None:
+    spos = Spos(tmp_path)
+    saved = spos.run / "supernet" / "last.pt"
+    code, _ = spos.interrupt(signal.SIGTERM, saved.exists, "supernet-train", "--set", "supernet.steps=400")
+    assert code == 143
+    other = ("--seed", 7, "--set", "supernet.lr=0.1")
+    message = spos.here("supernet-train", "--set", "supernet.steps=400", *other, code=2).stderr
+    assert "seed: 7, was 0; recipe.supernet.lr: 0.1, was 0.05" in message.replace("recipe.seed", "seed")
+    step = checkpoint.load(saved)["step"]
+    harmless = ("--devices", 2, "--set", "data.workers=1", "--set", "supernet.log_every=500")
+    harmless += ("--set", "supernet.checkpoint_every=1000", "--set", "timeout_minutes=5")
+    assert f"resuming at step {step} of 400" in spos("supernet-train", "--set", "supernet.steps=400", *harmless).stderr
+    assert checkpoint.load(saved)["step"] == 400
+
+
+def test_the_settings_in_a_weights_file_do_not_say_where_to_work(finished: Spos, spos: Spos, mistake: Mistake) -> None:
+    (model,) = finished.run.glob("retrain/*/model.pt")
+    outside = spos.folder.parent / f"{spos.folder.name}-outside"
+    content = checkpoint.load(model)
+    config = content["config"] | {"run_dir": str(outside), "name": "evil", "devices": 64, "max_restarts": 10**6}
+    checkpoint.save(spos.folder / "evil.pt", {**content, "config": config})
+    assert json.loads(spos.here("evaluate", "--weights", "evil.pt", "--json").stdout)["images"] == 359
+    for root in (outside, "../elsewhere", "/"):
+        config["data"] = {**config["data"], "source": "cifar10", "root": str(root)}
+        checkpoint.save(spos.folder / "evil.pt", {**content, "config": config})
+        assert "the settings in the weights file ask for images in" in mistake("evaluate", "--weights", "evil.pt")
+    assert not outside.exists()
+
+
+def test_set_reaches_the_evaluation_with_and_without_a_config(finished: Spos) -> None:
+    (model,) = finished.run.glob("retrain/*/model.pt")
+    for extra in ((), ("--config", "spos.yaml")):
+        command = ("evaluate", "--weights", model, *extra, "--set", "search.batch_size=7", "--print-config")
+        assert yaml.safe_load(finished.here(*command).stdout)["search"]["batch_size"] == 7

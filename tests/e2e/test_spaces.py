@@ -1,4 +1,4 @@
-"""Every kind of space goes through all commands, on small images."""
+"""All commands on every kind of space, with small images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conftest import Spos, count_spaces_once
 
 pytestmark = pytest.mark.slow
 
-# What makes a shipped recipe one of seconds; its space stays as it is, but for the images.
+# With these settings, all commands on a recipe's space take seconds.
 QUICK = {
     "devices": "cpu",
     "threads": 1,
@@ -39,7 +39,7 @@ QUICK = {
 
 
 def quick(name: str) -> dict[str, Any]:
-    """A shipped recipe's space, with 16 pixels or fewer, and ten classes."""
+    """Return quick settings for the space of a recipe, with at most 16 x 16 pixels and ten classes."""
     space = loading.load(loading.shipped()[name]).dump()["space"]
     crop = {"crop": "none", "flip": False, "jitter": 0}
     size = min(16, space["image_size"])
@@ -52,7 +52,7 @@ def quick(name: str) -> dict[str, Any]:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
-    """A command in this process, from the entry point of the console script."""
+    """Run a command in this process, from the entry point of the console script."""
     monkeypatch.setattr(sys, "argv", ["spos", *arguments])
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -90,13 +90,13 @@ class Plain(nn.Module):
         return self.norm(self.conv(features)).relu()
 
 
-class Torn(Plain):
+class WrongShape(Plain):
     def forward(self, features):
         return super().forward(features)[:, 1:]
 """
 
 
-def own(spos: Spos, *choices: object) -> None:
+def use_own_block(spos: Spos, *choices: object) -> None:
     (spos.folder / "blocks.py").write_text(OWN)
     settings = yaml.safe_load((spos.folder / "spos.yaml").read_text())
     settings["space"]["choices"] = list(choices)
@@ -104,8 +104,8 @@ def own(spos: Spos, *choices: object) -> None:
 
 
 @pytest.fixture
-def imported_anew() -> Iterator[None]:
-    """No test gets the blocks of another one."""
+def fresh_imports() -> Iterator[None]:
+    """No test gets the blocks of another test."""
     before = list(sys.path)
     sys.modules.pop("blocks", None)
     yield
@@ -113,18 +113,18 @@ def imported_anew() -> Iterator[None]:
     sys.path[:] = before
 
 
-@pytest.mark.usefixtures("imported_anew")
+@pytest.mark.usefixtures("fresh_imports")
 def test_a_block_of_the_users(spos: Spos) -> None:
-    """In a space with shuffles, inverted residuals and identity, and widths; fair paths; one and two processes."""
+    """In a space with shuffles, inverted residuals, identity and widths; fair paths; one and two processes."""
     kernel = {"blocks:Plain": {"kernel": 3, "groups": 2}}
-    own(spos, {"shuffle": {"kernel": 3}}, {"mbconv": {"kernel": 3, "expand": 2}}, kernel, "identity")
+    use_own_block(spos, {"shuffle": {"kernel": 3}}, {"mbconv": {"kernel": 3, "expand": 2}}, kernel, "identity")
     settings = yaml.safe_load((spos.folder / "spos.yaml").read_text())
     settings["space"]["widths"] = [0.5, 1, 1.5]
     settings["supernet"] |= {"steps": 12, "sampler": "fair", "width_warmup_steps": 6}
     (spos.folder / "spos.yaml").write_text(yaml.safe_dump(settings))
-    said = spos("supernet-train").stdout
-    assert "how often each choice was trained" in said
-    assert "how often each width was trained" in said
+    message = spos("supernet-train").stdout
+    assert "how often each choice was trained" in message
+    assert "how often each width was trained" in message
     trained = json.loads((spos.run / "supernet" / "choices.json").read_text())
     assert trained == [[16, 16, 16], [12] * 4, [16, 16, 16], [12] * 4] or [sum(row) for row in trained] == [48] * 4
     spos.here("search")
@@ -136,64 +136,64 @@ def test_a_block_of_the_users(spos: Spos) -> None:
     spos.here("retrain", "2,3,0@0.5,2")
     (model,) = spos.run.glob("retrain/*/model.pt")
     assert "2,3,0@0.5,2" in spos.here("evaluate", "--weights", model).stdout
-    published = ("--format", "published", "--output", "theirs.pth.tar")
-    spos.here("export-arch", "--weights", model, *published)
-    assert "2,3,0@0.5,2" in spos.here("evaluate", "--weights", "theirs.pth.tar").stdout  # as the tensors tell
-    # Without the settings that name it, nothing is imported because a file says so.
+    official = ("--format", "published", "--output", "theirs.pth.tar")
+    spos.here("export-arch", "--weights", model, *official)
+    assert "2,3,0@0.5,2" in spos.here("evaluate", "--weights", "theirs.pth.tar").stdout  # The tensors tell it.
+    # Without settings of the user that name the block, a weights file cannot make spos import it.
     (spos.folder / "blocks.py").write_text("raise SystemExit('imported')")
     (spos.folder / "spos.yaml").rename(spos.folder / "mine.yaml")
-    said = spos("evaluate", "--weights", model, code=2).stderr
-    assert "name blocks to import: blocks:Plain; if they are yours, give the --config" in said
+    message = spos("evaluate", "--weights", model, code=2).stderr
+    assert "name blocks to import: blocks:Plain; if they are yours, give the --config" in message
     (spos.folder / "blocks.py").write_text(OWN)
     spos("evaluate", "--weights", model, "--config", "mine.yaml")
 
 
-@pytest.mark.usefixtures("imported_anew")
+@pytest.mark.usefixtures("fresh_imports")
 @pytest.mark.parametrize(
-    ("choice", "said"),
+    ("choice", "phrase"),
     [
         ("nowhere:Plain", "cannot build nowhere:Plain for layer 0: No module named 'nowhere'"),
         ("blocks:Missing", "has no attribute 'Missing'"),
         ("blocks:Plain", "missing 1 required positional argument: 'kernel'"),
-        ({"blocks:Torn": {"kernel": 3}}, "makes [(15, 4, 4)] in layer 0 instead of [(16, 4, 4)]"),
+        ({"blocks:WrongShape": {"kernel": 3}}, "makes [(15, 4, 4)] in layer 0 instead of [(16, 4, 4)]"),
         ("blocks:", "cannot read {'blocks:': {}}"),
         ("json:loads", "cannot build json:loads"),
     ],
 )
-def test_mistakes_in_a_block_of_the_users(spos: Spos, choice: object, said: str, mistake: Any) -> None:
-    own(spos, choice, {"shuffle": {"kernel": 3}})
-    assert said in mistake("flops-table")
+def test_mistakes_in_a_block_of_the_users(spos: Spos, choice: object, phrase: str, mistake: Any) -> None:
+    use_own_block(spos, choice, {"shuffle": {"kernel": 3}})
+    assert phrase in mistake("flops-table")
 
 
 def test_limits_on_several_costs(finished: Spos, spos: Spos) -> None:
-    """FLOPs, parameters and measured latency; refused where nothing is left, or nothing or anew was measured."""
+    """FLOPs, parameters and measured latency; errors if nothing fits, or if the latency table is missing or another."""
     weights = ("--weights", finished.run / "supernet" / "last.pt")
-    said = spos.here("search", *weights, "--latency-limit", "5ms", code=2).stderr
-    assert "run spos flops-table --latency --set search.latency_limit=5ms first" in said
+    message = spos.here("search", *weights, "--latency-limit", "5ms", code=2).stderr
+    assert "run spos flops-table --latency --set search.latency_limit=5ms first" in message
     table = json.loads(spos.here("flops-table", "--latency", "--json").stdout)
     assert table == json.loads((spos.run / "latency_table.json").read_text())
     assert len(table["whole"]) == 20
     assert table["conditions"]["batch"] == 1
-    # Of figures that are as good on a busy machine, too.
-    table |= {"fixed": 500, "table": [[100 * (place + 1) for place in range(len(row))] for row in table["table"]]}
+    # These latencies do not depend on how busy the machine is.
+    table |= {"fixed": 500, "table": [[100 * (index + 1) for index in range(len(row))] for row in table["table"]]}
     (spos.run / "latency_table.json").write_text(json.dumps(table))
-    middle = f"{table['fixed'] + round(sum(sum(row) / len(row) for row in table['table']))}us"
-    limits = ("--latency-limit", middle, "--params-limit", "6K", "--flops-limit", "60K")
-    said = spos.here("search", *weights, *limits).stdout
-    assert "at or under 60K FLOPs and 6K parameters and" in said
+    latency_limit = f"{table['fixed'] + round(sum(sum(row) / len(row) for row in table['table']))}us"
+    limits = ("--latency-limit", latency_limit, "--params-limit", "6K", "--flops-limit", "60K")
+    message = spos.here("search", *weights, *limits).stdout
+    assert "at or under 60K FLOPs and 6K parameters and" in message
     journal = (spos.run / "search" / "journal.jsonl").read_bytes()
     for line in journal.splitlines():
         entry = json.loads(line)
         added = sum(row[choice] for row, choice in zip(table["table"], entry["architecture"], strict=True))
-        assert table["fixed"] + added <= int(middle.removesuffix("us"))
+        assert table["fixed"] + added <= int(latency_limit.removesuffix("us"))
         assert entry["params"] <= 6_000
         assert entry["flops"] <= 60_000
     starved = spos.here("search", *weights, "--run-dir", "other", "--params-limit", "1K", code=2).stderr
     assert "no architecture has at most 1K parameters" in starved
-    for fixed, said in (
-        (501, "holds a search with other settings (search.latency_table:"),  # candidates would be others
+    for fixed, phrase in (
+        (501, "holds a search with other settings (search.latency_table:"),  # Other candidates would fit.
         (5000, "the space reaches from 5.4ms"),
     ):
         (spos.run / "latency_table.json").write_text(json.dumps(table | {"fixed": fixed}))
-        assert said in spos.here("search", *weights, *limits, code=2).stderr
+        assert phrase in spos.here("search", *weights, *limits, code=2).stderr
     assert (spos.run / "search" / "journal.jsonl").read_bytes() == journal

@@ -11,7 +11,7 @@ from spos_cli.config import loading
 from spos_cli.config.schema import Config
 from spos_cli.errors import RunError
 from spos_cli.report import live
-from spos_cli.run.command import Command
+from spos_cli.run.command import Run
 from spos_cli.run.folder import RunFolder
 from spos_cli.stages import report
 from tests.clock import Clock
@@ -28,7 +28,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[live.LiveRep
 
     monkeypatch.setattr(live, "time", clock)
     monkeypatch.setattr(live, "write_report", write)
-    return live.LiveReport(Command(settings)), clock, written
+    return live.LiveReport(Run(settings)), clock, written
 
 
 def test_a_search_spends_little_time_on_its_report(

@@ -1,4 +1,4 @@
-"""The published files through `spos`: their checkpoints, table, search and architecture in and out."""
+"""Official files through `spos`: checkpoints, FLOPs table, search and architecture, in and out."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from torchvision import transforms as classic
 from spos_cli.engine import checkpoint
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
-from spos_cli.official.golden import WINNER, fill_weights, make_images
+from spos_cli.official.golden import WINNER, fill, image
 from spos_cli.search.journal import Journal
 from spos_cli.space.search_space import PUBLISHED
 from tests.conftest import Mistake, Spos
 from tests.models import reference
-from tests.official.test_flops_table import make_official_table
+from tests.official.test_flops_table import published as official_table
 
 pytestmark = pytest.mark.slow
 
@@ -34,8 +34,8 @@ AUDIT = ("--set", "audit.architectures=3", "--set", "audit.steps=2")
 TINY_ARCHS = [(0, 1, 2, 3), (3, 2, 1, 0), (1, 1, 1, 1), (2, 2, 2, 2), (0, 3, 0, 3)]
 
 
-def published(state: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """A checkpoint as the published code writes it."""
+def official_checkpoint(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Return a checkpoint as the official code writes it."""
     return {"state_dict": collections.OrderedDict((f"module.{name}", tensor) for name, tensor in state.items())}
 
 
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opencv_pipeline(path: Path) -> torch.Tensor:
-    """The published validation transform: OpenCV's resize, torchvision's centre crop, BGR, 0 to 255."""
+    """Apply the official validation transform: OpenCV's resize, torchvision's centre crop, BGR, 0 to 255."""
     pixels = np.asarray(Image.open(path).convert("RGB"))
     height, width = pixels.shape[:2]
     target = (int(256 / height * width + 0.5), 256) if height < width else (256, int(256 / width * height + 0.5))
@@ -66,28 +66,28 @@ def opencv_pipeline(path: Path) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def winner() -> dict[str, torch.Tensor]:
-    """The published winner with the weights and statistics of the golden numbers."""
+    """The official winner with the weights and statistics of the golden numbers."""
     network = Network(PUBLISHED, WINNER)
-    fill_weights(network)
+    fill(network)
     return network.state_dict()
 
 
-def test_the_oracle_is_the_published_network(winner: dict[str, torch.Tensor]) -> None:
+def test_the_oracle_is_the_official_network(winner: dict[str, torch.Tensor]) -> None:
     golden = json.loads((Path(__file__).parents[1] / "official/golden/network_logits.json").read_text())
     for case in golden[:3]:
         network = Network(PUBLISHED, WINNER.__class__(tuple(case["architecture"])))
-        fill_weights(network)
+        fill(network)
         with torch.no_grad():
-            logits = reference.logits(network.state_dict(), case["architecture"], make_images(2, 7))
+            logits = reference.logits(network.state_dict(), case["architecture"], image(2, 7))
         assert float(logits.double().norm()) == pytest.approx(case["eval_l2"], rel=1e-5)
 
 
 @pytest.mark.parametrize("modern", [True, False], ids=["zip", "before 1.6"])
-def test_a_published_network_gives_the_published_logits(
+def test_an_official_network_gives_the_official_logits(
     spos: Spos, folder: Path, winner: dict[str, torch.Tensor], modern: bool
 ) -> None:
     """JPEG files through `spos evaluate`, against OpenCV and the plain network; the architecture is inferred."""
-    torch.save(published(winner), spos.folder / "any name", _use_new_zipfile_serialization=modern)
+    torch.save(official_checkpoint(winner), spos.folder / "any name", _use_new_zipfile_serialization=modern)
     command = ("evaluate", "--weights", "any name", "--config", "imagenet_published", "--set", f"data.root={folder}")
     run = spos if modern else spos.here
     done = run(*command, "--save-logits", "logits.npz", "--set", "data.workers=2", "--devices", "cpu", "--json")
@@ -101,7 +101,7 @@ def test_a_published_network_gives_the_published_logits(
         expected = reference.logits(winner, list(WINNER), images).numpy()
     scale = np.sqrt((expected**2).mean())
     assert np.abs(saved["logits"] - expected).max() < 1e-3 * scale
-    assert np.abs(expected[0] - expected[1]).max() > 0.1 * scale  # the images do matter
+    assert np.abs(expected[0] - expected[1]).max() > 0.1 * scale  # The images do matter.
     labels = [sorted(PHOTOS).index(Path(path).parent.name) for path in saved["paths"].tolist()]
     assert saved["labels"].tolist() == labels
     for count in (1, 5):
@@ -110,13 +110,13 @@ def test_a_published_network_gives_the_published_logits(
 
 
 def test_a_round_trip_keeps_every_byte(spos: Spos, winner: dict[str, torch.Tensor]) -> None:
-    """Published to ours to published, for the network and for the supernet."""
+    """From official to ours to official, for the network and for the supernet."""
     supernet = Supernet(PUBLISHED)
-    fill_weights(supernet)
+    fill(supernet)
     imagenet = ("--config", "imagenet_published", "--run-dir", "r", "--json")
     for state in (winner, supernet.state_dict()):
         kind = "network" if state is winner else "supernet"
-        torch.save(published(state), spos.folder / f"{kind}.pth.tar")
+        torch.save(official_checkpoint(state), spos.folder / f"{kind}.pth.tar")
         ours = json.loads(
             spos.here("export-arch", "--weights", f"{kind}.pth.tar", "--format", "spos", *imagenet).stdout
         )
@@ -129,12 +129,12 @@ def test_a_round_trip_keeps_every_byte(spos: Spos, winner: dict[str, torch.Tenso
             other = again["state_dict"][f"module.{name}"]
             assert (other.dtype, other.shape) == (tensor.dtype, tensor.shape)
             assert other.numpy().tobytes() == tensor.numpy().tobytes()
-    said = spos.here("export-arch", "--weights", "network.pth.tar", "--format", "spos", *imagenet, code=2).stderr
-    assert "name another file with --output" in said
+    message = spos.here("export-arch", "--weights", "network.pth.tar", "--format", "spos", *imagenet, code=2).stderr
+    assert "already; name another with --output" in message
 
 
-def test_the_published_table(spos: Spos) -> None:
-    (spos.folder / "op_flops_dict.pkl").write_bytes(pickle.dumps(make_official_table(), 2))
+def test_the_official_flops_table(spos: Spos) -> None:
+    (spos.folder / "op_flops_dict.pkl").write_bytes(pickle.dumps(official_table(), 2))
     imagenet = ("flops-table", "--config", "imagenet", "--run-dir", "r", "--json")
     assert json.loads(spos.here(*imagenet, "--import", "op_flops_dict.pkl").stdout) == {
         "compared": 34,
@@ -145,21 +145,21 @@ def test_the_published_table(spos: Spos) -> None:
     assert kept == [{"op": "shufflenet_3x3_stride_1", "key": [64, 64, 12, 56, 56, 1], "flops": 2747136}]
     spos.here(*imagenet, "--format", "pkl")
     written = pickle.loads((spos.folder / "r" / "op_flops_dict.pkl").read_bytes())
-    del (table := make_official_table())["shufflenet_3x3_stride_1"][64, 64, 12, 56, 56, 1]
+    del (table := official_table())["shufflenet_3x3_stride_1"][64, 64, 12, 56, 56, 1]
     assert written == table
 
 
 @pytest.fixture(scope="module")
 def tiny(finished: Spos) -> dict[str, Any]:
-    """A published search of the tiny space: five scored candidates and one that was only drawn."""
+    """An official search of the tiny space: five scored candidates and one that was only drawn."""
     vis_dict: dict[Any, Any] = {
-        choices: {"err": (0.5 - 0.05 * place, 0.1), "visited": True} for place, choices in enumerate(TINY_ARCHS)
+        choices: {"err": (0.5 - 0.05 * index, 0.1), "visited": True} for index, choices in enumerate(TINY_ARCHS)
     }
     vis_dict[0, 0, 0, 0] = {"flops": 10**9}
     return {"memory": [], "candidates": [], "vis_dict": vis_dict, "keep_top_k": {10: [], 50: []}, "epoch": 20}
 
 
-def test_a_published_search_is_exported(spos: Spos, tiny: dict[str, Any]) -> None:
+def test_an_official_search_is_exported(spos: Spos, tiny: dict[str, Any]) -> None:
     torch.save(tiny, spos.folder / "checkpoint.pth.tar")
     done = spos.here("export-arch", "--from", "checkpoint.pth.tar", "--top", 2, "--format", "pkl", "--json")
     found = json.loads(done.stdout)
@@ -171,47 +171,47 @@ def test_a_published_search_is_exported(spos: Spos, tiny: dict[str, Any]) -> Non
     assert costs[0]["flops"] == found[0]["flops"]
 
 
-def test_a_published_search_goes_on(finished: Spos, spos: Spos, tiny: dict[str, Any]) -> None:
-    """From the published supernet and the published scores; and resumed, and byte-equal in two processes."""
+def test_an_official_search_is_continued(finished: Spos, spos: Spos, tiny: dict[str, Any]) -> None:
+    """From the official supernet and the official scores. Resumed, and in two processes, it gives the same bytes."""
     torch.save(tiny, spos.folder / "checkpoint.pth.tar", _use_new_zipfile_serialization=False)
     state = checkpoint.load(finished.run / "supernet" / "last.pt")["model"]
-    torch.save(published(state), spos.folder / "supernet.pth.tar")
+    torch.save(official_checkpoint(state), spos.folder / "supernet.pth.tar")
     command = ("search", "--weights", "supernet.pth.tar", "--from", "checkpoint.pth.tar")
-    said = spos.here(*command).stdout
-    assert "beginning with 5 candidates of another search" in said
-    assert "the 5 best under the limits are scored again" in said
+    message = spos.here(*command).stdout
+    assert "beginning with 5 candidates of another search" in message
+    assert "the 5 best under the limits are scored again" in message
     journal = spos.run / "search" / "journal.jsonl"
     whole = journal.read_bytes()
     entries = [json.loads(line) for line in whole.splitlines()]
     assert [tuple(entry["architecture"]) for entry in entries[:5]] == TINY_ARCHS
-    first = entries[5:11]  # a generation stands in the order of its architectures
+    first = entries[5:11]  # A generation is in the order of its architectures.
     assert sorted(entry["origin"] for entry in first) == ["random"] + ["rescored"] * 5
     assert [entry["architecture"] for entry in first] == sorted(entry["architecture"] for entry in first)
     assert {entry["origin"] for entry in entries[:5]} == {"imported"}
     assert {tuple(entry["architecture"]) for entry in first if entry["origin"] == "rescored"} == {*TINY_ARCHS}
     assert len({tuple(entry["architecture"]) for entry in entries[5:]}) == len(entries) - 5 == 18
-    # The imported scores were better than any here, and neither win nor tie.
+    # The imported scores were better than any here, but they neither win nor are statistically tied.
     result = yaml.safe_load((journal.parent / "result.yaml").read_text())
     own = sorted(Journal(journal).read()[5:], key=lambda entry: entry.rank)
     assert [one["architecture"] for one in result["best"]] == [entry.architecture.to_list() for entry in own[:10]]
     assert (result["candidates"], result["best"][0]["tied"]) == (18, True)
-    assert "5 more from another search" in spos.here("status").stdout
+    assert "5 more of another search" in spos.here("status").stdout
     audited = json.loads(spos.here("audit", "--weights", "supernet.pth.tar", *AUDIT, "--json").stdout)
     assert audited["evolution"][0]["best"][-1] == result["best"][0]["top1"]
 
-    journal.write_bytes(b"".join(whole.splitlines(keepends=True)[:10]))  # as after a kill
+    journal.write_bytes(b"".join(whole.splitlines(keepends=True)[:10]))  # As after a kill.
     spos.here("search", "--weights", "supernet.pth.tar")
     assert journal.read_bytes() == whole
     spos(*command, "--run-dir", "two", "--devices", 2)
     assert (spos.folder / "two" / "search" / "journal.jsonl").read_bytes() == whole
-    larger = (*command[:3], "--set", "space.image_size=16")  # which no tensor of the published weights tells
+    larger = (*command[:3], "--set", "space.image_size=16")  # No tensor of the official weights tells this.
     assert "(space.image_size: 16, was 8)" in spos.here(*larger, code=2).stderr
     tiny["vis_dict"][1, 2, 3, 1] = {"err": (0.1, 0.1)}
     torch.save(tiny, spos.folder / "checkpoint.pth.tar")
     assert "has begun without the candidates of --from" in spos.here(*command, code=2).stderr
 
 
-def test_our_weights_and_the_published_form_of_them_score_alike(finished: Spos, spos: Spos) -> None:
+def test_our_weights_and_their_official_form_score_the_same(finished: Spos, spos: Spos) -> None:
     ours = finished.run / "supernet" / "last.pt"
     spos.here("export-arch", "--weights", ours, "--output", "supernet.pth.tar")
     results = [
@@ -225,22 +225,22 @@ def test_our_weights_and_the_published_form_of_them_score_alike(finished: Spos, 
         json.loads(spos.here("evaluate", "--weights", file, "--json").stdout) for file in (model, "network.pth.tar")
     ]
     assert results[0]["top1"] == results[1]["top1"]
-    assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-5)  # threads may differ
+    assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-5)  # The number of threads may differ.
 
 
-def test_mistakes_with_published_files(finished: Spos, spos: Spos, mistake: Mistake) -> None:
+def test_mistakes_with_official_files(finished: Spos, spos: Spos, mistake: Mistake) -> None:
     """Each is one line."""
     state = checkpoint.load(finished.run / "supernet" / "last.pt")["model"]
-    torch.save(published(state), spos.folder / "supernet.pth.tar")
+    torch.save(official_checkpoint(state), spos.folder / "supernet.pth.tar")
     torch.save({"vis_dict": {(9,) * 4: {"err": (0.1, 0.1)}}}, spos.folder / "search.pth.tar")
     (spos.folder / "arch.pkl").write_bytes(pickle.dumps(Path("x")))
-    for command, said in [
+    for command, phrase in [
         (("evaluate", "--weights", "supernet.pth.tar"), "is a supernet; name the path"),
-        (("evaluate", "--weights", "search.pth.tar"), "is not a weights file of spos, nor a published one"),
+        (("evaluate", "--weights", "search.pth.tar"), "is neither a weights file of spos nor an official one"),
         (("search", "--weights", "supernet.pth.tar", "--set", "space.classes=9"), "does not fit the model"),
         (("search", "--weights", "supernet.pth.tar", "--from", "supernet.pth.tar"), "holds no search"),
         (("search", "--weights", "supernet.pth.tar", "--from", "nothing"), "cannot read nothing"),
-        (("export-arch", "--from", "search.pth.tar"), "is not in this space: layer 0 has choice 9"),
+        (("export-arch", "--from", "search.pth.tar"), "is not of this space: layer 0 has choice 9"),
         (("export-arch", "--format", "published"), "is for weights; name them with --weights"),
         (("export-arch", "--weights", "supernet.pth.tar", "--format", "pkl"), "is for architectures"),
         (("retrain", "arch.pkl"), "arch.pkl is not read: it would run code"),
@@ -248,5 +248,5 @@ def test_mistakes_with_published_files(finished: Spos, spos: Spos, mistake: Mist
         (("flops-table", "--import", "nothing.pkl"), "cannot read nothing.pkl"),
     ]:
         message = mistake(*command)
-        assert said in message
+        assert phrase in message
         assert message.count("\n") == 1

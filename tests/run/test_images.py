@@ -1,4 +1,4 @@
-"""How the stages use stored images: `data.store`, and the calibration images that a search has left."""
+"""The images of a run: their cache, the calibration images of a search, and several processes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.errors import ConfigError, DataError, RunError
 from spos_cli.run.command import Run
 from spos_cli.run.images import Images
-from spos_cli.run.inputs import decode_calibration, kept_calibration
+from spos_cli.run.search_inputs import decode_calibration, kept_calibration
 
-ALONE = Processes(0, 1, torch.device("cpu"))
+ONE_PROCESS = Processes(0, 1, torch.device("cpu"))
 SPACE: dict[str, Any] = {
     "image_size": 16,
     "classes": 2,
@@ -76,39 +76,39 @@ def test_disk_and_ram_hold_the_same_images(root: Path, monkeypatch: pytest.Monke
         write(path, *arguments, **options)
 
     monkeypatch.setattr(resized, "write", counted)
-    ram, disk, again = (Images(settings(root, f"data.store={kind}"), ALONE) for kind in ("ram", "disk", "disk"))
+    ram, disk, again = (Images(settings(root, f"data.store={kind}"), ONE_PROCESS) for kind in ("ram", "disk", "disk"))
     expected = batches(ram)
     assert all(equal(batches(images), expected) for images in (disk, again))
     path = root / "run" / "store" / "train.u8"
     assert written == [path], "the second command used it again"
-    assert isinstance(again.stored, StoredSet)
+    assert isinstance(again.cached, StoredSet)
     assert path.stat().st_size == 20 * 18 * 22 * 3  # short side 16 * 256 / 224, of images of 50 x 40
     content = bytearray(path.read_bytes())
     content[77] ^= 4
     path.write_bytes(content)
-    assert equal(batches(Images(settings(root, "data.store=disk"), ALONE)), expected)
+    assert equal(batches(Images(settings(root, "data.store=disk"), ONE_PROCESS)), expected)
     assert len(written) == 2
-    assert not equal(batches(Images(settings(root), ALONE)), expected), "crops are of another image"
+    assert not equal(batches(Images(settings(root), ONE_PROCESS)), expected), "full images are cropped"
     assert [entry.name for entry in (root / "run").iterdir()] == ["store"]
 
 
-def test_without_a_store_and_with_images_in_memory_nothing_is_stored(root: Path) -> None:
-    assert not isinstance(Images(settings(root), ALONE).stored, ResizedSet)
+def test_nothing_is_cached_without_data_store_or_with_images_in_memory(root: Path) -> None:
+    assert not isinstance(Images(settings(root), ONE_PROCESS).cached, ResizedSet)
     space = ("space.classes=10", "data.source=digits", "space.image_size=8")
-    images = Images(settings(root, "data.store=disk", *space), ALONE)
-    assert images.stored is images.train
+    images = Images(settings(root, "data.store=disk", *space), ONE_PROCESS)
+    assert images.cached is images.train
     assert not (root / "run").exists()
 
 
-def test_several_processes_do_not_hold_the_images_several_times(root: Path) -> None:
-    images = Images(settings(root, "data.store=ram"), ALONE)
+def test_several_processes_cannot_each_hold_the_images(root: Path) -> None:
+    images = Images(settings(root, "data.store=ram"), ONE_PROCESS)
     images.check()
     images.processes = Processes(0, 2, torch.device("cpu"))
     with pytest.raises(ConfigError, match=r"2 processes would hold the images once each; use data\.store: disk"):
-        _ = images.stored
+        _ = images.cached
 
 
-def test_ram_and_disk_are_one_recipe() -> None:
+def test_ram_and_disk_are_the_same_settings_to_a_result() -> None:
     ram, disk, none = (loading.validate({}, [f"data.store={kind}"]).portable() for kind in ("ram", "disk", "none"))
     assert ram == disk != none
 
@@ -116,15 +116,15 @@ def test_ram_and_disk_are_one_recipe() -> None:
 @pytest.mark.parametrize("store", ["none", "disk"])
 def test_a_search_leaves_its_calibration_images_to_evaluate(root: Path, store: str) -> None:
     run = Run(settings(root, f"data.store={store}"), as_json=True)
-    images = Images(run.config, ALONE)
+    images = Images(run.config, ONE_PROCESS)
     assert kept_calibration(run, images) is None
-    left = decode_calibration(run, run.folder.search.path, images, ALONE)
-    assert not (root / "run" / "store").exists(), "a few images are not worth a store of all"
+    left = decode_calibration(run, run.folder.search.path, images, ONE_PROCESS)
+    assert not (root / "run" / "store").exists(), "a few images are not worth a cache of all"
     kept = kept_calibration(run, images)
     assert kept is not None
     assert torch.equal(kept.images, left.images)
     other = Run(settings(root, f"data.store={'disk' if store == 'none' else 'none'}"))
-    assert kept_calibration(other, Images(other.config, ALONE)) is None, "of images of another size"
+    assert kept_calibration(other, Images(other.config, ONE_PROCESS)) is None, "the cache has images of another size"
     path = run.folder.search.calibration_images
     content = np.fromfile(path, np.uint8)
     content[123] ^= 1
@@ -132,7 +132,7 @@ def test_a_search_leaves_its_calibration_images_to_evaluate(root: Path, store: s
     assert kept_calibration(run, images) is None
 
 
-def test_a_store_in_the_making_is_left_alone(root: Path) -> None:
+def test_a_cache_that_another_process_fills_is_an_error(root: Path) -> None:
     code = "import sys; from pathlib import Path; from spos_cli.files import lock\nwith lock.hold(Path(sys.argv[1])):"
     code += " print('held', flush=True); input()"
     command = [sys.executable, "-c", code, str(root / "run" / ".store.lock")]
@@ -140,13 +140,13 @@ def test_a_store_in_the_making_is_left_alone(root: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(RunError, match="is in use by process"):
-            _ = Images(settings(root, "data.store=disk"), ALONE).stored
+            _ = Images(settings(root, "data.store=disk"), ONE_PROCESS).cached
         other.communicate("\n")
-    _ = Images(settings(root, "data.store=disk"), ALONE).stored
+    _ = Images(settings(root, "data.store=disk"), ONE_PROCESS).cached
 
 
 class Two(Processes):
-    """The first of two processes, of which the other one may see other images."""
+    """The first of two processes. The other one may see other images."""
 
     difference = (0, 0)
 
@@ -154,15 +154,15 @@ class Two(Processes):
         return torch.stack((values, values + torch.tensor(self.difference)))
 
 
-@pytest.mark.parametrize(("other", "said"), [((1, 0), r"\(24 in "), ((5, -1), r"\(24 and 23 in ")])
+@pytest.mark.parametrize(("other", "phrase"), [((1, 0), r"\(24 in "), ((5, -1), r"\(24 and 23 in ")])
 def test_all_processes_see_the_same_images(
-    root: Path, monkeypatch: pytest.MonkeyPatch, other: tuple[int, int], said: str
+    root: Path, monkeypatch: pytest.MonkeyPatch, other: tuple[int, int], phrase: str
 ) -> None:
     monkeypatch.setattr(Processes, "barrier", lambda self: None)
     two = Two(0, 2, torch.device("cpu"))
     Images(settings(root), two).check()
     monkeypatch.setattr(Two, "difference", other)
-    with pytest.raises(DataError, match=f"do not see the same training images {said}.*all machines need the same"):
+    with pytest.raises(DataError, match=f"do not see the same training images {phrase}.*all machines need the same"):
         Images(settings(root), two).check()
     with pytest.raises(DataError, match="do not see the same validation images"):
         Images(settings(root), two).require_same_everywhere(train=False)

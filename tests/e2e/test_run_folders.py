@@ -1,4 +1,4 @@
-"""Where a run is: odd names, folders and disks that cannot be written, other machines, and files from strangers."""
+"""Run folders: odd names, disks that cannot be written, two commands in one folder, `--fresh`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -14,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 
 from spos_cli.config import loading
@@ -47,12 +45,12 @@ def test_spaces_and_other_scripts_in_names(tmp_path: Path) -> None:
     run = spos.folder / "läufe [1]" / "ein s"
     for command in ("supernet-train", "flops-table", "search", "export-arch", "retrain"):
         program = spos if command in ("supernet-train", "retrain") else spos.here
-        said = program(command, *where).stdout
-        follow = [line.removeprefix("next: ") for line in said.splitlines() if line.startswith("next: ")]
+        message = program(command, *where).stdout
+        follow = [line.removeprefix("next: ") for line in message.splitlines() if line.startswith("next: ")]
         assert len(follow) == 1
     (model,) = run.glob("retrain/*/model.pt")
     assert checkpoint.load(model)["classes"] == sorted(NAMES)
-    # What is to be typed next can be typed as it is.
+    # The next command can be typed as it is printed.
     done = subprocess.run(
         ["sh", "-c", follow[0].replace("spos ", f"{PROGRAM} ", 1) + " --json"],
         cwd=spos.folder,
@@ -67,17 +65,17 @@ def test_spaces_and_other_scripts_in_names(tmp_path: Path) -> None:
 def test_a_read_only_run_folder(spos: Spos) -> None:
     spos.run.mkdir(parents=True)
     spos.run.chmod(0o555)
-    # The superuser may write everywhere, unless that right is taken away.
+    # The superuser may write everywhere, so that right is dropped first.
     program = ("setpriv", "--bounding-set=-dac_override", PROGRAM) if os.geteuid() == 0 else (PROGRAM,)
     for command in ("supernet-train", "flops-table"):
-        said = spos(command, *QUICK, code=2, program=program).stderr
-        assert "Permission denied" in said
-        assert said.count("error") == 1
+        message = spos(command, *QUICK, code=2, program=program).stderr
+        assert "Permission denied" in message
+        assert message.count("error") == 1
     assert not list(spos.run.iterdir())
 
 
 def test_a_disk_without_room_for_a_checkpoint(finished: Spos, spos: Spos) -> None:
-    """Files may not grow beyond 20 KB: training goes on to the end, which has to be saved; then there is room."""
+    """Files may not grow beyond 20 KB: training continues to its end, which must be saved. Then there is room."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
@@ -100,35 +98,6 @@ def test_a_disk_without_room_for_a_checkpoint(finished: Spos, spos: Spos) -> Non
     assert (spos.run / "supernet/last.pt").read_bytes() == (finished.run / "supernet/last.pt").read_bytes()
 
 
-def test_a_resumed_run_may_have_other_helpers_but_no_other_recipe(tmp_path: Path) -> None:
-    spos = Spos(tmp_path)
-    saved = spos.run / "supernet" / "last.pt"
-    code, _ = spos.interrupt(signal.SIGTERM, saved.exists, "supernet-train", "--set", "supernet.steps=400")
-    assert code == 143
-    other = ("--seed", 7, "--set", "supernet.lr=0.1")
-    said = spos.here("supernet-train", "--set", "supernet.steps=400", *other, code=2).stderr
-    assert "seed: 7, was 0; recipe.supernet.lr: 0.1, was 0.05" in said.replace("recipe.seed", "seed")
-    step = checkpoint.load(saved)["step"]
-    helpers = ("--devices", 2, "--set", "data.workers=1", "--set", "supernet.log_every=500")
-    helpers += ("--set", "supernet.checkpoint_every=1000", "--set", "timeout_minutes=5")
-    assert f"resuming at step {step} of 400" in spos("supernet-train", "--set", "supernet.steps=400", *helpers).stderr
-    assert checkpoint.load(saved)["step"] == 400
-
-
-def test_a_strangers_weights_have_no_say_in_where_we_work(finished: Spos, spos: Spos, mistake: Mistake) -> None:
-    (model,) = finished.run.glob("retrain/*/model.pt")
-    outside = spos.folder.parent / f"{spos.folder.name}-outside"
-    content = checkpoint.load(model)
-    config = content["config"] | {"run_dir": str(outside), "name": "evil", "devices": 64, "max_restarts": 10**6}
-    checkpoint.save(spos.folder / "evil.pt", {**content, "config": config})
-    assert json.loads(spos.here("evaluate", "--weights", "evil.pt", "--json").stdout)["images"] == 359
-    for root in (outside, "../elsewhere", "/"):
-        config["data"] = {**config["data"], "source": "cifar10", "root": str(root)}
-        checkpoint.save(spos.folder / "evil.pt", {**content, "config": config})
-        assert "the settings in the weights file ask for images in" in mistake("evaluate", "--weights", "evil.pt")
-    assert not outside.exists()
-
-
 @pytest.mark.parametrize("name", ["../evil", "a/b", ".hidden", "", "x" * 200, "a\nb"])
 def test_names_of_runs_are_checked(mistake: Mistake, name: str) -> None:
     assert "name:" in mistake("supernet-train", "--set", f"name={json.dumps(name)}")
@@ -136,9 +105,9 @@ def test_names_of_runs_are_checked(mistake: Mistake, name: str) -> None:
 
 @pytest.mark.parametrize("folder", ["", " ", "a\nb", "\x1b[2J"])
 def test_names_of_run_folders_are_checked(mistake: Mistake, folder: str) -> None:
-    said = mistake("supernet-train", "--run-dir", folder)
-    assert "should be the name of a folder" in said
-    assert "\x1b" not in said
+    message = mistake("supernet-train", "--run-dir", folder)
+    assert "should be the name of a folder" in message
+    assert "\x1b" not in message
 
 
 def test_two_runs_in_one_folder(finished: Spos, spos: Spos) -> None:
@@ -156,8 +125,8 @@ def test_two_runs_in_one_folder(finished: Spos, spos: Spos) -> None:
             assert process.poll() is None
             time.sleep(0.005)
         for run, extra in ((spos.here, ()), (spos.here, ("--fresh",)), (spos, ("--devices", 2))):
-            said = run("supernet-train", *extra, code=2).stderr
-            assert f"is in use by process {process.pid} on" in said
+            message = run("supernet-train", *extra, code=2).stderr
+            assert f"is in use by process {process.pid} on" in message
     finally:
         process.kill()
         process.wait()
@@ -177,10 +146,10 @@ def test_names_that_are_too_long(mistake: Mistake) -> None:
         assert mistake(*command).count("\n") == 1
 
 
-def test_fresh_is_once_a_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that a launcher starts again, or a machine that comes back, go on."""
+def test_fresh_starts_over_once_per_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that a launcher restarts, and a machine that comes back, resume."""
     run = Run(loading.validate({"run_dir": str(tmp_path / "run")}), fresh=True)
-    alone = Processes(0, 1, torch.device("cpu"))
+    process = Processes(0, 1, torch.device("cpu"))
 
     def begin(rank: str | None, launch: str | None, torchrun: str | None = None) -> bool:
         names = {
@@ -195,7 +164,7 @@ def test_fresh_is_once_a_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
                 monkeypatch.setenv(name, value)
         run.folder.supernet.path.mkdir(parents=True, exist_ok=True)
         (run.folder.supernet.last).write_text("weights")
-        with run.working_in(run.folder.supernet.path, alone):
+        with run.working_in(run.folder.supernet, process):
             return not (run.folder.supernet.last).exists()
 
     assert [begin(None, None), begin(None, None)] == [True, True]
@@ -204,10 +173,3 @@ def test_fresh_is_once_a_launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for nameless in (None, "none"):
         with pytest.raises(RunError, match="--fresh needs an --rdzv-id"):
             begin("0", None, nameless)
-
-
-def test_set_reaches_the_evaluation_with_and_without_a_config(finished: Spos) -> None:
-    (model,) = finished.run.glob("retrain/*/model.pt")
-    for extra in ((), ("--config", "spos.yaml")):
-        command = ("evaluate", "--weights", model, *extra, "--set", "search.batch_size=7", "--print-config")
-        assert yaml.safe_load(finished.here(*command).stdout)["search"]["batch_size"] == 7

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spos_cli import seeding
-from spos_cli.config.schema import Config, TrainingConfig
 from spos_cli.data import datasets
 from spos_cli.data.loaders import (
     BadImages,
     ImageStore,
-    images_per_pass,
 )
 from spos_cli.data.transforms import EvalTransform, TrainTransform
-from spos_cli.engine import history
 from spos_cli.engine.distributed import Processes
-from spos_cli.engine.history import Guessing, find_guessing
-from spos_cli.engine.optim import Schedule
-from spos_cli.engine.progress import track, warn
-from spos_cli.engine.trainer import TrainingPlan
+from spos_cli.engine.progress import track
 from spos_cli.errors import CheckpointError, ConfigError, RunError
 from spos_cli.files.digests import file_digest
 from spos_cli.files.reading import read_json
-from spos_cli.models.counting import Costs, count
+from spos_cli.models.counting import Costs
 from spos_cli.models.supernet import Supernet
 from spos_cli.run.command import Run
 from spos_cli.run.images import Images
@@ -34,92 +27,6 @@ from spos_cli.run.weights_file import Weights, read_weights
 from spos_cli.search.evaluator import CalibrationSet, Evaluator
 from spos_cli.search.evolution import Evolution
 from spos_cli.space.cost import CostTable
-from spos_cli.space.sampling import CostBinSampler, FairSampler, Sampler, UniformSampler, WidthWarmUp
-from spos_cli.space.search_space import SearchSpace
-
-
-def require_batch(space: SearchSpace, training: TrainingConfig, processes: int, section: str) -> int:
-    """The images of one forward pass of one process.
-
-    Raises:
-        ConfigError: the batch cannot be shared out, or leaves too little for BatchNorm.
-    """
-    images = images_per_pass(training.batch_size, processes, training.accumulate)
-    space.require_variance(images, f"{section}.batch_size")
-    return images
-
-
-def training_recipe(training: TrainingConfig, ema_decay: float | None = None) -> TrainingPlan:
-    """A config's training section as the engine takes it."""
-    return TrainingPlan(
-        schedule=Schedule(
-            training.lr, training.steps, training.schedule, training.warmup_steps, training.schedule_first
-        ),
-        batch_size=training.batch_size,
-        accumulate=training.accumulate,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-        label_smoothing=training.label_smoothing,
-        clip_grad_norm=training.clip_grad_norm,
-        amp=training.amp,
-        compile=training.compile,
-        gradient_compression=training.gradient_compression,
-        ema_decay=ema_decay,
-        log_every=training.log_every,
-        checkpoint_every=training.checkpoint_every,
-        keep_checkpoints=training.keep_checkpoints,
-        milestone_every=training.milestone_every,
-    )
-
-
-def guessing(folder: Path, classes: int, last_step: int | None = None) -> Guessing | None:
-    """Whether the training in a folder is no better than guessing by its metrics, up to a step or to their end."""
-    try:
-        lines = history.read(folder / "metrics.jsonl")
-    except OSError:
-        return None
-    return find_guessing([line for line in lines if last_step is None or line["step"] <= last_step], classes)
-
-
-def warn_of_guessing(folder: Path, config: Config, section: str) -> None:
-    """Says at the end of a training that it is no better than guessing, if so, and what to do."""
-    if found := guessing(folder, config.space.classes):
-        rate = getattr(config, section).lr
-        warn(
-            f"{section}: the training has {found.verdict}: {found}. Lower {section}.lr (it is {rate:g}), raise"
-            f" {section}.warmup_steps or set {section}.clip_grad_norm, and start with --fresh"
-        )
-
-
-def only_one(pattern: Sequence[Path], what: str, hint: str) -> Path:
-    """The file that there is exactly one of.
-
-    Raises:
-        RunError: there is none, or there are several and the user has to choose.
-    """
-    found = sorted(pattern)
-    if not found:
-        raise RunError(f"there is no {what} here yet; run {hint} first")
-    if len(found) > 1:
-        raise RunError(f"there are several: name one of {', '.join(str(path) for path in found)}")
-    return found[0]
-
-
-def weights_seed(config: Config, purpose: str) -> int:
-    """The seed of a model's first weights."""
-    return seeding.torch_seed(config.seed, f"{purpose} weights")
-
-
-def make_sampler(run: Run, space: SearchSpace) -> Sampler:
-    """What draws a path for each step; every process draws the same."""
-    config, options = run.config, space.options
-    warm_up = WidthWarmUp(len(space.widths), config.supernet.width_warmup_steps)
-    if config.supernet.sampler == "uniform":
-        return UniformSampler(options, config.seed, warm_up)
-    if config.supernet.sampler == "fair":
-        return FairSampler(options, config.seed, warm_up)
-    bins = config.supernet.flops_bins
-    return CostBinSampler(count(space).flops, bins.low, bins.high, bins.width, config.seed)
 
 
 def read_latency(run: Run) -> CostTable:

@@ -1,0 +1,97 @@
+"""What the settings of a training make: its plan, its sampler, its first weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spos_cli import seeding
+from spos_cli.config.schema import Config, TrainingConfig
+from spos_cli.data.loaders import images_per_pass
+from spos_cli.engine import history
+from spos_cli.engine.history import Guessing, find_guessing
+from spos_cli.engine.optim import Schedule
+from spos_cli.engine.progress import warn
+from spos_cli.engine.trainer import TrainingPlan
+from spos_cli.models.counting import count
+from spos_cli.run.command import Run
+from spos_cli.run.folder import TrainingFolder
+from spos_cli.space.sampling import CostBinSampler, FairSampler, Sampler, UniformSampler, WidthWarmUp
+from spos_cli.space.search_space import SearchSpace
+
+
+def require_batch(space: SearchSpace, training: TrainingConfig, processes: int, section: str) -> int:
+    """Return the images of one forward pass of one process.
+
+    Args:
+        section: of the config, `supernet` or `retrain`, for the message.
+
+    Raises:
+        ConfigError: the batch cannot be divided among the processes, or leaves too few images for BatchNorm.
+    """
+    images = images_per_pass(training.batch_size, processes, training.accumulate)
+    space.require_variance(images, f"{section}.batch_size")
+    return images
+
+
+def make_training_plan(training: TrainingConfig, ema_decay: float | None = None) -> TrainingPlan:
+    """Return a training section of the config in the form that the engine takes."""
+    return TrainingPlan(
+        schedule=Schedule(
+            training.lr, training.steps, training.schedule, training.warmup_steps, training.schedule_first
+        ),
+        batch_size=training.batch_size,
+        accumulate=training.accumulate,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        label_smoothing=training.label_smoothing,
+        clip_grad_norm=training.clip_grad_norm,
+        amp=training.amp,
+        compile=training.compile,
+        gradient_compression=training.gradient_compression,
+        ema_decay=ema_decay,
+        log_every=training.log_every,
+        checkpoint_every=training.checkpoint_every,
+        keep_checkpoints=training.keep_checkpoints,
+        milestone_every=training.milestone_every,
+    )
+
+
+def make_sampler(run: Run, space: SearchSpace) -> Sampler:
+    """Return what draws the paths of each step; every process draws the same."""
+    config, options = run.config, space.options
+    warm_up = WidthWarmUp(len(space.widths), config.supernet.width_warmup_steps)
+    if config.supernet.sampler == "uniform":
+        return UniformSampler(options, config.seed, warm_up)
+    if config.supernet.sampler == "fair":
+        return FairSampler(options, config.seed, warm_up)
+    bins = config.supernet.flops_bins
+    return CostBinSampler(count(space).flops, bins.low, bins.high, bins.width, config.seed)
+
+
+def make_weights_seed(config: Config, model: str) -> int:
+    """Return the seed of the first weights of a model: `supernet` or `network`."""
+    return seeding.torch_seed(config.seed, f"{model} weights")
+
+
+def read_guessing(folder: Path, classes: int, last_step: int | None = None) -> Guessing | None:
+    """Return how a training is no better than guessing, from its metrics; None if nothing shows that it is.
+
+    Args:
+        folder: of the training, in a run or elsewhere.
+        last_step: the last step whose metrics count. None: all do.
+    """
+    try:
+        lines = history.read(TrainingFolder(folder, root=folder.parent).metrics)
+    except OSError:
+        return None
+    return find_guessing([line for line in lines if last_step is None or line["step"] <= last_step], classes)
+
+
+def warn_of_guessing(folder: TrainingFolder, config: Config, section: str) -> None:
+    """Warn at the end of a training that is no better than guessing, and say what to change."""
+    if guessing := read_guessing(folder.path, config.space.classes):
+        lr = getattr(config, section).lr
+        warn(
+            f"{section}: the training has {guessing.verdict}: {guessing}. Lower {section}.lr (it is {lr:g}), raise"
+            f" {section}.warmup_steps or set {section}.clip_grad_norm, and start with --fresh"
+        )
