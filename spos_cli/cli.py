@@ -147,7 +147,7 @@ class Options:
             search: its settings that have an option of their own, where that was given.
             weights: settings of a weights file; they say how images are prepared, `--config` only where they are.
         """
-        from spos_cli.config import loading
+        from spos_cli.config import identity, loading
 
         if self.tensorboard:
             from spos_cli.engine.scalars import require_tensorboard
@@ -155,21 +155,22 @@ class Options:
             require_tensorboard()
         for name, value in (search or {}).items():
             self.options.append(("--" + name.replace("_", "-"), f"search.{name}", value))
-        overrides: list[str | loading.Option] = [*self.overrides, *(loading.Option(*option) for option in self.options)]
+        options = [loading.CliOption(*option) for option in self.options]
+        overrides: list[str | loading.CliOption] = [*self.overrides, *options]
         origin = "the settings in the weights file"
         if weights is not None:  # it may come from anywhere: it has no say in where and on what we work
-            weights = loading.without_machine(weights)
+            weights = identity.without_machine(weights)
         if weights is None:
-            settings = loading.load(loading.find(self.config), overrides)
+            settings = loading.load(loading.find_config(self.config), overrides)
         elif self.config is None:
             settings = loading.validate(weights, overrides, origin=origin)
             if not any(override.partition("=")[0].strip() == "data.root" for override in self.overrides):
                 settings.require_root_here(origin)
         else:
-            theirs = loading.load(loading.find(self.config), overrides)
-            settings = loading.validate(weights, overrides, origin=origin).with_images_of(theirs)
+            theirs = loading.load(loading.find_config(self.config), overrides)
+            settings = identity.with_images_of(loading.validate(weights, overrides, origin=origin), theirs)
         if weights is not None and settings.own_blocks:
-            settings.require_known_blocks(loading.load(loading.find(self.config)).own_blocks, origin)
+            settings.require_known_blocks(loading.load(loading.find_config(self.config)).own_blocks, origin)
         if self.print_config:
             print(settings.to_yaml(), end="")
             raise typer.Exit
@@ -215,6 +216,7 @@ def across_processes(
     """
     import torch
 
+    from spos_cli.config.identity import shared_settings
     from spos_cli.engine import accelerator, distributed
 
     count = distributed.wanted(settings.devices)
@@ -227,7 +229,7 @@ def across_processes(
     if distributed.launched():
         read = {name: _content(value) if isinstance(value, Path) else value for name, value in arguments.items()}
         versions = {"spos": __version__, "torch": str(torch.__version__)}
-        same = {"command": command, "versions": versions, **settings.shared(), "arguments": read}
+        same = {"command": command, "versions": versions, **shared_settings(settings), "arguments": read}
     try:
         layer = None if images is None else images * settings.space.build().work
         with distributed.join(settings.devices, settings.threads, timeout, same, layer) as processes:

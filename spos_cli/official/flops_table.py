@@ -15,9 +15,9 @@ import torch
 
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.files import pickles
+from spos_cli.files.quoting import quote_value
 from spos_cli.models.counting import multiply_adds
 from spos_cli.models.network import Network
-from spos_cli.space.architecture import shown
 from spos_cli.space.cost import CostTable
 from spos_cli.space.search_space import SHUFFLED, Choice, SearchSpace
 
@@ -71,12 +71,16 @@ def read(path: Path) -> Table:
     """
     table = pickles.read(path)
     if not isinstance(table, dict) or not table or not all(isinstance(entries, dict) for entries in table.values()):
-        raise CheckpointError(f"{path} holds no table of FLOPs: expected ops with their entries, not {shown(table)}")
+        raise CheckpointError(
+            f"{path} holds no table of FLOPs: expected ops with their entries, not {quote_value(table)}"
+        )
     for op, entries in table.items():
         for key, flops in entries.items():
             numbers = isinstance(key, tuple) and all(type(part) is int for part in key)
             if not isinstance(op, str) or not numbers or type(flops) not in (int, float) or not flops >= 0:
-                raise CheckpointError(f"{path} holds no table of FLOPs: {shown(op)} has {shown(key)}: {shown(flops)}")
+                raise CheckpointError(
+                    f"{path} holds no table of FLOPs: {quote_value(op)} has {quote_value(key)}: {quote_value(flops)}"
+                )
     return table
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from spos_cli.errors import ArchitectureError, CheckpointError
+from spos_cli.files.quoting import quote_value
 from spos_cli.search.journal import Entry
-from spos_cli.space.architecture import Architecture, shown
+from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 from spos_cli.space.search_space import SearchSpace
 
@@ -39,7 +40,7 @@ def entries_of(
     entries = []
     for choices, info in content["vis_dict"].items():
         if not isinstance(info, dict):
-            raise CheckpointError(f"{name}: the candidate {shown(choices)} has no record but {shown(info)}")
+            raise CheckpointError(f"{name}: the candidate {quote_value(choices)} has no record but {quote_value(info)}")
         if "err" in info:
             entries.append(_entry(choices, info, space, flops, params, name))
     return entries
@@ -49,7 +50,7 @@ def _entry(
     choices: Any, info: Mapping[str, Any], space: SearchSpace, flops: CostTable, params: CostTable, name: str
 ) -> Entry:
     if not isinstance(choices, tuple) or not all(type(choice) is int for choice in choices):
-        raise CheckpointError(f"{name}: the candidate {shown(choices)} is not a tuple of choices")
+        raise CheckpointError(f"{name}: the candidate {quote_value(choices)} is not a tuple of choices")
     arch = Architecture(choices)
     try:
         space.validate(arch)
@@ -61,12 +62,12 @@ def _entry(
         top1 = top5 = -1.0
     if not (0 <= top1 <= 1 and 0 <= top5 <= 1):
         raise CheckpointError(
-            f"{name}: the candidate {arch} has the errors {shown(info['err'])}, expected two of 0 to 1"
+            f"{name}: the candidate {arch} has the errors {quote_value(info['err'])}, expected two of 0 to 1"
         )
     theirs = info.get("flops")
     if theirs is not None and theirs != flops.of(arch):
         raise CheckpointError(
-            f"{name}: the candidate {arch} has {shown(theirs)} FLOPs there and {flops.of(arch):,} here, so it is of"
-            " another space"
+            f"{name}: the candidate {arch} has {quote_value(theirs)} FLOPs there and {flops.of(arch):,} here, so it is"
+            " of another space"
         )
     return Entry(arch, flops.of(arch), params.of(arch), top1, top5, IMAGES, 0, "imported")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from spos_cli.config.identity import portable_settings
 from spos_cli.config.schema import Config
 from spos_cli.data.identity import TrainedOn
 from spos_cli.engine import checkpoint
@@ -96,7 +97,7 @@ class Weights:
     def require_same_preparation(self, config: Config) -> None:
         """Raises CheckpointError if images would be prepared in another way than for the training."""
         theirs = self.config.get("data") if self.config is not None else None
-        ours = config.portable()["data"]
+        ours = portable_settings(config)["data"]
         for name, fits_all in (("preset", None), ("value_range", "auto")):  # auto: all images were of 8 bits
             if isinstance(theirs, dict) and theirs.get(name, fits_all) not in (fits_all, ours[name]):
                 raise CheckpointError(
@@ -105,7 +106,7 @@ class Weights:
                 )
 
     def _require_space(self, config: Config) -> None:
-        if self.config is not None and self.config.get("space") != config.portable()["space"]:
+        if self.config is not None and self.config.get("space") != portable_settings(config)["space"]:
             raise CheckpointError(
                 f"{self.path} was trained on another space than this config's; use the config of its run"
             )
@@ -174,7 +175,7 @@ def network_content(
         "classes": list(classes),
         "preprocessing": {"preset": config.data.preset, "image_size": space.image_size},
         "metrics": metrics,
-        "config": config.portable(),
+        "config": portable_settings(config),
         "model": {name: tensor.contiguous() for name, tensor in state.items()},
     }
 
@@ -184,7 +185,7 @@ def supernet_content(config: Config, state: weights.State) -> dict[str, Any]:
     return {
         "format": TRAINING_FORMAT,
         "kind": "supernet",
-        "config": config.portable(),
+        "config": portable_settings(config),
         "step": config.supernet.steps,
         "model": {name: tensor.contiguous() for name, tensor in state.items()},
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,6 +14,7 @@ import yaml
 
 from spos_cli.errors import ArchitectureError, CheckpointError
 from spos_cli.files import pickles
+from spos_cli.files.quoting import quote_value
 from spos_cli.files.reading import YAML_ERRORS
 
 MAX_CHARACTERS = 100_000  # of a literal or a file; far above any space
@@ -113,7 +113,7 @@ def _option(value: Any) -> Option:
         return Option(value)
     if isinstance(value, str) and "@" in value and re.fullmatch(_ITEM, value):
         return _parsed(value)
-    raise ArchitectureError(f"{shown(value)} is no choice")
+    raise ArchitectureError(f"{quote_value(value)} is no choice")
 
 
 def _parsed(item: str) -> Option:
@@ -136,7 +136,7 @@ def parse(text: str) -> Architecture:
             inner = inner[1:-1].strip()
             break
     if len(inner) > MAX_CHARACTERS or not _LIST.fullmatch(inner):
-        raise ArchitectureError(f"cannot read the architecture {shown(text)}; {ALLOWED}")
+        raise ArchitectureError(f"cannot read the architecture {quote_value(text)}; {ALLOWED}")
     return Architecture.of(map(_parsed, re.findall(_ITEM, inner)))
 
 
@@ -194,24 +194,8 @@ def _from_value(value: Any, name: str) -> Architecture:
         return parse(value)
     expected = f"{name} holds no architecture: expected architecture: [2, 1, 0, ...] or [2@0.8, 1@1.4, ...]"
     if not isinstance(value, list) or not value:
-        raise ArchitectureError(f"{expected}, not {shown(value)}")
+        raise ArchitectureError(f"{expected}, not {quote_value(value)}")
     try:
         return Architecture.from_list(value)
     except ArchitectureError as error:
         raise ArchitectureError(f"{expected}; {error}") from None
-
-
-_SHORT = reprlib.Repr()  # never the whole: YAML's aliases make lists of lists that no memory holds
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxset = 3, 30, 30, 30, 30
-_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
-
-
-def shown(value: object) -> str:
-    """A value from outside as an error message quotes it: short, and never an error of its own."""
-    if isinstance(value, str):
-        return repr(value if len(value) <= 60 else value[:57] + "...")
-    try:
-        text = _SHORT.repr(value)
-    except (ValueError, RecursionError):  # an int beyond Python's digit limit
-        return f"a huge {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spos_cli.errors import ConfigError, LimitError
-from spos_cli.space.architecture import Architecture, shown
+from spos_cli.files.quoting import quote_value
+from spos_cli.space.architecture import Architecture
 from spos_cli.space.options import Options
 
 MAX_INT64_COUNT = 2**62  # of architectures; more are counted in Python's whole numbers
@@ -286,7 +287,7 @@ def parse_cost(text: str | int | float) -> int:
     Raises:
         ConfigError: it is none of these, or not a positive whole number up to 10**18.
     """
-    written = text if isinstance(text, str) else shown(text)  # a bool or a list then reads as no size
+    written = text if isinstance(text, str) else quote_value(text)  # a bool or a list then reads as no size
     match = SIZE.fullmatch(re.sub(r"[\s_]", "", written)) if len(written) <= 60 else None
     if match:
         number, exponent, unit = match.groups()
@@ -294,7 +295,9 @@ def parse_cost(text: str | int | float) -> int:
         cost = Decimal(f"{number}e{int(exponent or 0) + UNITS[unit.upper()]}")
         if 0 < cost <= MAX_COST and cost == cost.to_integral_value():
             return int(cost)
-    raise ConfigError(f"{shown(text)} is not a size; write a positive whole number such as 330M, 0.33G or 330000000")
+    raise ConfigError(
+        f"{quote_value(text)} is not a size; write a positive whole number such as 330M, 0.33G or 330000000"
+    )
 
 
 def format_cost(cost: int) -> str:
@@ -321,7 +324,7 @@ def parse_duration(text: str | int | float) -> int:
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)(us|ms|s)", re.sub(r"[\s_]", "", str(text))[:60], re.ASCII)
     duration = round(Decimal(match[1]) * DURATIONS[match[2]]) if match else 0
     if not 1 <= duration <= 10**9:
-        raise ConfigError(f"{shown(text)} is not a latency; write one such as 12ms, 900us or 1.5s, up to 1000s")
+        raise ConfigError(f"{quote_value(text)} is not a latency; write one such as 12ms, 900us or 1.5s, up to 1000s")
     return duration
 
 

@@ -12,7 +12,8 @@ from functools import cached_property
 from typing import Any
 
 from spos_cli.errors import ArchitectureError, ConfigError
-from spos_cli.space.architecture import WIDTH_UNIT, Architecture, Option, format_width, shown
+from spos_cli.files.quoting import quote_value
+from spos_cli.space.architecture import WIDTH_UNIT, Architecture, Option, format_width
 from spos_cli.space.options import Options
 
 MAX_LAYERS, MAX_CHOICES, MAX_CHANNELS, MAX_PIXELS, MAX_CLASSES = 512, 64, 65_536, 8_192, 1_000_000
@@ -64,7 +65,7 @@ class Choice:
                 pairs = tuple(parameters.items())
                 if all(type(value) is int and abs(value) <= MAX_NUMBER for _, value in pairs):
                     return Choice(op, pairs)
-        raise ConfigError(f"choices: cannot read {shown(spec)}; write an op such as shuffle: {{kernel: 5}}")
+        raise ConfigError(f"choices: cannot read {quote_value(spec)}; write an op such as shuffle: {{kernel: 5}}")
 
     def to_spec(self) -> str | dict[str, dict[str, int]]:
         """As in the YAML file."""
@@ -360,7 +361,7 @@ def parse_width(value: Any) -> int:
     width = round(value * WIDTH_UNIT) if number else 0
     if not number or abs(width / WIDTH_UNIT - value) > 1e-9:
         raise ConfigError(
-            f"widths: {shown(value)} is none; write numbers such as 0.8 or 1.4, from 0.001 to"
+            f"widths: {quote_value(value)} is none; write numbers such as 0.8 or 1.4, from 0.001 to"
             f" {MAX_WIDTH // WIDTH_UNIT}, in thousandths at the finest"
         )
     return width
@@ -459,19 +460,19 @@ def _is_word(value: object) -> bool:
 def _fields(values: Any, *names: str) -> list[Any]:
     """The values of a mapping that has these keys and no other: one more may change what the space is."""
     if not isinstance(values, Mapping) or values.keys() != set(names):
-        raise ConfigError(f"cannot read the search space: expected {', '.join(names)}, not {shown(values)}")
+        raise ConfigError(f"cannot read the search space: expected {', '.join(names)}, not {quote_value(values)}")
     return [values[name] for name in names]
 
 
 def _items(values: Any) -> list[Any]:
     if not isinstance(values, (list, tuple)):
-        raise ConfigError(f"cannot read the search space: expected a list, not {shown(values)}")
+        raise ConfigError(f"cannot read the search space: expected a list, not {quote_value(values)}")
     return list(values)
 
 
 def _whole(value: Any) -> int:
     if type(value) is not int or abs(value) > MAX_NUMBER:
-        raise ConfigError(f"cannot read the search space: {shown(value)} is not a number up to {MAX_NUMBER:,}")
+        raise ConfigError(f"cannot read the search space: {quote_value(value)} is not a number up to {MAX_NUMBER:,}")
     return value
 
 

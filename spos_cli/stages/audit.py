@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spos_cli import seeding
-from spos_cli.config.identity import recipe
+from spos_cli.config.identity import portable_settings, training_identity
 from spos_cli.config.schema import Config
 from spos_cli.engine import checkpoint
 from spos_cli.engine.differences import require_same
@@ -161,8 +161,8 @@ def remember(run: Run, digest: str, images: Images, processes: Processes) -> Non
     config, path = run.config, run.folder.audit.settings
     ours = {
         "supernet": digest,
-        "search": config.portable()["search"],
-        "training": recipe(short(config), "retrain"),
+        "search": portable_settings(config)["search"],
+        "training": training_identity(short(config), "retrain"),
         "architectures": config.audit.architectures,  # but more searches may be added
     }
     if path.exists():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spos_cli.config.identity import recipe
+from spos_cli.config.identity import portable_settings, training_identity
 from spos_cli.engine import checkpoint
 from spos_cli.engine.calibration import calibrate
 from spos_cli.engine.distributed import Processes
@@ -81,9 +81,9 @@ def train(run: Run, processes: Processes, architecture: Architecture, images: Im
         identity={
             "kind": "retrain",
             "architecture": architecture.to_list(),
-            "recipe": recipe(config, "retrain"),
+            "recipe": training_identity(config, "retrain"),
         },
-        extra={"config": config.portable(), "images": images.remembered(val=True)},
+        extra={"config": portable_settings(config), "images": images.remembered(val=True)},
         require=lambda content, what: images.require_resumable(content.get("images"), what),
         seed=config.seed,
         preprocess=images.preprocess,

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from spos_cli.config.identity import data_recipe
+from spos_cli.config.identity import data_identity, portable_settings
 from spos_cli.data.loaders import read_recipe
 from spos_cli.engine import checkpoint
 from spos_cli.engine.differences import require_same
@@ -294,13 +294,13 @@ def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
     Raises:
         RunError: there is a journal already, and it was made with other settings.
     """
-    settings = run.config.portable()
+    settings = portable_settings(run.config)
     search = {key: value for key, value in settings["search"].items() if key != "generations"}
     ours = {
         "seed": run.config.seed,
         "supernet": supernet_digest,
         "space": settings["space"],  # published weights do not say for what size of images they are
-        "data": data_recipe(run.config),
+        "data": data_identity(run.config),
         "search": search,
     }
     if run.config.search.latency_limit is not None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spos_cli.config import loading
+from spos_cli.config.identity import portable_settings
 from spos_cli.config.schema import Config
 from spos_cli.engine import history
 from spos_cli.engine.history import is_number
@@ -394,8 +395,9 @@ def options(run: Command, stage: Path) -> str:
         settings = settings_of(recorded.parent)
         if settings is not None:
             same_audit = settings.audit == run.config.audit or stage != run.folder.audit.path
-            same = settings.portable() == run.config.portable() and settings.devices == run.config.devices
-            return run.flags if same and same_audit else flags_of(recorded, settings, run.folder.root)
+            same_results = portable_settings(settings) == portable_settings(run.config)
+            same = same_results and same_audit and settings.devices == run.config.devices
+            return run.flags if same else flags_of(recorded, settings, run.folder.root)
     return run.flags
 
 

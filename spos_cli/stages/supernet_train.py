@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from spos_cli.config.identity import recipe
+from spos_cli.config.identity import portable_settings, training_identity
 from spos_cli.data.identity import TrainedOn
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import warn
@@ -58,8 +58,11 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
         processes,
         name="supernet",
         folder=run.folder.supernet.path,
-        identity={"kind": "supernet", "recipe": recipe(config, "supernet")},
-        extra={"config": config.portable(), **TrainedOn.content(images.remembered(val=False), images.train, held_out)},
+        identity={"kind": "supernet", "recipe": training_identity(config, "supernet")},
+        extra={
+            "config": portable_settings(config),
+            **TrainedOn.content(images.remembered(val=False), images.train, held_out),
+        },
         require=lambda content, what: images.require_same(content.get("images"), what, val=False),
         seed=config.seed,
         preprocess=images.preprocess,

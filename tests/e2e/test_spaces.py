@@ -40,7 +40,7 @@ QUICK = {
 
 def quick(name: str) -> dict[str, Any]:
     """A shipped recipe's space, with 16 pixels or fewer, and ten classes."""
-    space = loading.load(loading.shipped()[name]).dump()["space"]
+    space = loading.load(loading.shipped_recipes()[name]).dump()["space"]
     crop = {"crop": "none", "flip": False, "jitter": 0}
     size = min(16, space["image_size"])
     return {
@@ -143,7 +143,7 @@ def test_a_block_of_the_users(spos: Spos) -> None:
     (spos.folder / "blocks.py").write_text("raise SystemExit('imported')")
     (spos.folder / "spos.yaml").rename(spos.folder / "mine.yaml")
     said = spos("evaluate", "--weights", model, code=2).stderr
-    assert "name blocks to import: blocks:Plain; if they are yours, give the --config" in said
+    assert "name blocks to import: blocks:Plain; if they are yours, also give the --config" in said
     (spos.folder / "blocks.py").write_text(OWN)
     spos("evaluate", "--weights", model, "--config", "mine.yaml")
 

@@ -244,7 +244,7 @@ def test_gpus_that_are_counted_and_cannot_be_used(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(cli.sys, "argv", ["spos", *command.split(), "--config", "imagenet"])
-    content = SimpleNamespace(config=loading.load(loading.find("imagenet"), []).model_dump(mode="json"))
+    content = SimpleNamespace(config=loading.load(loading.find_config("imagenet"), []).model_dump(mode="json"))
     monkeypatch.setattr(weights_file, "read_weights", lambda path: content)
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -294,7 +294,7 @@ def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def threads_of(recipe: str, processes: int = 1) -> int:
     """Threads of each process that trains the supernet of a shipped recipe."""
-    settings = loading.load(loading.shipped()[recipe])
+    settings = loading.load(loading.shipped_recipes()[recipe])
     work = settings.space.build().work * settings.supernet.batch_size // processes
     return distributed.thread_count(None, processes, work)
 

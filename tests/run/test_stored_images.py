@@ -16,6 +16,7 @@ from PIL import Image
 from skimage import data as photographs
 
 from spos_cli.config import loading
+from spos_cli.config.identity import portable_settings
 from spos_cli.config.schema import Config
 from spos_cli.data import resized
 from spos_cli.data.resized import ResizedSet, StoredSet
@@ -109,7 +110,9 @@ def test_several_processes_do_not_hold_the_images_several_times(root: Path) -> N
 
 
 def test_ram_and_disk_are_one_recipe() -> None:
-    ram, disk, none = (loading.validate({}, [f"data.store={kind}"]).portable() for kind in ("ram", "disk", "none"))
+    ram, disk, none = (
+        portable_settings(loading.validate({}, [f"data.store={kind}"])) for kind in ("ram", "disk", "none")
+    )
     assert ram == disk != none
 
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spos_cli.errors import ArchitectureError
-from spos_cli.space.architecture import Architecture, Option, parse, read, shown
-from tests.config.test_config import ALIASES
+from spos_cli.files.quoting import quote_value
+from spos_cli.space.architecture import Architecture, Option, parse, read
+from tests.config.yaml_texts import ALIASES
 
 CHOICES = st.lists(st.integers(0, 999_999), min_size=1, max_size=40).map(tuple)
 OPTIONS = st.lists(st.builds(Option, st.integers(0, 999_999), st.integers(0, 999_999)), min_size=1, max_size=40)
@@ -72,7 +73,7 @@ def test_what_is_not_an_architecture(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["9" * 10**6, "1 " * 10**6, "1" + " " * 99_990 + "x", "1, " * 30_000 + "x", "(" * 10**6],
-    ids=shown,
+    ids=quote_value,
 )
 def test_huge_text_is_refused_quickly_and_quoted_shortly(text: str) -> None:
     with pytest.raises(ArchitectureError) as caught:

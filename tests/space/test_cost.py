@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from scipy.stats import binom, chisquare
 
 from spos_cli.errors import ConfigError, LimitError
+from spos_cli.files.quoting import quote_value
 from spos_cli.space import cost
-from spos_cli.space.architecture import Architecture, shown
+from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostDistribution, CostTable, format_cost, format_duration, parse_cost, parse_duration
 from spos_cli.space.options import Options
 
@@ -246,7 +247,7 @@ def test_sizes_as_people_write_them(text: str | int | float, expected: int) -> N
     ["", "M", "-3M", "0", 0, -1, 0.5, "0.0001K", "nan", "inf", "snan", float("nan"), float("inf"), "1e19", 10**19,
      10**5_000, "1e999999999", "1e-999999999M", "9" * 10**6, "3MM", "3X", "0x10", "1,000", "٣M", "1e3e3", "290M 360M",
      "330." + "0" * 28 + "1M", True, None, [330], {}],
-    ids=shown,
+    ids=quote_value,
 )  # fmt: skip
 def test_what_is_not_a_size(text: str | int | float) -> None:
     with pytest.raises(ConfigError, match="is not a size") as caught:
