@@ -231,7 +231,7 @@ def across_processes(
         versions = {"spos": __version__, "torch": str(torch.__version__)}
         same = {"command": command, "versions": versions, **shared_settings(settings), "arguments": read}
     try:
-        layer = None if images is None else images * settings.space.build().work
+        layer = None if images is None else images * settings.space.build().work_per_layer
         with distributed.join(settings.devices, settings.threads, timeout, same, layer) as processes:
             work(processes)
     except torch.OutOfMemoryError as error:

@@ -29,7 +29,8 @@ from spos_cli.config.units import (
 )
 from spos_cli.errors import ConfigError, SposError
 from spos_cli.files.quoting import as_override
-from spos_cli.space.search_space import Choice, SearchSpace, Stage, parse_width
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import SearchSpace, Stage, parse_width
 
 OpSpecs = tuple[str | dict[str, dict[str, int]], ...]  # such as (`shuffle_xception`, `{shuffle: {kernel: 5}}`)
 DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist")  # The values of data.source that torchvision may download.

@@ -13,11 +13,10 @@ from pydantic import BeforeValidator, Field
 from spos_cli.errors import SposError
 from spos_cli.files.quoting import quote_value
 from spos_cli.space.architecture import WIDTH_UNIT
-from spos_cli.space.cost import parse_cost, parse_duration
+from spos_cli.space.cost import MAX_DURATION, parse_cost, parse_duration
 from spos_cli.space.search_space import parse_width
 
 MAX_PROCESSES = 10_000
-MAX_MICROSECONDS = 10**9
 MAX_PIXEL_VALUE = 1e39  # just above the largest 32-bit floating-point number
 
 
@@ -47,7 +46,7 @@ def _read_off(value: Any) -> Any:
 
 def _read_duration(value: Any) -> int:
     """Read a time such as `12ms`, or whole microseconds, which is how the resolved settings write it."""
-    return value if type(value) is int and 1 <= value <= MAX_MICROSECONDS else parse_duration(value)
+    return value if type(value) is int and 1 <= value <= MAX_DURATION else parse_duration(value)
 
 
 def _read_width(value: Any) -> float:

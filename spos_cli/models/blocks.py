@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from spos_cli.errors import ConfigError
 from spos_cli.models import depthwise as depthwise_strips
 from spos_cli.models.routing import Order
-from spos_cli.space.search_space import Choice, Layer
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import Layer
 
 AnyBatchNorm = nn.modules.batchnorm._BatchNorm  # of one, two or three dimensions, as a user's block may have them
 Channels = Tensor | int | None  # the published places of those that are there; or how many of the first; or all
@@ -173,7 +174,7 @@ class Branch(nn.Sequential):
 
 
 class ChoiceBlock(nn.Module):
-    """One op of one layer: `(B, worked_channels, H, W)` to the tensors that the layer makes (`Layer.made_channels`).
+    """One op of one layer: `(B, op_in_channels, H, W)` to the tensors that the layer makes (`Layer.op_out_channels`).
 
     `forward` also takes the order of the channels; it is the published one wherever a layer is handed all of them. The
     block is allocated for as many `middle` channels as it can have, and uses the first of them (paper, section 3.3).
@@ -336,4 +337,4 @@ def build_block(choice: Choice, layer: Layer, affine: bool, width: int = 0) -> C
     """
     if choice.is_own:
         return OwnBlock(choice.op, layer, affine, dict(choice.parameters))
-    return BLOCKS[choice.op](layer, affine, layer.middle(choice, width), **dict(choice.parameters))
+    return BLOCKS[choice.op](layer, affine, layer.hidden_channels(choice, width), **dict(choice.parameters))

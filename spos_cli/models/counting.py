@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from spos_cli.errors import ConfigError
 from spos_cli.models.blocks import build_block
 from spos_cli.models.network import Network
+from spos_cli.space.choices import Choice
 from spos_cli.space.cost import CostTable
-from spos_cli.space.search_space import Choice, Layer, SearchSpace
+from spos_cli.space.search_space import Layer, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def count(space: SearchSpace) -> Costs:
                 key = choice, option.width, layer.signature
                 if key not in measured:
                     block = build_block(choice, layer, affine=True, width=option.width).eval()
-                    features = torch.empty(1, layer.worked_channels, layer.in_size, layer.in_size)
+                    features = torch.empty(1, layer.op_in_channels, layer.in_size, layer.in_size)
                     measured[key] = multiply_adds(checked(choice, layer, block), features), parameters(block)
                 rows[-1].append(measured[key])
 
@@ -69,7 +70,7 @@ def checked(choice: Choice, layer: Layer, block: nn.Module) -> Callable[[Tensor]
                 raise
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"choices: {choice.op} fails in layer {layer.index}: {reason}") from error
-        expected = [(channels, layer.out_size, layer.out_size) for channels in layer.made_channels]
+        expected = [(channels, layer.out_size, layer.out_size) for channels in layer.op_out_channels]
         if made != expected:
             raise ConfigError(f"choices: {choice} makes {made} in layer {layer.index} instead of {expected}")
         if features._version != before:

@@ -82,7 +82,7 @@ def routing(space: SearchSpace, device: torch.device) -> Routing:
     for layer in space.layers:
         passing, worked = (flowing[::2], flowing[1::2]) if layer.split and layer.stride == 1 else (flowing[:0], flowing)
         outputs = []
-        for channels in layer.made_channels:
+        for channels in layer.op_out_channels:
             outputs.append(range(total, total + channels))
             total += channels
         worked_on.append(worked)

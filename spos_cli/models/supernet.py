@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from spos_cli.models.blocks import build_block
 from spos_cli.models.skeleton import Skeleton
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import Choice, SearchSpace
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import SearchSpace
 
 
 class Supernet(Skeleton):
@@ -35,7 +36,7 @@ class Supernet(Skeleton):
 
     def _width(self, choice: Choice) -> int:
         """What a choice is allocated at."""
-        return max(self.space.widths, default=0) if choice.is_scaled else 0
+        return max(self.space.widths, default=0) if choice.is_scalable else 0
 
     def blocks(self, arch: Architecture) -> list[nn.Module]:
         """The block of each layer that one architecture runs through."""
@@ -43,4 +44,4 @@ class Supernet(Skeleton):
 
     def forward(self, images: Tensor, arch: Architecture) -> Tensor:
         """`images (B, 3, H, W)` float to logits `(B, classes)`, through the path `arch`."""
-        return self.through(images, self.blocks(arch), self.space.middles(arch))
+        return self.through(images, self.blocks(arch), self.space.hidden_channels(arch))

@@ -18,8 +18,9 @@ from spos_cli.files import pickles
 from spos_cli.files.quoting import quote_value
 from spos_cli.models.counting import multiply_adds
 from spos_cli.models.network import Network
+from spos_cli.space.choices import SHUFFLE_OPS, Choice
 from spos_cli.space.cost import CostTable
-from spos_cli.space.search_space import SHUFFLED, Choice, SearchSpace
+from spos_cli.space.search_space import SearchSpace
 
 Table = dict[str, dict[tuple[int, ...], float]]
 
@@ -43,7 +44,7 @@ def of(space: SearchSpace, flops: CostTable) -> Table:
     for layer, options, row in zip(space.layers, space.options.by_layer, flops.rows, strict=True):
         for option, cost in zip(options, row, strict=True):
             choice, size = layer.choices[option.choice], layer.in_size
-            middle = layer.middle(choice, option.width)
+            middle = layer.hidden_channels(choice, option.width)
             key = (layer.in_channels, layer.out_channels, middle, size, size, layer.stride)
             table.setdefault(f"{_name(choice)}_stride_{layer.stride}", {})[key] = cost
     return table
@@ -55,8 +56,8 @@ def _name(choice: Choice) -> str:
     Raises:
         ConfigError: it has none.
     """
-    if choice.op not in SHUFFLED:
-        raise ConfigError(f"the published table of FLOPs has no {choice.name}; its ops are {' and '.join(SHUFFLED)}")
+    if choice.op not in SHUFFLE_OPS:
+        raise ConfigError(f"the published table of FLOPs has no {choice.name}; its ops are {' and '.join(SHUFFLE_OPS)}")
     if choice.op == "shuffle_xception":
         return "xception_3x3"
     kernel = dict(choice.parameters)["kernel"]

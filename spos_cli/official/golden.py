@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import PUBLISHED
+from spos_cli.space.search_space import OFFICIAL_SPACE
 
 IMAGES, SALT = 2, 7  # the images that the logits are of
 # In RMS of the logits, on a CPU and on an accelerator; orders of float32 sums differ by 1e-6 on CPUs.
@@ -105,7 +105,7 @@ def self_test(device: torch.device) -> dict[str, float]:
     """
     # The images of the hash rule are whole numbers, so the input itself is exact on every device.
     images = image(IMAGES, SALT).to(device).contiguous(memory_format=torch.channels_last)
-    supernet, network = Supernet(PUBLISHED, dropout=0.0), Network(PUBLISHED, WINNER, dropout=0.0)
+    supernet, network = Supernet(OFFICIAL_SPACE, dropout=0.0), Network(OFFICIAL_SPACE, WINNER, dropout=0.0)
     for model in (supernet, network):
         fill(model)
         model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -15,7 +15,8 @@ from spos_cli.search.journal import Entry, Origin, ranking
 from spos_cli.search.results import is_new, is_own
 from spos_cli.search.statistics import front, interval
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import Choice, SearchSpace
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import SearchSpace
 
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"  # a choice is one of them: MAX_CHOICES
 TOP = 10  # whose choices are compared with those of all

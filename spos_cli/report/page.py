@@ -350,7 +350,7 @@ def winner(space: SearchSpace, search: Search) -> Html:
 
 def network(space: SearchSpace, arch: Architecture) -> Html:
     """An architecture as groups of blocks, one group a stage."""
-    ops, stages, middles = ops_of(space), stages_of(space), space.middles(arch)
+    ops, stages, middles = ops_of(space), stages_of(space), space.hidden_channels(arch)
     first, last = space.layers[0], space.layers[-1]
     groups = [
         group(

@@ -73,7 +73,7 @@ class Tree:
             at = self.root
             at.candidates.add(number)
             # The head has no choices, but statistics of its own for each candidate.
-            path = zip([*arch.options, Option(0)], [*supernet.space.middles(arch), None], strict=True)
+            path = zip([*arch.options, Option(0)], [*supernet.space.hidden_channels(arch), None], strict=True)
             for place, (option, middle) in enumerate(path, 1):
                 if option not in at.children:
                     at.children[option] = node(place, option, middle)

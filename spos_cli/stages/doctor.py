@@ -48,7 +48,7 @@ from spos_cli.run.inputs import make_sampler, read_latency, require_batch, train
 from spos_cli.run.output import in_bytes, screen
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import CostBinSampler, Sampler, UniformSampler
-from spos_cli.space.search_space import PUBLISHED, SearchSpace
+from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace
 
 Status = Literal["ok", "warn", "fail"]
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -99,7 +99,7 @@ class Setup:
     def __init__(self, run: Run, full: bool = False) -> None:
         self.run, self.config, self.full = run, run.config, full
         self.count = distributed.wanted(self.config.devices)
-        work = self.space.work * self.batch_per_process(self.config.supernet)
+        work = self.space.work_per_layer * self.batch_per_process(self.config.supernet)
         self.threads = distributed.thread_count(self.config.threads, self.count, work)
         self.device = distributed.device_of(self.config.devices, 1, 0)
         self.images = Images(self.config, Processes(0, 1, self.device))
@@ -300,7 +300,7 @@ def check_costs(setup: Setup) -> Findings:
 
 def published_costs() -> Finding:
     """Whether FLOPs and parameters are counted as they were published."""
-    costs = count(PUBLISHED)
+    costs = count(OFFICIAL_SPACE)
     counted = {
         "FLOPs of the published architecture": (costs.flops.of(golden.WINNER), golden.WINNER_FLOPS),
         "its parameters": (costs.params.of(golden.WINNER), golden.WINNER_PARAMS),
@@ -329,10 +329,10 @@ def under_limit(setup: Setup) -> Finding:
     fail, advice = [], []
     for table, limit in given:
         name, share = f"search.{table.name}_limit", table.distribution().share(None, limit)
-        seen += f"; {percent(share)} at or under {name} {table.written(limit)}"
+        seen += f"; {percent(share)} at or under {name} {table.format(limit)}"
         if share == 0:
-            fail.append(f"raise {name} to {table.written(table.minimum)} or more")
-        elif idle := table.idle(limit):
+            fail.append(f"raise {name} to {table.format(table.minimum)} or more")
+        elif idle := table.explain_idle_limit(limit):
             advice.append(f"{idle}: lower {name}, or set it to null")
         elif share < FEW_ARCHITECTURES:
             advice.append(f"little is left to choose from: raise {name}")
@@ -352,10 +352,10 @@ def shape_of_space(setup: Setup) -> Finding:
         problems.append(f"all choices of layers {_listed(alike)} cost the same FLOPs, so no limit chooses among them")
     channels = {layer.out_channels // 2 if layer.split else layer.out_channels for layer in space.layers}
     channels |= {
-        layer.middle(choice, width)
+        layer.hidden_channels(choice, width)
         for layer in space.layers
         for choice in layer.choices
-        if choice.is_scaled
+        if choice.is_scalable
         for width in space.widths
     }
     odd = sorted(number for number in {*channels, space.head_channels} if number % GOOD_WIDTH)
@@ -388,7 +388,7 @@ def path_sampler(setup: Setup) -> Finding:
     if limit is not None and limit < bins.low:
         advice = "no path at or under search.flops_limit is trained: lower supernet.flops_bins.low, or raise the limit"
         return Finding("path sampler", "warn", seen, advice)
-    idle = sampler.idle() if isinstance(sampler, CostBinSampler) else ""
+    idle = sampler.explain_unreachable_bins() if isinstance(sampler, CostBinSampler) else ""
     return judged("path sampler", seen, [f"{idle}: change supernet.flops_bins"] if idle else [])
 
 
@@ -723,7 +723,7 @@ def disk_needs(setup: Setup) -> dict[str, int]:
     config, search = setup.config, setup.config.search
     with torch.device("meta"):
         supernet = Supernet(setup.space, config.supernet.affine)
-        network = Network(setup.space, setup.costs.params.dearest, config.retrain.affine)
+        network = Network(setup.space, setup.costs.params.most_expensive, config.retrain.affine)
     scored = setup.space.classes * config.data.holdout_per_class
     calibration = search.calibration_images
     if setup.unreadable is None:

@@ -189,7 +189,7 @@ def idle_limits(limits: Sequence[tuple[str, int]], entries: Sequence[Entry], spa
     if not idle:
         return []
     costs = count(space)
-    return [said for name, limit in idle if (said := getattr(costs, name).idle(limit))]
+    return [said for name, limit in idle if (said := getattr(costs, name).explain_idle_limit(limit))]
 
 
 def unreachable(question: Question, entries: Sequence[Entry], costs: Costs, command: Callable[[str], str]) -> str:
@@ -203,7 +203,7 @@ def unreachable(question: Question, entries: Sequence[Entry], costs: Costs, comm
         ranges.append(f"{format_cost(min(found))} to {format_cost(max(found))} {label}{several}")
         table: CostTable = getattr(costs, name)
         if table.minimum > limit:
-            beyond.append(f"{table.exactly(table.minimum)} {label}")
+            beyond.append(f"{table.format_exactly(table.minimum)} {label}")
     said = f"no scored candidate has at most {' and '.join(asked)}; they have {' and '.join(ranges)}"
     if beyond:
         return f"{said}, and no architecture of the space less than {' and '.join(beyond)}"

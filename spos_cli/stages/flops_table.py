@@ -46,7 +46,7 @@ def run(run: Run, archs: Sequence[str], limit: int | None, form: Literal["json",
     for arch in architectures:
         space.validate(arch)
     costs = count(space)
-    if limit is not None and (idle := costs.flops.idle(limit)):
+    if limit is not None and (idle := costs.flops.explain_idle_limit(limit)):
         warn(idle)
     if architectures:
         show_architectures(run, costs, architectures, limit)

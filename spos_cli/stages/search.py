@@ -86,7 +86,7 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
         if found := guessing(path.parent, config.space.classes, file.step):
             warn(f"the supernet has {found.verdict}, so scores are hardly more than chance: {found}; train it anew")
         for table, limit in [(evolution.table, evolution.limit), *evolution.others]:
-            if limit is not None and (idle := table.idle(limit)):
+            if limit is not None and (idle := table.explain_idle_limit(limit)):
                 warn(f"{idle}; set search.{table.name}_limit lower, or to null for none")
     begin_with = read_candidates(earlier, supernet.space, costs) if earlier else []
     images = Images(config, processes)

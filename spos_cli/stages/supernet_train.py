@@ -20,9 +20,9 @@ from spos_cli.space.architecture import format_width
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import (
     CostBinSampler,
+    DrawCounts,
     Sampler,
-    Trained,
-    count_trained,
+    count_draws,
 )
 from spos_cli.space.search_space import SearchSpace
 
@@ -38,7 +38,7 @@ def run(run: Run, processes: Processes) -> None:
     space = config.space.build()
     require_batch(space, training, processes.world_size, "supernet")  # fails before any work
     sampler = make_sampler(run, space)
-    if processes.is_main and isinstance(sampler, CostBinSampler) and (idle := sampler.idle()):
+    if processes.is_main and isinstance(sampler, CostBinSampler) and (idle := sampler.explain_unreachable_bins()):
         warn(f"{idle}; change supernet.flops_bins")
     images = Images(config, processes)
     images.check()
@@ -81,7 +81,7 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
     trainer.train(lambda step: images.batches(indices, training, step, training.steps))
     if processes.is_main:
         show(run, trainer)
-        show_trained(run, space, count_trained(sampler, training.steps, space.options))
+        show_trained(run, space, count_draws(sampler, training.steps, space.options))
         warn_of_guessing(run.folder.supernet.path, config, "supernet")
         run.next("search")
 
@@ -99,7 +99,7 @@ def show(run: Run, trainer: Trainer) -> None:
     run.show("supernet", ["what:", "value:"], rows)
 
 
-def show_trained(run: Run, space: SearchSpace, trained: Trained) -> None:
+def show_trained(run: Run, space: SearchSpace, trained: DrawCounts) -> None:
     """How often each choice and each width was trained, on the screen and in `choices.json` and `widths.json`.
 
     By layer, in the order of the space.

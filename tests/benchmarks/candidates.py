@@ -31,7 +31,7 @@ from spos_cli.search.evolution import Evolution
 from spos_cli.search.scoring import GROUP
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import PUBLISHED
+from spos_cli.space.search_space import OFFICIAL_SPACE
 from tests.benchmarks import photographs, published
 from tests.benchmarks.comparison import Comparison
 
@@ -44,7 +44,7 @@ RACED = 0.80
 
 def candidates() -> list[list[Architecture]]:
     """Those of a search of five generations, whose scores are the cost and some noise, in groups as they are scored."""
-    table, rng = count(PUBLISHED).flops, np.random.default_rng(0)
+    table, rng = count(OFFICIAL_SPACE).flops, np.random.default_rng(0)
     evolution = Evolution(
         table=table,
         limit=LIMIT,
@@ -105,7 +105,7 @@ def theirs(model: published.Supernet, path: Architecture, loaded: dict[bool, Ite
 
 def search(dtype: torch.dtype = torch.bfloat16, turns: int = 3) -> list[Comparison]:
     """Searches of fifty candidates an hour, without races and with them."""
-    supernet = Supernet(PUBLISHED)
+    supernet = Supernet(OFFICIAL_SPACE)
     initialize(supernet, 0)
     model = published.load(published.Supernet(), supernet.state_dict())
     supernet.to(memory_format=torch.channels_last).eval()
@@ -145,7 +145,7 @@ def search(dtype: torch.dtype = torch.bfloat16, turns: int = 3) -> list[Comparis
 
 def shared() -> float:
     """The share of multiply-adds that common beginnings save over the candidates."""
-    table = count(PUBLISHED).flops
+    table = count(OFFICIAL_SPACE).flops
     whole = sum(table.of(arch) for group in candidates() for arch in group)
     needed = 0
     for group in candidates():

@@ -21,8 +21,9 @@ from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Entry, Journal, ranking
 from spos_cli.space import search_space
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.choices import Choice
 from spos_cli.space.sampling import CostBinSampler
-from spos_cli.space.search_space import PUBLISHED, Choice, SearchSpace, Stage
+from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace, Stage
 from tests.benchmarks import photographs
 from tests.benchmarks.measure import Cost, Row, cost_of, in_child
 
@@ -41,7 +42,7 @@ JOURNAL_TARGET, DRAW_TARGET = "under 2 s", "under 50 us"
 @functools.cache
 def costs() -> Costs:
     """Of the published space; measuring them has a line of its own."""
-    return count(PUBLISHED)
+    return count(OFFICIAL_SPACE)
 
 
 def evolution(candidates: int) -> Evolution:
@@ -101,7 +102,7 @@ def export(path: Path, candidates: int) -> None:
     entries = Journal(path).read()
     assert len(entries) == candidates
     for entry in entries:
-        PUBLISHED.validate(entry.architecture)
+        OFFICIAL_SPACE.validate(entry.architecture)
     assert ranking(entries, OTHER_LIMIT)
 
 
@@ -144,7 +145,7 @@ def space_of(layers: int, choices: int) -> SearchSpace:
 
     Kernels end at 31, which makes 16 of them; for 20 choices the limit is lifted here.
     """
-    stages = tuple(Stage(stage.blocks * layers // 20, stage.channels) for stage in PUBLISHED.stages)
+    stages = tuple(Stage(stage.blocks * layers // 20, stage.channels) for stage in OFFICIAL_SPACE.stages)
     kernels = [Choice("shuffle", (("kernel", 2 * place + 3),)) for place in range(choices - 1)]
     with mock.patch.object(search_space, "MAX_KERNEL", 2 * choices + 1):
         return SearchSpace(stages, (*kernels, Choice("shuffle_xception")), 224, 1000, 16, 2, 1024)

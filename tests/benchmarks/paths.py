@@ -6,7 +6,7 @@ import itertools
 
 from spos_cli.models.counting import count
 from spos_cli.space.sampling import CostBinSampler
-from spos_cli.space.search_space import PUBLISHED
+from spos_cli.space.search_space import OFFICIAL_SPACE
 from tests.benchmarks import published
 from tests.benchmarks.comparison import Comparison, compare
 
@@ -15,7 +15,7 @@ NUMBER, TURNS = 500, 7  # paths of a turn; the tries of the rejection vary, so a
 
 def path_draw() -> Comparison:
     """Paths a second, with the generator of each of ours."""
-    table = count(PUBLISHED).flops
+    table = count(OFFICIAL_SPACE).flops
     rejection = published.RejectionSampler(table.rows, table.fixed, seed=0)
     exact, steps = CostBinSampler(table, 290_000_000, 360_000_000, 10_000_000, seed=0), itertools.count()
 

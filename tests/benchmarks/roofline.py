@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from spos_cli.models.counting import count
-from spos_cli.space.search_space import PUBLISHED
+from spos_cli.space.search_space import OFFICIAL_SPACE
 from tests.benchmarks import published, training
 
 SIDE = 2048  # of the matrices
@@ -153,7 +153,7 @@ def roofline(batch: int) -> Roofline:
             (batch, training.our_step(batch)),
         ]
     )
-    table, paths = count(PUBLISHED).flops, training.paths()
+    table, paths = count(OFFICIAL_SPACE).flops, training.paths()
     return Roofline(
         machine=Machine(gemm_fp32, gemm_bf16, copy),
         batch=batch,

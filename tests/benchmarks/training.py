@@ -19,7 +19,7 @@ from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import CostBinSampler
-from spos_cli.space.search_space import PUBLISHED
+from spos_cli.space.search_space import OFFICIAL_SPACE
 from tests.benchmarks import measure, published
 from tests.benchmarks.comparison import Comparison, compare
 from tests.benchmarks.measure import Row
@@ -40,13 +40,13 @@ def batch_of(size: int) -> tuple[Tensor, Tensor]:
 @functools.cache
 def paths() -> tuple[Architecture, ...]:
     """Those that both sides take, in turn: drawn once, since drawing has a line of its own."""
-    sampler = CostBinSampler(count(PUBLISHED).flops, 290_000_000, 360_000_000, 10_000_000, seed=0)
+    sampler = CostBinSampler(count(OFFICIAL_SPACE).flops, 290_000_000, 360_000_000, 10_000_000, seed=0)
     return tuple(sampler.draw(step) for step in range(TURNS + 1))
 
 
 def supernet() -> Supernet:
     """With the published initialisation."""
-    model = Supernet(PUBLISHED)
+    model = Supernet(OFFICIAL_SPACE)
     initialize(model, 0)
     return model
 

@@ -31,17 +31,20 @@ from tests.config.yaml_texts import ALIASES, load
         ("space: {stages: [{blocks: 2, chanels: 32}]}\n", "did you mean 'channels'?"),
         ("space: {choices: [{shuffle: {kernel: 3}}, {shuffle: {kernel: 3}}]}\n", "space"),
         ("space: {choices: [shuffel]}\n", "there is no op 'shuffel'"),
-        ("space: {widths: [1.0, 0.5]}\n", "widths must ascend, without one that comes twice: 1.0, 0.5 do not"),
+        ("space: {widths: [1.0, 0.5]}\n", "widths must be strictly increasing, got 1.0, 0.5"),
         ("space: {widths: 0.5}\n", "space.widths: input should be a list (it is 0.5)"),
-        ("space: {widths: [0.5, wide]}\n", "widths: 'wide' is none; write numbers such as 0.8 or 1.4, from 0.001"),
-        ("space: {widths: [0.01, 1]}\n", "layer 0: width 0.01 leaves shuffle 3x3 0 of 32 middle channels"),
+        (
+            "space: {widths: [0.5, wide]}\n",
+            "widths: 'wide' is not a width; write multiples of 0.001 such as 0.8 or 1.4",
+        ),
+        ("space: {widths: [0.01, 1]}\n", "layer 0: width 0.01 gives shuffle 3x3 0 of 32 hidden channels"),
         (
             "space: {widths: [0.5, 1]}\nsupernet: {steps: 9, width_warmup_steps: 9, sampler: fair}\n",
             "width_warmup_steps (9) must be below supernet.steps (9)",
         ),
         (
             "space: {choices: [mbconv: {kernel: 3, expand: 1}], widths: [0.5, 1]}\n",
-            "widths are of middle channels, which no choice of this space has",
+            "widths need ops with hidden channels, but this space has none",
         ),
         ("supernet: {width_warmup_steps: 9}\n", "width_warmup_steps needs a space with widths"),
         (

@@ -295,7 +295,7 @@ def sixteen(monkeypatch: pytest.MonkeyPatch) -> None:
 def threads_of(recipe: str, processes: int = 1) -> int:
     """Threads of each process that trains the supernet of a shipped recipe."""
     settings = loading.load(loading.shipped_recipes()[recipe])
-    work = settings.space.build().work * settings.supernet.batch_size // processes
+    work = settings.space.build().work_per_layer * settings.supernet.batch_size // processes
     return distributed.thread_count(None, processes, work)
 
 

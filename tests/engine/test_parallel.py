@@ -30,14 +30,15 @@ from spos_cli.models.network import Network
 from spos_cli.models.skeleton import initialized
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.choices import Choice
 from spos_cli.space.options import Options
 from spos_cli.space.sampling import UniformSampler
-from spos_cli.space.search_space import Choice, SearchSpace, Stage
+from spos_cli.space.search_space import SearchSpace, Stage
 from tests.engine.gloo import run_together
 from tests.engine.test_optim import SPACE
 
 STEPS, EACH = 6, 4  # steps, images of a process
-PLAIN = UniformSampler(Options.plain([2] * SPACE.num_layers), seed=1)
+PLAIN = UniformSampler(Options.without_widths([2] * SPACE.num_layers), seed=1)
 OWN = ("Frozen", "StochasticDepth", "OneOfTwo")
 
 

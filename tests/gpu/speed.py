@@ -32,7 +32,7 @@ from spos_cli.official import golden
 from spos_cli.search import statistics
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import PUBLISHED, SearchSpace
+from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace
 from tests.benchmarks import photographs, published
 from tests.benchmarks.candidates import CALIBRATED, SCORED, candidates, exhaust
 from tests.benchmarks.measure import in_child
@@ -94,7 +94,7 @@ COMPILED = (
 
 def space_of(place: Place) -> SearchSpace:
     """The space that speed is measured in."""
-    return place.pick(PUBLISHED, SMALL)
+    return place.pick(OFFICIAL_SPACE, SMALL)
 
 
 def path_of(place: Place) -> Architecture:

@@ -24,7 +24,8 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.official import flops_table
 from spos_cli.search.evaluator import Calibration, Evaluator
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import SHUFFLED, SearchSpace
+from spos_cli.space.choices import SHUFFLE_OPS
+from spos_cli.space.search_space import SearchSpace
 from tests.models import reference
 
 SHUFFLE, WIDE = {"shuffle": {"kernel": 3}}, {"shuffle": {"kernel": 7}}
@@ -76,7 +77,7 @@ def step(model: Supernet | Network, images: Tensor, labels: Tensor, *arch: Archi
 
 def work_through(space: SearchSpace) -> None:
     """Costs, steps of the supernet and of networks, and scores of architectures that have all of its options."""
-    costs, is_shuffled = count(space), all(choice.op in SHUFFLED for choice in space.choices)
+    costs, is_shuffled = count(space), all(choice.op in SHUFFLE_OPS for choice in space.choices)
     counts = space.options.counts
     archs = [space.options.architecture([min(place, n - 1) for n in counts]) for place in range(max(counts))]
     images = torch.randn(4, 3, space.image_size, space.image_size, generator=torch.Generator().manual_seed(0))
@@ -124,7 +125,7 @@ def test_small_spaces_work_or_are_refused() -> None:
             raise AssertionError(f"{settings} was not refused, and fails") from error
         seen["works"] += 1
         seen["one channel"] += any(
-            layer.worked_channels == 1 and choice.op == "shuffle_xception"
+            layer.op_in_channels == 1 and choice.op == "shuffle_xception"
             for layer in space.layers
             for choice in layer.choices
         )

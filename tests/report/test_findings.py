@@ -33,7 +33,8 @@ from spos_cli.report.findings import (
 from spos_cli.report.page import element, page
 from spos_cli.search.journal import ranking
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import MAX_CHOICES, PUBLISHED, Choice, SearchSpace, Stage
+from spos_cli.space.choices import MAX_CHOICES, Choice
+from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace, Stage
 from tests.runs import drawn
 
 MBCONV = tuple(Choice("mbconv", (("expand", 2), ("kernel", kernel))) for kernel in (3, 5))
@@ -81,7 +82,7 @@ def test_best_so_far() -> None:
     assert best_so_far([]) == best_so_far([None]) == ([], [])
 
 
-@pytest.mark.parametrize("space", [SPACE, PUBLISHED], ids=["own lists and widths", "published"])
+@pytest.mark.parametrize("space", [SPACE, OFFICIAL_SPACE], ids=["own lists and widths", "published"])
 def test_shares(space: SearchSpace) -> None:
     archs = [entry.architecture for entry in search_in(space).entries]
     ops = ops_of(space)

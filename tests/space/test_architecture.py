@@ -31,7 +31,7 @@ def test_every_way_of_writing_reads_back(choices: tuple[int, ...]) -> None:
 
 @given(OPTIONS)
 def test_widths_are_written_and_read_back(options: list[Option]) -> None:
-    arch = Architecture.of(options)
+    arch = Architecture.from_options(options)
     assert list(arch.options) == options
     assert Architecture.from_list(json.loads(json.dumps(arch.to_list()))) == arch
     assert all(parse(text) == arch for text in (str(arch), f"[{str(arch).replace(',', ' , ')}]"))

@@ -11,12 +11,12 @@ import pytest
 from spos_cli.models.counting import Costs, count
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import CostBinSampler
-from spos_cli.space.search_space import PUBLISHED
+from spos_cli.space.search_space import OFFICIAL_SPACE
 
 
 @pytest.fixture(scope="module")
 def costs() -> Costs:
-    return count(PUBLISHED)
+    return count(OFFICIAL_SPACE)
 
 
 def test_the_costs_of_published_architectures(costs: Costs) -> None:
@@ -29,8 +29,8 @@ def test_the_whole_space(costs: Costs) -> None:
     flops, distribution = costs.flops, costs.flops.distribution()
     assert (flops.minimum, flops.maximum) == (270_359_360, 398_609_216)
     assert flops.mean == pytest.approx(327.2e6, rel=2e-4)
-    assert (distribution.unit, distribution.width) == (6_272, 20_449)
-    assert distribution.count(None, None) == PUBLISHED.size
+    assert (distribution.unit, distribution.num_units) == (6_272, 20_449)
+    assert distribution.count(None, None) == OFFICIAL_SPACE.size
     assert distribution.share(None, 330_000_000) == pytest.approx(0.589, abs=5e-4)
     assert distribution.quantile(0.589) <= 330_000_000 < distribution.quantile(0.59)
 
@@ -52,4 +52,4 @@ def test_draws_keep_to_the_lowest_bin(costs: Costs) -> None:
 
 
 def test_parameters_can_be_counted_too(costs: Costs) -> None:
-    assert costs.params.distribution().count(None, None) == PUBLISHED.size
+    assert costs.params.distribution().count(None, None) == OFFICIAL_SPACE.size
