@@ -141,8 +141,8 @@ class DataConfig(Section):
         "folder", description="Class folders, a torchvision data set, or scikit-learn's digits."
     )
     root: str = Field("data", description="Folder of the data set.")
-    train_folder: str = Field("train", description="source: folder. Training images, below root.")
-    val_folder: str = Field("val", description="source: folder. Validation images, below root.")
+    train_folder: str = Field("train", description="Folder of the training images, below root (source: folder).")
+    val_folder: str = Field("val", description="Folder of the validation images, below root (source: folder).")
     preset: Literal["spos", "standard"] = Field(
         "spos",
         description="spos: BGR from 0 to 255 and OpenCV's resize, as in the official code. standard: RGB, normalised.",
@@ -174,7 +174,7 @@ class TrainingConfig(Section):
     steps: Count = Field(description="Optimizer updates.")
     batch_size: Count = Field(1024, description="Images per update, over all processes.")
     accumulate: Count = Field(
-        1, description="Forward and backward passes per update: less memory for the same batch_size."
+        1, description="Forward and backward passes per update in each process: less memory, same batch."
     )
     lr: Annotated[float, Field(gt=0)] = Field(0.5, description="Peak learning rate, for the whole batch.")
     schedule: Literal["linear", "cosine"] = Field("linear", description="How the learning rate falls to 0.")
@@ -200,8 +200,8 @@ class TrainingConfig(Section):
     amp: Annotated[Literal["off", "bf16", "fp16"], Off] = Field("off", description="Mixed precision. fp16 needs CUDA.")
     compile: Annotated[Literal["off", "blocks"], Off] = Field(
         "off",
-        description="blocks: PyTorch compiles each choice block at its first use. Needs a C++ compiler, on a GPU a C"
-        " compiler.",
+        description="blocks: PyTorch compiles each choice block at its first use. Needs a C++ compiler; on a GPU,"
+        " a C compiler.",
     )
     gradient_compression: Annotated[Literal["off", "bf16"], Off] = Field(
         "off", description="bf16: processes exchange gradients in half the bytes, with 8 bits of precision."
@@ -280,7 +280,7 @@ class SearchConfig(Section):
     mutation_probability: Fraction = Field(0.1, description="Probability that a mutation redraws a layer.")
     split: Literal["holdout", "val"] = Field(
         "holdout",
-        description="Images to score on. val: as in the official code, but the final accuracy is then measured on"
+        description="Images to score on. val is as in the official code; the final accuracy is then measured on"
         " images that the search has seen.",
     )
     images: Count | None = Field(

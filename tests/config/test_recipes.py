@@ -38,12 +38,12 @@ def test_imagenet_recipe_is_the_papers() -> None:
     assert (search.population, search.generations, search.parents) == (50, 20, 10)
     assert (search.mutations, search.crossovers, search.mutation_probability) == (25, 25, 0.1)
     assert (search.flops_limit, search.split) == (330_000_000, "holdout")
-    assert search.calibration_images == 2_560  # not 20,000: measured to be as close as the published 200 batches
+    assert search.calibration_images == 2_560  # not 20,000: measured to be as close as the official 200 batches
     assert (supernet.affine, retrain.affine, settings.data.holdout_per_class) == (False, True, 50)
     assert settings == Config(name="imagenet", data=settings.data)  # the defaults say the same
 
 
-def test_published_recipe_differs_where_the_published_code_does() -> None:
+def test_official_recipe_differs_where_the_official_code_does() -> None:
     """Every field that is not the paper's, and no other one."""
     paper, code = (loading.load(loading.shipped_recipes()[name]).dump() for name in ("imagenet", "imagenet_published"))
     assert dict(differences(paper, code)) == {

@@ -114,7 +114,7 @@ def test_files_with_widths(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_the_published_pickle(tmp_path: Path, protocol: int) -> None:
+def test_the_official_pickle(tmp_path: Path, protocol: int) -> None:
     path = tmp_path / "arch"  # what a file is, its content tells
     path.write_bytes(pickle.dumps((2, 1, 0), protocol))
     assert read(str(path)) == parse("2,1,0")
@@ -185,8 +185,8 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         read(str(tmp_path))
 
 
-def test_the_published_architectures_parse() -> None:
-    published = json.loads(Path(__file__).with_name("flops_params.json").read_text())
-    assert len(published) == 50
-    for entry in published:
+def test_the_official_architectures_parse() -> None:
+    official = json.loads(Path(__file__).with_name("flops_params.json").read_text())
+    assert len(official) == 50
+    for entry in official:
         assert list(parse(repr(entry["architecture"]))) == entry["architecture"]

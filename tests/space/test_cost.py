@@ -208,7 +208,7 @@ def test_rounded_costs_leave_nothing_out(table: CostTable, low: int | None, high
 
 
 def test_costs_without_a_common_unit_are_rounded_before_they_fill_the_memory() -> None:
-    """As the widths of the published space, whose FLOPs are multiples of 49 over a range of 785 millions."""
+    """As the widths of the official space, whose FLOPs are multiples of 49 over a range of 785 millions."""
     distribution = CostTable("params", 0, [[0, 1, 10**15 + 7]] * 45).distribution()
     assert not distribution.is_exact
     assert sum(map(len, distribution._at_most)) < 2**21

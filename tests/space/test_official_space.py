@@ -1,4 +1,4 @@
-"""The published space: its FLOPs, counted exactly, against the numbers of the published code."""
+"""The official space: its FLOPs, counted exactly, against the numbers of the official code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def costs() -> Costs:
     return count(OFFICIAL_SPACE)
 
 
-def test_the_costs_of_published_architectures(costs: Costs) -> None:
+def test_the_costs_of_official_architectures(costs: Costs) -> None:
     for entry in json.loads(Path(__file__).with_name("flops_params.json").read_text()):
         arch = Architecture(tuple(entry["architecture"]))
         assert (costs.flops.of(arch), costs.params.of(arch)) == (entry["flops"], entry["params"])
@@ -35,7 +35,7 @@ def test_the_whole_space(costs: Costs) -> None:
     assert distribution.quantile(0.589) <= 330_000_000 < distribution.quantile(0.59)
 
 
-def test_the_published_bins(costs: Costs) -> None:
+def test_the_official_bins(costs: Costs) -> None:
     sampler = CostBinSampler(costs.flops, 290_000_000, 360_000_000, 10_000_000, seed=0)
     assert len(sampler.bins) == 7
     drawn = [costs.flops.of(sampler.draw(step)) for step in range(10_000)]
@@ -45,7 +45,7 @@ def test_the_published_bins(costs: Costs) -> None:
 
 
 def test_draws_keep_to_the_lowest_bin(costs: Costs) -> None:
-    """The published loop escapes this bin now and then."""
+    """The official loop escapes this bin now and then."""
     distribution, rng = costs.flops.distribution(), np.random.default_rng(0)
     drawn = [distribution.draw(rng, 290_000_000, 300_000_000) for _ in range(10_000)]
     assert all(290_000_000 <= costs.flops.of(arch) <= 300_000_000 for arch in drawn)

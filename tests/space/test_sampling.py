@@ -164,12 +164,12 @@ def test_how_often_widths_are_trained() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "width", "said"),
+    ("low", "high", "width", "message"),
     [(100, 130, 10, ""), (95, 135, 10, ""), (100, 330, 230, "from 100 to 330"), (1, 131, 130, "from 1 to 131")],
 )
-def test_bins_of_which_more_than_half_is_outside_of_the_space(low: int, high: int, width: int, said: str) -> None:
+def test_bins_of_which_more_than_half_is_outside_of_the_space(low: int, high: int, width: int, message: str) -> None:
     """A grid seldom ends where the space does; a number that was typed for another space is far from it."""
     table = CostTable("flops", 100, [[0, 10], [0, 20]])
-    idle = CostBinSampler(table, low, high, width, 0).explain_unreachable_bins()
-    assert said in idle
-    assert bool(idle) is bool(said)
+    explained = CostBinSampler(table, low, high, width, 0).explain_unreachable_bins()
+    assert message in explained
+    assert bool(explained) is bool(message)

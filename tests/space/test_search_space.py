@@ -17,12 +17,6 @@ from spos_cli.space.architecture import Architecture, parse
 from spos_cli.space.choices import Choice
 from spos_cli.space.search_space import OFFICIAL_SPACE, Layer, SearchSpace, Stage
 
-WORDS = st.from_regex(r"[a-z][a-z_]{0,9}", fullmatch=True)
-CHOICES = st.builds(
-    lambda op, parameters: Choice(op, tuple(parameters.items())),
-    WORDS,
-    st.dictionaries(WORDS, st.integers(0, 99), max_size=3),
-)
 KNOWN_CHOICES = st.just(Choice("shuffle_xception")) | st.builds(
     lambda half: Choice("shuffle", (("kernel", 2 * half + 1),)), st.integers(0, 15)
 )
@@ -49,7 +43,7 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
     )
 
 
-def test_the_published_space() -> None:
+def test_the_official_space() -> None:
     assert OFFICIAL_SPACE.num_layers == 20
     assert OFFICIAL_SPACE.size == 4**20
     assert OFFICIAL_SPACE.layers[-1].out_size == 7
@@ -65,7 +59,7 @@ def test_the_published_space() -> None:
     assert OFFICIAL_SPACE.layers is layers
 
 
-def test_the_published_architectures_are_valid() -> None:
+def test_the_official_architectures_are_valid() -> None:
     for entry in json.loads(Path(__file__).with_name("flops_params.json").read_text()):
         OFFICIAL_SPACE.validate(Architecture(tuple(entry["architecture"])))
 
@@ -100,28 +94,6 @@ def test_the_digest_tells_spaces_apart_and_stays() -> None:
     assert dataclasses.replace(OFFICIAL_SPACE, classes=10).digest != OFFICIAL_SPACE.digest
     assert OFFICIAL_SPACE.digest == SearchSpace.from_dict(OFFICIAL_SPACE.to_dict()).digest
     assert len(OFFICIAL_SPACE.digest) == 64
-
-
-@given(CHOICES)
-def test_a_choice_survives_its_specification(choice: Choice) -> None:
-    assert Choice.from_spec(choice.to_spec()) == choice
-
-
-def test_choices_as_text() -> None:
-    shuffle = Choice.from_spec({"shuffle": {"kernel": 5}})
-    assert (str(shuffle), shuffle.name) == ("shuffle kernel=5", "shuffle 5x5")
-    assert str(Choice.from_spec("shuffle_xception")) == "shuffle_xception"
-    assert Choice("x", (("b", 1), ("a", 2))) == Choice("x", (("a", 2), ("b", 1)))
-
-
-@pytest.mark.parametrize(
-    "spec",
-    ["", "two words", "x" * 65, 5, None, [], {}, {"a": {}, "b": {}}, {"a": 3}, {1: {}}, {"a": {1: 2, "b": 3}},
-     {"a": {"k": True}}, {"a": {"k": 1.5}}, {"a": {"k": 1 << 90_000}}],
-)  # fmt: skip
-def test_what_is_not_a_choice(spec: Any) -> None:
-    with pytest.raises(ConfigError, match="choices"):
-        Choice.from_spec(spec)
 
 
 @pytest.mark.parametrize(
