@@ -46,6 +46,7 @@ def across_processes(
     """
     import torch
 
+    from spos_cli.config.identity import shared_settings
     from spos_cli.engine import accelerator, distributed
 
     count = distributed.count_processes(settings.devices)
@@ -57,9 +58,9 @@ def across_processes(
     if distributed.is_launched():
         versions = {"spos": __version__, "torch": str(torch.__version__)}
         contents = {name: digest(value) if isinstance(value, Path) else value for name, value in arguments.items()}
-        same = {"command": command, "versions": versions, **settings.shared(), "arguments": contents}
+        same = {"command": command, "versions": versions, **shared_settings(settings), "arguments": contents}
     timeout = timedelta(minutes=settings.timeout_minutes)
-    layer = None if images is None else images * settings.space.build().work
+    layer = None if images is None else images * settings.space.build().work_per_layer
     try:
         with distributed.join(settings.devices, settings.threads, timeout, same, layer) as processes:
             work(processes)

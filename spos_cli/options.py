@@ -15,7 +15,7 @@ import typer
 from spos_cli.errors import ConfigError
 
 if TYPE_CHECKING:
-    from spos_cli.config.loading import Option
+    from spos_cli.config.loading import CliOption
     from spos_cli.config.schema import Config
     from spos_cli.run.command import Run
 
@@ -150,19 +150,19 @@ class Options:
             ConfigError: as in `load`; or the file, which may come from anyone, names code to import, or a folder
                 outside of the working folder to download images to.
         """
-        from spos_cli.config import loading
+        from spos_cli.config import identity, loading
 
         if recorded is None:
             return self.load()
         origin = "the settings in the weights file"
         images = None if self.config is None else self._load()
-        settings = loading.validate(loading.without_machine(recorded), self._all_overrides(), origin=origin)
+        settings = loading.validate(identity.without_machine(recorded), self._all_overrides(), origin=origin)
         if images is not None:
-            settings = settings.with_images_of(images)
+            settings = identity.with_images_of(settings, images)
         elif not any(override.partition("=")[0].strip() == "data.root" for override in self.overrides or ()):
             settings.require_root_here(origin)
         if settings.own_blocks:
-            settings.require_known_blocks(loading.load(loading.find(self.config)).own_blocks, origin)
+            settings.require_known_blocks(loading.load(loading.find_config(self.config)).own_blocks, origin)
         return self._print_if_asked(settings)
 
     def load_limits(self, flops_limit: str | None, params_limit: str | None = None) -> tuple[int | None, int | None]:
@@ -187,21 +187,21 @@ class Options:
 
         return Run(settings, self.fresh, self.tensorboard, flags=self.flags, as_json=self.as_json)
 
-    def _settings(self) -> list[Option]:
+    def _settings(self) -> list[CliOption]:
         """Return the settings that were given by their own option."""
-        from spos_cli.config.loading import Option
+        from spos_cli.config.loading import CliOption
 
         given = [(name, name, getattr(self, name)) for name in ("run_dir", "devices", "seed", "max_restarts")]
         given += [(name, f"search.{name}", value) for name, value in self.search]
-        return [Option(f"--{name.replace('_', '-')}", key, value) for name, key, value in given if value is not None]
+        return [CliOption(f"--{name.replace('_', '-')}", key, value) for name, key, value in given if value is not None]
 
-    def _all_overrides(self) -> list[str | Option]:
+    def _all_overrides(self) -> list[str | CliOption]:
         return [*(self.overrides or ()), *self._settings()]
 
     def _load(self) -> Config:
         from spos_cli.config import loading
 
-        return loading.load(loading.find(self.config), self._all_overrides())
+        return loading.load(loading.find_config(self.config), self._all_overrides())
 
     def _print_if_asked(self, settings: Config) -> Config:
         if self.print_config:

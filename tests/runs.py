@@ -28,7 +28,8 @@ def make_candidates(
     rng = np.random.default_rng(seed)
     archs: dict[Architecture, None] = {}
     while len(archs) < candidates:
-        archs[Architecture.of(options[rng.integers(len(options))] for options in space.options.by_layer)] = None
+        drawn = [options[rng.integers(len(options))] for options in space.options.by_layer]
+        archs[Architecture.from_options(drawn)] = None
     hard = rng.random(images)
     entries, outcomes = [], np.zeros((candidates, images), bool)
     for row, arch in enumerate(archs):

@@ -1,4 +1,4 @@
-"""`make docs`: writes the tables of all settings into configs/README.md, from `spos_cli/config/schema.py`.
+"""`make docs`: write the tables of all settings into configs/README.md, from `spos_cli/config/schema.py`.
 
 python -m tests.settings_table
 """
@@ -15,14 +15,15 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from spos_cli.config.schema import Config, Cost, Devices, Duration, Section, ValueRange
+from spos_cli.config.schema import Config, Section
+from spos_cli.config.units import Cost, Devices, Duration, ValueRange
 
 PAGE = Path(__file__).parents[1] / "configs" / "README.md"
 BEGIN = "<!-- Written by `make docs`. Change spos_cli/config/schema.py instead. -->\n"
 END = "<!-- End of what `make docs` writes. -->\n"
-LARGE = 10**9  # an upper bound as high as this keeps out typing errors only, and is left out of the tables
+LARGE = 10**9  # The tables leave out upper bounds from here on: they only catch typing errors.
 
-# Types that a reader of YAML would not know by their Python name.
+# Names for types whose Python name says little to a reader of YAML.
 NAMES: list[tuple[Any, str]] = [
     (Cost, "size, such as `330M`"),
     (Duration, "time, such as `12ms`"),
@@ -33,7 +34,7 @@ PLAIN = {bool: "`true` or `false`", int: "whole number", float: "number", str: "
 
 
 def tables() -> str:
-    """Return one Markdown table for each section of the config, in the order of the file."""
+    """Return a Markdown table for each section of the config, in the order of the file."""
     parts = [_table("The run", "Settings at the top level of the file.", _rows(Config, "", nested=False))]
     for name, field in Config.model_fields.items():
         if _is_section(field.annotation):
@@ -42,9 +43,9 @@ def tables() -> str:
     return "\n".join(parts)
 
 
-def write(text: str) -> str:
+def replace_tables(page: str) -> str:
     """Return the page with its tables replaced by those of the config."""
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    before, after = page.split(BEGIN)[0], page.split(END)[1]
     return f"{before}{BEGIN}\n{tables()}\n{END}{after}"
 
 
@@ -54,7 +55,7 @@ def _table(title: str, about: str, rows: Iterator[tuple[str, str, str, str]]) ->
 
 
 def _rows(section: type[Section], prefix: str, nested: bool = True) -> Iterator[tuple[str, str, str, str]]:
-    """Yield name, values, default and description of each field, those of inner sections after their own."""
+    """Yield name, values, default and description of each field; the fields of an inner section follow it."""
     hints = get_type_hints(section, include_extras=True)
     for name, field in section.model_fields.items():
         key, inner = prefix + name, _inner_section(hints[name])
@@ -78,17 +79,17 @@ def _is_section(kind: Any) -> bool:
 
 
 def _inner_section(hint: Any) -> Any:
-    """Return the section that a field is, or is a list of; None for any other field."""
+    """Return the section of a field that is a section or a list of sections; None for other fields."""
     return next((kind for kind in (hint, *get_args(hint)) if _is_section(kind)), None)
 
 
 def _values(hint: Any, field: FieldInfo) -> str:
-    """Say in words what a field may be."""
+    """Describe the values that a field may have."""
     text = _type_name(hint)
     bounds = _bounds([*_metadata(hint), *field.metadata])
     if not bounds:
         return text
-    first, *rest = text.split(" or ")  # of `number or null` it is the number that is bounded
+    first, *rest = text.split(" or ")  # In `number or null`, the number has the bounds.
     return "; or ".join([f"{first}, {bounds}", *rest])
 
 
@@ -114,7 +115,7 @@ def _either(names: list[str]) -> str:
 
 
 def _metadata(hint: Any) -> list[Any]:
-    """Return the annotations of a type and of the alternatives in it."""
+    """Return the annotations of a type and of its alternatives."""
     if get_origin(hint) is Annotated:
         kind, *extras = get_args(hint)
         flat = [item for extra in extras for item in (extra.metadata if isinstance(extra, FieldInfo) else [extra])]
@@ -125,7 +126,7 @@ def _metadata(hint: Any) -> list[Any]:
 
 
 def _bounds(metadata: list[Any]) -> str:
-    """Say in words which numbers are allowed."""
+    """Describe the numbers that are allowed."""
     low = high = ""
     for item in metadata:
         if isinstance(item, Ge):
@@ -142,12 +143,12 @@ def _bounds(metadata: list[Any]) -> str:
 
 
 def _default(field: FieldInfo, cost: bool) -> str:
-    """Return a default as YAML writes it; nothing where the file must name a value."""
+    """Return a default as YAML writes it; empty if the file must have a value."""
     if field.default is PydanticUndefined:
         return ""
     value = field.default
     if value == "off":
-        return "`off`"  # YAML would quote it; here it need not be quoted
+        return "`off`"  # YAML would quote it, but `Off` also reads it without quotes.
     if cost and value:
         return f"`{value // 10**6}M`"
     if isinstance(value, tuple):
@@ -157,8 +158,8 @@ def _default(field: FieldInfo, cost: bool) -> str:
 
 
 def main() -> None:
-    """Write the page anew."""
-    PAGE.write_text(write(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    """Write the page."""
+    PAGE.write_text(replace_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(f"written to {PAGE}")
 
 

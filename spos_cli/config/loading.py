@@ -1,8 +1,10 @@
-"""Read the YAML of an experiment: every mistake at once, each with its line."""
+"""Read the YAML of an experiment: all mistakes at once, each with its line.
+
+`load` reads a file, lays overrides (`--set`, CLI options) over it and returns a `Config`.
+"""
 
 from __future__ import annotations
 
-import copy
 import difflib
 import importlib.resources
 import itertools
@@ -15,52 +17,67 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from spos_cli.config.schema import HELPERS, PLACE_AND_MACHINE, Config, Section
+from spos_cli.config.schema import Config, Section
 from spos_cli.errors import ConfigError
+from spos_cli.files.quoting import quote_value
 from spos_cli.files.reading import YAML_ERRORS
-from spos_cli.space.architecture import shown
 
-MOST_PLACES = 100_000  # fields of a file whose lines are remembered; aliases of aliases are more than anybody can count
+MAX_REMEMBERED_FIELDS = 100_000  # YAML's aliases of aliases may stand for more fields than memory holds.
+MAX_DEPTH = 20  # No setting is as deep, and an alias may point to itself.
+MAX_QUOTED_OVERRIDE = 200  # characters
+
+Key = tuple[str, ...]  # A setting, such as ("space", "stages", "0", "channels").
+Places = dict[Key, str]  # Where each setting was written, such as `imagenet.yaml:12` or `--set supernet.lr=0.1`.
 
 
-def shipped() -> dict[str, Path]:
-    """The recipes that come with the package, by name."""
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name."""
     package = Path(str(importlib.resources.files("spos_cli")))
     installed, checkout = package / "configs", package.parent / "configs"
     folder = installed if installed.is_dir() else checkout
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def find(config: str | None) -> Path:
-    """The file that `--config` names: a path, or the name of a shipped recipe.
+def find_config(config: str | None) -> Path:
+    """Return the file that `--config` names: a path, or the name of a shipped recipe.
 
-    Without one it is `./spos.yaml` if that is there, else the ImageNet recipe of the paper.
+    Without `--config` it is `./spos.yaml` if that exists, otherwise the ImageNet recipe of the paper.
+
+    Raises:
+        ConfigError: there is no such file or recipe.
     """
+    recipes = shipped_recipes()
     if config is None:
         local = Path("spos.yaml")
-        return local if local.is_file() else shipped()["imagenet"]
+        return local if local.is_file() else recipes["imagenet"]
     path = Path(config)
     if path.is_file():
         return path
-    if config in shipped():
-        return shipped()[config]
-    raise ConfigError(f"there is no config file {config!r}; shipped recipes, by name: {', '.join(shipped())}")
+    if config in recipes:
+        return recipes[config]
+    raise ConfigError(f"there is no config file {config!r}; shipped recipes: {', '.join(recipes)}")
 
 
 @dataclass(frozen=True)
-class Option:
-    """A setting that an option of its own on the command line gives: `--seed 3` is `seed`."""
+class CliOption:
+    """A setting that has a CLI option of its own: `--seed 3` sets `seed`.
+
+    Attributes:
+        name: of the option, such as `--seed`.
+        key: of the setting, such as `seed`.
+        value: as typed.
+    """
 
     name: str
     key: str
     value: object
 
 
-Overrides = Sequence[str | Option]
+Overrides = Sequence[str | CliOption]  # A text is what `--set` takes, such as `supernet.lr=0.1`.
 
 
 def load(path: Path, overrides: Overrides = ()) -> Config:
-    """Reads a YAML file and lays overrides over it: texts such as `supernet.lr=0.1`, or options.
+    """Read a YAML file and lay overrides over it.
 
     Raises:
         ConfigError: all mistakes of the file and the overrides, each with its line.
@@ -73,33 +90,31 @@ def load(path: Path, overrides: Overrides = ()) -> Config:
     return validate(values, overrides, places, str(path))
 
 
-def without_machine(values: dict[str, Any]) -> dict[str, Any]:
-    """A copy of settings from elsewhere, without the fields that say where and on what to work."""
-    kept = {key: copy.deepcopy(value) for key, value in values.items() if key not in PLACE_AND_MACHINE}
-    if isinstance(kept.get("data"), dict):
-        kept["data"] = {key: value for key, value in kept["data"].items() if key not in HELPERS}
-    return kept
-
-
 def validate(
     values: dict[str, Any],
     overrides: Overrides = (),
-    places: Mapping[tuple[str, ...], str] | None = None,
+    places: Mapping[Key, str] | None = None,
     origin: str = "settings",
 ) -> Config:
-    """Plain values, with overrides laid over them, as a `Config`.
+    """Return a `Config` of plain values, with overrides laid over them.
 
     Args:
-        places: where a field was written (`imagenet.yaml:12`), for messages.
-        origin: what the values came from, where `places` has nothing.
+        values: sections and their settings; overrides are written into them.
+        overrides: texts such as `supernet.lr=0.1`, or CLI options.
+        places: where each setting was written, for messages.
+        origin: where the values come from, for settings that `places` does not have.
+
+    Raises:
+        ConfigError: all mistakes, one a line.
     """
     places = dict(places or {})
     for override in overrides:
-        if isinstance(override, Option):
-            keys, place = tuple(override.key.split(".")), _short(f"{override.name} {override.value}")
-            _lay_over(values, keys, override.value, place, places)
+        if isinstance(override, CliOption):
+            key, place = tuple(override.key.split(".")), _shorten(f"{override.name} {override.value}")
+            _override(values, key, override.value, place, places)
         else:
-            _override(values, override, places)
+            key, value, place = _parse_override(override)
+            _override(values, key, value, place, places)
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -107,8 +122,8 @@ def validate(
         raise ConfigError("\n".join(dict.fromkeys(problems))) from None
 
 
-def _parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
-    """The values of a YAML mapping, and the place of each field."""
+def _parse_yaml(text: str, name: str) -> tuple[dict[str, Any], Places]:
+    """Return the values of a YAML mapping, and the place of each field."""
     try:
         node = yaml.compose(text, yaml.SafeLoader)
         values = yaml.safe_load(text)
@@ -120,126 +135,131 @@ def _parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[tuple[str, .
     if values is None:
         return {}, {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{name}: expected a mapping of sections such as 'supernet:', not {shown(values)}")
-    places: dict[tuple[str, ...], str] = {}
-    for path, number in itertools.islice(_walk(node), MOST_PLACES):
-        if path in places:
-            raise ConfigError(f"{name}:{number}: {'.'.join(path)} is given twice; first at {places[path]}")
-        places[path] = f"{name}:{number}"
+        raise ConfigError(f"{name}: expected a mapping of sections such as 'supernet:', not {quote_value(values)}")
+    places: Places = {}
+    for key, line_number in itertools.islice(_iterate_fields(node), MAX_REMEMBERED_FIELDS):
+        if key in places:
+            raise ConfigError(f"{name}:{line_number}: {'.'.join(key)} is given twice; first at {places[key]}")
+        places[key] = f"{name}:{line_number}"
     return values, places
 
 
-def _walk(
-    node: yaml.Node | None, prefix: tuple[str, ...] = (), depth: int = 0
-) -> Iterator[tuple[tuple[str, ...], int]]:
-    """Each field of a YAML document with its line number."""
-    if depth > 20:  # deeper than any field of ours; an alias may point to itself
+def _iterate_fields(node: yaml.Node | None, prefix: Key = (), depth: int = 0) -> Iterator[tuple[Key, int]]:
+    """Yield each field of a YAML document with its line number."""
+    if depth > MAX_DEPTH:
         return
     if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            path = (*prefix, str(key.value))
-            yield path, key.start_mark.line + 1
-            yield from _walk(value, path, depth + 1)
+        for name, value in node.value:
+            key = (*prefix, str(name.value))
+            yield key, name.start_mark.line + 1
+            yield from _iterate_fields(value, key, depth + 1)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            path = (*prefix, str(index))
-            yield path, item.start_mark.line + 1
-            yield from _walk(item, path, depth + 1)
+            key = (*prefix, str(index))
+            yield key, item.start_mark.line + 1
+            yield from _iterate_fields(item, key, depth + 1)
 
 
-def _override(values: dict[str, Any], override: str, places: dict[tuple[str, ...], str]) -> None:
-    """Lays `section.key=value` over the values; the value is read as YAML."""
+def _parse_override(override: str) -> tuple[Key, Any, str]:
+    """Return the key, the value (read as YAML) and the place of `section.key=value`."""
     name, equals, text = override.partition("=")
-    keys, place = tuple(name.strip().split(".")), _short(f"--set {override}")
-    if not equals or not all(keys):
+    key, place = tuple(name.strip().split(".")), _shorten(f"--set {override}")
+    if not equals or not all(key):
         raise ConfigError(f"{place}: expected section.key=value, such as --set supernet.lr=0.1")
     try:
-        value = yaml.safe_load(text)
+        return key, yaml.safe_load(text), place
     except YAML_ERRORS:
-        raise ConfigError(f"{place}: {shown(text)} is not a valid YAML value") from None
-    _lay_over(values, keys, value, place, places)
+        raise ConfigError(f"{place}: {quote_value(text)} is not a valid YAML value") from None
 
 
-def _short(text: str) -> str:
-    """What was typed, as a message quotes it."""
-    return text if len(text) <= 200 else text[:197] + "..."
+def _shorten(text: str) -> str:
+    """Return what was typed, as a message quotes it."""
+    return text if len(text) <= MAX_QUOTED_OVERRIDE else text[: MAX_QUOTED_OVERRIDE - 3] + "..."
 
 
-def _lay_over(
-    values: dict[str, Any], keys: tuple[str, ...], value: object, place: str, places: dict[tuple[str, ...], str]
-) -> None:
-    """Sets one field, and remembers where it comes from."""
-    name = ".".join(keys)
+def _override(values: dict[str, Any], key: Key, value: object, place: str, places: Places) -> None:
+    """Set one field in `values`, and its place in `places`."""
+    missing = ConfigError(f"{place}: there is no {'.'.join(key)} to set")
     target: Any = values
     default: Any = Config().dump()
-    for key in keys[:-1]:
-        default = default.get(key) if isinstance(default, dict) else None
+    for name in key[:-1]:
+        default = default.get(name) if isinstance(default, dict) else None
         if isinstance(target, dict):
-            if target.get(key) is None:  # a list that the file leaves out is changed from its default
-                target[key] = default if isinstance(default, list) else {}
-            target = target[key]
-        elif isinstance(target, list) and key.isdecimal() and int(key) < len(target):
-            target = target[int(key)]
+            if target.get(name) is None:  # An item of a list that the file leaves out replaces that of the default.
+                target[name] = default if isinstance(default, list) else {}
+            target = target[name]
+        elif _is_index(name, target):
+            target = target[int(name)]
         else:
-            raise ConfigError(f"{place}: there is no {name} to set")
-    last = keys[-1]
+            raise missing
+    last = key[-1]
     if isinstance(target, dict):
         target[last] = value
-    elif isinstance(target, list) and last.isdecimal() and int(last) < len(target):
+    elif _is_index(last, target):
         target[int(last)] = value
     else:
-        raise ConfigError(f"{place}: there is no {name} to set")
-    for key_path in [path for path in places if path[: len(keys)] == keys]:
-        del places[key_path]
-    places[keys] = place
+        raise missing
+    for inner in [other for other in places if other[: len(key)] == key]:
+        del places[inner]
+    places[key] = place
 
 
-def _describe(problem: Any, places: Mapping[tuple[str, ...], str], origin: str) -> str:
-    """One line for one mistake: place, field, what is wrong, what is allowed."""
-    location = tuple(str(part) for part in problem["loc"])
-    unknown = problem["type"] == "extra_forbidden"
-    while location and location not in places and not unknown and not _is_field(location):
-        location = location[:-1]  # pydantic appends the tags of a union
-    known = location
-    while known and known not in places:
-        known = known[:-1]
-    # A rule between fields of a section: what was typed for those that it names may have broken it.
-    named = set(re.findall(r"\w+", problem["msg"]))
-    inner = [path for path in places if path[: len(location)] == location != path and (unknown or path[-1] in named)]
-    typed = " and ".join(places[path] for path in inner if places[path].startswith("--"))
-    place = places.get(known, origin) + (f" with {typed}" if typed else "")
-    if unknown and typed and location not in places:
-        place = typed  # it is nowhere else
-    field = ".".join(location)
-    if unknown:
-        siblings = _fields(location[:-1])
-        close = difflib.get_close_matches(location[-1], siblings, n=1, cutoff=0.5)
+def _is_index(name: str, target: Any) -> bool:
+    """Return whether a part of a key is the index of an item in a list."""
+    return isinstance(target, list) and name.isdecimal() and int(name) < len(target)
+
+
+def _describe(problem: Any, places: Mapping[Key, str], origin: str) -> str:
+    """Return one line for one of pydantic's errors: place, field, what is wrong and what is allowed."""
+    key = tuple(str(part) for part in problem["loc"])
+    is_unknown = problem["type"] == "extra_forbidden"
+    if not is_unknown:  # pydantic appends the tags of a union, which are not fields.
+        while key and key not in places and not _is_field(key):
+            key = key[:-1]
+    place, field = _place_of(key, problem["msg"], is_unknown, places, origin), ".".join(key)
+    if is_unknown:
+        siblings = _field_names(key[:-1])
+        close = difflib.get_close_matches(key[-1], siblings, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(siblings)}"
         return f"{place}: unknown setting {field!r}; {hint}"
     message = re.sub(r"^Value error, ", "", problem["msg"]).replace("a valid tuple", "a list")
     message = message[0].lower() + message[1:]
-    seen = "" if problem["type"] in ("value_error", "missing") else f" (it is {shown(problem['input'])})"
+    seen = "" if problem["type"] in ("value_error", "missing") else f" (it is {quote_value(problem['input'])})"
     return f"{place}: {field + ': ' if field else ''}{message}{seen}"
 
 
-def _section(location: Sequence[str]) -> type[Section] | None:
-    """The section that a location such as ('space', 'stages', '0') stands for."""
+def _place_of(key: Key, message: str, is_unknown: bool, places: Mapping[Key, str], origin: str) -> str:
+    """Return where a mistake was written: its own place or that of the section around it, and overrides inside it."""
+    around = key
+    while around and around not in places:
+        around = around[:-1]
+    # A section may break a rule because of an override of one of its fields, which the rule's message then names.
+    named = set(re.findall(r"\w+", message))
+    inside = [other for other in places if other[: len(key)] == key != other and (is_unknown or other[-1] in named)]
+    typed = " and ".join(places[other] for other in inside if places[other].startswith("--"))
+    if is_unknown and typed and key not in places:
+        return typed  # Only overrides name this section.
+    return places.get(around, origin) + (f" with {typed}" if typed else "")
+
+
+def _section_at(key: Sequence[str]) -> type[Section] | None:
+    """Return the section that a key such as ("space", "stages", "0") stands for; None if it is not a section."""
     section: type[Section] | None = Config
-    for part in location:
+    for part in key:
         if part.isdecimal():
             continue
         if section is None or part not in section.model_fields:
             return None
-        kind = section.model_fields[part].annotation
-        kinds = [kind, *getattr(kind, "__args__", ())]  # a section, or a tuple of them
-        section = next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)
+        annotation = section.model_fields[part].annotation
+        kinds = [annotation, *getattr(annotation, "__args__", ())]  # A field is a section, or a tuple of sections.
+        section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
     return section
 
 
-def _fields(location: Sequence[str]) -> list[str]:
-    section = _section(location)
+def _field_names(key: Sequence[str]) -> list[str]:
+    section = _section_at(key)
     return list(section.model_fields) if section else []
 
 
-def _is_field(location: Sequence[str]) -> bool:
-    return location[-1] in _fields(location[:-1]) or _section(location) is not None
+def _is_field(key: Sequence[str]) -> bool:
+    return key[-1] in _field_names(key[:-1]) or _section_at(key) is not None

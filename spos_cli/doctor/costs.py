@@ -17,7 +17,7 @@ from spos_cli.run.search_inputs import read_latency
 from spos_cli.run.training import make_sampler
 from spos_cli.space.cost import CostTable, format_cost
 from spos_cli.space.sampling import CostBinSampler
-from spos_cli.space.search_space import PUBLISHED, SearchSpace
+from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace
 
 # CPU vector units and GPU tensor cores process channels in groups of this size.
 CHANNEL_MULTIPLE = 8
@@ -38,7 +38,7 @@ def check(setup: Setup) -> Findings:
 
 def check_official_costs() -> Finding:
     """Check that FLOPs and parameters of the official space are counted as in the official code."""
-    costs = count(PUBLISHED)
+    costs = count(OFFICIAL_SPACE)
     counts = {
         "FLOPs of the official architecture": (costs.flops.of(golden.WINNER), golden.WINNER_FLOPS),
         "its parameters": (costs.params.of(golden.WINNER), golden.WINNER_PARAMS),
@@ -65,12 +65,12 @@ def check_limits(setup: Setup) -> Finding:
     too_low, advice = [], []
     for table, limit in limits:
         name, share = f"search.{table.name}_limit", table.distribution().share(None, limit)
-        seen += f"; {percent(share)} are at or under {name} ({table.written(limit)})"
+        seen += f"; {percent(share)} are at or under {name} ({table.format(limit)})"
         if share == 0:
             # A rounded number may be below the cheapest architecture.
-            lowest = table.exactly(table.minimum).replace(",", "")
+            lowest = table.format_exactly(table.minimum).replace(",", "")
             too_low.append(f"raise {name} to {lowest} or more")
-        elif idle := table.idle(limit):
+        elif idle := table.explain_idle_limit(limit):
             advice.append(f"{idle}; lower {name}, or set it to null")
         elif share < MIN_SHARE_WITHIN_LIMIT:
             advice.append(f"less than {percent(MIN_SHARE_WITHIN_LIMIT)} of the space is left to search: raise {name}")
@@ -113,10 +113,10 @@ def convolved_channels(space: SearchSpace) -> set[int]:
     """Return all numbers of channels that a space's convolutions make."""
     channels = {layer.out_channels // 2 if layer.split else layer.out_channels for layer in space.layers}
     hidden = {
-        layer.middle(choice, width)
+        layer.hidden_channels(choice, width)
         for layer in space.layers
         for choice in layer.choices
-        if choice.is_scaled
+        if choice.is_scalable
         for width in space.widths
     }
     return {*channels, *hidden, space.head_channels}
@@ -152,5 +152,5 @@ def check_sampler(setup: Setup) -> Finding:
             " or raise the limit"
         )
         return Finding("path sampler", "warn", seen, advice)
-    idle = sampler.idle() if isinstance(sampler, CostBinSampler) else ""
+    idle = sampler.explain_unreachable_bins() if isinstance(sampler, CostBinSampler) else ""
     return judge("path sampler", seen, [f"{idle}; change supernet.flops_bins"] if idle else [])

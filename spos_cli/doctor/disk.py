@@ -80,7 +80,7 @@ def count_bytes(setup: Setup) -> dict[str, int]:
     config, search = setup.config, setup.config.search
     with torch.device("meta"):
         supernet = Supernet(setup.space, config.supernet.affine)
-        network = Network(setup.space, setup.costs.params.dearest, config.retrain.affine)
+        network = Network(setup.space, setup.costs.params.most_expensive, config.retrain.affine)
     # One checkpoint more than are kept: the oldest is removed when the newest is complete.
     supernet_checkpoints, retrain_checkpoints = (
         training.keep_checkpoints + 1 for training in (config.supernet, config.retrain)

@@ -31,7 +31,7 @@ class Setup:
     def __init__(self, run: Run, full: bool = False) -> None:
         self.run, self.config, self.full = run, run.config, full
         self.processes = distributed.count_processes(self.config.devices)
-        work = self.space.work * self.batch_per_process(self.config.supernet)
+        work = self.space.work_per_layer * self.batch_per_process(self.config.supernet)
         self.threads = distributed.choose_threads(self.config.threads, self.processes, work)
         self.device = distributed.choose_device(self.config.devices, 1, 0)
         self.images = Images(self.config, Processes(0, 1, self.device))

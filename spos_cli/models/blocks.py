@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from spos_cli.errors import ConfigError
 from spos_cli.models.depthwise import StripDepthwise, is_faster_in_strips
 from spos_cli.models.routing import BlockChannels
-from spos_cli.space.search_space import Choice, Layer
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import Layer
 
 AnyBatchNorm = nn.modules.batchnorm._BatchNorm  # A user's block may normalise one, two or three dimensions.
 # Channel selection: original indices `(C,)` int64, the first n, or None for all.
@@ -191,7 +192,7 @@ class Branch(nn.Sequential):
 
 
 class ChoiceBlock(nn.Module):
-    """One op of one layer: `(B, worked_channels, H, W)` to the tensors of `Layer.made_channels`.
+    """One op of one layer: `(B, op_in_channels, H, W)` to the tensors of `Layer.op_out_channels`.
 
     `forward` also takes the selection of channels. Where a layer is handed all channels, they are in the official
     order. A block is allocated with the most hidden channels that it can have, and uses the first of them (paper,
@@ -372,4 +373,4 @@ def build_block(choice: Choice, layer: Layer, affine: bool, width: int = 0) -> C
     """
     if choice.is_own:
         return OwnBlock(choice.op, layer, affine, dict(choice.parameters))
-    return BLOCKS[choice.op](layer, affine, layer.middle(choice, width), **dict(choice.parameters))
+    return BLOCKS[choice.op](layer, affine, layer.hidden_channels(choice, width), **dict(choice.parameters))

@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from spos_cli.errors import ConfigError
 from spos_cli.models.blocks import build_block
 from spos_cli.models.network import Network
+from spos_cli.space.choices import Choice
 from spos_cli.space.cost import CostTable
-from spos_cli.space.search_space import Choice, Layer, SearchSpace
+from spos_cli.space.search_space import Layer, SearchSpace
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def count(space: SearchSpace) -> Costs:
                 key = choice, option.width, layer.signature
                 if key not in counted:
                     block = build_block(choice, layer, affine=True, width=option.width).eval()
-                    features = torch.empty(1, layer.worked_channels, layer.in_size, layer.in_size)
+                    features = torch.empty(1, layer.op_in_channels, layer.in_size, layer.in_size)
                     forward = check_outputs(choice, layer, block)
                     counted[key] = count_multiply_adds(forward, features), count_parameters(block)
                 rows[-1].append(counted[key])
@@ -63,7 +64,7 @@ def count(space: SearchSpace) -> Costs:
 def check_outputs(choice: Choice, layer: Layer, block: nn.Module) -> Callable[[Tensor], object]:
     """Return a block's forward pass that checks its outputs: a user's own block may compute anything.
 
-    It takes features `(1, worked_channels, in_size, in_size)` and returns the shapes of the outputs. It raises
+    It takes features `(1, op_in_channels, in_size, in_size)` and returns the shapes of the outputs. It raises
     ConfigError if the block fails, has other outputs than the layer needs, or changes its input in place.
     """
 
@@ -78,7 +79,7 @@ def check_outputs(choice: Choice, layer: Layer, block: nn.Module) -> Callable[[T
                 raise
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"choices: {choice.op} fails in layer {layer.index}: {reason}") from error
-        expected = [(channels, layer.out_size, layer.out_size) for channels in layer.made_channels]
+        expected = [(channels, layer.out_size, layer.out_size) for channels in layer.op_out_channels]
         if shapes != expected:
             raise ConfigError(f"choices: {choice} makes {shapes} in layer {layer.index} instead of {expected}")
         if features._version != version:

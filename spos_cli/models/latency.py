@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from spos_cli.models.blocks import build_block
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.choices import Choice
 from spos_cli.space.cost import CostTable
-from spos_cli.space.search_space import Choice, SearchSpace
+from spos_cli.space.search_space import SearchSpace
 
 WARM_UP_ROUNDS, MEASURED_ROUNDS = 3, 15
 # The resolution of the table: the latency of an average network has at most about this many steps.
@@ -143,7 +144,7 @@ def measure(
             keys[-1].append(key)
             if key not in calls:
                 block = build_block(choice, layer, affine=True, width=option.width)
-                calls[key] = _make_call(block, device, (batch, layer.worked_channels, layer.in_size, layer.in_size))
+                calls[key] = _make_call(block, device, (batch, layer.op_in_channels, layer.in_size, layer.in_size))
     for arch in dict.fromkeys(networks):
         calls[arch] = _make_call(Network(space, arch), device, (batch, 3, space.image_size, space.image_size))
 

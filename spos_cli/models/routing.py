@@ -97,7 +97,7 @@ def make_routing(space: SearchSpace, device: torch.device) -> Routing:
     for layer in space.layers:
         passing, worked = (flowing[::2], flowing[1::2]) if layer.split and layer.stride == 1 else (flowing[:0], flowing)
         outputs = []
-        for count in layer.made_channels:
+        for count in layer.op_out_channels:
             outputs.append(range(total, total + count))
             total += count
         worked_on.append(worked)

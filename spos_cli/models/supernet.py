@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from spos_cli.models.blocks import build_block
 from spos_cli.models.skeleton import Skeleton
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import Choice, SearchSpace
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import SearchSpace
 
 
 class Supernet(Skeleton):
@@ -35,7 +36,7 @@ class Supernet(Skeleton):
 
     def _largest_width(self, choice: Choice) -> int:
         """Return the width, in thousandths, that a choice is allocated at; 0 if it has no widths."""
-        return max(self.space.widths, default=0) if choice.is_scaled else 0
+        return max(self.space.widths, default=0) if choice.is_scalable else 0
 
     def select_blocks(self, arch: Architecture) -> list[nn.Module]:
         """Return the block of each layer that a path runs through."""
@@ -43,4 +44,4 @@ class Supernet(Skeleton):
 
     def forward(self, images: Tensor, arch: Architecture) -> Tensor:
         """Compute logits `(B, classes)` of images `(B, 3, H, W)` float, through the path `arch`."""
-        return self.run_blocks(images, self.select_blocks(arch), self.space.middles(arch))
+        return self.run_blocks(images, self.select_blocks(arch), self.space.hidden_channels(arch))

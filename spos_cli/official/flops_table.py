@@ -15,11 +15,12 @@ import torch
 
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.files import pickles
+from spos_cli.files.quoting import quote_value
 from spos_cli.models.counting import count_multiply_adds
 from spos_cli.models.network import Network
-from spos_cli.space.architecture import shown
+from spos_cli.space.choices import SHUFFLE_OPS, Choice
 from spos_cli.space.cost import CostTable
-from spos_cli.space.search_space import SHUFFLED, Choice, SearchSpace
+from spos_cli.space.search_space import SearchSpace
 
 Table = dict[str, dict[tuple[int, ...], float]]
 
@@ -43,7 +44,7 @@ def make_table(space: SearchSpace, flops: CostTable) -> Table:
     for layer, options, row in zip(space.layers, space.options.by_layer, flops.rows, strict=True):
         for option, cost in zip(options, row, strict=True):
             choice, size = layer.choices[option.choice], layer.in_size
-            hidden = layer.middle(choice, option.width)
+            hidden = layer.hidden_channels(choice, option.width)
             key = (layer.in_channels, layer.out_channels, hidden, size, size, layer.stride)
             table.setdefault(f"{_name_op(choice)}_stride_{layer.stride}", {})[key] = cost
     return table
@@ -55,8 +56,8 @@ def _name_op(choice: Choice) -> str:
     Raises:
         ConfigError: it has no official name.
     """
-    if choice.op not in SHUFFLED:
-        raise ConfigError(f"the official FLOPs table has no {choice.name}; its ops are {' and '.join(SHUFFLED)}")
+    if choice.op not in SHUFFLE_OPS:
+        raise ConfigError(f"the official FLOPs table has no {choice.name}; its ops are {' and '.join(SHUFFLE_OPS)}")
     if choice.op == "shuffle_xception":
         return "xception_3x3"
     kernel = dict(choice.parameters)["kernel"]
@@ -71,13 +72,15 @@ def read_table(path: Path) -> Table:
     """
     table = pickles.read(path)
     if not isinstance(table, dict) or not table or not all(isinstance(entries, dict) for entries in table.values()):
-        raise CheckpointError(f"{path} is not a FLOPs table: expected ops with their entries, not {shown(table)}")
+        raise CheckpointError(f"{path} is not a FLOPs table: expected ops with their entries, not {quote_value(table)}")
     for op, entries in table.items():
         for key, flops in entries.items():
             is_key = isinstance(key, tuple) and all(type(part) is int for part in key)
             is_cost = type(flops) in (int, float) and flops >= 0  # false for NaN
             if not isinstance(op, str) or not is_key or not is_cost:
-                raise CheckpointError(f"{path} is not a FLOPs table: {shown(op)} has {shown(key)}: {shown(flops)}")
+                raise CheckpointError(
+                    f"{path} is not a FLOPs table: {quote_value(op)} has {quote_value(key)}: {quote_value(flops)}"
+                )
     return table
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from spos_cli.errors import ArchitectureError, CheckpointError
+from spos_cli.files.quoting import quote_value
 from spos_cli.search.journal import Entry
-from spos_cli.space.architecture import Architecture, shown
+from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 from spos_cli.space.search_space import SearchSpace
 
@@ -39,7 +40,9 @@ def read_entries(
     entries = []
     for choices, info in content["vis_dict"].items():
         if not isinstance(info, dict):
-            raise CheckpointError(f"{name}: the candidate {shown(choices)} has {shown(info)} instead of a record")
+            raise CheckpointError(
+                f"{name}: the candidate {quote_value(choices)} has {quote_value(info)} instead of a record"
+            )
         if "err" in info:
             entries.append(_read_entry(choices, info, space, flops, params, name))
     return entries
@@ -50,7 +53,7 @@ def _read_entry(
 ) -> Entry:
     """Return the entry of one scored candidate; raise CheckpointError as `read_entries` does."""
     if not isinstance(choices, tuple) or not all(type(choice) is int for choice in choices):
-        raise CheckpointError(f"{name}: the candidate {shown(choices)} is not a tuple of choices")
+        raise CheckpointError(f"{name}: the candidate {quote_value(choices)} is not a tuple of choices")
     arch = Architecture(choices)
     try:
         space.validate(arch)
@@ -62,12 +65,12 @@ def _read_entry(
         top1 = top5 = -1.0  # is refused below
     if not (0 <= top1 <= 1 and 0 <= top5 <= 1):
         raise CheckpointError(
-            f"{name}: the candidate {arch} has the errors {shown(info['err'])}, expected two from 0 to 1"
+            f"{name}: the candidate {arch} has the errors {quote_value(info['err'])}, expected two from 0 to 1"
         )
     theirs = info.get("flops")
     if theirs is not None and theirs != flops.of(arch):
         raise CheckpointError(
-            f"{name}: the candidate {arch} has {shown(theirs)} FLOPs there and {flops.of(arch):,} here, so it is from"
+            f"{name}: the candidate {arch} has {quote_value(theirs)} FLOPs there and {flops.of(arch):,} here, so it is from"
             " another space"
         )
     return Entry(arch, flops.of(arch), params.of(arch), top1, top5, IMAGES_PER_CANDIDATE, 0, "imported")

@@ -11,7 +11,7 @@ from torch import Tensor
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
 from spos_cli.official import golden
-from spos_cli.space.search_space import PUBLISHED
+from spos_cli.space.search_space import OFFICIAL_SPACE
 
 # Largest right difference from the golden logits, in RMS of the logits. Orders of float32 sums differ by 1e-6 on CPUs.
 CPU_TOLERANCE, ACCELERATOR_TOLERANCE = 1e-4, 1e-3
@@ -29,7 +29,7 @@ def run_self_test(device: torch.device) -> dict[str, float]:
     """
     # The images are whole numbers, so the input is exact on every device: (IMAGES, 3, 224, 224).
     images = golden.make_images(golden.IMAGES, golden.SALT).to(device).contiguous(memory_format=torch.channels_last)
-    supernet, network = Supernet(PUBLISHED, dropout=0.0), Network(PUBLISHED, golden.WINNER, dropout=0.0)
+    supernet, network = Supernet(OFFICIAL_SPACE, dropout=0.0), Network(OFFICIAL_SPACE, golden.WINNER, dropout=0.0)
     for model in (supernet, network):
         golden.fill_weights(model)
         model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -16,7 +16,8 @@ from torch import Tensor
 from spos_cli.errors import CheckpointError
 from spos_cli.models.blocks import build_block
 from spos_cli.space.architecture import Architecture, Option
-from spos_cli.space.search_space import IDENTITY, Layer, SearchSpace
+from spos_cli.space.choices import IDENTITY
+from spos_cli.space.search_space import Layer, SearchSpace
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -70,7 +71,7 @@ def infer_architecture(space: SearchSpace, state: State) -> Architecture:
     if not indices - may_be_empty <= layers.keys() <= indices:
         raise CheckpointError(f"the network has {len(layers)} layers, the space {space.num_layers}")
     affine = is_affine(state)
-    return Architecture.of(
+    return Architecture.from_options(
         _infer_option(layer, options, layers.get(layer.index, {}), affine)
         for layer, options in zip(space.layers, space.options.by_layer, strict=True)
     )
@@ -98,7 +99,7 @@ def _infer_option(layer: Layer, options: Sequence[Option], shapes: Shapes, affin
 
 def _list_hidden_channels(layer: Layer, options: Sequence[Option]) -> str:
     """List the numbers of hidden channels that a layer may have."""
-    numbers = {layer.middle(layer.choices[option.choice], option.width) for option in options}
+    numbers = {layer.hidden_channels(layer.choices[option.choice], option.width) for option in options}
     return ", ".join(map(str, sorted(numbers - {0})))
 
 

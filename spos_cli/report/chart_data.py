@@ -12,7 +12,8 @@ from spos_cli.report.findings import Audit, Findings, Number, Search, Training, 
 from spos_cli.search.journal import Origin
 from spos_cli.search.results import Results, ranking
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import Choice, SearchSpace
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import SearchSpace
 
 # The digits of choices (at most `MAX_CHOICES`, one digit each) and of widths (two digits each); as in page.js.
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"

@@ -163,7 +163,7 @@ def winner(space: SearchSpace, search: Search) -> Html:
 
 def network(space: SearchSpace, arch: Architecture) -> Html:
     """Return an architecture as groups of blocks, one group per network stage."""
-    network_stages, hidden = list_network_stages(space), space.middles(arch)
+    network_stages, hidden = list_network_stages(space), space.hidden_channels(arch)
     first, last = space.layers[0], space.layers[-1]
     stem = [fixed_layer("3×3 conv", f"{space.stem_channels} channels", space.stem_stride)]
     groups = [layer_group("Stem", f"{first.in_size} × {first.in_size} px", stem)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from spos_cli.config.identity import recipe
+from spos_cli.config.identity import portable_settings, training_identity
 from spos_cli.config.schema import Config
 from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
@@ -38,8 +38,8 @@ def remember_audit(run: Run, supernet_digest: str, images: Images, processes: Pr
     config, folder = run.config, run.folder.audit
     ours = {
         "supernet": supernet_digest,
-        "search": config.portable()["search"],
-        "training": recipe(shorten(config), "retrain"),
+        "search": portable_settings(config)["search"],
+        "training": training_identity(shorten(config), "retrain"),
         "architectures": config.audit.architectures,  # `audit.seeds` is missing: more searches may be added.
     }
     if folder.settings.exists():

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from spos_cli.config.identity import portable_settings
 from spos_cli.config.schema import Config
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.reading import read_json
@@ -92,7 +93,7 @@ def _settings_options(run: Run, stage: Path) -> str:
         config = read_recorded_config(recorded.parent)
         if config is not None:
             same_audit = config.audit == run.config.audit or stage != run.folder.audit.path
-            same = config.portable() == run.config.portable() and config.devices == run.config.devices
+            same = portable_settings(config) == portable_settings(run.config) and config.devices == run.config.devices
             return run.flags if same and same_audit else _options_for(recorded, config, run.folder.root)
     return run.flags
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from spos_cli.config.identity import data_recipe
+from spos_cli.config.identity import data_identity, portable_settings
 from spos_cli.data.loaders import read_recipe
 from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
@@ -50,7 +50,7 @@ def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
     Raises:
         RunError: there is a journal already, and it was made with other settings.
     """
-    settings = run.config.portable()
+    settings = portable_settings(run.config)
     search = {key: value for key, value in settings["search"].items() if key != "generations"}
     if run.config.search.latency_limit is not None:
         search["latency_table"] = file_digest(run.folder.latency_table)
@@ -58,7 +58,7 @@ def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
         "seed": run.config.seed,
         "supernet": supernet_digest,
         "space": settings["space"],  # Official weights do not say for which image size they are.
-        "data": data_recipe(run.config),
+        "data": data_identity(run.config),
         "search": search,
     }
     if run.folder.search.journal.exists():
@@ -107,9 +107,10 @@ def remember_pixels(run: Run, images: Images, processes: Processes) -> None:
             remove_waiting(folder.path)
             _write(run, {**settings, "pixels": pixels})
     elif settings.get("pixels") != pixels:
+        changes = describe_changes(images, settings["images"])
         raise RunError(
-            f"{folder} holds a search that has scored on other images{describe_changes(images, settings['images'])}; restore those,"
-            " use another --run-dir, or --fresh to start over"
+            f"{folder} holds a search that has scored on other images{changes}; restore those, use another --run-dir,"
+            " or --fresh to start over"
         )
     processes.barrier()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from spos_cli.config.identity import recipe
+from spos_cli.config.identity import portable_settings, training_identity
 from spos_cli.engine import checkpoint
 from spos_cli.engine.calibration import calibrate
 from spos_cli.engine.compilation import run_eagerly
@@ -83,8 +83,12 @@ def make_trainer(
         processes,
         name="retrain",
         folder=folder.path,
-        identity={"kind": "retrain", "architecture": architecture.to_list(), "recipe": recipe(config, "retrain")},
-        extra={"config": config.portable(), "images": make_image_record(images, val=True)},
+        identity={
+            "kind": "retrain",
+            "architecture": architecture.to_list(),
+            "recipe": training_identity(config, "retrain"),
+        },
+        extra={"config": portable_settings(config), "images": make_image_record(images, val=True)},
         require=lambda content, what: require_resumable(images, content.get("images"), what),
         seed=config.seed,
         preprocess=images.preprocess,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from spos_cli.config.identity import portable_settings
 from spos_cli.config.schema import Config
 from spos_cli.data.identity import TrainedOn
 from spos_cli.engine import checkpoint
@@ -98,7 +99,7 @@ class Weights:
         theirs = self.config.get("data") if self.config is not None else None
         if not isinstance(theirs, dict):
             return
-        ours = config.portable()["data"]
+        ours = portable_settings(config)["data"]
         for name in ("preset", "value_range"):
             # With "auto", all images had 8 bits, which any range leaves as they are.
             fits = theirs.get(name) == ours[name] or (name == "value_range" and theirs.get(name) == "auto")
@@ -109,7 +110,7 @@ class Weights:
                 )
 
     def _require_space(self, config: Config) -> None:
-        if self.config is not None and self.config.get("space") != config.portable()["space"]:
+        if self.config is not None and self.config.get("space") != portable_settings(config)["space"]:
             raise CheckpointError(
                 f"{self.path} was trained on another space than that of this config; use the config of its run"
             )
@@ -185,7 +186,7 @@ def make_network_content(
         "classes": list(classes),
         "preprocessing": {"preset": config.data.preset, "image_size": space.image_size},
         "metrics": metrics,
-        "config": config.portable(),
+        "config": portable_settings(config),
         "model": {name: tensor.contiguous() for name, tensor in state.items()},
     }
 
@@ -195,7 +196,7 @@ def make_supernet_content(config: Config, state: weights.State) -> dict[str, Any
     return {
         "format": TRAINING_FORMAT,
         "kind": "supernet",
-        "config": config.portable(),
+        "config": portable_settings(config),
         "step": config.supernet.steps,
         "model": {name: tensor.contiguous() for name, tensor in state.items()},
     }

@@ -175,11 +175,11 @@ class Evolution:
             costs = [table.of(arch) for arch in drawn]
             under = sum(cost <= limit for cost in costs)
             reasons.append(
-                f"{under:,} have at most {table.written(limit)} {table.label} (they have from"
-                f" {table.written(min(costs))} to {table.written(max(costs))}, the space from"
-                f" {table.written(table.minimum)})"
+                f"{under:,} have at most {table.format(limit)} {table.label} (they have from"
+                f" {table.format(min(costs))} to {table.format(max(costs))}, the space from"
+                f" {table.format(table.minimum)})"
             )
-        first = "" if self.limit is None else f" with at most {self.table.written(self.limit)} {self.table.label}"
+        first = "" if self.limit is None else f" with at most {self.table.format(self.limit)} {self.table.label}"
         raise LimitError(
             f"no architecture was found under all limits: of {len(drawn):,} drawn{first}, {'; '.join(reasons)}; raise"
             " a limit"
@@ -249,13 +249,13 @@ class Evolution:
             return Architecture(tuple(choices.tolist()))
         # A choice without a width cannot pass one on.
         redrawn = (rng.random(len(parent)) < self.mutation_probability) | (_widths(parent) == 0)
-        return options.joined(choices, np.where(redrawn, options.draw_widths(rng), _widths(parent)))
+        return options.combine(choices, np.where(redrawn, options.draw_widths(rng), _widths(parent)))
 
     def cross(self, one: Architecture, other: Architecture, rng: np.random.Generator) -> Architecture:
         """Take the choice and the width of each layer from one of two parents."""
         from_one = rng.random(len(one)) < 0.5
         choices = np.where(from_one, one.choices, other.choices)
-        return self.table.options.joined(choices, np.where(from_one, _widths(one), _widths(other)))
+        return self.table.options.combine(choices, np.where(from_one, _widths(one), _widths(other)))
 
 
 def _widths(arch: Architecture) -> NDArray[np.int64]:

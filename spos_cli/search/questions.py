@@ -104,7 +104,7 @@ def describe_idle_limits(limits: Sequence[tuple[str, int]], entries: Sequence[En
     if not idle:
         return []
     costs = count(space)
-    return [text for name, limit in idle if (text := getattr(costs, name).idle(limit))]
+    return [text for name, limit in idle if (text := getattr(costs, name).explain_idle_limit(limit))]
 
 
 def _describe_unreachable(
@@ -120,7 +120,7 @@ def _describe_unreachable(
         ranges.append(f"{format_cost(min(values))} to {format_cost(max(values))} {label}{several}")
         table: CostTable = getattr(costs, name)
         if table.minimum > limit:
-            impossible.append(f"{table.exactly(table.minimum)} {label}")
+            impossible.append(f"{table.format_exactly(table.minimum)} {label}")
     text = f"no scored candidate has at most {' and '.join(limits)}; they have {' and '.join(ranges)}"
     if impossible:
         return f"{text}, and no architecture of the space has less than {' and '.join(impossible)}"

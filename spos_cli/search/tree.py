@@ -76,7 +76,7 @@ class Tree:
             node = self.root
             node.candidates.add(number)
             # The head has no choices, but each candidate has its own statistics there.
-            path = zip([*arch.options, Option(0)], [*supernet.space.middles(arch), None], strict=True)
+            path = zip([*arch.options, Option(0)], [*supernet.space.hidden_channels(arch), None], strict=True)
             for depth, (option, middle) in enumerate(path, 1):
                 if option not in node.children:
                     node.children[option] = make_node(depth, option, middle)

@@ -1,10 +1,9 @@
-"""An architecture: one choice per layer, and its width where widths are searched. How it is written, read and named."""
+"""An architecture: how it is written, read and named."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -16,22 +15,26 @@ import yaml
 from spos_cli.errors import ArchitectureError, CheckpointError
 from spos_cli.files import pickles
 from spos_cli.files.os_errors import os_errors_as
+from spos_cli.files.quoting import quote_value
 from spos_cli.files.reading import YAML_ERRORS
 
-MAX_CHARACTERS = 100_000  # of a literal or a file; far above any space
+MAX_CHARACTERS = 100_000  # of a literal or a file; far more than any space needs
+MAX_PATH_CHARACTERS = 4096
 MAX_CHOICE = 999_999
-WIDTH_UNIT = 1000  # a width of so many is 1.0
+WIDTH_UNIT = 1000  # Widths are whole thousandths: 1400 is a multiplier of 1.4.
 SUFFIXES = (".yaml", ".yml", ".json", ".pkl")
-ALLOWED = "write one choice per layer, such as 2,1,0,3, or 2@0.8,1@1.4 with widths"
+SYNTAX_HINT = "write one choice per layer, such as 2,1,0,3, or 2@0.8,1@1.4 with widths"
 
-_ITEM = r"[0-9]{1,6}(?:@[0-9]{1,3}(?:\.[0-9]{1,3})?)?"
-_LIST = re.compile(rf"{_ITEM}(?:(?:\s*,\s*|\s+){_ITEM})*,?")
+_OPTION = r"[0-9]{1,6}(?:@[0-9]{1,3}(?:\.[0-9]{1,3})?)?"
+_OPTIONS = re.compile(rf"{_OPTION}(?:(?:\s*,\s*|\s+){_OPTION})*,?")
 
 
 class Option(NamedTuple):
-    """What one layer is: an index into its choices, and the width of the choice, in thousandths; 0 where it has none.
+    """One layer of an architecture: a choice and its width.
 
-    A width is what the middle channels of a block are multiplied with: 1400 is written `@1.4`.
+    Attributes:
+        choice: index into the layer's choices.
+        width: multiplier of the hidden channels, in thousandths: 1400 is written `@1.4`. 0 if the choice has no width.
     """
 
     choice: int
@@ -43,11 +46,11 @@ class Option(NamedTuple):
 
 @dataclass(frozen=True, order=True)
 class Architecture:
-    """One choice (an index into the layer's choices) per layer, written `2,1,0`; with widths `2@1.4,1@0.8,0`.
+    """One choice per layer, written `2,1,0`; with widths `2@1.4,1@0.8,0`.
 
     Attributes:
-        choices: by layer.
-        widths: by layer, in thousandths, 0 where there is none; empty if there is none at all.
+        choices: by layer, the index of its choice.
+        widths: by layer, in thousandths, 0 where the choice has no width; empty if no layer has one.
     """
 
     choices: tuple[int, ...]
@@ -59,14 +62,14 @@ class Architecture:
         assert len(self.widths) in (0, len(self.choices)), "a width for each layer"
 
     @staticmethod
-    def of(options: Iterable[Option]) -> Architecture:
-        """The architecture that has these options, by layer."""
+    def from_options(options: Iterable[Option]) -> Architecture:
+        """Return the architecture with these options, one per layer."""
         choices, widths = zip(*options, strict=True)
         return Architecture(choices, widths)
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """By layer."""
+        """Choice and width of each layer."""
         return tuple(map(Option, self.choices, self.widths or (0,) * len(self.choices)))
 
     def __str__(self) -> str:
@@ -82,20 +85,20 @@ class Architecture:
         return self.choices[layer]
 
     def to_list(self) -> list[int | str]:
-        """Plain types, for files: numbers, and texts such as `2@1.4` for layers with a width."""
+        """Return plain types, for files: numbers, and texts such as `2@1.4` for layers with a width."""
         return [str(option) if option.width else option.choice for option in self.options]
 
     @staticmethod
     def from_list(values: Iterable[Any]) -> Architecture:
-        """The inverse of `to_list`.
+        """Read what `to_list` returns.
 
         Raises:
-            ArchitectureError: it is none.
+            ArchitectureError: the values are not an architecture.
         """
-        options = list(map(_option, values))
+        options = list(map(_read_option, values))
         if not options:
             raise ArchitectureError("an architecture has at least one layer")
-        return Architecture.of(options)
+        return Architecture.from_options(options)
 
     @property
     def id(self) -> str:
@@ -104,57 +107,58 @@ class Architecture:
 
 
 def format_width(width: int) -> str:
-    """Thousandths as people write them: `1.4`, `1.0`, `0.125`."""
+    """Write thousandths as people do: `1.4`, `1.0`, `0.125`."""
     return str(width / WIDTH_UNIT)
 
 
-def _option(value: Any) -> Option:
-    """One layer in a file."""
-    if type(value) is int and 0 <= value <= MAX_CHOICE:
-        return Option(value)
-    if isinstance(value, str) and "@" in value and re.fullmatch(_ITEM, value):
-        return _parsed(value)
-    raise ArchitectureError(f"{shown(value)} is no choice")
-
-
-def _parsed(item: str) -> Option:
-    choice, at, written = item.partition("@")
-    width = int(Decimal(written) * WIDTH_UNIT) if at else 0
-    if at and not width:
-        raise ArchitectureError(f"{item} has no width; {ALLOWED}")
-    return Option(int(choice), width)
-
-
 def parse(text: str) -> Architecture:
-    """Reads `2,1,0`, `2 1 0`, `(2, 1, 0)` or `[2, 1, 0]`; with widths `2@1.4,1@0.8,0`.
+    """Read `2,1,0`, `2 1 0`, `(2, 1, 0)` or `[2, 1, 0]`; with widths `2@1.4,1@0.8,0`.
 
     Raises:
-        ArchitectureError: it is none of these, or a choice has more than six digits.
+        ArchitectureError: the text is none of these, or a choice has more than six digits.
     """
     inner = text.strip()
     for left, right in ("()", "[]"):
         if inner.startswith(left) and inner.endswith(right):
             inner = inner[1:-1].strip()
             break
-    if len(inner) > MAX_CHARACTERS or not _LIST.fullmatch(inner):
-        raise ArchitectureError(f"cannot read the architecture {shown(text)}; {ALLOWED}")
-    return Architecture.of(map(_parsed, re.findall(_ITEM, inner)))
+    if len(inner) > MAX_CHARACTERS or not _OPTIONS.fullmatch(inner):
+        raise ArchitectureError(f"cannot read the architecture {quote_value(text)}; {SYNTAX_HINT}")
+    return Architecture.from_options(map(_parse_option, re.findall(_OPTION, inner)))
+
+
+def _parse_option(text: str) -> Option:
+    """Read `2` or `2@1.4`."""
+    choice, at, written = text.partition("@")
+    width = int(Decimal(written) * WIDTH_UNIT) if at else 0
+    if at and not width:
+        raise ArchitectureError(f"{text} has a width of 0; {SYNTAX_HINT}")
+    return Option(int(choice), width)
+
+
+def _read_option(value: Any) -> Option:
+    """Read one layer of a file: a number, or a text with a width."""
+    if type(value) is int and 0 <= value <= MAX_CHOICE:
+        return Option(value)
+    if isinstance(value, str) and "@" in value and re.fullmatch(_OPTION, value):
+        return _parse_option(value)
+    raise ArchitectureError(f"{quote_value(value)} is not a choice")
 
 
 def read(arch: str) -> Architecture:
-    """Reads an ARCH of the command line: a literal, or a file of YAML, JSON or pickle.
+    """Read an ARCH of the command line: a literal, or a file of YAML, JSON or pickle.
 
-    A file holds a list of choices, or a mapping with a list or a literal under `architecture`; or it is the
-    published code's `arch.pkl`, a pickled tuple. Which of them is told by its content.
+    A file has a list of choices, or a mapping with a list or a literal under `architecture`, or is the official code's
+    `arch.pkl`, a pickled tuple. Its content tells which, not its name.
 
     Raises:
-        ArchitectureError: there is no such file, or it holds no architecture.
+        ArchitectureError: there is no such file, or there is no architecture in it.
     """
     try:
         return parse(arch)
     except ArchitectureError:
-        path = Path(arch) if len(arch) < 4096 and "\0" not in arch else None
-        if path is None or not _is_there(path):
+        path = Path(arch) if len(arch) < MAX_PATH_CHARACTERS and "\0" not in arch else None
+        if path is None or not _exists(path):
             if path is not None and (path.suffix.lower() in SUFFIXES or "/" in arch or "\\" in arch):
                 raise ArchitectureError(f"there is no architecture file {arch}") from None
             raise
@@ -165,14 +169,15 @@ def read(arch: str) -> Architecture:
     return _from_value(_load(content, arch), arch)
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # a name that the file system does not take
+    except (OSError, ValueError):  # The file system does not allow such a name.
         return False
 
 
 def _load(content: bytes, name: str) -> Any:
+    """Return the value that a pickle, YAML or JSON file holds."""
     if pickles.is_pickle(content):
         try:
             value = pickles.loads(content, name)
@@ -180,36 +185,21 @@ def _load(content: bytes, name: str) -> Any:
             raise ArchitectureError(str(error)) from None
         return list(value) if isinstance(value, tuple) else value
     try:
-        return yaml.safe_load(content.decode("utf-8-sig"))  # JSON is YAML
+        return yaml.safe_load(content.decode("utf-8-sig"))  # JSON is YAML.
     except YAML_ERRORS:
-        raise ArchitectureError(f"{name} is neither YAML nor JSON nor a pickled tuple") from None
+        raise ArchitectureError(f"{name} is not YAML, JSON or a pickled tuple") from None
 
 
 def _from_value(value: Any, name: str) -> Architecture:
+    """Return the architecture in a file's value; `name` is the file, for messages."""
     if isinstance(value, dict):
         value = value.get("architecture")
     if isinstance(value, str):
         return parse(value)
-    expected = f"{name} holds no architecture: expected architecture: [2, 1, 0, ...] or [2@0.8, 1@1.4, ...]"
+    expected = f"{name} has no architecture: expected architecture: [2, 1, 0, ...] or [2@0.8, 1@1.4, ...]"
     if not isinstance(value, list) or not value:
-        raise ArchitectureError(f"{expected}, not {shown(value)}")
+        raise ArchitectureError(f"{expected}, not {quote_value(value)}")
     try:
         return Architecture.from_list(value)
     except ArchitectureError as error:
         raise ArchitectureError(f"{expected}; {error}") from None
-
-
-_SHORT = reprlib.Repr()  # never the whole: YAML's aliases make lists of lists that no memory holds
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxset = 3, 30, 30, 30, 30
-_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
-
-
-def shown(value: object) -> str:
-    """A value from outside as an error message quotes it: short, and never an error of its own."""
-    if isinstance(value, str):
-        return repr(value if len(value) <= 60 else value[:57] + "...")
-    try:
-        text = _SHORT.repr(value)
-    except (ValueError, RecursionError):  # an int beyond Python's digit limit
-        return f"a huge {type(value).__name__}"
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,4 +1,4 @@
-"""What each layer of a space may be: a choice, and a width of it where widths are searched."""
+"""The options of each layer: its choices, and their widths."""
 
 from __future__ import annotations
 
@@ -16,81 +16,89 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Options:
-    """The options of each layer: first by choice, then by width.
+    """The options of each layer, in the order of choices, then widths.
 
     Attributes:
-        scaled: by layer and choice, whether the choice has a width.
-        widths: of all choices that have one, in thousandths, ascending; empty if none are searched.
+        scalable: by layer and choice, whether the choice has widths.
+        widths: the widths of all such choices, in thousandths, ascending; empty without channel search.
     """
 
-    scaled: tuple[tuple[bool, ...], ...]
+    scalable: tuple[tuple[bool, ...], ...]
     widths: tuple[int, ...] = ()
 
     @staticmethod
-    def plain(counts: Sequence[int]) -> Options:
-        """So many choices in each layer, without widths."""
+    def without_widths(counts: Sequence[int]) -> Options:
+        """Return the options of layers with so many choices, without channel search."""
         return Options(tuple((False,) * count for count in counts))
 
     @cached_property
     def by_layer(self) -> tuple[tuple[Option, ...], ...]:
-        """All of them; cost tables have a column for each."""
+        """All options of each layer, in the order of a cost table's columns."""
         return tuple(
             tuple(
                 Option(choice, width)
-                for choice, scaled in enumerate(layer)
-                for width in (self.widths if scaled and self.widths else (0,))
+                for choice, scalable in enumerate(layer)
+                for width in (self.widths if scalable and self.widths else (0,))
             )
-            for layer in self.scaled
+            for layer in self.scalable
         )
 
     @cached_property
     def counts(self) -> list[int]:
-        """The number of options of each layer."""
+        """Number of options of each layer."""
         return [len(layer) for layer in self.by_layer]
 
     @cached_property
     def choices(self) -> list[int]:
-        """The number of choices of each layer."""
-        return [len(layer) for layer in self.scaled]
+        """Number of choices of each layer."""
+        return [len(layer) for layer in self.scalable]
 
     @cached_property
-    def _places(self) -> list[dict[Option, int]]:
-        return [{option: place for place, option in enumerate(layer)} for layer in self.by_layer]
+    def _index_of(self) -> list[dict[Option, int]]:
+        return [{option: index for index, option in enumerate(layer)} for layer in self.by_layer]
 
-    def places(self, arch: Architecture) -> Sequence[int]:
-        """The index of each layer's option, for an architecture that the space has."""
+    def indices(self, arch: Architecture) -> Sequence[int]:
+        """Return the index of each layer's option in `by_layer`, for an architecture of this space."""
         if not self.widths:
             return arch.choices
-        return [places[option] for places, option in zip(self._places, arch.options, strict=True)]
+        return [index_of[option] for index_of, option in zip(self._index_of, arch.options, strict=True)]
 
-    def architecture(self, places: Sequence[int]) -> Architecture:
-        """The inverse of `places`."""
+    def architecture(self, indices: Sequence[int]) -> Architecture:
+        """Return the architecture whose options have these indices, one per layer."""
         if not self.widths:
-            return Architecture(tuple(places))
-        return Architecture.of(layer[place] for layer, place in zip(self.by_layer, places, strict=True))
+            return Architecture(tuple(indices))
+        return Architecture.from_options(layer[index] for layer, index in zip(self.by_layer, indices, strict=True))
 
-    def joined(self, choices: Numbers, widths: Numbers) -> Architecture:
-        """Choices and widths `(layers,)` as an architecture; choices that have no width take none."""
+    def combine(self, choices: Numbers, widths: Numbers) -> Architecture:
+        """Return an architecture of choices `(layers,)` and widths `(layers,)`, without widths that do not apply."""
         picked = choices.tolist()
         if not self.widths:
             return Architecture(tuple(picked))
-        has = [layer[choice] for layer, choice in zip(self.scaled, picked, strict=True)]
-        return Architecture(tuple(picked), tuple(np.where(has, widths, 0).tolist()))
+        scalable = [layer[choice] for layer, choice in zip(self.scalable, picked, strict=True)]
+        return Architecture(tuple(picked), tuple(np.where(scalable, widths, 0).tolist()))
 
     def draw_choices(self, rng: np.random.Generator) -> Numbers:
-        """A choice for each layer, uniformly: `(layers,)`."""
+        """Draw a choice for each layer, uniformly: `(layers,)`."""
         first, *others = self.choices
-        same = all(count == first for count in others)  # NumPy draws other numbers from a list of bounds
-        return rng.integers(first, size=len(self.scaled)) if same else rng.integers(self.choices)
+        same = all(count == first for count in others)  # NumPy draws other numbers from a list of equal bounds.
+        return rng.integers(first, size=len(self.scalable)) if same else rng.integers(self.choices)
 
     def draw_widths(self, rng: np.random.Generator, widest: int | None = None) -> Numbers:
-        """A width for each layer, uniformly out of all or of the widest: `(layers,)`; zeros if there are none."""
+        """Draw a width for each layer, uniformly: `(layers,)`, in thousandths; zeros without channel search.
+
+        Args:
+            rng: the source of all draws.
+            widest: how many widths to draw from, the widest first; None for all.
+        """
         if not self.widths:
-            return np.zeros(len(self.scaled), np.int64)
+            return np.zeros(len(self.scalable), np.int64)
         widths = self.widths if widest is None else self.widths[-widest:]
-        return np.array(widths)[rng.integers(len(widths), size=len(self.scaled))]
+        return np.array(widths)[rng.integers(len(widths), size=len(self.scalable))]
 
     def draw(self, rng: np.random.Generator, widest: int | None = None) -> Architecture:
-        """An architecture: choices uniformly, then widths. One without a width is as likely as one with all of them."""
+        """Draw an architecture: choices uniformly, then widths.
+
+        So a choice without widths is as likely as one that has many. For `widest` see `draw_widths`.
+        """
         choices = self.draw_choices(rng)
-        return self.joined(choices, self.draw_widths(rng, widest))
+        return self.combine(choices, self.draw_widths(rng, widest))

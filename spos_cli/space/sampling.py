@@ -1,4 +1,7 @@
-"""Which paths a training step takes: a function of (seed, step), so that every process draws the same."""
+"""Which paths a training step trains: a function of (seed, step).
+
+So every process draws the same paths, and a resumed training continues with the right ones.
+"""
 
 from __future__ import annotations
 
@@ -14,39 +17,40 @@ from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable, format_cost
 from spos_cli.space.options import Options
 
-MAX_NAMED = 5  # empty bins in an error
+MAX_NAMED_BINS = 5  # empty bins that a message names
 
 
 class Sampler(Protocol):
     """Draws the paths of a step."""
 
     def paths(self, step: int) -> list[Architecture]:
-        """Those of a step (0, 1, ...), whose gradients are added up; the same on every call, in every process."""
+        """Return the paths of a step (0, 1, ...), whose gradients are added; the same for every call and process."""
 
 
 @dataclass(frozen=True)
 class WidthWarmUp:
-    """Wide paths first: narrower widths join one by one.
+    """Trains wide paths first, then adds the narrower widths one by one.
 
-    A supernet whose widths all begin at once hardly converges: narrow paths disturb the channels that all share. So
-    the widest alone is drawn at first, as in the progressive shrinking of Once-for-All (Cai et al., arXiv 1908.09791,
-    section 3.3), which opens elastic widths from wide to narrow.
+    A supernet that trains all widths from the start hardly converges, because narrow paths disturb the channels that
+    all paths share. So this follows the progressive shrinking of Once-for-All (Cai et al., arXiv 1908.09791, section
+    3.3), which goes from wide to narrow.
 
     Attributes:
-        widths: how many there are.
-        steps: as many equal parts as there are widths, in each of which one more is drawn; 0 for all from the first on.
+        widths: number of widths.
+        steps: length of the warm-up, in as many equal parts as there are widths; each part adds one width. 0: all
+            widths from the start.
     """
 
     widths: int = 0
     steps: int = 0
 
-    def widest(self, step: int) -> int | None:
-        """How many of the widest are drawn in a step; None for all."""
+    def count_widest(self, step: int) -> int | None:
+        """Return how many of the widest widths are drawn in a step; None for all."""
         return None if step >= self.steps else 1 + step * self.widths // (self.steps + 1)
 
 
 class UniformSampler:
-    """Every choice of every layer is equally likely, then every width (paper, section 3.2).
+    """Draws each choice of a layer with equal probability, then each of its widths (paper, section 3.2).
 
     Args:
         options: of each layer.
@@ -58,20 +62,20 @@ class UniformSampler:
         self.options, self.seed, self.warm_up = options, seed, warm_up
 
     def draw(self, step: int) -> Architecture:
-        """The path of a step."""
-        return self.options.draw(seeding.generator(self.seed, "path", step), self.warm_up.widest(step))
+        """Return the path of a step."""
+        return self.options.draw(seeding.generator(self.seed, "path", step), self.warm_up.count_widest(step))
 
     def paths(self, step: int) -> list[Architecture]:
-        """The path of a step."""
+        """Return the path of a step, as a list of one."""
         return [self.draw(step)]
 
 
 class FairSampler:
-    """Strict fairness: each step trains every choice of every layer (Chu et al., FairNAS, arXiv 1907.01845).
+    """Trains every choice of every layer in each step (strict fairness; Chu et al., FairNAS, arXiv 1907.01845).
 
-    The paths of a step are as many as the layer with most choices has; each layer's choices are in an order of their
-    own. A layer with fewer choices begins anew when all have been taken, so some of them come once more. Widths are
-    drawn for each path and layer, uniformly.
+    A step has as many paths as the layer with the most choices has choices. Each layer goes through its choices in a
+    random order of its own; a layer with fewer choices starts over in a new order, so it trains some of them again.
+    Widths are drawn uniformly for each path and layer.
 
     Args:
         options: of each layer.
@@ -83,30 +87,33 @@ class FairSampler:
         self.options, self.seed, self.warm_up = options, seed, warm_up
 
     def paths(self, step: int) -> list[Architecture]:
-        """The paths of a step."""
-        counts = self.options.choices
-        rng, most, widest = seeding.generator(self.seed, "path", step), max(counts), self.warm_up.widest(step)
-        columns = [
-            np.concatenate([rng.permutation(count) for _ in range(-(-most // count))])[:most] for count in counts
+        """Return the paths of a step."""
+        counts, widest = self.options.choices, self.warm_up.count_widest(step)
+        rng, num_paths = seeding.generator(self.seed, "path", step), max(counts)
+        orders = [  # of each layer, (paths,)
+            np.concatenate([rng.permutation(count) for _ in range(-(-num_paths // count))])[:num_paths]
+            for count in counts
         ]
-        return [self.options.joined(row, self.options.draw_widths(rng, widest)) for row in np.stack(columns, 1)]
+        return [
+            self.options.combine(choices, self.options.draw_widths(rng, widest)) for choices in np.stack(orders, axis=1)
+        ]
 
 
 class CostBinSampler:
-    """A cost bin is drawn, then a path inside it, each uniformly (published `train.py`).
+    """Draws a cost bin, then a path inside it, each uniformly (official `train.py`).
 
-    The published code draws paths until one falls into the bin, and takes any after 500 tries; this one
-    counts, so that no path is ever outside of its bin.
+    The official code draws paths until one is inside the bin, and accepts any path after 500 tries. This sampler draws
+    by counting, so that a path is always inside its bin.
 
     Args:
         table: the cost.
-        low, high: lower end of the first bin and upper end of the last.
+        low, high: lower end of the first bin and upper end of the last one.
         width: of each bin; both of its ends belong to it.
         seed: of all draws.
 
     Raises:
-        ConfigError: the range goes down, or the width does not divide it.
-        LimitError: a bin is empty; the message says which and what is reachable.
+        ConfigError: the range does not ascend, or the width does not divide it.
+        LimitError: a bin is empty; the message names the empty bins and the reachable costs.
     """
 
     def __init__(self, table: CostTable, low: int, high: int, width: int, seed: int) -> None:
@@ -114,15 +121,16 @@ class CostBinSampler:
             raise ConfigError(
                 f"bins of {format_cost(width)} do not divide the range from {format_cost(low)} to {format_cost(high)}"
             )
+        self.table, self.low, self.high, self.width = table, low, high, width
         self.distribution, self.seed = table.distribution(), seed
         self.bins: list[tuple[int, int]] = []
         empty: list[str] = []
-        for begin in range(low, high, width):
-            if self._has(begin, begin + width):
-                self.bins.append((begin, begin + width))
+        for start in range(low, high, width):
+            if self._is_reachable(start, start + width):
+                self.bins.append((start, start + width))
             else:
-                empty.append(f"{format_cost(begin)} to {format_cost(begin + width)}")
-            if len(empty) > MAX_NAMED:  # a range typed in wrongly may have billions of bins
+                empty.append(f"{format_cost(start)} to {format_cost(start + width)}")
+            if len(empty) > MAX_NAMED_BINS:  # A mistyped range may have billions of bins.
                 empty[-1] = "..."
                 break
         if empty:
@@ -131,24 +139,22 @@ class CostBinSampler:
                 f" {format_cost(table.minimum)} to {format_cost(table.maximum)}"
             )
 
-        self.table, self.low, self.high, self.width = table, low, high, width
+    def explain_unreachable_bins(self) -> str:
+        """Return a message if more than half of a bin is outside of the space's costs; otherwise `""`.
 
-    def idle(self) -> str:
-        """Says that more of a bin is beyond the space than within it; empty if that is so of none.
-
-        A grid of bins seldom ends where the space does, so a bin may reach beyond it, but not for the most part.
+        The ends of the bins seldom meet the ends of the space, so a smaller part of a bin may be outside.
         """
         below, above = self.table.minimum - self.low, self.high - self.table.maximum
         if 2 * max(below, above) <= self.width:
             return ""
-        least, most = (format_cost(cost) for cost in (self.table.minimum, self.table.maximum))
+        minimum, maximum = (format_cost(cost) for cost in (self.table.minimum, self.table.maximum))
         return (
-            f"the bins of {self.table.label} from {format_cost(self.low)} to {format_cost(self.high)} are for the most"
-            f" part of one of them beyond the space, which reaches from {least} to {most}"
+            f"the bins of {self.table.label} reach from {format_cost(self.low)} to {format_cost(self.high)}, the space"
+            f" from {minimum} to {maximum}, so more than half of a bin is outside of the space"
         )
 
-    def _has(self, low: int, high: int) -> bool:
-        """Whether a bin has an architecture that will be found; only exact counts tell without a draw."""
+    def _is_reachable(self, low: int, high: int) -> bool:
+        """Return whether draws find an architecture in a bin; with rounded costs, only a draw can tell."""
         counted = self.distribution.count(low, high) > 0
         if not counted or self.distribution.is_exact:
             return counted
@@ -158,37 +164,37 @@ class CostBinSampler:
         return False
 
     def draw(self, step: int) -> Architecture:
-        """The path of a step."""
+        """Return the path of a step."""
         rng = seeding.generator(self.seed, "path", step)
         return self.distribution.draw(rng, *self.bins[int(rng.integers(len(self.bins)))])
 
     def paths(self, step: int) -> list[Architecture]:
-        """The path of a step."""
+        """Return the path of a step, as a list of one."""
         return [self.draw(step)]
 
 
 @dataclass(frozen=True)
-class Trained:
-    """How often a training takes what; by layer.
+class DrawCounts:
+    """How often a training draws each choice and each width.
 
     Attributes:
-        choices: each choice.
-        widths: each width, of a choice that has one.
+        choices: by layer and choice.
+        widths: by layer and width; draws of choices without widths do not count.
     """
 
     choices: list[list[int]]
     widths: list[list[int]]
 
 
-def count_trained(sampler: Sampler, steps: int, options: Options) -> Trained:
-    """How often each choice and each width is trained in the first `steps` steps."""
-    trained = Trained([[0] * count for count in options.choices], [[0] * len(options.widths) for _ in options.choices])
-    places = {width: place for place, width in enumerate(options.widths)}
+def count_draws(sampler: Sampler, steps: int, options: Options) -> DrawCounts:
+    """Count how often each choice and each width is drawn in the first `steps` steps."""
+    choices, widths = [[0] * count for count in options.choices], [[0] * len(options.widths) for _ in options.choices]
+    index_of = {width: index for index, width in enumerate(options.widths)}
     for step in range(steps):
         for arch in sampler.paths(step):
-            for row, choice in zip(trained.choices, arch, strict=True):
+            for row, choice in zip(choices, arch, strict=True):
                 row[choice] += 1
-            for row, width in zip(trained.widths, arch.widths, strict=bool(arch.widths)):
+            for row, width in zip(widths, arch.widths, strict=bool(arch.widths)):
                 if width:
-                    row[places[width]] += 1
-    return trained
+                    row[index_of[width]] += 1
+    return DrawCounts(choices, widths)

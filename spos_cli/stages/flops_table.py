@@ -62,7 +62,7 @@ def show_costs(run: Run, archs: Sequence[str], limit: int | None, form: Literal[
     for arch in architectures:
         space.validate(arch)
     costs = count(space)
-    if limit is not None and (idle := costs.flops.idle(limit)):
+    if limit is not None and (idle := costs.flops.explain_idle_limit(limit)):
         warn(idle)
     if architectures:
         show_architectures(run, costs, architectures, limit)

@@ -93,7 +93,7 @@ def warn_of_poor_inputs(run: Run, file: Weights, evolution: Evolution) -> None:
     if found := read_guessing(file.path.parent, run.config.space.classes, file.step):
         warn(f"the supernet has {found.verdict}, so scores are hardly more than chance: {found}; train it again")
     for table, limit in [(evolution.table, evolution.limit), *evolution.others]:
-        if limit is not None and (idle := table.idle(limit)):
+        if limit is not None and (idle := table.explain_idle_limit(limit)):
             warn(f"{idle}; set search.{table.name}_limit lower, or to null for none")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from spos_cli.config.identity import recipe
+from spos_cli.config.identity import portable_settings, training_identity
 from spos_cli.data.identity import TrainedOn
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import warn
@@ -19,7 +19,7 @@ from spos_cli.run.output import arrange_by_choice
 from spos_cli.run.training import make_sampler, make_training_plan, make_weights_seed, require_batch, warn_of_guessing
 from spos_cli.space.architecture import format_width
 from spos_cli.space.cost import format_cost
-from spos_cli.space.sampling import CostBinSampler, Sampler, Trained, count_trained
+from spos_cli.space.sampling import CostBinSampler, Sampler, count_draws
 from spos_cli.space.search_space import SearchSpace
 
 
@@ -33,7 +33,7 @@ def run(run: Run, processes: Processes) -> None:
     space = config.space.build()
     require_batch(space, training, processes.world_size, "supernet")  # It fails before any work.
     sampler = make_sampler(run, space)
-    if processes.is_main and isinstance(sampler, CostBinSampler) and (idle := sampler.idle()):
+    if processes.is_main and isinstance(sampler, CostBinSampler) and (idle := sampler.explain_unreachable_bins()):
         warn(f"{idle}; change supernet.flops_bins")
     images = Images(config, processes)
     images.check()
@@ -54,9 +54,9 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
         processes,
         name="supernet",
         folder=folder.path,
-        identity={"kind": "supernet", "recipe": recipe(config, "supernet")},
+        identity={"kind": "supernet", "recipe": training_identity(config, "supernet")},
         extra={
-            "config": config.portable(),
+            "config": portable_settings(config),
             **TrainedOn.content(make_image_record(images, val=False), images.train, held_out),
         },
         require=lambda content, what: require_same_images(images, content.get("images"), what, val=False),
@@ -77,7 +77,7 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
     trainer.train(lambda step: images.batches(indices, training, step, training.steps))
     if processes.is_main:
         show(run, trainer)
-        show_trained(run, space, count_trained(sampler, training.steps, space.options))
+        show_trained(run, space, count_draws(sampler, training.steps, space.options))
         warn_of_guessing(folder, config, "supernet")
         run.next("search")
 
@@ -95,7 +95,7 @@ def show(run: Run, trainer: Trainer) -> None:
     run.show("supernet", ["what:", "value:"], rows)
 
 
-def show_trained(run: Run, space: SearchSpace, trained: Trained) -> None:
+def show_trained(run: Run, space: SearchSpace, trained: DrawCounts) -> None:
     """Show how often each choice and each width was trained, and write it to `choices.json` and `widths.json`.
 
     Both files have a list for each layer, in the order of the space.

@@ -31,7 +31,7 @@ from spos_cli.search.evolution import Evolution
 from spos_cli.search.scoring import GROUP
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import PUBLISHED
+from spos_cli.space.search_space import OFFICIAL_SPACE
 from tests.benchmarks import official, photographs
 from tests.benchmarks.comparison import Comparison
 
@@ -47,7 +47,7 @@ def draw_candidates() -> list[list[Architecture]]:
 
     Their scores are their cost with some noise.
     """
-    table, rng = count(PUBLISHED).flops, np.random.default_rng(0)
+    table, rng = count(OFFICIAL_SPACE).flops, np.random.default_rng(0)
     evolution = Evolution(
         table=table,
         limit=LIMIT,
@@ -111,7 +111,7 @@ def measure_official(
 
 def compare_searches(dtype: torch.dtype = torch.bfloat16, turns: int = 3) -> list[Comparison]:
     """Compare searches of fifty candidates per hour, without races and with them."""
-    supernet = Supernet(PUBLISHED)
+    supernet = Supernet(OFFICIAL_SPACE)
     initialize(supernet, 0)
     model = official.load_weights(official.Supernet(), supernet.state_dict())
     supernet.to(memory_format=torch.channels_last).eval()
@@ -153,7 +153,7 @@ def compare_searches(dtype: torch.dtype = torch.bfloat16, turns: int = 3) -> lis
 
 def count_shared() -> float:
     """Return the share of multiply-adds that candidates save by common first layers."""
-    table = count(PUBLISHED).flops
+    table = count(OFFICIAL_SPACE).flops
     whole = sum(table.of(arch) for group in draw_candidates() for arch in group)
     needed = 0
     for group in draw_candidates():

@@ -22,8 +22,9 @@ from spos_cli.search.journal import Entry, Journal
 from spos_cli.search.results import Results
 from spos_cli.space import search_space
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.choices import Choice
 from spos_cli.space.sampling import CostBinSampler
-from spos_cli.space.search_space import PUBLISHED, Choice, SearchSpace, Stage
+from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace, Stage
 from tests.benchmarks import photographs
 from tests.benchmarks.measure import Cost, Row, measure_cost, run_in_child
 
@@ -42,7 +43,7 @@ JOURNAL_TARGET, DRAW_TARGET = "under 2 s", "under 50 us"
 @functools.cache
 def count_costs() -> Costs:
     """Count the costs of the official space once; counting is measured in a line of its own."""
-    return count(PUBLISHED)
+    return count(OFFICIAL_SPACE)
 
 
 def make_evolution(candidates: int) -> Evolution:
@@ -102,7 +103,7 @@ def export(path: Path, candidates: int) -> None:
     entries = Journal(path).read()
     assert len(entries) == candidates
     for entry in entries:
-        PUBLISHED.validate(entry.architecture)
+        OFFICIAL_SPACE.validate(entry.architecture)
     assert Results.to_export(entries).under([("flops", OTHER_LIMIT)]).ranking
 
 
@@ -145,7 +146,7 @@ def make_space(layers: int, choices: int) -> SearchSpace:
 
     The largest kernel is 31, which allows 16 choices; here the limit is lifted for 20 choices.
     """
-    stages = tuple(Stage(stage.blocks * layers // 20, stage.channels) for stage in PUBLISHED.stages)
+    stages = tuple(Stage(stage.blocks * layers // 20, stage.channels) for stage in OFFICIAL_SPACE.stages)
     kernels = [Choice("shuffle", (("kernel", 2 * index + 3),)) for index in range(choices - 1)]
     with mock.patch.object(search_space, "MAX_KERNEL", 2 * choices + 1):
         return SearchSpace(stages, (*kernels, Choice("shuffle_xception")), 224, 1000, 16, 2, 1024)

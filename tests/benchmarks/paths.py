@@ -6,7 +6,7 @@ import itertools
 
 from spos_cli.models.counting import count
 from spos_cli.space.sampling import CostBinSampler
-from spos_cli.space.search_space import PUBLISHED
+from spos_cli.space.search_space import OFFICIAL_SPACE
 from tests.benchmarks import official
 from tests.benchmarks.comparison import Comparison, compare
 
@@ -15,7 +15,7 @@ PATHS, TURNS = 500, 7  # The tries of the rejection vary, so a turn needs many p
 
 def compare_draws() -> Comparison:
     """Compare paths per second; for `spos` the random generator of each path is included."""
-    table = count(PUBLISHED).flops
+    table = count(OFFICIAL_SPACE).flops
     rejection = official.RejectionSampler(table.rows, table.fixed, seed=0)
     exact, steps = CostBinSampler(table, 290_000_000, 360_000_000, 10_000_000, seed=0), itertools.count()
 

@@ -24,7 +24,7 @@ from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
 from spos_cli.search.evaluator import CalibrationSet, Evaluator
 from spos_cli.space.sampling import CostBinSampler
-from spos_cli.space.search_space import PUBLISHED
+from spos_cli.space.search_space import OFFICIAL_SPACE
 from tests.benchmarks.candidates import draw_candidates
 from tests.benchmarks.comparison import Comparison
 
@@ -52,7 +52,7 @@ def _worker(rank: int, number: int, work: Any, folder: str) -> None:
 
 def score_groups(rank: int, number: int) -> list[float]:
     """Return the seconds in which the processes score eight groups of candidates together, one value a turn."""
-    supernet = Supernet(PUBLISHED)
+    supernet = Supernet(OFFICIAL_SPACE)
     initialize(supernet, 0)
     images = torch.randint(0, 256, (32, 3, 224, 224), dtype=torch.uint8)
     evaluator = Evaluator(
@@ -89,13 +89,13 @@ def train_steps(rank: int, number: int) -> tuple[list[float], list[float], float
 
     Neither sends buffers, since a baseline that broadcasts them would do more work.
     """
-    sampler = CostBinSampler(count(PUBLISHED).flops, 290_000_000, 360_000_000, 10_000_000, seed=0)
+    sampler = CostBinSampler(count(OFFICIAL_SPACE).flops, 290_000_000, 360_000_000, 10_000_000, seed=0)
     images = torch.randn(STEP_BATCH, 3, STEP_SIZE, STEP_SIZE).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 1000, (STEP_BATCH,))
     criterion = nn.CrossEntropyLoss()
     models = []
     for _ in range(2):
-        model = Supernet(PUBLISHED)
+        model = Supernet(OFFICIAL_SPACE)
         initialize(model, 0)
         models.append(model.to(memory_format=torch.channels_last))
     without_buffers = {

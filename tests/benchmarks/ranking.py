@@ -87,7 +87,7 @@ def train_stand_alone(folder: Path, arch: Architecture, seed: int) -> float:
 def score_paths(folder: Path, weights: Path, archs: Iterable[Architecture]) -> list[float]:
     """Return the one-shot top-1 of architectures on the held-out training images."""
     overrides = [f"run_dir={folder}", "threads=1", "data.workers=0"]
-    config = loading.load(loading.find(RECIPE), overrides)
+    config = loading.load(loading.find_config(RECIPE), overrides)
     processes = Processes(0, 1, torch.device("cpu"))
     supernet = read_weights(weights).supernet(config)
     evaluator = make_evaluator(Run(config), supernet, Images(config, processes), processes)
@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder.absolute()
-    table = count(loading.load(loading.find(RECIPE)).space.build()).flops
+    table = count(loading.load(loading.find_config(RECIPE)).space.build()).flops
     archs = draw_stratified(table)
     repeated = (archs[1], archs[-2])
     with ThreadPoolExecutor(2) as pool:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from spos_cli.models.counting import count
-from spos_cli.space.search_space import PUBLISHED
+from spos_cli.space.search_space import OFFICIAL_SPACE
 from tests.benchmarks import official, training
 
 MATRIX_SIDE = 2048
@@ -154,7 +154,7 @@ def measure_roofline(batch: int) -> Roofline:
             (batch, training.make_our_step(batch)),
         ]
     )
-    table, paths = count(PUBLISHED).flops, training.draw_paths()
+    table, paths = count(OFFICIAL_SPACE).flops, training.draw_paths()
     return Roofline(
         machine=Machine(gemm_fp32, gemm_bf16, copy),
         batch=batch,

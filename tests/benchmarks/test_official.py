@@ -18,7 +18,7 @@ from spos_cli.official.golden import WINNER, fill_weights
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import CostBinSampler
-from spos_cli.space.search_space import PUBLISHED
+from spos_cli.space.search_space import OFFICIAL_SPACE
 from tests.benchmarks import official, photographs
 from tests.benchmarks.calibration import list_nodes
 
@@ -28,7 +28,7 @@ PATHS = [WINNER, Architecture((0, 1, 2, 3) * 5), Architecture((3,) * 20)]
 @pytest.fixture(scope="module")
 def models() -> tuple[official.Supernet, Supernet]:
     """Both supernets with the same weights and statistics, without dropout, in float64."""
-    ours = Supernet(PUBLISHED, dropout=0.0)
+    ours = Supernet(OFFICIAL_SPACE, dropout=0.0)
     fill_weights(ours)
     theirs = official.load_weights(official.Supernet(), ours.state_dict())
     theirs.dropout.p = 0.0
@@ -79,7 +79,7 @@ def test_a_step_does_not_change_other_paths() -> None:
 
 def test_momentum_batchnorm() -> None:
     """A candidate's statistics equal those of `spos` with `calibration_momentum: 0.1`."""
-    ours = Supernet(PUBLISHED)
+    ours = Supernet(OFFICIAL_SPACE)
     initialize(ours, 0)
     theirs = official.load_weights(official.Supernet(), ours.state_dict())
     data = [make_pictures(4, seed) for seed in range(3)]
@@ -113,7 +113,7 @@ def test_accuracy() -> None:
 
 def test_costs_and_bins() -> None:
     """The official sampler has the same costs, and draws from the same bins with the same probabilities."""
-    table = count(PUBLISHED).flops
+    table = count(OFFICIAL_SPACE).flops
     sampler = official.RejectionSampler(table.rows, table.fixed, seed=0)
     assert sampler.count(WINNER) == table.of(WINNER) == 322_918_720
     exact = CostBinSampler(table, 290_000_000, 360_000_000, 10_000_000, seed=0)

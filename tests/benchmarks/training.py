@@ -19,7 +19,7 @@ from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import CostBinSampler
-from spos_cli.space.search_space import PUBLISHED
+from spos_cli.space.search_space import OFFICIAL_SPACE
 from tests.benchmarks import measure, official
 from tests.benchmarks.comparison import Comparison, compare
 from tests.benchmarks.measure import Row
@@ -40,13 +40,13 @@ def make_batch(size: int) -> tuple[Tensor, Tensor]:
 @functools.cache
 def draw_paths() -> tuple[Architecture, ...]:
     """Draw the paths of both sides once, since drawing is measured in a line of its own."""
-    sampler = CostBinSampler(count(PUBLISHED).flops, 290_000_000, 360_000_000, 10_000_000, seed=0)
+    sampler = CostBinSampler(count(OFFICIAL_SPACE).flops, 290_000_000, 360_000_000, 10_000_000, seed=0)
     return tuple(sampler.draw(step) for step in range(TURNS + 1))
 
 
 def make_supernet() -> Supernet:
     """Make a supernet with the official initial weights."""
-    model = Supernet(PUBLISHED)
+    model = Supernet(OFFICIAL_SPACE)
     initialize(model, 0)
     return model
 

@@ -94,7 +94,10 @@ def test_mistakes_with_a_supernet(finished: Spos, spos: Spos, mistake: Mistake) 
         (["export-arch", "--flops-limit", "1K"], "no architecture of the space has less than "),
         (["evaluate", "--weights", str(weights)], "name the path to evaluate with --arch"),
         (["evaluate", "--weights", str(weights), "--arch", "0,0"], "2 layers"),
-        (["search", "--set", "search.calibration_batch_size=5000"], "must be at least one calibration batch"),
+        (
+            ["search", "--set", "search.calibration_batch_size=5000"],
+            "must be at least calibration_batch_size (5000)",
+        ),
     ]:
         assert phrase in mistake(*command)
     after = {path: path.read_bytes() for path in before}

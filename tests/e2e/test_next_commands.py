@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from spos_cli.config import loading
+from spos_cli.config.identity import portable_settings
 from spos_cli.config.schema import Config
 from spos_cli.engine import checkpoint
 from spos_cli.official.weights import to_official
@@ -77,7 +78,7 @@ class Folder:
     def check(self, command: str, expected: Config, working: Path | None = None) -> None:
         """Check that a command leads to these settings, in this run folder."""
         found = self.settings(command, working)
-        assert found.portable() == expected.portable(), command
+        assert portable_settings(found) == portable_settings(expected), command
         assert found.devices == expected.devices, command
         if " evaluate " not in command:  # The settings of a weights file have no run folder and no audit.
             assert found.audit == expected.audit, command

@@ -22,7 +22,7 @@ from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
 from spos_cli.official.golden import WINNER, fill, image
 from spos_cli.search.journal import Journal
-from spos_cli.space.search_space import PUBLISHED
+from spos_cli.space.search_space import OFFICIAL_SPACE
 from tests.conftest import Mistake, Spos
 from tests.models import reference
 from tests.official.test_flops_table import published as official_table
@@ -67,7 +67,7 @@ def opencv_pipeline(path: Path) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def winner() -> dict[str, torch.Tensor]:
     """The official winner with the weights and statistics of the golden numbers."""
-    network = Network(PUBLISHED, WINNER)
+    network = Network(OFFICIAL_SPACE, WINNER)
     fill(network)
     return network.state_dict()
 
@@ -75,7 +75,7 @@ def winner() -> dict[str, torch.Tensor]:
 def test_the_oracle_is_the_official_network(winner: dict[str, torch.Tensor]) -> None:
     golden = json.loads((Path(__file__).parents[1] / "official/golden/network_logits.json").read_text())
     for case in golden[:3]:
-        network = Network(PUBLISHED, WINNER.__class__(tuple(case["architecture"])))
+        network = Network(OFFICIAL_SPACE, WINNER.__class__(tuple(case["architecture"])))
         fill(network)
         with torch.no_grad():
             logits = reference.logits(network.state_dict(), case["architecture"], image(2, 7))
@@ -111,7 +111,7 @@ def test_an_official_network_gives_the_official_logits(
 
 def test_a_round_trip_keeps_every_byte(spos: Spos, winner: dict[str, torch.Tensor]) -> None:
     """From official to ours to official, for the network and for the supernet."""
-    supernet = Supernet(PUBLISHED)
+    supernet = Supernet(OFFICIAL_SPACE)
     fill(supernet)
     imagenet = ("--config", "imagenet_published", "--run-dir", "r", "--json")
     for state in (winner, supernet.state_dict()):

@@ -248,7 +248,7 @@ def test_gpus_that_pytorch_cannot_use_are_one_line(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(exits.sys, "argv", ["spos", *command.split(), "--config", "imagenet"])
-    content = SimpleNamespace(config=loading.load(loading.find("imagenet"), []).model_dump(mode="json"))
+    content = SimpleNamespace(config=loading.load(loading.find_config("imagenet"), []).model_dump(mode="json"))
     monkeypatch.setattr(weights_file, "read_weights", lambda path: content)
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -296,8 +296,8 @@ def sixteen_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def choose_recipe_threads(recipe: str, processes: int = 1) -> int:
     """Choose the threads of each process that trains the supernet of a shipped recipe."""
-    settings = loading.load(loading.shipped()[recipe])
-    work = settings.space.build().work * settings.supernet.batch_size // processes
+    settings = loading.load(loading.shipped_recipes()[recipe])
+    work = settings.space.build().work_per_layer * settings.supernet.batch_size // processes
     return distributed.choose_threads(None, processes, work)
 
 

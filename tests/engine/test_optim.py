@@ -11,7 +11,8 @@ from torch import nn
 from spos_cli.engine.optim import Schedule, make_ema, make_sgd
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import Choice, SearchSpace, Stage
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import SearchSpace, Stage
 
 SPACE = SearchSpace(
     stages=(Stage(2, 16), Stage(2, 32)),

@@ -31,14 +31,15 @@ from spos_cli.models.network import Network
 from spos_cli.models.skeleton import build_initialized
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.choices import Choice
 from spos_cli.space.options import Options
 from spos_cli.space.sampling import UniformSampler
-from spos_cli.space.search_space import Choice, SearchSpace, Stage
+from spos_cli.space.search_space import SearchSpace, Stage
 from tests.engine.gloo import run_together
 from tests.engine.test_optim import SPACE
 
 STEPS, IMAGES_PER_PROCESS = 6, 4
-SAMPLER = UniformSampler(Options.plain([2] * SPACE.num_layers), seed=1)
+SAMPLER = UniformSampler(Options.without_widths([2] * SPACE.num_layers), seed=1)
 OWN_BLOCKS = ("Frozen", "StochasticDepth", "OneOfTwo")
 
 

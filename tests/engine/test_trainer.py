@@ -26,16 +26,17 @@ from spos_cli.models.blocks import ChoiceBlock
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.choices import Choice
 from spos_cli.space.options import Options
 from spos_cli.space.sampling import FairSampler, UniformSampler
-from spos_cli.space.search_space import Choice, SearchSpace, Stage
+from spos_cli.space.search_space import SearchSpace, Stage
 from tests.conftest import Spos
 from tests.engine.gloo import run_together
 from tests.engine.test_optim import SPACE
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 STEPS, BATCH = 6, 8
-SAMPLER = UniformSampler(Options.plain([2] * SPACE.num_layers), seed=1)
+SAMPLER = UniformSampler(Options.without_widths([2] * SPACE.num_layers), seed=1)
 
 
 def batches(first: int, last: int, part: slice = slice(None)) -> Iterator[Batch]:
@@ -347,14 +348,14 @@ def train_fairly(processes: Processes, folder: Path) -> None:
 
 def fair_trainer(folder: Path, processes: Processes = ALONE) -> Trainer:
     training = trainer(folder, processes, one_path=False)
-    sampler = FairSampler(Options.plain([2] * SPACE.num_layers), 5)
+    sampler = FairSampler(Options.without_widths([2] * SPACE.num_layers), 5)
     training.model.dropout.p = 0.0  # type: ignore[union-attr]
     training.paths = sampler.paths
     return training
 
 
 def test_fair_steps_add_the_gradients_of_all_their_paths(two: Path) -> None:
-    compare_by_hand(two / "train_fairly", FairSampler(Options.plain([2] * SPACE.num_layers), 5).paths)
+    compare_by_hand(two / "train_fairly", FairSampler(Options.without_widths([2] * SPACE.num_layers), 5).paths)
 
 
 def test_settings_that_were_switched_on_or_off_differ() -> None:

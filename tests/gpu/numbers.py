@@ -33,7 +33,8 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.official import golden, self_test
 from spos_cli.search.evaluator import CalibrationSet, Evaluator, Score
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import PUBLISHED, Choice, SearchSpace, Stage
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace, Stage
 from tests.gpu.checks import Check, Needs, Place, Wrong, need_accelerator, need_nothing, require_within
 
 GOLDEN = Path(__file__).parents[1] / "official" / "golden" / "supernet_training.json"
@@ -108,8 +109,8 @@ def compute_reference() -> tuple[Tensor, list[tuple[str, Skeleton, tuple[Any, ..
     images = (golden.make_images(golden.IMAGES, golden.SALT) / 256).contiguous(memory_format=torch.channels_last)
     found: list[tuple[str, Skeleton, tuple[Any, ...], Tensor]] = []
     for name, model, arguments in (
-        ("supernet", Supernet(PUBLISHED, dropout=0.0), (golden.WINNER,)),
-        ("network", Network(PUBLISHED, golden.WINNER, dropout=0.0), ()),
+        ("supernet", Supernet(OFFICIAL_SPACE, dropout=0.0), (golden.WINNER,)),
+        ("network", Network(OFFICIAL_SPACE, golden.WINNER, dropout=0.0), ()),
     ):
         golden.fill_weights(model)
         model.eval().to(memory_format=torch.channels_last)
@@ -143,7 +144,7 @@ def check_steps(precision: Precision, place: Place) -> str:
     """Compare the losses and weights of the golden training with those of the official code."""
     case = json.loads(GOLDEN.read_text())
     paths = [Architecture(tuple(choices)) for choices in case["architectures"]]
-    model = Supernet(PUBLISHED, dropout=0.0)
+    model = Supernet(OFFICIAL_SPACE, dropout=0.0)
     golden.fill_weights(model)
     recipe = TrainingPlan(
         Schedule(case["lr"], case["total_iters"], first=1),

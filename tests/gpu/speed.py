@@ -33,7 +33,7 @@ from spos_cli.official import golden
 from spos_cli.search import statistics
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import PUBLISHED, SearchSpace
+from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace
 from tests.benchmarks import official, photographs
 from tests.benchmarks.candidates import CALIBRATED, SCORED, draw_candidates, score_all
 from tests.benchmarks.measure import run_in_child
@@ -95,7 +95,7 @@ COMPILED = (
 
 def choose_space(place: Place) -> SearchSpace:
     """Return the space for measurements of speed."""
-    return place.pick(PUBLISHED, SMALL)
+    return place.pick(OFFICIAL_SPACE, SMALL)
 
 
 def choose_path(place: Place) -> Architecture:

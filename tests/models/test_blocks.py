@@ -19,7 +19,8 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.official.weights import detect_kind, infer_architecture
 from spos_cli.search.evaluator import CalibrationSet, calibrate_paths
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import Choice, Layer, SearchSpace, Stage
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import Layer, SearchSpace, Stage
 
 
 def make_choices(*specs: object) -> tuple[Choice, ...]:

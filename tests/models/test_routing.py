@@ -12,7 +12,8 @@ from spos_cli.errors import ConfigError
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import Choice, SearchSpace, Stage
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import SearchSpace, Stage
 
 CHOICES = (Choice("shuffle", (("kernel", 3),)), Choice("shuffle", (("kernel", 5),)), Choice("shuffle_xception"))
 

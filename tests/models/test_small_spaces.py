@@ -24,7 +24,8 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.official import flops_table
 from spos_cli.search.evaluator import CalibrationSet, Evaluator
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import SHUFFLED, SearchSpace
+from spos_cli.space.choices import SHUFFLE_OPS
+from spos_cli.space.search_space import SearchSpace
 from tests.models import reference
 
 SHUFFLE, WIDE = {"shuffle": {"kernel": 3}}, {"shuffle": {"kernel": 7}}
@@ -76,7 +77,7 @@ def step(model: Supernet | Network, images: Tensor, labels: Tensor, *arch: Archi
 
 def exercise(space: SearchSpace) -> None:
     """Count costs, train the supernet and networks, and score architectures that cover all options of a space."""
-    costs, is_shuffled = count(space), all(choice.op in SHUFFLED for choice in space.choices)
+    costs, is_shuffled = count(space), all(choice.op in SHUFFLE_OPS for choice in space.choices)
     counts = space.options.counts
     archs = [space.options.architecture([min(index, n - 1) for n in counts]) for index in range(max(counts))]
     images = torch.randn(4, 3, space.image_size, space.image_size, generator=torch.Generator().manual_seed(0))
@@ -124,7 +125,7 @@ def test_small_spaces_work_or_are_refused() -> None:
             raise AssertionError(f"{settings} was not refused, and fails") from error
         seen["works"] += 1
         seen["one channel"] += any(
-            layer.worked_channels == 1 and choice.op == "shuffle_xception"
+            layer.op_in_channels == 1 and choice.op == "shuffle_xception"
             for layer in space.layers
             for choice in layer.choices
         )

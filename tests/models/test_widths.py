@@ -18,9 +18,10 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.official.weights import infer_architecture
 from spos_cli.search.evaluator import CalibrationSet, calibrate_paths
 from spos_cli.space.architecture import Architecture, Option, parse
-from spos_cli.space.search_space import PUBLISHED, Choice, SearchSpace, Stage
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace, Stage
 
-WIDE = replace(PUBLISHED, widths=tuple(range(200, 2001, 200)))
+WIDE = replace(OFFICIAL_SPACE, widths=tuple(range(200, 2001, 200)))
 OFFICIAL = parse(
     "0@1.4,0@1.2,3@0.8,1@1.2,1@0.6,1@1.4,0@0.8,0@1.0,2@0.6,0@1.2,2@1.6,1@1.2,1@1.0,0@1.4,2@1.6,0@1.0,2@1.0,1@1.2,3@1.0,2@0.8"
 )
@@ -49,7 +50,9 @@ def draw_architectures(space: SearchSpace, number: int) -> list[Architecture]:
     """Return the widest and the narrowest architecture of each op, and `number` random ones."""
     rng, layers = np.random.default_rng(0), space.options.by_layer
     ends = [
-        Architecture.of([o for o in options if o.choice == min(op, options[-1].choice)][end] for options in layers)
+        Architecture.from_options(
+            [o for o in options if o.choice == min(op, options[-1].choice)][end] for options in layers
+        )
         for op in range(4)
         for end in (0, -1)
     ]
@@ -90,7 +93,7 @@ def test_costs_of_the_official_channel_search() -> None:
     costs, full = count(WIDE), Architecture(OFFICIAL.choices, (1000,) * 20)
     assert (costs.flops.of(OFFICIAL), costs.params.of(OFFICIAL)) == (327_857_920, 3_432_579)
     assert (costs.flops.of(full), costs.params.of(full)) == (318_729_024, 3_345_088)
-    plain = count(PUBLISHED)
+    plain = count(OFFICIAL_SPACE)
     assert plain.flops.of(Architecture(OFFICIAL.choices)) == 318_729_024
     with torch.device("meta"):
         network = Network(WIDE, OFFICIAL).eval()
@@ -204,30 +207,30 @@ def test_costs_and_tensors_depend_on_the_width(name: str) -> None:
     ("name", "options", "message"),
     [
         ("shuffles", (Option(0, 1000), Option(1)), r"layer 1 has no width; the widths are 0.25, 0.7, 1.0, 1.6, so"),
-        ("shuffles", (Option(2, 2000),), r"layer 0 has width 2.0; the widths are 0.25, .* so write 2@1.6 or so"),
-        ("inverted", (Option(0), Option(3, 1000)), r"layer 1 is 3@1.0, but identity has no width; write 3"),
-        ("inverted", (Option(0, 333),), r"layer 0 is 0@0.333, but mbconv 3x3 x1 has no width; write 0"),
+        ("shuffles", (Option(2, 2000),), r"layer 0 has width 2.0; the widths are 0.25, .* so write 2@1.6"),
+        ("inverted", (Option(0), Option(3, 1000)), r"layer 1 is 3@1.0, but identity has no widths; write 3"),
+        ("inverted", (Option(0, 333),), r"layer 0 is 0@0.333, but mbconv 3x3 x1 has no widths; write 0"),
     ],
 )
 def test_wrong_widths_are_refused(name: str, options: tuple[Option, ...], message: str) -> None:
     space = SPACES[name]
     rest = space.options.architecture([0] * 5).options[len(options) :]
     with pytest.raises(ArchitectureError, match=message):
-        space.validate(Architecture.of((*options, *rest)))
+        space.validate(Architecture.from_options((*options, *rest)))
 
 
 def test_a_space_without_widths_refuses_them() -> None:
     with pytest.raises(ArchitectureError, match=r"layer 0 is 0@1.4, but the space has no widths; write 0"):
-        PUBLISHED.validate(OFFICIAL)
+        OFFICIAL_SPACE.validate(OFFICIAL)
 
 
 @pytest.mark.parametrize(
     ("widths", "message"),
     [
-        ((1000, 500), "widths must ascend, without one that comes twice: 1.0, 0.5 do not"),
-        ((500, 500), "widths must ascend"),
-        ((50, 1000), "layer 0: width 0.05 leaves shuffle 3x3 0 of 8 middle channels, which is none; leave that"),
-        ((1000, 1100), "layer 0: width 1.1 leaves shuffle 3x3 8 of 8 middle channels, as many as width 1.0; leave"),
+        ((1000, 500), "widths must be strictly increasing, got 1.0, 0.5"),
+        ((500, 500), "widths must be strictly increasing, got 0.5, 0.5"),
+        ((50, 1000), "layer 0: width 0.05 gives shuffle 3x3 0 of 8 hidden channels"),
+        ((1000, 1100), "layer 0: width 1.1 gives shuffle 3x3 8 of 8 hidden channels, as many as width 1.0"),
         (tuple(range(500, 565)), "the number of widths is 65; it must be at most 64"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from spos_cli.errors import CheckpointError
 from spos_cli.models.counting import count
 from spos_cli.official import flops_table
-from spos_cli.space.search_space import PUBLISHED, SearchSpace, Stage
+from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace, Stage
 
 OPS = ("shufflenet_3x3", "shufflenet_5x5", "shufflenet_7x7", "xception_3x3")
 BLOCKS = {  # (in, out, hidden channels, height, width, stride): FLOPs of each op in OPS
@@ -41,7 +41,7 @@ def make_official_table() -> dict[str, Any]:
 
 def test_our_table_equals_the_official_one() -> None:
     result = flops_table.compare_tables(
-        make_official_table(), flops_table.make_table(PUBLISHED, count(PUBLISHED).flops)
+        make_official_table(), flops_table.make_table(OFFICIAL_SPACE, count(OFFICIAL_SPACE).flops)
     )
     assert (result.compared, result.differences) == (34, [])
     assert result.others == [{"op": "shufflenet_3x3_stride_1", "key": [64, 64, 12, 56, 56, 1], "flops": 2747136}]
@@ -49,7 +49,7 @@ def test_our_table_equals_the_official_one() -> None:
 
 def test_other_widths_are_compared_where_the_space_has_them() -> None:
     """A width of 0.4 of 32 hidden channels, rounded down, is the official entry of 12."""
-    space = replace(PUBLISHED, widths=(400, 1000))
+    space = replace(OFFICIAL_SPACE, widths=(400, 1000))
     measured = flops_table.make_table(space, count(space).flops)
     assert measured["shufflenet_3x3_stride_1"][64, 64, 12, 56, 56, 1] == 2747136
     result = flops_table.compare_tables(make_official_table(), measured)
@@ -60,7 +60,7 @@ def test_other_widths_are_compared_where_the_space_has_them() -> None:
 
 
 def test_every_difference_is_found() -> None:
-    measured = flops_table.make_table(PUBLISHED, count(PUBLISHED).flops)
+    measured = flops_table.make_table(OFFICIAL_SPACE, count(OFFICIAL_SPACE).flops)
     for op, entries in make_official_table().items():
         for key in entries:
             if key == (64, 64, 12, 56, 56, 1):
@@ -76,14 +76,14 @@ def test_every_difference_is_found() -> None:
 
 
 def test_a_round_trip_through_a_file(tmp_path: Path) -> None:
-    table = flops_table.make_table(PUBLISHED, count(PUBLISHED).flops)
+    table = flops_table.make_table(OFFICIAL_SPACE, count(OFFICIAL_SPACE).flops)
     path = tmp_path / "op_flops_dict.pkl"
     path.write_bytes(pickle.dumps(table, flops_table.PICKLE_PROTOCOL))
     assert flops_table.read_table(path) == table
 
 
 def test_a_space_of_another_shape_has_a_table_too() -> None:
-    space = SearchSpace((Stage(1, 16, 1), Stage(2, 32)), PUBLISHED.choices, 8, 10, 8, 1, 32)
+    space = SearchSpace((Stage(1, 16, 1), Stage(2, 32)), OFFICIAL_SPACE.choices, 8, 10, 8, 1, 32)
     costs = count(space).flops
     table = flops_table.make_table(space, costs)
     assert table["conv1"] == {(3, 8, 8, 8, 1): 3 * 8 * 9 * 64}

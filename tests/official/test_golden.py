@@ -32,7 +32,8 @@ from spos_cli.official.golden import (
     make_images,
 )
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import OPS, PUBLISHED
+from spos_cli.space.choices import OPS
+from spos_cli.space.search_space import OFFICIAL_SPACE
 
 GOLDEN = Path(__file__).parent / "golden"
 COSTS = Path(__file__).parents[1] / "space" / "flops_params.json"
@@ -48,40 +49,40 @@ def list_shapes(model: torch.nn.Module) -> dict[str, list[int]]:
 
 def test_supernet_tensors_have_the_official_names_shapes_and_order() -> None:
     with torch.device("meta"):
-        ours = list_shapes(Supernet(PUBLISHED))
+        ours = list_shapes(Supernet(OFFICIAL_SPACE))
     assert list(ours.items()) == list(read_golden("supernet_state_dict").items())
 
 
 def test_network_tensors_have_the_official_names_shapes_and_order() -> None:
     with torch.device("meta"):
-        ours = list_shapes(Network(PUBLISHED, WINNER))
+        ours = list_shapes(Network(OFFICIAL_SPACE, WINNER))
     assert list(ours.items()) == list(read_golden("network_state_dict").items())
 
 
 def test_flops_and_params_of_fifty_architectures() -> None:
-    costs = count(PUBLISHED)
+    costs = count(OFFICIAL_SPACE)
     for case in json.loads(COSTS.read_text()):
         arch = Architecture(tuple(case["architecture"]))
         assert (costs.flops.of(arch), costs.params.of(arch)) == (case["flops"], case["params"])
 
 
 def test_table_agrees_with_whole_networks() -> None:
-    costs = count(PUBLISHED)
+    costs = count(OFFICIAL_SPACE)
     for arch in (WINNER, Architecture((3,) * 20), Architecture((1, 2) * 10)):
         with torch.device("meta"):
-            network = Network(PUBLISHED, arch)
+            network = Network(OFFICIAL_SPACE, arch)
             assert costs.flops.of(arch) == count_multiply_adds(network, torch.empty(1, 3, 224, 224))
         assert costs.params.of(arch) == count_parameters(network)
 
 
 def test_images_of_one_pixel_have_costs() -> None:
     """Counting works, although BatchNorm cannot be trained on one value: that is checked elsewhere."""
-    assert count(replace(PUBLISHED, image_size=1)).flops.minimum > 0
+    assert count(replace(OFFICIAL_SPACE, image_size=1)).flops.minimum > 0
 
 
 @pytest.fixture(scope="module")
 def supernet() -> Supernet:
-    model = Supernet(PUBLISHED, dropout=0.0)
+    model = Supernet(OFFICIAL_SPACE, dropout=0.0)
     fill_weights(model)
     return model
 
@@ -112,7 +113,7 @@ def test_supernet_logits(
 
 @pytest.mark.parametrize("case", read_golden("network_logits"), ids=range(8))
 def test_network_logits(case: dict[str, Any]) -> None:
-    network = Network(PUBLISHED, Architecture(tuple(case["architecture"])))
+    network = Network(OFFICIAL_SPACE, Architecture(tuple(case["architecture"])))
     fill_weights(network)
     with torch.no_grad():
         check_close(network.eval()(make_images(2, 7)), case["eval_first8"], case["eval_l2"], 1e-5)
@@ -154,7 +155,7 @@ def train(model: Supernet, case: dict[str, Any], folder: Path, images: torch.Ten
 
 
 def make_filled_supernet(dtype: torch.dtype) -> Supernet:
-    model = Supernet(PUBLISHED, dropout=0.0)
+    model = Supernet(OFFICIAL_SPACE, dropout=0.0)
     fill_weights(model)
     return model.to(dtype)
 

@@ -10,10 +10,10 @@ from spos_cli.errors import CheckpointError
 from spos_cli.models.counting import count
 from spos_cli.official.search_checkpoint import is_search, read_entries
 from spos_cli.space.architecture import Architecture, parse
-from spos_cli.space.search_space import PUBLISHED
+from spos_cli.space.search_space import OFFICIAL_SPACE
 
 WINNER = parse("2,1,0,1,2,0,2,0,2,0,2,3,0,0,0,0,3,2,3,3")
-COSTS = count(PUBLISHED)
+COSTS = count(OFFICIAL_SPACE)
 
 
 def search(*records: tuple[Any, Any]) -> dict[str, Any]:
@@ -23,7 +23,7 @@ def search(*records: tuple[Any, Any]) -> dict[str, Any]:
 
 
 def entries(*records: tuple[Any, Any]) -> list[Any]:
-    return read_entries(search(*records), PUBLISHED, COSTS.flops, COSTS.params, "x.pth.tar")
+    return read_entries(search(*records), OFFICIAL_SPACE, COSTS.flops, COSTS.params, "x.pth.tar")
 
 
 def test_scored_candidates_become_entries() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 from spos_cli.report.findings import Search
 from spos_cli.search.results import ranking
-from spos_cli.space.search_space import Choice, SearchSpace, Stage
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import SearchSpace, Stage
 from tests.runs import make_candidates
 
 MBCONV = tuple(Choice("mbconv", (("expand", 2), ("kernel", kernel))) for kernel in (3, 5))

@@ -22,7 +22,8 @@ from spos_cli.report.chart_data import (
 from spos_cli.report.findings import Findings, Search, Training
 from spos_cli.report.page import make_page
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import MAX_CHOICES, PUBLISHED, SearchSpace
+from spos_cli.space.choices import MAX_CHOICES
+from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace
 from tests.report.searches import SPACE, read_data, search_in
 
 
@@ -47,7 +48,7 @@ def test_improvements_of_the_best_score() -> None:
     assert find_improvements([]) == find_improvements([None]) == ([], [])
 
 
-@pytest.mark.parametrize("space", [SPACE, PUBLISHED], ids=["own lists and widths", "official"])
+@pytest.mark.parametrize("space", [SPACE, OFFICIAL_SPACE], ids=["own lists and widths", "official"])
 def test_shares(space: SearchSpace) -> None:
     archs = [entry.architecture for entry in search_in(space).entries]
     ops = list_ops(space)

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spos_cli.errors import ArchitectureError
-from spos_cli.space.architecture import Architecture, Option, parse, read, shown
-from tests.config.test_config import ALIASES
+from spos_cli.files.quoting import quote_value
+from spos_cli.space.architecture import Architecture, Option, parse, read
+from tests.config.yaml_texts import ALIASES
 
 CHOICES = st.lists(st.integers(0, 999_999), min_size=1, max_size=40).map(tuple)
 OPTIONS = st.lists(st.builds(Option, st.integers(0, 999_999), st.integers(0, 999_999)), min_size=1, max_size=40)
@@ -30,7 +31,7 @@ def test_every_way_of_writing_reads_back(choices: tuple[int, ...]) -> None:
 
 @given(OPTIONS)
 def test_widths_are_written_and_read_back(options: list[Option]) -> None:
-    arch = Architecture.of(options)
+    arch = Architecture.from_options(options)
     assert list(arch.options) == options
     assert Architecture.from_list(json.loads(json.dumps(arch.to_list()))) == arch
     assert all(parse(text) == arch for text in (str(arch), f"[{str(arch).replace(',', ' , ')}]"))
@@ -72,7 +73,7 @@ def test_what_is_not_an_architecture(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["9" * 10**6, "1 " * 10**6, "1" + " " * 99_990 + "x", "1, " * 30_000 + "x", "(" * 10**6],
-    ids=shown,
+    ids=quote_value,
 )
 def test_huge_text_is_refused_quickly_and_quoted_shortly(text: str) -> None:
     with pytest.raises(ArchitectureError) as caught:
@@ -113,7 +114,7 @@ def test_files_with_widths(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_the_published_pickle(tmp_path: Path, protocol: int) -> None:
+def test_the_official_pickle(tmp_path: Path, protocol: int) -> None:
     path = tmp_path / "arch"  # what a file is, its content tells
     path.write_bytes(pickle.dumps((2, 1, 0), protocol))
     assert read(str(path)) == parse("2,1,0")
@@ -184,8 +185,8 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
         read(str(tmp_path))
 
 
-def test_the_published_architectures_parse() -> None:
-    published = json.loads(Path(__file__).with_name("flops_params.json").read_text())
-    assert len(published) == 50
-    for entry in published:
+def test_the_official_architectures_parse() -> None:
+    official = json.loads(Path(__file__).with_name("flops_params.json").read_text())
+    assert len(official) == 50
+    for entry in official:
         assert list(parse(repr(entry["architecture"]))) == entry["architecture"]

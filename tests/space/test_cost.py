@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from scipy.stats import binom, chisquare
 
 from spos_cli.errors import ConfigError, LimitError
+from spos_cli.files.quoting import quote_value
 from spos_cli.space import cost
-from spos_cli.space.architecture import Architecture, shown
+from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostDistribution, CostTable, format_cost, format_duration, parse_cost, parse_duration
 from spos_cli.space.options import Options
 
@@ -66,7 +67,7 @@ def test_a_table_knows_its_ends(table: CostTable) -> None:
     costs = enumeration(table)
     assert all(table.of(arch) == value for arch, value in costs.items())
     assert table.of(table.cheapest) == table.minimum == min(costs.values())
-    assert table.of(table.dearest) == table.maximum == max(costs.values())
+    assert table.of(table.most_expensive) == table.maximum == max(costs.values())
     assert table.mean == float(Fraction(sum(costs.values()), len(costs)))
 
 
@@ -149,7 +150,7 @@ def test_draws_are_uniform_in_python_numbers(table: CostTable) -> None:
 
 def test_all_choices_may_cost_the_same() -> None:
     distribution = CostTable("params", 7, np.full((3, 4), 5)).distribution()
-    assert (distribution.unit, distribution.width) == (1, 1)
+    assert (distribution.unit, distribution.num_units) == (1, 1)
     assert distribution.count(22, 22) == distribution.count(None, None) == 64
     assert distribution.count(23, None) == distribution.count(None, 21) == 0
     assert distribution.quantile(0.5) == 22
@@ -198,7 +199,7 @@ def test_rounded_costs_leave_nothing_out(table: CostTable, low: int | None, high
     assert exact - len(table.rows) * distribution.unit < distribution.quantile(q) <= exact
     rng = np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost, "DRAWS", 200)
+        patch.setattr(cost, "MAX_DRAWS", 200)
         if inside and len(inside) * 10 > distribution.count(low, high):
             assert distribution.draw(rng, low, high) in inside
         elif not inside:
@@ -207,7 +208,7 @@ def test_rounded_costs_leave_nothing_out(table: CostTable, low: int | None, high
 
 
 def test_costs_without_a_common_unit_are_rounded_before_they_fill_the_memory() -> None:
-    """As the widths of the published space, whose FLOPs are multiples of 49 over a range of 785 millions."""
+    """As the widths of the official space, whose FLOPs are multiples of 49 over a range of 785 millions."""
     distribution = CostTable("params", 0, [[0, 1, 10**15 + 7]] * 45).distribution()
     assert not distribution.is_exact
     assert sum(map(len, distribution._at_most)) < 2**21
@@ -223,7 +224,7 @@ def test_options_are_the_columns_of_a_table() -> None:
     costs = {str(arch): table.of(arch) for arch in table.distribution().enumerate(None, None)}
     assert costs == {"0@0.5,0@0.5": 19, "0@0.5,0@1.5": 27, "0@1.5,0@0.5": 20, "0@1.5,0@1.5": 28, "1,0@0.5": 22,
                      "1,0@1.5": 30}  # fmt: skip
-    assert (str(table.cheapest), str(table.dearest)) == ("0@0.5,0@0.5", "1,0@1.5")
+    assert (str(table.cheapest), str(table.most_expensive)) == ("0@0.5,0@0.5", "1,0@1.5")
     assert str(table.distribution().draw(np.random.default_rng(0), 30, 30)) == "1,0@1.5"
 
 
@@ -246,7 +247,7 @@ def test_sizes_as_people_write_them(text: str | int | float, expected: int) -> N
     ["", "M", "-3M", "0", 0, -1, 0.5, "0.0001K", "nan", "inf", "snan", float("nan"), float("inf"), "1e19", 10**19,
      10**5_000, "1e999999999", "1e-999999999M", "9" * 10**6, "3MM", "3X", "0x10", "1,000", "٣M", "1e3e3", "290M 360M",
      "330." + "0" * 28 + "1M", True, None, [330], {}],
-    ids=shown,
+    ids=quote_value,
 )  # fmt: skip
 def test_what_is_not_a_size(text: str | int | float) -> None:
     with pytest.raises(ConfigError, match="is not a size") as caught:
@@ -294,8 +295,10 @@ def test_durations_come_back(microseconds: int) -> None:
 
 def test_a_limit_above_the_whole_space_is_idle() -> None:
     table = CostTable("flops", 10, [[1, 2], [3, 5]])
-    assert [bool(table.idle(limit)) for limit in (1, 14, 16, 17, 18, 10**18)] == [False] * 4 + [True] * 2
-    assert "330M FLOPs excludes nothing: no architecture of the space has more than 17" in table.idle(330_000_000)
+    assert [bool(table.explain_idle_limit(limit)) for limit in (1, 14, 16, 17, 18, 10**18)] == [False] * 4 + [True] * 2
+    explained = table.explain_idle_limit(330_000_000)
+    assert "330M FLOPs excludes nothing: no architecture of the space has more than 17" in explained
     large = CostTable("params", 330_000_000, [[0, 1]])
-    assert "330,000,002 parameters excludes nothing" in large.idle(330_000_002)  # rounded, both would be 330M
-    assert "12ms of latency excludes nothing" in CostTable("latency", 0, [[11_000, 9]]).idle(12_000)
+    # Rounded, both the limit and the largest cost would be 330M.
+    assert "330,000,002 parameters excludes nothing" in large.explain_idle_limit(330_000_002)
+    assert "12ms of latency excludes nothing" in CostTable("latency", 0, [[11_000, 9]]).explain_idle_limit(12_000)

@@ -16,7 +16,7 @@ from spos_cli.space import cost
 from spos_cli.space.architecture import Architecture, Option
 from spos_cli.space.cost import CostTable
 from spos_cli.space.options import Options
-from spos_cli.space.sampling import CostBinSampler, FairSampler, UniformSampler, WidthWarmUp, count_trained
+from spos_cli.space.sampling import CostBinSampler, FairSampler, UniformSampler, WidthWarmUp, count_draws
 
 TABLE = CostTable("flops", 100, np.array([[0, 10, 20], [0, 10, 30], [10, 20, 40]]))  # from 110 to 190
 PATHS = [Architecture(path) for path in itertools.product(range(3), repeat=3)]
@@ -24,11 +24,11 @@ STEPS = 10_000
 
 
 def samplers(seed: int) -> list[UniformSampler | CostBinSampler]:
-    return [UniformSampler(Options.plain([3, 3, 3]), seed), CostBinSampler(TABLE, 110, 190, 20, seed)]
+    return [UniformSampler(Options.without_widths([3, 3, 3]), seed), CostBinSampler(TABLE, 110, 190, 20, seed)]
 
 
 def test_uniform_paths() -> None:
-    sampler = UniformSampler(Options.plain([3, 3, 3]), seed=0)
+    sampler = UniformSampler(Options.without_widths([3, 3, 3]), seed=0)
     seen = Counter(sampler.draw(step) for step in range(STEPS))
     assert set(seen) == set(PATHS)
     assert chisquare([seen[arch] for arch in PATHS]).pvalue > 1e-3
@@ -79,7 +79,7 @@ def test_empty_bins_are_named() -> None:
 
 def test_empty_bins_are_named_where_costs_are_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounded counts may see something in a bin that has nothing."""
-    for name, cells in (("MAX_CELLS", 0), ("COARSE_CELLS", 12), ("DRAWS", 200)):
+    for name, cells in (("MAX_CELLS", 0), ("COARSE_CELLS", 12), ("MAX_DRAWS", 200)):
         monkeypatch.setattr(cost, name, cells)
     table = CostTable("flops", 100, TABLE.rows)
     assert table.distribution().count(111, 113)
@@ -90,27 +90,27 @@ def test_empty_bins_are_named_where_costs_are_rounded(monkeypatch: pytest.Monkey
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=6), st.integers(0, 99))
 def test_fair_paths_train_every_choice_in_every_step(counts: list[int], seed: int) -> None:
-    sampler = FairSampler(Options.plain(counts), seed)
+    sampler = FairSampler(Options.without_widths(counts), seed)
     paths = sampler.paths(3)
     assert len(paths) == max(counts)
     for layer, count in enumerate(counts):
         trained = Counter(path[layer] for path in paths)
         assert sorted(trained) == list(range(count))
         assert max(trained.values()) - min(trained.values()) <= 1
-    assert sampler.paths(3) == FairSampler(Options.plain(counts), seed).paths(3)
+    assert sampler.paths(3) == FairSampler(Options.without_widths(counts), seed).paths(3)
 
 
 def test_fair_orders_are_uniform_and_differ_by_layer() -> None:
-    sampler = FairSampler(Options.plain([3, 3]), 0)
+    sampler = FairSampler(Options.without_widths([3, 3]), 0)
     seen = Counter(tuple(zip(*sampler.paths(step), strict=True)) for step in range(3600))
     assert len(seen) == 36
     assert chisquare(list(seen.values())).pvalue > 0.001
 
 
 def test_how_often_choices_are_trained() -> None:
-    fair, uniform = Options.plain([2, 4]), Options.plain([3, 1])
-    assert count_trained(FairSampler(fair, 0), 10, fair).choices == [[20, 20], [10, 10, 10, 10]]
-    counted = count_trained(UniformSampler(uniform, 0), 300, uniform)
+    fair, uniform = Options.without_widths([2, 4]), Options.without_widths([3, 1])
+    assert count_draws(FairSampler(fair, 0), 10, fair).choices == [[20, 20], [10, 10, 10, 10]]
+    counted = count_draws(UniformSampler(uniform, 0), 300, uniform)
     assert counted.choices[1] == [300]
     assert sum(counted.choices[0]) == 300
     assert min(counted.choices[0]) > 70
@@ -125,7 +125,7 @@ def test_choices_are_uniform_whatever_their_widths() -> None:
     seen = Counter(UniformSampler(WIDE, seed=0).draw(step) for step in range(STEPS))
     assert {option for arch in seen for option in arch.options[:1]} == set(WIDE.by_layer[0])
     expected = {
-        Architecture.of((one, other)): STEPS * (1 / 3 if one.choice == 2 else 1 / 12) / 8
+        Architecture.from_options((one, other)): STEPS * (1 / 3 if one.choice == 2 else 1 / 12) / 8
         for one, other in itertools.product(*WIDE.by_layer)
     }
     assert chisquare([seen[arch] for arch in expected], list(expected.values())).pvalue > 1e-3
@@ -152,24 +152,24 @@ def test_wide_paths_come_first(sampler: type[UniformSampler | FairSampler]) -> N
 
 
 def test_how_often_widths_are_trained() -> None:
-    counted = count_trained(UniformSampler(WIDE, 0, WidthWarmUp(4, 200)), 600, WIDE)
+    counted = count_draws(UniformSampler(WIDE, 0, WidthWarmUp(4, 200)), 600, WIDE)
     narrow_to_wide = counted.widths[1]
     assert sum(narrow_to_wide) == sum(counted.choices[1]) == 600
     shares = np.zeros(4)
     for step in range(600):
-        widest = WidthWarmUp(4, 200).widest(step) or 4
+        widest = WidthWarmUp(4, 200).count_widest(step) or 4
         shares[4 - widest :] += 1 / widest
     assert chisquare(narrow_to_wide, shares).pvalue > 1e-3
     assert sum(counted.widths[0]) == sum(counted.choices[0][:2])
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "width", "said"),
+    ("low", "high", "width", "message"),
     [(100, 130, 10, ""), (95, 135, 10, ""), (100, 330, 230, "from 100 to 330"), (1, 131, 130, "from 1 to 131")],
 )
-def test_bins_that_are_for_the_most_part_beyond_the_space(low: int, high: int, width: int, said: str) -> None:
+def test_bins_of_which_more_than_half_is_outside_of_the_space(low: int, high: int, width: int, message: str) -> None:
     """A grid seldom ends where the space does; a number that was typed for another space is far from it."""
     table = CostTable("flops", 100, [[0, 10], [0, 20]])
-    idle = CostBinSampler(table, low, high, width, 0).idle()
-    assert said in idle
-    assert bool(idle) is bool(said)
+    explained = CostBinSampler(table, low, high, width, 0).explain_unreachable_bins()
+    assert message in explained
+    assert bool(explained) is bool(message)

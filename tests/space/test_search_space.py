@@ -14,14 +14,9 @@ from hypothesis import strategies as st
 
 from spos_cli.errors import ArchitectureError, ConfigError
 from spos_cli.space.architecture import Architecture, parse
-from spos_cli.space.search_space import PUBLISHED, Choice, Layer, SearchSpace, Stage
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import OFFICIAL_SPACE, Layer, SearchSpace, Stage
 
-WORDS = st.from_regex(r"[a-z][a-z_]{0,9}", fullmatch=True)
-CHOICES = st.builds(
-    lambda op, parameters: Choice(op, tuple(parameters.items())),
-    WORDS,
-    st.dictionaries(WORDS, st.integers(0, 99), max_size=3),
-)
 KNOWN_CHOICES = st.just(Choice("shuffle_xception")) | st.builds(
     lambda half: Choice("shuffle", (("kernel", 2 * half + 1),)), st.integers(0, 15)
 )
@@ -48,34 +43,34 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
     )
 
 
-def test_the_published_space() -> None:
-    assert PUBLISHED.num_layers == 20
-    assert PUBLISHED.size == 4**20
-    assert PUBLISHED.layers[-1].out_size == 7
-    layers = PUBLISHED.layers
-    assert layers[0] == Layer(0, 16, 64, 2, 112, PUBLISHED.choices, True)
-    assert layers[1] == Layer(1, 64, 64, 1, 56, PUBLISHED.choices, True)
-    assert layers[8] == Layer(8, 160, 320, 2, 28, PUBLISHED.choices, True)
-    assert layers[19] == Layer(19, 640, 640, 1, 7, PUBLISHED.choices, True)
+def test_the_official_space() -> None:
+    assert OFFICIAL_SPACE.num_layers == 20
+    assert OFFICIAL_SPACE.size == 4**20
+    assert OFFICIAL_SPACE.layers[-1].out_size == 7
+    layers = OFFICIAL_SPACE.layers
+    assert layers[0] == Layer(0, 16, 64, 2, 112, OFFICIAL_SPACE.choices, True)
+    assert layers[1] == Layer(1, 64, 64, 1, 56, OFFICIAL_SPACE.choices, True)
+    assert layers[8] == Layer(8, 160, 320, 2, 28, OFFICIAL_SPACE.choices, True)
+    assert layers[19] == Layer(19, 640, 640, 1, 7, OFFICIAL_SPACE.choices, True)
     assert [layer.index for layer in layers if layer.stride == 2] == [0, 4, 8, 16]
-    assert [choice.name for choice in PUBLISHED.choices] == [
+    assert [choice.name for choice in OFFICIAL_SPACE.choices] == [
         "shuffle 3x3", "shuffle 5x5", "shuffle 7x7", "shuffle_xception",
     ]  # fmt: skip
-    assert PUBLISHED.layers is layers
+    assert OFFICIAL_SPACE.layers is layers
 
 
-def test_the_published_architectures_are_valid() -> None:
+def test_the_official_architectures_are_valid() -> None:
     for entry in json.loads(Path(__file__).with_name("flops_params.json").read_text()):
-        PUBLISHED.validate(Architecture(tuple(entry["architecture"])))
+        OFFICIAL_SPACE.validate(Architecture(tuple(entry["architecture"])))
 
 
 def test_an_architecture_of_another_space_is_refused() -> None:
     with pytest.raises(ArchitectureError, match=r"3 layers.* 20"):
-        PUBLISHED.validate(parse("2,1,0"))
+        OFFICIAL_SPACE.validate(parse("2,1,0"))
     with pytest.raises(ArchitectureError, match=r"layer 7 has choice 4;.* 0 = shuffle 3x3,.* 3 = shuffle_xception"):
-        PUBLISHED.validate(Architecture((0,) * 7 + (4,) + (0,) * 12))
+        OFFICIAL_SPACE.validate(Architecture((0,) * 7 + (4,) + (0,) * 12))
     with pytest.raises(ArchitectureError, match="layer 0 has choice -1"):
-        PUBLISHED.validate(Architecture((-1,) + (0,) * 19))
+        OFFICIAL_SPACE.validate(Architecture((-1,) + (0,) * 19))
 
 
 @given(spaces())
@@ -96,31 +91,9 @@ def test_layers_follow_one_another(space: SearchSpace) -> None:
 
 
 def test_the_digest_tells_spaces_apart_and_stays() -> None:
-    assert dataclasses.replace(PUBLISHED, classes=10).digest != PUBLISHED.digest
-    assert PUBLISHED.digest == SearchSpace.from_dict(PUBLISHED.to_dict()).digest
-    assert len(PUBLISHED.digest) == 64
-
-
-@given(CHOICES)
-def test_a_choice_survives_its_specification(choice: Choice) -> None:
-    assert Choice.from_spec(choice.to_spec()) == choice
-
-
-def test_choices_as_text() -> None:
-    shuffle = Choice.from_spec({"shuffle": {"kernel": 5}})
-    assert (str(shuffle), shuffle.name) == ("shuffle kernel=5", "shuffle 5x5")
-    assert str(Choice.from_spec("shuffle_xception")) == "shuffle_xception"
-    assert Choice("x", (("b", 1), ("a", 2))) == Choice("x", (("a", 2), ("b", 1)))
-
-
-@pytest.mark.parametrize(
-    "spec",
-    ["", "two words", "x" * 65, 5, None, [], {}, {"a": {}, "b": {}}, {"a": 3}, {1: {}}, {"a": {1: 2, "b": 3}},
-     {"a": {"k": True}}, {"a": {"k": 1.5}}, {"a": {"k": 1 << 90_000}}],
-)  # fmt: skip
-def test_what_is_not_a_choice(spec: Any) -> None:
-    with pytest.raises(ConfigError, match="choices"):
-        Choice.from_spec(spec)
+    assert dataclasses.replace(OFFICIAL_SPACE, classes=10).digest != OFFICIAL_SPACE.digest
+    assert OFFICIAL_SPACE.digest == SearchSpace.from_dict(OFFICIAL_SPACE.to_dict()).digest
+    assert len(OFFICIAL_SPACE.digest) == 64
 
 
 @pytest.mark.parametrize(
@@ -147,18 +120,18 @@ def test_what_is_not_a_choice(spec: Any) -> None:
 )
 def test_impossible_spaces(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        dataclasses.replace(PUBLISHED, **change)
+        dataclasses.replace(OFFICIAL_SPACE, **change)
 
 
 def test_the_narrowest_spaces_that_are_possible() -> None:
-    dataclasses.replace(PUBLISHED, stages=(Stage(4, 18, 2),))
-    dataclasses.replace(PUBLISHED, stages=(Stage(4, 10, 1),))
-    dataclasses.replace(PUBLISHED, stages=(Stage(4, 64, 2),), stem_channels=15)
+    dataclasses.replace(OFFICIAL_SPACE, stages=(Stage(4, 18, 2),))
+    dataclasses.replace(OFFICIAL_SPACE, stages=(Stage(4, 10, 1),))
+    dataclasses.replace(OFFICIAL_SPACE, stages=(Stage(4, 64, 2),), stem_channels=15)
 
 
-@given(key=st.sampled_from([*PUBLISHED.to_dict(), "surprise"]), value=VALUES, inside=st.booleans())
+@given(key=st.sampled_from([*OFFICIAL_SPACE.to_dict(), "surprise"]), value=VALUES, inside=st.booleans())
 def test_a_broken_description_is_a_config_error(key: str, value: Any, inside: bool) -> None:
-    values = PUBLISHED.to_dict()
+    values = OFFICIAL_SPACE.to_dict()
     (values["stages"][0] if inside else values)[key] = value
     try:
         space = SearchSpace.from_dict(values)
@@ -168,7 +141,7 @@ def test_a_broken_description_is_a_config_error(key: str, value: Any, inside: bo
         assert space.to_dict() == values
 
 
-@pytest.mark.parametrize("values", [[], None, "space", {}, {**PUBLISHED.to_dict(), "image_size": 1 << 90_000}])
+@pytest.mark.parametrize("values", [[], None, "space", {}, {**OFFICIAL_SPACE.to_dict(), "image_size": 1 << 90_000}])
 def test_what_is_no_description(values: Any) -> None:
     with pytest.raises(ConfigError, match="cannot read the search space"):
         SearchSpace.from_dict(values)

@@ -1,0 +1,98 @@
+"""How a setting's value is written: sizes, durations, ranges, devices, `off`.
+
+Each type below is an annotation for a field of `schema.py`: pydantic passes the raw YAML value to its converter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from spos_cli.errors import SposError
+from spos_cli.files.quoting import quote_value
+from spos_cli.space.architecture import WIDTH_UNIT
+from spos_cli.space.cost import MAX_DURATION, parse_cost, parse_duration
+from spos_cli.space.search_space import parse_width
+
+MAX_PROCESSES = 10_000
+MAX_PIXEL_VALUE = 1e39  # just above the largest 32-bit floating-point number
+
+
+def as_value_error(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Wrap a function so that it raises ValueError, which pydantic collects, where it raises an error of ours."""
+
+    def convert(value: Any) -> Any:
+        try:
+            return function(value)
+        except SposError as error:
+            raise ValueError(str(error)) from None
+
+    return convert
+
+
+def _refuse_switch(value: Any) -> Any:
+    """Raise ValueError for YAML's `yes` and `true`, which Python would count as 1."""
+    if isinstance(value, bool):
+        raise ValueError(f"should be a number, not {str(value).lower()}")
+    return value
+
+
+def _read_off(value: Any) -> Any:
+    """Return `off` for false, which is how YAML reads an unquoted `off`."""
+    return "off" if value is False else value
+
+
+def _read_duration(value: Any) -> int:
+    """Read a time such as `12ms`, or whole microseconds, which is how the resolved settings write it."""
+    return value if type(value) is int and 1 <= value <= MAX_DURATION else parse_duration(value)
+
+
+def _read_width(value: Any) -> float:
+    """Read an entry of `space.widths`: a multiple of 0.001."""
+    return parse_width(value) / WIDTH_UNIT
+
+
+def _read_devices(value: Any) -> int | str:
+    """Read `auto`, `cpu` or a number of processes."""
+    if value in ("auto", "cpu"):
+        return str(value)
+    if type(value) in (int, str) and str(value).isdecimal() and 1 <= int(value) <= MAX_PROCESSES:
+        return int(value)
+    raise ValueError(f"should be auto, cpu or a number of processes, not {quote_value(value)}")
+
+
+def _read_value_range(value: Any) -> str | tuple[int | float, ...]:
+    """Read `auto`, `dtype`, or the pixel values of black and white."""
+    if value in ("auto", "dtype"):
+        return str(value)
+    if isinstance(value, (list, tuple)) and len(value) == 2:
+        low, high = map(_read_pixel_value, value)
+        if low < high:  # This is false for NaN.
+            return tuple(int(bound) if bound.is_integer() else bound for bound in (low, high))
+    raise ValueError(
+        f"should be auto, dtype or two numbers, [black, white], such as [0, 4095], not {quote_value(value)}"
+    )
+
+
+def _read_pixel_value(value: Any) -> float:
+    """Return a number; NaN for what is not a number, or beyond any pixel's value."""
+    if isinstance(value, bool):
+        return float("nan")
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
+    return number if abs(number) < MAX_PIXEL_VALUE else float("nan")
+
+
+Off = BeforeValidator(_read_off)
+Number = Annotated[int, BeforeValidator(_refuse_switch)]
+Count = Annotated[Number, Field(ge=1, le=10**12)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Cost = Annotated[int, BeforeValidator(as_value_error(parse_cost))]
+Duration = Annotated[int, BeforeValidator(as_value_error(_read_duration))]  # microseconds
+Width = Annotated[float, BeforeValidator(as_value_error(_read_width))]
+Devices = Annotated[int | str, BeforeValidator(_read_devices)]
+ValueRange = Annotated[Literal["auto", "dtype"] | tuple[int | float, int | float], BeforeValidator(_read_value_range)]

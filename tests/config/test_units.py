@@ -1,0 +1,46 @@
+"""How a setting's value is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spos_cli.config.identity import portable_settings
+from spos_cli.config.schema import Config
+from spos_cli.errors import ConfigError
+from tests.config.yaml_texts import load
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("auto", "auto"),
+        ("dtype", "dtype"),
+        ("[0, 4095]", (0, 4095)),
+        ("[-1000.0, 3000]", (-1000, 3000)),
+        ("[0.25, 1e3]", (0.25, 1000)),
+    ],
+)
+def test_a_range_of_values(tmp_path: Path, text: str, value: object) -> None:
+    settings = load(tmp_path, "", f"data.value_range={text}")
+    assert settings.data.value_range == value
+    assert load(tmp_path, settings.to_yaml()) == settings
+    assert portable_settings(settings) != portable_settings(Config()) or value == "auto", "results depend on it"
+
+
+@pytest.mark.parametrize(
+    "text", ["true", "4095", "[0]", "[0, 1, 2]", "[1, 1]", "[2, 1]", "[0, .nan]", "[0, .inf]", "[0, 1e99]", "[no, yes]"]
+)
+def test_what_is_no_range_of_values(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.value_range: should be auto, dtype or two numbers"):
+        load(tmp_path, "", f"data.value_range={text}")
+
+
+def test_off_is_off(tmp_path: Path) -> None:
+    """YAML reads it as false."""
+    text = "search: {amp: off}\nretrain: {compile: off}\n"
+    settings = load(tmp_path, text, "supernet.amp=off", "supernet.gradient_compression=off")
+    assert (settings.search.amp, settings.retrain.compile, settings.supernet.amp) == ("off", "off", "off")
+    assert yaml.safe_load(settings.to_yaml())["search"]["amp"] == "off"
