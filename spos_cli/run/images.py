@@ -15,19 +15,18 @@ from torch import Tensor
 
 from spos_cli.config.identity import value_range
 from spos_cli.config.schema import Config, TrainingConfig
-from spos_cli.data import datasets, identity, inspection, levels, resized
+from spos_cli.data import cache, datasets, identity, inspection, levels
+from spos_cli.data.cache import ResizedSet
 from spos_cli.data.identity import Identity, TrainedOn
 from spos_cli.data.loaders import (
     BadImages,
     TrainingBatch,
     evaluation_batches,
     images_per_pass,
-    shared_memory_free,
-    shared_memory_needed,
     training_batches,
 )
-from spos_cli.data.resized import ResizedSet
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, preprocess
+from spos_cli.data.workers import shared_memory_free, shared_memory_needed
 from spos_cli.engine import accelerator, distributed
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import track, warn
@@ -134,7 +133,7 @@ class Images:
     def said_to_differ(self, settings: dict[str, Any]) -> str:
         """What has changed since a search has kept its settings, in brackets; empty if names and sizes have not."""
         before = settings["images"]
-        said = identity.differing(self.identities(val="validation" in before), before)
+        said = identity.describe_changes(self.identities(val="validation" in before), before)
         return f" ({'; '.join(said)})" if said else ""
 
     def require_resumable(self, remembered: Any, what: str) -> None:
@@ -216,18 +215,18 @@ class Images:
                     " data.store: disk, whose file they share"
                 )
             with track("storing training images", len(training), "images") as task:
-                return resized.keep_in_memory(images, training, self.bad_images, progress=task.advance, **options)
+                return cache.keep_in_memory(images, training, self.bad_images, progress=task.advance, **options)
         path = RunFolder(self.config.folder).cache
         if processes.is_main:
             with lock.hold(RunFolder(self.config.folder).cache_lock):
                 size = path.stat().st_size if path.exists() else 0
                 with track("checking stored training images", size, "bytes", quiet=not size) as task:
-                    found = resized.read(path, images, training, progress=task.advance)
+                    found = cache.read(path, images, training, progress=task.advance)
                 if found is None:
                     with track("storing training images", len(training), "images") as task:
-                        resized.write(path, images, training, self.bad_images, progress=task.advance, **options)
+                        cache.write(path, images, training, self.bad_images, progress=task.advance, **options)
         processes.barrier()
-        found = resized.read(path, images, training, check=False)
+        found = cache.read(path, images, training, check=False)
         if found is None:
             raise DataError(f"{path} is missing or torn; all machines need the same run folder")
         return found
@@ -249,9 +248,9 @@ class Images:
         """
         sets = self.train, self.val  # all processes load them together
         for images in sets if self.processes.is_main else ():
-            if isinstance(images, datasets.FolderSet) and (count := images.passed_over.total()):
+            if isinstance(images, datasets.FolderSet) and (count := images.other_files.total()):
                 files = "1 file is" if count == 1 else f"{count:,} files are"
-                warn(f"{images.name}: {files} passed over: {datasets.kinds(images.passed_over)}")
+                warn(f"{images.name}: {files} passed over: {datasets.describe_kinds(images.other_files)}")
         datasets.check_classes(self.train, self.val, self.config.space.classes)
         _ = self.splits
         self.require_same_everywhere(train=True)
@@ -288,7 +287,7 @@ class Images:
             chosen = np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int))
             found = inspection.levels_of(images, chosen)
             levels.require(found, self.data.value_range)
-            for doubt in levels.doubts(found, self.data.value_range) if self.processes.is_main else ():
+            for doubt in levels.list_doubts(found, self.data.value_range) if self.processes.is_main else ():
                 warn(f"{images.name}, {doubt}")
 
     def warn_of_small_shared_memory(self, training: TrainingConfig) -> None:

@@ -13,11 +13,8 @@ from numpy.typing import NDArray
 from spos_cli import seeding
 from spos_cli.config.schema import Config, TrainingConfig
 from spos_cli.data import datasets
-from spos_cli.data.loaders import (
-    BadImages,
-    ImageStore,
-    images_per_pass,
-)
+from spos_cli.data.image_store import ImageStore
+from spos_cli.data.loaders import BadImages, images_per_pass
 from spos_cli.data.transforms import EvalTransform, TrainTransform
 from spos_cli.engine import history
 from spos_cli.engine.distributed import Processes

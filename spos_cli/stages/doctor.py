@@ -25,14 +25,11 @@ from torch import nn
 from spos_cli import seeding
 from spos_cli.config.schema import TrainingConfig
 from spos_cli.data import inspection, levels
-from spos_cli.data.datasets import UNREADABLE, FolderSet, ImageSet, require_classes
-from spos_cli.data.loaders import (
-    BadImages,
-    shared_memory_free,
-    shared_memory_needed,
-    training_batches,
-)
-from spos_cli.data.resized import ResizedSet, free_memory, keep_in_memory
+from spos_cli.data.cache import ResizedSet, free_memory, keep_in_memory
+from spos_cli.data.datasets import FolderSet, ImageSet, require_classes
+from spos_cli.data.image_files import UNREADABLE
+from spos_cli.data.loaders import BadImages, training_batches
+from spos_cli.data.workers import shared_memory_free, shared_memory_needed
 from spos_cli.engine import accelerator, distributed
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import console, track
@@ -646,13 +643,13 @@ def values(setup: Setup) -> Finding:
     read = f"in {of_all(total, everything)}" + ("" if total == everything else "; --full reads all")
     if not found:
         return Finding(check, "ok", f"8 bits a channel {read}")
-    seen = f"{len(found):,} {read}: {levels.holding(found)}, such as {found[0].path}"
+    seen = f"{len(found):,} {read}: {levels.describe(found)}, such as {found[0].path}"
     refused = [one for one in found if not levels.fits(one.depth, value_range)]
     if refused:
         setup.too_broken = True  # the loader would not work either
         alike = [one for one in refused if one.depth == refused[0].depth]
-        return Finding(check, "fail", seen, levels.advice(alike))
-    return judged(check, seen, levels.doubts(found, value_range))
+        return Finding(check, "fail", seen, levels.advise(alike))
+    return judged(check, seen, levels.list_doubts(found, value_range))
 
 
 def held_out(setup: Setup, indices: Iterable[int]) -> bool:

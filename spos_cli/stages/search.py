@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from spos_cli.config.identity import data_recipe
-from spos_cli.data.loaders import read_recipe
+from spos_cli.data.image_store import read_manifest
 from spos_cli.engine import checkpoint
 from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
@@ -281,10 +281,10 @@ def is_comparable(run: Run, settings: dict[str, Any], folder: Path) -> bool:
 
 def digest(store: Path) -> str | None:
     """What tells the images and labels of a store from others; None if it is not whole."""
-    recipe = read_recipe(store)
-    if recipe is None:
+    manifest = read_manifest(store)
+    if manifest is None:
         return None
-    told = json.dumps([recipe.get(key) for key in ("sha256", "labels", "shape")])
+    told = json.dumps([manifest.get(key) for key in ("sha256", "labels", "shape")])
     return hashlib.sha256(told.encode()).hexdigest()
 
 

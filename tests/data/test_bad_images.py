@@ -1,4 +1,4 @@
-"""Broken training images are passed over, the same ones in every run, and counted; broken others are errors."""
+"""Unreadable training images are replaced by the same images in every run, and counted; others are errors."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from spos_cli.data.datasets import ArraySet, ImageSet, Pixels, load
-from spos_cli.data.loaders import BadImages, ImageStore, TrainingBatch, evaluation_batches, training_batches
-from spos_cli.data.resized import ResizedSet
+from spos_cli.data.cache import ResizedSet
+from spos_cli.data.datasets import ArraySet, ImageSet, load
+from spos_cli.data.image_files import Pixels
+from spos_cli.data.image_store import ImageStore
+from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, training_batches
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform
 from spos_cli.errors import DataError
 
@@ -86,7 +88,7 @@ def test_each_is_said_once_and_counted(capsys: pytest.CaptureFixture[str]) -> No
     batches(Damaged(), 0, 30, bad, workers=2)
     batches(Damaged(), 30, 40, bad)
     assert sorted(said) == [
-        f"cannot read the image damaged/{index}: torn; another one is taken instead" for index in (17, 31, 3)
+        f"cannot read the image damaged/{index}: torn; using another image instead" for index in (17, 31, 3)
     ]
     assert sorted(bad.problems) == ["damaged/17", "damaged/3", "damaged/31"]
 
@@ -119,10 +121,10 @@ def test_a_broken_replacement_is_replaced_too() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_none_that_can_be_read(workers: int) -> None:
     images = Damaged(tuple(range(COUNT)))
-    with pytest.raises(DataError, match=r"nor can any of 20 other training images.*\. spos doctor --full says why$"):
+    with pytest.raises(DataError, match=r"none of 20 other training images.*\. spos doctor --full says why$"):
         batches(images, 0, 100, BadImages(10**9, lambda _: None), workers=workers)
     assert images.read < 30, "the rest of the batch is not tried"
-    with pytest.raises(DataError, match=r"nor can any of 0 other"):
+    with pytest.raises(DataError, match=r"none of 0 other"):
         batches(images, 0, 1, indices=INDICES[:1])
 
 
@@ -154,7 +156,7 @@ def test_whether_the_folder_is_there_is_looked_up(image_root: Path, gone: bool) 
         path.write_bytes(b"%PDF-1.7")
     if gone:
         shutil.rmtree(image_root / "train")
-    with pytest.raises(DataError, match="nor can any of 19 other training images") as raised:
+    with pytest.raises(DataError, match="none of 19 other training images") as raised:
         batches(images, 0, 1, BadImages(1000, lambda _: None), indices=np.arange(20))
     assert ("still there?" in str(raised.value)) == gone
 

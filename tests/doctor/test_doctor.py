@@ -135,7 +135,7 @@ def test_a_gpu_is_fed_from_pinned_memory_as_by_the_loader(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("overrides", "check", "status", "said"),
     [
-        (["devices=3"], "supernet batch", "fail", "batch_size 32 does not divide by 3 processes"),
+        (["devices=3"], "supernet batch", "fail", "batch_size 32 is not divisible by 3 processes"),
         (["devices=2", "retrain.batch_size=31"], "retrain batch", "fail", "use a multiple of 2"),
         (["threads=3"], "processes", "warn", "1 x 3 threads wait for each other on 2 cores"),
         (["devices=4"], "processes", "warn", "4 x 1 threads"),

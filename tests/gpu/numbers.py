@@ -17,7 +17,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from spos_cli.data.datasets import digits
+from spos_cli.data.datasets import load
 from spos_cli.data.transforms import preprocess
 from spos_cli.engine import accelerator
 from spos_cli.engine.distributed import Processes
@@ -308,7 +308,7 @@ def digits_supernet() -> tuple[Supernet, Tensor, Tensor, Tensor, Tensor]:
             torch.stack([torch.from_numpy(found.image(i)).permute(2, 0, 1) for i in range(len(found))]),
             torch.from_numpy(found.labels),
         )
-        for found in (digits("train"), digits("val"))
+        for found in (load("digits", "", "train"), load("digits", "", "val"))
     )
     model = initialized(lambda: Supernet(DIGITS), 0)
     generator = torch.Generator().manual_seed(0)
