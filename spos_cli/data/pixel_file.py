@@ -25,7 +25,7 @@ def manifest_path(path: Path) -> Path:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """Read the manifest beside a file of pixels; raises one of `MANIFEST_ERRORS` if there is no complete one."""
+    """Read the manifest beside a file of pixels; raise one of `MANIFEST_ERRORS` if there is no complete one."""
     manifest: dict[str, Any] = json.loads(manifest_path(path).read_text(encoding="utf-8"))
     return manifest
 
