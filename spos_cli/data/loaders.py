@@ -1,4 +1,4 @@
-"""Batches that depend on seed and step only, not on workers, processes or restarts."""
+"""Make batches that depend on seed and step only, not on workers or restarts."""
 
 from __future__ import annotations
 
