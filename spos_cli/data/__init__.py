@@ -1,1 +1,1 @@
-"""Images: where they come from, how they are prepared, and in which order they arrive."""
+"""Images: where they come from, how they are prepared, in which order they arrive."""

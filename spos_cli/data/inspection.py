@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from spos_cli.data.datasets import GONE, OF_A_SYSTEM, ArraySet, FolderSet, ImageSet, folders_below, is_image, measure
+from spos_cli.data.datasets import GONE, SYSTEM_FILES, ArraySet, FolderSet, ImageSet, folders_below
+from spos_cli.data.image_files import is_image, measure
 from spos_cli.data.levels import Measured
-from spos_cli.data.loaders import chunks, stream
+from spos_cli.data.loaders import chunks
+from spos_cli.data.workers import stream
 from spos_cli.errors import ConfigError, DataError
 
 Indices = NDArray[np.int64]
@@ -148,7 +150,7 @@ def find_other_files(images: FolderSet) -> list[str]:
     for folder, files in folders_below(images.folder):
         in_class_folder = Path(folder) != images.folder
         for name in files:
-            if not (in_class_folder and is_image(name)) and name.lower() not in OF_A_SYSTEM:
+            if not (in_class_folder and is_image(name)) and name.lower() not in SYSTEM_FILES:
                 others.append(str(Path(folder) / name))
     return sorted(others)
 

@@ -1,7 +1,7 @@
-"""Images whose values are not 8 bits a channel: how they are recognised, read, measured and scaled to 0..255.
+"""Recognise, read, measure and scale images that do not have 8 bits per channel.
 
-Most of them use a part of the range of their type only: 12 bits of a camera in 16, say. To scale the whole range would
-make them black, and Pillow's own conversion clips them or keeps the high byte. So somebody has to say what range it is.
+Most of them use only a part of their type's range: 12 bits of a camera in 16, say. Scaling the whole range would make
+them black, and Pillow's own conversion clips them or keeps the high byte. So the user has to say which range they use.
 """
 
 from __future__ import annotations
@@ -18,32 +18,37 @@ from PIL import Image
 from spos_cli.errors import ConfigError
 
 ValueRange = Literal["auto", "dtype"] | tuple[float, float]
+Layout = Literal["grey", "colour", "eight", "none"]
 
-EIGHT_BITS = frozenset({"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"})
-SEVERAL = 10  # images that tell what range all of them use
-HARDLY_USED = 1 / 4  # of a range: at most 64 grey levels of 256 are left
+# Pillow's modes with at most 8 bits per channel.
+EIGHT_BIT_MODES = frozenset(
+    {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"}
+)
+MIN_IMAGES_FOR_TIGHT_RANGE = 10  # With fewer, other images may well have larger values.
+MIN_USED_SHARE = 1 / 4  # of a range: with less, at most 64 of the 256 grey levels are left
 BITS_PER_SAMPLE, PHOTOMETRIC, PLANAR_CONFIGURATION, SAMPLE_FORMAT = 258, 262, 284, 339  # tags of TIFF
-WHITE_IS_ZERO, SIGNED, PLANES = 0, 2, 2  # values of the last three
-AVIF_HEAD = 2**16  # bytes of an AVIF file that hold its headers
+WHITE_IS_ZERO, SEPARATE_PLANES, SIGNED = 0, 2, 2  # values of the last three tags
+AVIF_HEADER_BYTES = 2**16  # of a file, which include its headers
 
 
 class Depth(NamedTuple):
-    """How an image keeps its values, where that is not 8 bits a channel.
+    """How an image stores values that are not 8 bits per channel.
 
     Attributes:
-        said: for messages.
+        name: for messages, such as `16-bit`.
         low, high: the range of its type; None for floating-point numbers.
-        layout: grey, colour, or `eight`: Pillow gives no values, but 8 bits of the whole range. `none`: nor those.
+        layout: `grey` or `colour`; `eight` if Pillow gives no values, but only 8 bits of the whole range; `none` if
+            Pillow gives neither.
     """
 
-    said: str
+    name: str
     low: int | None
     high: int | None
-    layout: Literal["grey", "colour", "eight", "none"]
+    layout: Layout
 
 
 class Measured(NamedTuple):
-    """What an image holds: the smallest and largest finite value; None where no values can be read."""
+    """The smallest and the largest finite value of an image; None where no values can be read."""
 
     path: str
     depth: Depth
@@ -54,100 +59,99 @@ class Measured(NamedTuple):
 # Recognise
 
 
-def depth_of(image: Any) -> Depth | None:
-    """Looks at the header of an opened image; None for 8 bits a channel or less.
+def get_depth(image: Any) -> Depth | None:
+    """Return the depth of an opened image by its header; None for at most 8 bits per channel.
 
     Raises:
-        ValueError: it is of a kind that nobody has thought of.
+        ValueError: the pixels are of an unknown mode.
     """
-    look = LOOKS.get(image.format)
-    depth = look(image) if look else None
-    if depth is None and image.mode not in EIGHT_BITS:
-        raise ValueError(f"its pixels are of mode {image.mode}, which is not known for {image.format}; save it as PNG")
+    get_depth_of_format = DEPTH_BY_FORMAT.get(image.format)
+    depth = get_depth_of_format(image) if get_depth_of_format else None
+    if depth is None and image.mode not in EIGHT_BIT_MODES:
+        raise ValueError(f"pixels of mode {image.mode} are not supported for {image.format}; save it as PNG")
     return depth
 
 
-def _of_type(bits: int, signed: bool, layout: Literal["grey", "colour", "eight", "none"]) -> Depth:
+def _make_depth(bits: int, signed: bool, layout: Layout) -> Depth:
     low = -(2 ** (bits - 1)) if signed else 0
     return Depth(f"{'signed ' if signed else ''}{bits}-bit", low, low + 2**bits - 1, layout)
 
 
-FLOATS = Depth("floating-point", None, None, "grey")
+FLOATING_POINT = Depth("floating-point", None, None, "grey")
 
 
-def _of_tiff(image: Any) -> Depth | None:
-    bits, sample_format = (_first(image.tag_v2.get(tag, 1)) for tag in (BITS_PER_SAMPLE, SAMPLE_FORMAT))
+def _get_tiff_depth(image: Any) -> Depth | None:
+    bits, sample_format = (_get_first(image.tag_v2.get(tag, 1)) for tag in (BITS_PER_SAMPLE, SAMPLE_FORMAT))
     if image.mode == "F":
-        return FLOATS
+        return FLOATING_POINT
     if bits <= 8 and sample_format != SIGNED:
         return None
     if image.mode in ("L", "I") or image.mode.startswith("I;16"):
-        return _of_type(bits, sample_format == SIGNED, "grey")
-    if image.tag_v2.get(PLANAR_CONFIGURATION, 1) == PLANES:  # Pillow would take each byte for a pixel
-        return _of_type(bits, False, "none")
-    readable = _rawmode(image).startswith(("RGB;16", "RGBA;16", "RGBX;16"))
-    return _of_type(bits, False, "colour" if readable else "eight")
+        return _make_depth(bits, sample_format == SIGNED, "grey")
+    if image.tag_v2.get(PLANAR_CONFIGURATION, 1) == SEPARATE_PLANES:  # Pillow would read each byte as a pixel.
+        return _make_depth(bits, False, "none")
+    is_readable = _get_rawmode(image).startswith(("RGB;16", "RGBA;16", "RGBX;16"))
+    return _make_depth(bits, False, "colour" if is_readable else "eight")
 
 
-def _of_png(image: Any) -> Depth | None:
-    rawmode = _rawmode(image)
+def _get_png_depth(image: Any) -> Depth | None:
+    rawmode = _get_rawmode(image)
     if not rawmode.endswith(";16B"):
         return None
-    return _of_type(16, False, "grey" if image.mode.startswith("I") else "colour")
+    return _make_depth(16, False, "grey" if image.mode.startswith("I") else "colour")
 
 
-def _of_ppm(image: Any) -> Depth | None:
-    """Of PGM, PPM and PFM; the largest value of the type is that of the header."""
+def _get_ppm_depth(image: Any) -> Depth | None:
+    """Return the depth of PGM, PPM or PFM; the largest value of the type is the one in the header."""
     if image.mode == "F":
-        return FLOATS
+        return FLOATING_POINT
     codec, args = image.tile[0][0], image.tile[0][3]
-    largest = 65535 if _rawmode(image) == "I;16B" else args[-1] if codec in ("ppm", "ppm_plain") else 255
+    largest = 65535 if _get_rawmode(image) == "I;16B" else args[-1] if codec in ("ppm", "ppm_plain") else 255
     if largest <= 255:
         return None
-    layout: Literal["grey", "colour", "eight"] = (
-        "grey" if image.mode == "I" else "eight" if codec == "ppm_plain" else "colour"
-    )
+    layout: Layout = "grey" if image.mode == "I" else "eight" if codec == "ppm_plain" else "colour"
     return Depth("16-bit", 0, largest, layout)
 
 
-def _of_jpeg2000(image: Any) -> Depth | None:
-    """From the marker segment SIZ: from its byte 42 on, three bytes for each channel, its depth first."""
+def _get_jpeg2000_depth(image: Any) -> Depth | None:
+    """Read the marker segment SIZ: from its byte 42 on, three bytes for each channel, the depth first."""
     content = Path(image.filename).read_bytes()
     siz = content.find(b"\xff\x4f\xff\x51")
     channels = int.from_bytes(content[siz + 40 : siz + 42], "big")
     depths = content[siz + 42 : siz + 42 + 3 * channels : 3]
     if siz < 0 or not depths:
-        raise ValueError("it does not say how many bits it has")
+        raise ValueError("its header does not say how many bits it has")
     bits, signed = max(depth % 128 + 1 for depth in depths), max(depths) >= 128
     if image.mode.startswith("I"):
-        return Depth(f"{bits}-bit", 0, 65535, "grey")  # Pillow scales them to 16 bits
-    return _of_type(bits, signed, "eight") if bits > 8 or signed else None
+        return Depth(f"{bits}-bit", 0, 65535, "grey")  # Pillow scales the values to 16 bits.
+    return _make_depth(bits, signed, "eight") if bits > 8 or signed else None
 
 
-def _of_avif(image: Any) -> Depth | None:
-    """From the configuration of the AV1 codec: its third byte says whether there are 10 or 12 bits."""
+def _get_avif_depth(image: Any) -> Depth | None:
+    """Read the configuration of the AV1 codec: its third byte says whether there are 10 or 12 bits."""
     with Path(image.filename).open("rb") as file:
-        head = file.read(AVIF_HEAD)
-    place = head.find(b"av1C")
-    flags = head[place + 6] if 0 <= place < len(head) - 6 else 0
-    return _of_type(12 if flags & 0x20 else 10, False, "eight") if flags & 0x40 else None
+        head = file.read(AVIF_HEADER_BYTES)
+    configuration = head.find(b"av1C")
+    flags = head[configuration + 6] if 0 <= configuration < len(head) - 6 else 0
+    return _make_depth(12 if flags & 0x20 else 10, False, "eight") if flags & 0x40 else None
 
 
-LOOKS: dict[str | None, Callable[[Any], Depth | None]] = {
-    "TIFF": _of_tiff,
-    "PNG": _of_png,
-    "PPM": _of_ppm,
-    "JPEG2000": _of_jpeg2000,
-    "AVIF": _of_avif,
+DEPTH_BY_FORMAT: dict[str | None, Callable[[Any], Depth | None]] = {
+    "TIFF": _get_tiff_depth,
+    "PNG": _get_png_depth,
+    "PPM": _get_ppm_depth,
+    "JPEG2000": _get_jpeg2000_depth,
+    "AVIF": _get_avif_depth,
 }
 
 
-def _first(value: Any) -> int:
+def _get_first(value: Any) -> int:
+    """Return a tag's value, or the first of several."""
     return int(value[0] if isinstance(value, tuple) else value)
 
 
-def _rawmode(image: Any) -> str:
-    """How Pillow will unpack the file's bytes."""
+def _get_rawmode(image: Any) -> str:
+    """Return how Pillow will unpack the bytes of an opened file."""
     args = image.tile[0][3] if image.tile else ""
     return str(args if isinstance(args, str) else args[0])
 
@@ -155,23 +159,23 @@ def _rawmode(image: Any) -> str:
 # Read
 
 
-def values_of(image: Any, depth: Depth) -> NDArray[Any]:
-    """The values of an opened image as the file has them, `(H, W)` or `(H, W, 3)`; no alpha.
+def read_values(image: Any, depth: Depth) -> NDArray[Any]:
+    """Read the values of an opened image as they are in the file, `(H, W)` or `(H, W, 3)`, without alpha.
 
     Raises:
-        OSError: the file is torn.
+        OSError: the file is damaged.
     """
-    return _grey(image, depth) if depth.layout == "grey" else _colour(image)
+    return _read_grey(image, depth) if depth.layout == "grey" else _read_colours(image)
 
 
-def _grey(image: Any, depth: Depth) -> NDArray[Any]:
-    rawmode = _rawmode(image)
-    if image.format == "PPM" and image.tile[0][0] == "ppm":  # it would be scaled to 16 bits
-        _unpack(image, "I;16B", "raw")
+def _read_grey(image: Any, depth: Depth) -> NDArray[Any]:
+    rawmode = _get_rawmode(image)
+    if image.format == "PPM" and image.tile[0][0] == "ppm":  # Pillow would scale the values to 16 bits.
+        _set_rawmode(image, "I;16B", "raw")
     elif image.format == "PPM" and image.tile[0][0] == "ppm_plain":
         image.tile = [(*image.tile[0][:3], (rawmode, 65535))]
-    elif image.tile[0][0] == "libtiff" and sys.byteorder == "little" and rawmode in NATIVE:
-        _unpack(image, NATIVE[rawmode])
+    elif image.tile[0][0] == "libtiff" and sys.byteorder == "little" and rawmode in LITTLE_ENDIAN:
+        _set_rawmode(image, LITTLE_ENDIAN[rawmode])
     image.load()
     values = np.asarray(image)
     if image.format != "TIFF" or depth.low is None or depth.high is None:
@@ -180,20 +184,23 @@ def _grey(image: Any, depth: Depth) -> NDArray[Any]:
         values = values.view(np.int8)
     elif depth.high == 2**32 - 1:
         values = values.view(np.uint32)
-    if image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow does that for 8 bits only
+    if image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts 8-bit images only.
         values = depth.low + depth.high - values.astype(np.int64)
     return values
 
 
-# libtiff gives the numbers of a compressed file in the order of bytes of this machine, which Pillow forgets here.
-NATIVE = {"I;16BS": "I;16S", "I;32BS": "I;32S", "F;32BF": "F;32F"}
+# libtiff gives the numbers of a compressed file in this machine's byte order, which Pillow ignores for these modes.
+LITTLE_ENDIAN = {"I;16BS": "I;16S", "I;32BS": "I;32S", "F;32BF": "F;32F"}
 
 
-def _colour(image: Any) -> NDArray[Any]:
-    """Pillow has no mode for colours of 16 bits, but the high bytes of one byte order are the low ones of the other."""
-    rawmode, codec = _rawmode(image), None
+def _read_colours(image: Any) -> NDArray[Any]:
+    """Read colours of 16 bits by reading 8 bits twice.
+
+    Pillow has no mode for them, but the high bytes in one byte order are the low bytes in the other.
+    """
+    rawmode, codec = _get_rawmode(image), None
     if rawmode == "LA;16B":
-        _unpack(image, "RGBA")  # that is as many bytes
+        _set_rawmode(image, "RGBA")  # It has as many bytes per pixel.
         image.load()
         grey_alpha = np.asarray(image).astype(np.uint16)
         return grey_alpha[..., 0] << 8 | grey_alpha[..., 1]
@@ -202,17 +209,17 @@ def _colour(image: Any) -> NDArray[Any]:
     order = rawmode[-1] if rawmode[-1] != "N" else sys.byteorder[0].upper()
     other = rawmode[:-1] + {"L": "B", "B": "L"}[order]
     with Image.open(image.filename, formats=[image.format]) as again:
-        _unpack(again, other, codec)
+        _set_rawmode(again, other, codec)
         again.load()
         low = np.asarray(again)[..., :3].astype(np.uint16)
     if codec:
-        _unpack(image, rawmode, codec)
+        _set_rawmode(image, rawmode, codec)
     image.load()
     return np.asarray(image)[..., :3].astype(np.uint16) << 8 | low
 
 
-def _unpack(image: Any, rawmode: str, codec: str | None = None) -> None:
-    """Has Pillow unpack the bytes of an opened file in another way."""
+def _set_rawmode(image: Any, rawmode: str, codec: str | None = None) -> None:
+    """Make Pillow unpack the bytes of an opened file in another way."""
     tiles = []
     for tile in image.tile:
         name, box, offset, args = tile
@@ -225,52 +232,49 @@ def _unpack(image: Any, rawmode: str, codec: str | None = None) -> None:
 # Measure and scale
 
 
-def measured(image: Any, depth: Depth) -> Measured:
-    """The range of an opened image's values.
+def measure(image: Any, depth: Depth) -> Measured:
+    """Measure the range of an opened image's values.
 
     Raises:
-        OSError: the file is torn.
+        OSError: the file is damaged.
     """
     if depth.layout in ("eight", "none"):
         return Measured(image.filename, depth, None, None)
-    return _measured(image.filename, depth, values_of(image, depth))
-
-
-def _measured(path: str, depth: Depth, values: NDArray[Any]) -> Measured:
+    values = read_values(image, depth)
     finite = values[np.isfinite(values)] if depth.low is None else values
-    return Measured(path, depth, *((finite.min().item(), finite.max().item()) if finite.size else (None, None)))
+    least, most = (finite.min().item(), finite.max().item()) if finite.size else (None, None)
+    return Measured(image.filename, depth, least, most)
 
 
 def to_8_bits(image: Any, depth: Depth, value_range: ValueRange) -> NDArray[np.uint8]:
-    """An opened image's values from `value_range` scaled to 0..255 and rounded, those beyond it clipped.
+    """Scale an opened image's values from `value_range` to 0..255, rounded; values outside the range are clipped.
 
     Returns:
         `(H, W)` or `(H, W, 3)`.
 
     Raises:
-        ConfigError: the setting does not say what the range is, or the image cannot be scaled to it.
+        ConfigError: the setting does not give a range, or the image cannot be scaled to it.
         ValueError: some values are not finite.
-        OSError: the file is torn.
+        OSError: the file is damaged.
     """
     if not fits(depth, value_range):
-        require([measured(image, depth)], value_range)
+        require([measure(image, depth)], value_range)
     if depth.layout == "eight":
         return np.array(image.convert("RGB"))
-    values = values_of(image, depth)
+    values = read_values(image, depth)
     if depth.low is None and not np.isfinite(values).all():
         raise ValueError("some of its pixels are not finite numbers")
-    low, high = bounds(depth, value_range)
-    return scaled(values, low, high)
+    return scale(values, *get_bounds(depth, value_range))
 
 
-def scaled(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """`low` to `high` as 0 to 255, rounded to the nearest, halves up."""
+def scale(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    """Scale `low` to `high` to 0 to 255, rounded to the nearest integer, halves up."""
     shifted = values.astype(np.float64) - low
     return np.clip(shifted * 255 / (high - low) + 0.5, 0, 255).astype(np.uint8)
 
 
-def bounds(depth: Depth, value_range: ValueRange) -> tuple[float, float]:
-    """What becomes black, and what white."""
+def get_bounds(depth: Depth, value_range: ValueRange) -> tuple[float, float]:
+    """Return the values that become black and white."""
     if isinstance(value_range, tuple):
         return value_range
     assert depth.low is not None, "floating-point numbers are refused"
@@ -279,7 +283,7 @@ def bounds(depth: Depth, value_range: ValueRange) -> tuple[float, float]:
 
 
 def fits(depth: Depth, value_range: ValueRange) -> bool:
-    """Whether a setting says how to scale an image."""
+    """Tell whether a setting says how to scale an image."""
     if depth.layout == "none" or value_range == "auto":
         return False
     if depth.layout == "eight":
@@ -287,77 +291,80 @@ def fits(depth: Depth, value_range: ValueRange) -> bool:
     return depth.low is not None or value_range != "dtype"
 
 
-def require(found: Sequence[Measured], value_range: ValueRange) -> None:
-    """Compares a setting with images that were measured.
+def require(images: Sequence[Measured], value_range: ValueRange) -> None:
+    """Require that a setting fits all images.
 
     Raises:
-        ConfigError: it does not fit one of them; the message says what would.
+        ConfigError: it does not fit one of them; the message says which setting would.
     """
-    for one in found:
-        if not fits(one.depth, value_range):
-            alike = [other for other in found if other.depth == one.depth]
-            raise ConfigError(f"{one.path} has {holding([one])}; {advice(alike)}")
+    for image in images:
+        if not fits(image.depth, value_range):
+            same_depth = [other for other in images if other.depth == image.depth]
+            raise ConfigError(f"{image.path} has {describe([image])}; {advise(same_depth)}")
 
 
-def advice(found: Sequence[Measured]) -> str:
-    """What to do about images of one depth that a setting does not fit."""
-    depth = found[0].depth
+def advise(images: Sequence[Measured]) -> str:
+    """Say what to do about images of one depth that a setting does not fit."""
+    depth = images[0].depth
     if depth.layout == "none":
-        return "its colours are kept one after another, which cannot be read: save it as 16-bit PNG"
+        return "its colour planes are stored separately, which cannot be read: save it as 16-bit PNG"
     if depth.layout == "eight":
         return "only their whole range can be read: set data.value_range: dtype, or save it as 16-bit PNG or TIFF"
     whole = "" if depth.low is None else f", or dtype if all images use {depth.low} to {depth.high}"
-    choice = f"{suggested(*extent(found), len(found))}{whole}"
+    choice = f"{suggest_range(*get_extent(images), len(images))}{whole}"
     return (
         f"say which values are black and white: set data.value_range: {choice} (spos doctor --full measures all images)"
     )
 
 
-def holding(found: Sequence[Measured]) -> str:
-    """`16-bit values from 0 to 4080`: of one image or several."""
-    kinds = " and ".join(sorted({one.depth.said for one in found}))
-    least, most = extent(found)
-    return f"{kinds} values" + ("" if least is None or most is None else f" from {_short(least)} to {_short(most)}")
+def describe(images: Sequence[Measured]) -> str:
+    """Describe the values of one image or several, such as `16-bit values from 0 to 4080`."""
+    kinds = " and ".join(sorted({image.depth.name for image in images}))
+    least, most = get_extent(images)
+    return f"{kinds} values" + ("" if least is None or most is None else f" from {_format(least)} to {_format(most)}")
 
 
-def extent(found: Sequence[Measured]) -> tuple[float | None, float | None]:
-    """The smallest and the largest value of all, if any could be read."""
-    least = [one.least for one in found if one.least is not None]
-    most = [one.most for one in found if one.most is not None]
+def get_extent(images: Sequence[Measured]) -> tuple[float | None, float | None]:
+    """Return the smallest and the largest value of all images; None if no values could be read."""
+    least = [image.least for image in images if image.least is not None]
+    most = [image.most for image in images if image.most is not None]
     return min(least, default=None), max(most, default=None)
 
 
-def suggested(least: float | None, most: float | None, images: int = 1) -> str:
-    """A range for values that were measured in so many images.
+def suggest_range(least: float | None, most: float | None, images: int = 1) -> str:
+    """Suggest a range for the values that were measured in a number of images.
 
-    Whole numbers get that of the least bits which hold them, since other images may have larger ones; unless several
-    images use little of it.
+    For whole numbers, suggest the range of the fewest bits that hold them, since other images may have larger values.
+    If several images use little of that range, suggest what they use.
     """
     if least is None or most is None:
         return "[low, high]"
     if isinstance(least, int) and isinstance(most, int):
         white = 2 ** max(7 if least < 0 else 8, most.bit_length(), (-least - 1).bit_length() if least < 0 else 0) - 1
         black = -white - 1 if least < 0 else 0
-        if images < SEVERAL or (least >= 0 and (most - least >= HARDLY_USED * white or least == most)):
+        uses_enough = least >= 0 and (most - least >= MIN_USED_SHARE * white or least == most)
+        if images < MIN_IMAGES_FOR_TIGHT_RANGE or uses_enough:
             return f"[{black}, {white}]"
-    return f"[{_short(least)}, {_short(most if most > least else least + 1)}]"
+    return f"[{_format(least)}, {_format(most if most > least else least + 1)}]"
 
 
-def _short(value: float) -> str:
+def _format(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.9g}"
 
 
-def doubts(found: Sequence[Measured], value_range: ValueRange) -> list[str]:
-    """What speaks against a setting that fits the images: levels that it loses."""
-    known = [one for one in found if one.least is not None and fits(one.depth, value_range)]
-    least, most = extent(known)
+def list_doubts(images: Sequence[Measured], value_range: ValueRange) -> list[str]:
+    """List what speaks against a setting that fits the images: the grey levels that it loses."""
+    known = [image for image in images if image.least is not None and fits(image.depth, value_range)]
+    least, most = get_extent(known)
     if least is None or most is None:
         return []
-    ranges = [bounds(one.depth, value_range) for one in known]
-    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    said = []
+    bounds = [get_bounds(image.depth, value_range) for image in known]
+    low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
+    losses = []
     if least < low or most > high:
-        said.append(f"what is beyond {_short(low)} to {_short(high)} becomes black or white")
-    if min(most, high) - max(least, low) < HARDLY_USED * (high - low):
-        said.append(f"that is little of {_short(low)} to {_short(high)}, so most grey levels are lost")
-    return [f"{holding(known)}: {' and '.join(said)}; measured: {suggested(least, most, len(known))}"] if said else []
+        losses.append(f"values outside {_format(low)} to {_format(high)} become black or white")
+    if min(most, high) - max(least, low) < MIN_USED_SHARE * (high - low):
+        losses.append(f"that is a small part of {_format(low)} to {_format(high)}, so most grey levels are lost")
+    if not losses:
+        return []
+    return [f"{describe(known)}: {' and '.join(losses)}; measured: {suggest_range(least, most, len(known))}"]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spos_cli.data.resized import ResizedSet, free_memory
+from spos_cli.data.cache import ResizedSet, free_memory
 from spos_cli.doctor.finding import Finding, Findings, attempt
 from spos_cli.doctor.setup import Setup
 from spos_cli.models.network import Network

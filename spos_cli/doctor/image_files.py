@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from spos_cli import seeding
 from spos_cli.data import inspection, levels
-from spos_cli.data.datasets import UNREADABLE, FolderSet, ImageSet
+from spos_cli.data.datasets import FolderSet, ImageSet
+from spos_cli.data.image_files import UNREADABLE
 from spos_cli.doctor.finding import Finding, Findings, Status, judge
 from spos_cli.doctor.setup import Setup
 from spos_cli.doctor.wording import examples, of_all, plural
@@ -103,13 +104,13 @@ def check_values(setup: Setup) -> Finding:
             deep += inspection.measure_values(images, indices[split], count_readers(), task.advance)
     if not deep:
         return Finding(check, "ok", f"8 bits per channel in {describe_read(sets, indices)}")
-    seen = f"{len(deep):,} among {describe_read(sets, indices)}: {levels.holding(deep)}, such as {deep[0].path}"
+    seen = f"{len(deep):,} among {describe_read(sets, indices)}: {levels.describe(deep)}, such as {deep[0].path}"
     refused = [image for image in deep if not levels.fits(image.depth, value_range)]
     if refused:
         setup.has_fatal_images = True
         of_one_depth = [image for image in refused if image.depth == refused[0].depth]
-        return Finding(check, "fail", seen, levels.advice(of_one_depth))
-    return judge(check, seen, levels.doubts(deep, value_range))
+        return Finding(check, "fail", seen, levels.advise(of_one_depth))
+    return judge(check, seen, levels.list_doubts(deep, value_range))
 
 
 def describe_read(sets: dict[str, ImageSet], indices: dict[str, NDArray[np.int64]]) -> str:

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import torch
 
+from spos_cli.data.cache import ResizedSet, keep_in_memory
 from spos_cli.data.loaders import BadImages, training_batches
-from spos_cli.data.resized import ResizedSet, keep_in_memory
 from spos_cli.doctor.finding import Finding, Findings, attempt
 from spos_cli.doctor.setup import Setup
 from spos_cli.doctor.wording import estimate, first_line, plural, rate

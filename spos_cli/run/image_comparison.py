@@ -72,7 +72,7 @@ def require_resumable(images: Images, record: Any, what: str) -> None:
 
 def describe_changes(images: Images, record: dict[str, Any]) -> str:
     """Return what has changed since a record was made, in brackets; empty if names and sizes are the same."""
-    changes = identity.differing(_identities(images, val="validation" in record), record)
+    changes = identity.describe_changes(_identities(images, val="validation" in record), record)
     return f" ({'; '.join(changes)})" if changes else ""
 
 

@@ -13,19 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spos_cli.config.schema import Config, TrainingConfig
-from spos_cli.data import datasets, inspection, levels, resized
+from spos_cli.data import cache, datasets, inspection, levels
+from spos_cli.data.cache import ResizedSet
 from spos_cli.data.identity import Identity, TrainedOn
-from spos_cli.data.loaders import (
-    BadImages,
-    TrainingBatch,
-    evaluation_batches,
-    images_per_pass,
-    shared_memory_free,
-    shared_memory_needed,
-    training_batches,
-)
-from spos_cli.data.resized import ResizedSet
+from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, images_per_pass, training_batches
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, preprocess
+from spos_cli.data.workers import shared_memory_free, shared_memory_needed
 from spos_cli.engine import accelerator, distributed
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import track, warn
@@ -173,7 +166,7 @@ class Images:
             )
         training, _ = self.splits
         with track("caching training images", len(training), "images") as task:
-            return resized.keep_in_memory(
+            return cache.keep_in_memory(
                 images, training, self.bad_images, workers=self.data.workers, progress=task.advance
             )
 
@@ -184,14 +177,14 @@ class Images:
             with lock.hold(folder.cache_lock):
                 size = path.stat().st_size if path.exists() else 0
                 with track("checking cached training images", size, "bytes", quiet=not size) as task:
-                    cached = resized.read(path, images, training, progress=task.advance)
+                    cached = cache.read(path, images, training, progress=task.advance)
                 if cached is None:
                     with track("caching training images", len(training), "images") as task:
-                        resized.write(
+                        cache.write(
                             path, images, training, self.bad_images, workers=self.data.workers, progress=task.advance
                         )
         self.processes.barrier()
-        cached = resized.read(path, images, training, check=False)
+        cached = cache.read(path, images, training, check=False)
         if cached is None:
             raise DataError(f"{path} is missing or torn; all machines need the same run folder")
         return cached
@@ -208,9 +201,9 @@ class Images:
         """
         both = self.train, self.val  # All processes load them together.
         for images in both if self.processes.is_main else ():
-            if isinstance(images, datasets.FolderSet) and (count := images.passed_over.total()):
+            if isinstance(images, datasets.FolderSet) and (count := images.other_files.total()):
                 files = "1 file is" if count == 1 else f"{count:,} files are"
-                warn(f"{images.name}: {files} passed over: {datasets.kinds(images.passed_over)}")
+                warn(f"{images.name}: {files} passed over: {datasets.describe_kinds(images.other_files)}")
         datasets.check_classes(self.train, self.val, self.config.space.classes)
         _ = self.splits
         self.require_same_everywhere(train=True)
@@ -247,7 +240,7 @@ class Images:
             indices = np.unique(np.linspace(0, len(images) - 1, CHECKED_IMAGES).astype(int))
             found = inspection.measure_values(images, indices)
             levels.require(found, self.data.value_range)
-            for doubt in levels.doubts(found, self.data.value_range) if self.processes.is_main else ():
+            for doubt in levels.list_doubts(found, self.data.value_range) if self.processes.is_main else ():
                 warn(f"{images.name}, {doubt}")
 
     def warn_of_small_shared_memory(self, training: TrainingConfig) -> None:

@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 
 from spos_cli import seeding
 from spos_cli.data import datasets
-from spos_cli.data.loaders import (
-    BadImages,
-    ImageStore,
-)
+from spos_cli.data.image_store import ImageStore
+from spos_cli.data.loaders import BadImages
 from spos_cli.data.transforms import EvalTransform, TrainTransform
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import track

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spos_cli.config.identity import data_identity, portable_settings
-from spos_cli.data.loaders import read_recipe
+from spos_cli.data.image_store import read_manifest
 from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.errors import RunError
@@ -138,7 +138,7 @@ def is_comparable(run: Run, settings: dict[str, Any], folder: Path) -> bool:
 
 def digest_of_images(path: Path) -> str | None:
     """Return a digest of decoded images and their labels, or None if the file is missing or torn."""
-    recipe = read_recipe(path)
+    recipe = read_manifest(path)
     if recipe is None:
         return None
     content = json.dumps([recipe.get(key) for key in ("sha256", "labels", "shape")])

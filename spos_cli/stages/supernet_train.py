@@ -19,7 +19,7 @@ from spos_cli.run.output import arrange_by_choice
 from spos_cli.run.training import make_sampler, make_training_plan, make_weights_seed, require_batch, warn_of_guessing
 from spos_cli.space.architecture import format_width
 from spos_cli.space.cost import format_cost
-from spos_cli.space.sampling import CostBinSampler, Sampler, count_draws
+from spos_cli.space.sampling import CostBinSampler, DrawCounts, Sampler, count_draws
 from spos_cli.space.search_space import SearchSpace
 
 

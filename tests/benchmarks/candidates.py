@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from spos_cli.config.schema import SearchConfig
-from spos_cli.data.datasets import decode
+from spos_cli.data.image_files import decode
 from spos_cli.data.loaders import chunks
 from spos_cli.data.transforms import EvalTransform, preprocess
 from spos_cli.engine.evaluation import CPU_BATCH

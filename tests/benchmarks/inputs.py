@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spos_cli.data.cache import ResizedSet, keep_in_memory
 from spos_cli.data.datasets import FolderSet, ImageSet
 from spos_cli.data.loaders import BadImages, training_batches
-from spos_cli.data.resized import ResizedSet, keep_in_memory
 from spos_cli.data.transforms import Augmentation, TrainTransform, preprocess
 from tests.benchmarks import official, photographs
 from tests.benchmarks.comparison import Comparison, compare

@@ -1,4 +1,4 @@
-"""Broken training images are passed over, the same ones in every run, and counted; broken others are errors."""
+"""Unreadable training images are replaced by the same images in every run, and counted; others are errors."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from spos_cli.data.datasets import ArraySet, ImageSet, Pixels, load
-from spos_cli.data.loaders import BadImages, ImageStore, TrainingBatch, evaluation_batches, training_batches
-from spos_cli.data.resized import ResizedSet
+from spos_cli.data.cache import ResizedSet
+from spos_cli.data.datasets import ArraySet, ImageSet, load
+from spos_cli.data.image_files import Pixels
+from spos_cli.data.image_store import ImageStore
+from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, training_batches
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform
 from spos_cli.errors import DataError
 
 COUNT, CLASSES, BROKEN = 40, 5, (3, 17, 31)
-INDICES = np.flatnonzero(np.arange(COUNT) % 8)  # 35 of them, the broken ones among them
+INDICES = np.flatnonzero(np.arange(COUNT) % 8)  # 35 of them, including the broken ones
 PLAIN = TrainTransform("standard", 4, Augmentation("none", flip=False, jitter=0))
 TRAIN = TrainTransform("standard", 4, Augmentation("padded", padding=1))
 
@@ -72,21 +74,21 @@ def test_the_label_goes_with_the_image_and_only_broken_ones_change() -> None:
     ours, whole = (batches(Damaged(broken), 0, 70, transform=PLAIN) for broken in (BROKEN, ()))
     colours, expected = (torch.cat([pixels[:, 0, 0, 0] for pixels, _, _ in run]).tolist() for run in (ours, whole))
     assert torch.cat([labels for _, _, labels in ours]).tolist() == [colour % CLASSES for colour in colours]
-    changed = [(seen, wanted) for seen, wanted in zip(colours, expected, strict=True) if seen != wanted]
-    assert len(changed) == 20 * len(BROKEN)  # once an epoch each
-    assert {wanted for _, wanted in changed} == set(BROKEN)
-    taken = {seen for seen, _ in changed}
-    assert taken <= set(INDICES.tolist()) - set(BROKEN), "of the training images, never of those held out"
-    assert len(taken) > 15, "others in each epoch"
+    changed = [(new, old) for new, old in zip(colours, expected, strict=True) if new != old]
+    assert len(changed) == 20 * len(BROKEN)  # each once per epoch
+    assert {old for _, old in changed} == set(BROKEN)
+    replacements = {new for new, _ in changed}
+    assert replacements <= set(INDICES.tolist()) - set(BROKEN), "training images only, never held-out ones"
+    assert len(replacements) > 15, "other images in each epoch"
 
 
-def test_each_is_said_once_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    said: list[str] = []
-    bad = BadImages(3, said.append)
+def test_each_bad_image_is_reported_once_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    messages: list[str] = []
+    bad = BadImages(3, messages.append)
     batches(Damaged(), 0, 30, bad, workers=2)
     batches(Damaged(), 30, 40, bad)
-    assert sorted(said) == [
-        f"cannot read the image damaged/{index}: torn; another one is taken instead" for index in (17, 31, 3)
+    assert sorted(messages) == [
+        f"cannot read the image damaged/{index}: torn; using another image instead" for index in (17, 31, 3)
     ]
     assert sorted(bad.problems) == ["damaged/17", "damaged/3", "damaged/31"]
 
@@ -94,10 +96,10 @@ def test_each_is_said_once_and_counted(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("limit", [0, 2])
 def test_too_many_are_an_error_that_names_them(limit: int, workers: int) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     with pytest.raises(DataError) as caught:
-        batches(Damaged(), 0, 10, BadImages(limit, said.append), workers=workers)
-    assert len(said) == limit
+        batches(Damaged(), 0, 10, BadImages(limit, messages.append), workers=workers)
+    assert len(messages) == limit
     for part in (
         f"{limit + 1} training images cannot be read so far, and data.bad_images is {limit}: damaged/",
         ": torn",
@@ -117,12 +119,12 @@ def test_a_broken_replacement_is_replaced_too() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_none_that_can_be_read(workers: int) -> None:
+def test_no_image_can_be_read(workers: int) -> None:
     images = Damaged(tuple(range(COUNT)))
-    with pytest.raises(DataError, match=r"nor can any of 20 other training images.*\. spos doctor --full says why$"):
+    with pytest.raises(DataError, match=r"none of 20 other training images.*\. spos doctor --full says why$"):
         batches(images, 0, 100, BadImages(10**9, lambda _: None), workers=workers)
     assert images.read < 30, "the rest of the batch is not tried"
-    with pytest.raises(DataError, match=r"nor can any of 0 other"):
+    with pytest.raises(DataError, match=r"none of 0 other"):
         batches(images, 0, 1, indices=INDICES[:1])
 
 
@@ -154,7 +156,7 @@ def test_whether_the_folder_is_there_is_looked_up(image_root: Path, gone: bool) 
         path.write_bytes(b"%PDF-1.7")
     if gone:
         shutil.rmtree(image_root / "train")
-    with pytest.raises(DataError, match="nor can any of 19 other training images") as raised:
+    with pytest.raises(DataError, match="none of 19 other training images") as raised:
         batches(images, 0, 1, BadImages(1000, lambda _: None), indices=np.arange(20))
     assert ("still there?" in str(raised.value)) == gone
 
@@ -168,11 +170,13 @@ def test_a_broken_evaluation_image_is_an_error(image_root: Path) -> None:
 
 
 def test_a_store_of_training_images(tmp_path: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     stores = []
     for number, workers in enumerate((0, 2)):
         path = tmp_path / f"{number}.u8"
-        ImageStore.build(path, Damaged(), INDICES, PLAIN, seed=1, workers=workers, bad_images=BadImages(3, said.append))
+        ImageStore.build(
+            path, Damaged(), INDICES, PLAIN, seed=1, workers=workers, bad_images=BadImages(3, messages.append)
+        )
         assert ImageStore.matches(path, Damaged(), INDICES, PLAIN, seed=1)
         stores.append(ImageStore.open(path))
     colours = stores[0].images[:, 0, 0, 0]
@@ -182,7 +186,7 @@ def test_a_store_of_training_images(tmp_path: Path) -> None:
     assert not set(colours.tolist()) & set(BROKEN)
     good = np.flatnonzero(~np.isin(INDICES, BROKEN))
     assert torch.equal(colours[good], torch.from_numpy(INDICES[good]))
-    assert len(said) == 6
+    assert len(messages) == 6
     with pytest.raises(DataError, match=r"3 training images cannot be read so far, and data\.bad_images is 2"):
-        ImageStore.build(tmp_path / "x.u8", Damaged(), INDICES, PLAIN, seed=1, bad_images=BadImages(2, said.append))
+        ImageStore.build(tmp_path / "x.u8", Damaged(), INDICES, PLAIN, seed=1, bad_images=BadImages(2, messages.append))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.u8", "0.u8.json", "1.u8", "1.u8.json"]

@@ -1,4 +1,4 @@
-"""The split stays where it is: properties of `holdout` and `interleave`, for any names and classes."""
+"""Held-out images stay held out: properties of `holdout` and `interleave` for any names and classes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from spos_cli.data import datasets
-from spos_cli.data.datasets import ArraySet, ImageSet, Pixels, holdout, interleave
+from spos_cli.data.datasets import ArraySet, ImageSet, holdout, interleave
+from spos_cli.data.image_files import Pixels
 from spos_cli.errors import DataError
 
 Files = dict[str, list[str]]  # names of each class
 
 
 class Named(ImageSet):
-    """Class folders, of which only the names are there."""
+    """Class folders of which only the names exist."""
 
     def __init__(self, files: Files) -> None:
         self.name, self.classes = "made up", tuple(files)
@@ -26,20 +27,20 @@ class Named(ImageSet):
         self.labels = np.repeat(np.arange(len(files)), [len(group) for group in files.values()]).astype(np.int64)
 
     def image(self, index: int) -> Pixels:
-        raise AssertionError("nothing is to be read")
+        raise AssertionError("no image must be read")
 
     def path(self, index: int) -> str:
         return self.paths[index]
 
     @property
     def contents(self) -> NDArray[np.int64]:
-        raise AssertionError("nor asked for its size")
+        raise AssertionError("no size must be asked for")
 
     def all(self, indices: NDArray[np.int64]) -> list[str]:
         return [self.paths[index] for index in indices.tolist()]
 
 
-# As systems have them: any character, and bytes that are no text.
+# Names as file systems have them: any character, and bytes that are not text.
 CHARACTER = st.characters(exclude_characters="/\0", exclude_categories=("Cs",)) | st.sampled_from("\udc80\udcff")
 FILE = st.text(CHARACTER, min_size=1, max_size=8)
 GROUP = st.lists(FILE, min_size=6, max_size=25, unique=True)
@@ -47,7 +48,7 @@ FILES = st.dictionaries(FILE, GROUP, min_size=1, max_size=5)
 
 
 def held_out(files: Files, per_class: int = 5) -> list[str]:
-    """By name, in the order in which candidates are scored on them."""
+    """Return the held-out paths in the order in which candidates are scored on them."""
     images = Named(files)
     training, held = holdout(images, per_class)
     assert np.array_equal(np.sort(np.concatenate((training, held))), np.arange(len(images)))
@@ -75,8 +76,8 @@ def test_the_order_of_files_and_other_classes_do_not_matter(files: Files, data: 
 
 @settings(max_examples=300)
 @given(GROUP, st.lists(FILE, max_size=6, unique=True), st.integers(1, 5))
-def test_files_that_come_or_go_move_no_more_than_themselves(group: list[str], more: list[str], count: int) -> None:
-    """Those that stay held out keep their order; and fewer of each class are the first of more."""
+def test_k_files_more_or_less_change_at_most_k_held_out_images(group: list[str], more: list[str], count: int) -> None:
+    """Those that stay held out keep their order, and fewer per class are the first of more."""
     more = [name for name in more if name not in group]
     before, after = held_out({"c": group}, count), held_out({"c": group + more}, count)
     kept = [path for path in before if path in after]
@@ -100,7 +101,7 @@ def test_interleave_takes_the_classes_in_turn(files: Files) -> None:
     images = Named(files)
     order = interleave(images)
     assert sorted(order.tolist()) == list(range(len(images)))
-    rounds = [[label for label, group in enumerate(files.values()) if place < len(group)] for place in range(9)]
+    rounds = [[label for label, group in enumerate(files.values()) if rank < len(group)] for rank in range(9)]
     assert images.labels[order].tolist() == [label for part in rounds for label in part]
     shuffled = Named({name: group[::-1] for name, group in files.items()})
     assert shuffled.all(interleave(shuffled)) == images.all(order)
@@ -111,7 +112,7 @@ def test_images_in_memory_have_names_that_stay() -> None:
     _, held = holdout(images, 10)
     assert np.bincount(images.labels[held]).tolist() == [10] * 10
     assert np.array_equal(holdout(datasets.load("digits", "", "train"), 10)[1], held)
-    # This order is a promise to all runs that there are: no version may score on other images.
+    # No version may score on other images than the one before, so this order must never change.
     assert images.names[:2].tolist() == [-3908089226561114785, 7774248501436640185]
     assert held[:5].tolist() == [1280, 1272, 1096, 114, 1024]
 

@@ -1,4 +1,4 @@
-"""What a run remembers of its images, and what it says when they are others."""
+"""What a run remembers of its images, and what it says when they have changed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def file(root: Path, name: str) -> Path:
     return next((root / "train" / "rocket").glob(f"{name}.*"))
 
 
-def test_it_survives_json_and_does_not_depend_on_the_place(tmp_path: Path, image_root: Path) -> None:
+def test_an_identity_survives_json_and_does_not_depend_on_the_folder(tmp_path: Path, image_root: Path) -> None:
     before = identity(image_root)
     assert Identity.read(json.loads(json.dumps(before.to_dict()))) == before
     assert list(before.classes) == ["astronaut", "chelsea", "coffee", "rocket"]
@@ -55,7 +55,7 @@ def test_it_survives_json_and_does_not_depend_on_the_place(tmp_path: Path, image
         (lambda root: shutil.rmtree(root / "train/rocket"), "classes only before: rocket"),
     ],
 )
-def test_every_change_is_said(image_root: Path, change: Any, said: str) -> None:
+def test_every_change_is_reported(image_root: Path, change: Any, said: str) -> None:
     before = identity(image_root)
     change(image_root)
     now = identity(image_root)
@@ -69,7 +69,7 @@ def test_every_change_is_said(image_root: Path, change: Any, said: str) -> None:
 
 def test_the_split_is_compared_where_it_matters(image_root: Path) -> None:
     two, one = identity(image_root), identity(image_root, per_class=1)
-    assert one.changes(two) == [f"{name}: others are held out" for name in two.classes]
+    assert one.changes(two) == [f"{name}: other images are held out" for name in two.classes]
     assert one.changes(two, split=False) == []
 
 
@@ -115,7 +115,7 @@ def test_what_a_supernet_remembers(image_root: Path) -> None:
     assert found.identity == identity(image_root)
     assert TrainedOn.read({"model": {}}) is None
     for wrong in (None, 3, torch.zeros(3), torch.zeros(3, 2), torch.zeros(3, 3, dtype=torch.int64)):
-        with pytest.raises(ValueError, match="no held-out images"):
+        with pytest.raises(ValueError, match="held-out images"):
             TrainedOn.read({**content, "held_out": wrong})
     for per_class in (2, 1):
         _, fewer = holdout(images, per_class)

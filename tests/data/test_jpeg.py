@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spos_cli.data import datasets
-from spos_cli.data.datasets import Pixels, decode
+from spos_cli.data import image_files
+from spos_cli.data.image_files import Pixels, decode
 from spos_cli.errors import DataError
 
 simplejpeg = pytest.importorskip("simplejpeg")
@@ -22,11 +22,11 @@ simplejpeg = pytest.importorskip("simplejpeg")
 
 @pytest.fixture
 def by_pil(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Pixels | str]]:
-    """Decodes as if simplejpeg were not installed; the message where that is an error."""
+    """Decode as if simplejpeg were not installed; return the message if that is an error."""
 
     def call(path: Path) -> Pixels | str:
         with monkeypatch.context() as patched:
-            patched.setattr(datasets, "_simplejpeg", lambda: None)
+            patched.setattr(image_files, "_import_simplejpeg", lambda: None)
             return result(path)
 
     return call
@@ -50,7 +50,7 @@ def encoded(photo: Pixels, mode: str = "RGB", **options: Any) -> bytes:
 
 
 def is_fast(path: Path) -> bool:
-    return datasets._decode_fast(path) is not None
+    return image_files._decode_with_simplejpeg(path) is not None
 
 
 @pytest.mark.parametrize("subsampling", [0, 1, 2, "4:1:1"])
@@ -77,7 +77,7 @@ def test_pixels_are_pils(
 def test_metadata_changes_nothing(
     tmp_path: Path, photographs: dict[str, Pixels], by_pil: Callable[[Path], Pixels]
 ) -> None:
-    """An EXIF orientation among them: as in the published code, images are taken as they are stored."""
+    """Not even an EXIF orientation: as in the official code, it does not turn the image."""
     exif = Image.Exif()
     exif[0x0112] = 6
     path = tmp_path / "x.jpg"
@@ -87,7 +87,7 @@ def test_metadata_changes_nothing(
     assert np.array_equal(decode(path), by_pil(path))
 
 
-def test_what_is_no_plain_jpeg_goes_to_pil(
+def test_other_files_than_plain_jpeg_go_to_pil(
     tmp_path: Path, photographs: dict[str, Pixels], by_pil: Callable[[Path], Pixels]
 ) -> None:
     photo, png = photographs["rocket"][:60, :80], io.BytesIO()
@@ -130,25 +130,25 @@ def test_flipped_bits_end_as_before(
 def test_the_limits_hold(tmp_path: Path, photographs: dict[str, Pixels], monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.jpg"
     path.write_bytes(encoded(photographs["coffee"][:60, :80]))
-    for most in (4000, 1000):  # a warning of PIL's, and an error of its
+    for most in (4000, 1000):  # PIL warns of the first, and raises an error for the second
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
         with pytest.raises(DataError, match="too many pixels"):
             decode(path)
     monkeypatch.undo()
     path.write_bytes(encoded(np.zeros((2, 300, 3), np.uint8)))
-    with pytest.raises(DataError, match="300 x 2 pixels, a line and no image"):
+    with pytest.raises(DataError, match="aspect ratio too extreme: 300 x 2 pixels"):
         decode(path)
     os.mkfifo(tmp_path / "pipe.jpg")
-    with pytest.raises(DataError, match="it is no regular file"):
+    with pytest.raises(DataError, match="not a regular file"):
         decode(tmp_path / "pipe.jpg")
     path.write_bytes(encoded(photographs["coffee"][:60, :80]))
-    monkeypatch.setattr(datasets, "_decode_fast", lambda path: pytest.fail("a huge file is not read as a whole"))
-    monkeypatch.setattr(datasets, "MAX_JPEG_BYTES", 100)
+    monkeypatch.setattr(image_files, "_decode_with_simplejpeg", lambda path: pytest.fail("reads a huge file"))
+    monkeypatch.setattr(image_files, "MAX_JPEG_BYTES", 100)
     assert decode(path).shape == (60, 80, 3)
 
 
-def test_another_libjpeg_of_pils_is_left_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.features, "check_feature", lambda name: False)
-    assert datasets._simplejpeg.__wrapped__() is None
+def test_simplejpeg_is_not_used_with_another_libjpeg_of_pil(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_files.features, "check_feature", lambda name: False)
+    assert image_files._import_simplejpeg.__wrapped__() is None
     monkeypatch.undo()
-    assert datasets._simplejpeg.__wrapped__() is simplejpeg
+    assert image_files._import_simplejpeg.__wrapped__() is simplejpeg

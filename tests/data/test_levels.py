@@ -1,4 +1,4 @@
-"""Every kind of pixel values: what becomes of it is computed by NumPy from what was written."""
+"""Every kind of pixel values is scaled as NumPy scales the values that were written."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from PIL import Image
 
 from spos_cli.config import loading
 from spos_cli.data import inspection, levels
-from spos_cli.data.datasets import FolderSet, decode, extensions, measure
+from spos_cli.data.cache import ResizedSet, keep_in_memory
+from spos_cli.data.datasets import FolderSet
+from spos_cli.data.image_files import decode, list_extensions, measure
+from spos_cli.data.image_store import ImageStore
 from spos_cli.data.levels import ValueRange
-from spos_cli.data.loaders import BadImages, ImageStore, evaluation_batches, training_batches
-from spos_cli.data.resized import ResizedSet, keep_in_memory
+from spos_cli.data.loaders import BadImages, evaluation_batches, training_batches
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform
 from spos_cli.errors import ConfigError, DataError
 
@@ -85,12 +87,12 @@ def expected(values: Values, low: float, high: float) -> Values:
     """Fractions, since floating-point numbers are what is tested; halves are rounded up."""
     colours = values[..., :3] if values.ndim == 3 and values.shape[2] >= 3 else values
     colours = colours[..., 0] if colours.ndim == 3 and colours.shape[2] == 2 else colours
-    unique, places = np.unique(colours, return_inverse=True)
+    unique, indices = np.unique(colours, return_inverse=True)
     levels_of = []
     for value in unique.tolist():
         share = (Fraction(value) - Fraction(low)) / (Fraction(high) - Fraction(low))
         levels_of.append(min(255, max(0, (share * 255 + Fraction(1, 2)).__floor__())))
-    scaled = np.array(levels_of, np.uint8)[places].reshape(colours.shape)
+    scaled = np.array(levels_of, np.uint8)[indices].reshape(colours.shape)
     return scaled if scaled.ndim == 3 else np.repeat(scaled[..., None], 3, 2)
 
 
@@ -234,7 +236,7 @@ def test_nothing_is_guessed(
     assert len(np.unique(pixels)) >= 64
     measured = measure(tmp_path / name)
     assert measured is not None
-    assert not levels.doubts([measured], settings.data.value_range)
+    assert not levels.list_doubts([measured], settings.data.value_range)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +262,7 @@ def test_colours_that_pillow_gives_in_8_bits_only(tmp_path: Path, name: str, wri
 
 @pytest.mark.parametrize("name", ["x.jp2", "x.avif"])
 def test_colours_of_more_bits_in_other_formats(tmp_path: Path, name: str) -> None:
-    if Path(name).suffix not in extensions():
+    if Path(name).suffix not in list_extensions():
         pytest.skip("this Pillow cannot read it")
     big = cv2.resize(ramp(0, 65535, np.uint16, 3), (200, 160))
     Image.fromarray((big // 256).astype(np.uint8)).save(tmp_path / name)
@@ -282,7 +284,7 @@ def test_colours_of_more_bits_in_other_formats(tmp_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("setting", ["auto", "dtype", (0, 4095)])
-def test_planes_of_16_bits_are_never_taken_for_8(tmp_path: Path, setting: ValueRange) -> None:
+def test_planes_of_16_bits_are_never_read_as_8(tmp_path: Path, setting: ValueRange) -> None:
     planes(tmp_path / "x.tif", ramp(0, 4095, np.uint16, 3))
     with pytest.raises(ConfigError, match="save it as 16-bit PNG"):
         decode(tmp_path / "x.tif", setting)
@@ -338,7 +340,7 @@ def test_numbers_that_are_not_finite_are_broken_images(tmp_path: Path, wrong: fl
         ("L", "x.jpg"),
     ],
 )
-def test_8_bits_and_less_are_taken_as_they_are(tmp_path: Path, mode: str, name: str, setting: ValueRange) -> None:
+def test_8_bits_and_less_are_not_scaled(tmp_path: Path, mode: str, name: str, setting: ValueRange) -> None:
     image = Image.fromarray(ramp(0, 255, np.uint8, 3)).convert(mode)
     image.save(tmp_path / name)
     with Image.open(tmp_path / name) as read:
@@ -383,19 +385,19 @@ def test_torn_files_are_broken_and_not_of_another_range(tmp_path: Path) -> None:
     ],
 )
 def test_the_range_that_is_suggested(least: float, most: float, of_one: str, of_several: str) -> None:
-    """One image says little of the others: following the advice must not make them black."""
-    for images, said in ((1, of_one), (20, of_several)):
-        assert levels.suggested(least, most, images) == said
-        low, high = yaml.safe_load(said)
+    """One image tells little about the others: the suggestion must not make them black."""
+    for images, suggestion in ((1, of_one), (20, of_several)):
+        assert levels.suggest_range(least, most, images) == suggestion
+        low, high = yaml.safe_load(suggestion)
         assert low <= least <= most <= high
 
 
-# Where it reaches
+# In image sets and loaders
 
 
 @pytest.fixture
 def deep(tmp_path: Path) -> Path:
-    """60 images in 3 classes; of 8 bits, but one, which no look at a few images meets."""
+    """60 images in 3 classes, of 8 bits but for one, which a check of a few images does not meet."""
     for index in range(60):
         folder = tmp_path / "abc"[index % 3]
         folder.mkdir(exist_ok=True)
@@ -411,7 +413,7 @@ EVAL = EvalTransform("standard", SIZE, stored=False)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_that_meets_one_ends_and_replaces_nothing(deep: Path, workers: int, tmp_path: Path) -> None:
+def test_a_loader_that_meets_a_deep_image_ends_and_replaces_nothing(deep: Path, workers: int, tmp_path: Path) -> None:
     images, everything, said = FolderSet(deep), np.arange(60), []
     bad = BadImages(20, said.append)
     options: dict[str, Any] = {"workers": workers}
@@ -433,14 +435,14 @@ def test_a_loader_that_meets_one_ends_and_replaces_nothing(deep: Path, workers: 
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_with_a_range_it_is_read_like_others(deep: Path, workers: int) -> None:
+def test_with_a_range_a_deep_image_is_read_like_others(deep: Path, workers: int) -> None:
     images = FolderSet(deep, (0, 4095))
     (batch,) = evaluation_batches(images, np.arange(60), EVAL, batch_size=60, workers=workers)
     assert batch[0][17].min() < 20
     assert batch[0][17].max() > 200
 
 
-def test_images_are_stored_anew_for_another_range(deep: Path, tmp_path: Path) -> None:
+def test_a_store_does_not_match_another_range(deep: Path, tmp_path: Path) -> None:
     path, everything = tmp_path / "x.u8", np.arange(60)
     ImageStore.build(path, FolderSet(deep, (0, 4095)), everything, EVAL)
     assert ImageStore.matches(path, FolderSet(deep, (0, 4095)), everything, EVAL)
@@ -463,8 +465,8 @@ def test_images_are_measured_by_workers_too(deep: Path, workers: int, monkeypatc
     ("setting", "lost"),
     [("dtype", True), ((0, 65535), True), ((0, 4095), False), ((0, 2000), True), ((100, 4095), True)],
 )
-def test_levels_that_a_setting_loses_are_said(tmp_path: Path, setting: ValueRange, lost: bool) -> None:
+def test_lost_grey_levels_are_reported(tmp_path: Path, setting: ValueRange, lost: bool) -> None:
     png(tmp_path / "x.png", ramp(0, 4095, np.uint16))
     found = measure(tmp_path / "x.png")
     assert found is not None
-    assert bool(levels.doubts([found], setting)) == lost
+    assert bool(levels.list_doubts([found], setting)) == lost

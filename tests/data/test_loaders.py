@@ -1,12 +1,10 @@
-"""Batches depend on the seed and the step alone."""
+"""Batches depend on seed and step only."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spos_cli import seeding
-from spos_cli.data.datasets import ArraySet, ImageSet, Pixels, load
-from spos_cli.data.loaders import ImageStore, TrainingBatch, evaluation_batches, training_batches
+from spos_cli.data.datasets import ArraySet, ImageSet
+from spos_cli.data.image_files import Pixels
+from spos_cli.data.loaders import TrainingBatch, evaluation_batches, training_batches
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform
 from spos_cli.errors import ConfigError, DataError
 
@@ -62,7 +61,7 @@ def test_the_global_generator_does_not_matter_and_is_left_alone() -> None:
     assert same(first, train(0, 3, workers=1))
 
 
-def test_processes_share_out_the_same_samples() -> None:
+def test_processes_divide_the_same_samples() -> None:
     whole = train(0, 6)
     for world_size, accumulate in [(2, 1), (1, 3), (2, 2)]:
         parts = [train(0, 6, rank=rank, world_size=world_size, accumulate=accumulate) for rank in range(world_size)]
@@ -76,9 +75,9 @@ def test_every_epoch_has_every_image_once_in_another_order() -> None:
     plain = TrainTransform("standard", 8, Augmentation("none", flip=False, jitter=0))
     stream = training_batches(IMAGES, INDICES, plain, seed=1, batch_size=10, first_step=0, last_step=12)
     seen = [pixels.numpy().tobytes() for images, _, _ in stream for pixels in images]
-    wanted = sorted(np.ascontiguousarray(PIXELS[index].transpose(2, 0, 1)).tobytes() for index in INDICES)
+    expected = sorted(np.ascontiguousarray(PIXELS[index].transpose(2, 0, 1)).tobytes() for index in INDICES)
     epochs = [seen[begin : begin + 40] for begin in range(0, 120, 40)]
-    assert all(sorted(epoch) == wanted for epoch in epochs)
+    assert all(sorted(epoch) == expected for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
 
 
@@ -88,8 +87,8 @@ def test_augmentation_differs_between_epochs() -> None:
     assert len({pixels.numpy().tobytes() for pixels in images}) > 5
 
 
-def test_a_batch_that_cannot_be_shared_out() -> None:
-    with pytest.raises(ConfigError, match="batch_size 12 does not divide by 5 processes"):
+def test_a_batch_that_cannot_be_divided_evenly() -> None:
+    with pytest.raises(ConfigError, match="batch_size 12 is not divisible by 5 processes"):
         train(0, 1, world_size=5)
 
 
@@ -112,7 +111,7 @@ def test_more_processes_than_batches_leaves_some_without() -> None:
 
 
 class Broken(ImageSet):
-    """One image of it cannot be read."""
+    """One of its images cannot be read."""
 
     def __init__(self) -> None:
         self.name, self.classes, self.labels = "broken", ("a",), np.zeros(20, np.int64)
@@ -162,7 +161,7 @@ def test_without_jitter_there_are_no_colours() -> None:
 
 
 class Counted(ArraySet):
-    """The processes that have read images of it, and how many."""
+    """Counts the images that are read; their pixels are the id of the process that read them."""
 
     def __init__(self) -> None:
         super().__init__("counted", IMAGES.classes, PIXELS, IMAGES.labels)
@@ -193,48 +192,3 @@ def test_refuses_a_batch_before_the_first_is_asked_for() -> None:
         training_batches(
             IMAGES, INDICES, TRAIN, seed=0, batch_size=12, first_step=0, last_step=1, world_size=5, accumulate=2
         )
-
-
-def test_workers_end_with_their_consumer() -> None:
-    stream = training_batches(IMAGES, INDICES, TRAIN, seed=0, batch_size=4, first_step=0, last_step=10**9, workers=2)
-    before = len(multiprocessing.active_children())
-    next(stream)
-    assert len(multiprocessing.active_children()) == before + 2
-    del stream
-    assert len(multiprocessing.active_children()) == before
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_workers_end_with_an_error_that_is_kept(image_root: Path, workers: int) -> None:
-    images = load("folder", image_root, "train")
-    (image_root / "train" / "coffee" / "3.JPEG").write_bytes(b"\xff\xd8 and no more")
-    stream = training_batches(
-        images, np.arange(20), TRAIN, seed=0, batch_size=8, first_step=0, last_step=9, workers=workers
-    )
-    before = len(multiprocessing.active_children())
-    with pytest.raises(DataError, match=r"^cannot read the image .*coffee/3\.JPEG: [^\n]*$") as kept:
-        list(stream)
-    assert len(multiprocessing.active_children()) == before, kept
-
-
-def refuse(tensor: Tensor) -> Tensor:
-    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)")
-
-
-def test_batches_that_find_no_room_in_shared_memory_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their memory format, too. Workers are forked, so they have no room either."""
-    plain = train(0, 9)
-    monkeypatch.setattr(Tensor, "share_memory_", refuse)
-    piped = train(0, 9, workers=2)
-    assert same(plain, piped)
-    assert [batch[0].stride() for batch in plain] == [batch[0].stride() for batch in piped]
-    piped[0][0].add_(1)  # may be written, as others may
-
-
-def test_a_store_that_finds_no_room_in_shared_memory_is_the_same(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for name, workers in (("plain", 0), ("piped", 2)):
-        ImageStore.build(tmp_path / name, IMAGES, INDICES, EVAL, workers=workers)
-        monkeypatch.setattr(Tensor, "share_memory_", refuse)
-    assert (tmp_path / "plain").read_bytes() == (tmp_path / "piped").read_bytes()

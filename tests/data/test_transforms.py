@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from spos_cli.data import transforms
 from spos_cli.data.transforms import (
-    GRAY,
+    GRAY_WEIGHTS,
     Augmentation,
     EvalTransform,
     PresetName,
@@ -47,8 +47,8 @@ def test_resize_is_opencvs(name: str, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("square", [False, True], ids=["whole", "224x224"])
 @pytest.mark.parametrize("name", PHOTOS)
-def test_published_validation_pipeline(name: str, square: bool) -> None:
-    """Short side to 256 with OpenCV, target size rule of the published code, torchvision's centre crop, BGR."""
+def test_official_validation_pipeline(name: str, square: bool) -> None:
+    """Short side to 256 with OpenCV, target size rule of the official code, torchvision's centre crop, BGR."""
     photo = PHOTOS[name][:224, :224] if square else PHOTOS[name]
     height, width = photo.shape[:2]
     target = (int(256 / height * width + 0.5), 256) if height < width else (256, int(256 / width * height + 0.5))
@@ -134,23 +134,23 @@ def test_padded_crops_and_flips_are_uniform() -> None:
     image = np.zeros((9, 9, 3), np.uint8)
     image[4, 3] = 255
     transform = TrainTransform("standard", 9, Augmentation("padded", padding=2, jitter=0))
-    places: dict[tuple[int, int], int] = {}
+    counts: dict[tuple[int, int], int] = {}
     for seed in range(3000):
         row, column = divmod(int(transform(image, rng(seed)).image[0].argmax()), 9)
-        places[row, column] = places.get((row, column), 0) + 1
+        counts[row, column] = counts.get((row, column), 0) + 1
     # The point is at column 3 or, flipped, 5; shifts of -2..2 overlap in the columns 3 to 5.
     expected = {
         (row, column): 3000 / 5 * (((1 <= column <= 5) + (3 <= column <= 7)) / 2) / 5
         for row in range(2, 7)
         for column in range(1, 8)
     }
-    assert set(places) == set(expected)
-    observed = [places[key] for key in expected]
+    assert set(counts) == set(expected)
+    observed = [counts[key] for key in expected]
     assert stats.chisquare(observed, list(expected.values())).pvalue > 1e-4
 
 
 def features(draws: list[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
-    """What a distribution of images shows: mean and spread of each channel, and left against right."""
+    """Return features of each image: mean and deviation of each channel, and left against right."""
     return np.array([[*d.mean((0, 1)), *d.std((0, 1)), d[:, :32].mean() - d[:, 32:].mean()] for d in draws])
 
 
@@ -206,8 +206,8 @@ def test_padding_has_to_leave_an_image() -> None:
 def test_one_crop_differs_from_pils_by_rounding_only(photographs: dict[str, Any]) -> None:
     transform = TrainTransform("spos", 224, Augmentation(flip=False, jitter=0))
     for seed, photograph in enumerate(photographs.values()):
-        place = random_crop(*photograph.shape[:2], 0.08, rng(seed))
-        expected = np.asarray(classic.functional.resized_crop(Image.fromarray(photograph), *place, [224, 224]), int)
+        crop = random_crop(*photograph.shape[:2], 0.08, rng(seed))
+        expected = np.asarray(classic.functional.resized_crop(Image.fromarray(photograph), *crop, [224, 224]), int)
         assert np.abs(transform(photograph, rng(seed)).image.permute(1, 2, 0).numpy() - expected).max() <= 1
         mirrored = TrainTransform("spos", 224, Augmentation(jitter=0))
         flips = [mirrored(photograph, rng(100 * seed + turn)).image for turn in range(20)]
@@ -219,8 +219,8 @@ def test_one_crop_differs_from_pils_by_rounding_only(photographs: dict[str, Any]
 
 @pytest.mark.parametrize("min_scale", [0.08, 0.6])
 @pytest.mark.parametrize("size", [(375, 500), (40, 31), (60, 500), (700, 90)])
-def test_places_of_crops_are_torchvisions(size: tuple[int, int], min_scale: float) -> None:
-    """Also where few of ten tries fit, or none."""
+def test_random_crops_are_torchvisions(size: tuple[int, int], min_scale: float) -> None:
+    """Also where few of ten draws fit, or none."""
     count = 1500
     torch.manual_seed(0)
     blank = torch.empty(3, *size, device="meta")
@@ -285,7 +285,7 @@ def test_recolour_is_its_formula(size: int) -> None:
     images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8, generator=generator)
     colours = torch.rand(3, 3, generator=generator) - torch.tensor([-0.5, 0.5, 0.5])
     values = images.double()
-    gray = (values * torch.tensor(GRAY, dtype=torch.float64).view(3, 1, 1)).sum(1, keepdim=True)
+    gray = (values * torch.tensor(GRAY_WEIGHTS, dtype=torch.float64).view(3, 1, 1)).sum(1, keepdim=True)
     alpha, beta, delta = colours.double().view(3, 3, 1, 1, 1).unbind(1)
     expected = (alpha * values + beta * gray + delta * gray.mean((1, 2, 3), keepdim=True)).clamp(0, 255)
     for memory in (torch.channels_last, torch.contiguous_format):
@@ -306,7 +306,7 @@ def test_colours_that_change_nothing_leave_the_values_exact() -> None:
 
 @pytest.mark.parametrize("preset", ["spos", "standard"])
 def test_preprocessing_never_waits_for_the_device(preset: PresetName) -> None:
-    """The meta device has no values that one could wait for."""
+    """The meta device has no values to wait for."""
     images, colours = torch.empty(4, 3, 8, 8, dtype=torch.uint8, device="meta"), torch.empty(4, 3, device="meta")
     for given in (colours, None):
         assert preprocess(preset, images, given).shape == (4, 3, 8, 8)
@@ -317,5 +317,5 @@ def test_the_number_of_images_at_a_time_does_not_matter(monkeypatch: pytest.Monk
     colours = torch.rand(7, 3)
     whole = recolour(images, colours)
     for number in (1, 2, 3, 7):
-        monkeypatch.setattr(transforms, "IN_CACHE", number * 3 * 32 * 32)
+        monkeypatch.setattr(transforms, "VALUES_PER_PASS", number * 3 * 32 * 32)
         torch.testing.assert_close(recolour(images, colours), whole, rtol=0, atol=1e-3)

@@ -16,7 +16,7 @@ from tests.doctor.setups import expect, make_setup
 @pytest.mark.parametrize(
     ("overrides", "check", "status", "phrase"),
     [
-        (["devices=3"], "supernet batch", "fail", "batch_size 32 does not divide by 3 processes"),
+        (["devices=3"], "supernet batch", "fail", "batch_size 32 is not divisible by 3 processes"),
         (["devices=2", "retrain.batch_size=31"], "retrain batch", "fail", "use a multiple of 2"),
         (["threads=3"], "processes", "warn", "1 x 3 threads compete for 2 cores"),
         (["devices=4"], "processes", "warn", "4 x 1 threads"),

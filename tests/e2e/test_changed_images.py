@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from spos_cli.data import datasets
-from spos_cli.data.loaders import ImageStore
+from spos_cli.data import datasets, image_files
+from spos_cli.data.image_store import ImageStore
 from spos_cli.engine import checkpoint
 from tests.conftest import Finished, Spos, environment
 
@@ -118,7 +118,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     Its fifteen steps of six images are one epoch.
     """
     seen: set[bytes] = set()
-    decode = datasets.decode
+    decode = image_files.decode
 
     def decoding(path: Path, *arguments: Any) -> Any:
         seen.add(digest(path))

@@ -68,7 +68,7 @@ def test_each_mistake(mistake: Mistake, command: list[str], phrase: str) -> None
     ("command", "phrase"),
     [
         (["supernet-train", "--set", "supernet.stepz=1"], "did you mean 'steps'?"),
-        (["supernet-train", "--devices", "3"], "batch_size 32 does not divide by 3 processes"),
+        (["supernet-train", "--devices", "3"], "batch_size 32 is not divisible by 3 processes"),
         (["search", "--devices", "2"], "run spos supernet-train --set devices=2 first"),
         (["supernet-train", "--devices", "2", "--set", "data.source=folder"], "there is no image folder data/train"),
     ],

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from spos_cli.data.datasets import digits
+from spos_cli.data.datasets import load
 from spos_cli.data.transforms import preprocess
 from spos_cli.engine import accelerator
 from spos_cli.engine.compilation import Compile, require_compiler
@@ -311,7 +311,7 @@ def train_digits_supernet() -> tuple[Supernet, Tensor, Tensor, Tensor, Tensor]:
             torch.stack([torch.from_numpy(digit_set.image(i)).permute(2, 0, 1) for i in range(len(digit_set))]),
             torch.from_numpy(digit_set.labels),
         )
-        for digit_set in (digits("train"), digits("val"))
+        for digit_set in (load("digits", "", "train"), load("digits", "", "val"))
     )
     model = build_initialized(lambda: Supernet(DIGITS), 0)
     generator = torch.Generator().manual_seed(0)

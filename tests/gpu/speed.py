@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from spos_cli.config.schema import DataConfig
+from spos_cli.data.cache import ResizedSet, keep_in_memory
 from spos_cli.data.datasets import FolderSet, ImageSet
-from spos_cli.data.loaders import PREFETCH, BadImages, training_batches
-from spos_cli.data.resized import ResizedSet, keep_in_memory
+from spos_cli.data.loaders import BadImages, training_batches
 from spos_cli.data.transforms import Augmentation, TrainTransform, preprocess
+from spos_cli.data.workers import PREFETCH
 from spos_cli.engine import accelerator
 from spos_cli.engine.compilation import Compile
 from spos_cli.engine.distributed import count_usable_cores

@@ -17,8 +17,8 @@ from skimage import data as photographs
 
 from spos_cli.config import loading
 from spos_cli.config.schema import Config
-from spos_cli.data import resized
-from spos_cli.data.resized import ResizedSet, StoredSet
+from spos_cli.data import cache
+from spos_cli.data.cache import CachedSet, ResizedSet
 from spos_cli.engine.distributed import Processes
 from spos_cli.errors import ConfigError, DataError, RunError
 from spos_cli.run.command import Run
@@ -69,19 +69,19 @@ def equal(one: list[Any], other: list[Any]) -> bool:
 
 def test_disk_and_ram_hold_the_same_images(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
-    write = resized.write
+    write = cache.write
 
     def counted(path: Path, *arguments: Any, **options: Any) -> None:
         written.append(path)
         write(path, *arguments, **options)
 
-    monkeypatch.setattr(resized, "write", counted)
+    monkeypatch.setattr(cache, "write", counted)
     ram, disk, again = (Images(settings(root, f"data.store={kind}"), ONE_PROCESS) for kind in ("ram", "disk", "disk"))
     expected = batches(ram)
     assert all(equal(batches(images), expected) for images in (disk, again))
     path = root / "run" / "store" / "train.u8"
     assert written == [path], "the second command used it again"
-    assert isinstance(again.cached, StoredSet)
+    assert isinstance(again.cached, CachedSet)
     assert path.stat().st_size == 20 * 18 * 22 * 3  # short side 16 * 256 / 224, of images of 50 x 40
     content = bytearray(path.read_bytes())
     content[77] ^= 4

@@ -1,4 +1,4 @@
-"""The store holds what the transform gives, and is used again only for the same recipe."""
+"""The store holds what the transform returns, and matches only the same images and transform."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 
 from spos_cli import seeding
 from spos_cli.data.datasets import ImageSet, load
-from spos_cli.data.loaders import ImageStore
+from spos_cli.data.image_store import ImageStore
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, recolour
 from spos_cli.errors import DataError
 
@@ -32,7 +32,7 @@ def images(image_root: Path) -> ImageSet:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_holds_what_the_transform_gives(tmp_path: Path, images: ImageSet, workers: int) -> None:
+def test_holds_what_the_transform_returns(tmp_path: Path, images: ImageSet, workers: int) -> None:
     path, done = tmp_path / "deep" / "store.u8", []
     ImageStore.build(path, images, INDICES, EVAL, workers=workers, progress=done.append)
     store = ImageStore.open(path)
@@ -70,7 +70,7 @@ def test_what_is_written_to_an_opened_store_stays_out_of_the_file(tmp_path: Path
     assert path.read_bytes() == before
 
 
-def test_matches_the_same_recipe_only(tmp_path: Path, image_root: Path, images: ImageSet) -> None:
+def test_matches_the_same_images_and_transform_only(tmp_path: Path, image_root: Path, images: ImageSet) -> None:
     path = tmp_path / "store.u8"
     assert not ImageStore.matches(path, images, INDICES, TRAIN, seed=4)
     ImageStore.build(path, images, INDICES, TRAIN, seed=4)
@@ -91,8 +91,8 @@ def test_matches_the_same_recipe_only(tmp_path: Path, image_root: Path, images: 
     assert not ImageStore.matches(path, load("folder", image_root, "train"), INDICES, TRAIN, seed=4)
 
 
-def test_replaced_files_are_decoded_anew(tmp_path: Path, image_root: Path, images: ImageSet) -> None:
-    """Of another size, or written at another time; those that are not in the store do not matter."""
+def test_replaced_files_are_noticed(tmp_path: Path, image_root: Path, images: ImageSet) -> None:
+    """By size or time; files that are not in the store do not matter."""
     path = tmp_path / "store.u8"
     ImageStore.build(path, images, INDICES, EVAL)
     inside, outside = (image_root / "train" / images.path(index) for index in (19, 1))
@@ -108,9 +108,7 @@ def test_replaced_files_are_decoded_anew(tmp_path: Path, image_root: Path, image
     assert not ImageStore.matches(path, load("folder", image_root, "train"), INDICES, EVAL)
 
 
-def test_a_file_that_changes_while_it_is_decoded_is_decoded_anew(
-    tmp_path: Path, image_root: Path, images: ImageSet
-) -> None:
+def test_a_file_that_changes_while_it_is_decoded_is_noticed(tmp_path: Path, image_root: Path, images: ImageSet) -> None:
     path, victim = tmp_path / "store.u8", image_root / "train" / images.path(12)
     ImageStore.build(path, images, INDICES, EVAL, progress=lambda done: shutil.copyfile(victim, victim.with_suffix("")))
     assert ImageStore.matches(path, load("folder", image_root, "train"), INDICES, EVAL)
@@ -120,21 +118,21 @@ def test_a_file_that_changes_while_it_is_decoded_is_decoded_anew(
 
 
 def test_torn_files_are_neither_matched_nor_opened(tmp_path: Path, images: ImageSet) -> None:
-    path, recipe = tmp_path / "store.u8", tmp_path / "store.u8.json"
+    path, manifest = tmp_path / "store.u8", tmp_path / "store.u8.json"
     ImageStore.build(path, images, INDICES, EVAL)
-    whole, text = path.read_bytes(), recipe.read_text()
+    whole, text = path.read_bytes(), manifest.read_text()
     no_labels = json.dumps({key: value for key, value in json.loads(text).items() if key != "labels"})
     for content, beside in ((whole[:-1], text), (b"", text), (whole, text[:20]), (whole, "[]"), (whole, no_labels)):
         path.write_bytes(content)
-        recipe.write_text(beside)
+        manifest.write_text(beside)
         assert not ImageStore.matches(path, images, INDICES, EVAL)
         with pytest.raises(DataError, match=r"store\.u8 is missing or torn; remove it"):
             ImageStore.open(path)
     with pytest.raises(DataError, match="missing or torn"):
         ImageStore.open(tmp_path / "absent")
     path.write_bytes(whole[:99] + bytes([whole[99] ^ 1]) + whole[100:])
-    recipe.write_text(text)
-    assert not ImageStore.matches(path, images, INDICES, EVAL), "one bit is another one"
+    manifest.write_text(text)
+    assert not ImageStore.matches(path, images, INDICES, EVAL), "one bit differs"
     ImageStore.build(path, images, INDICES, EVAL)
     assert path.read_bytes() == whole
     assert ImageStore.matches(path, images, INDICES, EVAL)

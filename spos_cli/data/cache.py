@@ -1,11 +1,8 @@
-"""Training images decoded once: no larger than random crops need them, in memory or in a file."""
+"""The cache of decoded training images (`data.store`), in memory or in a file."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,31 +14,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spos_cli.data.datasets import ImageSet, Pixels
-from spos_cli.data.loaders import (
-    BROKEN_RECIPE,
-    BadImages,
-    Indices,
-    chunks,
-    paths_digest,
-    recipe_path,
-    stream,
-    versions_digest,
-)
+from spos_cli.data import pixel_file
+from spos_cli.data.datasets import ImageSet
+from spos_cli.data.image_files import Pixels
+from spos_cli.data.loaders import BadImages, Indices, chunks
 from spos_cli.data.transforms import antialiased_resize, size_for
+from spos_cli.data.workers import stream
 from spos_cli.errors import ConfigError, DataError
 from spos_cli.files.digests import file_digest
 
-Progress = Callable[[int], object]  # is told how many more are done
-AT_ONCE = 64  # images that a worker decodes at a time
-SAMPLE = 32  # images that tell how large all are
+Progress = Callable[[int], object]  # called with the number of images, or bytes, that were just done
+IMAGES_PER_BATCH = 64  # that a worker decodes at a time
+IMAGES_IN_ESTIMATE = 32  # that are decoded to estimate the size of all
 
 
 class ResizedSet(ImageSet):
-    """Another set, with every image whose short side is longer than `short_side` pixels resized to that.
+    """Another set, with each image whose short side is longer than `short_side` pixels resized to that.
 
-    With antialiasing; smaller images stay as they are. A stored set has the same images to the bit, so it does not
-    matter to a training where they come from.
+    Images are resized with antialiasing; smaller ones stay as they are. A `CachedSet` has the same images to the bit,
+    so a training does not depend on whether they are cached.
     """
 
     def __init__(self, images: ImageSet, short_side: int) -> None:
@@ -72,24 +63,24 @@ class ResizedSet(ImageSet):
         return self.images.is_gone()
 
     def bytes_for(self, indices: Indices) -> int:
-        """About how much memory these images take, from a few of them."""
+        """Estimate the bytes that these images need when they are decoded, from some of them."""
         sizes = []
-        for index in indices[np.linspace(0, len(indices) - 1, SAMPLE).astype(int)].tolist():
+        for index in indices[np.linspace(0, len(indices) - 1, IMAGES_IN_ESTIMATE).astype(int)].tolist():
             with contextlib.suppress(DataError, ConfigError):
                 sizes.append(self.image(index).nbytes)
         return round(np.mean(sizes) * len(indices)) if sizes else 0
 
 
-class StoredSet(ResizedSet):
-    """A resized set of which some images are kept in blocks of pixels; a broken one is kept as what is wrong with it.
+class CachedSet(ResizedSet):
+    """A resized set with some of its images in a cache. Of an unreadable image, the cache keeps the error.
 
     Args:
-        images: the set itself, for all else.
-        indices: of the images that are kept, in their order.
-        sizes: `(n, 2)`: height and width of each, 0 of a broken one.
-        blocks: their pixels, one after another, an image never over the end of a block; or the file that holds them,
-            which each process maps for itself.
-        problems: of broken images, by index.
+        images: the set itself, for everything that is not in the cache.
+        indices: the cached images, in the order of the cache.
+        sizes: `(n, 2)`: height and width of each, 0 for an unreadable one.
+        blocks: their pixels, one image after another, no image across the end of a block; or the file that holds
+            them, which each process maps for itself.
+        problems: why images are unreadable, by index.
     """
 
     def __init__(
@@ -102,33 +93,33 @@ class StoredSet(ResizedSet):
     ) -> None:
         super().__init__(images.images, images.short_side)
         self.sizes, self.problems = sizes, problems
-        self.row = np.full(len(self.labels), -1)
-        self.row[indices] = np.arange(len(indices))
-        self.begin = np.cumsum(3 * sizes.prod(1)) - 3 * sizes.prod(1)
+        self.rows = np.full(len(self.labels), -1)  # by index; -1: not in the cache
+        self.rows[indices] = np.arange(len(indices))
+        self.begins = np.cumsum(3 * sizes.prod(1)) - 3 * sizes.prod(1)  # in bytes, by row
         self.file = blocks if isinstance(blocks, Path) else None
         self._open(blocks)
 
     def _open(self, blocks: list[Pixels] | Path) -> None:
         if isinstance(blocks, Path):
-            nothing = blocks.stat().st_size == 0  # all are broken
-            blocks = [np.zeros(0, np.uint8) if nothing else np.asarray(np.memmap(blocks, np.uint8, "r"))]
+            is_empty = blocks.stat().st_size == 0  # All images are unreadable, and an empty file cannot be mapped.
+            blocks = [np.zeros(0, np.uint8) if is_empty else np.asarray(np.memmap(blocks, np.uint8, "r"))]
         self.blocks = blocks
         lengths = [len(block) for block in blocks]
-        self.first = np.cumsum(lengths) - lengths  # where each block begins
+        self.block_begins = np.cumsum(lengths) - lengths  # in bytes
 
     def image(self, index: int) -> Pixels:
-        row = int(self.row[index])
+        row = int(self.rows[index])
         if row < 0:
             return super().image(index)
         if index in self.problems:
             raise DataError(self.problems[index])
         height, width = self.sizes[row].tolist()
-        block = int(np.searchsorted(self.first, self.begin[row], "right")) - 1
-        begin = int(self.begin[row] - self.first[block])
+        block = int(np.searchsorted(self.block_begins, self.begins[row], "right")) - 1
+        begin = int(self.begins[row] - self.block_begins[block])
         return self.blocks[block][begin : begin + 3 * height * width].reshape(height, width, 3)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For workers that are not forked: a file is mapped anew there."""
+        """Return the state for workers that are not forked: they map the file themselves."""
         return {**self.__dict__, "blocks": self.blocks if self.file is None else self.file}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -136,10 +127,10 @@ class StoredSet(ResizedSet):
         self._open(state["blocks"])
 
 
-class _Decoded(NamedTuple):
-    """Images of one batch: pixels one after another, `(b, 2)` heights and widths, and problems of broken ones.
+class _DecodedBatch(NamedTuple):
+    """Images of one batch: pixels one image after another, `(b, 2)` heights and widths, and problems by index.
 
-    A mistake of the user is a value, since torch would wrap it.
+    A user's mistake is a value here, since torch would wrap an exception.
     """
 
     pixels: Tensor
@@ -148,8 +139,8 @@ class _Decoded(NamedTuple):
     error: ConfigError | None = None
 
 
-class _Each(Dataset[tuple[int, Pixels | str | ConfigError]]):
-    """Images by index, or what is wrong with them."""
+class _ImagesOrProblems(Dataset[tuple[int, Pixels | str | ConfigError]]):
+    """Images by index; for an unreadable image the reason, for a setting that does not fit the error."""
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
@@ -163,22 +154,24 @@ class _Each(Dataset[tuple[int, Pixels | str | ConfigError]]):
             return index, error
 
 
-def _collate(samples: list[tuple[int, Pixels | str | ConfigError]]) -> _Decoded:
+def _collate(samples: list[tuple[int, Pixels | str | ConfigError]]) -> _DecodedBatch:
+    """Join the images of a batch; if a setting does not fit one of them, the batch is that error."""
     error = next((image for _, image in samples if isinstance(image, ConfigError)), None)
     if error is not None:
-        return _Decoded(torch.zeros(0), torch.zeros(0), {}, error)
-    whole = [image.reshape(-1) for _, image in samples if isinstance(image, np.ndarray)]
+        return _DecodedBatch(torch.zeros(0), torch.zeros(0), {}, error)
+    readable = [image.reshape(-1) for _, image in samples if isinstance(image, np.ndarray)]
     sizes = [image.shape[:2] if isinstance(image, np.ndarray) else (0, 0) for _, image in samples]
     problems = {index: image for index, image in samples if isinstance(image, str)}
-    pixels = np.concatenate(whole) if whole else np.zeros(0, np.uint8)
-    return _Decoded(torch.from_numpy(pixels), torch.tensor(sizes), problems)
+    pixels = np.concatenate(readable) if readable else np.zeros(0, np.uint8)
+    return _DecodedBatch(torch.from_numpy(pixels), torch.tensor(sizes), problems)
 
 
-def _decoded(
+def _decode(
     images: ResizedSet, indices: Indices, workers: int, progress: Progress, bad_images: BadImages
-) -> Iterator[_Decoded]:
-    """All images in their order; those that are broken are counted."""
-    for batch in stream(_Each(images), chunks(indices.tolist(), AT_ONCE), workers, _collate):
+) -> Iterator[_DecodedBatch]:
+    """Yield all images in their order, and count the unreadable ones."""
+    batches = chunks(indices.tolist(), IMAGES_PER_BATCH)
+    for batch in stream(_ImagesOrProblems(images), batches, workers, _collate):
         if batch.error is not None:
             raise batch.error
         bad_images.add({images.path(index): problem for index, problem in batch.problems.items()})
@@ -193,11 +186,11 @@ def keep_in_memory(
     *,
     workers: int = 0,
     progress: Progress = lambda done: None,
-) -> StoredSet:
-    """Decodes images once; workers that are forked share them.
+) -> CachedSet:
+    """Decode images once and keep them in memory, which forked workers share.
 
     Raises:
-        DataError: too many images are broken, or there is too little memory.
+        DataError: too many images are unreadable, or there is too little memory.
         ConfigError: a setting does not fit an image.
     """
     needed, free = images.bytes_for(indices), free_memory()
@@ -207,11 +200,11 @@ def keep_in_memory(
             " data.store: disk, or none"
         )
     blocks, sizes, problems = [], [], {}
-    for batch in _decoded(images, indices, workers, progress, bad_images):
-        blocks.append(batch.pixels.numpy().copy())  # what a worker sends is shared memory, of which there is less
+    for batch in _decode(images, indices, workers, progress, bad_images):
+        blocks.append(batch.pixels.numpy().copy())  # A worker's batch is in shared memory, of which there is less.
         sizes.append(batch.sizes.numpy())
         problems.update(batch.problems)
-    return StoredSet(images, indices, np.concatenate(sizes), blocks, problems)
+    return CachedSet(images, indices, np.concatenate(sizes), blocks, problems)
 
 
 def write(
@@ -223,90 +216,81 @@ def write(
     workers: int = 0,
     progress: Progress = lambda done: None,
 ) -> None:
-    """Decodes images once to `path`, and writes beside it its recipe, with a digest of the bytes.
+    """Decode images once and write them to `path`, with a manifest beside it.
 
-    What was there is removed first, since both might have no room.
+    An old file is removed first, since the disk may not have room for both.
 
     Raises:
-        DataError: too many images are broken, or the disk has no room.
+        DataError: too many images are unreadable, or the disk has no room.
         ConfigError: a setting does not fit an image.
     """
+    # Made before decoding, so that a file that changes meanwhile is noticed the next time.
+    manifest = _make_manifest(images, indices)
     needed, sizes, problems = 0, [], {}
-    described = _recipe(images, indices)  # first: a file that changes while it is decoded is decoded anew next time
-    temporary = path.with_name(f".{path.name}.tmp")
-    digest = hashlib.sha256()
+
+    def decode() -> Iterator[bytes]:
+        for batch in _decode(images, indices, workers, progress, bad_images):
+            sizes.extend(batch.sizes.tolist())
+            problems.update(batch.problems)
+            yield batch.pixels.numpy().tobytes()
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for old in (path, recipe_path(path), temporary):
-            old.unlink(missing_ok=True)
+        pixel_file.remove(path)
         needed, free = images.bytes_for(indices), shutil.disk_usage(path.parent).free
         if needed > free:
             raise DataError(
                 f"data.store: disk needs about {needed:,} bytes for {len(indices):,} images in {path.parent}, and"
                 f" {free:,} are free; make room, choose another --run-dir, or use data.store: none"
             )
-        with temporary.open("wb") as file:
-            for batch in _decoded(images, indices, workers, progress, bad_images):
-                content = batch.pixels.numpy().tobytes()
-                digest.update(content)
-                file.write(content)
-                sizes += batch.sizes.tolist()
-                problems.update(batch.problems)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        recipe = {**described, "sha256": digest.hexdigest(), "sizes": sizes, "problems": problems}
-        temporary.write_text(json.dumps(recipe) + "\n", encoding="utf-8")
-        temporary.replace(recipe_path(path))
+        pixel_file.write(
+            path, decode(), lambda digest: {**manifest, "sha256": digest, "sizes": sizes, "problems": problems}
+        )
     except OSError as error:
         raise DataError(f"cannot write {path} (about {needed:,} bytes): {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read(
     path: Path, images: ResizedSet, indices: Indices, *, check: bool = True, progress: Progress = lambda done: None
-) -> StoredSet | None:
-    """Maps what `write` has left, or None if it was written to another recipe or is not whole.
+) -> CachedSet | None:
+    """Map a file that `write` has written; None if it is for other images, or damaged.
 
     Args:
-        check: compare the digest as well, for which the whole file is read, and the times of the image files. Without,
-            another process has done so: the files of another machine may have other times.
-        progress: is told how many more bytes are read.
+        path: the file.
+        images, indices: the images that it should hold.
+        check: also compare the digest, which reads the whole file, and the versions of the image files. False if
+            another process has done so: on another machine the image files may have other times.
+        progress: called with the number of bytes just read.
     """
     try:
-        recipe: dict[str, Any] = json.loads(recipe_path(path).read_text(encoding="utf-8"))
-        sizes = np.array(recipe.pop("sizes"), np.int64).reshape(-1, 2)
-        problems = {int(index): str(problem) for index, problem in recipe.pop("problems").items()}
-        digest = recipe.pop("sha256")
-        whole = len(sizes) == len(indices) and sizes.min() >= 0 and path.stat().st_size == 3 * sizes.prod(1).sum()
-        ours = _recipe(images, indices)
+        manifest = pixel_file.read_manifest(path)
+        sizes = np.array(manifest.pop("sizes"), np.int64).reshape(-1, 2)
+        problems = {int(index): str(problem) for index, problem in manifest.pop("problems").items()}
+        digest = manifest.pop("sha256")
+        expected = _make_manifest(images, indices)
         if not check:
-            recipe["versions"] = ours["versions"]
-        if recipe != ours or not whole:
+            manifest["versions"] = expected["versions"]
+        is_complete = len(sizes) == len(indices) and sizes.min() >= 0 and path.stat().st_size == 3 * sizes.prod(1).sum()
+        if manifest != expected or not is_complete:
             return None
         if check and digest != file_digest(path, progress):
             return None
-        return StoredSet(images, indices, sizes, path, problems)
-    except (OSError, OverflowError, *BROKEN_RECIPE):
+        return CachedSet(images, indices, sizes, path, problems)
+    except pixel_file.MANIFEST_ERRORS:
         return None
 
 
-def _recipe(images: ResizedSet, indices: Indices) -> dict[str, Any]:
-    """What a store's bytes depend on."""
+def _make_manifest(images: ResizedSet, indices: Indices) -> dict[str, Any]:
+    """Return everything that the bytes of the cache depend on."""
     return {
-        "images": images.images.name,
-        "of": len(images),
-        "chosen": paths_digest(images, indices),
-        "versions": versions_digest(images, indices),
+        **pixel_file.describe_images(images.images, indices),
         "value_range": str(images.value_range),
         "short_side": images.short_side,
     }
 
 
 def free_memory() -> int | None:
-    """Bytes that a process can still have, where the system tells (Linux)."""
+    """Look up the bytes of memory that a process can still get; None where the system does not tell (not Linux)."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):

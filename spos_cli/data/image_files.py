@@ -1,0 +1,180 @@
+"""Decode image files to 8-bit RGB, and tell images from other files."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, features
+
+from spos_cli.data import levels
+from spos_cli.data.levels import ValueRange
+from spos_cli.errors import ConfigError, DataError
+
+Pixels = NDArray[np.uint8]
+
+# Formats of pixels only. PIL recognises a file by its content, whatever its name, and runs Ghostscript for EPS; so it
+# must not try documents, drawings, icons and data sets. For PIL, MPO is a kind of JPEG. TGA has no signature.
+FORMATS = ("JPEG", "MPO", "PNG", "BMP", "PPM", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000", "QOI", "TGA")
+# Formats that PIL may have been built without, and PIL's names of the features that they need.
+OPTIONAL_FORMATS = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+MAX_ASPECT_RATIO = 100  # Long side to short side: resizing a longer line of pixels to a square would fill the memory.
+MAX_JPEG_BYTES = 2**28  # A larger JPEG file is not read into memory as a whole.
+UNREADABLE = "cannot read the image "  # The first words of every message about an image that cannot be decoded.
+
+
+@functools.lru_cache(maxsize=1)
+def list_formats() -> tuple[str, ...]:
+    """Return those of `FORMATS` that the installed PIL can decode."""
+    Image.init()
+    supported = features.get_supported()
+    return tuple(
+        name
+        for name in FORMATS
+        if name in Image.OPEN and (name not in OPTIONAL_FORMATS or OPTIONAL_FORMATS[name] in supported)
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def list_extensions() -> frozenset[str]:
+    """Return the file name extensions, in lower case, that PIL has for the formats of `list_formats`."""
+    readable = {*list_formats(), "MPO"}
+    return frozenset(extension for extension, name in Image.registered_extensions().items() if name in readable)
+
+
+def is_image(name: str) -> bool:
+    """Tell from a file's name whether it is an image that can be decoded."""
+    return get_extension(name) in list_extensions()
+
+
+def get_extension(name: str) -> str:
+    """Return the extension of a file name in lower case, such as `.jpg`; empty if it has none."""
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122  (a Path for each of a million names would be slow)
+
+
+def decode(path: Path, value_range: ValueRange = "auto") -> Pixels:
+    """Decode one image file to `(H, W, 3) uint8` RGB. Grey is repeated, transparency dropped.
+
+    Of several frames or pages, the first is decoded. If simplejpeg is installed it decodes JPEG files, to the same
+    pixels as PIL and in two thirds of the time.
+
+    Args:
+        path: the file.
+        value_range: for images that do not have 8 bits per channel: the two values that become 0 and 255, or `dtype`
+            for the smallest and the largest of their type. `auto` refuses such images. Ignored for 8-bit images.
+
+    Raises:
+        DataError: the file is missing, damaged, or so large that it must be an attack.
+        ConfigError: `value_range` does not fit the image's values.
+    """
+    with _as_data_error(path):
+        pixels = _decode_with_simplejpeg(path) if _check_file(path) <= MAX_JPEG_BYTES else None
+        if pixels is not None:
+            return pixels
+        with _open(path) as image:
+            depth = levels.get_depth(image)
+            if depth is None:
+                return np.array(image.convert("RGB"))
+            scaled = levels.to_8_bits(image, depth, value_range)
+            return scaled if scaled.ndim == 3 else np.repeat(scaled[..., None], 3, 2)
+    raise AssertionError("either pixels or an error")
+
+
+def measure(path: Path) -> levels.Measured | None:
+    """Measure the range of an image file's values; None for 8 bits per channel, where reading the header is enough.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    with _as_data_error(path):
+        _check_file(path)
+        with _open(path) as image:
+            depth = levels.get_depth(image)
+            return None if depth is None else levels.measure(image, depth)
+    raise AssertionError("either a range or an error")
+
+
+def _check_file(path: Path) -> int:
+    """Return the size of a file in bytes; raise ValueError if it is not a regular file."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # Reading a pipe or a device may never end.
+        raise ValueError("not a regular file")
+    return status.st_size
+
+
+@contextlib.contextmanager
+def _as_data_error(path: Path) -> Iterator[None]:
+    """Turn any error about an image file, but a ConfigError, into a DataError."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(f"{UNREADABLE}{path}: too many pixels for an image") from None
+    except Exception as error:  # PIL raises almost any kind of error for a damaged file.
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise DataError(f"{UNREADABLE}{path}: {reason}") from None
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """Open an image with PIL, which has only read its header so far."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", category=UserWarning)  # PIL warns about unusual metadata.
+        # Almost any content could be TGA, so only the extension can tell.
+        is_tga = Image.registered_extensions().get(get_extension(path.name)) == "TGA"
+        with Image.open(path, formats=[name for name in list_formats() if name != "TGA" or is_tga]) as image:
+            _check_size(*image.size)
+            yield image
+
+
+def _decode_with_simplejpeg(path: Path) -> Pixels | None:
+    """Decode a JPEG file with simplejpeg; None where PIL has to: not plain colour or grey, or not complete.
+
+    Both call libjpeg-turbo, with the accurate DCT and smooth upsampling.
+    """
+    simplejpeg = _import_simplejpeg()
+    if simplejpeg is None:
+        return None
+    with path.open("rb", buffering=0) as file:
+        content = file.read(3)
+        if content != b"\xff\xd8\xff":
+            return None
+        content += file.read()
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+        if colours not in ("YCbCr", "Gray") or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
+            return None
+        _check_size(width, height)
+        pixels: Pixels = simplejpeg.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False)
+    except ValueError:  # From libjpeg or `_check_size`. PIL will meet the same fault, and decide.
+        return None
+    return pixels
+
+
+@functools.lru_cache(maxsize=1)
+def _import_simplejpeg() -> Any:
+    """Import simplejpeg; None if it is not installed, or if PIL's libjpeg is another one, whose pixels may differ."""
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    return simplejpeg if features.check_feature("libjpeg_turbo") else None
+
+
+def _check_size(width: int, height: int) -> None:
+    """Raise ValueError for an image without pixels, or one that is far too long for its width."""
+    if min(width, height) < 1:
+        raise ValueError("the image has no pixels")
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise ValueError(f"aspect ratio too extreme: {width} x {height} pixels, at most {MAX_ASPECT_RATIO} to 1")
