@@ -70,7 +70,7 @@ def _read_entry(
     theirs = info.get("flops")
     if theirs is not None and theirs != flops.of(arch):
         raise CheckpointError(
-            f"{name}: the candidate {arch} has {quote_value(theirs)} FLOPs there and {flops.of(arch):,} here, so it is from"
-            " another space"
+            f"{name}: the candidate {arch} has {quote_value(theirs)} FLOPs there and {flops.of(arch):,} here, so it is"
+            " from another space"
         )
     return Entry(arch, flops.of(arch), params.of(arch), top1, top5, IMAGES_PER_CANDIDATE, 0, "imported")

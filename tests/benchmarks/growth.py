@@ -20,7 +20,7 @@ from spos_cli.models.counting import Costs, count
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.search.results import Results
-from spos_cli.space import search_space
+from spos_cli.space import choices as choices_module
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
 from spos_cli.space.sampling import CostBinSampler
@@ -148,7 +148,7 @@ def make_space(layers: int, choices: int) -> SearchSpace:
     """
     stages = tuple(Stage(stage.blocks * layers // 20, stage.channels) for stage in OFFICIAL_SPACE.stages)
     kernels = [Choice("shuffle", (("kernel", 2 * index + 3),)) for index in range(choices - 1)]
-    with mock.patch.object(search_space, "MAX_KERNEL", 2 * choices + 1):
+    with mock.patch.object(choices_module, "MAX_KERNEL", 2 * choices + 1):
         return SearchSpace(stages, (*kernels, Choice("shuffle_xception")), 224, 1000, 16, 2, 1024)
 
 

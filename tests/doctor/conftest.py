@@ -20,7 +20,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure rates for a moment only, on a machine of two cores without a GPU; count each space once."""
     count_spaces_once(monkeypatch)
     monkeypatch.setattr(speed, "MEASURED_SECONDS", 0.05)
-    monkeypatch.setattr(distributed, "usable_cores", lambda: 2)
+    monkeypatch.setattr(distributed, "count_usable_cores", lambda: 2)
     monkeypatch.setattr(shutil, "which", lambda name: None)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from spos_cli.doctor import devices
 from spos_cli.models import skeleton
-from spos_cli.official import golden
+from spos_cli.official import golden, self_test
 from tests.doctor.setups import expect, make_setup
 
 
@@ -23,25 +23,25 @@ def corrupt_the_norm(patch: pytest.MonkeyPatch) -> None:
 
 
 def swap_the_halves(patch: pytest.MonkeyPatch) -> None:
-    joined = skeleton.joined
-    patch.setattr(skeleton, "joined", lambda pieces: joined(pieces[::-1]))
+    concatenate = skeleton.concatenate
+    patch.setattr(skeleton, "concatenate", lambda pieces: concatenate(pieces[::-1]))
 
 
 def add_a_nan(patch: pytest.MonkeyPatch) -> None:
-    fill = golden.fill
+    fill = golden.fill_weights
 
     def fill_with_nan(model: torch.nn.Module) -> None:
         fill(model)
         model.state_dict()["first_conv.0.weight"][0, 0, 0, 0] = float("nan")
 
-    patch.setattr(golden, "fill", fill_with_nan)
+    patch.setattr(golden, "fill_weights", fill_with_nan)
 
 
 def break_the_driver(patch: pytest.MonkeyPatch) -> None:
     def fail(device: torch.device) -> None:
         raise RuntimeError("CUDA error: no kernel image is available\nmore of it")
 
-    patch.setattr(golden, "self_test", fail)
+    patch.setattr(self_test, "run_self_test", fail)
 
 
 @pytest.mark.parametrize("plant", [corrupt_a_logit, corrupt_the_norm, swap_the_halves, add_a_nan, break_the_driver])
@@ -53,7 +53,7 @@ def test_a_device_that_computes_other_logits(plant: Callable[[pytest.MonkeyPatch
 
 
 def test_every_gpu_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(golden, "self_test", lambda device: {"supernet": 1.0 if device.index == 1 else 0.0})
+    monkeypatch.setattr(self_test, "run_self_test", lambda device: {"supernet": 1.0 if device.index == 1 else 0.0})
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     statuses = {finding.check: finding.status for finding in devices.check(make_setup("devices=cpu"))}
     assert statuses == {

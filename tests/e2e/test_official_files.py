@@ -20,12 +20,12 @@ from torchvision import transforms as classic
 from spos_cli.engine import checkpoint
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
-from spos_cli.official.golden import WINNER, fill, image
+from spos_cli.official.golden import WINNER, fill_weights, make_images
 from spos_cli.search.journal import Journal
 from spos_cli.space.search_space import OFFICIAL_SPACE
 from tests.conftest import Mistake, Spos
 from tests.models import reference
-from tests.official.test_flops_table import published as official_table
+from tests.official.test_flops_table import make_official_table
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ def opencv_pipeline(path: Path) -> torch.Tensor:
 def winner() -> dict[str, torch.Tensor]:
     """The official winner with the weights and statistics of the golden numbers."""
     network = Network(OFFICIAL_SPACE, WINNER)
-    fill(network)
+    fill_weights(network)
     return network.state_dict()
 
 
@@ -76,9 +76,9 @@ def test_the_oracle_is_the_official_network(winner: dict[str, torch.Tensor]) -> 
     golden = json.loads((Path(__file__).parents[1] / "official/golden/network_logits.json").read_text())
     for case in golden[:3]:
         network = Network(OFFICIAL_SPACE, WINNER.__class__(tuple(case["architecture"])))
-        fill(network)
+        fill_weights(network)
         with torch.no_grad():
-            logits = reference.logits(network.state_dict(), case["architecture"], image(2, 7))
+            logits = reference.logits(network.state_dict(), case["architecture"], make_images(2, 7))
         assert float(logits.double().norm()) == pytest.approx(case["eval_l2"], rel=1e-5)
 
 
@@ -112,7 +112,7 @@ def test_an_official_network_gives_the_official_logits(
 def test_a_round_trip_keeps_every_byte(spos: Spos, winner: dict[str, torch.Tensor]) -> None:
     """From official to ours to official, for the network and for the supernet."""
     supernet = Supernet(OFFICIAL_SPACE)
-    fill(supernet)
+    fill_weights(supernet)
     imagenet = ("--config", "imagenet_published", "--run-dir", "r", "--json")
     for state in (winner, supernet.state_dict()):
         kind = "network" if state is winner else "supernet"
@@ -134,7 +134,7 @@ def test_a_round_trip_keeps_every_byte(spos: Spos, winner: dict[str, torch.Tenso
 
 
 def test_the_official_flops_table(spos: Spos) -> None:
-    (spos.folder / "op_flops_dict.pkl").write_bytes(pickle.dumps(official_table(), 2))
+    (spos.folder / "op_flops_dict.pkl").write_bytes(pickle.dumps(make_official_table(), 2))
     imagenet = ("flops-table", "--config", "imagenet", "--run-dir", "r", "--json")
     assert json.loads(spos.here(*imagenet, "--import", "op_flops_dict.pkl").stdout) == {
         "compared": 34,
@@ -145,7 +145,7 @@ def test_the_official_flops_table(spos: Spos) -> None:
     assert kept == [{"op": "shufflenet_3x3_stride_1", "key": [64, 64, 12, 56, 56, 1], "flops": 2747136}]
     spos.here(*imagenet, "--format", "pkl")
     written = pickle.loads((spos.folder / "r" / "op_flops_dict.pkl").read_bytes())
-    del (table := official_table())["shufflenet_3x3_stride_1"][64, 64, 12, 56, 56, 1]
+    del (table := make_official_table())["shufflenet_3x3_stride_1"][64, 64, 12, 56, 56, 1]
     assert written == table
 
 

@@ -1,4 +1,4 @@
-"""`export-arch` asked again and again of one journal: nothing is computed, there is not even a supernet."""
+"""Many questions of `export-arch` to one journal. Nothing is computed; there is not even a supernet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Ask = Callable[..., list[dict[str, Any]]]
 
 @pytest.fixture
 def entries(spos: Spos) -> list[Entry]:
-    """A search that was made elsewhere: journal, outcomes and settings, and nothing else."""
+    """Write the journal, outcomes and settings of a search, and nothing else; return the lines of the journal."""
     rng, folder = np.random.default_rng(0), spos.run / "search"
     journal, bitmaps = Journal(folder / "journal.jsonl"), OutcomesFile(folder / "outcomes.bits", IMAGES)
     numbers = rng.choice(256, COUNT, replace=False)
@@ -51,7 +51,7 @@ def entries(spos: Spos) -> list[Entry]:
 
 
 class Operations(TorchDispatchMode):
-    """Counts what PyTorch computes."""
+    """Count what PyTorch computes."""
 
     count = 0
 
@@ -62,7 +62,7 @@ class Operations(TorchDispatchMode):
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], tuple[int, int]]]:
-    """Calls of modules, and operations on tensors, so far."""
+    """Count the calls of modules, and the operations on tensors, so far."""
     calls, original = [], torch.nn.Module.__call__
     monkeypatch.setattr(
         torch.nn.Module, "__call__", lambda self, *a, **k: (calls.append(self), original(self, *a, **k))[1]
@@ -73,16 +73,16 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], tuple[int
 
 @pytest.fixture
 def ask(spos: Spos, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Ask:
-    """What `spos export-arch --json` says, in this process; what it says besides is on stderr."""
+    """Run `spos export-arch --json` in this process; return what it prints, and find `note` on stderr."""
 
-    def call(*arguments: object, said: str = "") -> list[dict[str, Any]]:
+    def call(*arguments: object, note: str = "") -> list[dict[str, Any]]:
         monkeypatch.chdir(spos.folder)
         monkeypatch.setattr(sys, "argv", ["spos", "export-arch", "--json", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
             cli.main()
         printed = capfd.readouterr()
         assert stopped.value.code == 0, printed.err
-        assert said in printed.err
+        assert note in printed.err
         found: list[dict[str, Any]] = json.loads(printed.out)
         for one in found:
             content = yaml.safe_load(Path(one["file"]).read_text())
@@ -98,7 +98,7 @@ def archs(found: list[dict[str, Any]] | list[Entry]) -> list[list[int]]:
 
 
 def smallest(entries: list[Entry], bits: Path) -> list[Entry]:
-    """Those that are tied with the best, one comparison at a time, by FLOPs."""
+    """Return the candidates that are statistically tied with the best, one comparison at a time, cheapest first."""
     bitmaps, complete = OutcomesFile(bits, IMAGES), [entry for entry in ranking(entries) if not entry.partial]
     every = [entry.architecture for entry in Journal(bits.with_name("journal.jsonl")).read()]
     outcomes = [bitmaps.read(every.index(entry.architecture)) for entry in complete]
@@ -109,7 +109,7 @@ def smallest(entries: list[Entry], bits: Path) -> list[Entry]:
 def test_questions_to_one_journal(
     spos: Spos, entries: list[Entry], ask: Ask, computed: Callable[[], tuple[int, int]]
 ) -> None:
-    """Each is answered from the journal and the outcomes, with zero forward passes."""
+    """Each is answered from the journal and the outcomes, without a forward pass."""
     bits = spos.run / "search" / "outcomes.bits"
     flops, params = 1500, 3700
     small = [entry for entry in entries if entry.flops <= flops]
@@ -120,7 +120,7 @@ def test_questions_to_one_journal(
     assert archs(ask("--top", 5)) == archs(ranking(entries)[:5])
     assert archs(ask("--top", 99)) == archs(ranking(entries))
     assert archs(ask("--flops-limit", flops)) == archs(ranking(small)[:1])
-    assert archs(ask("--flops-limit", 999, said="1 of these lost a race")) == archs(
+    assert archs(ask("--flops-limit", 999, note="1 of these stopped early")) == archs(
         [entry for entry in entries if entry.partial]
     )
     assert archs(ask("--flops-limit", flops, "--params-limit", params, "--top", 3)) == archs(ranking(both)[:3])
@@ -128,8 +128,8 @@ def test_questions_to_one_journal(
     alike = smallest(entries, bits)
     assert 5 < len(alike) < COUNT - 5
     assert alike[0] != ranking(entries)[0]
-    said = f"of {len(alike)} that a paired test cannot tell from the best, by FLOPs"
-    assert archs(ask("--prefer", "smallest", said=said)) == archs(alike[:1])
+    note = f"from {len(alike)} that are statistically tied with the best, cheapest first"
+    assert archs(ask("--prefer", "smallest", note=note)) == archs(alike[:1])
     assert archs(ask("--prefer", "smallest", "--top", 3)) == archs(alike[:3])
     assert archs(ask("--prefer", "smallest", "--params-limit", params)) == archs(
         smallest([entry for entry in entries if entry.params <= params], bits)[:1]
@@ -142,30 +142,32 @@ def test_questions_to_one_journal(
 
     assert computed() == (0, 0)
     torch.nn.Linear(2, 2)(torch.zeros(1, 2))
-    assert all(computed())  # that it would have been seen
+    assert all(computed())  # A computation would have been counted.
 
 
 def test_without_outcomes_the_best_is_exported_and_no_tie_claimed(spos: Spos, entries: list[Entry], ask: Ask) -> None:
     (spos.run / "search" / "outcomes.bits").unlink()
-    said = "does not have the outcomes of the best, so ties are unknown; exported is the best"
-    assert archs(ask("--prefer", "smallest", "--top", 3, said=said)) == archs(ranking(entries)[:1])
+    note = (
+        "outcomes.bits is missing, or does not have the outcomes of the best, so ties are unknown; exporting the best"
+    )
+    assert archs(ask("--prefer", "smallest", "--top", 3, note=note)) == archs(ranking(entries)[:1])
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "phrase"),
     [
         (("--flops-limit", "899"), "no scored candidate has at most 899 FLOPs; they have 900 to "),
         (("--params-limit", "2K"), "no scored candidate has at most 2K parameters; they have 3."),
         (("--flops-limit", "1100", "--params-limit", "3100"), " of them at most 1.1K) and 3."),
-        (("--pareto", "--top", "3"), "leave --top away"),
-        (("--pareto", "--prefer", "smallest"), "leave --prefer smallest away"),
+        (("--pareto", "--top", "3"), "do not pass --top with it"),
+        (("--pareto", "--prefer", "smallest"), "do not pass --prefer smallest with it"),
         (("--pareto", "--flops-limit", "999"), "none of 1 candidates was scored to the end"),
     ],
 )
 def test_a_question_without_an_answer(
-    entries: list[Entry], mistake: Mistake, arguments: tuple[str, ...], said: str
+    entries: list[Entry], mistake: Mistake, arguments: tuple[str, ...], phrase: str
 ) -> None:
-    assert said in mistake("export-arch", *arguments)
+    assert phrase in mistake("export-arch", *arguments)
 
 
 def test_a_journal_from_elsewhere(spos: Spos, entries: list[Entry], ask: Ask, mistake: Mistake) -> None:
@@ -183,10 +185,8 @@ def test_a_journal_from_elsewhere(spos: Spos, entries: list[Entry], ask: Ask, mi
     assert archs(ask("--prefer", "smallest", *place)) == archs(smallest(known, bits)[:1])
 
 
-def test_scores_of_another_search_are_asked_only_where_there_are_no_others(
-    spos: Spos, entries: list[Entry], ask: Ask
-) -> None:
-    """Those on other images, that is; and the limits are those of the search."""
+def test_imported_scores_are_exported_only_if_there_are_no_others(spos: Spos, entries: list[Entry], ask: Ask) -> None:
+    """Imported scores were found on other images. The limits are those of the search."""
     folder, foreign = spos.run / "search", ranking(entries)[:3]
     limit = sorted(entry.flops for entry in foreign)[1]
     imported = [replace(entry, origin="imported", top1=1.0 - 0.01 * n) for n, entry in enumerate(foreign)]
@@ -203,11 +203,11 @@ def test_scores_of_another_search_are_asked_only_where_there_are_no_others(
     settings = {"supernet": "some", "search": {"flops_limit": limit, "params_limit": None}}
     (folder / "settings.json").write_text(json.dumps(settings))
     journal.write_text("".join(entry.to_line() for entry in imported))
-    said = "this search has scored no candidate yet"
+    note = "this search has scored no candidate yet"
     allowed = [entry for entry in imported if entry.flops <= limit]
-    assert archs(ask("--top", 3, said=said)) == archs(ranking(allowed)[:3])
-    assert archs(ask("--pareto", said=said)) == archs(pareto(allowed))
-    assert archs(ask("--flops-limit", 2 * limit, said=said)) == archs(ranking(imported)[:1])
+    assert archs(ask("--top", 3, note=note)) == archs(ranking(allowed)[:3])
+    assert archs(ask("--pareto", note=note)) == archs(pareto(allowed))
+    assert archs(ask("--flops-limit", 2 * limit, note=note)) == archs(ranking(imported)[:1])
 
 
 def test_only_a_limit_that_the_space_can_keep_leads_to_another_search(
@@ -215,9 +215,9 @@ def test_only_a_limit_that_the_space_can_keep_leads_to_another_search(
 ) -> None:
     journal = spos.run / "search" / "journal.jsonl"
     journal.write_text("".join(replace(entry, flops=1000 * entry.flops).to_line() for entry in entries))
-    asked = mistake("export-arch", "--flops-limit", "800K")
-    assert "they have 900K to " in asked
-    assert asked.endswith("; spos search --fresh --flops-limit 800000 may find some\n")
-    asked = mistake("export-arch", "--flops-limit", "800K", "--params-limit", "100")
-    assert "and no architecture of the space less than " in asked
-    assert asked.endswith(" parameters\n")
+    message = mistake("export-arch", "--flops-limit", "800K")
+    assert "they have 900K to " in message
+    assert message.endswith("; spos search --fresh --flops-limit 800000 may find some\n")
+    message = mistake("export-arch", "--flops-limit", "800K", "--params-limit", "100")
+    assert "no architecture of the space has less than " in message
+    assert message.endswith(" parameters\n")

@@ -16,6 +16,7 @@ from PIL import Image
 from skimage import data as photographs
 
 from spos_cli.config import loading
+from spos_cli.config.identity import portable_settings
 from spos_cli.config.schema import Config
 from spos_cli.data import cache
 from spos_cli.data.cache import CachedSet, ResizedSet
@@ -109,7 +110,9 @@ def test_several_processes_cannot_each_hold_the_images(root: Path) -> None:
 
 
 def test_ram_and_disk_are_the_same_settings_to_a_result() -> None:
-    ram, disk, none = (loading.validate({}, [f"data.store={kind}"]).portable() for kind in ("ram", "disk", "none"))
+    ram, disk, none = (
+        portable_settings(loading.validate({}, [f"data.store={kind}"])) for kind in ("ram", "disk", "none")
+    )
     assert ram == disk != none
 
 
