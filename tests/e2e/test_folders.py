@@ -181,7 +181,7 @@ def test_files_that_are_passed_over_are_said(spos: Spos, folders: Path) -> None:
 @pytest.mark.slow
 def test_several_processes_say_it_once(spos: Spos, folders: Path) -> None:
     (folders / "train" / "cat" / "00.heic").write_bytes(b"")
-    said = spos("supernet-train", "--devices", "2").stderr
+    said = "".join(done.stderr for done in spos.together("supernet-train"))
     assert said.count("D/train: 1 file is passed over: 1 .heic") == 1
 
 
@@ -267,8 +267,8 @@ def test_one_deep_image_that_only_a_worker_meets(spos: Spos, folders: Path, mist
 @pytest.mark.slow
 def test_several_processes_end_with_one_message(spos: Spos, folders: Path) -> None:
     deepen(folders)
-    message = spos("supernet-train", "--devices", "2", "--set", "supernet.batch_size=12", code=2).stderr
-    assert message.count("has 16-bit values from 0 to 4080") == 1
+    for done in spos.together("supernet-train", "--set", "supernet.batch_size=12", code=2):
+        assert done.stderr.count("has 16-bit values from 0 to 4080") == 1
     assert not spos.run.exists()
     for seed, path in enumerate(sorted(folders.glob("*/*/*.png"))):
         save(path, seed)

@@ -191,7 +191,7 @@ def test_workers_do_not_change_the_bytes(finished: Spos, tmp_path: Path, workers
 
 def test_two_processes_give_the_same_journal(finished: Spos, tmp_path: Path) -> None:
     spos = Spos(tmp_path)
-    spos("search", "--weights", finished.run / "supernet" / "last.pt", "--devices", 2)
+    spos.together("search", "--weights", finished.run / "supernet" / "last.pt")
     ours, theirs = (folder.run / "search" / "journal.jsonl" for folder in (spos, finished))
     assert ours.read_bytes() == theirs.read_bytes()
 

@@ -202,7 +202,7 @@ def test_a_published_search_goes_on(finished: Spos, spos: Spos, tiny: dict[str, 
     journal.write_bytes(b"".join(whole.splitlines(keepends=True)[:10]))  # as after a kill
     spos.here("search", "--weights", "supernet.pth.tar")
     assert journal.read_bytes() == whole
-    spos(*command, "--run-dir", "two", "--devices", 2)
+    spos.together(*command, "--run-dir", "two")
     assert (spos.folder / "two" / "search" / "journal.jsonl").read_bytes() == whole
     larger = (*command[:3], "--set", "space.image_size=16")  # which no tensor of the published weights tells
     assert "(space.image_size: 16, was 8)" in spos.here(*larger, code=2).stderr
