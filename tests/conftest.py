@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from spos_cli import cli
+from tests import forks
+from tests.forks import Finished, free_port, make_environment
 
 # Seconds of everything. Each test overrides what it is about.
 TINY = """
@@ -55,7 +57,6 @@ retrain: {steps: 100, batch_size: 32, lr: 0.05, ema_decay: 0.9, log_every: 10, c
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PROGRAM = Path(sys.executable).with_name("spos")
-Finished = subprocess.CompletedProcess[str]
 Mistake = Callable[..., str]
 
 
@@ -82,6 +83,12 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
 
 
+@functools.cache
+def fork_server() -> forks.Server:
+    """The process that commands are forked from; it ends with this one, whose pipe it reads."""
+    return forks.Server(environment())
+
+
 class Spos:
     """The installed `spos` in a working folder with a `spos.yaml` in it."""
 
@@ -90,15 +97,36 @@ class Spos:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "spos.yaml").write_text(TINY)
 
-    def __call__(self, *arguments: object, code: int = 0, program: tuple[object, ...] = (PROGRAM,)) -> Finished:
-        """Runs a command and checks how it ends; a mistake of the user never shows a traceback."""
-        command = [*map(str, program), *map(str, arguments)]
-        done = subprocess.run(
-            command, cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=240, check=False
-        )
+    def __call__(self, *arguments: object, code: int = 0, program: tuple[object, ...] | None = None) -> Finished:
+        """Run a command and check how it ends; a mistake of the user never shows a traceback.
+
+        Args:
+            program: what to start instead of a fork of a process that has imported `spos`, such as `(PROGRAM,)`.
+        """
+        command = [*map(str, program or ("spos",)), *map(str, arguments)]
+        if program is None:
+            done = self.fork(command[1:])
+        else:
+            done = subprocess.run(
+                command, cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=240, check=False
+            )
         assert done.returncode == code, f"{command} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
         if code == 2:
             assert "Traceback" not in done.stderr + done.stdout, done.stderr
+        return done
+
+    def fork(self, arguments: list[str]) -> Finished:
+        """Run the console script's entry point in a process of its own, which need not import PyTorch again."""
+        return forks.Forks(fork_server(), arguments, self.folder, [environment()]).wait(240)[0]
+
+    def together(self, *arguments: object, code: int = 0, processes: int = 2) -> list[Finished]:
+        """Run a command in several processes that meet over gloo, as a launcher would start them, but sooner."""
+        port, command = free_port(), [*map(str, arguments)]
+        environments = [environment() | make_environment(rank, processes, port) for rank in range(processes)]
+        done = forks.Forks(fork_server(), command, self.folder, environments).wait(240)
+        for one in done:
+            assert one.returncode == code, f"{command} ended with {one.returncode}\n{one.stdout}\n{one.stderr}"
+            assert code != 2 or "Traceback" not in one.stderr
         return done
 
     def here(self, *arguments: object, code: int = 0) -> Finished:
@@ -126,23 +154,16 @@ class Spos:
         return done
 
     def interrupt(self, number: int, when: Callable[[], bool], *arguments: object) -> tuple[int, str]:
-        """Starts a command, sends it a signal as soon as `when` is true; its exit code and its stderr."""
-        process = subprocess.Popen(
-            [str(PROGRAM), *map(str, arguments)],
-            cwd=self.folder,
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        """Start a command, send it a signal as soon as `when` is true; return its exit code and its stderr."""
+        process = forks.Forks(fork_server(), [*map(str, arguments)], self.folder, [environment()])
         end = time.monotonic() + 120
         while not when():
-            assert process.poll() is None, f"ended too early: {process.communicate()[1]}"
+            assert not process.have_ended(), f"ended too early: {process.wait(60)[0].stderr}"
             assert time.monotonic() < end, "the moment to interrupt never came"
             time.sleep(0.002)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-        return process.returncode, said
+        process.kill(number)
+        (done,) = process.wait(60)
+        return done.returncode, done.stderr
 
     @property
     def run(self) -> Path:
@@ -155,6 +176,12 @@ class Spos:
         return found
 
 
+def pytest_unconfigure() -> None:
+    """End what commands were forked from."""
+    if fork_server.cache_info().currsize:
+        fork_server().close()
+
+
 @pytest.fixture
 def spos(tmp_path: Path) -> Spos:
     """A working folder with nothing done yet."""
@@ -165,11 +192,8 @@ def spos(tmp_path: Path) -> Spos:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Spos:
     """A working folder in which all commands have run, without a break. Not to be changed."""
     spos = Spos(tmp_path_factory.mktemp("finished"))
-    spos("supernet-train")
-    spos("search")
-    spos("export-arch")
-    spos("retrain")
-    spos("report")
+    for command in ("supernet-train", "search", "export-arch", "retrain", "report"):
+        spos(command, program=(PROGRAM,))  # as it is installed
     return spos
 
 

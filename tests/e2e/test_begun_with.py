@@ -66,7 +66,7 @@ def test_scores_on_the_same_images_are_taken_over(
     assert (stage["state"], stage["done"], stage["note"]) == ("complete", 18, "12 more from another search")
     assert "18 candidates and 12 of an earlier search" in (one.run / "search" / "report.html").read_text()
 
-    two(*command, "--devices", 2)
+    two.together(*command)
     journal = killed.run / "search" / "journal.jsonl"
     code, _ = killed.interrupt(
         signal.SIGKILL, lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 14, *command

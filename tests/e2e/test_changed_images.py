@@ -410,18 +410,18 @@ def test_cached_images_follow_their_files(run: Run) -> None:
 @pytest.mark.slow
 def test_several_processes_end_with_one_error(run: Run) -> None:
     copies = run.copy_first("c.jpg")
-    done = run.spos("supernet-train", "--devices", 2, code=2)
-    assert done.stderr.count("error") == 1
-    assert "cat: 40 images before, 41 now" in done.stderr
+    for done in run.spos.together("supernet-train", code=2):
+        assert done.stderr.count("error") == 1
+        assert "cat: 40 images before, 41 now" in done.stderr
     for copy in copies:
         copy.unlink()
     run.rename("cat", "wolf")
     for command in (("search",), ("evaluate", "--weights", run.weights, "--arch", "0,0")):
-        done = run.spos(*command, "--devices", 2, code=2)
-        assert done.stderr.count("error") == 1
-        assert "only before: cat, only now: wolf" in done.stderr
+        for done in run.spos.together(*command, code=2):
+            assert done.stderr.count("error") == 1
+            assert "only before: cat, only now: wolf" in done.stderr
     run.rename("wolf", "cat")
-    run.spos("search", "--devices", 2)
+    run.spos.together("search")
 
 
 @pytest.mark.slow

@@ -182,8 +182,8 @@ def test_other_files_are_reported(spos: Spos, folders: Path) -> None:
 @pytest.mark.slow
 def test_several_processes_report_other_files_once(spos: Spos, folders: Path) -> None:
     (folders / "train" / "cat" / "00.heic").write_bytes(b"")
-    messages = spos("supernet-train", "--devices", "2").stderr
-    assert messages.count("D/train: 1 file is passed over: 1 .heic") == 1
+    said = "".join(done.stderr for done in spos.together("supernet-train"))
+    assert said.count("D/train: 1 file is passed over: 1 .heic") == 1
 
 
 def test_unreadable_images_are_not_called_missing(spos: Spos, folders: Path, mistake: Mistake) -> None:
@@ -268,8 +268,8 @@ def test_a_deep_image_that_only_a_worker_meets(spos: Spos, folders: Path, mistak
 @pytest.mark.slow
 def test_several_processes_end_with_one_message(spos: Spos, folders: Path) -> None:
     deepen(folders)
-    message = spos("supernet-train", "--devices", "2", "--set", "supernet.batch_size=12", code=2).stderr
-    assert message.count("has 16-bit values from 0 to 4080") == 1
+    for done in spos.together("supernet-train", "--set", "supernet.batch_size=12", code=2):
+        assert done.stderr.count("has 16-bit values from 0 to 4080") == 1
     assert not spos.run.exists()
     for seed, path in enumerate(sorted(folders.glob("*/*/*.png"))):
         save(path, seed)

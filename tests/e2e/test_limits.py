@@ -14,6 +14,7 @@ from spos_cli.models.counting import count
 from spos_cli.run.command import Run
 from spos_cli.space.cost import format_cost
 from tests.conftest import TINY, Spos
+from tests.forks import Finished
 
 IDLE = "excludes nothing: no architecture of the space has more than"
 
@@ -28,9 +29,15 @@ def maxima(spos: Spos) -> tuple[int, int]:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_search(finished: Spos, spos: Spos, processes: int) -> None:
     supernet, (flops, params) = finished.run / "supernet" / "last.pt", maxima(spos)
-    program = spos.here if processes == 1 else spos
-    arguments = ("search", "--json", "--weights", supernet, "--devices", "cpu" if processes == 1 else processes)
-    arguments += ("--set", "search.generations=0")
+
+    def program(*arguments: object) -> Finished:
+        if processes == 1:
+            return spos.here(*arguments)
+        first, second = spos.together(*arguments)
+        assert IDLE not in second.stderr
+        return first
+
+    arguments = ("search", "--json", "--weights", supernet, "--set", "search.generations=0")
     done = program(*arguments, "--flops-limit", "330M", "--params-limit", "1G")
     assert done.stderr.count(IDLE) == 2
     assert f"the limit of 330M FLOPs {IDLE} {format_cost(flops)}; set search.flops_limit lower, or" in done.stderr

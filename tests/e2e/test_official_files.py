@@ -202,7 +202,7 @@ def test_an_official_search_is_continued(finished: Spos, spos: Spos, tiny: dict[
     journal.write_bytes(b"".join(whole.splitlines(keepends=True)[:10]))  # As after a kill.
     spos.here("search", "--weights", "supernet.pth.tar")
     assert journal.read_bytes() == whole
-    spos(*command, "--run-dir", "two", "--devices", 2)
+    spos.together(*command, "--run-dir", "two")
     assert (spos.folder / "two" / "search" / "journal.jsonl").read_bytes() == whole
     larger = (*command[:3], "--set", "space.image_size=16")  # No tensor of the official weights tells this.
     assert "(space.image_size: 16, was 8)" in spos.here(*larger, code=2).stderr

@@ -193,7 +193,7 @@ def test_workers_do_not_change_the_bytes(finished: Spos, tmp_path: Path, workers
 
 def test_two_processes_give_the_same_journal(finished: Spos, tmp_path: Path) -> None:
     spos = Spos(tmp_path)
-    spos("search", "--weights", finished.run / "supernet" / "last.pt", "--devices", 2)
+    spos.together("search", "--weights", finished.run / "supernet" / "last.pt")
     ours, theirs = (folder.run / "search" / "journal.jsonl" for folder in (spos, finished))
     assert ours.read_bytes() == theirs.read_bytes()
 
@@ -245,9 +245,10 @@ def test_a_training_resumes_with_other_processes_but_not_with_other_settings(tmp
     message = spos.here("supernet-train", "--set", "supernet.steps=400", *other, code=2).stderr
     assert "seed: 7, was 0; recipe.supernet.lr: 0.1, was 0.05" in message.replace("recipe.seed", "seed")
     step = checkpoint.load(saved)["step"]
-    harmless = ("--devices", 2, "--set", "data.workers=1", "--set", "supernet.log_every=500")
+    harmless = ("--set", "data.workers=1", "--set", "supernet.log_every=500")
     harmless += ("--set", "supernet.checkpoint_every=1000", "--set", "timeout_minutes=5")
-    assert f"resuming at step {step} of 400" in spos("supernet-train", "--set", "supernet.steps=400", *harmless).stderr
+    done = spos.together("supernet-train", "--set", "supernet.steps=400", *harmless)
+    assert f"resuming at step {step} of 400" in done[0].stderr
     assert checkpoint.load(saved)["step"] == 400
 
 

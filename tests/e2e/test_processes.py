@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import PROGRAM, Spos, environment
-from tests.engine.gloo import free_port, make_environment
+from tests.forks import free_port, make_environment
 
 pytestmark = pytest.mark.slow
 
@@ -110,10 +110,12 @@ def test_two_processes_retrain_and_evaluate(undisturbed: Spos, tmp_path: Path) -
     spos = Spos(tmp_path)
     spos.here("search", "--weights", undisturbed.run / "supernet" / "last.pt")
     spos.here("export-arch")
-    spos("retrain", "--devices", 2)
+    spos.together("retrain")
     (model,) = spos.run.glob("retrain/*/model.pt")
     one = json.loads(spos.here("evaluate", "--weights", model, "--json").stdout)
-    two = json.loads(spos("evaluate", "--weights", model, "--devices", 2, "--json", "--save-logits", "two.npz").stdout)
+    evaluated = spos.together("evaluate", "--weights", model, "--json", "--save-logits", "two.npz")
+    two = json.loads(evaluated[0].stdout)
+    assert evaluated[1].stdout == ""
     assert {key: one[key] for key in ("top1", "top5", "images")} == {
         key: two[key] for key in ("top1", "top5", "images")
     }
@@ -139,7 +141,7 @@ def test_three_processes_of_which_one_is_killed_end_in_the_same_bytes(tmp_path: 
     """With two, any order of summation gives the same bytes; with three it has to be the same order."""
     batch = ("--devices", 3, *SMALL, "--set", "supernet.batch_size=33")
     undisturbed, spos = Spos(tmp_path / "undisturbed"), Spos(tmp_path / "killed")
-    undisturbed("supernet-train", *batch)
+    undisturbed.together("supernet-train", *batch[2:], processes=3)
     with started(spos, PROGRAM, "supernet-train", *batch) as process:
         until(logged(spos, 20), process)
         os.kill(workers(process)[2], signal.SIGKILL)

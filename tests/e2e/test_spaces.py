@@ -128,7 +128,7 @@ def test_a_block_of_the_users(spos: Spos) -> None:
     trained = json.loads((spos.run / "supernet" / "choices.json").read_text())
     assert trained == [[16, 16, 16], [12] * 4, [16, 16, 16], [12] * 4] or [sum(row) for row in trained] == [48] * 4
     spos.here("search")
-    spos("search", "--run-dir", "two", "--weights", spos.run / "supernet" / "last.pt", "--devices", 2)
+    spos.together("search", "--run-dir", "two", "--weights", spos.run / "supernet" / "last.pt")
     journals = [folder / "search" / "journal.jsonl" for folder in (spos.run, spos.folder / "two")]
     assert journals[0].read_bytes() == journals[1].read_bytes()
     assert b"@1.5" in journals[0].read_bytes()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -14,6 +13,7 @@ import torch.multiprocessing as mp
 
 from spos_cli.engine import distributed
 from spos_cli.engine.distributed import Processes
+from tests.forks import free_port, make_environment
 
 Work = Callable[[Processes, Path], None]
 
@@ -24,25 +24,6 @@ def run_together(world_size: int, works: Sequence[Work], folder: Path) -> None:
         (folder / work.__name__).mkdir()
     arguments: tuple[Any, ...] = (world_size, works, str(folder), free_port())
     mp.spawn(_run, arguments, nprocs=world_size)  # type: ignore[no-untyped-call]
-
-
-def free_port() -> int:
-    """Find a free port of this machine."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
-def make_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """Return the environment variables that tell a process its rank among others on this machine."""
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
 
 
 def _run(rank: int, world_size: int, works: Sequence[Work], folder: str, port: int) -> None:
