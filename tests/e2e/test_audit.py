@@ -13,8 +13,9 @@ import yaml
 from scipy.stats import kendalltau, spearmanr
 
 from spos_cli.engine import checkpoint
+from spos_cli.report.reading import read_findings
+from spos_cli.run.folder import RunFolder
 from spos_cli.search.journal import Journal
-from spos_cli.stages import report
 from tests.conftest import Mistake, Spos
 
 pytestmark = pytest.mark.slow
@@ -45,7 +46,7 @@ def test_numbers_and_a_kill(finished: Spos, tmp_path: Path) -> None:
     assert json.loads((folders[0] / "result.json").read_text()) == found
     check_searches(found, whole)
     check_fidelity(found["fidelity"], whole)
-    assert report.read(whole.run).audit is not None  # The audit belongs to this search.
+    assert read_findings(RunFolder(whole.run)).audit is not None  # The audit belongs to this search.
     whole.here("report", whole.run)
     assert "With the same budget, " in (whole.run / "search" / "report.html").read_text()
     settings = yaml.safe_load((whole.run / "config.yaml").read_text())
@@ -97,7 +98,7 @@ def check_fidelity(found: dict[str, Any], spos: Spos) -> None:
 def test_mistakes(finished: Spos, spos: Spos, mistake: Mistake) -> None:
     assert "no search in runs/tiny yet; run spos search first" in mistake("audit")
     assert "no search in nowhere: nowhere/search/config.yaml is missing" in mistake("audit", "nowhere")
-    assert "name the same thing" in mistake("audit", "nowhere", "--run-dir", "elsewhere")
+    assert "give one of them" in mistake("audit", "nowhere", "--run-dir", "elsewhere")
     assert "unknown setting 'audit.seedz'; did you mean 'seeds'?" in mistake("audit", "--set", "audit.seedz=2")
     copy = copy_of(finished, spos.folder)
     journal = copy.run / "search" / "journal.jsonl"

@@ -130,7 +130,7 @@ def test_a_round_trip_keeps_every_byte(spos: Spos, winner: dict[str, torch.Tenso
             assert (other.dtype, other.shape) == (tensor.dtype, tensor.shape)
             assert other.numpy().tobytes() == tensor.numpy().tobytes()
     message = spos.here("export-arch", "--weights", "network.pth.tar", "--format", "spos", *imagenet, code=2).stderr
-    assert "already; name another with --output" in message
+    assert "name another file with --output" in message
 
 
 def test_the_official_flops_table(spos: Spos) -> None:
@@ -195,7 +195,7 @@ def test_an_official_search_is_continued(finished: Spos, spos: Spos, tiny: dict[
     own = sorted(Journal(journal).read()[5:], key=lambda entry: entry.rank)
     assert [one["architecture"] for one in result["best"]] == [entry.architecture.to_list() for entry in own[:10]]
     assert (result["candidates"], result["best"][0]["tied"]) == (18, True)
-    assert "5 more of another search" in spos.here("status").stdout
+    assert "5 more from another search" in spos.here("status").stdout
     audited = json.loads(spos.here("audit", "--weights", "supernet.pth.tar", *AUDIT, "--json").stdout)
     assert audited["evolution"][0]["best"][-1] == result["best"][0]["top1"]
 
@@ -240,7 +240,7 @@ def test_mistakes_with_official_files(finished: Spos, spos: Spos, mistake: Mista
         (("search", "--weights", "supernet.pth.tar", "--set", "space.classes=9"), "does not fit the model"),
         (("search", "--weights", "supernet.pth.tar", "--from", "supernet.pth.tar"), "holds no search"),
         (("search", "--weights", "supernet.pth.tar", "--from", "nothing"), "cannot read nothing"),
-        (("export-arch", "--from", "search.pth.tar"), "is not of this space: layer 0 has choice 9"),
+        (("export-arch", "--from", "search.pth.tar"), "is not in this space: layer 0 has choice 9"),
         (("export-arch", "--format", "published"), "is for weights; name them with --weights"),
         (("export-arch", "--weights", "supernet.pth.tar", "--format", "pkl"), "is for architectures"),
         (("retrain", "arch.pkl"), "arch.pkl is not read: it would run code"),

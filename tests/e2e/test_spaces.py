@@ -143,7 +143,7 @@ def test_a_block_of_the_users(spos: Spos) -> None:
     (spos.folder / "blocks.py").write_text("raise SystemExit('imported')")
     (spos.folder / "spos.yaml").rename(spos.folder / "mine.yaml")
     message = spos("evaluate", "--weights", model, code=2).stderr
-    assert "name blocks to import: blocks:Plain; if they are yours, give the --config" in message
+    assert "name blocks to import: blocks:Plain; if they are yours, also give the --config" in message
     (spos.folder / "blocks.py").write_text(OWN)
     spos("evaluate", "--weights", model, "--config", "mine.yaml")
 
