@@ -1,4 +1,4 @@
-# `make` lists the targets: each one has its line of help behind `##`.
+# `make` lists the targets. The help of a target is the text after its `##`.
 
 PYTHON ?= python3
 SPOS := .venv/bin/spos
@@ -13,7 +13,7 @@ DEMO := --config configs/demo.yaml
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: .venv/installed ## create .venv with everything for users and developers; the other targets do so themselves
+setup: .venv/installed ## create .venv with all extras and the tools of developers; the other targets begin with it
 
 .venv/installed: pyproject.toml
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
@@ -21,7 +21,7 @@ setup: .venv/installed ## create .venv with everything for users and developers;
 	.venv/bin/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: setup ## run all six commands on real images, in minutes on a laptop's CPU
+demo: setup ## run the pipeline, six commands, on real images, in minutes on a laptop's CPU
 	$(SPOS) supernet-train $(DEMO)
 	$(SPOS) flops-table $(DEMO) --flops-limit 630K
 	$(SPOS) search $(DEMO)
@@ -49,18 +49,18 @@ lint: setup ## check style and types
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-docs: setup ## write the settings into configs/README.md and the code map into spos_cli/README.md
+docs: setup ## write the tables of settings in configs/README.md and the code map in spos_cli/README.md
 	.venv/bin/python -m tests.settings_table
 	.venv/bin/python -m tests.code_map
 
-soak: setup ## run all commands under random faults, about 10 minutes; FAULTS=9 for fewer
+soak: setup ## train, search and retrain under random faults, about 10 minutes; FAULTS=9 for fewer
 	.venv/bin/python -m tests.soak --faults $(FAULTS)
 
-bench: setup ## compare the speed with the official procedure, about 5 minutes
+bench: setup ## compare the speed with that of the official procedure, about 5 minutes
 	.venv/bin/python -m tests.benchmarks
 
-bench-full: setup ## the same for all sizes, which takes longer
+bench-full: setup ## the same with more batch sizes and float32 candidates, which takes longer
 	.venv/bin/python -m tests.benchmarks --full
 
-gpu: setup ## check numbers, processes and speed on a GPU, at most 10 minutes; without a GPU it checks itself on the CPU
+gpu: setup ## check numbers, processes and speed on a GPU, at most 10 minutes; without one, it only tests the checks
 	.venv/bin/python -m tests.gpu
