@@ -1,6 +1,6 @@
-"""What the pages say is there: commands, targets, modules, links, code, settings, the code map.
+"""What the pages say is true: commands, targets, modules, links, code, settings, files and the code map.
 
-A page is README.md, or the README.md of a folder. Lists are read from the code, never typed by hand.
+A page is README.md, or the README.md of a folder. Lists are read from the code, never written by hand.
 """
 
 from __future__ import annotations
@@ -31,41 +31,42 @@ ALL = "\n".join(PAGES.values())
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
 APP = typer.main.get_command(cli.app)
 COMMANDS = sorted(APP.commands)  # type: ignore[attr-defined]
+RUN_FOLDER = PAGES["spos_cli/README.md"].split("## A run folder")[1].split("## Glossary")[0]
 
 
-def blocks(language: str) -> list[str]:
+def find_blocks(language: str) -> list[str]:
     """Return the code blocks of all pages in one language."""
     return re.findall(rf"^```{language}\n(.*?)^```", ALL, re.DOTALL | re.MULTILINE)
 
 
-def typed() -> list[str]:
+def find_shell_lines() -> list[str]:
     """Return every shell line in the pages: from blocks, after `$` in transcripts, and between backticks."""
-    shell = "\n".join(blocks("sh")).splitlines()
-    screens = [line[2:] for line in "\n".join(blocks("console")).splitlines() if line.startswith("$ ")]
+    shell = "\n".join(find_blocks("sh")).splitlines()
+    screens = [line[2:] for line in "\n".join(find_blocks("console")).splitlines() if line.startswith("$ ")]
     prose = re.sub(r"^```.*?^```", "", ALL, flags=re.DOTALL | re.MULTILINE)
     inline = [" ".join(text.split()) for text in re.findall(r"`([^`]+)`", prose)]
     return sorted({re.split(r"\s+[>#]", line)[0] for line in (*shell, *screens, *inline)})
 
 
-def spos_lines() -> list[str]:
+def find_spos_lines() -> list[str]:
     """Return the command lines of `spos`, without the placeholders of optional arguments."""
-    lines = [re.sub(r"\s*\[[A-Z_.]+\]", "", line) for line in typed()]
+    lines = [re.sub(r"\s*\[[A-Z_.]+\]", "", line) for line in find_shell_lines()]
     lines += [f"spos {line.split(' -m spos_cli ')[1]}" for line in lines if " -m spos_cli " in line]
     return sorted({line for line in lines if line.startswith("spos ")})
 
 
-@pytest.mark.parametrize("command", spos_lines())
+@pytest.mark.parametrize("command", find_spos_lines())
 def test_commands_parse(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """With --help behind it, a command is read to its end, and an option that is not there is an error."""
+    """With --help at its end, a command is parsed as a whole, and an unknown option is an error."""
     monkeypatch.setattr(sys, "argv", [*shlex.split(command), "--help"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 0, capsys.readouterr().err
 
 
-def test_the_sieve_of_commands_is_not_empty() -> None:
-    """Each way of writing a command is found, so that none is left untested by a slip of the expressions above."""
-    lines = spos_lines()
+def test_commands_are_found() -> None:
+    """Each way of writing a command is found, so that a mistake in the expressions above leaves none untested."""
+    lines = find_spos_lines()
     assert "spos supernet-train" in lines  # after torchrun ... -m spos_cli, and in a table
     assert "spos search --config demo" in lines  # after $ in the transcript
     assert "spos flops-table --import op_flops_dict.pkl" in lines  # between backticks
@@ -74,10 +75,10 @@ def test_the_sieve_of_commands_is_not_empty() -> None:
 
 
 def test_readme_lists_every_command() -> None:
-    """One row for each command of the app and no other, and each command is shown somewhere with options."""
+    """The table has one row for each command and no other, and some page shows each command with arguments."""
     assert sorted(re.findall(r"^\| `spos ([a-z-]+)", README, re.MULTILINE)) == COMMANDS
     for name in COMMANDS:
-        assert any(line.startswith(f"spos {name} ") for line in spos_lines()), name
+        assert any(line.startswith(f"spos {name} ") for line in find_spos_lines()), name
 
 
 def test_readme_is_short() -> None:
@@ -91,15 +92,15 @@ def test_prose_fits_in_a_window(name: str) -> None:
 
 
 def test_make_targets_exist() -> None:
-    """Every target that a page names is in the Makefile, and those for contributors are all explained."""
-    named = {line.split()[1] for line in typed() if line.startswith("make ")}
+    """The Makefile has every target that a page names, and the part about contributing explains every target."""
+    named = {line.split()[1] for line in find_shell_lines() if line.startswith("make ")}
     assert named <= set(TARGETS)
     contributing = PAGES["spos_cli/README.md"].split("## Contributing")[1]
     assert set(TARGETS) <= set(re.findall(r"`make ([a-z-]+)`", contributing))
 
 
 def test_modules_exist() -> None:
-    modules = {line.split()[2] for line in typed() if line.startswith("python -m ")}
+    modules = {line.split()[2] for line in find_shell_lines() if line.startswith("python -m ")}
     assert {"tests.benchmarks.racing", "tests.gpu"} <= modules
     for module in modules:
         assert importlib.util.find_spec(module) is not None, module
@@ -115,7 +116,7 @@ def test_extras_exist() -> None:
         assert re.search(rf"^{extra} = \[", extras, re.MULTILINE), extra
 
 
-def anchors(text: str) -> set[str]:
+def make_anchors(text: str) -> set[str]:
     """Return the fragments that the headings of a page can be linked by."""
     titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
@@ -133,7 +134,7 @@ def test_links_exist(name: str) -> None:
         file = folder / path if path else ROOT / name
         assert file.exists(), target
         if fragment:
-            assert fragment in anchors(file.read_text(encoding="utf-8")), target
+            assert fragment in make_anchors(file.read_text(encoding="utf-8")), target
 
 
 def test_every_page_is_linked_from_the_readme() -> None:
@@ -141,13 +142,13 @@ def test_every_page_is_linked_from_the_readme() -> None:
 
 
 def test_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = blocks("python")
+    (code,) = find_blocks("python")
     exec(compile(code, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip() == "322918720"
 
 
 def test_settings_load() -> None:
-    (settings,) = blocks("yaml")
+    (settings,) = find_blocks("yaml")
     space = loading.validate(yaml.safe_load(settings)).space.build()
     assert space.widths == (500, 1000, 1500)
     assert space.options.counts == [6, 7, 7, 3, 4, 4, 4]
@@ -159,7 +160,7 @@ def test_tables_of_settings_are_those_of_the_config() -> None:
 
 
 def test_every_setting_is_in_a_table() -> None:
-    """Read from the resolved settings, not from the fields that the tables are made of; `N` is the first stage."""
+    """The keys come from the resolved settings, not from the fields that the tables are made of. `N` is 0."""
 
     def keys(value: object, prefix: str) -> set[str]:
         if isinstance(value, dict) and not prefix.startswith("space.choices"):
@@ -173,7 +174,7 @@ def test_every_setting_is_in_a_table() -> None:
 
 
 def test_settings_in_pages_exist() -> None:
-    """`section.setting` between backticks is one, or the name of a file or a module."""
+    """Every `section.setting` between backticks is a setting."""
     rows = set(re.findall(r"^\| `([\w.]+)` \|", PAGES["configs/README.md"], re.MULTILINE))
     sections = "space|data|supernet|search|retrain|audit"
     for text in re.findall(rf"`((?:{sections})\.[\w.]+)", ALL):
@@ -181,7 +182,7 @@ def test_settings_in_pages_exist() -> None:
 
 
 def test_recipes_are_listed() -> None:
-    """Every shipped recipe has its place in the table of recipes, and nothing else has."""
+    """The table of recipes has every shipped recipe and nothing else."""
     table = PAGES["configs/README.md"].split("## Recipes")[1].split("\n## ")[0]
     assert set(re.findall(r"\[`(\w+)`\]\(\1\.yaml\)", table)) == set(loading.shipped_recipes())
 
@@ -193,8 +194,8 @@ def test_code_map_is_true() -> None:
     assert code_map.HEADING in page
 
 
-def test_what_the_pages_point_to_in_the_code_is_there() -> None:
-    """Of the table `Where is...`: files, and functions that are named beside their file."""
+def test_files_and_functions_exist() -> None:
+    """The code has the files of the table `Where is...`, and in them the functions that it names."""
     table = PAGES["spos_cli/README.md"].split("## Where is...")[1].split("## Code map")[0]
     for file in re.findall(r"`([\w/]+\.py)`", table):
         assert (ROOT / "spos_cli" / file).is_file(), file
@@ -205,10 +206,23 @@ def test_what_the_pages_point_to_in_the_code_is_there() -> None:
 
 
 def test_files_of_a_run_folder_are_written_by_the_code() -> None:
-    """Every file that the page names has its name in the code; patterns such as step-*.pt are left out."""
-    block = PAGES["spos_cli/README.md"].split("## A run folder")[1].split("## Glossary")[0]
+    """The code has the name of every file that the page names, except patterns such as step-*.pt."""
     code = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "spos_cli").rglob("*.py"))
-    files = set(re.findall(r"(?<![*\w-])\w+\.(?:jsonl?|yaml|pt|pkl|bits|html|u8)\b", block))
+    files = set(re.findall(r"(?<![*\w-])\w+\.(?:jsonl?|yaml|pt|pkl|bits|html|u8)\b", RUN_FOLDER))
     assert {"journal.jsonl", "result.yaml", "model.pt"} <= files
     for file in files:
         assert f'"{file}"' in code or f"/{file}" in code, file
+
+
+def test_every_path_of_a_run_is_on_the_page() -> None:
+    """The page has every name of a file or a folder that `run/folder.py` joins to a path."""
+    code = (ROOT / "spos_cli" / "run" / "folder.py").read_text(encoding="utf-8")
+    names = {name for name in re.findall(r' / "([\w.]+)"', code) if not name.startswith(".")}
+    assert {"inputs.json", "previous", "op_flops_dict.pkl"} <= names
+    assert [name for name in sorted(names) if not re.search(rf"\b{re.escape(name)}\b", RUN_FOLDER)] == []
+
+
+def test_official_things_are_not_called_published() -> None:
+    """Only a recipe, a format and a folder have that word in their names."""
+    text = re.sub(r"imagenet_published|--format published|published/", "", ALL)
+    assert re.findall(r".*published.*", text) == []
