@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -378,4 +380,10 @@ def doctor(
 
 def main() -> NoReturn:
     """Run a command and end this process with its exit code: the console script `spos`."""
-    run_and_exit(app)
+    run_and_exit(_get_click_command())
+
+
+@functools.cache
+def _get_click_command() -> Callable[[], object]:
+    """Return the commands as Click has them, which takes Typer a while to build."""
+    return typer.main.get_command(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +24,9 @@ def run_together(world_size: int, works: Sequence[Work], folder: Path) -> None:
     for work in works:
         (folder / work.__name__).mkdir()
     arguments: tuple[Any, ...] = (world_size, works, str(folder), free_port())
-    mp.spawn(_run, arguments, nprocs=world_size)  # type: ignore[no-untyped-call]
+    # They are forked from a process that has imported everything.
+    multiprocessing.set_forkserver_preload(["spos_cli.engine.trainer", "spos_cli.models.supernet", "torchvision"])
+    mp.start_processes(_run, arguments, nprocs=world_size, start_method="forkserver")  # type: ignore[no-untyped-call]
 
 
 def _run(rank: int, world_size: int, works: Sequence[Work], folder: str, port: int) -> None:
