@@ -94,10 +94,10 @@ def flops_table(
     ] = "json",
     official: Annotated[
         Path | None,
-        typer.Option("--import", metavar="FILE", help="Compare an official op_flops_dict.pkl with the FLOPs here."),
+        typer.Option("--import", metavar="FILE", help="Compare an official op_flops_dict.pkl with our FLOPs."),
     ] = None,
     latency: Annotated[
-        bool, typer.Option("--latency", help="Measure the latency of every choice on this device instead.")
+        bool, typer.Option("--latency", help="Measure latencies on this device instead of FLOPs.")
     ] = False,
     batch: Annotated[int, typer.Option("--latency-batch", min=1, help="Images per measured call.")] = 1,
 ) -> None:
@@ -323,9 +323,9 @@ def audit(
 ) -> None:
     """Tell how far a search can be trusted: against chance, and against stand-alone trainings.
 
-    Compares the search with random searches of as many candidates. Counts how many draws of each operator were new,
-    seen before or over a limit. Measures Kendall's tau between the supernet's scores and stand-alone trainings, each
-    with a tenth of the steps of a retraining. Writes audit/result.json. Repeat the command to resume.
+    Runs random searches of as many candidates, and trains some architectures stand-alone for a tenth of the steps.
+
+    Writes audit/result.json. Repeat the command to resume.
 
     Example: spos audit runs/imagenet --set audit.seeds=3
     """

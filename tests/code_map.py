@@ -40,7 +40,7 @@ def write(text: str) -> str:
 
 
 def main() -> None:
-    """Write the page anew."""
+    """Write the map into the page."""
     PAGE.write_text(write(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(f"written to {PAGE}")
 

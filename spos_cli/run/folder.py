@@ -266,7 +266,7 @@ def require_only_one(paths: Sequence[Path], name: str, command: str) -> Path:
         RunError: there is no file, or there are several and the user has to choose.
     """
     if not paths:
-        raise RunError(f"there is no {name} here yet; run {command} first")
+        raise RunError(f"there is no {name} in the run folder yet; run {command} first")
     if len(paths) > 1:
-        raise RunError(f"there are several: name one of {', '.join(str(path) for path in paths)}")
+        raise RunError(f"there are several {name} files; name one of {', '.join(str(path) for path in paths)}")
     return paths[0]

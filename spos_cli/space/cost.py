@@ -322,9 +322,7 @@ def parse_cost(text: str | int | float) -> int:
         cost = Decimal(f"{number}e{int(exponent or 0) + UNITS[unit.upper()]}")
         if 0 < cost <= MAX_COST and cost == cost.to_integral_value():
             return int(cost)
-    raise ConfigError(
-        f"{quote_value(text)} is not a size; write a positive whole number such as 330M, 0.33G or 330000000"
-    )
+    raise ConfigError(f"{quote_value(text)} is not a size; write a number above 0, such as 330M, 0.33G or 330000000")
 
 
 def format_cost(cost: int) -> str:

@@ -236,7 +236,7 @@ def show_fidelity(run: Run, fidelity: dict[str, Any]) -> None:
         ("Spearman's rho, supernet and stand-alone", *_interval(fidelity["spearman"])),
         ("Kendall's tau, FLOPs and stand-alone", *_interval(fidelity["kendall_of_flops"])),
     ]
-    title = f"whether the rankings of {len(others)} agree, without the winner, which was selected for its score"
+    title = f"agreement of both rankings, {len(others)} architectures; without the winner, selected for its score"
     run.show(title, ["what:", "value", "95 % interval"], correlations)
     if len(others) < statistics.MIN_PAIRS:
         run.say(

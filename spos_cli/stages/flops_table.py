@@ -79,7 +79,7 @@ def show_costs(run: Run, archs: Sequence[str], limit: int | None, form: Literal[
     show_space(run, space, costs, summary)
     run.result(summary)
     run.say(f"written to {path}")
-    run.next("supernet-train")
+    run.next("search" if run.folder.supernet.last.exists() else "supernet-train")
 
 
 def compare_with_official(run: Run, path: Path) -> None:

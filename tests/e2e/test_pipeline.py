@@ -144,7 +144,7 @@ def test_export_under_another_limit_and_several(finished: Spos, tmp_path: Path) 
     assert [entry["architecture"] for entry in found] == [entry["architecture"] for entry in allowed[:3]]
     assert len(list(spos.run.glob("archs/*/arch.yaml"))) == 3
     message = spos.here("retrain", code=2).stderr  # It cannot tell which of the three.
-    assert "there are several" in message
+    assert "there are several arch.yaml files; name one of" in message
 
 
 def test_fresh_keeps_what_was_there(finished: Spos, tmp_path: Path) -> None:
