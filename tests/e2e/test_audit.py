@@ -40,7 +40,7 @@ def test_numbers_and_a_kill(finished: Spos, tmp_path: Path) -> None:
     )
     assert code == -signal.SIGKILL
     said = broken.here("audit", broken.run, *QUICK).stdout
-    assert "whether the rankings of 8 agree, without the winner" in said
+    assert "agreement of both rankings, 8 architectures; without the winner" in said
     for name in ("result.json", "journal.jsonl", "outcomes.bits"):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     assert json.loads((folders[0] / "result.json").read_text()) == found

@@ -81,5 +81,5 @@ def test_rankings_of_fewer_are_not_compared(capsys: pytest.CaptureFixture[str]) 
     assert f"{stand_alone[0]:.2%} │ winner" in said
     shots, stand_alone = audited(np.random.default_rng(3), 9)
     said = shown(capsys, compare_rankings(entries(shots), stand_alone.tolist()))
-    assert "whether the rankings of 9 agree, without the winner" in said
+    assert "agreement of both rankings, 9 architectures; without the winner" in said
     assert "too few" not in said
