@@ -31,9 +31,9 @@ from spos_cli.search import statistics
 from spos_cli.search.evolution import Candidate, Draws, Evolution
 from spos_cli.search.fidelity import choose_architectures, compare_rankings
 from spos_cli.search.journal import Entry, Journal, Origin
-from spos_cli.search.more_images import COMPARED, estimate_ties
+from spos_cli.search.more_images import MAX_COMPARED, estimate_ties
 from spos_cli.search.overview import Overview
-from spos_cli.search.results import Results, to_rescore
+from spos_cli.search.results import Results, choose_to_rescore
 from spos_cli.search.scoring import Scoring
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
@@ -57,7 +57,7 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     costs = count(supernet.space)
     evolution = make_evolution(run, costs)
     lines = Journal(run.folder.search.journal).read_of(supernet.space)
-    results, first = Results.of(lines, run.folder.search.outcomes), to_rescore(lines, evolution)
+    results, first = Results.of(lines, run.folder.search.outcomes), choose_to_rescore(lines, evolution)
     draws = replay(run, evolution, results, first)
     images = Images(config, processes)
     images.check()
@@ -208,7 +208,7 @@ def show(run: Run, result: dict[str, Any]) -> None:
     run.show("the draws of each operator", ["operator:", "drawn", "new", "seen before", "over a limit"], draws)
     images = [(f"{row['images']:,}", f"{100 * row['tie_width']:.2f} points", row["tied"]) for row in result["images"]]
     if images:
-        title = f"statistically tied of the {COMPARED} best, including the winner, with more search images"
+        title = f"statistically tied of the {MAX_COMPARED} best, including the winner, with more search images"
         run.show(title, ["images", "distinguishable beyond", "tied"], images)
     show_fidelity(run, result["fidelity"])
     run.result(result)

@@ -25,7 +25,7 @@ from spos_cli.run.search_settings import read_settings
 from spos_cli.run.weights_file import Weights, make_network_content, make_supernet_content, read_weights
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.search.questions import Question, answer, describe_idle_limits
-from spos_cli.search.results import format_interval, is_counted, rounded_interval
+from spos_cli.search.results import format_interval, is_counted, round_interval
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
 
@@ -118,7 +118,7 @@ def write_architecture(run: Run, entry: Entry, origin: dict[str, Any], form: Arc
             "top1": entry.top1,
             "top5": entry.top5,
             "images": entry.images,
-            "interval": rounded_interval(entry),
+            "interval": round_interval(entry),
         },
         "found": {
             "generation": entry.generation,

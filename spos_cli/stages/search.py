@@ -30,7 +30,7 @@ from spos_cli.run.weights_file import Weights
 from spos_cli.search.evolution import Evolution
 from spos_cli.search.journal import Journal
 from spos_cli.search.overview import Overview
-from spos_cli.search.results import Results, format_interval, to_rescore
+from spos_cli.search.results import Results, choose_to_rescore, format_interval
 from spos_cli.search.scoring import Scoring
 from spos_cli.space.cost import LABELS, format_cost, format_duration
 
@@ -99,7 +99,7 @@ def warn_of_poor_inputs(run: Run, file: Weights, evolution: Evolution) -> None:
 
 def search(run: Run, processes: Processes, evolution: Evolution, scoring: Scoring, supernet_digest: str) -> None:
     """Score what the evolution proposes, generation by generation, and write and show the result."""
-    known, first = scoring.results.known, to_rescore(scoring.imported, evolution)
+    known, first = scoring.results.known, choose_to_rescore(scoring.imported, evolution)
     if processes.is_main:
         scoring.journal.cut_incomplete_line()
         say_what_it_begins_with(run, scoring, len(known), min(len(first), evolution.population))
