@@ -183,7 +183,8 @@ def join(
     """Join the other processes of the launch, and leave them at the end.
 
     With GPUs, a process leaves only if all processes have ended well: NCCL leaves a group together, and would wait for
-    those that have not failed. A process that has failed must report its error and end at once, as `cli.main` does.
+    those that have not failed. A process that has failed must report its error and end at once, as
+    `exits.run_and_exit` does.
 
     Args:
         devices: `auto`, `cpu` or a number, as in the config.

@@ -19,7 +19,7 @@ from spos_cli.run.recorded_config import read_recorded_config
 from spos_cli.search.journal import Journal
 from spos_cli.search.results import Results
 
-MAX_FILES = 1000  # of a folder, whose times are compared
+MAX_TIMED_FILES = 1000  # files of a folder whose times are compared
 
 State = Literal["not begun", "running", "stopped", "complete"]
 Numbers = dict[str, Any]
@@ -299,7 +299,11 @@ def _audit(run: Run) -> StageProgress:
 def find_last_change(path: Path) -> float | None:
     """Return when a file, or any file of a folder, was last written, in seconds since 1970; None without a file."""
     times = []
-    files = [path] if path.is_file() else [file for file, _ in zip(path.glob("[!.]*"), range(MAX_FILES), strict=False)]
+    files = (
+        [path]
+        if path.is_file()
+        else [file for file, _ in zip(path.glob("[!.]*"), range(MAX_TIMED_FILES), strict=False)]
+    )
     for file in files:
         with contextlib.suppress(OSError):  # a checkpoint may be removed meanwhile
             if file.is_file():

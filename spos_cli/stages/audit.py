@@ -53,7 +53,7 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     file, digest = read_supernet_of_search(run, processes, weights)
     supernet = file.supernet(config)
     file.require_same_preparation(config)
-    require_batch(supernet.space, config.retrain, processes.world_size, "retrain")  # fails before any work
+    require_batch(supernet.space, config.retrain, processes.world_size, "retrain")  # It fails before any work.
     costs = count(supernet.space)
     evolution = make_evolution(run, costs)
     lines = Journal(run.folder.search.journal).read_of(supernet.space)
@@ -93,7 +93,7 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
 
 
 def read_supernet_of_search(run: Run, processes: Processes, weights: Path | None) -> tuple[Weights, str]:
-    """Read the supernet that the run's search has used, and its digest.
+    """Return the supernet that the run's search has used, and its digest.
 
     Raises:
         RunError: there is no search, it had other settings, or this is not its supernet.
@@ -154,8 +154,8 @@ def compare_with_chance(
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the best score after each candidate, of evolutions and of random searches of as many candidates, by seed.
 
-    They share the images and the scores of the run's search, which is the first of its kind, and begin with the same
-    candidates. The architectures of the stand-alone trainings are scored, too.
+    All searches share the images and the scores of the run's search, which is the first curve of its kind, and begin
+    with the same candidates. The architectures of the stand-alone trainings are scored, too.
     """
     seeds, chance = range(evolution.seed, evolution.seed + run.config.audit.seeds), replace(evolution, parents=0)
     own = "evolution" if evolution.parents else "random"

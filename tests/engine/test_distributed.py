@@ -187,7 +187,7 @@ def test_a_launched_process_reports_its_error_and_ends_at_once(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: BaseException, code: int, message: str
 ) -> None:
     monkeypatch.setattr(exits.sys, "argv", ["spos", "supernet-train", "--config", "demo"])
-    monkeypatch.setattr(cli, "across_processes", make_failing(error))
+    monkeypatch.setattr(cli, "run_across_processes", make_failing(error))
     with pytest.raises(Ended) as ended:
         cli.main()
     assert ended.value.code == code
@@ -199,7 +199,7 @@ def test_a_launched_process_reports_its_error_and_ends_at_once(
 def test_a_bug_of_a_single_process_has_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(exits.sys, "argv", ["spos", "supernet-train", "--config", "demo"])
-    monkeypatch.setattr(cli, "across_processes", make_failing(ZeroDivisionError()))
+    monkeypatch.setattr(cli, "run_across_processes", make_failing(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main()
 
