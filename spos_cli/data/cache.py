@@ -18,7 +18,7 @@ from spos_cli.data import pixel_file
 from spos_cli.data.datasets import ImageSet
 from spos_cli.data.image_files import Pixels
 from spos_cli.data.loaders import BadImages, Indices, chunks
-from spos_cli.data.transforms import antialiased_resize, size_for
+from spos_cli.data.transforms import antialiased_resize, compute_size
 from spos_cli.data.workers import stream
 from spos_cli.errors import ConfigError, DataError
 from spos_cli.files.digests import file_digest
@@ -44,7 +44,7 @@ class ResizedSet(ImageSet):
         image = self.images.image(index)
         if min(image.shape[:2]) <= self.short_side:
             return image
-        resized = antialiased_resize(image, *size_for(self.short_side, *image.shape[:2]))
+        resized = antialiased_resize(image, *compute_size(self.short_side, *image.shape[:2]))
         pixels: Pixels = np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
         return pixels
 

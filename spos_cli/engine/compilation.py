@@ -16,7 +16,7 @@ from spos_cli.models.blocks import ChoiceBlock
 
 Compile = Literal["off", "blocks"]
 
-MAX_GRAPHS = 4096  # that PyTorch may compile for code which all blocks of one kind share
+MAX_GRAPHS = 4096  # that PyTorch may compile for one piece of code; all blocks of a kind share their code
 # The compiler that PyTorch calls: its language, the variable that names it, and the commands tried without it.
 COMPILERS = {"cpu": ("C++", "CXX", ("g++", "clang++")), "gpu": ("C", "CC", ("gcc", "clang"))}
 

@@ -85,7 +85,7 @@ def list_progress(run: Run) -> Iterator[StageProgress]:
     folder = run.folder
     yield from _table(folder.flops_table, "flops table", _summarize_flops)
     yield from _table(folder.latency_table, "latency table", _summarize_latency)
-    if process := lock.holder(folder.cache_lock):
+    if process := lock.find_holder(folder.cache_lock):
         path = folder.cache.parent
         yield StageProgress("image cache", "running", path, process=process, changed=find_last_change(path))
     yield _training(run, "supernet", folder.supernet, "supernet")
@@ -136,7 +136,7 @@ def _training(run: Run, name: str, folder: TrainingFolder, section: Literal["sup
     lines = history.read(folder.metrics)
     numbers, guessing = history.History(lines), history.find_guessing(lines, config.space.classes)
     metrics = {key: value for key, value in numbers.last.items() if is_number(value)}
-    process = lock.holder(folder.lock)
+    process = lock.find_holder(folder.lock)
     saved = _find_saved_step(folder)
     model = folder.last if section == "supernet" else folder.model
     state, done, note = _training_state(folder, model, process is not None, saved, settings.steps, bool(lines))
@@ -211,8 +211,8 @@ def _search(run: Run) -> StageProgress:
     results = Results.of(entries)
     new, best = results.new, results.winner
     total = settings.population * (settings.generations + 1)
-    process = lock.holder(folder.lock)
-    if process and (auditing := lock.holder(run.folder.audit.lock)) and _is_same_process(process, auditing):
+    process = lock.find_holder(folder.lock)
+    if process and (auditing := lock.find_holder(run.folder.audit.lock)) and _is_same_process(process, auditing):
         process = None  # an audit holds this lock only so that nobody searches meanwhile
     result = read_yaml(folder.result)
     # A search ends early when it has scored all architectures that the limits allow.
@@ -277,7 +277,7 @@ def _audit(run: Run) -> StageProgress:
     folder = run.folder.audit
     trainings = [path for path in folder.stand_alone.glob("*") if path.is_dir()]
     settings = (read_recorded_config(folder.path) or run.config).audit
-    process = lock.holder(folder.lock)
+    process = lock.find_holder(folder.lock)
     result = read_json(folder.result)
     metrics: Numbers = {}
     with contextlib.suppress(KeyError, TypeError):
@@ -299,11 +299,9 @@ def _audit(run: Run) -> StageProgress:
 def find_last_change(path: Path) -> float | None:
     """Return when a file, or any file of a folder, was last written, in seconds since 1970; None without a file."""
     times = []
-    files = (
-        [path]
-        if path.is_file()
-        else [file for file, _ in zip(path.glob("[!.]*"), range(MAX_TIMED_FILES), strict=False)]
-    )
+    files = [path]
+    if not path.is_file():
+        files = [file for file, _ in zip(path.glob("[!.]*"), range(MAX_TIMED_FILES), strict=False)]
     for file in files:
         with contextlib.suppress(OSError):  # a checkpoint may be removed meanwhile
             if file.is_file():

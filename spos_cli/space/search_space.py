@@ -358,8 +358,8 @@ def _check_layer(layer: Layer) -> None:
     kept = layer.in_channels // 2 if layer.stride == 1 else layer.in_channels
     if layer.out_channels <= kept:
         raise ConfigError(
-            f"layer {layer.index} has {layer.out_channels} output channels; it needs more than the {kept} of its second"
-            " branch"
+            f"layer {layer.index} has {layer.out_channels} output channels; it needs more than {kept}, because {kept}"
+            " of them come from outside of its main branch"
         )
 
 

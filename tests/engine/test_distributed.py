@@ -296,7 +296,7 @@ def sixteen_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def choose_recipe_threads(recipe: str, processes: int = 1) -> int:
     """Choose the threads of each process that trains the supernet of a shipped recipe."""
-    settings = loading.load(loading.shipped_recipes()[recipe])
+    settings = loading.load(loading.list_recipes()[recipe])
     work = settings.space.build().work_per_layer * settings.supernet.batch_size // processes
     return distributed.choose_threads(None, processes, work)
 
