@@ -201,7 +201,7 @@ def keep_in_memory(
         )
     blocks, sizes, problems = [], [], {}
     for batch in _decode(images, indices, workers, progress, bad_images):
-        blocks.append(batch.pixels.numpy().copy())  # A worker's batch is in shared memory, of which there is less.
+        blocks.append(batch.pixels.numpy().copy())  # A worker's batch is in shared memory, which is scarce.
         sizes.append(batch.sizes.numpy())
         problems.update(batch.problems)
     return CachedSet(images, indices, np.concatenate(sizes), blocks, problems)

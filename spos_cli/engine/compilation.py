@@ -60,7 +60,7 @@ def require_compiler(device: torch.device) -> str:
 def run_eagerly() -> contextlib.AbstractContextManager[object]:
     """Run compiled blocks without their graphs, within the block.
 
-    An evaluation has another mode and other batch sizes, for each of which PyTorch would compile every block again.
+    An evaluation has another mode and other batch sizes. PyTorch would compile every block again for each of them.
     """
     stance: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
     return stance

@@ -36,7 +36,7 @@ class Scoring:
 
     Args:
         journal: its candidates are not scored again.
-        parents: number of candidates of which the next generation is made.
+        parents: number of best candidates from which the next generation is made.
         racing: risk of a race against the last parent, over all of its interim checks; None for no races.
         overview: receives all scores, for the dashboard of a search.
         known: more candidates that are not scored again, from elsewhere.
