@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from spos_cli import __version__
-from spos_cli.exits import LOWER_BATCH_SIZES, RAISE_ACCUMULATE, across_processes, images_at_once, run_and_exit
+from spos_cli.exits import LOWER_BATCH_SIZES, RAISE_ACCUMULATE, count_images_at_once, run_across_processes, run_and_exit
 from spos_cli.options import (
     FlopsLimitOption,
     FolderArgument,
@@ -72,12 +72,12 @@ def supernet_train(options: Options) -> None:
     settings = options.load()
     from spos_cli.stages import supernet_train as stage
 
-    across_processes(
+    run_across_processes(
         "supernet-train",
         settings,
         lambda processes: stage.run(options.make_run(settings), processes),
         RAISE_ACCUMULATE.format("supernet"),
-        images=images_at_once(settings.supernet),
+        images=count_images_at_once(settings.supernet),
         fresh=options.fresh,
     )
 
@@ -115,8 +115,8 @@ def flops_table(
         stage.compare_with_official(run, official)
     elif latency:
         work = partial(stage.measure_latency, run, batch=batch)
-        across_processes(
-            "flops-table", stage.on_one_device(settings), work, "lower --latency-batch", images=None, batch=batch
+        run_across_processes(
+            "flops-table", stage.use_one_device(settings), work, "lower --latency-batch", images=None, batch=batch
         )
     else:
         stage.show_costs(run, arch or (), limit, form)
@@ -160,7 +160,7 @@ def search(
     from spos_cli.engine.evaluation import CPU_BATCH
     from spos_cli.stages import search as stage
 
-    across_processes(
+    run_across_processes(
         "search",
         settings,
         lambda processes: stage.run(options.make_run(settings), processes, weights, candidates),
@@ -217,10 +217,10 @@ def export_arch(
     from spos_cli.stages import export_arch as stage
 
     if weights is not None:
-        stage.export_weights(run, weights, stage.weights_format(form), output)
+        stage.export_weights(run, weights, stage.parse_weights_format(form), output)
     else:
         question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto)
-        stage.export_architectures(run, question, journal, stage.arch_format(form))
+        stage.export_architectures(run, question, journal, stage.parse_arch_format(form))
 
 
 @app.command()
@@ -241,12 +241,12 @@ def retrain(
     from spos_cli.space import architecture
     from spos_cli.stages import retrain as stage
 
-    across_processes(
+    run_across_processes(
         "retrain",
         settings,
         lambda processes: stage.run(options.make_run(settings), processes, arch),
         f"{RAISE_ACCUMULATE.format('retrain')}; for the validation lower search.batch_size",
-        images=images_at_once(settings.retrain),
+        images=count_images_at_once(settings.retrain),
         arch=arch and str(architecture.read(arch)),
         fresh=options.fresh,
     )
@@ -283,7 +283,7 @@ def evaluate(
 
     content = read_weights(weights or stage.find_weights(options.make_run(options.load())))
     settings = options.load_for_weights(content.config)
-    across_processes(
+    run_across_processes(
         "evaluate",
         settings,
         lambda processes: stage.run(options.make_run(settings), processes, content, arch, save_logits),
@@ -334,7 +334,7 @@ def audit(
     from spos_cli.engine.evaluation import CPU_BATCH
     from spos_cli.stages import audit as stage
 
-    across_processes(
+    run_across_processes(
         "audit",
         settings,
         lambda processes: stage.run(options.make_run(settings), processes, weights),

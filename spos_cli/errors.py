@@ -15,7 +15,7 @@ A message says what was seen, what is allowed, and what to do next. Any other ex
 from __future__ import annotations
 
 
-def printable(text: str) -> str:
+def make_printable(text: str) -> str:
     """Return text for a terminal, with an escape such as `\\x1b` for what could move its cursor or change its colours.
 
     Names of files and classes, and texts in a weights file, may come from other people.
@@ -29,14 +29,14 @@ class SposError(Exception):
     """A mistake that the user can fix; the command ends with exit code 2."""
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return make_printable(super().__str__())
 
 
 class ConfigError(SposError):
     """A setting is unknown, has the wrong type, or contradicts another. The message has a line for each."""
 
     def __str__(self) -> str:
-        return "\n".join(map(printable, Exception.__str__(self).split("\n")))
+        return "\n".join(map(make_printable, Exception.__str__(self).split("\n")))
 
 
 class ArchitectureError(SposError):

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 RAISE_ACCUMULATE = "raise {}.accumulate: the batch of a step stays as it is"
 LOWER_BATCH_SIZES = "lower search.batch_size and search.calibration_batch_size"
 
-MISTAKE = 2  # the exit code of a mistake that the user can fix
+MISTAKE_EXIT_CODE = 2  # The user can fix the mistake.
 
 
-def across_processes(
+def run_across_processes(
     command: str,
     settings: Config,
     work: Callable[[Processes], None],
@@ -39,7 +39,7 @@ def across_processes(
     Args:
         command: the name of the command. All processes must agree on it, on the settings and on the versions.
         advice: what to do if the work does not fit into the memory of a GPU.
-        images: images that each process works on at once. It decides how many CPU threads are worth it; None: all.
+        images: images that each process works on at once. Few images are worth few CPU threads. None: use all threads.
         arguments: arguments of the command that all processes must agree on. For a file, its content is compared.
 
     Raises:
@@ -58,7 +58,7 @@ def across_processes(
     same: dict[str, object] = {}
     if distributed.is_launched():
         versions = {"spos": __version__, "torch": str(torch.__version__)}
-        contents = {name: digest(value) if isinstance(value, Path) else value for name, value in arguments.items()}
+        contents = {name: digest_file(value) if isinstance(value, Path) else value for name, value in arguments.items()}
         same = {"command": command, "versions": versions, **shared_settings(settings), "arguments": contents}
     timeout = timedelta(minutes=settings.timeout_minutes)
     layer = None if images is None else images * settings.space.build().work_per_layer
@@ -70,7 +70,7 @@ def across_processes(
         raise ConfigError(f"{cause}; {advice}") from None
 
 
-def images_at_once(training: TrainingConfig) -> int:
+def count_images_at_once(training: TrainingConfig) -> int:
     """Return how many images each process of a training works on at once."""
     from spos_cli.engine import distributed
 
@@ -78,8 +78,8 @@ def images_at_once(training: TrainingConfig) -> int:
     return max(1, training.batch_size // parts)
 
 
-def digest(path: Path) -> str:
-    """Return the digest of a file that is named on the command line; its name if it cannot be read."""
+def digest_file(path: Path) -> str:
+    """Return the digest of a file that the command line names; if it cannot be read, its name."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
@@ -89,7 +89,7 @@ def digest(path: Path) -> str:
 def run_and_exit(app: Callable[[], object]) -> NoReturn:
     """Run the command line and end this process with its exit code."""
     try:
-        code = exit_code_of(app)
+        code = run_for_exit_code(app)
     except Exception:  # a bug
         if not _is_launched():
             raise
@@ -105,24 +105,24 @@ def run_and_exit(app: Callable[[], object]) -> NoReturn:
     sys.exit(code)
 
 
-def exit_code_of(app: Callable[[], object]) -> int:
+def run_for_exit_code(app: Callable[[], object]) -> int:
     """Run the command line, show its error if there is one, and return its exit code. A bug is raised."""
     try:
         app()
     except SposError as error:
         show(error)
-        return MISTAKE
+        return MISTAKE_EXIT_CODE
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
-        code = _exit_code_of_accident(error)
+        code = _handle_accident(error)
         if code is None:
             raise
         return code
     return 0
 
 
-def _exit_code_of_accident(error: Exception) -> int | None:
+def _handle_accident(error: Exception) -> int | None:
     """Show an error that is neither a mistake of the user nor a bug, and return its exit code; None for a bug."""
     from spos_cli.engine.interrupt import Interrupted
 
@@ -130,9 +130,9 @@ def _exit_code_of_accident(error: Exception) -> int | None:
         same = "the same command without --fresh" if "--fresh" in sys.argv else "the same command"
         print(f"stopped by {error}; everything is saved, and {same} resumes", file=sys.stderr)
         return 128 + error.number
-    if isinstance(error, OSError) and error.filename is not None:  # a name or a permission that no check has foreseen
+    if isinstance(error, OSError) and error.filename is not None:  # A name or a permission that no check foresees.
         show(SposError(f"{error.strerror}: {error.filename!s:.200}"))
-        return MISTAKE
+        return MISTAKE_EXIT_CODE
     distributed = sys.modules.get("spos_cli.engine.distributed")
     if distributed is not None and isinstance(error, distributed.WorkersFailed):
         for message in error.messages:
@@ -154,6 +154,6 @@ def show(error: Exception) -> None:
 
 
 def _is_launched() -> bool:
-    """Tell whether this is one of several processes, which may have met the others already."""
+    """Tell whether this is one of several processes; the others may be waiting for it."""
     distributed = sys.modules.get("spos_cli.engine.distributed")
     return distributed is not None and bool(distributed.is_launched())

@@ -34,7 +34,7 @@ def make_candidates(
     entries, outcomes = [], np.zeros((candidates, images), bool)
     for row, arch in enumerate(archs):
         generation = row * generations // candidates
-        size = sum(map(int.__truediv__, arch.choices, space.options.choices)) / len(arch)
+        size = sum(map(int.__truediv__, arch.choices, space.options.choice_counts)) / len(arch)
         flops = int(1e8 * (2 + size + sum(arch.widths) / 1000 / len(arch) + 0.1 * rng.random()))
         skill = 0.55 + 0.2 * generation / generations + 0.1 * size + 0.03 * rng.standard_normal()
         outcomes[row] = hard + 0.1 * rng.standard_normal(images) < skill

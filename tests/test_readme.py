@@ -184,7 +184,7 @@ def test_settings_in_pages_exist() -> None:
 def test_recipes_are_listed() -> None:
     """The table of recipes has every shipped recipe and nothing else."""
     table = PAGES["configs/README.md"].split("## Recipes")[1].split("\n## ")[0]
-    assert set(re.findall(r"\[`(\w+)`\]\(\1\.yaml\)", table)) == set(loading.shipped_recipes())
+    assert set(re.findall(r"\[`(\w+)`\]\(\1\.yaml\)", table)) == set(loading.list_recipes())
 
 
 def test_code_map_is_true() -> None:

@@ -1,7 +1,7 @@
 """Which settings a result depends on: what makes two runs the same.
 
-The other settings say where a run is, on what machine it works and how often it reports. A run may continue with other
-values of those.
+The other settings say where a run is, on what machine it works and how often it reports. A run may continue after these
+have changed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def data_identity(config: Config) -> dict[str, Any]:
     """Return the settings that the images depend on.
 
     The folder of the images is left out. So is `data.value_range`, which a run compares with its images
-    (`Images.require_same`): a run on 8-bit images may continue with any.
+    (`run.image_comparison.require_same_images`): a run on 8-bit images may continue with any.
     """
     data = portable_settings(config)["data"]
     return {name: value for name, value in data.items() if name not in ("root", "value_range")}

@@ -30,7 +30,7 @@ Key = tuple[str, ...]  # A setting, such as ("space", "stages", "0", "channels")
 Places = dict[Key, str]  # Where each setting was written, such as `imagenet.yaml:12` or `--set supernet.lr=0.1`.
 
 
-def shipped_recipes() -> dict[str, Path]:
+def list_recipes() -> dict[str, Path]:
     """Return the recipes that come with the package, by name."""
     package = Path(str(importlib.resources.files("spos_cli")))
     installed, checkout = package / "configs", package.parent / "configs"
@@ -46,7 +46,7 @@ def find_config(config: str | None) -> Path:
     Raises:
         ConfigError: there is no such file or recipe.
     """
-    recipes = shipped_recipes()
+    recipes = list_recipes()
     if config is None:
         local = Path("spos.yaml")
         return local if local.is_file() else recipes["imagenet"]
@@ -185,7 +185,7 @@ def _override(values: dict[str, Any], key: Key, value: object, place: str, place
     for name in key[:-1]:
         default = default.get(name) if isinstance(default, dict) else None
         if isinstance(target, dict):
-            if target.get(name) is None:  # An item of a list that the file leaves out replaces that of the default.
+            if target.get(name) is None:  # If the file leaves a list out, the override changes an item of the default.
                 target[name] = default if isinstance(default, list) else {}
             target = target[name]
         elif _is_index(name, target):
@@ -229,7 +229,7 @@ def _describe(problem: Any, places: Mapping[Key, str], origin: str) -> str:
 
 
 def _place_of(key: Key, message: str, is_unknown: bool, places: Mapping[Key, str], origin: str) -> str:
-    """Return where a mistake was written: its own place or that of the section around it, and overrides inside it."""
+    """Return where a mistake was written: its own place or its section's, and the overrides inside it."""
     around = key
     while around and around not in places:
         around = around[:-1]

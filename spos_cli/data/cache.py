@@ -18,7 +18,7 @@ from spos_cli.data import pixel_file
 from spos_cli.data.datasets import ImageSet
 from spos_cli.data.image_files import Pixels
 from spos_cli.data.loaders import BadImages, Indices, chunks
-from spos_cli.data.transforms import antialiased_resize, size_for
+from spos_cli.data.transforms import antialiased_resize, compute_size
 from spos_cli.data.workers import stream
 from spos_cli.errors import ConfigError, DataError
 from spos_cli.files.digests import file_digest
@@ -44,7 +44,7 @@ class ResizedSet(ImageSet):
         image = self.images.image(index)
         if min(image.shape[:2]) <= self.short_side:
             return image
-        resized = antialiased_resize(image, *size_for(self.short_side, *image.shape[:2]))
+        resized = antialiased_resize(image, *compute_size(self.short_side, *image.shape[:2]))
         pixels: Pixels = np.ascontiguousarray(resized.permute(1, 2, 0).numpy())
         return pixels
 
@@ -201,7 +201,7 @@ def keep_in_memory(
         )
     blocks, sizes, problems = [], [], {}
     for batch in _decode(images, indices, workers, progress, bad_images):
-        blocks.append(batch.pixels.numpy().copy())  # A worker's batch is in shared memory, of which there is less.
+        blocks.append(batch.pixels.numpy().copy())  # A worker's batch is in shared memory, which is scarce.
         sizes.append(batch.sizes.numpy())
         problems.update(batch.problems)
     return CachedSet(images, indices, np.concatenate(sizes), blocks, problems)

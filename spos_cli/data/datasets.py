@@ -163,7 +163,7 @@ def _find_images(folder: Path, name: str, other_files: Counter[str]) -> Iterator
 
     Paths are text, since a million Path objects would take a gigabyte.
     """
-    for walked, files in folders_below(folder / name):
+    for walked, files in walk_folders(folder / name):
         below = Path(walked).relative_to(folder)
         for file in files:
             if is_image(file):
@@ -184,7 +184,7 @@ def describe_kinds(files: Counter[str]) -> str:
     return ", ".join(listed) + (f" and {rest:,} more" if rest else "")
 
 
-def folders_below(top: Path) -> Iterator[tuple[str, list[str]]]:
+def walk_folders(top: Path) -> Iterator[tuple[str, list[str]]]:
     """Walk a folder and all folders below it; yield each with the names of its files, without hidden ones.
 
     Links to folders are followed last, and no folder is entered twice: a link may lead to a folder that contains it,

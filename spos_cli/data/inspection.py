@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from spos_cli.data.datasets import GONE, SYSTEM_FILES, ArraySet, FolderSet, ImageSet, folders_below
+from spos_cli.data.datasets import GONE, SYSTEM_FILES, ArraySet, FolderSet, ImageSet, walk_folders
 from spos_cli.data.image_files import is_image, measure
 from spos_cli.data.levels import Measured
 from spos_cli.data.loaders import chunks
@@ -147,7 +147,7 @@ def find_other_files(images: FolderSet) -> list[str]:
     Hidden files and folders, and files that file managers leave behind, do not count.
     """
     others = []
-    for folder, files in folders_below(images.folder):
+    for folder, files in walk_folders(images.folder):
         in_class_folder = Path(folder) != images.folder
         for name in files:
             if not (in_class_folder and is_image(name)) and name.lower() not in SYSTEM_FILES:

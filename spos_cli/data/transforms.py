@@ -154,8 +154,8 @@ def compose_jitter(factors: list[float], order: int) -> Colours:
 def shift(image: Tensor, right: int, down: int) -> Tensor:
     """Shift an image `(3, H, W)` by whole pixels; the pixels that enter at the border are black.
 
-    The result is that of torchvision's RandomCrop with padding, in a tenth of the time; on small images, most of the
-    time of a sample would go there.
+    The result equals that of torchvision's RandomCrop with padding, in a tenth of the time. On small images, RandomCrop
+    would take most of the time of a sample.
     """
     source = image.permute(1, 2, 0).numpy()
     height, width = source.shape[:2]
@@ -191,7 +191,7 @@ class EvalTransform:
         if self.preset == "spos":
             resized = to_tensor(opencv_resize(image, *self._official_size(*image.shape[:2])))
         else:
-            resized = antialiased_resize(image, *size_for(self.short_side, *image.shape[:2]))
+            resized = antialiased_resize(image, *compute_size(self.short_side, *image.shape[:2]))
         # As in torchvision's CenterCrop, half a pixel is rounded to the even number.
         top, left = (round((side - size) / 2) for side in resized.shape[1:])
         return resized[:, top : top + size, left : left + size]
@@ -209,7 +209,7 @@ class EvalTransform:
 
 def antialiased_resize(image: Pixels, height: int, width: int) -> Tensor:
     """Resize `(H, W, 3) uint8` to `(3, height, width)` as torchvision's bilinear resize with antialiasing."""
-    # Added first and permuted afterwards, the batch of one has strides that PyTorch takes for channels_last.
+    # With the batch dimension added before the permutation, PyTorch takes the strides for channels_last.
     batch = _share_memory(image)[None].permute(0, 3, 1, 2)
     return F.interpolate(batch, (height, width), mode="bilinear", antialias=True)[0]
 
@@ -220,7 +220,7 @@ def mirror(image: Tensor) -> Tensor:
     return image.permute(1, 2, 0)[None].permute(0, 3, 1, 2).flip(3)[0]
 
 
-def size_for(short_side: int, height: int, width: int) -> tuple[int, int]:
+def compute_size(short_side: int, height: int, width: int) -> tuple[int, int]:
     """Return height and width when the short side becomes `short_side`; torchvision rounds the long side down."""
     if height < width:
         return short_side, int(short_side * width / height)

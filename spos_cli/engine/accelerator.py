@@ -39,7 +39,7 @@ def get_device(index: int) -> torch.device:
 
 
 def is_usable() -> bool:
-    """Whether this PyTorch can use the accelerators."""
+    """Return whether this PyTorch can use the accelerators."""
     return torch.cuda.is_available() if torch.cuda.device_count() else torch.accelerator.is_available()
 
 
@@ -133,7 +133,7 @@ def set_convolutions(*, tf32: bool = True, benchmark: bool = False) -> Iterator[
 
 
 def pins_memory(device: torch.device) -> bool:
-    """Whether copies from page-locked memory to a device can overlap with its work."""
+    """Return whether copies from page-locked memory to a device can overlap with its work."""
     return device.type in ("cuda", "xpu")
 
 
@@ -152,7 +152,7 @@ def choose_sum_dtype(device: torch.device) -> torch.dtype:
 
 
 def has_fast(device: torch.device, amp: Literal["bf16", "fp16"]) -> bool:
-    """Whether a device computes in a mixed precision natively, without emulation."""
+    """Return whether a device computes in a mixed precision natively, without emulation."""
     if device.type == "cpu":
         return amp == "bf16" and torch.backends.cpu.get_cpu_capability() not in CAPABILITIES_WITHOUT_BF16
     if amp == "fp16":
@@ -165,7 +165,7 @@ def has_fast(device: torch.device, amp: Literal["bf16", "fp16"]) -> bool:
 
 
 def has_tf32(device: torch.device) -> bool:
-    """Whether a device has TF32: faster float32 convolutions that round their inputs to 10 bits."""
+    """Return whether a device has TF32: faster float32 convolutions that round their inputs to 10 bits."""
     is_nvidia = device.type == "cuda" and torch.version.hip is None
     return is_nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
 

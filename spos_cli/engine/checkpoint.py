@@ -79,7 +79,7 @@ def load(path: Path) -> dict[str, Any]:
             raise CheckpointError(f"{path} is not a weights file: it does not hold named parts")
         _check_values(content)
         expected = content.pop(DIGEST, None)
-        found = fingerprint(content) if expected is not None else None
+        actual = fingerprint(content) if expected is not None else None
     except CheckpointError:
         raise
     except MemoryError:
@@ -95,7 +95,7 @@ def load(path: Path) -> dict[str, Any]:
         ) from None
     except Exception:  # torch raises almost anything for a torn file
         raise CheckpointError(f"{path} is not a weights file, or is torn") from None
-    if found != expected:
+    if actual != expected:
         raise CheckpointError(f"{path} is damaged: its content is not what was saved")
     return content
 

@@ -43,17 +43,17 @@ class CheckpointFolder:
         """Write `step-<n>.pt`, point `last.pt` to it, and remove the oldest checkpoints.
 
         Raises:
-            RunError: the disk does not take it; `last.pt` is the one before.
+            RunError: the checkpoint cannot be written; `last.pt` stays the one before.
         """
         path = self.path / f"step-{step:08d}.pt"
         checkpoint.save(path, {"format": TRAINING_FORMAT, **content})
-        self._name_also(path, self.last.name)
+        self._add_name(path, self.last.name)
         if self.is_milestone(step):
-            self._name_also(path, f"milestone-{step:08d}.pt")
+            self._add_name(path, f"milestone-{step:08d}.pt")
         for old in sorted(self.path.glob("step-*.pt"))[: -self.keep]:
             old.unlink(missing_ok=True)
 
-    def _name_also(self, path: Path, name: str) -> None:
+    def _add_name(self, path: Path, name: str) -> None:
         """Give a checkpoint a second name: a hard link, or a copy where the file system has no links."""
         link = self.path / f".{name}.tmp"
         try:
@@ -79,7 +79,7 @@ class CheckpointFolder:
                 continue
             if path != self.last:
                 warn(f"resuming from {path}")
-                self._name_also(path, self.last.name)
+                self._add_name(path, self.last.name)
             return None
         if not existing:
             return None

@@ -16,7 +16,7 @@ from spos_cli.models.blocks import ChoiceBlock
 
 Compile = Literal["off", "blocks"]
 
-MAX_GRAPHS = 4096  # that PyTorch may compile for code which all blocks of one kind share
+MAX_GRAPHS = 4096  # that PyTorch may compile for one piece of code; all blocks of a kind share their code
 # The compiler that PyTorch calls: its language, the variable that names it, and the commands tried without it.
 COMPILERS = {"cpu": ("C++", "CXX", ("g++", "clang++")), "gpu": ("C", "CC", ("gcc", "clang"))}
 
@@ -60,7 +60,7 @@ def require_compiler(device: torch.device) -> str:
 def run_eagerly() -> contextlib.AbstractContextManager[object]:
     """Run compiled blocks without their graphs, within the block.
 
-    An evaluation has another mode and other batch sizes, for each of which PyTorch would compile every block again.
+    An evaluation has another mode and other batch sizes. PyTorch would compile every block again for each of them.
     """
     stance: contextlib.AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
     return stance

@@ -148,7 +148,7 @@ def count_processes(devices: int | str) -> int:
 
 
 def is_launched() -> bool:
-    """Whether a launcher has started this process as one of several."""
+    """Return whether a launcher has started this process as one of several."""
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
 
 
@@ -183,7 +183,8 @@ def join(
     """Join the other processes of the launch, and leave them at the end.
 
     With GPUs, a process leaves only if all processes have ended well: NCCL leaves a group together, and would wait for
-    those that have not failed. A process that has failed must report its error and end at once, as `cli.main` does.
+    those that have not failed. A process that has failed must report its error and end at once, as
+    `exits.run_and_exit` does.
 
     Args:
         devices: `auto`, `cpu` or a number, as in the config.
@@ -249,7 +250,7 @@ def _translate_error(error: RuntimeError, is_connected: bool, timeout: timedelta
 
 
 def _is_timeout(error: RuntimeError) -> bool:
-    """Whether gloo, NCCL or their store has stopped waiting for a process that does not answer."""
+    """Return whether gloo, NCCL or their store has stopped waiting for a process that does not answer."""
     # A GPU can also stop its own work: "CUDA error: the launch timed out and was terminated".
     return "CUDA error" not in str(error) and any(text in str(error) for text in PEER_SILENT_MESSAGES)
 
@@ -304,7 +305,7 @@ def choose_device(devices: int | str, local_size: int, local_rank: int) -> torch
 
 
 def _has_own_gpu() -> bool:
-    """Whether another launcher may have given this process its own GPU and hidden the others.
+    """Return whether another launcher may have given this process its own GPU and hidden the others.
 
     `torchrun --virtual-local-rank` and Slurm do so. If all processes see the same GPU instead, NCCL reports it when it
     connects them.

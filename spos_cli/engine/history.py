@@ -13,9 +13,9 @@ from spos_cli.files.reading import read_json_lines
 
 MAX_BYTES = 8 * 2**20  # read from the end of a metrics.jsonl
 MAX_NUMBER = 10**18  # far above what a training measures; larger ones overflow as floats, or in a sum
-DIVERGED = 2  # times the loss of guessing; a training whose beginning is only noisy or slow does not reach it
+DIVERGED_RATIO = 2  # to the loss of guessing; a training whose beginning is only noisy or slow does not reach it
 IMAGES_PER_CLASS = 100  # enough to tell an accuracy that is 20 % above chance from chance
-DEVIATIONS = 2  # standard deviations above chance; an accuracy above that is better than guessing
+CHANCE_DEVIATIONS = 2  # standard deviations above chance; an accuracy above that is better than guessing
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ class Guessing:
     @property
     def verdict(self) -> str:
         """What happened to the training, in words."""
-        return "diverged" if self.loss > DIVERGED * self.guess else "learned nothing"
+        return "diverged" if self.loss > DIVERGED_RATIO * self.guess else "learned nothing"
 
     def __str__(self) -> str:
         return (
@@ -114,10 +114,10 @@ def find_guessing(lines: Sequence[dict[str, Any]], classes: int) -> Guessing | N
     Equal probabilities for C classes have a cross entropy of ln C, whatever the labels and their smoothing, and a top-1
     of 1 / C. A training is no better than guessing
 
-    - if the loss of its last line is more than `DIVERGED` times ln C, however few images the line has. Top-1 does not
-      count here: where classes differ in size, a network that always names the largest class beats 1 / C;
-    - or if its loss is at least ln C, and its top-1 is at most `DEVIATIONS` standard deviations above 1 / C. A network
-      whose activations have died ends at ln C to many digits.
+    - if the loss of its last line is more than `DIVERGED_RATIO` times ln C, however few images the line has. Top-1 does
+      not count here: where classes differ in size, a network that always names the largest class beats 1 / C;
+    - or if its loss is at least ln C, and its top-1 is at most `CHANCE_DEVIATIONS` standard deviations above 1 / C. A
+      network whose activations have died ends at ln C to many digits.
 
     The second rule looks at the newest lines that together have `IMAGES_PER_CLASS` images per class, and only at those
     of the second half of the training. A network that has just begun is below ln C, or has too few images for it.
@@ -132,14 +132,14 @@ def find_guessing(lines: Sequence[dict[str, Any]], classes: int) -> Guessing | N
     loss = top1 = 0.0
     seen = 0
     for step, images, line_loss, line_top1 in reversed(windows):
-        if not seen and line_loss > DIVERGED * guess:
+        if not seen and line_loss > DIVERGED_RATIO * guess:
             return Guessing(line_loss, line_top1, images, guess, chance)
         if 2 * step <= windows[-1][0]:
             break
         loss, top1, seen = loss + line_loss * images, top1 + line_top1 * images, seen + images
         if seen >= IMAGES_PER_CLASS * classes:
             loss, top1 = loss / seen, top1 / seen
-            noise = DEVIATIONS * math.sqrt(chance * (1 - chance) / seen)
+            noise = CHANCE_DEVIATIONS * math.sqrt(chance * (1 - chance) / seen)
             is_guessing = loss >= guess * (1 - 1e-5) and top1 <= chance + noise
             return Guessing(loss, top1, seen, guess, chance) if is_guessing else None
     return None

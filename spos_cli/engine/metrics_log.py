@@ -57,7 +57,7 @@ class MetricsLog:
             yield
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append a line, from the first process. If the disk does not take it, warn and leave it out."""
+        """Append a line, from the first process. If it cannot be written, warn and leave it out."""
         if not self.is_main:
             return
         self.history.add(line)
@@ -111,7 +111,7 @@ class MetricsWindow:
         self.bad_step.masked_fill_((self.bad_step < 0) & ~loss.isfinite(), step)
 
     def pause(self, seconds: float) -> None:
-        """Leave out of the rate the time that something else took."""
+        """Leave the time of other work, such as an evaluation, out of the images per second."""
         self.begin += seconds
 
     def first_bad_step(self) -> int | None:

@@ -67,7 +67,7 @@ def wrap(
 
 
 def has_own_blocks(model: nn.Module) -> bool:
-    """Whether a model has a user's own blocks, of which each process may use other parameters in a step."""
+    """Return whether a model has a user's own blocks: in one step, processes may use different parameters of these."""
     return any(isinstance(module, OwnBlock) for module in model.modules())
 
 

@@ -19,7 +19,7 @@ from rich.segment import ControlType
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 10.0
-LABEL = 10  # columns of a row's label
+LABEL_WIDTH = 10  # columns of a row's label
 GAP = "  "
 MIN_BAR, MIN_CURVE, MIN_PIECE = 8, 6, 10  # columns; what would have fewer is left out
 MAX_CURVE = 60  # columns
@@ -130,20 +130,20 @@ class _Dashboard:
     def erase(self, columns: int, rows: int) -> Control:
         """Return the codes that erase what was drawn last, and put the cursor where it began.
 
-        A terminal that became narrower since then may have broken the lines up into more.
+        A terminal that became narrower since then may have wrapped the lines, so that there are more.
 
         Args:
             columns, rows: the terminal's present size.
         """
         height = len(self.drawn)
-        if columns < self.columns and _breaks_lines_up():
+        if columns < self.columns and _wraps_lines():
             height = sum(max(1, -(-width // columns)) for width in self.drawn)
         up = ((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2))
         return Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), *(up * (min(height, rows) - 1)))
 
 
-def _breaks_lines_up() -> bool:
-    """Tell whether the terminal breaks long lines up when it becomes narrower; most do, some cut them off."""
+def _wraps_lines() -> bool:
+    """Tell whether the terminal wraps long lines when it becomes narrower; most do, some cut them off."""
     return os.environ.get("TERM") != "linux" and "XTERM_VERSION" not in os.environ
 
 
@@ -172,7 +172,7 @@ def render_lines(task: Task, width: int, ascii_only: bool = False) -> list[Text]
 
 def _render_head(task: Task, width: int, ascii_only: bool) -> Text:
     """Return the first line: name, phase, bar, count, rate and time left; without room, the less important go."""
-    name = Text(f"{task.name:<{LABEL - len(GAP)}}", "bold")
+    name = Text(f"{task.name:<{LABEL_WIDTH - len(GAP)}}", "bold")
     count = f"{task.done:,}/{task.total:,}" + (f" {task.unit}" if width >= MIN_WIDTH_FOR_UNITS else "")
     rate, left = "", ""
     if task.done == task.total:
@@ -201,13 +201,13 @@ def _render_bar(task: Task, width: int, ascii_only: bool) -> Text:
 
 def _render_row(label: str, pieces: Sequence[str | Curve], width: int, ascii_only: bool) -> Text:
     """Return a label and its pieces; a curve takes the room that the texts leave, and what does not fit is cut."""
-    line = Text(f"{label:<{LABEL}}", "dim")
+    line = Text(f"{label:<{LABEL_WIDTH}}", "dim")
     texts = sum(len(piece) + len(GAP) for piece in pieces if isinstance(piece, str))
     for number, piece in enumerate(pieces):
         gap = GAP if number else ""
         room = width - line.cell_len - len(gap)
         if isinstance(piece, Curve):
-            room = min(width - LABEL - texts, MAX_CURVE)
+            room = min(width - LABEL_WIDTH - texts, MAX_CURVE)
             if room >= MIN_CURVE and piece.values:
                 line.append(gap).append(render_sparkline(piece.values, room, ascii_only), "cyan")
         elif len(piece) <= room:

@@ -35,7 +35,7 @@ class Clock:
         self._begin, self._done = time.monotonic(), done()
 
     def lap(self) -> None:
-        """Write the time since the last lap, from the first process. If the disk does not take it, warn."""
+        """Write the time since the last lap, from the first process. If it cannot be written, warn."""
         now, done = time.monotonic(), self.done()
         seconds, units = now - self._begin, done - self._done
         if units <= 0:

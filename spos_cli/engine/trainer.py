@@ -153,7 +153,7 @@ class Trainer:
         plan, request = self.plan, StopRequest()
         if self.step == plan.steps:
             with self.metrics.mirrored(self.step), stop_on_signals(request):
-                self.make_up_evaluation()
+                self.evaluate_if_missed()
             return
         stream = iter(batches(self.step))
         quiet = not self.processes.is_main
@@ -163,7 +163,7 @@ class Trainer:
             track(self.name, plan.steps, "steps", done=self.step, quiet=quiet, dashboard=True) as task,
             record_time(self.folder, self.processes, lambda: self.step, "steps"),
         ):
-            self.make_up_evaluation()
+            self.evaluate_if_missed()
             task.rows = self.metrics.history.rows
             self.model.train()
             while self.step < plan.steps:
@@ -171,7 +171,7 @@ class Trainer:
                 self.update(stream)
                 self.step += 1
 
-                # Decide what this step is followed by. All processes decide the same.
+                # Decide what follows this step. All processes decide the same.
                 is_last = self.step == plan.steps
                 is_logged = is_last or self.step % plan.log_every == 0
                 is_stopped = self.processes.any(request.is_set)
@@ -265,8 +265,8 @@ class Trainer:
         """Tell whether the model is to be evaluated after the present step."""
         return self.step == self.plan.steps or (self.step > 0 and self.step % self.evaluate_every == 0)
 
-    def make_up_evaluation(self) -> None:
-        """Evaluate the model of the last checkpoint if that was due, but was interrupted or failed."""
+    def evaluate_if_missed(self) -> None:
+        """Evaluate the model of the last checkpoint if its evaluation was due, but was interrupted or failed."""
         if self.evaluate is None or not self.evaluation_is_due():
             return
         # Only the first process has read the metrics.
@@ -292,10 +292,13 @@ class Trainer:
         return self.step % self.plan.checkpoint_every == 0 or self.checkpoints.is_milestone(self.step)
 
     def save_or_continue(self, must: bool) -> None:
-        """Save; if the disk does not take it, keep the last checkpoint and continue until the next one.
+        """Save; if that fails, for example on a full disk, warn and continue: the last checkpoint is kept.
+
+        Args:
+            must: the training ends here, so a failure is an error.
 
         Raises:
-            RunError: it cannot be saved and `must` be, since the training ends here.
+            RunError: `must` is true, and the checkpoint cannot be written.
         """
         try:
             self.save()
@@ -311,7 +314,7 @@ class Trainer:
 
         Raises:
             TrainingError: the weights are not finite, or not the same on all processes; on every process.
-            RunError: the disk does not take it; the checkpoint before it is kept.
+            RunError: the checkpoint cannot be written; the one before it is kept.
         """
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
             raise TrainingError(

@@ -41,7 +41,7 @@ def hold(path: Path) -> Iterator[None]:
             file.close()
 
 
-def holder(path: Path) -> str | None:
+def find_holder(path: Path) -> str | None:
     """Return who holds a lock file, in words; None if nobody does, or if the system cannot say.
 
     This only asks. The process that holds the lock must not call it: closing the file would release its lock.
@@ -50,10 +50,10 @@ def holder(path: Path) -> str | None:
         return None
     # The system's `struct flock`, for a write lock on the whole file. F_GETLK replaces it by the lock in its way.
     linux = sys.platform.startswith("linux")
-    layout, wanted = ("hhqqi", (fcntl.F_WRLCK, 0, 0, 0, 0)) if linux else ("qqihhi", (0, 0, 0, fcntl.F_WRLCK, 0, 0))
+    layout, request = ("hhqqi", (fcntl.F_WRLCK, 0, 0, 0, 0)) if linux else ("qqihhi", (0, 0, 0, fcntl.F_WRLCK, 0, 0))
     try:
         with path.open("rb") as file:
-            existing = struct.unpack(layout, fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, *wanted)))
+            existing = struct.unpack(layout, fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, *request)))
             if existing[0 if linux else 3] == fcntl.F_UNLCK:
                 return None
             return " ".join(file.read(200).decode("utf-8", "replace").split()) or "another process"

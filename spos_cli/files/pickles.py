@@ -130,6 +130,7 @@ class _Machine:
         return items[::-1]
 
 
+# Instructions that import or call something.
 CALLS = (
     *("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX"),
     *("PERSID", "BINPERSID", "EXT1", "EXT2", "EXT4"),

@@ -22,7 +22,7 @@ IS_X86 = platform.machine() in ("x86_64", "AMD64")
 
 
 def is_faster_in_strips(features: Tensor, weight: Tensor, stride: int) -> bool:
-    """Whether strips make the depthwise convolution of `(B, C, H, W)` with `(C, 1, k, k)` faster."""
+    """Return whether strips make the depthwise convolution of `(B, C, H, W)` with `(C, 1, k, k)` faster."""
     kernel = weight.shape[3]
     # With a kernel of more than twice the width of the image, a strip may see nothing but padding.
     is_wide = stride == 1 and STRIP_COLUMNS < kernel <= 2 * features.shape[3]

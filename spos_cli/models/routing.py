@@ -1,12 +1,12 @@
 """Bring each channel to the layer that works on it, without a shuffling copy.
 
-ShuffleNetV2 shuffles the channels before each block of stride 1: the even channels pass by, the odd ones are worked on.
+ShuffleNetV2 shuffles the channels before each block of stride 1: it works on the odd channels, the even ones pass by.
 Which later layer works on a channel depends on the layers alone, not on their choices. So each block computes its
 output channels in the order of the layers that will work on them, by reordering its weights. Its output is then split
 into contiguous pieces, and a layer concatenates the pieces that are meant for it. The stored weights keep the official
 order; a reordered copy of them is small beside the features.
 
-In a space with other ops than ShuffleNetV2's, every layer is handed all channels in the official order.
+In a space with other ops than ShuffleNetV2's, every layer gets all channels in the official order.
 
 A position counts the parts of a network: the stem is 0, layer i is i + 1, and the head comes last.
 """
@@ -66,7 +66,7 @@ class Routing:
         """Return the pieces that wait after a position has computed its outputs.
 
         Args:
-            pieces: those that waited before. Input that is used up by now is dropped.
+            pieces: those that waited before. The pieces of layers that have already run are dropped.
             position: of the block that made `outputs`.
             outputs: `(B, C, H, W)` each, with the channels in the order of `channels[position].outputs`.
         """
@@ -91,23 +91,27 @@ def make_routing(space: SearchSpace, device: torch.device) -> Routing:
     """
     # By position and output tensor: the numbers of its channels.
     outputs_by_position: list[list[range]] = [[range(space.stem_channels)]]
-    flowing = np.arange(space.stem_channels)  # numbers of the channels between two layers, in the official order
-    worked_on: list[NDArray[np.int64]] = []  # by layer, and then the head: numbers of the channels that it works on
+    # (C,): the numbers of the channels between two layers, in the official order.
+    numbers = np.arange(space.stem_channels)
+    # By layer, then the head, (op_in_channels,) each: the numbers of the channels that it works on.
+    numbers_by_layer: list[NDArray[np.int64]] = []
     total = space.stem_channels
     for layer in space.layers:
-        passing, worked = (flowing[::2], flowing[1::2]) if layer.split and layer.stride == 1 else (flowing[:0], flowing)
+        # (C / 2,) each where half of the channels pass by, else (0,) and (C,).
+        halves = layer.split and layer.stride == 1
+        bypass, op_inputs = (numbers[::2], numbers[1::2]) if halves else (numbers[:0], numbers)
         outputs = []
         for count in layer.op_out_channels:
             outputs.append(range(total, total + count))
             total += count
-        worked_on.append(worked)
+        numbers_by_layer.append(op_inputs)
         outputs_by_position.append(outputs)
-        flowing = np.concatenate((passing, *outputs))
-    worked_on.append(flowing)
+        numbers = np.concatenate((bypass, *outputs))  # (out_channels,)
+    numbers_by_layer.append(numbers)
 
     consumer = np.empty(total, np.int64)  # (total,): the layer that works on each channel
-    for index, worked in enumerate(worked_on):
-        consumer[worked] = index
+    for index, op_inputs in enumerate(numbers_by_layer):
+        consumer[op_inputs] = index
 
     def to_indices(order: NDArray[np.int64]) -> Tensor | None:
         """Return an order `(C,)` as a tensor on the device, or None for the official order."""
@@ -117,14 +121,15 @@ def make_routing(space: SearchSpace, device: torch.device) -> Routing:
             return torch.tensor(order, device=device)
 
     def make_split(channels: range) -> Split:
+        """Return how to split the output tensor whose channels have these numbers."""
         consumers, sizes = np.unique(consumer[channels], return_counts=True)
         return Split(sizes.tolist(), consumers.tolist())
 
     # Pieces are concatenated in the order in which they were made, so a layer finds its channels sorted by number.
-    inputs = [None, *(to_indices(np.argsort(worked)) for worked in worked_on)]
-    outputs_of = [
+    inputs = [None, *(to_indices(np.argsort(op_inputs)) for op_inputs in numbers_by_layer)]
+    output_orders = [
         tuple(to_indices(np.argsort(consumer[channels], kind="stable")) for channels in outputs)
         for outputs in [*outputs_by_position, []]  # the head has no output to route
     ]
-    channels = [BlockChannels(*pair) for pair in zip(inputs, outputs_of, strict=True)]
+    channels = [BlockChannels(*pair) for pair in zip(inputs, output_orders, strict=True)]
     return Routing(channels, [[make_split(channels) for channels in outputs] for outputs in outputs_by_position])

@@ -52,14 +52,16 @@ class Skeleton(nn.Module):
         routing = make_routing(self.space, images.device)
         stem, *layers, head = routing.channels
         features = self.first_conv(images, None, stem.outputs[0])  # (B, stem_channels, H / stride, W / stride)
-        pieces = routing.route({}, 0, (features,))
+        pieces = routing.route({}, 0, (features,))  # by layer: (B, size, H, W) each
         for layer, (block, channels, count) in enumerate(
             zip(blocks, layers, hidden or [None] * len(layers), strict=True)
         ):
             channels = channels if count is None else channels._replace(hidden=count)
-            outputs = block(concatenate(pieces[layer]), channels)  # (B, C, H, W) each
+            # From (B, op_in_channels, H, W) to (B, C, H / stride, W / stride) each, with C of `Layer.op_out_channels`.
+            outputs = block(concatenate(pieces[layer]), channels)
             pieces = routing.route(pieces, layer + 1, outputs)
-        return self.classify(self.conv_last(concatenate(pieces[len(layers)]), head.inputs))
+        features = self.conv_last(concatenate(pieces[len(layers)]), head.inputs)  # (B, head_channels, H, W)
+        return self.classify(features)
 
     def classify(self, features: Tensor) -> Tensor:
         """Compute logits `(B, classes)` of the last convolution's features `(B, head_channels, H, W)`."""

@@ -16,7 +16,7 @@ IMAGES_PER_CANDIDATE = 8000  # The official search scores on 40 batches of 200 v
 
 
 def is_search(content: Mapping[str, Any]) -> bool:
-    """Whether the content of a file is an official search checkpoint."""
+    """Return whether the content of a file is an official search checkpoint."""
     return isinstance(content.get("vis_dict"), dict)
 
 

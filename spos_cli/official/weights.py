@@ -52,7 +52,7 @@ def detect_kind(state: State) -> Literal["supernet", "network"]:
 
 
 def is_affine(state: State) -> bool:
-    """Whether BatchNorm has a learned scale and shift."""
+    """Return whether BatchNorm has a learned scale and shift."""
     return STEM_SCALE in state
 
 

@@ -133,7 +133,7 @@ class Search:
     exported: frozenset[Architecture] = frozenset()
 
     @cached_property
-    def own(self) -> list[int]:
+    def counted(self) -> list[int]:
         """Lines that were scored on the images of this search, including those that were stopped early."""
         return [line for line, entry in enumerate(self.entries) if is_counted(entry)]
 
@@ -152,12 +152,12 @@ class Search:
     @cached_property
     def comparable(self) -> list[int]:
         """Lines whose scores can be compared: on the images of this search, and not stopped early."""
-        return [line for line in self.own if not self.entries[line].partial]
+        return [line for line in self.counted if not self.entries[line].partial]
 
     @property
     def stopped_early(self) -> int:
         """How many candidates were stopped early."""
-        return len(self.own) - len(self.comparable)
+        return len(self.counted) - len(self.comparable)
 
     @cached_property
     def winner_line(self) -> int:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from spos_cli.engine.progress import warn
-from spos_cli.errors import RunError, SposError, printable
+from spos_cli.errors import RunError, SposError, make_printable
 from spos_cli.report.page import PLOTLY_MISSING, read_plotly_js
 from spos_cli.report.writing import write_report
 from spos_cli.run.command import Run
@@ -65,7 +65,7 @@ class LiveReport:
             warn(f"no report: {error}")
         except Exception as error:  # a defect of the report must not end a search that took days
             self._error = error
-            first_line = printable(str(error).partition("\n")[0])
+            first_line = make_printable(str(error).partition("\n")[0])
             command = self.run.command("report")
             warn(f"no report: {type(error).__name__}: {first_line}; {command} shows the whole error")
 

@@ -96,7 +96,7 @@ def header(findings: Findings) -> Html:
 
 def describe_scores(search: Search) -> str:
     """Return, in words, how many candidates were scored, and on how many images."""
-    number, stopped, earlier = len(search.new), search.stopped_early, len(search.own) - len(search.new)
+    number, stopped, earlier = len(search.new), search.stopped_early, len(search.counted) - len(search.new)
     planned = f" of {search.planned:,} planned" if search.planned is not None and number < search.planned else ""
     sizes = sorted({search.entries[line].images for line in search.comparable})
     if not sizes:

@@ -65,7 +65,7 @@ def make_sections(findings: Findings) -> list[Html]:
 
 def tradeoff(search: Search) -> Html:
     """Return the chart of accuracy against cost."""
-    imported = len(search.entries) - len(search.own)
+    imported = len(search.entries) - len(search.counted)
     notes = [
         "Each point is a candidate; the later its generation, the stronger its colour. The line is the Pareto front: no"
         " candidate is both cheaper and better than one on it. The band is the winner’s 95 % interval."
@@ -114,7 +114,7 @@ def progress(search: Search, audit: Audit | None) -> Html:
         "The best score so far, after each evaluation. It never falls, and it is the largest of many noisy scores: the"
         " winner’s true accuracy is likely a little lower."
     )
-    if len(search.new) < len(search.own):
+    if len(search.new) < len(search.counted):
         text += " Scores that were known before the search count from the beginning."
     if any(search.entries[line].partial for line in search.new):
         text += " Candidates that were stopped early count as evaluations."

@@ -78,11 +78,11 @@ class EarlierSearch:
         """Raise RunError if there is a journal that does not begin with these candidates."""
         if not journal.path.exists():
             return
-        first = [entry for entry in journal.read() if not is_new(entry)]
-        allowed = [self.as_imported()]
+        beginning = [entry for entry in journal.read() if not is_new(entry)]
+        allowed_beginnings = [self.as_imported()]
         if Results.of(self.lines).candidates:
-            allowed.append(self.as_known(evolution))
-        if first not in allowed:
+            allowed_beginnings.append(self.as_known(evolution))
+        if beginning not in allowed_beginnings:
             raise RunError(f"{journal.path} has begun without the candidates of --from; use --fresh to start over")
 
     def begin(
@@ -96,7 +96,7 @@ class EarlierSearch:
     ) -> None:
         """Begin a journal with all of the candidates at once, unless it has begun.
 
-        Comparable scores come with the outcomes by image.
+        If the scores are comparable, the outcomes by image are copied, too.
 
         Args:
             settings: what the scores of this search depend on; its decoded images are beside the journal.
@@ -105,8 +105,8 @@ class EarlierSearch:
         processes.barrier()
         if processes.is_main and not journal.path.exists():
             lines, theirs = self.as_imported(), Results.of(self.lines)
-            whole = all(entry.partial or entry.images == images for entry in theirs.candidates)
-            if theirs.candidates and whole and is_comparable(run, settings, self.path.parent):
+            same_number = all(entry.partial or entry.images == images for entry in theirs.candidates)
+            if theirs.candidates and same_number and is_comparable(run, settings, self.path.parent):
                 lines = self.as_known(evolution)
                 outcomes = OutcomesFile(self.path.with_name("outcomes.bits"), images)
                 rows = outcomes.copy_rows([theirs.rows[entry.architecture] for entry in lines])

@@ -75,18 +75,18 @@ def show_space(run: Run, space: SearchSpace, costs: Costs, summary: dict[str, An
 
 
 def show_choices(run: Run, title: str, space: SearchSpace, cells: Sequence[Sequence[str]]) -> None:
-    """Show a text for each choice of each layer, under the names of the choices, behind the index of the choice."""
+    """Show a text for each choice of each layer, after the choice's index, in a column for each name of a choice."""
     titles, rows = arrange_by_choice(
         space, [[f"{index}: {text}" for index, text in enumerate(texts)] for texts in cells]
     )
-    sizes = [f"{a.in_channels}→{a.out_channels}, {a.in_size}→{a.out_size} px" for a in space.layers]
+    sizes = [f"{layer.in_channels}→{layer.out_channels}, {layer.in_size}→{layer.out_size} px" for layer in space.layers]
     table = [[index, size, *row] for index, (size, row) in enumerate(zip(sizes, rows, strict=True))]
     run.show(title, ["layer", "size:", *titles], table)
 
 
 def group_by_choice(table: CostTable) -> list[list[list[int]]]:
     """Return the costs in a table by layer, choice and width."""
-    groups: list[list[list[int]]] = [[[] for _ in range(count)] for count in table.options.choices]
+    groups: list[list[list[int]]] = [[[] for _ in range(count)] for count in table.options.choice_counts]
     for layer, options, row in zip(groups, table.options.by_layer, table.rows, strict=True):
         for option, cost in zip(options, row, strict=True):
             layer[option.choice].append(cost)

@@ -192,7 +192,7 @@ class RunFolder:
         """Return the file of an exported architecture."""
         return self.archs / ident / "arch.yaml"
 
-    def exported_archs(self) -> list[Path]:
+    def list_exported_archs(self) -> list[Path]:
         """Return the files of all exported architectures."""
         return sorted(self.archs.glob("*/arch.yaml"))
 
@@ -205,7 +205,7 @@ class RunFolder:
         """Return the folder in which an architecture is retrained."""
         return TrainingFolder(self.retrained / ident, self.root)
 
-    def retrained_models(self) -> list[Path]:
+    def list_retrained_models(self) -> list[Path]:
         """Return the files of all retrained networks."""
         return sorted(self.retrained.glob("*/model.pt"))
 
@@ -245,7 +245,7 @@ class RunFolder:
 
     @property
     def flops_of_widths(self) -> Path:
-        """FLOPs and parameters of every choice at its other widths."""
+        """The entries of an official FLOPs table that this space does not need: other widths or sizes."""
         return self.root / "flops_widths.json"
 
     @property

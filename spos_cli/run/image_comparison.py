@@ -50,7 +50,7 @@ def require_recorded_classes(images: Images, record: Any, what: str) -> None:
         raise RunError(f"{what} of images that it does not name; use another --run-dir, or --fresh to start over")
     if changes := images.train_identity.other_classes(before):
         raise RunError(
-            f"{what} of other images ({changes}); give the folders their names again, use another --run-dir, or"
+            f"{what} of other images ({changes}); restore the names of the folders, use another --run-dir, or"
             " --fresh to start over"
         )
 
@@ -67,7 +67,7 @@ def require_resumable(images: Images, record: Any, what: str) -> None:
     if images.val_identity.other_classes(before):
         raise RunError(f"{what} with other validation images ({'; '.join(changes)}); restore those, or use --fresh")
     if images.processes.is_main:
-        warn(f"{what} with other validation images ({'; '.join(changes)}): accuracies from here on are of these")
+        warn(f"{what} with other validation images ({'; '.join(changes)}): later accuracies are measured on these")
 
 
 def describe_changes(images: Images, record: dict[str, Any]) -> str:
@@ -93,7 +93,7 @@ def compare_with_supernet(images: Images, trained_on: TrainedOn | None, path: Pa
     if trained_on is None:
         warnings.append(f"{path} does not say which images it was trained on, so that cannot be checked")
         if scoring:
-            warnings.append("make sure that those to score on were not among them")
+            warnings.append("make sure that it was not trained on the images to score on")
     else:
         trained_on.require_same_classes(images.train_identity, path)
         changes = images.train_identity.changes(trained_on.identity, split=False)

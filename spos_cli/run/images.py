@@ -27,7 +27,7 @@ from spos_cli.files import lock
 from spos_cli.run.folder import RunFolder
 from spos_cli.run.output import format_bytes
 
-CHECKED_IMAGES = 16  # of each set, before any work
+CHECKED_IMAGES = 16  # images of each set whose values are checked before any work
 
 
 class Images:
@@ -40,7 +40,8 @@ class Images:
     def __init__(self, config: Config, processes: Processes) -> None:
         self.config, self.data, self.processes = config, config.data, processes
         self.size = config.space.image_size
-        # A training with random crops takes images of any size, one that only shifts them takes them as they are.
+        # A training with random crops takes images of any size. Other trainings take images of the network's size,
+        # which an evaluation then leaves unchanged.
         stored = self.data.augmentation.crop != "random_resized"
         self.evaluation = EvalTransform(self.data.preset, self.size, stored=stored)
         self.preprocess = partial(preprocess, self.data.preset)
@@ -192,8 +193,8 @@ class Images:
     def check(self) -> None:
         """Check that both sets and the space have the same classes, and look at the values of some images.
 
-        Also check that all processes see the same images, and warn of files that are passed over: they may not be
-        meant to be.
+        Also check that all processes see the same images, and warn of files that are passed over: the user may expect
+        that they are used.
 
         Raises:
             DataError: the classes differ, there are too few images to hold out, or processes see different images.
@@ -231,16 +232,16 @@ class Images:
                 )
 
     def check_levels(self, *sets: datasets.ImageSet) -> None:
-        """Look at the values of some images of each set, so that `data.value_range` cannot fail a long work later.
+        """Look at the values of some images of each set, so that a wrong `data.value_range` fails now, not hours later.
 
         Raises:
             ConfigError: `data.value_range` does not fit the images.
         """
         for images in sets:
             indices = np.unique(np.linspace(0, len(images) - 1, CHECKED_IMAGES).astype(int))
-            found = inspection.measure_values(images, indices)
-            levels.require(found, self.data.value_range)
-            for doubt in levels.list_doubts(found, self.data.value_range) if self.processes.is_main else ():
+            measured = inspection.measure_values(images, indices)
+            levels.require(measured, self.data.value_range)
+            for doubt in levels.list_doubts(measured, self.data.value_range) if self.processes.is_main else ():
                 warn(f"{images.name}, {doubt}")
 
     def warn_of_small_shared_memory(self, training: TrainingConfig) -> None:
@@ -251,7 +252,7 @@ class Images:
         if free is not None and needed > free and self.processes.is_main:
             warn(
                 f"/dev/shm has {format_bytes(free)} free, and batches on their way from the loader workers take up to"
-                f" {format_bytes(needed)}: what finds no room goes through slower pipes;"
+                f" {format_bytes(needed)}: batches that do not fit are sent through slower pipes;"
                 f" {advise_shared_memory(needed)}"
             )
 

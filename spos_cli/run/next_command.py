@@ -16,7 +16,7 @@ from spos_cli.run.progress import StageProgress
 from spos_cli.run.recorded_config import make_root_override, read_recorded_config
 from spos_cli.search.journal import Journal
 
-IN_ORDER = ("supernet", "search", "export-arch", "retrain")  # stages of which each needs the one before it
+STAGES_IN_ORDER = ("supernet", "search", "export-arch", "retrain")  # Each needs the one before it.
 
 
 def find_current(stages: Sequence[StageProgress]) -> StageProgress:
@@ -24,7 +24,7 @@ def find_current(stages: Sequence[StageProgress]) -> StageProgress:
 
     A stopped stage comes before later stages with older files, because it was started over after them.
     """
-    in_order = [stage for stage in stages if stage.name.split()[0] in IN_ORDER]
+    in_order = [stage for stage in stages if stage.name.split()[0] in STAGES_IN_ORDER]
     if running := [stage for stage in in_order if stage.state == "running"]:
         return running[-1]
     # No stage needs the audit, so it is the current stage only if nothing has changed since it was stopped.

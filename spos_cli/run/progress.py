@@ -19,7 +19,7 @@ from spos_cli.run.recorded_config import read_recorded_config
 from spos_cli.search.journal import Journal
 from spos_cli.search.results import Results
 
-MAX_FILES = 1000  # of a folder, whose times are compared
+MAX_TIMED_FILES = 1000  # files of a folder whose times are compared
 
 State = Literal["not begun", "running", "stopped", "complete"]
 Numbers = dict[str, Any]
@@ -83,27 +83,27 @@ def list_progress(run: Run) -> Iterator[StageProgress]:
         OSError: a file cannot be read.
     """
     folder = run.folder
-    yield from _table(folder.flops_table, "flops table", _summarize_flops)
-    yield from _table(folder.latency_table, "latency table", _summarize_latency)
-    if process := lock.holder(folder.cache_lock):
+    yield from _read_table(folder.flops_table, "flops table", _summarize_flops)
+    yield from _read_table(folder.latency_table, "latency table", _summarize_latency)
+    if process := lock.find_holder(folder.cache_lock):
         path = folder.cache.parent
         yield StageProgress("image cache", "running", path, process=process, changed=find_last_change(path))
-    yield _training(run, "supernet", folder.supernet, "supernet")
-    yield _search(run)
-    yield _exported(run)
+    yield _read_training(run, "supernet", folder.supernet, "supernet")
+    yield _read_search(run)
+    yield _read_exports(run)
     retrained = sorted(path.name for path in folder.retrained.glob("*") if path.is_dir())
     for ident in retrained:
-        yield _training(run, f"retrain {ident}", folder.retrain(ident), "retrain")
+        yield _read_training(run, f"retrain {ident}", folder.retrain(ident), "retrain")
     if not retrained:
         yield StageProgress("retrain", "not begun", folder.retrained)
     if folder.audit.path.is_dir():
-        yield _audit(run)
+        yield _read_audit(run)
 
 
 # Tables of costs.
 
 
-def _table(path: Path, name: str, summarize: Callable[[Numbers], Numbers]) -> Iterator[StageProgress]:
+def _read_table(path: Path, name: str, summarize: Callable[[Numbers], Numbers]) -> Iterator[StageProgress]:
     if path.is_file():
         content, numbers = read_json(path), {}
         with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
@@ -129,17 +129,19 @@ def _summarize_latency(content: Numbers) -> Numbers:
 # Trainings.
 
 
-def _training(run: Run, name: str, folder: TrainingFolder, section: Literal["supernet", "retrain"]) -> StageProgress:
+def _read_training(
+    run: Run, name: str, folder: TrainingFolder, section: Literal["supernet", "retrain"]
+) -> StageProgress:
     """Return the progress of a training, from the names of its checkpoints, its metrics and its model."""
     config = read_recorded_config(folder.path) or run.config
     settings = getattr(config, section)
     lines = history.read(folder.metrics)
     numbers, guessing = history.History(lines), history.find_guessing(lines, config.space.classes)
     metrics = {key: value for key, value in numbers.last.items() if is_number(value)}
-    process = lock.holder(folder.lock)
+    process = lock.find_holder(folder.lock)
     saved = _find_saved_step(folder)
     model = folder.last if section == "supernet" else folder.model
-    state, done, note = _training_state(folder, model, process is not None, saved, settings.steps, bool(lines))
+    state, done, note = _find_training_state(folder, model, process is not None, saved, settings.steps, bool(lines))
     if state == "not begun":
         return StageProgress(name, state, folder.path)
     if state == "running":
@@ -157,7 +159,7 @@ def _training(run: Run, name: str, folder: TrainingFolder, section: Literal["sup
         total=settings.steps,
         unit="steps",
         process=process,
-        seconds_left=_time_left(images_left, metrics) if state == "running" else None,
+        seconds_left=_estimate_time_left(images_left, metrics) if state == "running" else None,
         metrics=metrics,
         best={"val_top1": max(numbers.validations)} if numbers.validations else {},
         guessing={} if guessing is None else asdict(guessing),
@@ -172,7 +174,7 @@ def _find_saved_step(folder: TrainingFolder) -> int:
     return max((int(step) for step in steps if step.isdecimal()), default=0)
 
 
-def _training_state(
+def _find_training_state(
     folder: TrainingFolder, model: Path, running: bool, saved: int, total: int, has_metrics: bool
 ) -> tuple[State, int, str]:
     """Return the state of a training, its saved steps and a remark.
@@ -193,7 +195,7 @@ def _training_state(
     return "not begun", 0, ""
 
 
-def _time_left(images: int, metrics: Numbers) -> float | None:
+def _estimate_time_left(images: int, metrics: Numbers) -> float | None:
     """Return the seconds that a training needs for its last images at its last speed; None if that is unknown."""
     rate = metrics.get("images_per_second", 0.0)
     seconds = images / rate if rate > 0 else None
@@ -203,7 +205,7 @@ def _time_left(images: int, metrics: Numbers) -> float | None:
 # The search and what follows it.
 
 
-def _search(run: Run) -> StageProgress:
+def _read_search(run: Run) -> StageProgress:
     """Return the progress of the search, from its journal and its result."""
     folder = run.folder.search
     settings = (read_recorded_config(folder.path) or run.config).search
@@ -211,8 +213,8 @@ def _search(run: Run) -> StageProgress:
     results = Results.of(entries)
     new, best = results.new, results.winner
     total = settings.population * (settings.generations + 1)
-    process = lock.holder(folder.lock)
-    if process and (auditing := lock.holder(run.folder.audit.lock)) and _is_same_process(process, auditing):
+    process = lock.find_holder(folder.lock)
+    if process and (auditing := lock.find_holder(run.folder.audit.lock)) and _is_same_process(process, auditing):
         process = None  # an audit holds this lock only so that nobody searches meanwhile
     result = read_yaml(folder.result)
     # A search ends early when it has scored all architectures that the limits allow.
@@ -250,7 +252,7 @@ def _is_same_process(one: str, other: str) -> bool:
     return one.partition(",")[0] == other.partition(",")[0]
 
 
-def _exported(run: Run) -> StageProgress:
+def _read_exports(run: Run) -> StageProgress:
     """Return which architectures were exported, and the best of them by its one-shot score."""
     archs = {path.parent.name: read_yaml(path) for path in sorted(run.folder.archs.glob("*/arch.yaml"))}
     if not archs:
@@ -272,12 +274,12 @@ def _exported(run: Run) -> StageProgress:
     )
 
 
-def _audit(run: Run) -> StageProgress:
+def _read_audit(run: Run) -> StageProgress:
     """Return the progress of the audit, from its result and its stand-alone trainings."""
     folder = run.folder.audit
     trainings = [path for path in folder.stand_alone.glob("*") if path.is_dir()]
     settings = (read_recorded_config(folder.path) or run.config).audit
-    process = lock.holder(folder.lock)
+    process = lock.find_holder(folder.lock)
     result = read_json(folder.result)
     metrics: Numbers = {}
     with contextlib.suppress(KeyError, TypeError):
@@ -299,7 +301,9 @@ def _audit(run: Run) -> StageProgress:
 def find_last_change(path: Path) -> float | None:
     """Return when a file, or any file of a folder, was last written, in seconds since 1970; None without a file."""
     times = []
-    files = [path] if path.is_file() else [file for file, _ in zip(path.glob("[!.]*"), range(MAX_FILES), strict=False)]
+    files = [path]
+    if not path.is_file():
+        files = [file for file, _ in zip(path.glob("[!.]*"), range(MAX_TIMED_FILES), strict=False)]
     for file in files:
         with contextlib.suppress(OSError):  # a checkpoint may be removed meanwhile
             if file.is_file():

@@ -26,8 +26,8 @@ def read_recorded_config(folder: Path) -> Config | None:
 def make_root_override(recorded: Path, folder: Path) -> list[str]:
     """Return the override of `data.root` with which recorded settings find their images from this working folder.
 
-    A relative `data.root` counts from where the run was begun, which is the folder that `run_dir` starts from. There
-    is nothing to override if that is the working folder, and nothing can be told if the run folder was moved.
+    A relative `data.root` counts from the folder where the run was begun, as `run_dir` does. If that is the working
+    folder, there is nothing to override. If the run folder was moved since, the folder is unknown.
 
     Args:
         recorded: a `config.yaml` in the run folder.

@@ -1,4 +1,4 @@
-"""What the settings of a run make: a recipe, a sampler, an evolution, an evaluator."""
+"""What a search works with: its supernet, its evolution, its evaluator and their images."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def read_supernet(path: Path, processes: Processes, train: str) -> tuple[Weights
     """Read a supernet's file and its digest.
 
     Args:
-        train: the command that repairs the run folder's own supernet; empty for another file.
+        train: the command that trains the run folder's own supernet, for the message; empty for another file.
 
     Raises:
         RunError: a training is writing the file, or not all processes see the same one.
@@ -69,7 +69,7 @@ def read_supernet(path: Path, processes: Processes, train: str) -> tuple[Weights
     return file, after
 
 
-def limits_of(run: Run) -> dict[str, int | None]:
+def list_limits(run: Run) -> dict[str, int | None]:
     """Return the limits on candidates by cost: always the one on FLOPs, others where they are set."""
     search = run.config.search
     others = {"params": search.params_limit, "latency": search.latency_limit}
@@ -79,7 +79,7 @@ def limits_of(run: Run) -> dict[str, int | None]:
 def make_evolution(run: Run, costs: Costs) -> Evolution:
     """Make the evolution from the settings; a random search is an evolution without parents.
 
-    Candidates are drawn exactly under the limit that excludes most of the space.
+    Under the limit that excludes most of the space, every draw counts; the other limits reject draws.
 
     Raises:
         RunError: there is a limit on the latency, but no table of latencies.
@@ -88,13 +88,13 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
     limits = [(costs.flops, search.flops_limit), (costs.params, search.params_limit)]
     if search.latency_limit is not None:
         limits.append((read_latency(run), search.latency_limit))
-    given = [(table, limit) for table, limit in limits if limit is not None]
-    given.sort(key=lambda pair: pair[0].distribution().share(None, pair[1]))
-    table, limit = given[0] if given else (costs.flops, None)
+    tightest_first = [(table, limit) for table, limit in limits if limit is not None]
+    tightest_first.sort(key=lambda pair: pair[0].distribution().share(None, pair[1]))
+    table, limit = tightest_first[0] if tightest_first else (costs.flops, None)
     return Evolution(
         table=table,
         limit=limit,
-        others=tuple(given[1:]),
+        others=tuple(tightest_first[1:]),
         population=search.population,
         generations=search.generations,
         parents=search.parents if search.algorithm == "evolution" else 0,
@@ -134,20 +134,20 @@ def make_evaluator(run: Run, supernet: Supernet, images: Images, processes: Proc
 
 def decode_calibration(run: Run, folder: Path, images: Images, processes: Processes) -> ImageStore:
     """Decode the training images that BatchNorm statistics are computed from, the same for every candidate."""
-    path, indices = folder / "calibration.u8", calibration_indices(run, images)
+    path, indices = folder / "calibration.u8", draw_calibration_indices(run, images)
     transform, seed = images.augmented, run.config.seed
     return decode(run, path, images.to_augment, indices, transform, seed, processes, images.bad_images)
 
 
-def kept_calibration(run: Run, images: Images) -> ImageStore | None:
+def open_calibration(run: Run, images: Images) -> ImageStore | None:
     """Open the calibration images that the run's search has left; None if there are none with these settings."""
-    path, indices = run.folder.search.calibration_images, calibration_indices(run, images)
+    path, indices = run.folder.search.calibration_images, draw_calibration_indices(run, images)
     if not ImageStore.matches(path, images.to_augment, indices, images.augmented, seed=run.config.seed):
         return None
     return ImageStore.open(path)
 
 
-def calibration_indices(run: Run, images: Images) -> NDArray[np.int64]:
+def draw_calibration_indices(run: Run, images: Images) -> NDArray[np.int64]:
     """Draw the training images to calibrate on; return their indices `(n,)`.
 
     Raises:

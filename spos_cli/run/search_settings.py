@@ -18,10 +18,10 @@ from spos_cli.files.writing import write_atomically
 from spos_cli.run.command import Run
 from spos_cli.run.image_comparison import describe_changes, make_image_record, require_recorded_classes
 from spos_cli.run.images import Images
-from spos_cli.search.scoring import remove_waiting
+from spos_cli.search.scoring import remove_waiting_scores
 
-# Settings of a search that no score depends on: what is drawn, and whether a candidate is scored to the end.
-DRAWING = frozenset(
+# No score depends on these settings of a search: they say what is drawn, and when a candidate is stopped early.
+SCORE_INDEPENDENT_SETTINGS = frozenset(
     (
         *("algorithm", "objective", "population", "parents", "mutations", "crossovers", "mutation_probability"),
         *("flops_limit", "params_limit", "latency_limit", "latency_table", "racing"),
@@ -73,7 +73,7 @@ def require_same_classes(run: Run, images: Images) -> None:
 
 
 def remember_settings(run: Run, supernet_digest: str, images: Images, processes: Processes) -> dict[str, Any]:
-    """Write what the scores depend on beside the journal, unless that has begun; return it.
+    """Return what the scores depend on, and write it beside the journal unless the journal exists already.
 
     Raises:
         RunError: the journal was made with other settings, or with images of other classes.
@@ -81,13 +81,13 @@ def remember_settings(run: Run, supernet_digest: str, images: Images, processes:
     ours = require_same_search(run, supernet_digest)
     ours["images"] = make_image_record(images, val=run.config.search.split == "val")
     require_same_classes(run, images)
-    begun = run.folder.search.journal.exists()
+    has_begun = run.folder.search.journal.exists()
     processes.barrier()
-    if processes.is_main and not begun:
+    if processes.is_main and not has_begun:
         before = read_json(run.folder.search.settings)
         before.pop("pixels", None)
         if before != json.loads(json.dumps(ours)):
-            remove_waiting(run.folder.search.path)
+            remove_waiting_scores(run.folder.search.path)
             _write(run, ours)
     processes.barrier()
     return ours
@@ -100,11 +100,11 @@ def remember_pixels(run: Run, images: Images, processes: Processes) -> None:
         RunError: the journal was made with other pixels.
     """
     folder = run.folder.search
-    settings, pixels = read_settings(run), {name: digest_of_images(folder.path / name) for name in DECODED_IMAGES}
+    settings, pixels = read_settings(run), {name: digest_images(folder.path / name) for name in DECODED_IMAGES}
     processes.barrier()
     if not folder.journal.exists():
         if processes.is_main and settings.get("pixels") != pixels:
-            remove_waiting(folder.path)
+            remove_waiting_scores(folder.path)
             _write(run, {**settings, "pixels": pixels})
     elif settings.get("pixels") != pixels:
         changes = describe_changes(images, settings["images"])
@@ -118,8 +118,8 @@ def remember_pixels(run: Run, images: Images, processes: Processes) -> None:
 def is_comparable(run: Run, settings: dict[str, Any], folder: Path) -> bool:
     """Return whether the scores of the search in `folder` can be compared with those of this run.
 
-    They can if nothing that scores depend on is different, pixels included. A folder that is the run's own does not
-    count: `--fresh` has set the other search aside, and its files are of the new search.
+    They can if all that scores depend on is the same, pixels included. The run's own folder does not count: `--fresh`
+    has set its earlier search aside, so its files belong to the new search.
 
     Args:
         settings: of this run, from `remember_settings`; the decoded images are beside its journal.
@@ -130,24 +130,24 @@ def is_comparable(run: Run, settings: dict[str, Any], folder: Path) -> bool:
     if _comparable_part(settings) != _comparable_part(theirs):
         return False
     for name in DECODED_IMAGES:
-        digest = digest_of_images(run.folder.search.path / name)
-        if digest is None or digest != digest_of_images(folder / name):
+        digest = digest_images(run.folder.search.path / name)
+        if digest is None or digest != digest_images(folder / name):
             return False
     return True
 
 
-def digest_of_images(path: Path) -> str | None:
+def digest_images(path: Path) -> str | None:
     """Return a digest of decoded images and their labels, or None if the file is missing or torn."""
-    recipe = read_manifest(path)
-    if recipe is None:
+    manifest = read_manifest(path)
+    if manifest is None:
         return None
-    content = json.dumps([recipe.get(key) for key in ("sha256", "labels", "shape")])
+    content = json.dumps([manifest.get(key) for key in ("sha256", "labels", "shape")])
     return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _comparable_part(settings: dict[str, Any]) -> list[Any]:
     """Return the settings that must be the same for scores to be comparable."""
-    search = {**settings["search"], **dict.fromkeys(DRAWING)}
+    search = {**settings["search"], **dict.fromkeys(SCORE_INDEPENDENT_SETTINGS)}
     return [settings.get("supernet"), settings.get("space"), settings.get("data"), search]
 
 

@@ -74,7 +74,7 @@ def make_weights_seed(config: Config, model: str) -> int:
 
 
 def read_guessing(folder: Path, classes: int, last_step: int | None = None) -> Guessing | None:
-    """Return how a training is no better than guessing, from its metrics; None if nothing shows that it is.
+    """Return the metrics that show a training no better than guessing; None if there are none.
 
     Args:
         folder: of the training, in a run or elsewhere.

@@ -39,7 +39,7 @@ class Weights:
         config: the settings that it was trained with; None in an official file.
         architecture: of the network; None in an official file, where the tensors tell it.
         classes: the names of the network's classes; empty if the file does not name them.
-        step: the last training step of the supernet; None if the file does not say it.
+        step: the last training step of the supernet; None if the file does not say.
         trained_on: the images of the supernet; None if the file does not say which.
     """
 
@@ -59,7 +59,7 @@ class Weights:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the training of the supernet has ended; true if the file does not say it."""
+        """Whether the training of the supernet has ended; true if the file does not say."""
         settings = self.config.get("supernet") if self.config is not None else None
         return self.step is None or not isinstance(settings, dict) or self.step == settings.get("steps")
 
@@ -112,7 +112,7 @@ class Weights:
     def _require_space(self, config: Config) -> None:
         if self.config is not None and self.config.get("space") != portable_settings(config)["space"]:
             raise CheckpointError(
-                f"{self.path} was trained on another space than that of this config; use the config of its run"
+                f"{self.path} was trained on another space than this config has; use the config of its run"
             )
 
 

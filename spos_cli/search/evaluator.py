@@ -12,7 +12,7 @@ from spos_cli.engine.accelerator import free_memory
 from spos_cli.engine.evaluation import CPU_BATCH
 from spos_cli.engine.precision import Amp, to_device
 from spos_cli.models.supernet import Supernet
-from spos_cli.search.racing import Outcomes, Race, interim_checks
+from spos_cli.search.racing import Outcomes, Race, list_interim_checks
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
 
@@ -163,8 +163,8 @@ class Evaluator:
         total = len(self.images)
         top1 = torch.zeros(len(archs), total, dtype=torch.bool, device=self.device)
         top5 = torch.zeros(len(archs), dtype=torch.int64, device=self.device)
-        scored = [total] * len(archs)  # images of each candidate
-        running, checks, done = list(range(len(archs))), interim_checks(total), 0
+        scored_images = [total] * len(archs)  # by candidate
+        running, checks, done = list(range(len(archs))), list_interim_checks(total), 0
         for images, labels in zip(
             torch.split(self.images, self.batch), torch.split(self.labels, self.batch), strict=True
         ):
@@ -178,9 +178,9 @@ class Evaluator:
                 checks = [check for check in checks if check > done]
                 for number in [n for n in running if race.is_lost(top1[n, :done].cpu().numpy())]:
                     running.remove(number)
-                    scored[number] = done
+                    scored_images[number] = done
                     tree.drop(number)
             if not go_on((1 + done / total) / 2):
                 return None
         outcomes, top5_counts = top1.cpu().numpy(), top5.tolist()
-        return [Score(outcomes[n, : scored[n]], top5_counts[n], n not in running) for n in range(len(archs))]
+        return [Score(outcomes[n, : scored_images[n]], top5_counts[n], n not in running) for n in range(len(archs))]

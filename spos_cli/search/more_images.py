@@ -9,9 +9,9 @@ import numpy as np
 from spos_cli.search import statistics
 from spos_cli.search.results import SIGNIFICANCE_LEVEL, Results
 
-STANDARD_ERRORS = 1.96  # A difference of fewer standard errors is not significant.
-FACTORS = (1, 2, 4, 8, 16)  # how many times as many search images
-COMPARED = 100  # best candidates beside the winner
+SIGNIFICANT_STANDARD_ERRORS = 1.96  # A smaller difference is not significant at 5 %.
+IMAGE_FACTORS = (1, 2, 4, 8, 16)  # The number of search images is multiplied by each.
+MAX_COMPARED = 100  # Best candidates beside the winner.
 
 
 def estimate_ties(results: Results, images: int) -> tuple[list[dict[str, Any]], str]:
@@ -19,7 +19,7 @@ def estimate_ties(results: Results, images: int) -> tuple[list[dict[str, Any]], 
 
     For each of the best candidates, the images that only it or only the winner has right are multiplied, and the
     paired test is repeated. Two candidates that disagree on a share d of n images are distinguishable if they differ
-    by more than `STANDARD_ERRORS` times sqrt(d / n).
+    by more than `SIGNIFICANT_STANDARD_ERRORS` times sqrt(d / n).
 
     Args:
         images: number of images that were scored.
@@ -27,9 +27,9 @@ def estimate_ties(results: Results, images: int) -> tuple[list[dict[str, Any]], 
     Returns:
         For each factor the number of images, the smallest distinguishable difference (`tie_width`, a share), and how
         many candidates would be tied, including the winner; empty if the outcomes of the winner, or of all others, are
-        lost. Then which outcomes are lost, in words, or nothing.
+        lost. And a text that says which outcomes are lost; empty if none are.
     """
-    best = [entry for entry in results.ranking[: COMPARED + 1] if not entry.partial and entry.images == images]
+    best = [entry for entry in results.ranking[: MAX_COMPARED + 1] if not entry.partial and entry.images == images]
     winner, *others = results.count_disagreements(best)
     kept = [pair for pair in others if pair[0] >= 0]
     problem = ""
@@ -44,12 +44,12 @@ def estimate_ties(results: Results, images: int) -> tuple[list[dict[str, Any]], 
     rows = [
         {
             "images": images * factor,
-            "tie_width": float(STANDARD_ERRORS * np.sqrt(disagreement / (images * factor))),
+            "tie_width": float(SIGNIFICANT_STANDARD_ERRORS * np.sqrt(disagreement / (images * factor))),
             "tied": 1
             + sum(
                 statistics.mcnemar(int(one) * factor, int(other) * factor) > SIGNIFICANCE_LEVEL for one, other in kept
             ),
         }
-        for factor in FACTORS
+        for factor in IMAGE_FACTORS
     ]
     return rows, problem

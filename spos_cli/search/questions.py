@@ -114,9 +114,9 @@ def _describe_unreachable(
     limits, ranges, impossible = [], [], []
     for name, limit in question.limits:
         values = [getattr(entry, name) for entry in entries]
-        under, label = sum(cost <= limit for cost in values), LABELS[name]
+        number_under, label = sum(cost <= limit for cost in values), LABELS[name]
         limits.append(f"{format_cost(limit)} {label}")
-        several = f" ({under:,} of them at most {format_cost(limit)})" if len(question.limits) > 1 else ""
+        several = f" ({number_under:,} of them at most {format_cost(limit)})" if len(question.limits) > 1 else ""
         ranges.append(f"{format_cost(min(values))} to {format_cost(max(values))} {label}{several}")
         table: CostTable = getattr(costs, name)
         if table.minimum > limit:

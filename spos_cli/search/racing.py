@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from spos_cli.search.statistics import hypergeometric_tail
 
-Outcomes = NDArray[np.bool_]  # For each image: whether the largest logit was that of its label.
-CHECKS = 9  # Interim checks per race at most, a tenth of the images apart.
-STANDARD_ERRORS = 3  # Added to the estimate of how many images of the set differ.
+Outcomes = NDArray[np.bool_]  # For each image: whether its label had the largest logit.
+MAX_CHECKS = 9  # Interim checks per race, a tenth of the images apart.
+EXTRA_STANDARD_ERRORS = 3  # They are added to the estimate of how many images of the set differ.
 
 
-def interim_checks(images: int) -> list[float]:
-    """Return after how many images a race is checked, at the earliest; after all images, nothing would be saved."""
-    return [images * check / (CHECKS + 1) for check in range(1, CHECKS + 1)]
+def list_interim_checks(images: int) -> list[float]:
+    """Return after how many images each interim check is due. There is none after all images: it would save nothing."""
+    return [images * check / (MAX_CHECKS + 1) for check in range(1, MAX_CHECKS + 1)]
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Race:
     def is_lost(self, outcomes: Outcomes) -> bool:
         """Return whether a candidate stops at an interim check, from its outcomes so far `(n,)`.
 
-        Each check is an exact one-sided sign test at the level `risk / CHECKS`. These levels add up to `risk`, which
-        bounds the probability that any check stops an equally good candidate, however much the checks depend on each
-        other (Bonferroni). The levels are equal (as Pocock 1977, group sequential tests) rather than increasing
+        Each check is an exact one-sided sign test at the level `risk / MAX_CHECKS`. These levels add up to `risk`. So
+        `risk` bounds the probability that any check stops an equally good candidate, however much the checks depend on
+        each other (Bonferroni). The levels are equal (as Pocock 1977, group sequential tests) rather than increasing
         (O'Brien and Fleming 1979), since early stops save most images.
 
-        How many images of the whole set differ is not known yet. The estimate is `STANDARD_ERRORS` too high, because
-        more differing images make the test more cautious. With very many, it is the test of a fair coin.
+        How many images of the whole set differ is not known yet. The estimate is `EXTRA_STANDARD_ERRORS` too high,
+        because more differing images make the test more cautious. With very many, it is the test of a fair coin.
         """
         seen, total = len(outcomes), len(self.rival)
         rival = self.rival[:seen]
@@ -55,6 +55,6 @@ class Race:
             return False
         differ = behind + ahead
         error = math.sqrt(differ * (total - seen) * total) / seen
-        differ_in_all = min(differ + total - seen, math.ceil(differ * total / seen + STANDARD_ERRORS * error))
+        differ_in_all = min(differ + total - seen, math.ceil(differ * total / seen + EXTRA_STANDARD_ERRORS * error))
         even = differ_in_all + differ_in_all % 2
-        return hypergeometric_tail(even, differ, behind) < self.risk / CHECKS
+        return hypergeometric_tail(even, differ, behind) < self.risk / MAX_CHECKS

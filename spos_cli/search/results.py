@@ -2,7 +2,7 @@
 
 Only scores on the same images can be compared: other images change a score by more than the best candidates differ, and
 the luckiest of many would be taken for the best. So an imported score, which was found on other images, never counts.
-It only says what to score first (`to_rescore`).
+It only says what to score first (`choose_to_rescore`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SIGNIFICANCE_LEVEL = 0.05  # of each paired test against the winner
 
 
 def is_counted(entry: Entry) -> bool:
-    """Return whether a score was found on the images of this search, so that it can be compared with the others."""
+    """Return whether a score was found on the images of this search, so that it can be compared with other scores."""
     return entry.origin != "imported"
 
 
@@ -47,7 +47,7 @@ def pareto(entries: Iterable[Entry]) -> list[Entry]:
     return [complete[index] for index in statistics.front(costs, scores)]
 
 
-def to_rescore(lines: Iterable[Entry], evolution: Evolution) -> list[Architecture]:
+def choose_to_rescore(lines: Iterable[Entry], evolution: Evolution) -> list[Architecture]:
     """Return the imported architectures that the limits allow, the most promising first.
 
     Their scores were found on other images, so this order is their only use.
@@ -110,9 +110,12 @@ class Results:
 
     @staticmethod
     def to_export(lines: Sequence[Entry], outcomes: Path = Path()) -> Results:
-        """Return the lines that count or, if there are only imported ones, these: so no score meets another kind."""
-        found = Results.of(lines, outcomes)
-        return found if found.candidates else replace(found, candidates=lines)
+        """Return the lines that count; if none does, all lines, which are imported then.
+
+        So scores on different images are never compared.
+        """
+        counted = Results.of(lines, outcomes)
+        return counted if counted.candidates else replace(counted, candidates=lines)
 
     def under(self, limits: Iterable[tuple[str, int]]) -> Results:
         """Return the candidates at or under all limits, which are pairs such as `("flops", 330_000_000)`."""
@@ -179,11 +182,11 @@ class Results:
             )
         archs = [one.architecture for one, pair in zip(self.complete, pairs, strict=True) if pair[0] >= 0]
         # Many candidates have the same counts, and each test takes a while.
-        counts, which = np.unique(pairs[pairs[:, 0] >= 0], axis=0, return_inverse=True)
-        p_values = np.array([statistics.mcnemar(*pair) for pair in counts.tolist()])[which.reshape(-1)]
-        lost = len(pairs) - len(archs)
-        problem = f"{self.outcomes} does not have the outcomes of {lost:,} candidates, so these were not compared"
-        return Comparison(dict(zip(archs, p_values.tolist(), strict=True)), problem if lost else "")
+        distinct, index_of = np.unique(pairs[pairs[:, 0] >= 0], axis=0, return_inverse=True)
+        p_values = np.array([statistics.mcnemar(*pair) for pair in distinct.tolist()])[index_of.reshape(-1)]  # (archs,)
+        missing = len(pairs) - len(archs)
+        problem = f"{self.outcomes} does not have the outcomes of {missing:,} candidates, so these were not compared"
+        return Comparison(dict(zip(archs, p_values.tolist(), strict=True)), problem if missing else "")
 
     def count_disagreements(self, others: Sequence[Entry]) -> NDArray[np.int64]:
         """Count the images that only the winner has right, and those that only another candidate has right.
@@ -207,10 +210,14 @@ class Results:
     def to_dict(self, entry: Entry) -> dict[str, Any]:
         """Return a candidate for files, with the interval of its score, and whether it is tied with the winner."""
         tied = self.comparison.is_tied(entry.architecture)
-        return {**entry.to_dict(), "interval": rounded_interval(entry), "tied": tied}
+        return {**entry.to_dict(), "interval": round_interval(entry), "tied": tied}
 
     def front_to_dict(self, corner: int) -> dict[str, Any]:
-        """Return the front for files, with its hypervolume: FLOPs times top-1, up to so many FLOPs."""
+        """Return the front for files, with its hypervolume: the area below it, FLOPs times top-1.
+
+        Args:
+            corner: the FLOPs up to which the area is counted.
+        """
         front = self.front
         area = statistics.hypervolume([entry.flops for entry in front], [entry.top1 for entry in front], corner)
         return {
@@ -220,7 +227,7 @@ class Results:
         }
 
 
-def rounded_interval(entry: Entry) -> list[float]:
+def round_interval(entry: Entry) -> list[float]:
     """Return the interval of a score for files."""
     return [round(end, 6) for end in entry.interval]
 

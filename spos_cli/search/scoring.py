@@ -27,7 +27,7 @@ from spos_cli.search.racing import Race
 from spos_cli.search.results import Results, is_counted
 from spos_cli.space.architecture import Architecture
 
-GROUP = 8  # Candidates that a process scores together. Memory holds that many, and a kill loses that many.
+GROUP_SIZE = 8  # Candidates that a process scores together: more would need more memory, and a kill would lose more.
 HEADER_BYTES = 3 * 8  # Three 64-bit counts before the outcomes of a packed score.
 
 
@@ -36,7 +36,7 @@ class Scoring:
 
     Args:
         journal: its candidates are not scored again.
-        parents: number of candidates of which the next generation is made.
+        parents: number of best candidates from which the next generation is made.
         racing: risk of a race against the last parent, over all of its interim checks; None for no races.
         overview: receives all scores, for the dashboard of a search.
         known: more candidates that are not scored again, from elsewhere.
@@ -44,7 +44,8 @@ class Scoring:
     Attributes:
         imported: candidates of another search, scored on other images.
         entries: all candidates that are not scored again, by architecture.
-        used: candidates that the search has asked for, or that an earlier search has scored on the same images.
+        used: scored candidates that the search has asked for so far, after those that an earlier search has scored on
+            the same images.
         rows: the line of each candidate in the journal, from 0.
         lines: number of lines in the journal.
         changed: whether the last generation had candidates that were not in the journal.
@@ -95,7 +96,7 @@ class Scoring:
         task.phase, task.rows = self.overview.phase, self.overview.rows
         race = self._make_race() if pending else None
         neighbours = sorted(pending, key=lambda candidate: candidate.architecture.options)
-        for group in chunks(neighbours, GROUP * self.processes.world_size):
+        for group in chunks(neighbours, GROUP_SIZE * self.processes.world_size):
             if self.processes.any(request.is_set):
                 raise Interrupted(request.number or signal.SIGTERM)
             self._score_group(group, race, request, task)
@@ -150,7 +151,7 @@ class Scoring:
             self._write(candidate, score)
 
     def _score_share(self, archs: Sequence[Architecture], race: Race | None, go_on: GoOn) -> list[Score | None]:
-        """Score candidates in this process; None for those that a signal has prevented.
+        """Score candidates in this process; None for those that a signal has stopped.
 
         Of several processes, each keeps its scores in files until the first process has written them to the journal,
         so that they are not lost if another process is killed.
@@ -160,10 +161,10 @@ class Scoring:
             return [None] * len(archs) if scores_here is None else [*scores_here]
         scores = {arch: score for arch in archs if (score := self._read_waiting(arch)) is not None}
         missing = [arch for arch in archs if arch not in scores]
-        found = self.evaluator.score(missing, race, go_on) if missing else []
-        for arch, score in zip(missing, found or [], strict=False):
-            with contextlib.suppress(RunError):  # A full disk costs only this safety.
-                write_atomically(self._waiting(arch), pack([score], 1, self.outcomes.images).numpy().tobytes())
+        new_scores = self.evaluator.score(missing, race, go_on) if missing else []
+        for arch, score in zip(missing, new_scores or [], strict=False):
+            with contextlib.suppress(RunError):  # With a full disk, a kill may lose this score.
+                write_atomically(self._waiting_path(arch), pack([score], 1, self.outcomes.images).numpy().tobytes())
             scores[arch] = score
         return [scores.get(arch) for arch in archs]
 
@@ -184,18 +185,18 @@ class Scoring:
         if self.processes.is_main:
             self.outcomes.write(self.lines, score.top1)
             self.journal.append(entry)
-            self._waiting(arch).unlink(missing_ok=True)
+            self._waiting_path(arch).unlink(missing_ok=True)
         self.rows[arch], self.lines = self.lines, self.lines + 1
         self.entries[arch] = entry
 
-    def _waiting(self, arch: Architecture) -> Path:
+    def _waiting_path(self, arch: Architecture) -> Path:
         """Return the file in which a score waits until it is in the journal."""
         return self.journal.path.with_name(f".scored-{arch.id}.bits")
 
     def _read_waiting(self, arch: Architecture) -> Score | None:
-        """Read a score that waits, or return None if there is none that is whole."""
+        """Read a waiting score; None if there is none, or only a torn one."""
         try:
-            content = self._waiting(arch).read_bytes()
+            content = self._waiting_path(arch).read_bytes()
         except OSError:
             return None
         if len(content) != HEADER_BYTES + self.outcomes.images:
@@ -203,8 +204,8 @@ class Scoring:
         return unpack(torch.frombuffer(bytearray(content), dtype=torch.uint8), self.outcomes.images)[0]
 
 
-def remove_waiting(folder: Path) -> None:
-    """Remove scores that wait in a search's folder, since they were found with other settings or images."""
+def remove_waiting_scores(folder: Path) -> None:
+    """Remove scores that wait for the journal in a search's folder: they were found with other settings or images."""
     for path in folder.glob(".scored-*.bits"):
         path.unlink()
 

@@ -1,8 +1,8 @@
 """Candidates as a tree of blocks: what they have in common is computed once.
 
-Two candidates with the same first k options have the same features after k layers. This is true in calibration, where
-each layer is normalised by the statistics of its batch, and so in scoring, too. Each batch runs once through each node
-of the tree.
+Two candidates with the same first k options have the same features after k layers. In calibration, each layer is
+normalised by the statistics of its batch, which are the same for both. So both have the same folded weights in scoring.
+Each batch runs once through each node of the tree.
 """
 
 from __future__ import annotations
@@ -57,17 +57,17 @@ class Tree:
 
     def __init__(self, supernet: Supernet, candidates: Sequence[Architecture], dtype: torch.dtype) -> None:
         self.supernet, self.dtype = supernet, dtype
-        self.ways = make_routing(supernet.space, supernet.classifier[0].weight.device)
+        self.routing = make_routing(supernet.space, supernet.classifier[0].weight.device)
         plans: dict[tuple[int, Option], list[Plan]] = {}
 
-        def make_node(depth: int, option: Option, middle: int | None = None) -> Node:
+        def make_node(depth: int, option: Option, hidden: int | None = None) -> Node:
             branches = self._branches(depth, option.choice)
             if isinstance(branches, ChoiceBlock):
-                return Node(depth, [BlockStatistics(branches, BlockChannels(hidden=middle), dtype)])
+                return Node(depth, [BlockStatistics(branches, BlockChannels(hidden=hidden), dtype)])
             if (depth, option) not in plans:
-                inputs = self.ways.channels[depth].inputs
+                inputs = self.routing.channels[depth].inputs  # (op_in_channels,) int64, or None
                 plans[depth, option] = [
-                    make_plan(branch, inputs, outputs, middle, dtype) for branch, outputs in branches
+                    make_plan(branch, inputs, outputs, hidden, dtype) for branch, outputs in branches
                 ]
             return Node(depth, [BranchStatistics(parts) for parts in plans[depth, option]])
 
@@ -77,26 +77,26 @@ class Tree:
             node.candidates.add(number)
             # The head has no choices, but each candidate has its own statistics there.
             path = zip([*arch.options, Option(0)], [*supernet.space.hidden_channels(arch), None], strict=True)
-            for depth, (option, middle) in enumerate(path, 1):
+            for depth, (option, hidden) in enumerate(path, 1):
                 if option not in node.children:
-                    node.children[option] = make_node(depth, option, middle)
+                    node.children[option] = make_node(depth, option, hidden)
                 node = node.children[option]
                 node.candidates.add(number)
 
     def _branches(self, depth: int, choice: int) -> list[tuple[Branch, Tensor | None]] | ChoiceBlock:
-        """Return the branches of a node with the order of their output channels, or a block without branches."""
-        order, layers = self.ways.channels[depth], self.supernet.space.num_layers
+        """Return the branches of a node, each with the order `(C,)` of its outputs; or a block without branches."""
+        channels, layers = self.routing.channels[depth], self.supernet.space.num_layers
         if depth == 0:
-            return [(self.supernet.first_conv, order.outputs[0])]
+            return [(self.supernet.first_conv, channels.outputs[0])]
         if depth > layers:
             return [(self.supernet.conv_last, None)]
         block = self.supernet.features[depth - 1][choice]  # type: ignore[index]
         assert isinstance(block, ChoiceBlock)
-        return block.list_branches(order) if isinstance(block, TwoBranchBlock) and block.split else block
+        return block.list_branches(channels) if isinstance(block, TwoBranchBlock) and block.split else block
 
     def calibrate(self, images: Tensor, momentum: float) -> None:
         """Add a batch `(B, 3, H, W)` float to the statistics of all candidates, with this weight."""
-        for _ in self._through(images, lambda node, features: tuple(c(features, momentum) for c in node.calibrations)):
+        for _ in self._run_all(images, lambda node, features: tuple(c(features, momentum) for c in node.calibrations)):
             pass
 
     def fold(self) -> None:
@@ -105,7 +105,7 @@ class Tree:
 
     def logits(self, images: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Yield the index of each candidate and its logits `(B, classes)` float32, for images `(B, 3, H, W)` float."""
-        for node, features in self._through(images, lambda node, features: tuple(f(features) for f in node.folded)):
+        for node, features in self._run_all(images, lambda node, features: tuple(f(features) for f in node.folded)):
             (number,) = node.candidates
             yield number, self.supernet.classify(features.float())
 
@@ -114,32 +114,34 @@ class Tree:
         node = self.root
         while True:
             node.candidates.discard(number)
-            below = [item for item in node.children.items() if number in item[1].candidates]
-            if not below:
+            next_nodes = [item for item in node.children.items() if number in item[1].candidates]
+            if not next_nodes:
                 return
-            ((option, child),) = below
+            ((option, child),) = next_nodes
             if child.candidates == {number}:
                 del node.children[option]
                 return
             node = child
 
-    def _through(self, images: Tensor, run_node: RunNode) -> Iterator[tuple[Node, Tensor]]:
+    def _run_all(self, images: Tensor, run_node: RunNode) -> Iterator[tuple[Node, Tensor]]:
         """Run a batch `(B, 3, H, W)` through all nodes; yield each head with its features `(B, C, H, W)`."""
         if self.root.candidates:
-            yield from self._below(self.root, {-1: (images.to(self.dtype),)}, run_node)  # (B, 3, H, W)
+            # The stem has depth 0, so its input, the images (B, 3, H, W), waits at index -1.
+            yield from self._run_below(self.root, {-1: (images.to(self.dtype),)}, run_node)
 
-    def _below(self, node: Node, pieces: Pieces, run_node: RunNode) -> Iterator[tuple[Node, Tensor]]:
+    def _run_below(self, node: Node, pieces: Pieces, run_node: RunNode) -> Iterator[tuple[Node, Tensor]]:
         """Run a batch through a node and all nodes below it, depth first; yield each head with its features.
 
         Only features that other nodes below this one still need are kept.
         """
         while True:
+            # From (B, in, H, W) to (B, C, H', W') for each branch.
             outputs = run_node(node, concatenate(pieces[node.depth - 1]))
             if not node.children:
                 yield node, outputs[0]
                 return
-            pieces = self.ways.route(pieces, node.depth, outputs)
+            pieces = self.routing.route(pieces, node.depth, outputs)
             del outputs
             *others, node = node.children.values()
             for child in others:
-                yield from self._below(child, pieces, run_node)
+                yield from self._run_below(child, pieces, run_node)

@@ -24,7 +24,7 @@ from spos_cli.files.quoting import quote_value
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.options import Options
 
-MAX_INT64_COUNT = 2**62  # Architectures; larger numbers of them are counted in Python's own integers.
+MAX_INT64_COUNT = 2**62  # Larger numbers of architectures are counted in Python's own integers.
 MAX_CELLS = 2**27  # Size of a table of exact counts: 1 GiB of int64.
 MAX_CELLS_WITH_WIDTHS = 2**21  # With widths, there are so many architectures that counts are Python's own integers.
 COARSE_CELLS = 2**20  # Size of a table for rounded costs: rounding then moves few architectures into a range.
@@ -153,9 +153,9 @@ class CostDistribution:
             self.unit = max(1, -(-span * layers // COARSE_CELLS))
         self._units_of = [[cost // self.unit for cost in row] for row in above_minimum]  # by layer and option
         self.num_units = sum(map(max, self._units_of)) + 1
-        self._at_most = self._count_ways()
+        self._at_most = self._make_at_most()
 
-    def _count_ways(self) -> list[Sequence[int]]:
+    def _make_at_most(self) -> list[Sequence[int]]:
         """Return `at_most`, see above: one sequence per layer, and one for the end, where there is one way."""
         counts: NDArray[Any] = np.ones(1, np.int64)  # by units, the ways for the layers from the current one on
         by_layer, ways = [counts], 1
@@ -304,7 +304,7 @@ class CostDistribution:
 
 
 def _to_python_ints(counts: NDArray[Any]) -> Sequence[int]:
-    """Return counts whose elements are Python's own ints: NumPy's would take most of the time of a draw."""
+    """Return counts as Python's own integers: with NumPy's, they would take most of the time of a draw."""
     return counts.tolist() if counts.dtype == object else array("q", counts.tobytes())
 
 

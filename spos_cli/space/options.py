@@ -49,7 +49,7 @@ class Options:
         return [len(layer) for layer in self.by_layer]
 
     @cached_property
-    def choices(self) -> list[int]:
+    def choice_counts(self) -> list[int]:
         """Number of choices of each layer."""
         return [len(layer) for layer in self.scalable]
 
@@ -79,9 +79,9 @@ class Options:
 
     def draw_choices(self, rng: np.random.Generator) -> Numbers:
         """Draw a choice for each layer, uniformly: `(layers,)`."""
-        first, *others = self.choices
+        first, *others = self.choice_counts
         same = all(count == first for count in others)  # NumPy draws other numbers from a list of equal bounds.
-        return rng.integers(first, size=len(self.scalable)) if same else rng.integers(self.choices)
+        return rng.integers(first, size=len(self.scalable)) if same else rng.integers(self.choice_counts)
 
     def draw_widths(self, rng: np.random.Generator, widest: int | None = None) -> Numbers:
         """Draw a width for each layer, uniformly: `(layers,)`, in thousandths; zeros without channel search.

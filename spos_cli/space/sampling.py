@@ -88,7 +88,7 @@ class FairSampler:
 
     def paths(self, step: int) -> list[Architecture]:
         """Return the paths of a step."""
-        counts, widest = self.options.choices, self.warm_up.count_widest(step)
+        counts, widest = self.options.choice_counts, self.warm_up.count_widest(step)
         rng, num_paths = seeding.generator(self.seed, "path", step), max(counts)
         orders = [  # of each layer, (paths,)
             np.concatenate([rng.permutation(count) for _ in range(-(-num_paths // count))])[:num_paths]
@@ -188,7 +188,8 @@ class DrawCounts:
 
 def count_draws(sampler: Sampler, steps: int, options: Options) -> DrawCounts:
     """Count how often each choice and each width is drawn in the first `steps` steps."""
-    choices, widths = [[0] * count for count in options.choices], [[0] * len(options.widths) for _ in options.choices]
+    choices = [[0] * count for count in options.choice_counts]
+    widths = [[0] * len(options.widths) for _ in options.choice_counts]
     index_of = {width: index for index, width in enumerate(options.widths)}
     for step in range(steps):
         for arch in sampler.paths(step):

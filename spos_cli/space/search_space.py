@@ -50,9 +50,9 @@ class Stage:
         """
         choices = None
         if isinstance(values, Mapping) and "choices" in values:
-            choices = tuple(map(Choice.from_spec, _items(values["choices"])))
+            choices = tuple(map(Choice.from_spec, _read_items(values["choices"])))
             values = {name: value for name, value in values.items() if name != "choices"}
-        blocks, channels, stride = map(_whole, _fields(values, "blocks", "channels", "stride"))
+        blocks, channels, stride = map(_read_whole, _read_fields(values, "blocks", "channels", "stride"))
         return Stage(blocks, channels, stride, choices)
 
 
@@ -270,20 +270,20 @@ class SearchSpace:
         """
         widths: list[Any] = []
         if isinstance(values, Mapping) and "widths" in values:
-            widths = _items(values["widths"])
+            widths = _read_items(values["widths"])
             values = {name: value for name, value in values.items() if name != "widths"}
-        image_size, classes, stem, stages, head_channels, choices = _fields(
+        image_size, classes, stem, stages, head_channels, choices = _read_fields(
             values, "image_size", "classes", "stem", "stages", "head_channels", "choices"
         )
-        stem_channels, stem_stride = _fields(stem, "channels", "stride")
+        stem_channels, stem_stride = _read_fields(stem, "channels", "stride")
         return SearchSpace(
-            stages=tuple(map(Stage.from_dict, _items(stages))),
-            choices=tuple(map(Choice.from_spec, _items(choices))),
-            image_size=_whole(image_size),
-            classes=_whole(classes),
-            stem_channels=_whole(stem_channels),
-            stem_stride=_whole(stem_stride),
-            head_channels=_whole(head_channels),
+            stages=tuple(map(Stage.from_dict, _read_items(stages))),
+            choices=tuple(map(Choice.from_spec, _read_items(choices))),
+            image_size=_read_whole(image_size),
+            classes=_read_whole(classes),
+            stem_channels=_read_whole(stem_channels),
+            stem_stride=_read_whole(stem_stride),
+            head_channels=_read_whole(head_channels),
             widths=tuple(map(parse_width, widths)),
         )
 
@@ -358,25 +358,27 @@ def _check_layer(layer: Layer) -> None:
     kept = layer.in_channels // 2 if layer.stride == 1 else layer.in_channels
     if layer.out_channels <= kept:
         raise ConfigError(
-            f"layer {layer.index} has {layer.out_channels} output channels; it needs more than the {kept} of its second"
-            " branch"
+            f"layer {layer.index} has {layer.out_channels} output channels; it needs more than {kept}, because {kept}"
+            " of them come from outside of its main branch"
         )
 
 
-def _fields(values: Any, *names: str) -> list[Any]:
+def _read_fields(values: Any, *names: str) -> list[Any]:
     """Return the values of a mapping with exactly these keys: an unknown key may mean another space."""
     if not isinstance(values, Mapping) or values.keys() != set(names):
         raise ConfigError(f"cannot read the search space: expected {', '.join(names)}, not {quote_value(values)}")
     return [values[name] for name in names]
 
 
-def _items(values: Any) -> list[Any]:
+def _read_items(values: Any) -> list[Any]:
+    """Return a list; raise ConfigError for anything else."""
     if not isinstance(values, (list, tuple)):
         raise ConfigError(f"cannot read the search space: expected a list, not {quote_value(values)}")
     return list(values)
 
 
-def _whole(value: Any) -> int:
+def _read_whole(value: Any) -> int:
+    """Return a whole number; raise ConfigError for anything else."""
     if type(value) is not int or abs(value) > MAX_NUMBER:
         raise ConfigError(f"cannot read the search space: {quote_value(value)} is not a number up to {MAX_NUMBER:,}")
     return value

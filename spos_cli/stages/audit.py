@@ -31,9 +31,9 @@ from spos_cli.search import statistics
 from spos_cli.search.evolution import Candidate, Draws, Evolution
 from spos_cli.search.fidelity import choose_architectures, compare_rankings
 from spos_cli.search.journal import Entry, Journal, Origin
-from spos_cli.search.more_images import COMPARED, estimate_ties
+from spos_cli.search.more_images import MAX_COMPARED, estimate_ties
 from spos_cli.search.overview import Overview
-from spos_cli.search.results import Results, to_rescore
+from spos_cli.search.results import Results, choose_to_rescore
 from spos_cli.search.scoring import Scoring
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
@@ -53,11 +53,11 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     file, digest = read_supernet_of_search(run, processes, weights)
     supernet = file.supernet(config)
     file.require_same_preparation(config)
-    require_batch(supernet.space, config.retrain, processes.world_size, "retrain")  # fails before any work
+    require_batch(supernet.space, config.retrain, processes.world_size, "retrain")  # It fails before any work.
     costs = count(supernet.space)
     evolution = make_evolution(run, costs)
     lines = Journal(run.folder.search.journal).read_of(supernet.space)
-    results, first = Results.of(lines, run.folder.search.outcomes), to_rescore(lines, evolution)
+    results, first = Results.of(lines, run.folder.search.outcomes), choose_to_rescore(lines, evolution)
     draws = replay(run, evolution, results, first)
     images = Images(config, processes)
     images.check()
@@ -93,7 +93,7 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
 
 
 def read_supernet_of_search(run: Run, processes: Processes, weights: Path | None) -> tuple[Weights, str]:
-    """Read the supernet that the run's search has used, and its digest.
+    """Return the supernet that the run's search has used, and its digest.
 
     Raises:
         RunError: there is no search, it had other settings, or this is not its supernet.
@@ -154,8 +154,8 @@ def compare_with_chance(
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the best score after each candidate, of evolutions and of random searches of as many candidates, by seed.
 
-    They share the images and the scores of the run's search, which is the first of its kind, and begin with the same
-    candidates. The architectures of the stand-alone trainings are scored, too.
+    All searches share the images and the scores of the run's search, which is the first curve of its kind, and begin
+    with the same candidates. The architectures of the stand-alone trainings are scored, too.
     """
     seeds, chance = range(evolution.seed, evolution.seed + run.config.audit.seeds), replace(evolution, parents=0)
     own = "evolution" if evolution.parents else "random"
@@ -208,7 +208,7 @@ def show(run: Run, result: dict[str, Any]) -> None:
     run.show("the draws of each operator", ["operator:", "drawn", "new", "seen before", "over a limit"], draws)
     images = [(f"{row['images']:,}", f"{100 * row['tie_width']:.2f} points", row["tied"]) for row in result["images"]]
     if images:
-        title = f"statistically tied of the {COMPARED} best, including the winner, with more search images"
+        title = f"statistically tied of the {MAX_COMPARED} best, including the winner, with more search images"
         run.show(title, ["images", "distinguishable beyond", "tied"], images)
     show_fidelity(run, result["fidelity"])
     run.result(result)

@@ -40,7 +40,7 @@ def run(run: Run, full: bool) -> None:
         SposError: a check failed; the table says which.
     """
     setup = Setup(run, full)
-    torch.set_num_threads(setup.threads)  # as in each process of a training
+    torch.set_num_threads(setup.threads)  # Each process of a training has as many.
     groups = [check(setup) for check in GROUPS]
     findings = [finding for group in groups for finding in group]
     run.result([asdict(finding) for finding in findings])

@@ -25,7 +25,7 @@ from spos_cli.run.command import Run
 from spos_cli.run.folder import require_only_one
 from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
-from spos_cli.run.search_inputs import decode_calibration, kept_calibration
+from spos_cli.run.search_inputs import decode_calibration, open_calibration
 from spos_cli.run.weights_file import Weights
 from spos_cli.search.evaluator import CalibrationSet, calibrate_paths
 from spos_cli.space.architecture import Architecture, read
@@ -40,7 +40,7 @@ def find_weights(run: Run) -> Path:
     Raises:
         RunError: there is none, or there are several.
     """
-    return require_only_one(run.folder.retrained_models(), "model.pt", run.command("retrain"))
+    return require_only_one(run.folder.list_retrained_models(), "model.pt", run.command("retrain"))
 
 
 def run(run: Run, processes: Processes, weights: Weights, arch: str | None, save_logits: Path | None) -> None:
@@ -105,7 +105,7 @@ def load_path(
     search = run.config.search
     # The statistics are those that the path has in a search: from the search's own images, if it has left them.
     with tempfile.TemporaryDirectory() as folder:
-        store = kept_calibration(run, images) or decode_calibration(run, Path(folder), images, Processes(0, 1, device))
+        store = open_calibration(run, images) or decode_calibration(run, Path(folder), images, Processes(0, 1, device))
         calibration = CalibrationSet(store.images, search.calibration_batch_size, search.calibration_momentum)
         path = calibrate_paths(supernet, [architecture], images.preprocess, calibration, device, search.amp)
     assert path is not None, "nothing stops it"

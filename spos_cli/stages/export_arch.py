@@ -25,7 +25,7 @@ from spos_cli.run.search_settings import read_settings
 from spos_cli.run.weights_file import Weights, make_network_content, make_supernet_content, read_weights
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.search.questions import Question, answer, describe_idle_limits
-from spos_cli.search.results import format_interval, is_counted, rounded_interval
+from spos_cli.search.results import format_interval, is_counted, round_interval
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
 
@@ -33,7 +33,7 @@ ArchFormat = Literal["yaml", "pkl"]
 WeightsFormat = Literal["published", "spos"]
 
 
-def arch_format(form: str | None) -> ArchFormat:
+def parse_arch_format(form: str | None) -> ArchFormat:
     """Return the `--format` of architectures; raise ConfigError if it is a format of weights."""
     if form is None or form == "yaml":
         return "yaml"
@@ -42,7 +42,7 @@ def arch_format(form: str | None) -> ArchFormat:
     raise ConfigError(f"--format {form} is for weights; name them with --weights, or use yaml or pkl")
 
 
-def weights_format(form: str | None) -> WeightsFormat:
+def parse_weights_format(form: str | None) -> WeightsFormat:
     """Return the `--format` of weights; raise ConfigError if it is a format of architectures."""
     if form is None or form == "published":
         return "published"
@@ -62,19 +62,19 @@ def export_architectures(run: Run, question: Question, journal: Path | None, for
         RunError: there is no search, or it is of another space.
         LimitError: no scored candidate is under the limits.
     """
-    space, path, typed = run.config.space.build(), journal or run.folder.search.journal, question.limits
-    # The candidates: of the file that was named, or of the search in this run.
+    space, path, own_limits = run.config.space.build(), journal or run.folder.search.journal, question.limits
+    # Read the candidates of the named file, or of the search in this run.
     entries, supernet = read_entries(run, journal), None
     if journal is None:
         settings = read_settings(run)
         supernet, question = settings["supernet"], question.within(settings["search"])
-    # Those that the question asks for.
-    for text in describe_idle_limits(typed, entries, space):
+    # Choose those that the question asks for.
+    for text in describe_idle_limits(own_limits, entries, space):
         warn(text)
     chosen, notes = answer(question, entries, path.with_name("outcomes.bits"), space, run.command)
     if journal is None and not any(map(is_counted, chosen)):
         notes.append("this search has scored no candidate yet: these scores are from the search that it begins with")
-    # A file for each.
+    # Write a file for each.
     origin = {"supernet": supernet, "space": space.to_dict()}
     files = [write_architecture(run, entry, origin, form) for entry in chosen]
     run.record_config_unless_begun()
@@ -105,10 +105,13 @@ def read_entries(run: Run, journal: Path | None) -> list[Entry]:
 
 
 def write_architecture(run: Run, entry: Entry, origin: dict[str, Any], form: ArchFormat) -> Path:
-    """Write the `arch.yaml` of a candidate, and with `pkl` its `arch.pkl`. Return the path of the latter, or former.
+    """Write the `arch.yaml` of a candidate, and with `pkl` also its `arch.pkl`.
 
     Args:
-        origin: what the search was made with.
+        origin: the supernet and the space of the search.
+
+    Returns:
+        The path of `arch.pkl` if it is written, else of `arch.yaml`.
     """
     content = {
         "architecture": entry.architecture.to_list(),
@@ -118,7 +121,7 @@ def write_architecture(run: Run, entry: Entry, origin: dict[str, Any], form: Arc
             "top1": entry.top1,
             "top5": entry.top5,
             "images": entry.images,
-            "interval": rounded_interval(entry),
+            "interval": round_interval(entry),
         },
         "found": {
             "generation": entry.generation,
@@ -150,7 +153,7 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
 
     Args:
         path: a checkpoint of a supernet, or a network, ours or official.
-        form: `published` is what the official scripts load with `strict=True`; `spos` is what ours load.
+        form: `published` is the official form, which the official scripts load with `strict=True`; `spos` is ours.
         output: the file to write, which must not exist; None: a file in the run folder.
 
     Raises:
@@ -162,26 +165,26 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
     if weights.kind == "supernet":
         weights.supernet(run.config)
         architecture, stage = None, run.folder.supernet
-        ours = stage.last
+        usual_output = stage.last
     else:
         architecture = weights.network(run.config).arch
         stage = run.folder.retrain(architecture.id)
-        ours = stage.model
+        usual_output = stage.model
     if form == "published":
         name = "supernet" if architecture is None else architecture.id
         output = output or run.folder.root / "published" / f"{name}.pth.tar"
     elif weights.config is not None:
         raise ConfigError(f"{path} is already a weights file of spos")
     else:
-        output = output or ours
+        output = output or usual_output
     if output.exists():
         raise RunError(f"{output} already exists; name another file with --output")
     if form == "published":
         write_atomically(output, checkpoint.serialize(to_official(weights.state)))
     else:
         checkpoint.save(output, add_settings(run, weights, architecture))
-    # Later commands look for the settings beside weights that a training would have written.
-    if output == ours and form == "spos":
+    # Later commands look for settings beside the weights, as a training would have written them.
+    if output == usual_output and form == "spos":
         run.record_config(stage, Processes(0, 1, torch.device("cpu")))
     elif run.folder.root in output.parents:
         run.record_config_unless_begun()
@@ -197,7 +200,7 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
 
 
 def add_settings(run: Run, weights: Weights, architecture: Architecture | None) -> dict[str, Any]:
-    """Return our weights file for official weights: their tensors, with the settings of this run.
+    """Return the content of our weights file for official weights: their tensors, with the settings of this run.
 
     Args:
         architecture: of a network; None for a supernet.

@@ -35,7 +35,7 @@ from spos_cli.space.architecture import read
 from spos_cli.space.cost import format_duration
 from spos_cli.space.search_space import SearchSpace
 
-WHOLE_NETWORKS = 20  # whole networks that a table of latencies is fitted to
+FITTED_NETWORKS = 20  # The sums of a table of latencies are fitted to so many whole networks.
 
 
 def require_one_question(archs: Sequence[str], official: Path | None, latency: bool) -> None:
@@ -109,7 +109,7 @@ def _format_flops(value: float | None) -> str:
     return "missing" if value is None else f"{value:,}"
 
 
-def on_one_device(settings: Config) -> Config:
+def use_one_device(settings: Config) -> Config:
     """Return settings that measure latencies on one device: with `auto`, on the first GPU if there is one.
 
     Raises:
@@ -132,7 +132,7 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
     # Draw whole networks that the sums are fitted to and checked with.
     distribution = count(space).flops.distribution()
     rng = seeding.generator(run.config.seed, "latency")
-    networks = [distribution.draw(rng, None, None) for _ in range(WHOLE_NETWORKS)]
+    networks = [distribution.draw(rng, None, None) for _ in range(FITTED_NETWORKS)]
     # Measure every choice and these networks.
     with track("measuring latencies", WARM_UP_ROUNDS + MEASURED_ROUNDS, "rounds", quiet=run.as_json) as task:
         timer = partial(accelerator.time_call, device)

@@ -26,7 +26,7 @@ def run(run: Run, processes: Processes, arch: str | None) -> None:
     """
     config, training = run.config, run.config.retrain
     if arch is None:
-        arch = str(require_only_one(run.folder.exported_archs(), "arch.yaml", run.command("export-arch")))
+        arch = str(require_only_one(run.folder.list_exported_archs(), "arch.yaml", run.command("export-arch")))
     architecture = read(arch)
     space = config.space.build()
     require_batch(space, training, processes.world_size, "retrain")  # It fails before any work.

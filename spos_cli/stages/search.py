@@ -23,18 +23,18 @@ from spos_cli.run.command import Run
 from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
 from spos_cli.run.output import EXPORT_COMMANDS
-from spos_cli.run.search_inputs import limits_of, make_evaluator, make_evolution, read_supernet
+from spos_cli.run.search_inputs import list_limits, make_evaluator, make_evolution, read_supernet
 from spos_cli.run.search_settings import remember_pixels, remember_settings
 from spos_cli.run.training import read_guessing
 from spos_cli.run.weights_file import Weights
 from spos_cli.search.evolution import Evolution
 from spos_cli.search.journal import Journal
 from spos_cli.search.overview import Overview
-from spos_cli.search.results import Results, format_interval, to_rescore
+from spos_cli.search.results import Results, choose_to_rescore, format_interval
 from spos_cli.search.scoring import Scoring
 from spos_cli.space.cost import LABELS, format_cost, format_duration
 
-SHOWN = 10  # best candidates in the result and in the table
+MAX_SHOWN = 10  # The best candidates that the result and the table list.
 
 
 def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | None) -> None:
@@ -62,7 +62,7 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     evolution.require_candidates()
     if processes.is_main:
         warn_of_poor_inputs(run, file, evolution)
-    other = EarlierSearch(earlier, read_candidates(earlier, supernet.space, costs)) if earlier else None
+    earlier_search = EarlierSearch(earlier, read_candidates(earlier, supernet.space, costs)) if earlier else None
     images = Images(config, processes)
     images.check()
     compare_with_supernet(images, file.trained_on, path, scoring=config.search.split == "holdout")
@@ -73,12 +73,12 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
             inputs = {"weights": str(file.path.resolve()), "from": None if earlier is None else str(earlier.resolve())}
             write_atomically(folder.inputs, (json.dumps(inputs) + "\n").encode())
         journal = Journal(folder.journal)
-        if other is not None:
-            other.require_begun(journal, evolution)
+        if earlier_search is not None:
+            earlier_search.require_begun(journal, evolution)
         evaluator = make_evaluator(run, supernet, images, processes)
         remember_pixels(run, images, processes)
-        if other is not None:
-            other.begin(run, journal, evolution, settings, len(evaluator.images), processes)
+        if earlier_search is not None:
+            earlier_search.begin(run, journal, evolution, settings, len(evaluator.images), processes)
         overview, racing = Overview(evolution.generations), config.search.racing
         scoring = Scoring(
             processes, evaluator, costs, journal, parents=evolution.parents, racing=racing, overview=overview
@@ -90,8 +90,8 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
 
 def warn_of_poor_inputs(run: Run, file: Weights, evolution: Evolution) -> None:
     """Warn if the supernet is no better than guessing, or if a limit allows every architecture."""
-    if found := read_guessing(file.path.parent, run.config.space.classes, file.step):
-        warn(f"the supernet has {found.verdict}, so scores are hardly more than chance: {found}; train it again")
+    if guessing := read_guessing(file.path.parent, run.config.space.classes, file.step):
+        warn(f"the supernet has {guessing.verdict}, so scores are hardly more than chance: {guessing}; train it again")
     for table, limit in [(evolution.table, evolution.limit), *evolution.others]:
         if limit is not None and (idle := table.explain_idle_limit(limit)):
             warn(f"{idle}; set search.{table.name}_limit lower, or to null for none")
@@ -99,7 +99,7 @@ def warn_of_poor_inputs(run: Run, file: Weights, evolution: Evolution) -> None:
 
 def search(run: Run, processes: Processes, evolution: Evolution, scoring: Scoring, supernet_digest: str) -> None:
     """Score what the evolution proposes, generation by generation, and write and show the result."""
-    known, first = scoring.results.known, to_rescore(scoring.imported, evolution)
+    known, first = scoring.results.known, choose_to_rescore(scoring.imported, evolution)
     if processes.is_main:
         scoring.journal.cut_incomplete_line()
         say_what_it_begins_with(run, scoring, len(known), min(len(first), evolution.population))
@@ -158,6 +158,7 @@ def write_result(run: Run, scoring: Scoring, results: Results, supernet_digest: 
         complete: whether the search has ended.
     """
     search = run.config.search
+    # The hypervolume of the front is counted up to so many FLOPs.
     corner = scoring.costs.flops.maximum if search.flops_limit is None else search.flops_limit
     content = {
         "candidates": len(results.candidates),
@@ -166,10 +167,10 @@ def write_result(run: Run, scoring: Scoring, results: Results, supernet_digest: 
         "generations": results.candidates[-1].generation,
         "planned": search.generations,
         "complete": complete,
-        **{f"{name}_limit": limit for name, limit in limits_of(run).items()},
+        **{f"{name}_limit": limit for name, limit in list_limits(run).items()},
         "supernet": supernet_digest,
         "space": run.config.space.build().to_dict(),
-        "best": [{"rank": rank, **results.to_dict(one)} for rank, one in enumerate(results.ranking[:SHOWN], 1)],
+        "best": [{"rank": rank, **results.to_dict(one)} for rank, one in enumerate(results.ranking[:MAX_SHOWN], 1)],
         **(results.front_to_dict(corner) if search.objective == "pareto" else {}),
     }
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
@@ -179,7 +180,7 @@ def write_result(run: Run, scoring: Scoring, results: Results, supernet_digest: 
 def show(run: Run, results: Results, images: int) -> None:
     """Show the best candidates or the front, what is tied, and the next command."""
     is_front, comparison = run.config.search.objective == "pareto", results.comparison
-    best = results.front if is_front else results.ranking[:SHOWN]
+    best = results.front if is_front else results.ranking[:MAX_SHOWN]
     rows = [
         (
             rank,
@@ -193,7 +194,7 @@ def show(run: Run, results: Results, images: int) -> None:
         )
         for rank, entry in enumerate(best, 1)
     ]
-    limits = {name: limit for name, limit in limits_of(run).items() if limit is not None}
+    limits = {name: limit for name, limit in list_limits(run).items() if limit is not None}
     written = [
         format_duration(limit) if name == "latency" else f"{format_cost(limit)} {LABELS[name]}"
         for name, limit in limits.items()

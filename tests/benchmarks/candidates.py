@@ -28,7 +28,7 @@ from spos_cli.models.counting import count
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
 from spos_cli.search.evolution import Evolution
-from spos_cli.search.scoring import GROUP
+from spos_cli.search.scoring import GROUP_SIZE
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import OFFICIAL_SPACE
@@ -61,7 +61,7 @@ def draw_candidates() -> list[list[Architecture]]:
     )
     scored = evolution.search(lambda drawn: [table.of(c.architecture) * rng.normal(1, 0.02) for c in drawn])
     generations = [sorted(candidate.architecture for candidate, _ in generation) for generation in scored]
-    return [group for generation in generations for group in chunks(generation, GROUP)]
+    return [group for generation in generations for group in chunks(generation, GROUP_SIZE)]
 
 
 @dataclass

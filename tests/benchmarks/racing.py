@@ -25,8 +25,8 @@ from spos_cli.run.search_inputs import make_evaluator, make_evolution
 from spos_cli.run.weights_file import read_weights
 from spos_cli.search.evaluator import Evaluator, Score
 from spos_cli.search.evolution import Candidate, Evolution
-from spos_cli.search.racing import Race, interim_checks
-from spos_cli.search.scoring import GROUP
+from spos_cli.search.racing import Race, list_interim_checks
+from spos_cli.search.scoring import GROUP_SIZE
 from spos_cli.space.architecture import Architecture
 
 Best = list[set[Architecture]]  # the ten best architectures after each generation
@@ -42,8 +42,8 @@ class CachedSearch:
     def score(self, archs: Sequence[Architecture]) -> None:
         """Score the architectures that are new, on all images."""
         new = sorted({arch for arch in archs if arch not in self.known})
-        for begin in range(0, len(new), GROUP):
-            group = new[begin : begin + GROUP]
+        for begin in range(0, len(new), GROUP_SIZE):
+            group = new[begin : begin + GROUP_SIZE]
             self.known |= dict(zip(group, self.evaluator.score(group) or [], strict=True))
 
     def search(self, evolution: Evolution, risk: float | None) -> tuple[Best, int, int]:
@@ -84,7 +84,7 @@ class CachedSearch:
         """List the numbers of images after which the evaluator checks races: at the ends of its batches."""
         batch, total = self.evaluator.batch, len(self.evaluator.images)
         ends = [min(total, end) for end in range(batch, total + batch, batch)]
-        marks = [next(end for end in ends if end >= check) for check in interim_checks(total)]
+        marks = [next(end for end in ends if end >= check) for check in list_interim_checks(total)]
         return sorted(set(marks) - {total})
 
 

@@ -13,7 +13,7 @@ from spos_cli.config.schema import Config
 from tests.config.yaml_texts import load
 
 
-@pytest.mark.parametrize("name", sorted(loading.shipped_recipes()))
+@pytest.mark.parametrize("name", sorted(loading.list_recipes()))
 def test_shipped_recipes_load(name: str) -> None:
     settings = loading.load(loading.find_config(name))
     assert settings.name == name
@@ -21,7 +21,7 @@ def test_shipped_recipes_load(name: str) -> None:
 
 
 def test_imagenet_recipe_is_the_papers() -> None:
-    settings = loading.load(loading.shipped_recipes()["imagenet"])
+    settings = loading.load(loading.list_recipes()["imagenet"])
     supernet, search, retrain = settings.supernet, settings.search, settings.retrain
     assert (supernet.steps, supernet.batch_size, supernet.lr, supernet.schedule) == (
         150_000,
@@ -45,7 +45,7 @@ def test_imagenet_recipe_is_the_papers() -> None:
 
 def test_official_recipe_differs_where_the_official_code_does() -> None:
     """Every field that is not the paper's, and no other one."""
-    paper, code = (loading.load(loading.shipped_recipes()[name]).dump() for name in ("imagenet", "imagenet_published"))
+    paper, code = (loading.load(loading.list_recipes()[name]).dump() for name in ("imagenet", "imagenet_published"))
     assert dict(differences(paper, code)) == {
         "name": "imagenet_published",
         "data.holdout_per_class": 0,  # the supernet sees all training images
@@ -69,6 +69,6 @@ def differences(one: dict[str, Any], other: dict[str, Any], prefix: str = "") ->
 
 
 def test_what_is_printed_loads_again(tmp_path: Path) -> None:
-    for name, path in loading.shipped_recipes().items():
+    for name, path in loading.list_recipes().items():
         settings = loading.load(path)
         assert load(tmp_path, settings.to_yaml()) == settings, name

@@ -40,7 +40,7 @@ QUICK = {
 
 def quick(name: str) -> dict[str, Any]:
     """Return quick settings for the space of a recipe, with at most 16 x 16 pixels and ten classes."""
-    space = loading.load(loading.shipped_recipes()[name]).dump()["space"]
+    space = loading.load(loading.list_recipes()[name]).dump()["space"]
     crop = {"crop": "none", "flip": False, "jitter": 0}
     size = min(16, space["image_size"])
     return {

@@ -187,7 +187,7 @@ def test_a_launched_process_reports_its_error_and_ends_at_once(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], error: BaseException, code: int, message: str
 ) -> None:
     monkeypatch.setattr(exits.sys, "argv", ["spos", "supernet-train", "--config", "demo"])
-    monkeypatch.setattr(cli, "across_processes", make_failing(error))
+    monkeypatch.setattr(cli, "run_across_processes", make_failing(error))
     with pytest.raises(Ended) as ended:
         cli.main()
     assert ended.value.code == code
@@ -199,7 +199,7 @@ def test_a_launched_process_reports_its_error_and_ends_at_once(
 def test_a_bug_of_a_single_process_has_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setattr(exits.sys, "argv", ["spos", "supernet-train", "--config", "demo"])
-    monkeypatch.setattr(cli, "across_processes", make_failing(ZeroDivisionError()))
+    monkeypatch.setattr(cli, "run_across_processes", make_failing(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main()
 
@@ -296,7 +296,7 @@ def sixteen_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def choose_recipe_threads(recipe: str, processes: int = 1) -> int:
     """Choose the threads of each process that trains the supernet of a shipped recipe."""
-    settings = loading.load(loading.shipped_recipes()[recipe])
+    settings = loading.load(loading.list_recipes()[recipe])
     work = settings.space.build().work_per_layer * settings.supernet.batch_size // processes
     return distributed.choose_threads(None, processes, work)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spos_cli.engine.history import DEVIATIONS, DIVERGED, find_guessing
+from spos_cli.engine.history import CHANCE_DEVIATIONS, DIVERGED_RATIO, find_guessing
 
 
 def lines(*windows: tuple[float, float], images: int = 500, every: int = 10) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def test_guessing_is_what_equal_probabilities_give(classes: int, smoothing: floa
 def test_what_has_diverged_is_seen_in_one_line(classes: int) -> None:
     """However few images it has, and whatever top-1 is: always naming a class of 90 % of the images gives 90 %."""
     guess = math.log(classes)
-    for loss in (DIVERGED * guess * 1.01, 793.0, 1e17, 1e300, math.inf, 10**400):
+    for loss in (DIVERGED_RATIO * guess * 1.01, 793.0, 1e17, 1e300, math.inf, 10**400):
         for top1 in (0.0, 1 / classes, 0.9):
             found = find_guessing(lines((guess, 0.5), (loss, top1), images=6), classes)
             assert found is not None
@@ -80,7 +80,7 @@ def test_chance_seldom_looks_better_than_chance() -> None:
         counts = rng.binomial(images, 1 / classes, 2000)
         windows = [lines((math.log(classes), count / images), images=images) for count in counts]
         found = np.mean([find_guessing(window, classes) is not None for window in windows])
-        assert found == pytest.approx(0.5 * (1 + math.erf(DEVIATIONS / math.sqrt(2))), abs=0.02)
+        assert found == pytest.approx(0.5 * (1 + math.erf(CHANCE_DEVIATIONS / math.sqrt(2))), abs=0.02)
 
 
 def test_lines_without_metrics_are_left_out() -> None:

@@ -24,7 +24,7 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.errors import ConfigError, DataError, RunError
 from spos_cli.run.command import Run
 from spos_cli.run.images import Images
-from spos_cli.run.search_inputs import decode_calibration, kept_calibration
+from spos_cli.run.search_inputs import decode_calibration, open_calibration
 
 ONE_PROCESS = Processes(0, 1, torch.device("cpu"))
 SPACE: dict[str, Any] = {
@@ -120,19 +120,19 @@ def test_ram_and_disk_are_the_same_settings_to_a_result() -> None:
 def test_a_search_leaves_its_calibration_images_to_evaluate(root: Path, store: str) -> None:
     run = Run(settings(root, f"data.store={store}"), as_json=True)
     images = Images(run.config, ONE_PROCESS)
-    assert kept_calibration(run, images) is None
+    assert open_calibration(run, images) is None
     left = decode_calibration(run, run.folder.search.path, images, ONE_PROCESS)
     assert not (root / "run" / "store").exists(), "a few images are not worth a cache of all"
-    kept = kept_calibration(run, images)
+    kept = open_calibration(run, images)
     assert kept is not None
     assert torch.equal(kept.images, left.images)
     other = Run(settings(root, f"data.store={'disk' if store == 'none' else 'none'}"))
-    assert kept_calibration(other, Images(other.config, ONE_PROCESS)) is None, "the cache has images of another size"
+    assert open_calibration(other, Images(other.config, ONE_PROCESS)) is None, "the cache has images of another size"
     path = run.folder.search.calibration_images
     content = np.fromfile(path, np.uint8)
     content[123] ^= 1
     content.tofile(path)
-    assert kept_calibration(run, images) is None
+    assert open_calibration(run, images) is None
 
 
 def test_a_cache_that_another_process_fills_is_an_error(root: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, hypergeom
 
-from spos_cli.search.racing import CHECKS, Race, interim_checks
+from spos_cli.search.racing import MAX_CHECKS, Race, list_interim_checks
 from spos_cli.search.statistics import hypergeometric_tail
 
 
@@ -23,14 +23,14 @@ def outcomes(rng: np.random.Generator, images: int, differ: int, behind: int) ->
 
 def stop(race: Race, ours: np.ndarray) -> int:
     """Return after how many images a candidate stops."""
-    ends = [round(check) for check in interim_checks(len(ours))]
+    ends = [round(check) for check in list_interim_checks(len(ours))]
     return next((end for end in ends if race.is_lost(ours[:end])), len(ours))
 
 
 def test_the_interim_checks_are_spread_over_the_images() -> None:
-    assert interim_checks(2000) == [200, 400, 600, 800, 1000, 1200, 1400, 1600, 1800]
-    assert len(interim_checks(7)) == CHECKS
-    assert max(interim_checks(7)) < 7
+    assert list_interim_checks(2000) == [200, 400, 600, 800, 1000, 1200, 1400, 1600, 1800]
+    assert len(list_interim_checks(7)) == MAX_CHECKS
+    assert max(list_interim_checks(7)) < 7
 
 
 @pytest.mark.parametrize("risk", [0.01, 0.05, 0.3])
@@ -80,7 +80,7 @@ def test_a_check_is_between_the_tests_of_the_set_and_of_an_infinite_one() -> Non
         ours, rival = outcomes(rng, 2000, differ, int(rng.integers(differ // 2, differ * 3 // 4)))
         end = int(rng.integers(100, 1900))
         behind, ahead = int((rival & ~ours)[:end].sum()), int((ours & ~rival)[:end].sum())
-        is_lost, level = Race(rival, 0.05).is_lost(ours[:end]), 0.05 / CHECKS
+        is_lost, level = Race(rival, 0.05).is_lost(ours[:end]), 0.05 / MAX_CHECKS
         coin = binomtest(behind, behind + ahead, alternative="greater").pvalue if behind + ahead else 1.0
         if coin < level:
             assert is_lost

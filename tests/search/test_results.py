@@ -10,7 +10,7 @@ import pytest
 
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Entry
-from spos_cli.search.results import Results, is_new, pareto, ranking, to_rescore
+from spos_cli.search.results import Results, choose_to_rescore, is_new, pareto, ranking
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 
@@ -61,7 +61,7 @@ def searched(evolution: Evolution, lines: Sequence[Entry] = (), noise: float = 0
             journal.append(entry(one.architecture, score, generation=one.generation, origin=one.origin))
         return scores
 
-    for _ in evolution.search(evaluate, Results.of(lines).known, to_rescore(lines, evolution)):
+    for _ in evolution.search(evaluate, Results.of(lines).known, choose_to_rescore(lines, evolution)):
         pass
     return journal
 
@@ -153,11 +153,11 @@ def test_imported_architectures_are_scored_again_by_their_rank_and_under_the_lim
     lines = [entry(arch, 0.5 + number / 100, origin="imported") for number, arch in enumerate(archs)]
     lines[3] = replace(lines[3], top1=0.9, partial=True)
     tight = replace(EVOLUTION, limit=int(np.median([TABLE.of(arch) for arch in archs])))
-    found = to_rescore([*lines, entry(drawn(31)[-1], 1.0)], tight)
+    found = choose_to_rescore([*lines, entry(drawn(31)[-1], 1.0)], tight)
     assert found == [one.architecture for one in ranking(lines) if TABLE.of(one.architecture) <= tight.limit]
     assert 5 < len(found) < 25
 
-    front = to_rescore(lines, replace(EVOLUTION, front_on=TABLE))
+    front = choose_to_rescore(lines, replace(EVOLUTION, front_on=TABLE))
     assert sorted(front) == sorted(archs)
     assert {min(archs, key=TABLE.of), archs[29]} <= {*front[:10]}  # both ends of the front
     assert front[-1] == archs[3]  # stopped early

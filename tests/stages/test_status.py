@@ -289,7 +289,7 @@ def test_a_running_stage_is_known_by_its_lock_which_stays_as_it_is(
         with pytest.raises(RunError, match="is in use by process"), lock.hold(path):
             pass
         process.communicate("x")
-    assert lock.holder(path) is None
+    assert lock.find_holder(path) is None
     assert get_status(monkeypatch, capfd)["stages"]["supernet"]["state"] == "stopped"
 
 
@@ -331,8 +331,8 @@ def test_an_audit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[
 def test_a_lock_file_of_a_killed_process_has_no_holder(tmp_path: Path) -> None:
     path = tmp_path / ".search.lock"
     path.write_text("process 1 on somewhere, since yesterday")
-    assert lock.holder(path) is None
-    assert lock.holder(tmp_path / "none") is None
+    assert lock.find_holder(path) is None
+    assert lock.find_holder(tmp_path / "none") is None
     code = HOLD.format("l.__enter__(); print('held', flush=True)")  # asking takes no lock
     assert "held" in subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True).stdout
 
