@@ -41,8 +41,8 @@ def shared_settings(config: Config) -> dict[str, Any]:
 def data_identity(config: Config) -> dict[str, Any]:
     """Return the settings that the images depend on.
 
-    The folder of the images is left out. So is `data.value_range`, which a run compares with its images
-    (`Images.require_same`): a run on 8-bit images may continue with any.
+    The folder of the images is left out. So is `data.value_range`, which is compared together with the images
+    (`run/image_comparison.py`): a run on 8-bit images may continue with any.
     """
     data = portable_settings(config)["data"]
     return {name: value for name, value in data.items() if name not in ("root", "value_range")}

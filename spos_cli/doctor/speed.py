@@ -100,13 +100,13 @@ def measure_training(setup: Setup, size: int) -> float:
     """
     config, device = setup.config, setup.device
     # Compiling is left out: it takes longer than the measurement. So are further passes: they are all alike.
-    recipe = replace(make_training_plan(config.supernet), batch_size=size, accumulate=1, compile="off")
-    if recipe.amp == "fp16" and device.type == "cpu":
-        recipe = replace(recipe, amp="off")  # The check of mixed precision reports it.
+    plan = replace(make_training_plan(config.supernet), batch_size=size, accumulate=1, compile="off")
+    if plan.amp == "fp16" and device.type == "cpu":
+        plan = replace(plan, amp="off")  # The check of mixed precision reports it.
     sampler = make_working_sampler(setup)
     trainer = Trainer(
         Supernet(setup.space, config.supernet.affine, config.supernet.dropout),
-        recipe,
+        plan,
         Processes(0, 1, device),
         name="doctor",
         folder=setup.run.folder.root,  # The trainer writes nothing before its first checkpoint.

@@ -1,4 +1,4 @@
-"""What the settings of a run make: a recipe, a sampler, an evolution, an evaluator."""
+"""What a search is made from: the supernet, the limits, the evolution, the evaluator."""
 
 from __future__ import annotations
 

@@ -138,10 +138,10 @@ def is_comparable(run: Run, settings: dict[str, Any], folder: Path) -> bool:
 
 def digest_of_images(path: Path) -> str | None:
     """Return a digest of decoded images and their labels, or None if the file is missing or torn."""
-    recipe = read_manifest(path)
-    if recipe is None:
+    manifest = read_manifest(path)
+    if manifest is None:
         return None
-    content = json.dumps([recipe.get(key) for key in ("sha256", "labels", "shape")])
+    content = json.dumps([manifest.get(key) for key in ("sha256", "labels", "shape")])
     return hashlib.sha256(content.encode()).hexdigest()
 
 

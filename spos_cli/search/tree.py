@@ -60,14 +60,14 @@ class Tree:
         self.ways = make_routing(supernet.space, supernet.classifier[0].weight.device)
         plans: dict[tuple[int, Option], list[Plan]] = {}
 
-        def make_node(depth: int, option: Option, middle: int | None = None) -> Node:
+        def make_node(depth: int, option: Option, hidden: int | None = None) -> Node:
             branches = self._branches(depth, option.choice)
             if isinstance(branches, ChoiceBlock):
-                return Node(depth, [BlockStatistics(branches, BlockChannels(hidden=middle), dtype)])
+                return Node(depth, [BlockStatistics(branches, BlockChannels(hidden=hidden), dtype)])
             if (depth, option) not in plans:
                 inputs = self.ways.channels[depth].inputs
                 plans[depth, option] = [
-                    make_plan(branch, inputs, outputs, middle, dtype) for branch, outputs in branches
+                    make_plan(branch, inputs, outputs, hidden, dtype) for branch, outputs in branches
                 ]
             return Node(depth, [BranchStatistics(parts) for parts in plans[depth, option]])
 
@@ -77,9 +77,9 @@ class Tree:
             node.candidates.add(number)
             # The head has no choices, but each candidate has its own statistics there.
             path = zip([*arch.options, Option(0)], [*supernet.space.hidden_channels(arch), None], strict=True)
-            for depth, (option, middle) in enumerate(path, 1):
+            for depth, (option, hidden) in enumerate(path, 1):
                 if option not in node.children:
-                    node.children[option] = make_node(depth, option, middle)
+                    node.children[option] = make_node(depth, option, hidden)
                 node = node.children[option]
                 node.candidates.add(number)
 
