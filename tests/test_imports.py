@@ -70,6 +70,11 @@ def test_every_arrow_points_down() -> None:
         assert not wrong, f"{relative} must not import {', '.join(sorted(wrong))}"
 
 
+def test_no_stage_imports_another_one() -> None:
+    for path in (PACKAGE / "stages").glob("*.py"):
+        assert "stages" not in imported(path), path.name
+
+
 def test_the_check_sees_an_arrow_that_points_up(tmp_path: Path) -> None:
     path = tmp_path / "wrong.py"
     path.write_text("def f():\n    from spos_cli.config import loading\n    from spos_cli.stages.search import run\n")

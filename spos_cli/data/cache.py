@@ -22,6 +22,7 @@ from spos_cli.data.transforms import antialiased_resize, compute_size
 from spos_cli.data.workers import stream
 from spos_cli.errors import ConfigError, DataError
 from spos_cli.files.digests import file_digest
+from spos_cli.files.os_errors import reason_of
 
 Progress = Callable[[int], object]  # called with the number of images, or bytes, that were just done
 IMAGES_PER_BATCH = 64  # that a worker decodes at a time
@@ -247,7 +248,7 @@ def write(
             path, decode(), lambda digest: {**manifest, "sha256": digest, "sizes": sizes, "problems": problems}
         )
     except OSError as error:
-        raise DataError(f"cannot write {path} (about {needed:,} bytes): {error.strerror or error}") from None
+        raise DataError(f"cannot write {path} (about {needed:,} bytes): {reason_of(error)}") from None
 
 
 def read(

@@ -18,6 +18,7 @@ from spos_cli.data.arrays import Split, read_cifar, read_digits, read_fashion_mn
 from spos_cli.data.image_files import Pixels, decode, get_extension, is_image, list_extensions
 from spos_cli.data.levels import ValueRange
 from spos_cli.errors import DataError
+from spos_cli.files.os_errors import reason_of
 
 Source = Literal["folder", "cifar10", "cifar100", "fashion_mnist", "digits"]
 
@@ -195,7 +196,7 @@ def walk_folders(top: Path) -> Iterator[tuple[str, list[str]]]:
     """
 
     def stop(error: OSError) -> None:
-        raise DataError(f"cannot read the folder {error.filename}: {error.strerror or error}")
+        raise DataError(f"cannot read the folder {error.filename}: {reason_of(error)}")
 
     entered: set[tuple[int, int]] = set()
     waiting = deque([top])

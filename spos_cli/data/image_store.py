@@ -32,6 +32,7 @@ from spos_cli.data.pixel_file import MANIFEST_ERRORS
 from spos_cli.data.transforms import EvalTransform, Prepared, TrainTransform, recolour
 from spos_cli.errors import DataError
 from spos_cli.files.digests import file_digest
+from spos_cli.files.os_errors import reason_of
 
 IMAGES_PER_BATCH = 64  # that a worker decodes at a time
 
@@ -92,7 +93,7 @@ class ImageStore:
             pixel_file.write(path, decode(), lambda digest: {**manifest, "labels": labels, "sha256": digest})
         except OSError as error:
             size = math.prod(manifest["shape"])
-            raise DataError(f"cannot write {path} ({size:,} bytes): {error.strerror or error}") from None
+            raise DataError(f"cannot write {path} ({size:,} bytes): {reason_of(error)}") from None
 
     @staticmethod
     def matches(

@@ -134,9 +134,9 @@ def _read_limits(result: dict[str, Any], settings: Config | None) -> dict[str, i
 
 
 def _read_exported(run: RunFolder) -> Iterator[Architecture]:
-    for path in sorted(run.archs.glob("*")):
+    for path in run.list_exported_archs():
         with contextlib.suppress(SposError):
-            yield architecture.read(str(run.arch(path.name)))
+            yield architecture.read(str(path))
 
 
 # Trainings.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from spos_cli.config.schema import Config
 from spos_cli.errors import RunError
 from spos_cli.files import lock
+from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.writing import write_atomically
 from spos_cli.run.folder import RunFolder, StageFolder
 from spos_cli.run.output import Output
@@ -50,13 +51,11 @@ class Run(Output):
         with contextlib.ExitStack() as stack:
             if processes.is_main:
                 stack.enter_context(lock.hold(stage.lock))
-                try:
+                with os_errors_as(RunError, f"cannot change {stage}"):
                     if self.fresh:
                         self._start_over(stage)
                     for half_written in stage.path.glob(".*.tmp"):
                         half_written.unlink()
-                except OSError as error:
-                    raise RunError(f"cannot change {stage}: {error.strerror or error}") from None
             processes.barrier()
             yield
 

@@ -164,10 +164,6 @@ class RunFolder:
     def __str__(self) -> str:
         return str(self.root)
 
-    def lock_of(self, folder: Path) -> Path:
-        """Return the lock file of a stage's folder."""
-        return StageFolder(folder, self.root).lock
-
     @property
     def config(self) -> Path:
         """The settings of the newest command that has begun a stage."""

@@ -254,7 +254,7 @@ def _is_same_process(one: str, other: str) -> bool:
 
 def _read_exports(run: Run) -> StageProgress:
     """Return which architectures were exported, and the best of them by its one-shot score."""
-    archs = {path.parent.name: read_yaml(path) for path in sorted(run.folder.archs.glob("*/arch.yaml"))}
+    archs = {path.parent.name: read_yaml(path) for path in run.folder.list_exported_archs()}
     if not archs:
         return StageProgress("export-arch", "not begun", run.folder.archs)
     scores = {ident: content.get("fitness") for ident, content in archs.items()}

@@ -19,13 +19,13 @@ def run(run: Run, processes: Processes, arch: str | None) -> None:
     """Write `retrain/<id>/model.pt`, or resume from `last.pt` there.
 
     Args:
-        arch: a literal or a file. None: the only architecture that was exported.
+        arch: a literal or a file. None, or an empty text: the only architecture that was exported.
 
     Raises:
         SposError: the architecture, the data, the settings or an earlier checkpoint do not allow it.
     """
     config, training = run.config, run.config.retrain
-    if arch is None:
+    if not arch:
         arch = str(require_only_one(run.folder.list_exported_archs(), "arch.yaml", run.command("export-arch")))
     architecture = read(arch)
     space = config.space.build()
