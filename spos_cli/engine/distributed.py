@@ -18,7 +18,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -57,12 +57,16 @@ class Processes:
         world_size: number of all processes.
         device: what this process computes on.
         local_rank: number of this process among those of its machine.
+        flag: `(1,)` int64 on the CPU, which `any` exchanges. It lives as long as the process group: a thread of gloo
+            that let go of the last reference would need Python's lock, while the end of the group waits for the thread
+            and holds the lock. With PyTorch 2.6, such a process never ended.
     """
 
     rank: int
     world_size: int
     device: torch.device
     local_rank: int = 0
+    flag: Tensor = field(default_factory=lambda: torch.tensor([0]), repr=False, compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -79,9 +83,9 @@ class Processes:
         """Return whether the flag is set in any process. The exchange uses the CPU and waits for no GPU."""
         if self.world_size == 1:
             return flag
-        value = torch.tensor([int(flag)])
-        dist.all_reduce(value, dist.ReduceOp.MAX)
-        return bool(value)
+        self.flag.fill_(int(flag))
+        dist.all_reduce(self.flag, dist.ReduceOp.MAX)
+        return bool(self.flag)
 
     def gather(self, values: Tensor) -> Tensor:
         """Gather `(n,)` of each process to `(world_size, n)`, in the order of the ranks."""

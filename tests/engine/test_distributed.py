@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
@@ -10,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from spos_cli import cli, exits
 from spos_cli.config import loading
 from spos_cli.engine import distributed
 from spos_cli.engine.distributed import PeerLost, Processes
 from spos_cli.errors import ConfigError
+from tests.forks import free_port, make_environment
 
 HOUR = timedelta(hours=1)
 
@@ -322,3 +325,17 @@ def test_omp_num_threads_overrules_the_choice(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # Here it was also set when PyTorch was imported.
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert distributed.choose_threads(None, 1, 10**9) == 3
+
+
+def leave_often(rank: int, ports: list[int]) -> None:
+    for port in ports:
+        os.environ |= make_environment(rank, 2, port)
+        with distributed.join("cpu", 1, timedelta(seconds=60)) as processes:
+            processes.any(False)
+    os._exit(0)
+
+
+def test_a_group_ends_right_after_an_exchange() -> None:
+    """With PyTorch 2.6 a process hung here, where its end met a thread of gloo that had a tensor to let go of."""
+    ports = [free_port() for _ in range(40)]
+    mp.start_processes(leave_often, (ports,), nprocs=2, start_method="forkserver")  # type: ignore[no-untyped-call]
