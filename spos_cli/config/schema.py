@@ -32,7 +32,7 @@ from spos_cli.files.quoting import as_override
 from spos_cli.space.choices import Choice
 from spos_cli.space.search_space import SearchSpace, Stage, parse_width
 
-OpSpecs = tuple[str | dict[str, dict[str, int]], ...]  # such as (`shuffle_xception`, `{shuffle: {kernel: 5}}`)
+OpSpecs = tuple[str | dict[str, dict[str, int | str]], ...]  # such as (`shuffle_xception`, `{shuffle: {kernel: 5}}`)
 DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist")  # The values of data.source that torchvision may download.
 
 
@@ -118,7 +118,7 @@ class SpaceConfig(Section):
         return {choice.op for specs in lists for choice in _ops(specs) if choice.is_own}
 
 
-def _ops(specs: Iterable[str | dict[str, dict[str, int]]]) -> tuple[Choice, ...]:
+def _ops(specs: Iterable[str | dict[str, dict[str, int | str]]]) -> tuple[Choice, ...]:
     return tuple(map(Choice.from_spec, specs))
 
 

@@ -137,6 +137,7 @@ def make_depthwise(channels: int, kernel: int, stride: int, affine: bool) -> lis
 ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
     nn.ReLU: torch.relu_,
     nn.ReLU6: functools.partial(F.relu6, inplace=True),
+    nn.Hardswish: functools.partial(F.hardswish, inplace=True),
 }
 
 
@@ -280,21 +281,24 @@ class InvertedResidual(ChoiceBlock):
     """MobileNetV2's block: 1x1 to `expand` times the channels, depthwise, 1x1 (Sandler et al., arXiv 1801.04381).
 
     With stride 1 and as many output as input channels, the input is added. With `expand` 1 there is no first
-    convolution.
+    convolution. `activation` is ReLU6 as in MobileNetV2, ReLU, or h-swish (MobileNetV3, arXiv 1905.02244).
     """
 
-    def __init__(self, layer: Layer, affine: bool, hidden: int, kernel: int, expand: int) -> None:
+    def __init__(
+        self, layer: Layer, affine: bool, hidden: int, kernel: int, expand: int, activation: str = "relu6"
+    ) -> None:
         super().__init__()
+        make_activation = {"relu6": nn.ReLU6, "relu": nn.ReLU, "hswish": nn.Hardswish}[activation]
         self.residual = layer.stride == 1 and layer.in_channels == layer.out_channels
         expansion = [
             Convolution(layer.in_channels, hidden, 1, bias=False),
             BatchNorm(hidden, affine=affine),
-            nn.ReLU6(),
+            make_activation(),
         ]
         self.layers = Branch(
             *(expansion if expand > 1 else []),
             *make_depthwise(hidden, kernel, layer.stride, affine),
-            nn.ReLU6(),
+            make_activation(),
             Convolution(hidden, layer.out_channels, 1, bias=False),
             BatchNorm(layer.out_channels, affine=affine),
         )
@@ -302,6 +306,22 @@ class InvertedResidual(ChoiceBlock):
     def forward(self, features: Tensor, channels: BlockChannels = BlockChannels()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
         output: Tensor = self.layers(features, hidden=channels.hidden)  # (B, out, H / stride, W / stride)
         return (features + output if self.residual else output,)
+
+
+class Skip(ChoiceBlock):
+    """The identity, or where the shape changes a 1x1 convolution with BatchNorm (NAS-Bench-Macro, arXiv 2103.11922)."""
+
+    def __init__(self, layer: Layer, affine: bool, hidden: int) -> None:
+        super().__init__()
+        self.layers = None
+        if layer.stride != 1 or layer.in_channels != layer.out_channels:
+            self.layers = Branch(
+                Convolution(layer.in_channels, layer.out_channels, 1, layer.stride, bias=False),
+                BatchNorm(layer.out_channels, affine=affine),
+            )
+
+    def forward(self, features: Tensor, channels: BlockChannels = BlockChannels()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
+        return (features if self.layers is None else self.layers(features),)
 
 
 class Identity(ChoiceBlock):
@@ -318,6 +338,7 @@ BLOCKS: dict[str, Callable[..., ChoiceBlock]] = {
     "shuffle": ShuffleBlock,
     "shuffle_xception": ShuffleXceptionBlock,
     "mbconv": InvertedResidual,
+    "skip": Skip,
     "identity": Identity,
 }
 
@@ -340,7 +361,7 @@ class OwnBlock(ChoiceBlock):
         ConfigError: it cannot be imported or built. Its output is checked when its costs are counted.
     """
 
-    def __init__(self, path: str, layer: Layer, affine: bool, parameters: dict[str, int]) -> None:
+    def __init__(self, path: str, layer: Layer, affine: bool, parameters: dict[str, int | str]) -> None:
         super().__init__()
         module, _, name = path.partition(":")
         if not {"", str(Path.cwd())} & set(sys.path):  # A console script does not search the working folder.

@@ -16,7 +16,7 @@ from torch import Tensor
 from spos_cli.errors import CheckpointError
 from spos_cli.models.blocks import build_block
 from spos_cli.space.architecture import Architecture, Option
-from spos_cli.space.choices import IDENTITY
+from spos_cli.space.choices import IDENTITY, SKIP
 from spos_cli.space.search_space import Layer, SearchSpace
 
 State = dict[str, Tensor]
@@ -66,7 +66,9 @@ def infer_architecture(space: SearchSpace, state: State) -> Architecture:
     for name, tensor in state.items():
         if match := LAYER_TENSOR.fullmatch(name):
             layers.setdefault(int(match[1]), {})[match[2]] = tuple(tensor.shape)
-    may_be_empty = {layer.index for layer in space.layers if any(c.op == IDENTITY or c.is_own for c in layer.choices)}
+    may_be_empty = {
+        layer.index for layer in space.layers if any(c.op in (IDENTITY, SKIP) or c.is_own for c in layer.choices)
+    }
     indices = set(range(space.num_layers))
     if not indices - may_be_empty <= layers.keys() <= indices:
         raise CheckpointError(f"the network has {len(layers)} layers, the space {space.num_layers}")

@@ -18,10 +18,13 @@ OPS: dict[str, tuple[str, ...]] = {
     "shuffle": ("kernel",),
     "shuffle_xception": (),
     "mbconv": ("expand", "kernel"),
+    "skip": (),
     "identity": (),
 }
+# Parameters that an op may have as well, and their values; the first one is used where the parameter is missing.
+OPTIONAL: dict[str, dict[str, tuple[str, ...]]] = {"mbconv": {"activation": ("relu6", "relu", "hswish")}}
 SHUFFLE_OPS = ("shuffle", "shuffle_xception")  # With stride 1 they work on half of the channels; the others pass by.
-IDENTITY = "identity"
+IDENTITY, SKIP = "identity", "skip"
 OWN_BLOCK = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)  # package.module:Class
 
 
@@ -35,7 +38,7 @@ class Choice:
     """
 
     op: str
-    parameters: tuple[tuple[str, int], ...] = ()
+    parameters: tuple[tuple[str, int | str], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parameters", tuple(sorted(self.parameters)))
@@ -54,11 +57,11 @@ class Choice:
             known = _is_word(op) or (isinstance(op, str) and len(op) <= 4 * MAX_NAME and OWN_BLOCK.fullmatch(op))
             if isinstance(parameters, Mapping) and known and all(map(_is_word, parameters)):
                 pairs = tuple(parameters.items())
-                if all(type(value) is int and abs(value) <= MAX_NUMBER for _, value in pairs):
+                if all(_is_word(value) or (type(value) is int and abs(value) <= MAX_NUMBER) for _, value in pairs):
                     return Choice(op, pairs)
         raise ConfigError(f"choices: cannot read {quote_value(spec)}; write an op such as shuffle: {{kernel: 5}}")
 
-    def to_spec(self) -> str | dict[str, dict[str, int]]:
+    def to_spec(self) -> str | dict[str, dict[str, int | str]]:
         """Return the choice as the YAML file writes it."""
         return {self.op: dict(self.parameters)} if self.parameters else self.op
 
@@ -70,19 +73,20 @@ class Choice:
     @property
     def is_scalable(self) -> bool:
         """Whether widths scale the hidden channels of this op."""
-        return self.op in SHUFFLE_OPS or (self.op == "mbconv" and dict(self.parameters)["expand"] > 1)
+        return self.op in SHUFFLE_OPS or (self.op == "mbconv" and dict(self.parameters)["expand"] != 1)
 
     def __str__(self) -> str:
         return " ".join([self.op, *(f"{key}={value}" for key, value in self.parameters)])
 
     @property
     def name(self) -> str:
-        """A short label for tables: `shuffle 5x5`, `mbconv 3x3 x6`."""
+        """A short label for tables: `shuffle 5x5`, `mbconv 3x3 x6`, `mbconv 3x3 x6 relu`."""
         parameters = dict(self.parameters)
-        kernel, expand = (parameters.get(name) for name in ("kernel", "expand"))
+        kernel, expand, activation = (parameters.get(name) for name in ("kernel", "expand", "activation"))
         if self.is_own:
             return " ".join([self.op.partition(":")[2], *(f"{name}={value}" for name, value in self.parameters)])
-        return " ".join([self.op, *([f"{kernel}x{kernel}"] if kernel else []), *([f"x{expand}"] if expand else [])])
+        parts = [f"{kernel}x{kernel}" if kernel else "", f"x{expand}" if expand else "", str(activation or "")]
+        return " ".join([self.op, *filter(None, parts)])
 
 
 def check_choices(choices: tuple[Choice, ...]) -> None:
@@ -105,12 +109,19 @@ def _check_op(choice: Choice) -> None:
         raise ConfigError(
             f"choices: there is no op {choice.op!r}; the ops are {', '.join(OPS)}, or package.module:Class for your own"
         )
-    names = tuple(name for name, _ in choice.parameters)
-    if names != OPS[choice.op]:
+    parameters, optional = dict(choice.parameters), OPTIONAL.get(choice.op, {})
+    if tuple(name for name in parameters if name not in optional) != OPS[choice.op]:
         takes = ", ".join(OPS[choice.op]) or "no parameters"
-        raise ConfigError(f"choices: {choice.op} takes {takes}, not {', '.join(names) or 'none'}")
-    parameters = dict(choice.parameters)
-    kernel, expand = parameters.get("kernel", 3), parameters.get("expand", 1)
+        if optional:
+            takes += f" and optionally {', '.join(optional)}"
+        raise ConfigError(f"choices: {choice.op} takes {takes}, not {', '.join(parameters) or 'none'}")
+    for name, values in optional.items():
+        if parameters.get(name, values[0]) not in values:
+            raise ConfigError(f"choices: {choice}: {name} must be {', '.join(values[:-1])} or {values[-1]}")
+    for name in OPS[choice.op]:
+        if isinstance(parameters[name], str):
+            raise ConfigError(f"choices: {choice}: {name} must be a whole number")
+    kernel, expand = (int(parameters.get(name, 1)) for name in ("kernel", "expand"))
     if kernel % 2 == 0 or not 1 <= kernel <= MAX_KERNEL:
         raise ConfigError(f"choices: {choice}: kernel must be an odd number from 1 to {MAX_KERNEL}")
     if not 1 <= expand <= MAX_EXPAND:

@@ -108,7 +108,7 @@ class Layer:
             choice: the op.
             width: in thousandths; 0 for the op as it is without channel search.
         """
-        expand = dict(choice.parameters).get("expand", 0)
+        expand = int(dict(choice.parameters).get("expand", 0))
         channels = self.out_channels // 2 if choice.op in SHUFFLE_OPS else self.in_channels * expand
         return channels * width // WIDTH_UNIT if width else channels
 

@@ -60,7 +60,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["imagenet", "imagenet_mobilenet", "imagenet_channels", "cifar10", "cifar10_mobilenet",
-                                  "cifar10_channels", "fashion_mnist", "fashion_mnist_mobilenet",
+                                  "cifar10_channels", "cifar10_nas_bench_macro", "fashion_mnist",
+                                  "fashion_mnist_mobilenet",
                                   "fashion_mnist_channels", "demo"])  # fmt: skip
 def test_shipped_spaces(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

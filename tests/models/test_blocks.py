@@ -6,12 +6,13 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual as Oracle
 
 from spos_cli.engine.calibration import calibrate
 from spos_cli.errors import CheckpointError, ConfigError
-from spos_cli.models.blocks import BatchNorm, InvertedResidual
+from spos_cli.models.blocks import BatchNorm, InvertedResidual, Skip
 from spos_cli.models.counting import count, count_multiply_adds, count_parameters
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import build_initialized
@@ -29,9 +30,15 @@ def make_choices(*specs: object) -> tuple[Choice, ...]:
 
 INVERTED = make_choices({"mbconv": {"kernel": 3, "expand": 3}}, {"mbconv": {"kernel": 5, "expand": 1}}, "identity")
 MIXED = make_choices({"shuffle": {"kernel": 3}}, "shuffle_xception", {"mbconv": {"kernel": 5, "expand": 2}}, "identity")
+MACRO = make_choices(
+    "skip",
+    {"mbconv": {"kernel": 3, "expand": 3, "activation": "relu"}},
+    {"mbconv": {"kernel": 5, "expand": 2, "activation": "hswish"}},
+)
 FIRST = make_choices({"mbconv": {"kernel": 3, "expand": 1}})
 SPACES = {
     "inverted": SearchSpace((Stage(1, 8, 1, FIRST), Stage(3, 12), Stage(2, 12, 1)), INVERTED, 8, 5, 8, 1, 16),
+    "macro": SearchSpace((Stage(2, 12), Stage(2, 12, 1), Stage(1, 16, 1)), MACRO, 8, 5, 8, 1, 16),
     "mixed": SearchSpace((Stage(2, 12), Stage(2, 16)), MIXED, 8, 5, 8, 1, 16),
 }
 
@@ -48,6 +55,34 @@ def test_inverted_residual_equals_torchvisions(stride: int, expand: int, outputs
     images = torch.randn(2, 6, 9, 9)
     (output,) = ours(images)
     torch.testing.assert_close(output, theirs(images))
+
+
+@pytest.mark.parametrize(("name", "activation"), [("relu", nn.ReLU), ("relu6", nn.ReLU6), ("hswish", nn.Hardswish)])
+def test_activations_of_the_inverted_residual(name: str, activation: type[nn.Module]) -> None:
+    layer = Layer(0, 6, 6, 1, 9, (), False)
+    ours = InvertedResidual(layer, affine=True, hidden=18, kernel=3, expand=3, activation=name).eval()
+    theirs = Oracle(6, 6, 1, 3).eval()
+    for module in list(theirs.modules()):
+        for child, replaced in module.named_children():
+            if isinstance(replaced, nn.ReLU6):
+                setattr(module, child, activation())
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+    images = 8 * torch.randn(2, 6, 9, 9)  # far enough from 0 for the three to differ
+    torch.testing.assert_close(ours(images)[0], theirs(images))
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "stride"), [(6, 6, 1), (6, 6, 2), (6, 10, 1), (6, 10, 2)])
+def test_skip_is_the_identity_or_a_projection(inputs: int, outputs: int, stride: int) -> None:
+    block = Skip(Layer(0, inputs, outputs, stride, 9, (), False), affine=True, hidden=0).eval()
+    images = torch.randn(2, inputs, 9, 9)
+    (output,) = block(images)
+    if (inputs, stride) == (outputs, 1):
+        assert output is images
+        assert not block.state_dict()
+        return
+    (weight,) = [tensor for tensor in block.state_dict().values() if tensor.dim() == 4]
+    expected = F.conv2d(images, weight, stride=stride) / (1 + nn.BatchNorm2d(1).eps) ** 0.5
+    torch.testing.assert_close(output, expected)
 
 
 def test_identity_is_a_choice_where_the_shape_stays() -> None:

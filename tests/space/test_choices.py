@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spos_cli.errors import ConfigError
-from spos_cli.space.choices import Choice
+from spos_cli.space.choices import Choice, check_choices
 
 WORDS = st.from_regex(r"[a-z][a-z_]{0,9}", fullmatch=True)
 CHOICES = st.builds(
     lambda op, parameters: Choice(op, tuple(parameters.items())),
     WORDS,
-    st.dictionaries(WORDS, st.integers(0, 99), max_size=3),
+    st.dictionaries(WORDS, st.integers(0, 99) | WORDS, max_size=3),
 )
 
 
@@ -39,3 +39,27 @@ def test_choices_as_text() -> None:
 def test_what_is_not_a_choice(spec: Any) -> None:
     with pytest.raises(ConfigError, match="choices"):
         Choice.from_spec(spec)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"kernel": 3, "expand": 3, "activation": "gelu"}, "activation must be relu6, relu or hswish"),
+        ({"kernel": 3, "expand": 3, "activation": 6}, "activation must be relu6, relu or hswish"),
+        ({"kernel": "three", "expand": 3}, "kernel must be a whole number"),
+        ({"kernel": 3, "expand": 3, "stride": 2}, "mbconv takes expand, kernel and optionally activation, not"),
+        ({"kernel": 3, "activation": "relu"}, "mbconv takes expand, kernel and optionally activation, not"),
+    ],
+)
+def test_wrong_parameters_of_an_inverted_residual(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_choices((Choice.from_spec({"mbconv": parameters}),))
+
+
+def test_activations_are_different_choices() -> None:
+    plain, relu = (
+        Choice.from_spec({"mbconv": {"kernel": 3, "expand": 6, **more}}) for more in ({}, {"activation": "relu"})
+    )
+    assert (plain.name, relu.name) == ("mbconv 3x3 x6", "mbconv 3x3 x6 relu")
+    assert relu.to_spec() == {"mbconv": {"activation": "relu", "expand": 6, "kernel": 3}}
+    check_choices((plain, relu))
