@@ -18,7 +18,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ PEER_ENDED_MESSAGES = ("Connection closed by peer", "Connection reset by peer", 
 PEER_SILENT_MESSAGES = ("Timed out", "timed out", "timeout", "Timeout")
 # torchrun considers a machine alive until three heartbeats, which are 5 s apart, are missing.
 RENDEZVOUS_TIMEOUT_SECONDS = 20.0
+PAUSE_BEFORE_LEAVING_SECONDS = 0.1
 LAUNCH_ID_VARIABLE = "SPOS_LAUNCHED"  # Names the launch in the processes that `launch` starts.
 ERROR_FOLDER_VARIABLE = "SPOS_ERRORS"  # Names the folder where these processes write their errors for the launcher.
 # Multiply-adds of a layer in one pass that justify another thread. Measured on two cores of a quiet EPYC: with 3
@@ -57,16 +58,12 @@ class Processes:
         world_size: number of all processes.
         device: what this process computes on.
         local_rank: number of this process among those of its machine.
-        flag: `(1,)` int64 on the CPU, which `any` exchanges. It lives as long as the process group: a thread of gloo
-            that let go of the last reference would need Python's lock, while the end of the group waits for the thread
-            and holds the lock. With PyTorch 2.6, such a process never ended.
     """
 
     rank: int
     world_size: int
     device: torch.device
     local_rank: int = 0
-    flag: Tensor = field(default_factory=lambda: torch.tensor([0]), repr=False, compare=False)
 
     @property
     def is_main(self) -> bool:
@@ -83,9 +80,9 @@ class Processes:
         """Return whether the flag is set in any process. The exchange uses the CPU and waits for no GPU."""
         if self.world_size == 1:
             return flag
-        self.flag.fill_(int(flag))
-        dist.all_reduce(self.flag, dist.ReduceOp.MAX)
-        return bool(self.flag)
+        value = torch.tensor([int(flag)])
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+        return bool(value)
 
     def gather(self, values: Tensor) -> Tensor:
         """Gather `(n,)` of each process to `(world_size, n)`, in the order of the ranks."""
@@ -232,6 +229,9 @@ def join(
         raise translated from error
     finally:
         if dist.is_initialized() and (has_ended_well or device.type == "cpu"):
+            # A thread of gloo that lets go of a tensor needs Python's lock. The end of the group holds the lock while
+            # it waits for its threads, so with PyTorch 2.6 a process could hang here for good. They finish meanwhile.
+            time.sleep(PAUSE_BEFORE_LEAVING_SECONDS)
             dist.destroy_process_group()
 
 

@@ -337,5 +337,5 @@ def leave_often(rank: int, ports: list[int]) -> None:
 
 def test_a_group_ends_right_after_an_exchange() -> None:
     """With PyTorch 2.6 a process hung here, where its end met a thread of gloo that had a tensor to let go of."""
-    ports = [free_port() for _ in range(40)]
+    ports = [free_port() for _ in range(25)]
     mp.start_processes(leave_often, (ports,), nprocs=2, start_method="forkserver")  # type: ignore[no-untyped-call]
