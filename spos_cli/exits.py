@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from spos_cli import __version__
 from spos_cli.errors import ConfigError, SposError
+from spos_cli.files.digests import file_digest
 
 if TYPE_CHECKING:
     from spos_cli.config.schema import Config, TrainingConfig
@@ -81,7 +81,7 @@ def count_images_at_once(training: TrainingConfig) -> int:
 def digest_file(path: Path) -> str:
     """Return the digest of a file that the command line names; if it cannot be read, its name."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_digest(path)
     except OSError:
         return str(path)
 

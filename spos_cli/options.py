@@ -253,9 +253,10 @@ def find_search(folder: Path) -> tuple[str, str, list[str]]:
     Raises:
         ConfigError: there is no search in the folder.
     """
+    from spos_cli.run.folder import RunFolder
     from spos_cli.run.recorded_config import make_root_override
 
-    recorded = folder / "search" / "config.yaml"
+    recorded = RunFolder(folder).search.config
     if not recorded.is_file():
         raise ConfigError(f"there is no search in {folder}: {recorded} is missing")
     return str(recorded), str(folder), make_root_override(recorded, folder)
