@@ -19,7 +19,9 @@ from spos_cli.options import (
     Options,
     ParamsLimitOption,
     find_search,
+    find_supernet,
     require_one_folder,
+    require_truth,
     shared_options,
 )
 
@@ -320,24 +322,35 @@ def audit(
         Path | None,
         typer.Option("--weights", metavar="FILE", help="Supernet of the search. Default: the run folder's."),
     ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option("--truth", metavar="FILE", help="Known stand-alone accuracies: JSON of NAS-Bench-Macro, or CSV."),
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option("--sample", metavar="N", min=8, help="With --truth: score N networks only, chosen at random."),
+    ] = None,
 ) -> None:
     """Tell how far a search can be trusted: against chance, and against stand-alone trainings.
 
     Runs random searches of as many candidates, and trains some architectures stand-alone for a tenth of the steps.
+    With --truth it trains nothing, but compares the supernet's scores with accuracies that are known already.
 
-    Writes audit/result.json. Repeat the command to resume.
+    Writes audit/result.json, or truth/result.json. Repeat the command to resume.
 
     Example: spos audit runs/imagenet --set audit.seeds=3
     """
-    options = options.in_folder(folder, find_search)
+    require_truth(sample, truth)
+    options = options.in_folder(folder, find_search if truth is None else find_supernet)
     settings = options.load()
     from spos_cli.engine.evaluation import CPU_BATCH
-    from spos_cli.stages import audit as stage
+    from spos_cli.stages import audit, audit_truth
 
+    stage = audit.run if truth is None else partial(audit_truth.run, truth_file=truth, sample=sample)
     run_across_processes(
         "audit",
         settings,
-        lambda processes: stage.run(options.make_run(settings), processes, weights),
+        lambda processes: stage(options.make_run(settings), processes, weights),
         f"{LOWER_BATCH_SIZES}, or {RAISE_ACCUMULATE.format('retrain')}",
         images=CPU_BATCH,  # as in the search, whose scores the audit continues
         weights=weights,

@@ -247,6 +247,30 @@ def require_one_folder(folder: Path | None, run_dir: str | None) -> None:
         raise ConfigError("RUN_DIR and --run-dir both name the run folder; give one of them")
 
 
+def require_truth(sample: int | None, truth: Path | None) -> None:
+    """Raise ConfigError if `--sample` is given without `--truth`."""
+    if sample is not None and truth is None:
+        raise ConfigError(
+            "--sample is for --truth FILE; set the number of stand-alone trainings with --set audit.architectures=N"
+        )
+
+
+def find_supernet(folder: Path) -> tuple[str, str, list[str]]:
+    """Return the same as `find_search`; for a run without a search, of the training of its supernet.
+
+    Raises:
+        ConfigError: there is neither in the folder.
+    """
+    from spos_cli.run.folder import RunFolder
+    from spos_cli.run.recorded_config import make_root_override
+
+    run = RunFolder(folder)
+    recorded = run.search.config if run.search.config.is_file() else run.supernet.config
+    if not recorded.is_file():
+        raise ConfigError(f"there is no supernet in {folder}: {recorded} is missing")
+    return str(recorded), str(folder), make_root_override(recorded, folder)
+
+
 def find_search(folder: Path) -> tuple[str, str, list[str]]:
     """Return the `--config` and `--run-dir` of the search in a run folder, and overrides that find its images.
 

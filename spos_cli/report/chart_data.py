@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from spos_cli.report.findings import Audit, Findings, Number, Search, Training, score_interval
+from spos_cli.report.findings import Audit, Findings, Number, Search, Training, TruthComparison, score_interval
 from spos_cli.search.journal import Origin
 from spos_cli.search.results import Results, ranking
 from spos_cli.space.architecture import Architecture
@@ -29,6 +29,8 @@ def make_chart_data(findings: Findings) -> dict[str, Any]:
         data["search"] = _search(findings.space, findings.search)
     if findings.audit is not None:
         data["audit"] = _audit(findings.audit)
+    if findings.truth is not None:
+        data["truth"] = _truth(findings.truth)
     return data
 
 
@@ -183,6 +185,16 @@ def _audit(audit: Audit) -> dict[str, Any]:
         "stand_alone": _rounded(audit.stand_alone),
         "winner": _rounded(audit.winner or ()),
         "flops": list(audit.fidelity_flops),
+    }
+
+
+def _truth(truth: TruthComparison) -> dict[str, Any]:
+    """Return the networks at equal distances in their order, at most `MAX_CURVE_POINTS` of them."""
+    points = truth.points[:: max(1, math.ceil(len(truth.points) / MAX_CURVE_POINTS))]
+    return {
+        "one_shot": _rounded(one_shot for one_shot, _, _ in points),
+        "stand_alone": _rounded(alone for _, alone, _ in points),
+        "flops": _rounded(flops for _, _, flops in points),
     }
 
 

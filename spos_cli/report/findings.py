@@ -108,6 +108,55 @@ class Audit:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How far the supernet's scores of some networks agree with their known stand-alone accuracies.
+
+    Attributes:
+        part: which networks, in words.
+        networks: how many.
+        kendall: tau of the supernet, and the ends of its interval.
+        kendall_of_flops: tau of FLOPs; None if it is not defined.
+        ceiling: tau of one training with others of the same networks; None if they were trained once.
+    """
+
+    part: str
+    networks: int
+    kendall: tuple[float, float, float]
+    kendall_of_flops: float | None
+    ceiling: float | None
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What a way of choosing a network finds: its known top-1, its regret, and the share of networks that are worse."""
+
+    choice: str
+    accuracy: float
+    regret: float
+    better_than: float
+
+
+@dataclass(frozen=True)
+class TruthComparison:
+    """The result of `spos audit --truth`.
+
+    Attributes:
+        networks, scored: how many networks the truth has, and how many of them were scored.
+        limits: of the search, in words; empty without limits.
+        agreement: of all networks, and of parts of them.
+        picks: the best first.
+        points: of each network its one-shot top-1, its known stand-alone top-1 and its FLOPs.
+    """
+
+    networks: int
+    scored: int
+    limits: str
+    agreement: Sequence[Agreement]
+    picks: Sequence[Pick]
+    points: Sequence[tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
 class Search:
     """The candidates of a search. A `line` is an index into `entries`.
 
@@ -196,6 +245,7 @@ class Findings:
     retrained: Sequence[Retrained] = ()
     efforts: Sequence[Effort] = ()
     audit: Audit | None = None
+    truth: TruthComparison | None = None
 
 
 @lru_cache(maxsize=2**16)

@@ -7,7 +7,7 @@
   const OP_COLOURS = 7; // as in sections.py
   const MAX_SVG_POINTS = 2000; // more points are drawn with WebGL, if the browser has it
   const data = JSON.parse(document.getElementById("data").textContent);
-  const { space, search, audit, trainings } = data;
+  const { space, search, audit, truth, trainings } = data;
   const byId = (name) => document.getElementById(name);
   const isNarrow = () => window.matchMedia("(max-width: 600px)").matches;
   const isTouch = window.matchMedia("(pointer: coarse)").matches;
@@ -320,6 +320,18 @@
     });
   }
 
+  function drawTruth() {
+    return draw("truth-chart", [{
+      type: "scatter", mode: "markers", x: toPercent(truth.one_shot), y: toPercent(truth.stand_alone),
+      customdata: truth.flops.map((flops) => formatCost(flops) + " FLOPs"),
+      hovertemplate: "one-shot %{x:.2f} %, stand-alone %{y:.2f} %<br>%{customdata}<extra></extra>",
+      marker: { size: 5, opacity: 0.6, color: cssVariable("accent") },
+    }], {
+      xaxis: { title: { text: "one-shot top-1, %" } }, yaxis: { title: { text: "known stand-alone top-1, %" } },
+      margin: { l: 46, r: 12, t: 14, b: 44 },
+    });
+  }
+
   // The whole page
 
   function makeLegendItem(className, text, colour) {
@@ -341,6 +353,7 @@
       if (search.widths) addHeatmaps("widths", search.widths.slice(1).map((width) => "width " + formatWidth(width)), search.width_shares);
     }
     if (audit && audit.one_shot.length) charts.push(drawFidelity);
+    if (truth && truth.one_shot.length) charts.push(drawTruth);
     if (trainings.length) {
       charts.push(() => drawTrainings("loss", "loss", "loss"));
       charts.push(() => drawTrainings("top1", "top-1, %", "top1", { range: [0, 100] }));

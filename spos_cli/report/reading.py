@@ -14,6 +14,7 @@ from spos_cli.files.quoting import quote_path
 from spos_cli.files.reading import read_json_lines, read_yaml
 from spos_cli.report.findings import Effort, Findings, Number, Retrained, Search, Training
 from spos_cli.report.reading_audit import is_of_search, read_audit
+from spos_cli.report.reading_truth import read_truth_comparison
 from spos_cli.report.values import as_count, as_number
 from spos_cli.run.folder import RunFolder, SearchFolder, StageFolder, TrainingFolder
 from spos_cli.run.recorded_config import read_recorded_config
@@ -42,7 +43,8 @@ def read_findings(run: RunFolder) -> Findings:
     retrainings = _list_retrainings(run)
     folders = {"supernet": run.supernet, **{f"retrain {folder.path.name}": folder for folder in retrainings}}
     trainings = [training for name, folder in folders.items() if (training := read_training(name, folder)) is not None]
-    if search is None and not trainings:
+    truth = read_truth_comparison(run.truth)
+    if search is None and truth is None and not trainings:
         raise RunError(
             f"{run} has neither scores nor metrics yet; spos status {quote_path(run.root)} shows the next command"
         )
@@ -58,6 +60,7 @@ def read_findings(run: RunFolder) -> Findings:
         retrained=[network for network in networks if network is not None],
         efforts=[effort for effort in in_order if effort is not None],
         audit=read_audit(run.audit) if is_of_search(run.audit, run.search) else None,
+        truth=truth,
     )
 
 

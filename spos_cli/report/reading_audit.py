@@ -7,7 +7,7 @@ from typing import Any
 from spos_cli.engine.differences import find_differences
 from spos_cli.files.reading import read_json
 from spos_cli.report.findings import Audit
-from spos_cli.report.values import as_count, as_number
+from spos_cli.report.values import as_count, as_number, list_dicts, read_interval
 from spos_cli.run.folder import AuditFolder, SearchFolder
 
 MAX_NAME_LETTERS = 60  # of an operator
@@ -37,7 +37,7 @@ def read_audit(folder: AuditFolder) -> Audit | None:
     fidelity = fidelity if isinstance(fidelity, dict) else {}
     pairs = _pairs(fidelity.get("architectures"))
     curves = {kind: _curves(content.get(kind)) for kind in ("random", "evolution")}
-    correlations = {name: _interval(fidelity.get(name)) for name in ("kendall", "spearman", "kendall_of_flops")}
+    correlations = {name: read_interval(fidelity.get(name)) for name in ("kendall", "spearman", "kendall_of_flops")}
     return Audit(
         curves={kind: seeds for kind, seeds in curves.items() if seeds},
         operators=_operators(content.get("operators")),
@@ -51,15 +51,11 @@ def read_audit(folder: AuditFolder) -> Audit | None:
     )
 
 
-def _dicts(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
 def _pairs(value: Any) -> list[tuple[float, float, int | None]]:
     """Return each architecture's one-shot top-1, stand-alone top-1 and FLOPs."""
     return [
         (one_shot, stand_alone, as_count(row.get("flops")))
-        for row in _dicts(value)
+        for row in list_dicts(value)
         if (one_shot := as_number(row.get("one_shot"))) is not None
         and (stand_alone := as_number(row.get("alone"))) is not None
     ]
@@ -67,7 +63,7 @@ def _pairs(value: Any) -> list[tuple[float, float, int | None]]:
 
 def _curves(value: Any) -> list[list[float]]:
     """Return the best top-1 so far after each candidate, one curve per seed."""
-    seeds = [seed["best"] for seed in _dicts(value) if isinstance(seed.get("best"), list)]
+    seeds = [seed["best"] for seed in list_dicts(value) if isinstance(seed.get("best"), list)]
     curves = [[number for item in seed if (number := as_number(item)) is not None] for seed in seeds]
     return [curve for curve in curves if curve]
 
@@ -84,18 +80,11 @@ def _operators(value: Any) -> dict[str, dict[str, int]]:
     }
 
 
-def _interval(value: Any) -> tuple[float, float, float] | None:
-    """Return the value, low end and high end of a correlation."""
-    fields = [value.get(key) for key in ("value", "low", "high")] if isinstance(value, dict) else []
-    numbers = [number for field in fields if (number := as_number(field)) is not None]
-    return (numbers[0], numbers[1], numbers[2]) if len(numbers) == 3 else None
-
-
 def _more_images(value: Any) -> list[tuple[int, float, int]]:
     """Return the number of images, the smallest difference that is detected, and how many would be tied."""
     return [
         (images, width, tied)
-        for row in _dicts(value)
+        for row in list_dicts(value)
         if (images := as_count(row.get("images"))) is not None
         and (width := as_number(row.get("tie_width"))) is not None
         and (tied := as_count(row.get("tied"))) is not None

@@ -23,6 +23,7 @@ from spos_cli.report.elements import (
     table,
 )
 from spos_cli.report.findings import Audit, Effort, Findings, Retrained, Search, score_interval
+from spos_cli.report.truth import compare_with_truth
 from spos_cli.search.results import is_counted
 from spos_cli.search.statistics import MIN_PAIRS
 from spos_cli.space.architecture import Architecture, format_width
@@ -54,6 +55,8 @@ def make_sections(findings: Findings) -> list[Html]:
         changed = search is not None and audit.candidates not in (0, len(search.new))
         note = f" This search was audited when it had {audit.candidates:,} candidates." if changed else ""
         sections += [fidelity(audit), operators(audit, note), more_images(audit, note)]
+    if findings.truth is not None:
+        sections.append(compare_with_truth(findings.truth))
     if findings.retrained:
         sections.append(retrained(findings))
     if findings.trainings:

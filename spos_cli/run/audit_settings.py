@@ -47,7 +47,7 @@ def remember_audit(run: Run, supernet_digest: str, images: Images, processes: Pr
         require_same(ours, theirs, what)
         # Accuracies of networks are compared with each other, once there are any.
         require_same_images(images, theirs.get("alone_on"), what, val=any(folder.stand_alone.glob("*/model.pt")))
-    searched = read_settings(run)
+    searched = read_settings(run.folder.search)
     ours |= {name: searched.get(name) for name in ("images", "pixels")}
     ours["alone_on"] = make_image_record(images, val=True)
     processes.barrier()

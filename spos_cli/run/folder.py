@@ -86,8 +86,8 @@ class TrainingFolder(StageFolder):
 
 
 @dataclass(frozen=True)
-class SearchFolder(StageFolder):
-    """The folder of a search."""
+class ScoresFolder(StageFolder):
+    """The folder of scored architectures: of a search, or of a comparison with the truth."""
 
     @property
     def journal(self) -> Path:
@@ -100,19 +100,9 @@ class SearchFolder(StageFolder):
         return self.path / "outcomes.bits"
 
     @property
-    def result(self) -> Path:
-        """The winner, its interval and the number of statistically tied candidates; or the Pareto front."""
-        return self.path / "result.yaml"
-
-    @property
     def settings(self) -> Path:
         """What the scores depend on."""
         return self.path / "settings.json"
-
-    @property
-    def inputs(self) -> Path:
-        """Which files the search was begun with, for the command that resumes it."""
-        return self.path / "inputs.json"
 
     @property
     def scoring_images(self) -> Path:
@@ -124,10 +114,35 @@ class SearchFolder(StageFolder):
         """The augmented images from which BatchNorm statistics are computed."""
         return self.path / "calibration.u8"
 
+
+@dataclass(frozen=True)
+class SearchFolder(ScoresFolder):
+    """The folder of a search."""
+
+    @property
+    def result(self) -> Path:
+        """The winner, its interval and the number of statistically tied candidates; or the Pareto front."""
+        return self.path / "result.yaml"
+
+    @property
+    def inputs(self) -> Path:
+        """Which files the search was begun with, for the command that resumes it."""
+        return self.path / "inputs.json"
+
     @property
     def report(self) -> Path:
         """The report as an HTML page."""
         return self.path / "report.html"
+
+
+@dataclass(frozen=True)
+class TruthFolder(ScoresFolder):
+    """The folder of a comparison of the supernet's scores with the truth."""
+
+    @property
+    def result(self) -> Path:
+        """What `spos audit --truth` reports."""
+        return self.path / "result.json"
 
 
 @dataclass(frozen=True)
@@ -213,6 +228,11 @@ class RunFolder:
     def stand_alone(self, ident: str) -> TrainingFolder:
         """Return the folder of one of the audit's stand-alone trainings."""
         return TrainingFolder(self.audit.stand_alone / ident, self.root)
+
+    @property
+    def truth(self) -> TruthFolder:
+        """The comparison of the supernet's scores with the truth."""
+        return TruthFolder(self.root / "truth", self.root)
 
     @property
     def previous(self) -> Path:

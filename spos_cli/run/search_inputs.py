@@ -20,11 +20,12 @@ from spos_cli.files.reading import read_json
 from spos_cli.models.counting import Costs
 from spos_cli.models.supernet import Supernet
 from spos_cli.run.command import Run
+from spos_cli.run.folder import ScoresFolder
 from spos_cli.run.images import Images
 from spos_cli.run.weights_file import Weights, read_weights
 from spos_cli.search.evaluator import CalibrationSet, Evaluator
 from spos_cli.search.evolution import Evolution
-from spos_cli.space.cost import CostTable
+from spos_cli.space.cost import LABELS, CostTable, format_cost, format_duration
 
 
 def read_latency(run: Run) -> CostTable:
@@ -76,6 +77,16 @@ def list_limits(run: Run) -> dict[str, int | None]:
     return {"flops": search.flops_limit, **{name: limit for name, limit in others.items() if limit is not None}}
 
 
+def describe_limits(run: Run) -> str:
+    """Return the limits on candidates in words, such as `at or under 330M FLOPs and 3M parameters`; empty if none."""
+    limits = {name: limit for name, limit in list_limits(run).items() if limit is not None}
+    written = [
+        format_duration(limit) if name == "latency" else f"{format_cost(limit)} {LABELS[name]}"
+        for name, limit in limits.items()
+    ]
+    return f"at or under {' and '.join(written)}" if written else ""
+
+
 def make_evolution(run: Run, costs: Costs) -> Evolution:
     """Make the evolution from the settings; a random search is an evolution without parents.
 
@@ -107,19 +118,22 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
     )
 
 
-def make_evaluator(run: Run, supernet: Supernet, images: Images, processes: Processes) -> Evaluator:
+def make_evaluator(
+    run: Run, folder: ScoresFolder, supernet: Supernet, images: Images, processes: Processes
+) -> Evaluator:
     """Make the evaluator, which scores on held-out training images or, with `search.split: val`, on validation images.
 
-    All processes call it together; the first one decodes the images.
+    All processes call it together; the first one decodes the images to files in `folder`.
     """
     search = run.config.search
     if search.split == "holdout":
         image_set, indices = images.train, images.splits[1]
     else:
         image_set, indices = images.val, datasets.interleave(images.val)
-    path = run.folder.search.scoring_images
-    scoring = decode(run, path, image_set, indices[: search.images], images.evaluation, None, processes)
-    calibration = decode_calibration(run, run.folder.search.path, images, processes)
+    scoring = decode(
+        run, folder.scoring_images, image_set, indices[: search.images], images.evaluation, None, processes
+    )
+    calibration = decode_calibration(run, folder.path, images, processes)
     return Evaluator(
         supernet,
         images.preprocess,

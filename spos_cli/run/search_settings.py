@@ -1,4 +1,4 @@
-"""What the scores of a search depend on, kept beside its journal."""
+"""What scores depend on, kept beside their journal: of a search, or of a comparison with the truth."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from spos_cli.files.digests import file_digest
 from spos_cli.files.reading import read_json
 from spos_cli.files.writing import write_atomically
 from spos_cli.run.command import Run
+from spos_cli.run.folder import ScoresFolder
 from spos_cli.run.image_comparison import describe_changes, make_image_record, require_recorded_classes
 from spos_cli.run.images import Images
 from spos_cli.search.scoring import remove_waiting_scores
@@ -27,20 +28,21 @@ SCORE_INDEPENDENT_SETTINGS = frozenset(
         *("flops_limit", "params_limit", "latency_limit", "latency_table", "racing"),
     )
 )
-DECODED_IMAGES = ("scoring.u8", "calibration.u8")  # in the folder of a search
+DECODED_IMAGES = ("scoring.u8", "calibration.u8")  # in the folder of the scores
 
 
-def read_settings(run: Run) -> dict[str, Any]:
-    """Read what the scores of the run's search depend on.
+def read_settings(folder: ScoresFolder) -> dict[str, Any]:
+    """Read what the scores in a folder depend on.
 
     Raises:
         RunError: the file is missing or broken.
     """
-    path = run.folder.search.settings
-    settings = read_json(path)
+    settings = read_json(folder.settings)
     kinds = {"supernet": str, "search": dict}
     if not all(isinstance(settings.get(key), kind) for key, kind in kinds.items()):
-        raise RunError(f"{path} is missing or broken, so the scores beside it mean nothing; search with --fresh")
+        raise RunError(
+            f"{folder.settings} is missing or broken, so the scores beside it mean nothing; start over with --fresh"
+        )
     return settings
 
 
@@ -50,26 +52,30 @@ def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
     Raises:
         RunError: there is a journal already, and it was made with other settings.
     """
-    settings = portable_settings(run.config)
-    search = {key: value for key, value in settings["search"].items() if key != "generations"}
+    ours = _list_settings(run, supernet_digest)
     if run.config.search.latency_limit is not None:
-        search["latency_table"] = file_digest(run.folder.latency_table)
-    ours = {
+        ours["search"]["latency_table"] = file_digest(run.folder.latency_table)
+    if run.folder.search.journal.exists():
+        require_same(ours, read_settings(run.folder.search), f"{run.folder.search} holds a search")
+    return ours
+
+
+def _list_settings(run: Run, supernet_digest: str) -> dict[str, Any]:
+    """List what scores depend on, but for the images, and what else a search depends on."""
+    settings = portable_settings(run.config)
+    return {
         "seed": run.config.seed,
         "supernet": supernet_digest,
         "space": settings["space"],  # Official weights do not say for which image size they are.
         "data": data_identity(run.config),
-        "search": search,
+        "search": {key: value for key, value in settings["search"].items() if key != "generations"},
     }
-    if run.folder.search.journal.exists():
-        require_same(ours, read_settings(run), f"{run.folder.search} holds a search")
-    return ours
 
 
-def require_same_classes(run: Run, images: Images) -> None:
+def require_same_classes(folder: ScoresFolder, images: Images) -> None:
     """Raise RunError if there is a journal already, and it was made with images of other classes."""
-    if run.folder.search.journal.exists():
-        require_recorded_classes(images, read_settings(run).get("images"), f"{run.folder.search} holds a search")
+    if folder.journal.exists():
+        require_recorded_classes(images, read_settings(folder).get("images"), f"{folder} holds scores")
 
 
 def remember_settings(run: Run, supernet_digest: str, images: Images, processes: Processes) -> dict[str, Any]:
@@ -78,39 +84,59 @@ def remember_settings(run: Run, supernet_digest: str, images: Images, processes:
     Raises:
         RunError: the journal was made with other settings, or with images of other classes.
     """
-    ours = require_same_search(run, supernet_digest)
+    return _remember(run, run.folder.search, require_same_search(run, supernet_digest), images, processes)
+
+
+def remember_truth_settings(run: Run, supernet_digest: str, images: Images, processes: Processes) -> None:
+    """Write what the scores of the comparison with the truth depend on, unless its journal exists already.
+
+    Limits and the search's own numbers are missing: a comparison under another limit uses the same scores.
+
+    Raises:
+        RunError: the journal was made with other settings, or with images of other classes.
+    """
+    ours, folder = _list_settings(run, supernet_digest), run.folder.truth
+    ours["search"] = {key: value for key, value in ours["search"].items() if key not in SCORE_INDEPENDENT_SETTINGS}
+    if folder.journal.exists():
+        require_same(ours, read_settings(folder), f"{folder} holds a comparison with the truth")
+    _remember(run, folder, ours, images, processes)
+
+
+def _remember(
+    run: Run, folder: ScoresFolder, ours: dict[str, Any], images: Images, processes: Processes
+) -> dict[str, Any]:
+    """Add the images to what the scores depend on, write all of it unless the journal exists already, and return it."""
     ours["images"] = make_image_record(images, val=run.config.search.split == "val")
-    require_same_classes(run, images)
-    has_begun = run.folder.search.journal.exists()
+    require_same_classes(folder, images)
+    has_begun = folder.journal.exists()
     processes.barrier()
     if processes.is_main and not has_begun:
-        before = read_json(run.folder.search.settings)
+        before = read_json(folder.settings)
         before.pop("pixels", None)
         if before != json.loads(json.dumps(ours)):
-            remove_waiting_scores(run.folder.search.path)
-            _write(run, ours)
+            remove_waiting_scores(folder.path)
+            _write(folder, ours)
     processes.barrier()
     return ours
 
 
-def remember_pixels(run: Run, images: Images, processes: Processes) -> None:
+def remember_pixels(folder: ScoresFolder, images: Images, processes: Processes) -> None:
     """Write digests of the images that candidates are calibrated and scored on: scores depend on no other images.
 
     Raises:
         RunError: the journal was made with other pixels.
     """
-    folder = run.folder.search
-    settings, pixels = read_settings(run), {name: digest_images(folder.path / name) for name in DECODED_IMAGES}
+    settings, pixels = read_settings(folder), {name: digest_images(folder.path / name) for name in DECODED_IMAGES}
     processes.barrier()
     if not folder.journal.exists():
         if processes.is_main and settings.get("pixels") != pixels:
             remove_waiting_scores(folder.path)
-            _write(run, {**settings, "pixels": pixels})
+            _write(folder, {**settings, "pixels": pixels})
     elif settings.get("pixels") != pixels:
         changes = describe_changes(images, settings["images"])
         raise RunError(
-            f"{folder} holds a search that has scored on other images{changes}; restore those, use another --run-dir,"
-            " or --fresh to start over"
+            f"{folder} holds scores on other images{changes}; restore those, use another --run-dir, or --fresh to start"
+            " over"
         )
     processes.barrier()
 
@@ -151,5 +177,5 @@ def _comparable_part(settings: dict[str, Any]) -> list[Any]:
     return [settings.get("supernet"), settings.get("space"), settings.get("data"), search]
 
 
-def _write(run: Run, settings: dict[str, Any]) -> None:
-    write_atomically(run.folder.search.settings, (json.dumps(settings, indent=1) + "\n").encode())
+def _write(folder: ScoresFolder, settings: dict[str, Any]) -> None:
+    write_atomically(folder.settings, (json.dumps(settings, indent=1) + "\n").encode())

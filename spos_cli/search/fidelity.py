@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spos_cli import seeding
 from spos_cli.errors import LimitError
@@ -17,12 +16,11 @@ from spos_cli.search import statistics
 from spos_cli.search.evolution import Evolution
 from spos_cli.search.journal import Entry
 from spos_cli.search.results import ranking
+from spos_cli.search.statistics import Numbers
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 
 MAX_DRAWS = 1000  # Draws of an architecture in one part of the range of FLOPs, under all limits.
-
-Correlation = Callable[[NDArray[np.float64], NDArray[np.float64]], float]
 
 
 def choose_architectures(
@@ -66,16 +64,20 @@ def compare_rankings(entries: Sequence[Entry], stand_alone: Sequence[float]) -> 
     return {
         "winner": rows[0],
         "architectures": rows[1:],
-        "kendall": correlate(statistics.kendall, one_shot, stand_alone[1:]),
-        "spearman": correlate(statistics.spearman, one_shot, stand_alone[1:]),
-        "kendall_of_flops": correlate(statistics.kendall, flops, stand_alone[1:]),
+        "kendall": correlate("kendall", one_shot, stand_alone[1:]),
+        "spearman": correlate("spearman", one_shot, stand_alone[1:]),
+        "kendall_of_flops": correlate("kendall", flops, stand_alone[1:]),
     }
 
 
-def correlate(statistic: Correlation, one: Sequence[float], other: Sequence[float]) -> dict[str, float | None]:
+def correlate(name: Literal["kendall", "spearman"], one: Numbers, other: Numbers) -> dict[str, float | None]:
     """Return a rank correlation and its bootstrap interval; None for too few pairs, or if all values are equal."""
     if len(one) < statistics.MIN_PAIRS:
         return dict.fromkeys(("value", "low", "high"))
-    low, high = statistics.bootstrap(statistic, one, other, np.random.default_rng(0))
-    values = {"value": statistic(np.asarray(one, float), np.asarray(other, float)), "low": low, "high": high}
+    rng = np.random.default_rng(0)
+    if name == "kendall":
+        value, (low, high) = statistics.kendall(one, other), statistics.bootstrap_kendall(one, other, rng)
+    else:
+        value, (low, high) = statistics.spearman(one, other), statistics.bootstrap(statistics.spearman, one, other, rng)
+    values = {"value": value, "low": low, "high": high}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}

@@ -40,6 +40,7 @@ class Scoring:
         racing: risk of a race against the last parent, over all of its interim checks; None for no races.
         overview: receives all scores, for the dashboard of a search.
         known: more candidates that are not scored again, from elsewhere.
+        group_size: candidates that a process scores together.
 
     Attributes:
         imported: candidates of another search, scored on other images.
@@ -62,6 +63,7 @@ class Scoring:
         racing: float | None,
         overview: Overview | None = None,
         known: Iterable[Entry] = (),
+        group_size: int = GROUP_SIZE,
     ) -> None:
         self.processes, self.evaluator, self.costs, self.journal = processes, evaluator, costs, journal
         self.parents, self.racing, self.overview = parents, racing, overview or Overview(0)
@@ -73,6 +75,7 @@ class Scoring:
         self.outcomes = OutcomesFile(journal.path.with_name("outcomes.bits"), len(evaluator.images))
         self.used = [entry for entry in before.candidates if entry.earlier]
         self.overview.add(self.used)
+        self.group_size = group_size
         self.changed = False
 
     @property
@@ -96,15 +99,15 @@ class Scoring:
         task.phase, task.rows = self.overview.phase, self.overview.rows
         race = self._make_race() if pending else None
         neighbours = sorted(pending, key=lambda candidate: candidate.architecture.options)
-        for group in chunks(neighbours, GROUP_SIZE * self.processes.world_size):
+        for group in chunks(neighbours, self.group_size * self.processes.world_size):
             if self.processes.any(request.is_set):
                 raise Interrupted(request.number or signal.SIGTERM)
             self._score_group(group, race, request, task)
             self.overview.add(self.entries[candidate.architecture] for candidate in group)
             task.rows = self.overview.rows
+            generation = f"generation {group[0].generation}, " if self.overview.generations else ""
             best = self.overview.best
-            note = f"generation {group[0].generation}" + (f", best top-1 {best.top1:.2%}" if best else "")
-            task.advance(len(group), note=note)
+            task.advance(len(group), note=generation + (f"best top-1 {best.top1:.2%}" if best else ""))
         entries = [self.entries[candidate.architecture] for candidate in candidates]
         self.used += entries
         return [entry.fitness for entry in entries]

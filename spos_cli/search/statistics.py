@@ -111,7 +111,43 @@ def bootstrap(
     one, other = _pairs(x, y)
     chosen = rng.integers(len(one), size=(draws, len(one)))
     values = np.array([statistic(one[draw], other[draw]) for draw in chosen], np.float64)
-    values = values[np.isfinite(values)]
+    return _percentiles(values[np.isfinite(values)], level)
+
+
+def bootstrap_kendall(
+    x: Numbers, y: Numbers, rng: np.random.Generator, draws: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+    """Return what `bootstrap(kendall, ...)` returns, in a hundredth of the time for thousands of pairs.
+
+    A draw gives each pair a weight: how often it was drawn. Tau is a quadratic form of these weights, so that all draws
+    together are a matrix product.
+    """
+    one, other = _pairs(x, y)
+    number = len(one)
+    chosen = rng.integers(number, size=(draws, number))
+    weights = np.stack([np.bincount(draw, minlength=number) for draw in chosen]).astype(np.float32)  # (draws, n)
+    both = np.zeros(draws)
+    rows = max(1, PAIRS_AT_ONCE // max(1, number))
+    for start in range(0, number, rows):
+        chunk = slice(start, start + rows)
+        signs = np.sign(one[chunk, None] - one) * np.sign(other[chunk, None] - other)  # (rows, n)
+        # Sums of whole numbers below 2 ** 24 are exact in float32.
+        both += ((weights @ signs.astype(np.float32).T) * weights[:, chunk]).sum(axis=1, dtype=np.float64)
+    differing = [number**2 - _count_ties(values, weights) for values in (one, other)]  # ordered pairs, by draw
+    scale = np.sqrt(differing[0] * differing[1])
+    return _percentiles(both[scale > 0] / scale[scale > 0], level)
+
+
+def _count_ties(values: NDArray[np.float64], weights: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return how many ordered pairs of a draw have equal values `(draws,)`; each value is equal to itself."""
+    distinct, group = np.unique(values, return_inverse=True)
+    group = group.reshape(-1)
+    sizes = np.stack([np.bincount(group, weights=row, minlength=len(distinct)) for row in weights])
+    return np.asarray((sizes**2).sum(axis=1), np.float64)
+
+
+def _percentiles(values: NDArray[np.float64], level: float) -> tuple[float, float]:
+    """Return both ends of the middle part of some values; NaN if there are none."""
     if not len(values):
         return math.nan, math.nan
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])

@@ -13,7 +13,7 @@ from typing import Any
 from spos_cli.errors import ArchitectureError, ConfigError
 from spos_cli.files.quoting import quote_value
 from spos_cli.space.architecture import WIDTH_UNIT, Architecture, Option, format_width
-from spos_cli.space.choices import IDENTITY, MAX_NUMBER, SHUFFLE_OPS, Choice, check_choices
+from spos_cli.space.choices import IDENTITY, MAX_NUMBER, SHUFFLE_OPS, SKIP, Choice, check_choices
 from spos_cli.space.options import Options
 
 MAX_LAYERS, MAX_CHANNELS, MAX_PIXELS, MAX_CLASSES = 512, 65_536, 8_192, 1_000_000
@@ -100,6 +100,11 @@ class Layer:
             return (self.out_channels,)
         main = self.out_channels - self.op_in_channels
         return (self.op_in_channels, main) if self.stride == 2 else (main,)
+
+    def is_identity(self, choice: Choice) -> bool:
+        """Return whether an op returns its input in this layer."""
+        keeps_shape = self.stride == 1 and self.in_channels == self.out_channels
+        return choice.op == IDENTITY or (choice.op == SKIP and keeps_shape)
 
     def hidden_channels(self, choice: Choice, width: int = 0) -> int:
         """Return the channels between an op's convolutions at a width, rounded down; 0 if the op has none.
@@ -202,6 +207,17 @@ class SearchSpace:
         """The options of each layer."""
         scalable = tuple(tuple(choice.is_scalable for choice in layer.choices) for layer in self.layers)
         return Options(scalable, self.widths)
+
+    def network_key(self, arch: Architecture) -> tuple[tuple[Choice, int, tuple[int, int, int, int]], ...]:
+        """Return the blocks of a network without those that do nothing: equal for architectures of the same network.
+
+        For instance, `skip, mbconv` and `mbconv, skip` are the same network where both blocks keep the shape.
+        """
+        return tuple(
+            (layer.choices[option.choice], option.width, layer.signature)
+            for layer, option in zip(self.layers, arch.options, strict=True)
+            if not layer.is_identity(layer.choices[option.choice])
+        )
 
     def hidden_channels(self, arch: Architecture) -> list[int | None]:
         """Return the hidden channels of each layer's op; None where the op has no width."""

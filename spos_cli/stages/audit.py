@@ -62,13 +62,13 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     images = Images(config, processes)
     images.check()
     compare_with_supernet(images, file.trained_on, file.path, scoring=config.search.split == "holdout")
-    require_same_classes(run, images)
+    require_same_classes(run.folder.search, images)
     with (
         replace(run, fresh=False).working_in(run.folder.search, processes),
         run.working_in(folder, processes),
     ):
-        evaluator = make_evaluator(run, supernet, images, processes)
-        remember_pixels(run, images, processes)
+        evaluator = make_evaluator(run, run.folder.search, supernet, images, processes)
+        remember_pixels(run.folder.search, images, processes)
         remember_audit(run, digest, images, processes)
         run.record_config(folder, processes)
         journal = Journal(folder.journal)
@@ -104,7 +104,7 @@ def read_supernet_of_search(run: Run, processes: Processes, weights: Path | None
     if weights is None and not path.exists():
         raise RunError(f"there is no supernet in {run.folder}; name the supernet of the search with --weights")
     file, digest = read_supernet(path, processes, run.command("supernet-train") if weights is None else "")
-    if read_settings(run)["supernet"] != digest:
+    if read_settings(run.folder.search)["supernet"] != digest:
         raise RunError(f"{path} is not the supernet of the search in {run.folder}; name that with --weights")
     try:
         require_same_search(run, digest)

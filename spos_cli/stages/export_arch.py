@@ -66,7 +66,7 @@ def export_architectures(run: Run, question: Question, journal: Path | None, for
     # Read the candidates of the named file, or of the search in this run.
     entries, supernet = read_entries(run, journal), None
     if journal is None:
-        settings = read_settings(run)
+        settings = read_settings(run.folder.search)
         supernet, question = settings["supernet"], question.within(settings["search"])
     # Choose those that the question asks for.
     for text in describe_idle_limits(own_limits, entries, space):

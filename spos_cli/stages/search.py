@@ -23,7 +23,7 @@ from spos_cli.run.command import Run
 from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
 from spos_cli.run.output import EXPORT_COMMANDS
-from spos_cli.run.search_inputs import list_limits, make_evaluator, make_evolution, read_supernet
+from spos_cli.run.search_inputs import describe_limits, list_limits, make_evaluator, make_evolution, read_supernet
 from spos_cli.run.search_settings import remember_pixels, remember_settings
 from spos_cli.run.training import read_guessing
 from spos_cli.run.weights_file import Weights
@@ -32,7 +32,7 @@ from spos_cli.search.journal import Journal
 from spos_cli.search.overview import Overview
 from spos_cli.search.results import Results, choose_to_rescore, format_interval
 from spos_cli.search.scoring import Scoring
-from spos_cli.space.cost import LABELS, format_cost, format_duration
+from spos_cli.space.cost import format_cost
 
 MAX_SHOWN = 10  # The best candidates that the result and the table list.
 
@@ -75,8 +75,8 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
         journal = Journal(folder.journal)
         if earlier_search is not None:
             earlier_search.require_begun(journal, evolution)
-        evaluator = make_evaluator(run, supernet, images, processes)
-        remember_pixels(run, images, processes)
+        evaluator = make_evaluator(run, folder, supernet, images, processes)
+        remember_pixels(folder, images, processes)
         if earlier_search is not None:
             earlier_search.begin(run, journal, evolution, settings, len(evaluator.images), processes)
         overview, racing = Overview(evolution.generations), config.search.racing
@@ -194,12 +194,8 @@ def show(run: Run, results: Results, images: int) -> None:
         )
         for rank, entry in enumerate(best, 1)
     ]
-    limits = {name: limit for name, limit in list_limits(run).items() if limit is not None}
-    written = [
-        format_duration(limit) if name == "latency" else f"{format_cost(limit)} {LABELS[name]}"
-        for name, limit in limits.items()
-    ]
-    under = f" at or under {' and '.join(written)}" if written else ""
+    limits = describe_limits(run)
+    under = f" {limits}" if limits else ""
     candidates = len(results.candidates)
     stopped = candidates - len(results.complete)
     title = f"the {'front' if is_front else 'best'} of {candidates} candidates{under}, scored on {images:,} images"

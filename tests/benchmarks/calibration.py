@@ -137,7 +137,7 @@ def main() -> None:
     config = loading.load(options.run / "config.yaml", [f"run_dir={options.run}", "search.calibration_images=1000000"])
     processes = Processes(0, 1, torch.device("cpu"))
     supernet = read_weights(options.run / "supernet" / "last.pt").supernet(config)
-    evaluator = make_evaluator(Run(config), supernet, Images(config, processes), processes)
+    evaluator = make_evaluator(Run(config), Run(config).folder.search, supernet, Images(config, processes), processes)
     table, rng = count(supernet.space).flops, np.random.default_rng(0)
     paths: list[Architecture] = [table.distribution().draw(rng, None, None) for _ in range(options.paths)]
     trees = {path: Tree(supernet, [path], torch.float32) for path in paths}

@@ -102,7 +102,7 @@ def main() -> None:
     processes = Processes(0, 1, torch.device("cpu"))
     supernet = read_weights(options.run / "supernet" / "last.pt").supernet(config)
     run = Run(config)
-    cached_search = CachedSearch(make_evaluator(run, supernet, Images(config, processes), processes))
+    cached_search = CachedSearch(make_evaluator(run, run.folder.search, supernet, Images(config, processes), processes))
     evolution = make_evolution(run, count(supernet.space))
     table = Table("risk", "seed", "images scored", "generations with other ten best", "of the last ten best, other")
     for seed in range(options.seeds):

@@ -90,7 +90,7 @@ def score_paths(folder: Path, weights: Path, archs: Iterable[Architecture]) -> l
     config = loading.load(loading.find_config(RECIPE), overrides)
     processes = Processes(0, 1, torch.device("cpu"))
     supernet = read_weights(weights).supernet(config)
-    evaluator = make_evaluator(Run(config), supernet, Images(config, processes), processes)
+    evaluator = make_evaluator(Run(config), Run(config).folder.search, supernet, Images(config, processes), processes)
     return [score.top1_count / score.images for score in evaluator.score(list(archs)) or []]
 
 

@@ -31,10 +31,11 @@ def make_evaluator(momentum: float | None = None, amp: Amp = "off", affine: bool
     supernet = Supernet(SPACE, affine)
     initialize(supernet, 3)
     if affine:
+        draws = torch.Generator().manual_seed(4)
         for module in supernet.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-                torch.nn.init.uniform_(module.bias, -0.5, 0.5)
+                torch.nn.init.uniform_(module.weight, 0.5, 1.5, generator=draws)
+                torch.nn.init.uniform_(module.bias, -0.5, 0.5, generator=draws)
     return Evaluator(
         supernet,
         lambda images: images.float() / 255,

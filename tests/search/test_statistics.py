@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from spos_cli.search.statistics import (
     bootstrap,
+    bootstrap_kendall,
     crowding,
     front,
     fronts,
@@ -166,3 +167,15 @@ def test_crowding_is_the_gap_between_neighbours(points: list[tuple[int, int]]) -
 def test_crowding_of_equals_and_of_nothing() -> None:
     assert crowding([], []).shape == (0,)
     assert np.isinf(crowding([1, 1, 1], [2, 2, 2])[[0, 2]]).all()
+
+
+@pytest.mark.parametrize(("number", "values"), [(3, 10), (12, 5), (60, 200)])
+def test_the_bootstrap_of_taus_at_once_is_the_one_by_one(number: int, values: int) -> None:
+    rng = np.random.default_rng(number)
+    x, y = rng.integers(values, size=(2, number))
+    one_by_one, at_once = (
+        bootstrap(kendall, x, y, np.random.default_rng(0), draws=300),
+        bootstrap_kendall(x, y, np.random.default_rng(0), draws=300),
+    )
+    assert at_once == pytest.approx(one_by_one)
+    assert all(math.isnan(end) for end in bootstrap_kendall([1, 1], [1, 2], rng))

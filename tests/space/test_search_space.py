@@ -145,3 +145,13 @@ def test_a_broken_description_is_a_config_error(key: str, value: Any, inside: bo
 def test_what_is_no_description(values: Any) -> None:
     with pytest.raises(ConfigError, match="cannot read the search space"):
         SearchSpace.from_dict(values)
+
+
+def test_blocks_that_do_nothing_make_no_other_network() -> None:
+    mbconv = Choice("mbconv", (("expand", 3), ("kernel", 3)))
+    space = SearchSpace((Stage(3, 16), Stage(2, 16, 1)), (Choice("skip"), mbconv), 16, 10, 8, 1, 32)
+    keys = {text: space.network_key(parse(text)) for text in ("1,1,0,0,0", "1,0,1,0,0", "0,1,0,0,0", "1,0,0,1,0")}
+    assert keys["1,1,0,0,0"] == keys["1,0,1,0,0"] == keys["1,0,0,1,0"]  # Both stages have the same shape.
+    assert len(keys["0,1,0,0,0"]) == 2  # The first block's `skip` is a convolution.
+    wide = SearchSpace((Stage(2, 16),), (Choice("shuffle", (("kernel", 3),)),), 16, 10, 8, 1, 32, widths=(600, 1000))
+    assert wide.network_key(parse("0@0.6,0@1.0")) != wide.network_key(parse("0@1.0,0@0.6"))
