@@ -18,6 +18,14 @@ from spos_cli.space.search_space import SearchSpace
 ORIGINS: tuple[Origin, ...] = ("random", "mutation", "crossover")
 
 
+# The shortest audit: three stand-alone trainings of two steps.
+SHORT_AUDIT = tuple(
+    part
+    for setting in ("architectures=3", "equal_flops=0", "winner_seeds=1", "steps=2")
+    for part in ("--set", f"audit.{setting}")
+)
+
+
 def make_candidates(
     space: SearchSpace, candidates: int, images: int, generations: int, seed: int = 0
 ) -> tuple[list[Entry], np.ndarray]:
@@ -107,7 +115,21 @@ def make_audit(seeds: int = 3, evaluations: int = 60) -> dict[str, Any]:
         },
         "fidelity": {
             "steps": 3000,
-            "winner": {"architecture": [0], "flops": 10**6, "one_shot": 0.81, "alone": 0.915},
+            "winner": {
+                "architecture": [0],
+                "flops": 10**6,
+                "one_shot": 0.81,
+                "alone": 0.915,
+                "trainings": [0.914, 0.916],
+            },
+            "equal_flops": {
+                "architectures": [
+                    {"architecture": [0], "flops": 10**6, "one_shot": 0.8, "alone": 0.9},
+                    {"architecture": [1], "flops": 10**6, "one_shot": 0.79, "alone": 0.91},
+                ],
+                "kendall": {"value": None, "low": None, "high": None},
+                "difference": {"value": 0.01, "low": -0.002, "high": 0.022},
+            },
             "architectures": [
                 {"architecture": [0], "flops": 10**6 + i, "one_shot": one_shot_top1, "alone": stand_alone_top1}
                 for i, (one_shot_top1, stand_alone_top1) in enumerate(pairs)

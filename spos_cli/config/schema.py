@@ -352,6 +352,14 @@ class AuditConfig(Section):
         description="Architectures to train stand-alone: the winner, and others over the whole range of FLOPs. With 8"
         " others or more, their ranking is compared with the search's.",
     )
+    equal_flops: Annotated[Number, Field(ge=0, le=1000)] = Field(
+        8,
+        description="More architectures to train stand-alone: random ones within 3 % of the winner's FLOPs, which is"
+        " what a search has to tell apart. The winner is compared with them. 0: none.",
+    )
+    winner_seeds: Annotated[Number, Field(ge=1, le=100)] = Field(
+        3, description="Stand-alone trainings of the winner, each with a seed of its own."
+    )
     steps: Count | None = Field(
         None, description="Optimizer updates of each of these trainings. null: a tenth of retrain.steps."
     )

@@ -184,6 +184,8 @@ def _audit(audit: Audit) -> dict[str, Any]:
         "one_shot": _rounded(audit.one_shot),
         "stand_alone": _rounded(audit.stand_alone),
         "winner": _rounded(audit.winner or ()),
+        "equal_one_shot": _rounded(audit.equal_flops.one_shot if audit.equal_flops else ()),
+        "equal_stand_alone": _rounded(audit.equal_flops.stand_alone if audit.equal_flops else ()),
         "flops": list(audit.fidelity_flops),
     }
 

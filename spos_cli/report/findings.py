@@ -70,6 +70,22 @@ class Effort:
 
 
 @dataclass(frozen=True)
+class EqualFlops:
+    """Random architectures of about the winner's FLOPs, beside the winner.
+
+    Attributes:
+        one_shot, stand_alone: top-1 of each in the supernet and after stand-alone training.
+        kendall: tau of the supernet's ranking with the stand-alone ranking, and its interval; None if undefined.
+        difference: the winner's mean stand-alone top-1 minus theirs, and its interval; None if undefined.
+    """
+
+    one_shot: Sequence[float]
+    stand_alone: Sequence[float]
+    kendall: tuple[float, float, float] | None
+    difference: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
 class Audit:
     """The result of `spos audit`; each part may be missing.
 
@@ -82,6 +98,7 @@ class Audit:
             the winner, because it was selected for its score.
         fidelity_flops: FLOPs of these architectures, or empty.
         winner: the winner's one-shot and stand-alone top-1.
+        equal_flops: architectures of about the winner's FLOPs; None if there are none.
         correlations: value and interval of each rank correlation with the stand-alone ranking; `kendall_of_flops`
             compares it with the ranking by FLOPs.
         images: for each number of search images, the smallest difference (a share) that the paired test would detect,
@@ -95,6 +112,7 @@ class Audit:
     stand_alone: Sequence[float] = ()
     fidelity_flops: Sequence[int] = ()
     winner: tuple[float, float] | None = None
+    equal_flops: EqualFlops | None = None
     correlations: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     images: Sequence[tuple[int, float, int]] = ()
 

@@ -306,11 +306,15 @@
 
   function drawFidelity() {
     return draw("fidelity-chart", [{
-      type: "scatter", mode: "markers", x: toPercent(audit.one_shot), y: toPercent(audit.stand_alone),
+      type: "scatter", mode: "markers", name: "all over the range", x: toPercent(audit.one_shot), y: toPercent(audit.stand_alone),
       customdata: audit.one_shot.map((_, i) => (audit.flops[i] === undefined ? "" : formatCost(audit.flops[i]) + " FLOPs")),
       hovertemplate: "one-shot %{x:.2f} %, stand-alone %{y:.2f} %<br>%{customdata}<extra></extra>",
       marker: { size: 11, color: cssVariable("accent"), line: { color: cssVariable("sheet"), width: 1 } },
-    }, ...(audit.winner.length ? [{
+    }, ...(audit.equal_one_shot.length ? [{
+      type: "scatter", mode: "markers", name: "FLOPs of the winner", x: toPercent(audit.equal_one_shot), y: toPercent(audit.equal_stand_alone),
+      hovertemplate: "about the winner’s FLOPs: one-shot %{x:.2f} %, stand-alone %{y:.2f} %<extra></extra>",
+      marker: { symbol: "diamond", size: 11, color: cssVariable("evolution"), line: { color: cssVariable("sheet"), width: 1 } },
+    }] : []), ...(audit.winner.length ? [{
       type: "scatter", mode: "markers", name: "the winner", x: [100 * audit.winner[0]], y: [100 * audit.winner[1]],
       hovertemplate: "the winner: one-shot %{x:.2f} %, stand-alone %{y:.2f} %<extra></extra>",
       marker: { symbol: "star", size: 18, color: cssVariable("limit"), line: { color: cssVariable("sheet"), width: 1.5 } },

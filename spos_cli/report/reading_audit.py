@@ -6,7 +6,7 @@ from typing import Any
 
 from spos_cli.engine.differences import find_differences
 from spos_cli.files.reading import read_json
-from spos_cli.report.findings import Audit
+from spos_cli.report.findings import Audit, EqualFlops
 from spos_cli.report.values import as_count, as_number, list_dicts, read_interval
 from spos_cli.run.folder import AuditFolder, SearchFolder
 
@@ -46,6 +46,7 @@ def read_audit(folder: AuditFolder) -> Audit | None:
         stand_alone=[stand_alone for _, stand_alone, _ in pairs],
         fidelity_flops=[flops for _, _, flops in pairs if flops is not None],
         winner=next(((one_shot, stand_alone) for one_shot, stand_alone, _ in _pairs([fidelity.get("winner")])), None),
+        equal_flops=_equal_flops(fidelity.get("equal_flops")),
         correlations={name: interval for name, interval in correlations.items() if interval is not None},
         images=_more_images(content.get("images")),
     )
@@ -59,6 +60,18 @@ def _pairs(value: Any) -> list[tuple[float, float, int | None]]:
         if (one_shot := as_number(row.get("one_shot"))) is not None
         and (stand_alone := as_number(row.get("alone"))) is not None
     ]
+
+
+def _equal_flops(value: Any) -> EqualFlops | None:
+    pairs = _pairs(value.get("architectures")) if isinstance(value, dict) else []
+    if not pairs:
+        return None
+    return EqualFlops(
+        one_shot=[one_shot for one_shot, _, _ in pairs],
+        stand_alone=[stand_alone for _, stand_alone, _ in pairs],
+        kendall=read_interval(value.get("kendall")),
+        difference=read_interval(value.get("difference")),
+    )
 
 
 def _curves(value: Any) -> list[list[float]]:

@@ -22,7 +22,7 @@ from spos_cli.report.elements import (
     strip,
     table,
 )
-from spos_cli.report.findings import Audit, Effort, Findings, Retrained, Search, score_interval
+from spos_cli.report.findings import Audit, Effort, EqualFlops, Findings, Retrained, Search, score_interval
 from spos_cli.report.truth import compare_with_truth
 from spos_cli.search.results import is_counted
 from spos_cli.search.statistics import MIN_PAIRS
@@ -315,6 +315,7 @@ def fidelity(audit: Audit) -> Html | None:
         "fidelity",
         "Does the supernet’s ranking hold?",
         paragraph(describe_agreement(audit)),
+        paragraph(describe_equals(audit.equal_flops)) if audit.equal_flops else None,
         chart("fidelity-chart", "Stand-alone top-1 against one-shot top-1"),
     )
 
@@ -347,6 +348,22 @@ def describe_agreement(audit: Audit) -> str:
         )
     text += " The rank correlation with the supernet’s scores is undefined, as where all scores are equal."
     return text + (f" {values[0].upper()}{values[1:]}." if values else "")
+
+
+def describe_equals(equals: EqualFlops) -> str:
+    """Return, in words, how the winner compares with random networks of about its FLOPs, shown as diamonds."""
+    number = len(equals.stand_alone)
+    text = f"Diamonds are random networks of about the winner’s FLOPs ({number}): what a search has to tell apart."
+    if equals.kendall is not None:
+        value, low, high = map(format_signed, equals.kendall)
+        text += f" Among them, Kendall’s τ of the supernet is {value} (95 % interval {low} to {high})."
+    if equals.difference is not None:
+        value, low, high = (f"{100 * number:+.2f}" for number in equals.difference)
+        text += (
+            f" The winner’s mean top-1 minus theirs is {value} points (95 % interval {low} to {high}). If the interval"
+            " includes 0, the search has not been shown to beat chance."
+        )
+    return text
 
 
 def operators(audit: Audit, note: str) -> Html | None:

@@ -106,14 +106,23 @@ class Images:
         return BadImages(self.data.bad_images, warn)
 
     def batches(
-        self, indices: NDArray[np.int64], training: TrainingConfig, first_step: int, last_step: int
+        self,
+        indices: NDArray[np.int64],
+        training: TrainingConfig,
+        first_step: int,
+        last_step: int,
+        seed: int | None = None,
     ) -> Iterator[TrainingBatch]:
-        """Yield this process's training batches from `first_step` to before `last_step`."""
+        """Yield this process's training batches from `first_step` to before `last_step`.
+
+        Args:
+            seed: of order and augmentation; None for the seed of the run, which also says what is held out.
+        """
         return training_batches(
             self.cached,
             indices,
             self.augmented,
-            seed=self.config.seed,
+            seed=self.config.seed if seed is None else seed,
             batch_size=training.batch_size,
             accumulate=training.accumulate,
             first_step=first_step,

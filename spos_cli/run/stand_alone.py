@@ -33,6 +33,10 @@ def train_stand_alone(
 ) -> Accuracy:
     """Train an architecture from its last checkpoint, or from the start, and save it as `model.pt`.
 
+    Args:
+        run: its seed is that of the weights, and of the order and augmentation of the images.
+        images: of a run that may have another seed, which says what is held out.
+
     Returns:
         Its accuracy on the validation images.
 
@@ -44,7 +48,7 @@ def train_stand_alone(
     trainer = make_trainer(run, processes, architecture, images, folder)
     trainer.resume()
     run.record_config(folder, processes)
-    trainer.train(lambda step: images.batches(indices, training, step, training.steps))
+    trainer.train(lambda step: images.batches(indices, training, step, training.steps, run.config.seed))
     recompute_batchnorm(run, trainer.result, images, processes)
     accuracy = measure(run, trainer.result, images, processes)
     if processes.is_main:
@@ -119,7 +123,7 @@ def recompute_batchnorm(run: Run, network: nn.Module, images: Images, processes:
         steps = max(1, len(indices) // training.batch_size)
     if steps == 0:
         return
-    batches = images.batches(indices, training, training.steps, training.steps + steps)
+    batches = images.batches(indices, training, training.steps, training.steps + steps, run.config.seed)
     total = steps * training.accumulate
     network.eval()
     with track("BatchNorm pass", total, "batches", quiet=not processes.is_main) as task, torch.no_grad():

@@ -20,6 +20,7 @@ from spos_cli.search.statistics import Numbers
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 
+EQUAL_SHARE = 0.03  # FLOPs are about equal if they differ by at most this share.
 MAX_DRAWS = 1000  # Draws of an architecture in one part of the range of FLOPs, under all limits.
 
 
@@ -46,6 +47,42 @@ def choose_architectures(
     return archs
 
 
+def choose_equal_flops(winner: Entry, number: int, evolution: Evolution, flops: CostTable) -> list[Architecture]:
+    """Choose up to `number` random architectures under all limits whose FLOPs are about those of the winner.
+
+    A larger number begins with the same architectures.
+    """
+    if not number:
+        return []
+    rng = seeding.generator(evolution.seed, "audit of equal FLOPs")
+    low, high = math.ceil((1 - EQUAL_SHARE) * winner.flops), math.floor((1 + EQUAL_SHARE) * winner.flops)
+    distribution = flops.distribution()
+    drawn = (distribution.draw(rng, low, high) for _ in range(MAX_DRAWS))
+    allowed = (arch for arch in drawn if evolution.allows(arch) and arch != winner.architecture)
+    archs: dict[Architecture, None] = {}
+    with contextlib.suppress(LimitError):
+        for arch in allowed:
+            archs[arch] = None
+            if len(archs) == number:
+                break
+    return list(archs)
+
+
+def compare_with_equals(
+    winner: Sequence[float], entries: Sequence[Entry], stand_alone: Sequence[float]
+) -> dict[str, Any]:
+    """Return architectures of about the winner's FLOPs, their rank correlations, and how much better the winner is.
+
+    Args:
+        winner: top-1 of each stand-alone training of the winner.
+        entries: random architectures of about the winner's FLOPs.
+        stand_alone: top-1 of each of them.
+    """
+    numbers = zip(("value", "low", "high"), statistics.compare_means(winner, stand_alone), strict=True)
+    difference = {name: number if math.isfinite(number) else None for name, number in numbers}
+    return {**_compare(entries, stand_alone), "difference": difference}
+
+
 def compare_rankings(entries: Sequence[Entry], stand_alone: Sequence[float]) -> dict[str, Any]:
     """Return the winner, the other architectures, and the rank correlations of the others, as plain types.
 
@@ -56,18 +93,26 @@ def compare_rankings(entries: Sequence[Entry], stand_alone: Sequence[float]) -> 
         entries: the winner first, then architectures that were chosen whatever their scores.
         stand_alone: top-1 of each after a stand-alone training.
     """
-    rows = [
+    (winner,) = _list_trained(entries[:1], stand_alone[:1])
+    return {"winner": winner, **_compare(entries[1:], stand_alone[1:])}
+
+
+def _compare(entries: Sequence[Entry], stand_alone: Sequence[float]) -> dict[str, Any]:
+    """Return architectures with both accuracies, and rank correlations with the stand-alone ranking."""
+    one_shot, flops = [entry.top1 for entry in entries], [entry.flops for entry in entries]
+    return {
+        "architectures": _list_trained(entries, stand_alone),
+        "kendall": correlate("kendall", one_shot, stand_alone),
+        "spearman": correlate("spearman", one_shot, stand_alone),
+        "kendall_of_flops": correlate("kendall", flops, stand_alone),
+    }
+
+
+def _list_trained(entries: Sequence[Entry], stand_alone: Sequence[float]) -> list[dict[str, Any]]:
+    return [
         {"architecture": entry.architecture.to_list(), "flops": entry.flops, "one_shot": entry.top1, "alone": top1}
         for entry, top1 in zip(entries, stand_alone, strict=True)
     ]
-    one_shot, flops = [entry.top1 for entry in entries[1:]], [entry.flops for entry in entries[1:]]
-    return {
-        "winner": rows[0],
-        "architectures": rows[1:],
-        "kendall": correlate("kendall", one_shot, stand_alone[1:]),
-        "spearman": correlate("spearman", one_shot, stand_alone[1:]),
-        "kendall_of_flops": correlate("kendall", flops, stand_alone[1:]),
-    }
 
 
 def correlate(name: Literal["kendall", "spearman"], one: Numbers, other: Numbers) -> dict[str, float | None]:

@@ -154,6 +154,38 @@ def _percentiles(values: NDArray[np.float64], level: float) -> tuple[float, floa
     return float(low), float(high)
 
 
+def compare_means(one: Sequence[float], other: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Return the difference of two means and its interval (Welch 1947), which allows for unequal variances.
+
+    Both ends are NaN if one of the samples has fewer than two values, or if neither varies.
+    """
+    difference = float(np.mean(one) - np.mean(other)) if len(one) and len(other) else math.nan
+    if min(len(one), len(other)) < 2:
+        return difference, math.nan, math.nan
+    parts = [float(np.var(sample, ddof=1)) / len(sample) for sample in (one, other)]
+    if not sum(parts):
+        return difference, math.nan, math.nan
+    freedom = sum(parts) ** 2 / sum(part**2 / (len(s) - 1) for part, s in zip(parts, (one, other), strict=True))
+    half = student_quantile((1 + level) / 2, freedom) * math.sqrt(sum(parts))
+    return difference, difference - half, difference + half
+
+
+def student_quantile(share: float, freedom: float) -> float:
+    """Return a quantile of Student's t distribution, by numerical integration.
+
+    With t = sqrt(freedom) tan(angle), the density is a power of the cosine of the angle.
+
+    Args:
+        share: from 0.5 to below 1.
+        freedom: degrees of freedom, at least 1.
+    """
+    angles = np.linspace(0, math.pi / 2, 200_001)
+    heights = np.cos(angles) ** (freedom - 1)
+    areas = np.concatenate([[0.0], np.cumsum((heights[1:] + heights[:-1]) / 2)])
+    angle = float(np.interp(2 * share - 1, areas / areas[-1], angles))
+    return math.sqrt(freedom) * math.tan(angle)
+
+
 def front(costs: Numbers, scores: Numbers) -> list[int]:
     """Return the indices of the non-dominated candidates, by cost.
 

@@ -10,6 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import StopRequest, stop_on_signals
@@ -29,7 +31,7 @@ from spos_cli.run.training import require_batch
 from spos_cli.run.weights_file import Weights
 from spos_cli.search import statistics
 from spos_cli.search.evolution import Candidate, Draws, Evolution
-from spos_cli.search.fidelity import choose_architectures, compare_rankings
+from spos_cli.search.fidelity import choose_architectures, choose_equal_flops, compare_rankings, compare_with_equals
 from spos_cli.search.journal import Entry, Journal, Origin
 from spos_cli.search.more_images import MAX_COMPARED, estimate_ties
 from spos_cli.search.overview import Overview
@@ -77,7 +79,9 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
         scoring = Scoring(processes, evaluator, costs, journal, parents=0, racing=None, known=results.complete)
         number, limit = config.audit.architectures, config.search.flops_limit
         archs = choose_architectures(results.complete, number, evolution, costs.flops, limit)
-        curves = compare_with_chance(run, processes, evolution, results, first, scoring, archs)
+        equals = choose_equal_flops(results.ranking[0], config.audit.equal_flops, evolution, costs.flops)
+        every = list(dict.fromkeys([*archs, *equals]))
+        curves = compare_with_chance(run, processes, evolution, results, first, scoring, every)
         more_images, problem = estimate_ties(results, len(evaluator.images))
         if problem and processes.is_main:
             warn(problem)
@@ -85,7 +89,13 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
             **curves,
             "operators": {origin: asdict(counts) for origin, counts in draws.items()},
             "images": more_images,
-            "fidelity": compare_with_trainings(run, processes, images, [scoring.entries[arch] for arch in archs]),
+            "fidelity": compare_with_trainings(
+                run,
+                processes,
+                images,
+                [scoring.entries[arch] for arch in archs],
+                [scoring.entries[arch] for arch in equals],
+            ),
         }
         if processes.is_main:
             write_atomically(folder.result, (json.dumps(result, indent=1) + "\n").encode())
@@ -179,18 +189,47 @@ def compare_with_chance(
     return curves
 
 
-def compare_with_trainings(run: Run, processes: Processes, images: Images, entries: Sequence[Entry]) -> dict[str, Any]:
-    """Train each architecture from scratch, the winner first, and compare the rankings of the others."""
-    short, accuracies = shorten(run.config), []
-    for number, entry in enumerate(entries, 1):
-        arch, folder = entry.architecture, run.folder.stand_alone(entry.architecture.id)
-        if not folder.model.exists():
-            if processes.is_main:
-                run.say(f"stand-alone training of {arch} ({number} of {len(entries)})")
-            train_stand_alone(replace(run, config=short, as_json=True), processes, arch, images, folder)
-        processes.barrier()
-        accuracies.append(float(checkpoint.load(folder.model)["metrics"]["top1"]))
-    return {"steps": short.retrain.steps, **compare_rankings(entries, accuracies)}
+def compare_with_trainings(
+    run: Run, processes: Processes, images: Images, entries: Sequence[Entry], equals: Sequence[Entry]
+) -> dict[str, Any]:
+    """Train each architecture from scratch, and compare the rankings, and the winner with others of equal FLOPs.
+
+    Args:
+        entries: the winner, and architectures from all over the range of FLOPs.
+        equals: random architectures of about the winner's FLOPs.
+    """
+    winner, seed, steps = entries[0].architecture, run.config.seed, shorten(run.config).retrain.steps
+    again = [(winner, seed + number) for number in range(1, run.config.audit.winner_seeds)]
+    trainings = list(dict.fromkeys([*((entry.architecture, seed) for entry in [*entries, *equals]), *again]))
+    top1 = {
+        (arch, seed): train(run, processes, images, arch, seed, f"{number} of {len(trainings)}")
+        for number, (arch, seed) in enumerate(trainings, 1)
+    }
+    of_winner = [value for (arch, _), value in top1.items() if arch == winner]
+    rankings = compare_rankings(entries, [top1[entry.architecture, seed] for entry in entries])
+    rankings["winner"] |= {"alone": sum(of_winner) / len(of_winner), "trainings": of_winner}
+    of_equals = [top1[entry.architecture, seed] for entry in equals]
+    return {"steps": steps, **rankings, "equal_flops": compare_with_equals(of_winner, equals, of_equals)}
+
+
+def train(run: Run, processes: Processes, images: Images, arch: Architecture, seed: int, position: str) -> float:
+    """Train an architecture from scratch, unless an earlier audit has done so; return its top-1.
+
+    Args:
+        seed: of the training. What is held out follows from the seed of the run.
+        position: of this training among all, for the message.
+    """
+    config = shorten(run.config)
+    name = arch.id if seed == run.config.seed else f"{arch.id}-seed-{seed}"
+    folder = run.folder.stand_alone(name)
+    if not folder.model.exists():
+        if processes.is_main:
+            with_seed = "" if seed == run.config.seed else f" with seed {seed}"
+            run.say(f"stand-alone training of {arch}{with_seed} ({position})")
+        alone = replace(run, config=config.model_copy(update={"seed": seed}), as_json=True)
+        train_stand_alone(alone, processes, arch, images, folder)
+    processes.barrier()
+    return float(checkpoint.load(folder.model)["metrics"]["top1"])
 
 
 def show(run: Run, result: dict[str, Any]) -> None:
@@ -218,26 +257,28 @@ def show(run: Run, result: dict[str, Any]) -> None:
 
 def show_fidelity(run: Run, fidelity: dict[str, Any]) -> None:
     """Show the stand-alone trainings, and whether the rankings agree."""
-    winner, others = fidelity["winner"], fidelity["architectures"]
+    winner, others, equals = fidelity["winner"], fidelity["architectures"], fidelity["equal_flops"]["architectures"]
+    chosen = [
+        *((one, "range of FLOPs") for one in others),
+        *((one, "equal FLOPs") for one in equals),
+        (winner, f"winner, mean of {len(winner['trainings'])}"),
+    ]
     rows = [
         (
             Architecture.from_list(one["architecture"]),
             format_cost(one["flops"]),
             f"{one['one_shot']:.2%}",
             f"{one['alone']:.2%}",
-            "winner" if one is winner else "",
+            kind,
         )
-        for one in sorted([winner, *others], key=lambda one: -one["alone"])
+        for one, kind in sorted(chosen, key=lambda pair: -pair[0]["alone"])
     ]
     title = f"stand-alone trainings of {fidelity['steps']:,} steps"
     run.show(title, ["architecture:", "FLOPs", "one-shot top-1", "stand-alone top-1", "selected as:"], rows)
-    correlations = [
-        ("Kendall's tau, supernet and stand-alone", *_interval(fidelity["kendall"])),
-        ("Spearman's rho, supernet and stand-alone", *_interval(fidelity["spearman"])),
-        ("Kendall's tau, FLOPs and stand-alone", *_interval(fidelity["kendall_of_flops"])),
-    ]
-    title = f"agreement of both rankings, {len(others)} architectures; without the winner, selected for its score"
-    run.show(title, ["what:", "value", "95 % interval"], correlations)
+    show_rankings(run, f"{len(others)} architectures; without the winner, selected for its score", fidelity)
+    if equals:
+        show_rankings(run, f"{len(equals)} of about the winner's FLOPs", fidelity["equal_flops"])
+        show_difference(run, fidelity)
     if len(others) < statistics.MIN_PAIRS:
         run.say(
             f"{len(others)} architectures beside the winner are too few for a rank correlation, which needs"
@@ -245,6 +286,35 @@ def show_fidelity(run: Run, fidelity: dict[str, Any]) -> None:
             f" {statistics.MIN_PAIRS + 1} or more",
             "yellow",
         )
+
+
+def show_rankings(run: Run, title: str, rankings: dict[str, Any]) -> None:
+    """Show how far the supernet, and FLOPs, rank architectures as their stand-alone trainings do."""
+    correlations = [
+        ("Kendall's tau, supernet and stand-alone", *_interval(rankings["kendall"])),
+        ("Spearman's rho, supernet and stand-alone", *_interval(rankings["spearman"])),
+        ("Kendall's tau, FLOPs and stand-alone", *_interval(rankings["kendall_of_flops"])),
+    ]
+    run.show(f"agreement of both rankings, {title}", ["what:", "value", "95 % interval"], correlations)
+
+
+def show_difference(run: Run, fidelity: dict[str, Any]) -> None:
+    """Show how much better the winner is than random architectures of about its FLOPs."""
+    equals = [one["alone"] for one in fidelity["equal_flops"]["architectures"]]
+    winner = fidelity["winner"]["trainings"]
+    difference = fidelity["equal_flops"]["difference"]
+    low, high = difference["low"], difference["high"]
+    interval = "none" if low is None else f"{100 * low:+.2f} to {100 * high:+.2f} points"
+    rows = [
+        ("winner", len(winner), f"{np.mean(winner):.2%}", f"{min(winner):.2%} to {max(winner):.2%}"),
+        ("random ones", len(equals), f"{np.mean(equals):.2%}", f"{min(equals):.2%} to {max(equals):.2%}"),
+    ]
+    columns = ["networks:", "trainings", "mean top-1", "from the lowest to the highest"]
+    run.show("the winner and random networks of about its FLOPs", columns, rows)
+    verdict = ""
+    if low is not None:
+        verdict = "; the winner is better" if low > 0 else "; that the winner is better has not been shown"
+    run.say(f"difference of the means: {100 * difference['value']:+.2f} points, 95 % interval {interval}{verdict}")
 
 
 def _share(draws: dict[str, int], name: str) -> str:

@@ -20,7 +20,10 @@ from tests.conftest import Mistake, Spos
 
 pytestmark = pytest.mark.slow
 
-QUICK = ("--set", "audit.architectures=9", "--set", "audit.steps=10", "--set", "audit.seeds=2")
+QUICK = (
+    *("--set", "audit.architectures=9", "--set", "audit.equal_flops=2", "--set", "audit.winner_seeds=2"),
+    *("--set", "audit.steps=10", "--set", "audit.seeds=2"),
+)
 
 
 def copy_of(finished: Spos, folder: Path) -> Spos:
@@ -83,8 +86,14 @@ def check_fidelity(found: dict[str, Any], spos: Spos) -> None:
     assert (rows[0]["architecture"], rows[0]["one_shot"]) == (best["architecture"], best["top1"])
     assert [row["flops"] for row in rows[1:]] == sorted(row["flops"] for row in rows[1:])  # ascending parts
     models = [checkpoint.load(path) for path in spos.run.glob("audit/alone/*/model.pt")]
-    trained = {str(model["architecture"]): model["metrics"] for model in models}
-    assert all(trained[str(row["architecture"])]["top1"] == row["alone"] for row in rows)
+    trained = {(str(model["architecture"]), model["config"]["seed"]): model["metrics"] for model in models}
+    equals = found["equal_flops"]["architectures"]
+    assert len(equals) == 2
+    assert all(abs(row["flops"] / rows[0]["flops"] - 1) <= 0.03 for row in equals)
+    assert all(trained[str(row["architecture"]), 0]["top1"] == row["alone"] for row in [*others, *equals])
+    assert found["winner"]["trainings"] == [trained[str(best["architecture"]), seed]["top1"] for seed in (0, 1)]
+    assert found["winner"]["alone"] == pytest.approx(sum(found["winner"]["trainings"]) / 2)
+    assert found["winner"]["trainings"][0] != found["winner"]["trainings"][1]
     assert all(metrics["steps"] == 10 for metrics in trained.values())
     shots, alone = [row["one_shot"] for row in others], [row["alone"] for row in others]
     assert found["kendall"]["value"] == pytest.approx(kendalltau(shots, alone).statistic)

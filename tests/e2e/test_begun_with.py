@@ -14,6 +14,7 @@ from spos_cli.search.journal import Entry, Journal
 from spos_cli.search.outcomes import OutcomesFile
 from spos_cli.search.results import ranking
 from tests.conftest import Spos
+from tests.runs import SHORT_AUDIT
 
 pytestmark = pytest.mark.slow
 
@@ -80,9 +81,7 @@ def test_scores_on_the_same_images_are_taken_over(
         "has begun without" in one.here(*command[:4], one.run / "search" / "journal.jsonl", *command[5:], code=2).stderr
     )
 
-    audited = one.here(
-        "audit", "runs/tiny", *command[1:3], "--set", "audit.architectures=3", "--set", "audit.steps=2", "--json"
-    )
+    audited = one.here("audit", "runs/tiny", *command[1:3], *SHORT_AUDIT, "--json")
     curves = json.loads(audited.stdout)
     best = max(entry.top1 for entry in entries)
     assert curves["evolution"][0]["best"][-1] == best

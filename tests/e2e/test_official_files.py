@@ -26,11 +26,11 @@ from spos_cli.space.search_space import OFFICIAL_SPACE
 from tests.conftest import Mistake, Spos
 from tests.models import reference
 from tests.official.test_flops_table import make_official_table
+from tests.runs import SHORT_AUDIT
 
 pytestmark = pytest.mark.slow
 
 PHOTOS = {"birds": ("astronaut", "chelsea"), "cats": ("coffee", "rocket"), "dogs": ("camera", "hubble_deep_field")}
-AUDIT = ("--set", "audit.architectures=3", "--set", "audit.steps=2")
 TINY_ARCHS = [(0, 1, 2, 3), (3, 2, 1, 0), (1, 1, 1, 1), (2, 2, 2, 2), (0, 3, 0, 3)]
 
 
@@ -196,7 +196,7 @@ def test_an_official_search_is_continued(finished: Spos, spos: Spos, tiny: dict[
     assert [one["architecture"] for one in result["best"]] == [entry.architecture.to_list() for entry in own[:10]]
     assert (result["candidates"], result["best"][0]["tied"]) == (18, True)
     assert "5 more from another search" in spos.here("status").stdout
-    audited = json.loads(spos.here("audit", "--weights", "supernet.pth.tar", *AUDIT, "--json").stdout)
+    audited = json.loads(spos.here("audit", "--weights", "supernet.pth.tar", *SHORT_AUDIT, "--json").stdout)
     assert audited["evolution"][0]["best"][-1] == result["best"][0]["top1"]
 
     journal.write_bytes(b"".join(whole.splitlines(keepends=True)[:10]))  # As after a kill.

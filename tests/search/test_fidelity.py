@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from typing import Any
@@ -9,17 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import kendalltau, spearmanr, ttest_ind
 
 from spos_cli.config import loading
+from spos_cli.models.counting import count
 from spos_cli.run.command import Run
 from spos_cli.search import statistics
-from spos_cli.search.fidelity import compare_rankings
+from spos_cli.search.evolution import Evolution
+from spos_cli.search.fidelity import choose_equal_flops, compare_rankings, compare_with_equals
 from spos_cli.search.journal import Entry
 from spos_cli.space.architecture import Architecture
 from spos_cli.stages import audit
 from tests.conftest import TINY
 
+SPACE = loading.validate(yaml.safe_load(TINY), [], origin="a test").space.build()
 TAU = 0.33
 CORRELATION = math.sin(math.pi * TAU / 2)  # of normal scores with this tau (Greiner)
 
@@ -66,7 +70,9 @@ def test_rankings_of_eight_or_more() -> None:
 
 
 def shown(capsys: pytest.CaptureFixture[str], fidelity: dict[str, Any]) -> str:
-    result = {"evolution": [], "random": [], "operators": {}, "images": [], "fidelity": {"steps": 10, **fidelity}}
+    fidelity = {"steps": 10, "equal_flops": {"architectures": []}, **fidelity}
+    fidelity["winner"]["trainings"] = [fidelity["winner"]["alone"]]
+    result = {"evolution": [], "random": [], "operators": {}, "images": [], "fidelity": fidelity}
     audit.show(Run(loading.validate(yaml.safe_load(TINY), [], origin="a test")), json.loads(json.dumps(result)))
     return " ".join(capsys.readouterr().out.split())
 
@@ -79,8 +85,41 @@ def test_rankings_of_fewer_are_not_compared(capsys: pytest.CaptureFixture[str]) 
     said = shown(capsys, found)
     assert "7 architectures beside the winner are too few" in said
     assert "raise audit.architectures to 9 or more" in said
-    assert f"{stand_alone[0]:.2%} │ winner" in said
+    assert f"{stand_alone[0]:.2%} │ winner, mean of 1" in said
     shots, stand_alone = audited(np.random.default_rng(3), 9)
     said = shown(capsys, compare_rankings(entries(shots), stand_alone.tolist()))
     assert "agreement of both rankings, 9 architectures; without the winner" in said
     assert "too few" not in said
+
+
+def test_the_winner_against_others_of_equal_flops(capsys: pytest.CaptureFixture[str]) -> None:
+    shots, stand_alone = audited(np.random.default_rng(4), 9)
+    winner = [0.93, 0.94, 0.95]
+    equals = compare_with_equals(winner, entries(shots[1:]), stand_alone[1:].tolist())
+    expected = ttest_ind(winner, stand_alone[1:], equal_var=False).confidence_interval()
+    difference = equals["difference"]
+    assert difference["value"] == pytest.approx(0.94 - stand_alone[1:].mean())
+    assert (difference["low"], difference["high"]) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert equals["kendall"]["value"] == pytest.approx(kendalltau(shots[1:], stand_alone[1:]).statistic)
+    found = compare_rankings(entries(shots), stand_alone.tolist())
+    said = shown(capsys, {**found, "equal_flops": equals})
+    assert f"difference of the means: {100 * difference['value']:+.2f} points" in said
+    assert "; the winner is better" in said
+    assert "9 of about the winner's FLOPs" in said
+    once = compare_with_equals(winner[:1], entries(shots[1:]), stand_alone[1:].tolist())["difference"]
+    assert (once["low"], once["high"]) == (None, None)
+
+
+def test_random_architectures_of_equal_flops() -> None:
+    costs = count(SPACE)
+    archs = [Architecture(choices) for choices in itertools.product(range(4), repeat=4)]
+    middle = sorted(archs, key=costs.flops.of)[128]
+    winner = Entry(middle, costs.flops.of(middle), 1, 0.9, 1.0, 100, 0, "random")
+    evolution = Evolution(costs.flops, winner.flops, 1, 0, 1, 0, 0, 0.1, 0, flops=costs.flops)
+    about = {arch for arch in archs if 0.97 * winner.flops <= costs.flops.of(arch) <= winner.flops} - {middle}
+    assert len(about) > 3
+    some, all_of_them = (set(choose_equal_flops(winner, number, evolution, costs.flops)) for number in (3, 1000))
+    assert len(some) == 3
+    assert some < all_of_them == about
+    assert set(choose_equal_flops(winner, 3, evolution, costs.flops)) == some
+    assert choose_equal_flops(winner, 0, evolution, costs.flops) == []

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from spos_cli.search.statistics import (
     bootstrap,
     bootstrap_kendall,
+    compare_means,
     crowding,
     front,
     fronts,
@@ -22,6 +23,7 @@ from spos_cli.search.statistics import (
     kendall,
     mcnemar,
     spearman,
+    student_quantile,
 )
 
 POINTS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=24)
@@ -179,3 +181,21 @@ def test_the_bootstrap_of_taus_at_once_is_the_one_by_one(number: int, values: in
     )
     assert at_once == pytest.approx(one_by_one)
     assert all(math.isnan(end) for end in bootstrap_kendall([1, 1], [1, 2], rng))
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 2.7, 9, 200])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.975, 0.999])
+def test_quantiles_of_student_are_those_of_scipy(share: float, freedom: float) -> None:
+    assert student_quantile(share, freedom) == pytest.approx(scipy.stats.t.ppf(share, freedom), rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize(("one", "other"), [(2, 2), (3, 8), (40, 5)])
+def test_the_difference_of_means_is_that_of_welch(one: int, other: int) -> None:
+    rng = np.random.default_rng(one)
+    samples = rng.normal(1, 2, one).tolist(), rng.normal(0, 1, other).tolist()
+    expected = scipy.stats.ttest_ind(*samples, equal_var=False).confidence_interval()
+    value, low, high = compare_means(*samples)
+    assert value == pytest.approx(np.mean(samples[0]) - np.mean(samples[1]))
+    assert (low, high) == pytest.approx((expected.low, expected.high), rel=1e-5)
+    assert math.isnan(compare_means(samples[0][:1], samples[1])[1])
+    assert math.isnan(compare_means([1.0, 1.0], [0.0, 0.0])[1])
