@@ -197,6 +197,11 @@ class TrainingConfig(Section):
         None, description="Largest L2 norm of the gradient. null: no limit."
     )
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="Dropout rate before the classifier.")
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Decay per step of the moving average of the weights, at most (1 + t) / (10 + t) after t steps."
+        " The average is what the search scores, and what a retraining results in. null: no average.",
+    )
     amp: Annotated[Literal["off", "bf16", "fp16"], Off] = Field("off", description="Mixed precision. fp16 needs CUDA.")
     compile: Annotated[Literal["off", "blocks"], Off] = Field(
         "off",
@@ -330,9 +335,6 @@ class RetrainConfig(TrainingConfig):
 
     steps: Count = Field(300_000, description="Optimizer updates.")
     affine: bool = Field(True, description="Whether BatchNorm has a learned scale and shift.")
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="Decay per step of the moving average of the weights. null: no average."
-    )
     evaluate_every: Count = Field(5000, description="Steps between evaluations on the validation set.")
     batchnorm_pass_steps: Annotated[Number, Field(ge=0)] | None = Field(
         None, description="Batches of the final BatchNorm pass. null: one epoch, as in the official code. 0: no pass."

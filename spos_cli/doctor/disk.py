@@ -85,6 +85,7 @@ def count_bytes(setup: Setup) -> dict[str, int]:
     supernet_checkpoints, retrain_checkpoints = (
         training.keep_checkpoints + 1 for training in (config.supernet, config.retrain)
     )
+    supernet_checkpoint = checkpoint_bytes(supernet, config.supernet.ema_decay is not None)
     network_checkpoint = checkpoint_bytes(network, config.retrain.ema_decay is not None)
     images, cached = setup.images, {}
     if config.data.store == "disk" and setup.images_error is None and isinstance(images.to_augment, ResizedSet):
@@ -94,7 +95,7 @@ def count_bytes(setup: Setup) -> dict[str, int]:
         calibration = min(calibration, len(images.train))
     return {
         **cached,
-        "supernet": checkpoint_bytes(supernet) * supernet_checkpoints,
+        "supernet": supernet_checkpoint * supernet_checkpoints,
         "search": (count_scoring_images(setup) + calibration) * 3 * config.space.image_size**2,
         "retraining": network_checkpoint * retrain_checkpoints + state_bytes(network),
     }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -55,18 +56,47 @@ def make_sgd(model: nn.Module, momentum: float, weight_decay: float) -> torch.op
     return torch.optim.SGD([g for g in groups if g["params"]], lr=0.0, momentum=momentum, foreach=True)
 
 
-def make_ema(model: nn.Module, decay: float) -> torch.optim.swa_utils.AveragedModel:
-    """Make an exponential moving average of a model's weights and of its BatchNorm statistics.
+class MovingAverage(nn.Module):
+    """An exponential moving average of a model's weights and of its BatchNorm statistics.
 
     Averaged weights have other features, so the model's own statistics would not fit them. timm and torchvision's
     reference trainings average both, too. Counters are copied.
+
+    The average is one over steps, of all weights alike: it also moves towards a supernet's block in steps that do not
+    train that block. So all averaged blocks are of the same steps. The first update is a copy; the decay of later ones
+    is at most `(1 + t) / (10 + t)` after `t` updates, so that a short training forgets its first weights.
+
+    Args:
+        model: on its device.
+        decay: per update, the weight of the average so far.
+
+    Attributes:
+        module: a copy of the model with the averaged weights.
+        n_averaged: number of updates; on the CPU, so that nothing waits for a GPU.
     """
-    average = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
 
-    def update(averaged: Any, current: Any, count: Any) -> None:
-        if averaged[0].is_floating_point():
-            average(averaged, current, count)
-        else:
-            torch._foreach_copy_(averaged, current)
+    n_averaged: Tensor  # ()
 
-    return torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.module, self.decay = copy.deepcopy(model), decay
+        self.register_buffer("n_averaged", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move the average towards the present weights of the model."""
+        updates = int(self.n_averaged)
+        decay = min(self.decay, (1 + updates) / (10 + updates)) if updates else 0.0
+        averaged, current = ([*one.parameters(), *one.buffers()] for one in (self.module, model))
+        numbers = [pair for pair in zip(averaged, current, strict=True) if pair[0].is_floating_point()]
+        counters = [pair for pair in zip(averaged, current, strict=True) if not pair[0].is_floating_point()]
+        torch._foreach_lerp_([one for one, _ in numbers], [other for _, other in numbers], 1 - decay)
+        if counters:
+            torch._foreach_copy_([one for one, _ in counters], [other for _, other in counters])
+        self.n_averaged += 1
+
+
+def pick_averaged_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state of the averaged model, of the state of a `MovingAverage`."""
+    prefix = "module."
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -22,7 +22,7 @@ from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.metrics_log import MetricsLog, MetricsWindow
-from spos_cli.engine.optim import Schedule, make_ema, make_sgd
+from spos_cli.engine.optim import MovingAverage, Schedule, make_sgd
 from spos_cli.engine.parallel import Compression
 from spos_cli.engine.precision import Amp, autocast, prepare_images
 from spos_cli.engine.progress import console, track, warn
@@ -124,7 +124,7 @@ class Trainer:
         self.wrapped = parallel.wrap(self.model, processes, plan.gradient_compression, one_path=one_path)
         self.optimizer = make_sgd(self.model, plan.momentum, plan.weight_decay)
         self.scaler = torch.amp.GradScaler(device.type, enabled=plan.amp == "fp16")
-        self.ema = make_ema(self.model, plan.ema_decay) if plan.ema_decay else None
+        self.ema = MovingAverage(self.model, plan.ema_decay) if plan.ema_decay else None
         if plan.compile == "blocks":
             compile_blocks(self.model, device)
         self.criterion = nn.CrossEntropyLoss(label_smoothing=plan.label_smoothing)

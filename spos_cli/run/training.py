@@ -33,7 +33,7 @@ def require_batch(space: SearchSpace, training: TrainingConfig, processes: int, 
     return images
 
 
-def make_training_plan(training: TrainingConfig, ema_decay: float | None = None) -> TrainingPlan:
+def make_training_plan(training: TrainingConfig) -> TrainingPlan:
     """Return a training section of the config in the form that the engine takes."""
     return TrainingPlan(
         schedule=Schedule(
@@ -48,7 +48,7 @@ def make_training_plan(training: TrainingConfig, ema_decay: float | None = None)
         amp=training.amp,
         compile=training.compile,
         gradient_compression=training.gradient_compression,
-        ema_decay=ema_decay,
+        ema_decay=training.ema_decay,
         log_every=training.log_every,
         checkpoint_every=training.checkpoint_every,
         keep_checkpoints=training.keep_checkpoints,

@@ -15,6 +15,7 @@ from spos_cli.config.schema import Config
 from spos_cli.data.identity import TrainedOn
 from spos_cli.engine import checkpoint
 from spos_cli.engine.checkpoint_folder import TRAINING_FORMAT
+from spos_cli.engine.optim import pick_averaged_state
 from spos_cli.errors import ArchitectureError, CheckpointError
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
@@ -35,7 +36,7 @@ class Weights:
     Attributes:
         path: the file.
         kind: a supernet, or the network of one architecture.
-        state: its tensors, by their official names.
+        state: its tensors, by their official names; the moving average of a supernet's training that keeps one.
         config: the settings that it was trained with; None in an official file.
         architecture: of the network; None in an official file, where the tensors tell it.
         classes: the names of the network's classes; empty if the file does not name them.
@@ -142,7 +143,11 @@ def _read_supernet(path: Path, content: dict[str, Any]) -> Weights:
         raise CheckpointError(
             f"{path} is not a weights file of spos: the record of its training images is broken"
         ) from None
-    return Weights(path, "supernet", content["model"], content["config"], step=content["step"], trained_on=trained_on)
+    average = content.get("ema")
+    if average is not None and not isinstance(average, dict):
+        raise CheckpointError(f"{path} is not a weights file of spos: its moving average is broken")
+    state = content["model"] if average is None else pick_averaged_state(average)
+    return Weights(path, "supernet", state, content["config"], step=content["step"], trained_on=trained_on)
 
 
 def _read_network(path: Path, content: dict[str, Any]) -> Weights:

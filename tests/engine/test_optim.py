@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from spos_cli.engine.optim import Schedule, make_ema, make_sgd
+from spos_cli.engine.optim import MovingAverage, Schedule, make_sgd
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
@@ -67,27 +67,52 @@ def test_batchnorm_has_no_weight_decay() -> None:
     assert {p.dim() for p in groups[1]["params"]} == {1}
 
 
-def test_ema_is_the_textbook_average() -> None:
-    model = torch.nn.Linear(2, 1, bias=False)
-    torch.nn.init.ones_(model.weight)
-    ema = make_ema(model, 0.9)
-    expected = None
-    for value in (1.0, 2.0, 3.0):
-        torch.nn.init.constant_(model.weight, value)
+def test_the_moving_average_is_the_textbook_one_after_a_warm_up() -> None:
+    """The first update is a copy; the decay rises as (1 + t) / (10 + t) until it is 0.5, at t = 8."""
+    model = torch.nn.Linear(2, 1, bias=False).double()
+    ema = MovingAverage(model, 0.5)
+    decays = [0, 2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15, 7 / 16, 8 / 17, 0.5, 0.5, 0.5]
+    expected = 0.0
+    for step, decay in enumerate(decays):
+        torch.nn.init.constant_(model.weight, step**2 + 1)
         ema.update_parameters(model)
-        expected = value if expected is None else 0.9 * expected + 0.1 * value
-    torch.testing.assert_close(ema.module.weight, torch.full((1, 2), expected))
+        expected = decay * expected + (1 - decay) * (step**2 + 1)
+        assert ema.n_averaged == step + 1
+        torch.testing.assert_close(ema.module.weight, torch.full((1, 2), expected).double(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(model.weight, torch.full((1, 2), 101.0).double())
+
+
+def test_the_moving_average_of_a_block_moves_on_while_the_block_is_not_trained() -> None:
+    """All blocks are averaged over the same steps; the supernet itself keeps an unsampled block as it is."""
+    torch.manual_seed(0)
+    model = Supernet(SPACE)
+    optimizer, ema = make_sgd(model, 0.9, 0.1), MovingAverage(model, 0.9)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    weights: list[torch.Tensor] = []
+    expected = torch.zeros(())
+    for step, choice in enumerate((1, 0, 0)):
+        model(torch.randn(4, 3, 16, 16), Architecture((choice,) * 4)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.update_parameters(model)
+        weights.append(model.features[0][1].branch_main[0].weight.detach().clone())  # type: ignore[index]
+        decay = (1 + step) / (10 + step) if step else 0
+        expected = decay * expected + (1 - decay) * weights[-1]
+    assert torch.equal(weights[0], weights[2])
+    torch.testing.assert_close(ema.module.features[0][1].branch_main[0].weight, expected)  # type: ignore[index]
 
 
 def test_ema_averages_the_statistics_of_batchnorm_too() -> None:
     """Statistics are averaged like parameters; the counter of batches is copied."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
-    ema, expected = make_ema(model, 0.9), {}
+    ema, expected = MovingAverage(model, 0.9), {}
     for step in range(5):
         model(torch.randn(8, 3, 4, 4) * (step + 1) + step)
         state = {name: tensor.double().clone() for name, tensor in model.state_dict().items()}
-        expected = {n: 0.9 * expected.get(n, tensor) + 0.1 * tensor for n, tensor in state.items()}
+        decay = (1 + step) / (10 + step)
+        expected = {n: decay * expected.get(n, tensor) + (1 - decay) * tensor for n, tensor in state.items()}
         ema.update_parameters(model)
     averaged = ema.module.state_dict()
     for name in ("1.running_mean", "1.running_var"):

@@ -264,7 +264,8 @@ def train_twice(kind: str, device: torch.device, amp: Amp, compile: Compile) -> 
         states.append(copy_state(model))
     if training.ema is not None:
         for name, tensor in copy_state(training.result).items():  # The first update of an average is a copy.
-            expected = DECAY * states[1][name] + (1 - DECAY) * states[2][name]
+            decay = min(DECAY, 2 / 11)  # of the second update
+            expected = decay * states[1][name] + (1 - decay) * states[2][name]
             require_within(f"the moving average of {name}", float((tensor - expected).abs().max()), 1e-4)
     weights = [name for name, _ in model.named_parameters()]
     change = torch.cat([(states[2][name] - states[0][name]).flatten() for name in weights])
