@@ -15,7 +15,8 @@ from spos_cli.errors import ConfigError, SposError
 from spos_cli.files.digests import file_digest
 
 if TYPE_CHECKING:
-    from spos_cli.config.schema import Config, TrainingConfig
+    from spos_cli.config.schema import Config
+    from spos_cli.config.training import TrainingConfig
     from spos_cli.engine.distributed import Processes
 
 # What to do if the memory of a GPU is too small.

@@ -1,4 +1,4 @@
-"""`make docs`: write the tables of all settings into configs/README.md, from `spos_cli/config/schema.py`.
+"""`make docs`: write the tables of all settings into configs/README.md, from the sections in `spos_cli/config`.
 
 python -m tests.settings_table
 """
@@ -15,11 +15,12 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from spos_cli.config.schema import Config, Section
+from spos_cli.config.schema import Config
+from spos_cli.config.section import Section
 from spos_cli.config.units import Cost, Devices, Duration, ValueRange
 
 PAGE = Path(__file__).parents[1] / "configs" / "README.md"
-BEGIN = "<!-- Written by `make docs`. Change spos_cli/config/schema.py instead. -->\n"
+BEGIN = "<!-- Written by `make docs`. Change the descriptions in spos_cli/config instead. -->\n"
 END = "<!-- End of what `make docs` writes. -->\n"
 LARGE = 10**9  # The tables leave out upper bounds from here on: they only catch typing errors.
 

@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from spos_cli.config.schema import Config, Section
+from spos_cli.config.schema import Config
+from spos_cli.config.section import Section
 from spos_cli.errors import ConfigError
 from spos_cli.files.quoting import quote_value
 from spos_cli.files.reading import YAML_ERRORS

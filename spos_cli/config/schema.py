@@ -1,4 +1,4 @@
-"""The settings of an experiment: sections, units and rules.
+"""All settings of an experiment, the sections `search` and `audit` among them, and rules across sections.
 
 Each section of the YAML file is a frozen, typed model; a field's description says what it is, and its unit.
 `loading.py` reads a file into a `Config`, `identity.py` says which settings a result depends on. Only the code from
@@ -8,256 +8,19 @@ Each section of the YAML file is a frozen, typed model; a field's description sa
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from spos_cli.config.units import (
-    Cost,
-    Count,
-    Devices,
-    Duration,
-    Fraction,
-    Number,
-    Off,
-    ValueRange,
-    Width,
-    as_value_error,
-)
+from spos_cli.config.data import DOWNLOADED, DataConfig
+from spos_cli.config.section import Section
+from spos_cli.config.space import SpaceConfig
+from spos_cli.config.training import RetrainConfig, SupernetConfig
+from spos_cli.config.units import Cost, Count, Devices, Duration, Fraction, Number, Off
 from spos_cli.errors import ConfigError, SposError
 from spos_cli.files.quoting import as_override
-from spos_cli.space.choices import Choice
-from spos_cli.space.search_space import SearchSpace, Stage, parse_width
-
-OpSpecs = tuple[str | dict[str, dict[str, int | str]], ...]  # such as (`shuffle_xception`, `{shuffle: {kernel: 5}}`)
-DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist")  # The values of data.source that torchvision may download.
-
-
-class Section(BaseModel):
-    """A section of the file: frozen, without unknown keys or NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-
-
-class StemConfig(Section):
-    """The first 3x3 convolution."""
-
-    channels: Count = Field(16, description="Output channels of the first 3x3 convolution.")
-    stride: Literal[1, 2] = Field(2, description="Stride of the first convolution; 1 for small images.")
-
-
-class StageConfig(Section):
-    """A network stage: consecutive choice blocks with the same output channels."""
-
-    blocks: Count = Field(description="Number of choice blocks.")
-    channels: Count = Field(description="Output channels of each block.")
-    stride: Literal[1, 2] = Field(2, description="Stride of the first block; the others have stride 1.")
-    choices: OpSpecs | None = Field(None, description="Ops of these blocks. null: space.choices.")
-
-
-class SpaceConfig(Section):
-    """Which architectures exist."""
-
-    image_size: Count = Field(224, description="Side of the square input, in pixels.")
-    classes: Annotated[Number, Field(ge=2, le=10**12)] = Field(1000, description="Number of classes of the data set.")
-    stem: StemConfig = StemConfig()
-    stages: tuple[StageConfig, ...] = Field(
-        (
-            StageConfig(blocks=4, channels=64),
-            StageConfig(blocks=4, channels=160),
-            StageConfig(blocks=8, channels=320),
-            StageConfig(blocks=4, channels=640),
-        ),
-        description="Network stages, in the order of the forward pass.",
-    )
-    head_channels: Count = Field(1024, description="Output channels of the last 1x1 convolution.")
-    choices: OpSpecs = Field(
-        (
-            {"shuffle": {"kernel": 3}},
-            {"shuffle": {"kernel": 5}},
-            {"shuffle": {"kernel": 7}},
-            "shuffle_xception",
-        ),
-        description="Ops of every choice block, by index.",
-    )
-    widths: tuple[Width, ...] = Field(
-        (),
-        description="Width multipliers for each block's hidden channels, ascending. Empty: no channel search.",
-    )
-
-    @model_validator(mode="after")
-    def _require_possible_space(self) -> SpaceConfig:
-        as_value_error(SpaceConfig.build)(self)
-        return self
-
-    def build(self) -> SearchSpace:
-        """Return the search space that this section describes."""
-        return SearchSpace(
-            stages=tuple(
-                Stage(
-                    stage.blocks, stage.channels, stage.stride, None if stage.choices is None else _ops(stage.choices)
-                )
-                for stage in self.stages
-            ),
-            choices=_ops(self.choices),
-            image_size=self.image_size,
-            classes=self.classes,
-            stem_channels=self.stem.channels,
-            stem_stride=self.stem.stride,
-            head_channels=self.head_channels,
-            widths=tuple(map(parse_width, self.widths)),
-        )
-
-    @property
-    def own_blocks(self) -> set[str]:
-        """The user's own blocks, as import paths."""
-        lists = [self.choices, *(stage.choices or () for stage in self.stages)]
-        return {choice.op for specs in lists for choice in _ops(specs) if choice.is_own}
-
-
-def _ops(specs: Iterable[str | dict[str, dict[str, int | str]]]) -> tuple[Choice, ...]:
-    return tuple(map(Choice.from_spec, specs))
-
-
-class AugmentationConfig(Section):
-    """What happens to training images."""
-
-    crop: Literal["random_resized", "padded", "none"] = Field("random_resized", description="Kind of crop.")
-    min_scale: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.08, description="random_resized: smallest crop, as a share of the image's area."
-    )
-    padding: Annotated[Number, Field(ge=0)] = Field(4, description="padded: border before the crop, in pixels.")
-    flip: bool = Field(True, description="Mirror half of the images left to right.")
-    jitter: Fraction = Field(0.4, description="Strength of brightness, contrast and saturation changes.")
-
-
-class DataConfig(Section):
-    """Where images come from and how they are prepared."""
-
-    source: Literal["folder", "cifar10", "cifar100", "fashion_mnist", "digits"] = Field(
-        "folder", description="Class folders, a torchvision data set, or scikit-learn's digits."
-    )
-    root: str = Field("data", description="Folder of the data set.")
-    train_folder: str = Field("train", description="Folder of the training images, below root (source: folder).")
-    val_folder: str = Field("val", description="Folder of the validation images, below root (source: folder).")
-    preset: Literal["spos", "standard"] = Field(
-        "spos",
-        description="spos: BGR from 0 to 255 and OpenCV's resize, as in the official code. standard: RGB, normalised.",
-    )
-    value_range: ValueRange = Field(
-        "auto",
-        description="Pixel values that become black and white, for images of more than 8 bits a channel, and for signed"
-        " or floating-point ones: [low, high], or dtype for the whole range of their type. auto: such images are an"
-        " error. Images of 8 bits are used as they are.",
-    )
-    augmentation: AugmentationConfig = AugmentationConfig()
-    holdout_per_class: Annotated[Number, Field(ge=0, le=10**9)] = Field(
-        50, description="Training images of each class to hold out for the search. 0 needs search.split: val."
-    )
-    store: Literal["none", "ram", "disk"] = Field(
-        "none",
-        description="Cache of decoded training images. disk: in the run folder. ram: in memory, for one command of one"
-        " process. Cached images have a short side of at most 256/224 of image_size, and random crops come from these.",
-    )
-    workers: Annotated[Number, Field(ge=0, le=256)] = Field(4, description="Image loading workers per process.")
-    bad_images: Annotated[Number, Field(ge=0, le=10**9)] = Field(
-        20, description="Broken training images that a process may skip, naming each once, before the run ends."
-    )
-
-
-class TrainingConfig(Section):
-    """What both trainings have in common."""
-
-    steps: Count = Field(description="Optimizer updates.")
-    batch_size: Count = Field(1024, description="Images per update, over all processes.")
-    accumulate: Count = Field(
-        1, description="Forward and backward passes per update in each process: less memory, same batch."
-    )
-    lr: Annotated[float, Field(gt=0)] = Field(0.5, description="Peak learning rate, for the whole batch.")
-    schedule: Literal["linear", "cosine"] = Field("linear", description="How the learning rate falls to 0.")
-    schedule_first: Literal[0, 1] = Field(
-        0,
-        description="Position of the first update on the schedule. 1: as in the official code, which advances the"
-        " schedule before the update.",
-    )
-    warmup_steps: Annotated[Number, Field(ge=0)] = Field(
-        0, description="Updates during which the learning rate rises linearly to lr."
-    )
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Momentum of SGD.")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(
-        4e-5, description="L2 penalty on weights of two or more dimensions, so not on BatchNorm."
-    )
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.1, description="Probability that is spread evenly over all classes."
-    )
-    clip_grad_norm: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Largest L2 norm of the gradient. null: no limit."
-    )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="Dropout rate before the classifier.")
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None,
-        description="Decay per step of the moving average of the weights, at most (1 + t) / (10 + t) after t steps."
-        " The average is what the search scores, and what a retraining results in. null: no average.",
-    )
-    amp: Annotated[Literal["off", "bf16", "fp16"], Off] = Field("off", description="Mixed precision. fp16 needs CUDA.")
-    compile: Annotated[Literal["off", "blocks"], Off] = Field(
-        "off",
-        description="blocks: PyTorch compiles each choice block at its first use. Needs a C++ compiler; on a GPU,"
-        " a C compiler.",
-    )
-    gradient_compression: Annotated[Literal["off", "bf16"], Off] = Field(
-        "off", description="bf16: processes exchange gradients in half the bytes, with 8 bits of precision."
-    )
-    log_every: Count = Field(100, description="Steps between lines of metrics.jsonl.")
-    checkpoint_every: Count = Field(1000, description="Steps between checkpoints.")
-    keep_checkpoints: Annotated[Number, Field(ge=1)] = Field(2, description="Number of newest step-*.pt files to keep.")
-    milestone_every: Count | None = Field(
-        None, description="Steps between checkpoints that are never deleted. null: none."
-    )
-
-    @model_validator(mode="after")
-    def _require_consistent_steps(self) -> TrainingConfig:
-        if self.warmup_steps >= self.steps:
-            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below steps ({self.steps})")
-        return self
-
-
-class BinsConfig(Section):
-    """FLOPs bins of the official sampler: it draws a bin, then a path inside it."""
-
-    low: Cost = Field(290_000_000, description="Lower end of the first bin, in FLOPs.")
-    high: Cost = Field(360_000_000, description="Upper end of the last bin, in FLOPs.")
-    width: Cost = Field(10_000_000, description="Width of each bin, in FLOPs.")
-
-    @model_validator(mode="after")
-    def _require_whole_bins(self) -> BinsConfig:
-        if self.low >= self.high or (self.high - self.low) % self.width:
-            raise ValueError(
-                f"width must divide the range from low to high, got width {self.width:,} for {self.low:,} to"
-                f" {self.high:,}"
-            )
-        return self
-
-
-class SupernetConfig(TrainingConfig):
-    """Training of the supernet, one path per step (paper, section 3.2)."""
-
-    steps: Count = Field(150_000, description="Optimizer updates.")
-    affine: bool = Field(False, description="Whether BatchNorm has a learned scale and shift.")
-    sampler: Literal["uniform", "flops_bins", "fair"] = Field(
-        "flops_bins",
-        description="How paths are drawn. uniform: over the space. flops_bins: over bins of FLOPs, as in the official"
-        " code. fair: several paths per step, so that each step trains every choice of every block (FairNAS).",
-    )
-    flops_bins: BinsConfig = BinsConfig()
-    width_warmup_steps: Annotated[Number, Field(ge=0, le=10**12)] = Field(
-        0,
-        description="Updates, in as many equal parts as there are widths: the first part trains the widest only, each"
-        " later part adds the next narrower one (progressive shrinking, as in Once-for-All). 0: all widths at once.",
-    )
 
 
 class SearchConfig(Section):
@@ -328,17 +91,6 @@ class SearchConfig(Section):
                 " pareto; set racing: null, or objective: accuracy"
             )
         return self
-
-
-class RetrainConfig(TrainingConfig):
-    """Training of the found architecture from scratch."""
-
-    steps: Count = Field(300_000, description="Optimizer updates.")
-    affine: bool = Field(True, description="Whether BatchNorm has a learned scale and shift.")
-    evaluate_every: Count = Field(5000, description="Steps between evaluations on the validation set.")
-    batchnorm_pass_steps: Annotated[Number, Field(ge=0)] | None = Field(
-        None, description="Batches of the final BatchNorm pass. null: one epoch, as in the official code. 0: no pass."
-    )
 
 
 class AuditConfig(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from spos_cli.config.schema import TrainingConfig
+from spos_cli.config.training import TrainingConfig
 from spos_cli.doctor.finding import Finding, Findings, judge
 from spos_cli.doctor.setup import Setup
 from spos_cli.doctor.wording import plural

@@ -6,7 +6,7 @@ import shutil
 
 import torch
 
-from spos_cli.config.schema import TrainingConfig
+from spos_cli.config.training import TrainingConfig
 from spos_cli.data.workers import shared_memory_free, shared_memory_needed
 from spos_cli.doctor.finding import Finding, Findings, attempt, judge
 from spos_cli.doctor.setup import Setup

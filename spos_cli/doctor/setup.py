@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from spos_cli.config.schema import TrainingConfig
+from spos_cli.config.training import TrainingConfig
 from spos_cli.engine import distributed
 from spos_cli.engine.distributed import Processes
 from spos_cli.errors import DataError, SposError

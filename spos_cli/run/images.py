@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spos_cli.config.schema import Config, TrainingConfig
+from spos_cli.config.schema import Config
+from spos_cli.config.training import TrainingConfig
 from spos_cli.data import cache, datasets, inspection, levels
 from spos_cli.data.cache import ResizedSet
 from spos_cli.data.identity import Identity, TrainedOn

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from spos_cli import seeding
-from spos_cli.config.schema import Config, TrainingConfig
+from spos_cli.config.schema import Config
+from spos_cli.config.training import TrainingConfig
 from spos_cli.data.loaders import images_per_pass
 from spos_cli.engine import history
 from spos_cli.engine.history import Guessing, find_guessing

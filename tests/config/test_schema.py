@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from spos_cli.config.schema import Config, Section
+from spos_cli.config.schema import Config
+from spos_cli.config.section import Section
 from spos_cli.errors import ConfigError
 from tests.config.yaml_texts import ALIASES, load
 

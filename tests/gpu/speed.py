@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spos_cli.config.schema import DataConfig
+from spos_cli.config.data import DataConfig
 from spos_cli.data.cache import ResizedSet, keep_in_memory
 from spos_cli.data.datasets import FolderSet, ImageSet
 from spos_cli.data.loaders import BadImages, training_batches

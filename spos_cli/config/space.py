@@ -1,0 +1,100 @@
+"""The section `space`: which architectures exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from spos_cli.config.section import Section
+from spos_cli.config.units import (
+    Count,
+    Number,
+    Width,
+    as_value_error,
+)
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import SearchSpace, Stage, parse_width
+
+OpSpecs = tuple[str | dict[str, dict[str, int | str]], ...]  # such as (`shuffle_xception`, `{shuffle: {kernel: 5}}`)
+
+
+class StemConfig(Section):
+    """The first 3x3 convolution."""
+
+    channels: Count = Field(16, description="Output channels of the first 3x3 convolution.")
+    stride: Literal[1, 2] = Field(2, description="Stride of the first convolution; 1 for small images.")
+
+
+class StageConfig(Section):
+    """A network stage: consecutive choice blocks with the same output channels."""
+
+    blocks: Count = Field(description="Number of choice blocks.")
+    channels: Count = Field(description="Output channels of each block.")
+    stride: Literal[1, 2] = Field(2, description="Stride of the first block; the others have stride 1.")
+    choices: OpSpecs | None = Field(None, description="Ops of these blocks. null: space.choices.")
+
+
+class SpaceConfig(Section):
+    """Which architectures exist."""
+
+    image_size: Count = Field(224, description="Side of the square input, in pixels.")
+    classes: Annotated[Number, Field(ge=2, le=10**12)] = Field(1000, description="Number of classes of the data set.")
+    stem: StemConfig = StemConfig()
+    stages: tuple[StageConfig, ...] = Field(
+        (
+            StageConfig(blocks=4, channels=64),
+            StageConfig(blocks=4, channels=160),
+            StageConfig(blocks=8, channels=320),
+            StageConfig(blocks=4, channels=640),
+        ),
+        description="Network stages, in the order of the forward pass.",
+    )
+    head_channels: Count = Field(1024, description="Output channels of the last 1x1 convolution.")
+    choices: OpSpecs = Field(
+        (
+            {"shuffle": {"kernel": 3}},
+            {"shuffle": {"kernel": 5}},
+            {"shuffle": {"kernel": 7}},
+            "shuffle_xception",
+        ),
+        description="Ops of every choice block, by index.",
+    )
+    widths: tuple[Width, ...] = Field(
+        (),
+        description="Width multipliers for each block's hidden channels, ascending. Empty: no channel search.",
+    )
+
+    @model_validator(mode="after")
+    def _require_possible_space(self) -> SpaceConfig:
+        as_value_error(SpaceConfig.build)(self)
+        return self
+
+    def build(self) -> SearchSpace:
+        """Return the search space that this section describes."""
+        return SearchSpace(
+            stages=tuple(
+                Stage(
+                    stage.blocks, stage.channels, stage.stride, None if stage.choices is None else _ops(stage.choices)
+                )
+                for stage in self.stages
+            ),
+            choices=_ops(self.choices),
+            image_size=self.image_size,
+            classes=self.classes,
+            stem_channels=self.stem.channels,
+            stem_stride=self.stem.stride,
+            head_channels=self.head_channels,
+            widths=tuple(map(parse_width, self.widths)),
+        )
+
+    @property
+    def own_blocks(self) -> set[str]:
+        """The user's own blocks, as import paths."""
+        lists = [self.choices, *(stage.choices or () for stage in self.stages)]
+        return {choice.op for specs in lists for choice in _ops(specs) if choice.is_own}
+
+
+def _ops(specs: Iterable[str | dict[str, dict[str, int | str]]]) -> tuple[Choice, ...]:
+    return tuple(map(Choice.from_spec, specs))

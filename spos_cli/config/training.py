@@ -1,0 +1,118 @@
+"""The sections `supernet` and `retrain`: how both are trained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from spos_cli.config.section import Section
+from spos_cli.config.units import (
+    Cost,
+    Count,
+    Number,
+    Off,
+)
+
+
+class TrainingConfig(Section):
+    """What both trainings have in common."""
+
+    steps: Count = Field(description="Optimizer updates.")
+    batch_size: Count = Field(1024, description="Images per update, over all processes.")
+    accumulate: Count = Field(
+        1, description="Forward and backward passes per update in each process: less memory, same batch."
+    )
+    lr: Annotated[float, Field(gt=0)] = Field(0.5, description="Peak learning rate, for the whole batch.")
+    schedule: Literal["linear", "cosine"] = Field("linear", description="How the learning rate falls to 0.")
+    schedule_first: Literal[0, 1] = Field(
+        0,
+        description="Position of the first update on the schedule. 1: as in the official code, which advances the"
+        " schedule before the update.",
+    )
+    warmup_steps: Annotated[Number, Field(ge=0)] = Field(
+        0, description="Updates during which the learning rate rises linearly to lr."
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Momentum of SGD.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        4e-5, description="L2 penalty on weights of two or more dimensions, so not on BatchNorm."
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.1, description="Probability that is spread evenly over all classes."
+    )
+    clip_grad_norm: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Largest L2 norm of the gradient. null: no limit."
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="Dropout rate before the classifier.")
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Decay per step of the moving average of the weights, at most (1 + t) / (10 + t) after t steps."
+        " The average is what the search scores, and what a retraining results in. null: no average.",
+    )
+    amp: Annotated[Literal["off", "bf16", "fp16"], Off] = Field("off", description="Mixed precision. fp16 needs CUDA.")
+    compile: Annotated[Literal["off", "blocks"], Off] = Field(
+        "off",
+        description="blocks: PyTorch compiles each choice block at its first use. Needs a C++ compiler; on a GPU,"
+        " a C compiler.",
+    )
+    gradient_compression: Annotated[Literal["off", "bf16"], Off] = Field(
+        "off", description="bf16: processes exchange gradients in half the bytes, with 8 bits of precision."
+    )
+    log_every: Count = Field(100, description="Steps between lines of metrics.jsonl.")
+    checkpoint_every: Count = Field(1000, description="Steps between checkpoints.")
+    keep_checkpoints: Annotated[Number, Field(ge=1)] = Field(2, description="Number of newest step-*.pt files to keep.")
+    milestone_every: Count | None = Field(
+        None, description="Steps between checkpoints that are never deleted. null: none."
+    )
+
+    @model_validator(mode="after")
+    def _require_consistent_steps(self) -> TrainingConfig:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below steps ({self.steps})")
+        return self
+
+
+class BinsConfig(Section):
+    """FLOPs bins of the official sampler: it draws a bin, then a path inside it."""
+
+    low: Cost = Field(290_000_000, description="Lower end of the first bin, in FLOPs.")
+    high: Cost = Field(360_000_000, description="Upper end of the last bin, in FLOPs.")
+    width: Cost = Field(10_000_000, description="Width of each bin, in FLOPs.")
+
+    @model_validator(mode="after")
+    def _require_whole_bins(self) -> BinsConfig:
+        if self.low >= self.high or (self.high - self.low) % self.width:
+            raise ValueError(
+                f"width must divide the range from low to high, got width {self.width:,} for {self.low:,} to"
+                f" {self.high:,}"
+            )
+        return self
+
+
+class SupernetConfig(TrainingConfig):
+    """Training of the supernet, one path per step (paper, section 3.2)."""
+
+    steps: Count = Field(150_000, description="Optimizer updates.")
+    affine: bool = Field(False, description="Whether BatchNorm has a learned scale and shift.")
+    sampler: Literal["uniform", "flops_bins", "fair"] = Field(
+        "flops_bins",
+        description="How paths are drawn. uniform: over the space. flops_bins: over bins of FLOPs, as in the official"
+        " code. fair: several paths per step, so that each step trains every choice of every block (FairNAS).",
+    )
+    flops_bins: BinsConfig = BinsConfig()
+    width_warmup_steps: Annotated[Number, Field(ge=0, le=10**12)] = Field(
+        0,
+        description="Updates, in as many equal parts as there are widths: the first part trains the widest only, each"
+        " later part adds the next narrower one (progressive shrinking, as in Once-for-All). 0: all widths at once.",
+    )
+
+
+class RetrainConfig(TrainingConfig):
+    """Training of the found architecture from scratch."""
+
+    steps: Count = Field(300_000, description="Optimizer updates.")
+    affine: bool = Field(True, description="Whether BatchNorm has a learned scale and shift.")
+    evaluate_every: Count = Field(5000, description="Steps between evaluations on the validation set.")
+    batchnorm_pass_steps: Annotated[Number, Field(ge=0)] | None = Field(
+        None, description="Batches of the final BatchNorm pass. null: one epoch, as in the official code. 0: no pass."
+    )
