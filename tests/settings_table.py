@@ -116,12 +116,12 @@ def _either(names: list[str]) -> str:
 
 
 def _metadata(hint: Any) -> list[Any]:
-    """Return the annotations of a type and of its alternatives."""
+    """Return the annotations of a type, and of its alternatives or items."""
     if get_origin(hint) is Annotated:
         kind, *extras = get_args(hint)
         flat = [item for extra in extras for item in (extra.metadata if isinstance(extra, FieldInfo) else [extra])]
         return [*_metadata(kind), *flat]
-    if get_origin(hint) in (Union, types.UnionType):
+    if get_origin(hint) in (Union, types.UnionType, tuple):
         return [item for kind in get_args(hint) for item in _metadata(kind)]
     return []
 

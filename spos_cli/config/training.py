@@ -14,6 +14,16 @@ from spos_cli.config.units import (
     Off,
 )
 
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of a moving average, per update
+
+# The optimizers that use each setting; `lr` and `weight_decay` are for all of them.
+OPTIMIZERS_BY_SETTING = {
+    "momentum": ("sgd", "nesterov", "rmsprop"),
+    "betas": ("adamw",),
+    "alpha": ("rmsprop",),
+    "eps": ("adamw", "rmsprop"),
+}
+
 
 class TrainingConfig(Section):
     """What both trainings have in common."""
@@ -24,7 +34,18 @@ class TrainingConfig(Section):
         1, description="Forward and backward passes per update in each process: less memory, same batch."
     )
     lr: Annotated[float, Field(gt=0)] = Field(0.5, description="Peak learning rate, for the whole batch.")
-    schedule: Literal["linear", "cosine"] = Field("linear", description="How the learning rate falls to 0.")
+    schedule: Literal["linear", "cosine", "step"] = Field(
+        "linear",
+        description="How the learning rate falls to min_lr. linear: as in the paper. cosine: half a period (SGDR, arXiv"
+        " 1608.03983). step: times step_factor every step_every updates after the warm-up.",
+    )
+    min_lr: Annotated[float, Field(ge=0)] = Field(
+        0, description="Learning rate at the end of the fall. step: the lowest learning rate."
+    )
+    step_every: Count | None = Field(None, description="step: updates between two falls of the learning rate.")
+    step_factor: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.1, description="step: factor of each fall. PyTorch's default is 0.1; MobileNetV3 in torchvision has 0.973."
+    )
     schedule_first: Literal[0, 1] = Field(
         0,
         description="Position of the first update on the schedule. 1: as in the official code, which advances the"
@@ -33,9 +54,30 @@ class TrainingConfig(Section):
     warmup_steps: Annotated[Number, Field(ge=0)] = Field(
         0, description="Updates during which the learning rate rises linearly to lr."
     )
-    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Momentum of SGD.")
+    optimizer: Literal["sgd", "nesterov", "adamw", "rmsprop"] = Field(
+        "sgd",
+        description="PyTorch's optimizer. sgd: with momentum, as in the paper. nesterov: SGD with Nesterov's momentum."
+        " adamw: Adam with decoupled weight decay (arXiv 1711.05101). rmsprop: as in MobileNet recipes. adamw and"
+        " rmsprop need a smaller lr, such as 0.001.",
+    )
+    momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="Momentum of sgd, nesterov and rmsprop.")
+    betas: tuple[Decay, Decay] = Field(
+        (0.9, 0.999), description="adamw: decay per update of the averages of the gradient and of its square."
+    )
+    alpha: Decay = Field(
+        0.99,
+        description="rmsprop: decay per update of the average of the squared gradient. PyTorch's default is 0.99;"
+        " MobileNetV3 in torchvision has 0.9.",
+    )
+    eps: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="adamw, rmsprop: what is added to the root of the averaged squared gradient. null: PyTorch's"
+        " default, 1e-8. MobileNetV3 in torchvision has 0.0316, TensorFlow's recipe 0.001 under the root.",
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(
-        4e-5, description="L2 penalty on weights of two or more dimensions, so not on BatchNorm."
+        4e-5,
+        description="L2 penalty on weights of two or more dimensions, so not on BatchNorm. adamw: each update instead"
+        " shrinks these weights by lr times this; PyTorch's default is 0.01.",
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="Probability that is spread evenly over all classes."
@@ -69,6 +111,43 @@ class TrainingConfig(Section):
     def _require_consistent_steps(self) -> TrainingConfig:
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below steps ({self.steps})")
+        return self
+
+    def _is_changed(self, name: str) -> bool:
+        """Return whether a setting has another value than its default.
+
+        Whether it was typed would not do: resolved settings, which are read again, name all of them.
+        """
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
+
+    @model_validator(mode="after")
+    def _require_consistent_schedule(self) -> TrainingConfig:
+        if self.min_lr >= self.lr:
+            raise ValueError(f"min_lr ({self.min_lr:g}) must be below lr ({self.lr:g})")
+        if self.schedule == "step":
+            if self.step_every is None:
+                raise ValueError("schedule: step needs step_every, the number of updates between two falls")
+            return self
+        for name in ("step_every", "step_factor"):
+            if self._is_changed(name):
+                raise ValueError(f"{name} is for schedule: step, but schedule is {self.schedule}; remove {name}")
+        return self
+
+    @model_validator(mode="after")
+    def _require_consistent_optimizer(self) -> TrainingConfig:
+        for name, optimizers in OPTIMIZERS_BY_SETTING.items():
+            if self.optimizer not in optimizers and self._is_changed(name):
+                raise ValueError(
+                    f"{name} is for optimizer: {' or '.join(optimizers)}, but optimizer is {self.optimizer}; remove"
+                    f" {name}"
+                )
+        if self.optimizer == "nesterov" and self.momentum == 0:
+            raise ValueError("optimizer: nesterov needs momentum above 0; set momentum, or optimizer: sgd")
+        if self.optimizer in ("adamw", "rmsprop") and not self._is_changed("lr"):
+            raise ValueError(
+                f"lr ({self.lr:g}) is for SGD; an update of {self.optimizer} changes a weight by about lr: set lr, such"
+                " as 0.001"
+            )
         return self
 
 

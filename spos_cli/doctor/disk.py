@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from spos_cli.config.training import TrainingConfig
 from spos_cli.data.cache import ResizedSet, free_memory
 from spos_cli.doctor.finding import Finding, Findings, attempt
 from spos_cli.doctor.setup import Setup
+from spos_cli.engine.optim import count_averages
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
 from spos_cli.run.output import format_bytes
@@ -85,8 +87,8 @@ def count_bytes(setup: Setup) -> dict[str, int]:
     supernet_checkpoints, retrain_checkpoints = (
         training.keep_checkpoints + 1 for training in (config.supernet, config.retrain)
     )
-    supernet_checkpoint = checkpoint_bytes(supernet, config.supernet.ema_decay is not None)
-    network_checkpoint = checkpoint_bytes(network, config.retrain.ema_decay is not None)
+    supernet_checkpoint = checkpoint_bytes(supernet, config.supernet)
+    network_checkpoint = checkpoint_bytes(network, config.retrain)
     images, cached = setup.images, {}
     if config.data.store == "disk" and setup.images_error is None and isinstance(images.to_augment, ResizedSet):
         cached = {"cached images": images.to_augment.bytes_for(np.arange(len(images.train)))}
@@ -110,10 +112,10 @@ def count_scoring_images(setup: Setup) -> int:
     return min(images, search.images or images)
 
 
-def checkpoint_bytes(model: nn.Module, ema: bool = False) -> int:
-    """Return the bytes of a checkpoint: weights, their momentum and, if any, their moving average."""
-    momentum = sum(map(tensor_bytes, model.parameters()))
-    return state_bytes(model) * (2 if ema else 1) + momentum
+def checkpoint_bytes(model: nn.Module, training: TrainingConfig) -> int:
+    """Return the bytes of a checkpoint: weights, what the optimizer keeps and, if any, their moving average."""
+    averages = count_averages(training.optimizer, training.momentum) * sum(map(tensor_bytes, model.parameters()))
+    return state_bytes(model) * (1 if training.ema_decay is None else 2) + averages
 
 
 def state_bytes(model: nn.Module) -> int:

@@ -22,7 +22,7 @@ from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.metrics_log import MetricsLog, MetricsWindow
-from spos_cli.engine.optim import MovingAverage, Schedule, make_sgd
+from spos_cli.engine.optim import MovingAverage, OptimizerKind, Schedule, make_optimizer
 from spos_cli.engine.parallel import Compression
 from spos_cli.engine.precision import Amp, autocast, prepare_images
 from spos_cli.engine.progress import console, track, warn
@@ -49,7 +49,11 @@ class TrainingPlan:
     schedule: Schedule
     batch_size: int
     accumulate: int = 1
+    optimizer: OptimizerKind = "sgd"
     momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
+    alpha: float = 0.99
+    eps: float | None = None
     weight_decay: float = 4e-5
     label_smoothing: float = 0.1
     clip_grad_norm: float | None = None
@@ -122,7 +126,15 @@ class Trainer:
             raise ConfigError("amp: fp16 needs a GPU; use bf16 or off")
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.wrapped = parallel.wrap(self.model, processes, plan.gradient_compression, one_path=one_path)
-        self.optimizer = make_sgd(self.model, plan.momentum, plan.weight_decay)
+        self.optimizer = make_optimizer(
+            self.model,
+            plan.optimizer,
+            momentum=plan.momentum,
+            betas=plan.betas,
+            alpha=plan.alpha,
+            eps=plan.eps,
+            weight_decay=plan.weight_decay,
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=plan.amp == "fp16")
         self.ema = MovingAverage(self.model, plan.ema_decay) if plan.ema_decay else None
         if plan.compile == "blocks":

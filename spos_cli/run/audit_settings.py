@@ -23,6 +23,7 @@ def shorten(config: Config) -> Config:
     changes = {
         "steps": steps,
         "warmup_steps": training.warmup_steps * steps // training.steps,
+        "step_every": training.step_every and max(1, training.step_every * steps // training.steps),
         "evaluate_every": steps,
         "milestone_every": None,
     }

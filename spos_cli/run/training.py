@@ -38,11 +38,22 @@ def make_training_plan(training: TrainingConfig) -> TrainingPlan:
     """Return a training section of the config in the form that the engine takes."""
     return TrainingPlan(
         schedule=Schedule(
-            training.lr, training.steps, training.schedule, training.warmup_steps, training.schedule_first
+            training.lr,
+            training.steps,
+            training.schedule,
+            training.warmup_steps,
+            training.schedule_first,
+            training.min_lr,
+            training.step_every,
+            training.step_factor,
         ),
         batch_size=training.batch_size,
         accumulate=training.accumulate,
+        optimizer=training.optimizer,
         momentum=training.momentum,
+        betas=training.betas,
+        alpha=training.alpha,
+        eps=training.eps,
         weight_decay=training.weight_decay,
         label_smoothing=training.label_smoothing,
         clip_grad_norm=training.clip_grad_norm,

@@ -21,6 +21,24 @@ from tests.config.yaml_texts import ALIASES, load
         ("seed: -1\n", "seed"),
         ("seed: .nan\n", "seed"),
         ("supernet: {steps: 10, warmup_steps: 10}\n", "warmup_steps (10) must be below steps (10)"),
+        ("retrain: {lr: 0.1, min_lr: 0.1}\n", "min_lr (0.1) must be below lr (0.1)"),
+        ("retrain: {schedule: step}\n", "schedule: step needs step_every"),
+        ("retrain: {step_every: 5}\n", "step_every is for schedule: step, but schedule is linear; remove step_every"),
+        ("retrain: {schedule: cosine, step_factor: 0.5}\n", "step_factor is for schedule: step"),
+        ("retrain: {schedule: step, step_every: 5, step_factor: 1}\n", "retrain.step_factor: input should be less"),
+        ("supernet: {betas: [0.8, 0.99]}\n", "betas is for optimizer: adamw, but optimizer is sgd; remove betas"),
+        ("retrain: {optimizer: rmsprop, lr: 0.1, betas: [0.8, 0.9]}\n", "betas is for optimizer: adamw"),
+        ("retrain: {optimizer: nesterov, alpha: 0.9}\n", "alpha is for optimizer: rmsprop, but optimizer is nesterov"),
+        ("retrain: {eps: 1e-3}\n", "eps is for optimizer: adamw or rmsprop, but optimizer is sgd"),
+        (
+            "retrain: {optimizer: adamw, lr: 0.1, momentum: 0.8}\n",
+            "momentum is for optimizer: sgd or nesterov or rmsprop, but optimizer is adamw",
+        ),
+        ("retrain: {optimizer: adamw, lr: 0.1, betas: [0.8]}\n", "retrain.betas"),
+        ("retrain: {optimizer: adamw, lr: 0.1, betas: [0.8, 1]}\n", "retrain.betas.1: input should be less than 1"),
+        ("retrain: {optimizer: rmsprop, lr: 0.1, eps: 0}\n", "retrain.eps: input should be greater than 0"),
+        ("retrain: {optimizer: nesterov, momentum: 0}\n", "nesterov needs momentum above 0"),
+        ("retrain: {optimizer: adamw}\n", "an update of adamw changes a weight by about lr: set lr, such as 0.001"),
         ("search: {population: 10, mutations: 6, crossovers: 6}\n", "must not exceed population (10)"),
         ("data: {holdout_per_class: 0}\n", "search.split is holdout, but data.holdout_per_class is 0"),
         ("search: {objective: pareto, racing: 0.01}\n", "so it does not work with objective: pareto"),
@@ -72,6 +90,13 @@ def test_each_mistake(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adamw", "rmsprop"])
+def test_resolved_settings_of_each_optimizer_can_be_read_again(tmp_path: Path, optimizer: str) -> None:
+    """They name all settings, also those that the optimizer does not use."""
+    settings = load(tmp_path, "", f"retrain.optimizer={optimizer}", "retrain.lr=0.1", "retrain.schedule=cosine")
+    assert load(tmp_path, settings.to_yaml()) == settings
 
 
 def test_every_field_says_what_it_is() -> None:
