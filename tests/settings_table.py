@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from spos_cli.config.schema import Config
 from spos_cli.config.section import Section
-from spos_cli.config.units import Cost, Devices, Duration, ValueRange
+from spos_cli.config.units import ClassWeights, Cost, Devices, Duration, ValueRange
 
 PAGE = Path(__file__).parents[1] / "configs" / "README.md"
 BEGIN = "<!-- Written by `make docs`. Change the descriptions in spos_cli/config instead. -->\n"
@@ -29,6 +29,7 @@ NAMES: list[tuple[Any, str]] = [
     (Cost, "size, such as `330M`"),
     (Duration, "time, such as `12ms`"),
     (Devices, "`auto`, `cpu` or a whole number, 1 to 10,000"),
+    (ClassWeights, "`balanced`, list of numbers above 0, or `null`"),
     (ValueRange, "`auto`, `dtype` or `[low, high]`"),
 ]
 PLAIN = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", type(None): "`null`"}

@@ -167,6 +167,12 @@ class Config(Section):
             raise ValueError(str(error)) from None
         if self.supernet.width_warmup_steps:
             self._require_width_warmup()
+        for section, training in (("supernet", self.supernet), ("retrain", self.retrain)):
+            weights = training.class_weights
+            if isinstance(weights, tuple) and len(weights) != self.space.classes:
+                raise ValueError(
+                    f"{section}.class_weights has {len(weights)} weights, but space.classes is {self.space.classes}"
+                )
         return self
 
     def _require_width_warmup(self) -> None:

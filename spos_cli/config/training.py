@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from spos_cli.config.section import Section
 from spos_cli.config.units import (
+    ClassWeights,
     Cost,
     Count,
     Number,
@@ -79,8 +80,25 @@ class TrainingConfig(Section):
         description="L2 penalty on weights of two or more dimensions, so not on BatchNorm. adamw: each update instead"
         " shrinks these weights by lr times this; PyTorch's default is 0.01.",
     )
+    loss: Literal["cross_entropy", "bce"] = Field(
+        "cross_entropy",
+        description="bce: binary cross entropy of each class, averaged over the classes, as in ResNet strikes back"
+        " (arXiv 2110.00476). Its gradients are smaller, about by the number of classes: adamw does not mind, SGD needs"
+        " a larger lr.",
+    )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="Probability that is spread evenly over all classes."
+    )
+    class_weights: ClassWeights = Field(
+        None,
+        description="Weights of the images' losses, for classes of different sizes: one for each class, in the order of"
+        " their names; only their ratios count. balanced: images / (classes * images of the class), as in scikit-learn."
+        " null: all images count the same.",
+    )
+    sampling: Literal["uniform", "balanced"] = Field(
+        "uniform",
+        description="Which training images an epoch has. uniform: each once. balanced: each class equally often, images"
+        " / classes times, rounded up (class-balanced sampling, arXiv 1910.09217).",
     )
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Largest L2 norm of the gradient. null: no limit."
@@ -119,6 +137,15 @@ class TrainingConfig(Section):
         Whether it was typed would not do: resolved settings, which are read again, name all of them.
         """
         return bool(getattr(self, name) != type(self).model_fields[name].default)
+
+    @model_validator(mode="after")
+    def _require_one_balance(self) -> TrainingConfig:
+        if self.class_weights == "balanced" and self.sampling == "balanced":
+            raise ValueError(
+                "class_weights: balanced and sampling: balanced each make up for classes of different sizes; use one of"
+                " them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _require_consistent_schedule(self) -> TrainingConfig:

@@ -17,7 +17,7 @@ from spos_cli.space.cost import MAX_DURATION, parse_cost, parse_duration
 from spos_cli.space.search_space import parse_width
 
 MAX_PROCESSES = 10_000
-MAX_PIXEL_VALUE = 1e39  # just above the largest 32-bit floating-point number
+MAX_NUMBER = 1e39  # just above the largest 32-bit floating-point number
 
 
 def as_value_error(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -68,7 +68,7 @@ def _read_value_range(value: Any) -> str | tuple[int | float, ...]:
     if value in ("auto", "dtype"):
         return str(value)
     if isinstance(value, (list, tuple)) and len(value) == 2:
-        low, high = map(_read_pixel_value, value)
+        low, high = map(_read_number, value)
         if low < high:  # This is false for NaN.
             return tuple(int(bound) if bound.is_integer() else bound for bound in (low, high))
     raise ValueError(
@@ -76,15 +76,28 @@ def _read_value_range(value: Any) -> str | tuple[int | float, ...]:
     )
 
 
-def _read_pixel_value(value: Any) -> float:
-    """Return a number; NaN for what is not a number, or beyond any pixel's value."""
+def _read_class_weights(value: Any) -> str | tuple[float, ...] | None:
+    """Read null, `balanced`, or a list of weights, one for each class."""
+    if value is None or value == "balanced":
+        return None if value is None else "balanced"
+    if isinstance(value, (list, tuple)) and value:
+        weights = tuple(map(_read_number, value))
+        if all(weight > 0 for weight in weights):  # This is false for NaN.
+            return weights
+    raise ValueError(
+        f"should be null, balanced or a list of positive numbers, one for each class, not {quote_value(value)}"
+    )
+
+
+def _read_number(value: Any) -> float:
+    """Return a number; NaN for what is not a number, or beyond `MAX_NUMBER`."""
     if isinstance(value, bool):
         return float("nan")
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return float("nan")
-    return number if abs(number) < MAX_PIXEL_VALUE else float("nan")
+    return number if abs(number) < MAX_NUMBER else float("nan")
 
 
 Off = BeforeValidator(_read_off)
@@ -95,4 +108,5 @@ Cost = Annotated[int, BeforeValidator(as_value_error(parse_cost))]
 Duration = Annotated[int, BeforeValidator(as_value_error(_read_duration))]  # microseconds
 Width = Annotated[float, BeforeValidator(as_value_error(_read_width))]
 Devices = Annotated[int | str, BeforeValidator(_read_devices)]
+ClassWeights = Annotated[Literal["balanced"] | tuple[float, ...] | None, BeforeValidator(_read_class_weights)]
 ValueRange = Annotated[Literal["auto", "dtype"] | tuple[int | float, int | float], BeforeValidator(_read_value_range)]

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from spos_cli.data import pixel_file
 from spos_cli.data.datasets import ImageSet
 from spos_cli.data.image_files import Pixels
-from spos_cli.data.loaders import BadImages, Indices, chunks
+from spos_cli.data.loaders import BadImages, chunks
+from spos_cli.data.order import Indices
 from spos_cli.data.transforms import antialiased_resize, compute_size
 from spos_cli.data.workers import stream
 from spos_cli.errors import ConfigError, DataError

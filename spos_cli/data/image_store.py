@@ -17,7 +17,6 @@ from spos_cli.data.datasets import ImageSet
 from spos_cli.data.image_files import Pixels
 from spos_cli.data.loaders import (
     BadImages,
-    Indices,
     Key,
     Replacements,
     Samples,
@@ -28,6 +27,7 @@ from spos_cli.data.loaders import (
     load_batches,
     transform_for_evaluation,
 )
+from spos_cli.data.order import Indices
 from spos_cli.data.pixel_file import MANIFEST_ERRORS
 from spos_cli.data.transforms import EvalTransform, Prepared, TrainTransform, recolour
 from spos_cli.errors import DataError

@@ -7,21 +7,19 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from spos_cli import seeding
 from spos_cli.data.datasets import ImageSet
 from spos_cli.data.image_files import UNREADABLE, Pixels
+from spos_cli.data.order import Indices, Order, Sampling, make_order
 from spos_cli.data.transforms import Colours, EvalTransform, Prepared, TrainTransform
 from spos_cli.data.workers import stream
 from spos_cli.errors import ConfigError, DataError, SposError
 
-Indices = NDArray[np.int64]
-# A sample: its epoch in training or its position in an evaluation, and its index in the image set.
+# A sample: in training how often its image was drawn before, in an evaluation its position; and its index in the set.
 Key = tuple[int, int]
 Transform = Callable[[Pixels, Key], Prepared]
 Replacements = Callable[[Key], Iterable[int]]  # returns the indices to try instead of an unreadable image
@@ -204,35 +202,33 @@ def images_per_pass(batch_size: int, world_size: int, accumulate: int) -> int:
 class _TrainingKeys:
     """The keys of each batch of this process.
 
-    The order of samples is an endless sequence of permutations of `indices`, one for each epoch. Step `s` takes the
-    samples `s * batch_size` up to, but not including, `(s + 1) * batch_size`.
+    The order of samples is an endless sequence of epochs. Step `s` takes the samples `s * batch_size` up to, but not
+    including, `(s + 1) * batch_size`.
     """
 
     def __init__(
         self,
-        indices: Indices,
-        seed: int,
+        order: Order,
         batch_size: int,
         steps: range,
         rank: int,
         world_size: int,
         accumulate: int,
     ) -> None:
-        self.indices, self.seed, self.batch_size, self.steps = indices, seed, batch_size, steps
+        self.order, self.batch_size, self.steps = order, batch_size, steps
         self.rank, self.world_size, self.accumulate = rank, world_size, accumulate
         self.size = images_per_pass(batch_size, world_size, accumulate)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = functools.lru_cache(maxsize=2)(
-            lambda epoch: seeding.generator(self.seed, "order", epoch).permutation(self.indices)
-        )
+        draw, draws = functools.lru_cache(maxsize=2)(self.order.draw), len(self.order)
         for step in self.steps:
             for micro in range(self.accumulate):
                 begin = step * self.batch_size + (micro * self.world_size + self.rank) * self.size
                 keys = []
                 for position in range(begin, begin + self.size):
-                    epoch, position_in_epoch = divmod(position, len(self.indices))
-                    keys.append((epoch, int(order(epoch)[position_in_epoch])))
+                    epoch, position_in_epoch = divmod(position, draws)
+                    number, index = draw(epoch)[position_in_epoch].tolist()
+                    keys.append((number, index))
                 yield keys
 
 
@@ -251,6 +247,7 @@ def training_batches(
     workers: int = 0,
     pin_memory: bool = False,
     bad_images: BadImages | None = None,
+    sampling: Sampling = "uniform",
 ) -> Iterator[TrainingBatch]:
     """Return this process's batches of the steps from `first_step` up to, but not including, `last_step`.
 
@@ -266,6 +263,7 @@ def training_batches(
         workers: loader processes.
         pin_memory: page-locked memory, so that copies to a GPU do not block.
         bad_images: counts unreadable images, each of which is replaced by another one; None makes the first an error.
+        sampling: which images an epoch has: each once, or each class equally often.
 
     Yields:
         Images `(b, 3, S, S) uint8` in channels_last memory; their colour changes, `(b, 3)` float32, or None if there
@@ -275,7 +273,8 @@ def training_batches(
         ConfigError: the batch cannot be divided evenly, or a setting does not fit an image.
         DataError: an image is unreadable, or too many are.
     """
-    keys = _TrainingKeys(indices, seed, batch_size, range(first_step, last_step), rank, world_size, accumulate)
+    order = make_order(sampling, indices, images.labels[indices], seed)
+    keys = _TrainingKeys(order, batch_size, range(first_step, last_step), rank, world_size, accumulate)
     replacements = None if bad_images is None else functools.partial(draw_replacements, indices, seed)
     samples = Samples(images, functools.partial(augment, transform, seed), replacements)
     loaded = load_batches(samples, keys, workers, pin_memory, bad_images)

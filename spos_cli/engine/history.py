@@ -108,7 +108,7 @@ class Guessing:
         )
 
 
-def find_guessing(lines: Sequence[dict[str, Any]], classes: int) -> Guessing | None:
+def find_guessing(lines: Sequence[dict[str, Any]], classes: int, loss_kind: str = "cross_entropy") -> Guessing | None:
     """Judge from its metrics whether a training has diverged or collapsed; return None if it has not.
 
     Equal probabilities for C classes have a cross entropy of ln C, whatever the labels and their smoothing, and a top-1
@@ -122,12 +122,15 @@ def find_guessing(lines: Sequence[dict[str, Any]], classes: int) -> Guessing | N
     The second rule looks at the newest lines that together have `IMAGES_PER_CLASS` images per class, and only at those
     of the second half of the training. A network that has just begun is below ln C, or has too few images for it.
 
+    With `bce`, such a network, whose logits are 0, gives each class the probability one half: ln 2 is in place of ln C.
+
     Args:
         lines: of `metrics.jsonl`, oldest first.
+        loss_kind: `cross_entropy` or `bce`, the loss of the training.
     """
     if classes < 2:
         return None
-    guess, chance = math.log(classes), 1 / classes
+    guess, chance = math.log(2 if loss_kind == "bce" else classes), 1 / classes
     windows = [window for line in lines if (window := _read_window(line)) is not None]
     loss = top1 = 0.0
     seen = 0

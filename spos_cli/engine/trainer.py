@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from spos_cli.engine.compilation import Compile, compile_blocks
 from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
+from spos_cli.engine.losses import LossKind, compute_loss
 from spos_cli.engine.metrics_log import MetricsLog, MetricsWindow
 from spos_cli.engine.optim import MovingAverage, OptimizerKind, Schedule, make_optimizer
 from spos_cli.engine.parallel import Compression
@@ -41,6 +43,7 @@ class TrainingPlan:
         schedule: learning rate of each step, and the number of steps.
         batch_size: images per step, over all processes.
         accumulate: batches per step and process, whose gradients are added up.
+        class_weights: weight of the loss of each class's images, or None.
         ema_decay: decay per step of the moving average of the weights, or None.
         keep_checkpoints: how many of the newest checkpoints to keep.
         milestone_every: steps between checkpoints that are kept for good, or None.
@@ -55,7 +58,9 @@ class TrainingPlan:
     alpha: float = 0.99
     eps: float | None = None
     weight_decay: float = 4e-5
+    loss: LossKind = "cross_entropy"
     label_smoothing: float = 0.1
+    class_weights: tuple[float, ...] | None = None
     clip_grad_norm: float | None = None
     amp: Amp = "off"
     compile: Compile = "off"
@@ -139,7 +144,12 @@ class Trainer:
         self.ema = MovingAverage(self.model, plan.ema_decay) if plan.ema_decay else None
         if plan.compile == "blocks":
             compile_blocks(self.model, device)
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=plan.label_smoothing)
+        self.criterion = functools.partial(
+            compute_loss,
+            kind=plan.loss,
+            label_smoothing=plan.label_smoothing,
+            class_weights=None if plan.class_weights is None else torch.tensor(plan.class_weights, device=device),
+        )
         self.step = 0  # steps that are done
         self.window = MetricsWindow(processes)
         self.metrics = MetricsLog(folder, is_main=processes.is_main, tensorboard=tensorboard)
@@ -233,7 +243,7 @@ class Trainer:
                         # Loss: the mean over the images of the pass.
                         loss = self.criterion(logits, labels)
                     # Backward. Blocks outside of the path get no gradients.
-                    self.scaler.scale(loss / plan.accumulate).backward()
+                    self.scaler.scale(loss / plan.accumulate).backward()  # type: ignore[no-untyped-call]
                 # Add loss and top-1 to the sums for the next line of metrics.
                 self.window.add(self.step, loss.detach(), logits.detach(), labels, 1 / len(paths))
         # Clip the norm of all gradients together.

@@ -133,6 +133,7 @@ class Images:
             workers=self.data.workers,
             pin_memory=accelerator.pins_memory(self.processes.device),
             bad_images=self.bad_images,
+            sampling=training.sampling,
         )
 
     def val_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

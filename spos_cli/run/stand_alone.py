@@ -83,7 +83,7 @@ def make_trainer(
             lambda: Network(space, architecture, training.affine, training.dropout),
             make_weights_seed(config, "network"),
         ),
-        make_training_plan(training),
+        make_training_plan(training, images),
         processes,
         name="retrain",
         folder=folder.path,

@@ -10,12 +10,14 @@ from spos_cli.config.training import TrainingConfig
 from spos_cli.data.loaders import images_per_pass
 from spos_cli.engine import history
 from spos_cli.engine.history import Guessing, find_guessing
+from spos_cli.engine.losses import LossKind, weigh_classes
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.progress import warn
 from spos_cli.engine.trainer import TrainingPlan
 from spos_cli.models.counting import count
 from spos_cli.run.command import Run
 from spos_cli.run.folder import TrainingFolder
+from spos_cli.run.images import Images
 from spos_cli.space.sampling import CostBinSampler, FairSampler, Sampler, UniformSampler, WidthWarmUp
 from spos_cli.space.search_space import SearchSpace
 
@@ -34,8 +36,19 @@ def require_batch(space: SearchSpace, training: TrainingConfig, processes: int, 
     return images
 
 
-def make_training_plan(training: TrainingConfig) -> TrainingPlan:
-    """Return a training section of the config in the form that the engine takes."""
+def make_training_plan(training: TrainingConfig, images: Images | None = None) -> TrainingPlan:
+    """Return a training section of the config in the form that the engine takes.
+
+    Args:
+        images: of the run, which weights of classes depend on; None for a training that leaves these out.
+
+    Raises:
+        DataError: a class has no images, so it cannot be weighted.
+    """
+    weights = None
+    if training.class_weights is not None and images is not None:
+        indices, _ = images.splits
+        weights = weigh_classes(images.train.labels[indices], images.train.classes, training.class_weights)
     return TrainingPlan(
         schedule=Schedule(
             training.lr,
@@ -55,7 +68,9 @@ def make_training_plan(training: TrainingConfig) -> TrainingPlan:
         alpha=training.alpha,
         eps=training.eps,
         weight_decay=training.weight_decay,
+        loss=training.loss,
         label_smoothing=training.label_smoothing,
+        class_weights=weights,
         clip_grad_norm=training.clip_grad_norm,
         amp=training.amp,
         compile=training.compile,
@@ -85,25 +100,26 @@ def make_weights_seed(config: Config, model: str) -> int:
     return seeding.torch_seed(config.seed, f"{model} weights")
 
 
-def read_guessing(folder: Path, classes: int, last_step: int | None = None) -> Guessing | None:
+def read_guessing(folder: Path, classes: int, loss: LossKind, last_step: int | None = None) -> Guessing | None:
     """Return the metrics that show a training no better than guessing; None if there are none.
 
     Args:
         folder: of the training, in a run or elsewhere.
+        loss: of the training.
         last_step: the last step whose metrics count. None: all do.
     """
     try:
         lines = history.read(TrainingFolder(folder, root=folder.parent).metrics)
     except OSError:
         return None
-    return find_guessing([line for line in lines if last_step is None or line["step"] <= last_step], classes)
+    return find_guessing([line for line in lines if last_step is None or line["step"] <= last_step], classes, loss)
 
 
 def warn_of_guessing(folder: TrainingFolder, config: Config, section: str) -> None:
     """Warn at the end of a training that is no better than guessing, and say what to change."""
-    if guessing := read_guessing(folder.path, config.space.classes):
-        lr = getattr(config, section).lr
+    training: TrainingConfig = getattr(config, section)
+    if guessing := read_guessing(folder.path, config.space.classes, training.loss):
         warn(
-            f"{section}: the training has {guessing.verdict}: {guessing}. Lower {section}.lr (it is {lr:g}), raise"
-            f" {section}.warmup_steps or set {section}.clip_grad_norm, and start with --fresh"
+            f"{section}: the training has {guessing.verdict}: {guessing}. Lower {section}.lr (it is {training.lr:g}),"
+            f" raise {section}.warmup_steps or set {section}.clip_grad_norm, and start with --fresh"
         )

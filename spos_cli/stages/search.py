@@ -23,6 +23,7 @@ from spos_cli.run.command import Run
 from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
 from spos_cli.run.output import EXPORT_COMMANDS
+from spos_cli.run.recorded_config import read_recorded_config
 from spos_cli.run.search_inputs import describe_limits, list_limits, make_evaluator, make_evolution, read_supernet
 from spos_cli.run.search_settings import remember_pixels, remember_settings
 from spos_cli.run.training import read_guessing
@@ -90,7 +91,9 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
 
 def warn_of_poor_inputs(run: Run, file: Weights, evolution: Evolution) -> None:
     """Warn if the supernet is no better than guessing, or if a limit allows every architecture."""
-    if guessing := read_guessing(file.path.parent, run.config.space.classes, file.step):
+    folder = file.path.parent
+    trained_with = read_recorded_config(folder) or run.config
+    if guessing := read_guessing(folder, run.config.space.classes, trained_with.supernet.loss, file.step):
         warn(f"the supernet has {guessing.verdict}, so scores are hardly more than chance: {guessing}; train it again")
     for table, limit in [(evolution.table, evolution.limit), *evolution.others]:
         if limit is not None and (idle := table.explain_idle_limit(limit)):

@@ -50,7 +50,7 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
         build_initialized(
             lambda: Supernet(space, training.affine, training.dropout), make_weights_seed(config, "supernet")
         ),
-        make_training_plan(training),
+        make_training_plan(training, images),
         processes,
         name="supernet",
         folder=folder.path,

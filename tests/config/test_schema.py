@@ -39,6 +39,15 @@ from tests.config.yaml_texts import ALIASES, load
         ("retrain: {optimizer: rmsprop, lr: 0.1, eps: 0}\n", "retrain.eps: input should be greater than 0"),
         ("retrain: {optimizer: nesterov, momentum: 0}\n", "nesterov needs momentum above 0"),
         ("retrain: {optimizer: adamw}\n", "an update of adamw changes a weight by about lr: set lr, such as 0.001"),
+        ("retrain: {loss: focal}\n", "retrain.loss: input should be 'cross_entropy' or 'bce'"),
+        ("retrain: {class_weights: [1, 2]}\n", "retrain.class_weights has 2 weights, but space.classes is 1000"),
+        ("supernet: {class_weights: [1, -2]}\n", "should be null, balanced or a list of positive numbers"),
+        ("supernet: {class_weights: [1, yes]}\n", "should be null, balanced or a list of positive numbers"),
+        ("supernet: {class_weights: even}\n", "supernet.class_weights: should be null, balanced or a list"),
+        (
+            "retrain: {class_weights: balanced, sampling: balanced}\n",
+            "each make up for classes of different sizes; use one of them",
+        ),
         ("search: {population: 10, mutations: 6, crossovers: 6}\n", "must not exceed population (10)"),
         ("data: {holdout_per_class: 0}\n", "search.split is holdout, but data.holdout_per_class is 0"),
         ("search: {objective: pareto, racing: 0.01}\n", "so it does not work with objective: pareto"),
@@ -96,6 +105,13 @@ def test_each_mistake(tmp_path: Path, text: str, message: str) -> None:
 def test_resolved_settings_of_each_optimizer_can_be_read_again(tmp_path: Path, optimizer: str) -> None:
     """They name all settings, also those that the optimizer does not use."""
     settings = load(tmp_path, "", f"retrain.optimizer={optimizer}", "retrain.lr=0.1", "retrain.schedule=cosine")
+    assert load(tmp_path, settings.to_yaml()) == settings
+
+
+@pytest.mark.parametrize("weights", ["balanced", "null", "[1, 2.5]"])
+def test_weights_of_classes_can_be_read_again(tmp_path: Path, weights: str) -> None:
+    settings = load(tmp_path, "space: {classes: 2}\n", f"retrain.class_weights={weights}")
+    assert settings.retrain.class_weights == {"balanced": "balanced", "null": None}.get(weights, (1, 2.5))
     assert load(tmp_path, settings.to_yaml()) == settings
 
 

@@ -192,3 +192,37 @@ def test_refuses_a_batch_before_the_first_is_asked_for() -> None:
         training_batches(
             IMAGES, INDICES, TRAIN, seed=0, batch_size=12, first_step=0, last_step=1, world_size=5, accumulate=2
         )
+
+
+UNEVEN = np.flatnonzero((np.arange(COUNT) % 3 > 0) | (np.arange(COUNT) < 6))  # 2 images of class a, 17 and 16
+
+
+def train_balanced(first: int, last: int, **changes: Any) -> list[TrainingBatch]:
+    options: dict[str, Any] = {"seed": 1, "batch_size": 12, "sampling": "balanced", **changes}
+    return list(training_batches(IMAGES, UNEVEN, TRAIN, first_step=first, last_step=last, **options))
+
+
+def test_balanced_sampling_has_each_class_equally_often() -> None:
+    """An epoch has 36 draws: 12 of each of 3 classes, for 35 images."""
+    labels = torch.cat([labels for _, _, labels in train_balanced(0, 12)])
+    assert len(UNEVEN) == 35
+    for epoch in range(4):
+        assert torch.bincount(labels[36 * epoch :][:36]).tolist() == [12, 12, 12]
+
+
+def test_balanced_sampling_repeats_an_image_with_other_augmentation() -> None:
+    batches = train_balanced(0, 3)
+    drawn = [(pixels, label) for images, _, labels in batches for pixels, label in zip(images, labels, strict=True)]
+    rare = {pixels.numpy().tobytes() for pixels, label in drawn if label == 0}
+    assert len(rare) > 8  # of 12 draws of 2 images
+
+
+def test_balanced_sampling_does_not_depend_on_workers_restarts_or_processes() -> None:
+    whole = train_balanced(0, 9)
+    assert same(whole, train_balanced(0, 9, workers=2))
+    assert same(whole[4:], train_balanced(4, 9))
+    parts = [train_balanced(0, 9, rank=rank, world_size=2, accumulate=2) for rank in range(2)]
+    for step, batch in enumerate(whole):
+        micro = [parts[rank][step * 2 + a] for a in range(2) for rank in range(2)]
+        for field in range(3):  # images, colours, labels
+            assert equal(torch.cat([part[field] for part in micro]), batch[field])

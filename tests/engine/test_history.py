@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from spos_cli.engine.history import CHANCE_DEVIATIONS, DIVERGED_RATIO, find_guessing
+from spos_cli.engine.losses import compute_loss
 
 
 def lines(*windows: tuple[float, float], images: int = 500, every: int = 10) -> list[dict[str, Any]]:
@@ -31,6 +32,22 @@ def test_guessing_is_what_equal_probabilities_give(classes: int, smoothing: floa
     assert found is not None
     assert found.guess == pytest.approx(loss, rel=1e-6)
     assert found.chance == 1 / classes
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_guessing_with_bce_is_what_a_dead_network_gives(classes: int, smoothing: float) -> None:
+    """Its features are 0, and so are its logits, since the classifier has no bias."""
+    labels = torch.arange(4 * classes) % classes
+    loss = compute_loss(torch.zeros(len(labels), classes), labels, "bce", smoothing).item()
+    found = find_guessing(lines(*[(loss, 1 / classes)] * 6, images=100 * classes), classes, "bce")
+    assert found is not None
+    assert found.guess == pytest.approx(loss, rel=1e-6)
+    assert found.verdict == "learned nothing"
+    assert find_guessing(lines(*[(loss * 0.9, 1 / classes)] * 6, images=100 * classes), classes, "bce") is None
+    diverged = find_guessing(lines((loss * 2.1, 0.5)), classes, "bce")
+    assert diverged is not None
+    assert diverged.verdict == "diverged"
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 1000])
