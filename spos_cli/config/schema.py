@@ -167,6 +167,8 @@ class Config(Section):
             raise ValueError(str(error)) from None
         if self.supernet.width_warmup_steps:
             self._require_width_warmup()
+        if self.retrain.stochastic_depth:
+            self._require_shortcuts()
         for section, training in (("supernet", self.supernet), ("retrain", self.retrain)):
             weights = training.class_weights
             if isinstance(weights, tuple) and len(weights) != self.space.classes:
@@ -174,6 +176,15 @@ class Config(Section):
                     f"{section}.class_weights has {len(weights)} weights, but space.classes is {self.space.classes}"
                 )
         return self
+
+    def _require_shortcuts(self) -> None:
+        """Raise ValueError if no architecture of the space has a block for `retrain.stochastic_depth`."""
+        layers = self.space.build().layers
+        if not any(layer.has_shortcut(choice) for layer in layers for choice in layer.choices):
+            raise ValueError(
+                "retrain.stochastic_depth needs mbconv blocks with a shortcut, so with stride 1 and as many output as"
+                " input channels, but the space has none; set retrain.stochastic_depth: 0"
+            )
 
     def _require_width_warmup(self) -> None:
         """Raise ValueError if the other settings do not allow `supernet.width_warmup_steps`."""

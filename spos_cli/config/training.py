@@ -218,6 +218,11 @@ class RetrainConfig(TrainingConfig):
 
     steps: Count = Field(300_000, description="Optimizer updates.")
     affine: bool = Field(True, description="Whether BatchNorm has a learned scale and shift.")
+    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0,
+        description="Probability of dropping the last block's output for an image, in mbconv blocks with a shortcut"
+        " (arXiv 1603.09382). It grows linearly with depth, as in torchvision's EfficientNet, which has 0.2. 0: none.",
+    )
     evaluate_every: Count = Field(5000, description="Steps between evaluations on the validation set.")
     batchnorm_pass_steps: Annotated[Number, Field(ge=0)] | None = Field(
         None, description="Batches of the final BatchNorm pass. null: one epoch, as in the official code. 0: no pass."

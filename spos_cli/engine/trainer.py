@@ -93,7 +93,7 @@ class Trainer:
         extra: further content of each checkpoint, for its readers.
         require: checks a checkpoint's content before it is resumed. It is also given the beginning of a message, and
             raises a RunError that begins so.
-        seed: of the dropout masks.
+        seed: of the masks of dropout and of stochastic depth.
         preprocess: makes float images of `(B, 3, H, W) uint8` images and colours, both on the device.
         paths: the paths through the supernet that a step trains. Each batch goes through all of them, and their
             gradients are added up. None for a network, which is one path.

@@ -282,6 +282,11 @@ class InvertedResidual(ChoiceBlock):
 
     With stride 1 and as many output as input channels, the input is added. With `expand` 1 there is no first
     convolution. `activation` is ReLU6 as in MobileNetV2, ReLU, or h-swish (MobileNetV3, arXiv 1905.02244).
+
+    Attributes:
+        residual: whether the input is added.
+        stochastic_depth: what drops the output of random images in training, so that only their input is left; None
+            for nothing (`network.set_stochastic_depth`).
     """
 
     def __init__(
@@ -290,6 +295,7 @@ class InvertedResidual(ChoiceBlock):
         super().__init__()
         make_activation = {"relu6": nn.ReLU6, "relu": nn.ReLU, "hswish": nn.Hardswish}[activation]
         self.residual = layer.stride == 1 and layer.in_channels == layer.out_channels
+        self.stochastic_depth: nn.Module | None = None
         expansion = [
             Convolution(layer.in_channels, hidden, 1, bias=False),
             BatchNorm(hidden, affine=affine),
@@ -305,6 +311,8 @@ class InvertedResidual(ChoiceBlock):
 
     def forward(self, features: Tensor, channels: BlockChannels = BlockChannels()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
         output: Tensor = self.layers(features, hidden=channels.hidden)  # (B, out, H / stride, W / stride)
+        if self.stochastic_depth is not None:
+            output = self.stochastic_depth(output)
         return (features + output if self.residual else output,)
 
 

@@ -15,9 +15,9 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.evaluation import evaluate
 from spos_cli.engine.metrics import Accuracy
 from spos_cli.engine.precision import autocast, prepare_images
-from spos_cli.engine.progress import track
+from spos_cli.engine.progress import track, warn
 from spos_cli.engine.trainer import Trainer
-from spos_cli.models.network import Network
+from spos_cli.models.network import Network, count_shortcuts
 from spos_cli.models.skeleton import build_initialized
 from spos_cli.run.command import Run
 from spos_cli.run.folder import TrainingFolder
@@ -78,11 +78,14 @@ def make_trainer(
         accuracy = measure(run, network, images, processes)
         return {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
 
+    network = build_initialized(
+        lambda: Network(space, architecture, training.affine, training.dropout, training.stochastic_depth),
+        make_weights_seed(config, "network"),
+    )
+    if training.stochastic_depth and processes.is_main and not count_shortcuts(network):
+        warn(f"{architecture} has no mbconv block with a shortcut, so retrain.stochastic_depth has no effect on it")
     return Trainer(
-        build_initialized(
-            lambda: Network(space, architecture, training.affine, training.dropout),
-            make_weights_seed(config, "network"),
-        ),
+        network,
         make_training_plan(training, images),
         processes,
         name="retrain",

@@ -106,6 +106,10 @@ class Layer:
         keeps_shape = self.stride == 1 and self.in_channels == self.out_channels
         return choice.op == IDENTITY or (choice.op == SKIP and keeps_shape)
 
+    def has_shortcut(self, choice: Choice) -> bool:
+        """Return whether an op adds its input to its output in this layer. What a user's own block does is unknown."""
+        return choice.op == "mbconv" and self.stride == 1 and self.in_channels == self.out_channels
+
     def hidden_channels(self, choice: Choice, width: int = 0) -> int:
         """Return the channels between an op's convolutions at a width, rounded down; 0 if the op has none.
 

@@ -48,6 +48,17 @@ from tests.config.yaml_texts import ALIASES, load
             "retrain: {class_weights: balanced, sampling: balanced}\n",
             "each make up for classes of different sizes; use one of them",
         ),
+        (
+            "retrain: {stochastic_depth: 0.2}\n",
+            "stochastic_depth needs mbconv blocks with a shortcut, so with stride 1",
+        ),
+        (
+            "space: {stages: [{blocks: 1, channels: 32}], choices: [mbconv: {kernel: 3, expand: 2}]}\n"
+            "retrain: {stochastic_depth: 0.2}\n",
+            "but the space has none; set retrain.stochastic_depth: 0",
+        ),
+        ("retrain: {stochastic_depth: 1}\n", "retrain.stochastic_depth: input should be less than 1"),
+        ("supernet: {stochastic_depth: 0.2}\n", "unknown setting 'supernet.stochastic_depth'"),
         ("search: {population: 10, mutations: 6, crossovers: 6}\n", "must not exceed population (10)"),
         ("data: {holdout_per_class: 0}\n", "search.split is holdout, but data.holdout_per_class is 0"),
         ("search: {objective: pareto, racing: 0.01}\n", "so it does not work with objective: pareto"),
