@@ -15,6 +15,7 @@ from spos_cli.exits import LOWER_BATCH_SIZES, RAISE_ACCUMULATE, count_images_at_
 from spos_cli.options import (
     FlopsLimitOption,
     FolderArgument,
+    InitOption,
     JournalOption,
     Options,
     ParamsLimitOption,
@@ -64,7 +65,7 @@ def root(
 
 @app.command("supernet-train")
 @shared_options("devices", "max_restarts", "seed", "tensorboard", "fresh")
-def supernet_train(options: Options) -> None:
+def supernet_train(options: Options, init: InitOption = None) -> None:
     """Train the weight-sharing supernet, one path per step.
 
     Writes supernet/last.pt to the run folder. Repeat the command to resume.
@@ -77,9 +78,10 @@ def supernet_train(options: Options) -> None:
     run_across_processes(
         "supernet-train",
         settings,
-        lambda processes: stage.run(options.make_run(settings), processes),
+        lambda processes: stage.run(options.make_run(settings), processes, init),
         RAISE_ACCUMULATE.format("supernet"),
         images=count_images_at_once(settings.supernet),
+        init=init,
         fresh=options.fresh,
     )
 
@@ -206,10 +208,15 @@ def export_arch(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="With --weights: the file to write.")
     ] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option("--arch", metavar="ARCH", help="With --weights of a supernet: write this path as a network."),
+    ] = None,
 ) -> None:
     """Write the best scored architectures to archs/<id>/arch.yaml. Nothing is scored again.
 
-    With --weights: convert a supernet or a network to the form that the official code loads, or to ours.
+    With --weights: convert a supernet or a network to the form that the official code loads, or to ours. With --arch,
+    too: write a path of a supernet, calibrated, as a network that can be used at once.
 
     Example: spos export-arch --flops-limit 300M --prefer smallest
     """
@@ -218,7 +225,9 @@ def export_arch(
     from spos_cli.search.questions import Question
     from spos_cli.stages import export_arch as stage
 
-    if weights is not None:
+    if arch is not None:
+        stage.export_path(run, weights, arch, form, output)
+    elif weights is not None:
         stage.export_weights(run, weights, stage.parse_weights_format(form), output)
     else:
         question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto)
@@ -232,8 +241,9 @@ def retrain(
     arch: Annotated[
         str | None, typer.Argument(metavar="ARCH", help=f"{ARCH} Default: the exported architecture.")
     ] = None,
+    init: InitOption = None,
 ) -> None:
-    """Train one architecture from scratch.
+    """Train one architecture, from scratch or from the weights of --init.
 
     Writes retrain/<id>/model.pt to the run folder, with everything that is needed to use it.
 
@@ -246,10 +256,11 @@ def retrain(
     run_across_processes(
         "retrain",
         settings,
-        lambda processes: stage.run(options.make_run(settings), processes, arch),
+        lambda processes: stage.run(options.make_run(settings), processes, arch, init),
         f"{RAISE_ACCUMULATE.format('retrain')}; for the validation lower search.batch_size",
         images=count_images_at_once(settings.retrain),
         arch=arch and str(architecture.read(arch)),
+        init=init,
         fresh=options.fresh,
     )
 

@@ -30,6 +30,12 @@ JournalOption = Annotated[
         help="Scored candidates: a journal.jsonl, or a checkpoint.pth.tar of the official search.",
     ),
 ]
+InitOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--init", metavar="FILE", help="Weights to begin with: a supernet, or a model.pt of the same architecture."
+    ),
+]
 FlopsLimitOption = Annotated[
     str | None, typer.Option("--flops-limit", metavar="SIZE", help="Maximum FLOPs, such as 330M.")
 ]

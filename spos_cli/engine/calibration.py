@@ -13,7 +13,9 @@ from spos_cli.models.blocks import AnyBatchNorm
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, batches: Iterable[Tensor], processes: Processes | None = None) -> None:
+def calibrate(
+    model: nn.Module, batches: Iterable[Tensor], processes: Processes | None = None, momentum: float | None = None
+) -> None:
     """Replace the running statistics of a model's BatchNorm layers by averages over `batches`.
 
     The estimator is the plain average, over batches, of each batch's mean and unbiased variance. Each layer normalises
@@ -25,12 +27,13 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor], processes: Processes 
         model: its other layers stay in their mode.
         batches: inputs `(B, 3, H, W)` float; the same number on each process.
         processes: if given, average over the batches of all processes.
+        momentum: of the running statistics; None for the plain average.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, AnyBatchNorm)]
     with _reset_statistics(layers):
         for number, images in enumerate(batches, 1):
             for layer in layers:  # PyTorch's own plain average would wait for the device in each layer.
-                layer.momentum = 1 / number
+                layer.momentum = momentum or 1 / number
             model(images)
     if processes is not None and processes.world_size > 1:
         for layer in layers:

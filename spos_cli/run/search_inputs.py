@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +154,18 @@ def decode_calibration(run: Run, folder: Path, images: Images, processes: Proces
     path, indices = folder / "calibration.u8", draw_calibration_indices(run, images)
     transform, seed = images.augmented, run.config.seed
     return decode(run, path, images.to_augment, indices, transform, seed, processes, images.bad_images)
+
+
+@contextlib.contextmanager
+def calibration_set(run: Run, images: Images, processes: Processes) -> Iterator[CalibrationSet]:
+    """Yield the images that a path of the supernet has its statistics from in a search.
+
+    They are those that the run's search has left, or they are decoded into a temporary folder.
+    """
+    search = run.config.search
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_calibration(run, images) or decode_calibration(run, Path(folder), images, processes)
+        yield CalibrationSet(store.images, search.calibration_batch_size, search.calibration_momentum)
 
 
 def open_calibration(run: Run, images: Images) -> ImageStore | None:

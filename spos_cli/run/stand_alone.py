@@ -23,19 +23,28 @@ from spos_cli.run.command import Run
 from spos_cli.run.folder import TrainingFolder
 from spos_cli.run.image_comparison import make_image_record, require_resumable
 from spos_cli.run.images import Images
+from spos_cli.run.inherited_weights import Inherited, name_inherited
 from spos_cli.run.training import make_training_plan, make_weights_seed, warn_of_guessing
 from spos_cli.run.weights_file import make_network_content
 from spos_cli.space.architecture import Architecture
 
+CALIBRATION_STEPS = 20  # Batches for the statistics of an inherited path; more come no closer in a search.
+
 
 def train_stand_alone(
-    run: Run, processes: Processes, architecture: Architecture, images: Images, folder: TrainingFolder
+    run: Run,
+    processes: Processes,
+    architecture: Architecture,
+    images: Images,
+    folder: TrainingFolder,
+    inherited: Inherited | None = None,
 ) -> Accuracy:
     """Train an architecture from its last checkpoint, or from the start, and save it as `model.pt`.
 
     Args:
         run: its seed is that of the weights, and of the order and augmentation of the images.
         images: of a run that may have another seed, which says what is held out.
+        inherited: the weights to begin with; None for random ones.
 
     Returns:
         Its accuracy on the validation images.
@@ -45,11 +54,16 @@ def train_stand_alone(
     """
     training = run.config.retrain
     indices, _ = images.splits
-    trainer = make_trainer(run, processes, architecture, images, folder)
+    trainer = make_trainer(run, processes, architecture, images, folder, inherited)
     trainer.resume()
     run.record_config(folder, processes)
+    if inherited is not None and trainer.step == 0:
+        begin_with(run, trainer, inherited, images, processes)
     trainer.train(lambda step: images.batches(indices, training, step, training.steps, run.config.seed))
-    recompute_batchnorm(run, trainer.result, images, processes)
+    steps = training.batchnorm_pass_steps
+    if steps is None:
+        steps = max(1, len(indices) // training.batch_size)
+    recompute_batchnorm(run, trainer.result, images, processes, training.steps, steps)
     accuracy = measure(run, trainer.result, images, processes)
     if processes.is_main:
         metrics = {
@@ -68,22 +82,29 @@ def train_stand_alone(
 
 
 def make_trainer(
-    run: Run, processes: Processes, architecture: Architecture, images: Images, folder: TrainingFolder
+    run: Run,
+    processes: Processes,
+    architecture: Architecture,
+    images: Images,
+    folder: TrainingFolder,
+    inherited: Inherited | None = None,
 ) -> Trainer:
     """Return a trainer of the architecture, at its first weights."""
     config, training = run.config, run.config.retrain
     space = config.space.build()
-
-    def evaluate_midway(network: nn.Module) -> dict[str, float]:
-        accuracy = measure(run, network, images, processes)
-        return {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
-
     network = build_initialized(
         lambda: Network(space, architecture, training.affine, training.dropout, training.stochastic_depth),
         make_weights_seed(config, "network"),
     )
     if training.stochastic_depth and processes.is_main and not count_shortcuts(network):
         warn(f"{architecture} has no mbconv block with a shortcut, so retrain.stochastic_depth has no effect on it")
+    if inherited is not None and inherited.fill(network, config, images.val.classes) and processes.is_main:
+        warn(inherited.describe_new_classifier(images.val.classes))
+
+    def evaluate_midway(network: nn.Module) -> dict[str, float]:
+        accuracy = measure(run, network, images, processes)
+        return {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
+
     return Trainer(
         network,
         make_training_plan(training, images),
@@ -94,6 +115,7 @@ def make_trainer(
             "kind": "retrain",
             "architecture": architecture.to_list(),
             "recipe": training_identity(config, "retrain"),
+            **name_inherited(inherited),
         },
         extra={"config": portable_settings(config), "images": make_image_record(images, val=True)},
         require=lambda content, what: require_resumable(images, content.get("images"), what),
@@ -105,6 +127,17 @@ def make_trainer(
     )
 
 
+def begin_with(run: Run, trainer: Trainer, inherited: Inherited, images: Images, processes: Processes) -> None:
+    """Calibrate a network that has the weights of a supernet's path, and say how accurate it is before training."""
+    training = run.config.retrain
+    if inherited.is_path:
+        recompute_batchnorm(run, trainer.model, images, processes, 0, min(CALIBRATION_STEPS, training.steps))
+    accuracy = measure(run, trainer.model, images, processes)
+    trainer.model.train()
+    if processes.is_main:
+        run.say(f"validation top-1 with the weights of {inherited.weights.path}, before training: {accuracy.top1:.2%}")
+
+
 def measure(run: Run, network: nn.Module, images: Images, processes: Processes) -> Accuracy:
     """Measure a network on the validation images, with the BatchNorm statistics of the first process."""
     processes.copy_from_main(network.buffers())
@@ -114,19 +147,18 @@ def measure(run: Run, network: nn.Module, images: Images, processes: Processes) 
         return evaluate(network, batches, images.preprocess, processes.device, run.config.retrain.amp, processes)
 
 
-def recompute_batchnorm(run: Run, network: nn.Module, images: Images, processes: Processes) -> None:
-    """Average the BatchNorm statistics of the final weights over training batches, as in the official code.
+def recompute_batchnorm(
+    run: Run, network: nn.Module, images: Images, processes: Processes, first_step: int, steps: int
+) -> None:
+    """Average the BatchNorm statistics of the present weights over the training batches of some steps.
 
-    The official code does so in one more epoch, with learning rate 0 and momentum 1 / step.
+    The official code does so after the training, in one more epoch, with learning rate 0 and momentum 1 / step.
     """
     training = run.config.retrain
-    indices, _ = images.splits
-    steps = training.batchnorm_pass_steps
-    if steps is None:
-        steps = max(1, len(indices) // training.batch_size)
     if steps == 0:
         return
-    batches = images.batches(indices, training, training.steps, training.steps + steps, run.config.seed)
+    indices, _ = images.splits
+    batches = images.batches(indices, training, first_step, first_step + steps, run.config.seed)
     total = steps * training.accumulate
     network.eval()
     with track("BatchNorm pass", total, "batches", quiet=not processes.is_main) as task, torch.no_grad():

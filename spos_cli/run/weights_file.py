@@ -78,22 +78,28 @@ class Weights:
         return model
 
     def network(self, config: Config) -> Network:
-        """Return the network, without dropout. The tensors of an official file tell its architecture.
+        """Return the network, without dropout.
 
         Raises:
             CheckpointError: the network is not in the space of the config.
         """
         self._require_space(config)
-        space = config.space.build()
-        architecture = self.architecture
-        if architecture is None:
-            try:
-                architecture = weights.infer_architecture(space, self.state)
-            except CheckpointError as error:
-                raise CheckpointError(f"{self.path}: {error}") from None
-        model = Network(space, architecture, self.affine, dropout=0.0)
+        model = Network(config.space.build(), self.find_architecture(config), self.affine, dropout=0.0)
         load_state(model, self.state, self.path)
         return model
+
+    def find_architecture(self, config: Config) -> Architecture:
+        """Return the architecture of the network; the tensors of an official file tell it.
+
+        Raises:
+            CheckpointError: the network is not in the space of the config.
+        """
+        if self.architecture is not None:
+            return self.architecture
+        try:
+            return weights.infer_architecture(config.space.build(), self.state)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from None
 
     def require_same_preparation(self, config: Config) -> None:
         """Raise CheckpointError if the config prepares images in another way than the training did."""

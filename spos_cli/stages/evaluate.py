@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,9 +24,9 @@ from spos_cli.run.command import Run
 from spos_cli.run.folder import require_only_one
 from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
-from spos_cli.run.search_inputs import decode_calibration, open_calibration
+from spos_cli.run.search_inputs import calibration_set
 from spos_cli.run.weights_file import Weights
-from spos_cli.search.evaluator import CalibrationSet, calibrate_paths
+from spos_cli.search.evaluator import calibrate_paths
 from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import format_cost
 
@@ -102,12 +101,9 @@ def load_path(
     images.check()
     compare_with_supernet(images, weights.trained_on, weights.path)
     supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    search = run.config.search
-    # The statistics are those that the path has in a search: from the search's own images, if it has left them.
-    with tempfile.TemporaryDirectory() as folder:
-        store = open_calibration(run, images) or decode_calibration(run, Path(folder), images, Processes(0, 1, device))
-        calibration = CalibrationSet(store.images, search.calibration_batch_size, search.calibration_momentum)
-        path = calibrate_paths(supernet, [architecture], images.preprocess, calibration, device, search.amp)
+    amp = run.config.search.amp
+    with calibration_set(run, images, Processes(0, 1, device)) as calibration:
+        path = calibrate_paths(supernet, [architecture], images.preprocess, calibration, device, amp)
     assert path is not None, "nothing stops it"
 
     def forward(pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""`spos export-arch`: write the best scored architectures, or convert weights."""
+"""`spos export-arch`: write the best scored architectures, convert weights, or write a supernet's path."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ import torch
 import yaml
 
 from spos_cli.engine import checkpoint
+from spos_cli.engine.calibration import calibrate
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import warn
 from spos_cli.errors import ConfigError, RunError
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import count
+from spos_cli.models.network import Network
 from spos_cli.official.flops_table import PICKLE_PROTOCOL
 from spos_cli.official.weights import to_official
 from spos_cli.run.candidates import read_candidates
 from spos_cli.run.command import Run
+from spos_cli.run.image_comparison import compare_with_supernet
+from spos_cli.run.images import Images
+from spos_cli.run.inherited_weights import Inherited
+from spos_cli.run.search_inputs import calibration_set
 from spos_cli.run.search_settings import read_settings
 from spos_cli.run.weights_file import Weights, make_network_content, make_supernet_content, read_weights
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.search.questions import Question, answer, describe_idle_limits
 from spos_cli.search.results import format_interval, is_counted, round_interval
-from spos_cli.space.architecture import Architecture
+from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import format_cost
 
 ArchFormat = Literal["yaml", "pkl"]
@@ -197,6 +203,51 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
     ]
     run.show("exported", ["what:", "value:"], facts)
     run.result({"file": str(output), "kind": weights.kind, "architecture": architecture and architecture.to_list()})
+
+
+@torch.no_grad()
+def export_path(run: Run, path: Path | None, arch: str, form: str | None, output: Path | None) -> None:
+    """Write one path of a supernet as a network, `archs/<id>/model.pt`, with calibrated BatchNorm statistics.
+
+    The statistics are those that the path has in a search.
+
+    Args:
+        path: the supernet's checkpoint, ours or official.
+        arch: a literal or a file.
+        form: the format asked for; only ours is possible.
+        output: the file to write, which must not exist; None: `archs/<id>/model.pt`.
+
+    Raises:
+        ConfigError: no supernet is named, or another format.
+        CheckpointError: the file is no supernet, or one of another space.
+        RunError: the output exists.
+    """
+    if path is None:
+        raise ConfigError("--arch is for a path of a supernet; name the supernet with --weights")
+    if form not in (None, "spos"):
+        raise ConfigError(f"--arch writes a model.pt, so --format must be spos, not {form}")
+    config, one_process = run.config, Processes(0, 1, torch.device("cpu"))
+    weights, architecture = read_weights(path), read(arch)
+    supernet = weights.supernet(config)
+    weights.require_same_preparation(config)
+    network = Network(supernet.space, architecture, weights.affine, dropout=0.0)
+    output = output or run.folder.arch(architecture.id).with_name("model.pt")
+    if output.exists():
+        raise RunError(f"{output} already exists; name another file with --output")
+    images = Images(config, one_process)
+    images.check()
+    compare_with_supernet(images, weights.trained_on, path)
+    Inherited(weights, "").fill(network, config, images.train.classes)
+    with calibration_set(run, images, one_process) as calibration:
+        batches = torch.split(calibration.images, calibration.batch)[: calibration.batches]
+        network.to(memory_format=torch.channels_last).eval()
+        calibrate(network, map(images.preprocess, batches), momentum=calibration.momentum)
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    checkpoint.save(output, make_network_content(config, architecture, state, images.train.classes, {}))
+    facts = [("weights", path), ("architecture", architecture), ("written to", output)]
+    run.show("exported", ["what:", "value:"], facts)
+    run.result({"file": str(output), "kind": "network", "architecture": architecture.to_list()})
+    run.next(f"evaluate --weights {quote_path(output)}")
 
 
 def add_settings(run: Run, weights: Weights, architecture: Architecture | None) -> dict[str, Any]:

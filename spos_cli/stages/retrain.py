@@ -1,6 +1,8 @@
-"""`spos retrain`: train one architecture from scratch."""
+"""`spos retrain`: train one architecture, from scratch or from inherited weights."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.metrics import Accuracy
@@ -9,26 +11,28 @@ from spos_cli.models.counting import count
 from spos_cli.run.command import Run
 from spos_cli.run.folder import TrainingFolder, require_only_one
 from spos_cli.run.images import Images
+from spos_cli.run.inherited_weights import Inherited, read_inherited
 from spos_cli.run.stand_alone import train_stand_alone
 from spos_cli.run.training import require_batch
 from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import format_cost
 
 
-def run(run: Run, processes: Processes, arch: str | None) -> None:
+def run(run: Run, processes: Processes, arch: str | None, init: Path | None = None) -> None:
     """Write `retrain/<id>/model.pt`, or resume from `last.pt` there.
 
     Args:
-        arch: a literal or a file. None, or an empty text: the only architecture that was exported.
+        arch: a literal or a file. None, or an empty text: that of the network in `init`, or else the only architecture
+            that was exported.
+        init: a file with the weights to begin with: of a supernet, or of a network of the same architecture.
 
     Raises:
         SposError: the architecture, the data, the settings or an earlier checkpoint do not allow it.
     """
     config, training = run.config, run.config.retrain
-    if not arch:
-        arch = str(require_only_one(run.folder.list_exported_archs(), "arch.yaml", run.command("export-arch")))
-    architecture = read(arch)
+    inherited = None if init is None else read_inherited(init, processes)
     space = config.space.build()
+    architecture = choose_architecture(run, arch, inherited)
     require_batch(space, training, processes.world_size, "retrain")  # It fails before any work.
     space.validate(architecture)
     images = Images(config, processes)
@@ -39,10 +43,25 @@ def run(run: Run, processes: Processes, arch: str | None) -> None:
         flops = count(space).flops.of(architecture)
         if processes.is_main:
             indices, _ = images.splits
-            run.say(f"training {architecture} ({format_cost(flops)} FLOPs) from scratch on {len(indices):,} images")
-        accuracy = train_stand_alone(run, processes, architecture, images, folder)
+            begin = "from scratch" if init is None else f"from the weights of {init}"
+            run.say(f"training {architecture} ({format_cost(flops)} FLOPs) {begin} on {len(indices):,} images")
+        accuracy = train_stand_alone(run, processes, architecture, images, folder, inherited)
     if processes.is_main:
         show(run, architecture, flops, accuracy, folder)
+
+
+def choose_architecture(run: Run, arch: str | None, inherited: Inherited | None) -> Architecture:
+    """Return the architecture that ARCH names, else that of the inherited network, else the exported one.
+
+    Raises:
+        ArchitectureError: ARCH is no architecture.
+        RunError: there is no exported architecture, or there are several.
+    """
+    if arch:
+        return read(arch)
+    if inherited is not None and not inherited.is_path:
+        return inherited.weights.find_architecture(run.config)
+    return read(str(require_only_one(run.folder.list_exported_archs(), "arch.yaml", run.command("export-arch"))))
 
 
 def show(run: Run, architecture: Architecture, flops: int, accuracy: Accuracy, folder: TrainingFolder) -> None:

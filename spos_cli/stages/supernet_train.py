@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from spos_cli.config.identity import portable_settings, training_identity
 from spos_cli.data.identity import TrainedOn
@@ -15,6 +16,7 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.run.command import Run
 from spos_cli.run.image_comparison import make_image_record, require_same_images
 from spos_cli.run.images import Images
+from spos_cli.run.inherited_weights import Inherited, name_inherited, read_inherited
 from spos_cli.run.output import arrange_by_choice
 from spos_cli.run.training import make_sampler, make_training_plan, make_weights_seed, require_batch, warn_of_guessing
 from spos_cli.space.architecture import format_width
@@ -23,8 +25,11 @@ from spos_cli.space.sampling import CostBinSampler, DrawCounts, Sampler, count_d
 from spos_cli.space.search_space import SearchSpace
 
 
-def run(run: Run, processes: Processes) -> None:
+def run(run: Run, processes: Processes, init: Path | None = None) -> None:
     """Write `supernet/last.pt`, or resume from there.
+
+    Args:
+        init: the checkpoint of another supernet with the same blocks, whose weights to begin with.
 
     Raises:
         SposError: the data, the settings or an earlier checkpoint do not allow it.
@@ -39,22 +44,36 @@ def run(run: Run, processes: Processes) -> None:
     images.check()
     images.warn_of_small_shared_memory(training)
     with run.working_in(run.folder.supernet, processes):
-        train(run, processes, space, sampler, images)
+        train(run, processes, space, sampler, images, None if init is None else read_inherited(init, processes))
 
 
-def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, images: Images) -> None:
+def train(
+    run: Run,
+    processes: Processes,
+    space: SearchSpace,
+    sampler: Sampler,
+    images: Images,
+    inherited: Inherited | None,
+) -> None:
     """Train from the last checkpoint, or from the start, to the end."""
     config, training, folder = run.config, run.config.supernet, run.folder.supernet
     indices, held_out = images.splits
+    supernet = build_initialized(
+        lambda: Supernet(space, training.affine, training.dropout), make_weights_seed(config, "supernet")
+    )
+    if inherited is not None and inherited.fill(supernet, config, images.train.classes) and processes.is_main:
+        warn(inherited.describe_new_classifier(images.train.classes))
     trainer = Trainer(
-        build_initialized(
-            lambda: Supernet(space, training.affine, training.dropout), make_weights_seed(config, "supernet")
-        ),
+        supernet,
         make_training_plan(training, images),
         processes,
         name="supernet",
         folder=folder.path,
-        identity={"kind": "supernet", "recipe": training_identity(config, "supernet")},
+        identity={
+            "kind": "supernet",
+            "recipe": training_identity(config, "supernet"),
+            **name_inherited(inherited),
+        },
         extra={
             "config": portable_settings(config),
             **TrainedOn.content(make_image_record(images, val=False), images.train, held_out),
@@ -70,7 +89,7 @@ def train(run: Run, processes: Processes, space: SearchSpace, sampler: Sampler, 
         rest = f" ({len(held_out):,} more are held out for the search)" if len(held_out) else ""
         run.say(
             f"training a supernet of {space.size:,} architectures on {len(indices):,} images of"
-            f" {images.train.name}{rest}"
+            f" {images.train.name}{rest}" + ("" if inherited is None else f", from {inherited.weights.path}")
         )
     trainer.resume()
     run.record_config(folder, processes)

@@ -1,0 +1,185 @@
+"""Begin a training with weights from a file (`--init`), instead of random ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spos_cli.config.identity import portable_settings
+from spos_cli.config.schema import Config
+from spos_cli.engine.distributed import Processes
+from spos_cli.errors import CheckpointError, RunError
+from spos_cli.files.digests import file_digest
+from spos_cli.models.blocks import AnyBatchNorm
+from spos_cli.models.network import Network
+from spos_cli.models.skeleton import Skeleton
+from spos_cli.models.supernet import Supernet
+from spos_cli.official.weights import State
+from spos_cli.run.weights_file import Weights, load_state, read_weights
+from spos_cli.space.architecture import Architecture
+
+CHOICE_TENSOR = re.compile(r"features\.(\d+)\.(\d+)\.(.+)")  # layer, choice and name in the block
+CLASSIFIER = "classifier."
+MAX_NAMED = 6  # tensors in a message
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """The weights to begin a training with.
+
+    Attributes:
+        weights: of a supernet, or of a network.
+        digest: of the file.
+    """
+
+    weights: Weights
+    digest: str
+
+    @property
+    def is_path(self) -> bool:
+        """Whether a network gets a path of a supernet, whose BatchNorm statistics have to be calibrated."""
+        return self.weights.kind == "supernet"
+
+    def fill(self, model: Network | Supernet, config: Config, classes: Sequence[str]) -> bool:
+        """Load the weights into a model; return whether its classifier keeps its new, random weights.
+
+        It does if the images have other classes than those of the file. Where only the model's BatchNorm has a scale
+        and a shift, they are 1 and 0, which changes no output.
+
+        Args:
+            classes: names of the classes of the images.
+
+        Raises:
+            CheckpointError: the weights are of other blocks than the model; the message names tensors.
+        """
+        weights, path = self.weights, self.weights.path
+        self._require_same_blocks(config)
+        state = dict(weights.state)
+        if isinstance(model, Network) and self.is_path:
+            state = select_path(state, model.arch)
+        elif isinstance(model, Supernet) and not self.is_path:
+            raise CheckpointError(f"{path} is a network, which is one path; name a supernet's checkpoint with --init")
+        elif isinstance(model, Network) and weights.architecture not in (None, model.arch):
+            raise CheckpointError(
+                f"{path} is of the architecture {weights.architecture}, not {model.arch}; leave out ARCH to go on with"
+                " it"
+            )
+        expected = model.state_dict()
+        has_new_classifier = self._has_other_classes(classes) or any(
+            name.startswith(CLASSIFIER) and state.get(name, tensor).shape != tensor.shape
+            for name, tensor in expected.items()
+        )
+        if has_new_classifier:
+            state |= {name: tensor for name, tensor in expected.items() if name.startswith(CLASSIFIER)}
+        add_scales_and_shifts(model, state)
+        if isinstance(model, Network) and self.is_path and model.arch.widths:
+            state = cut_to_widths(expected, state)
+        require_same_tensors(expected, state, path)
+        load_state(model, state, path)
+        return has_new_classifier
+
+    def describe_new_classifier(self, classes: Sequence[str]) -> str:
+        """Return what to say of a classifier that is not in the file."""
+        return (
+            f"{self.weights.path} is of other classes than the {len(classes):,} of these images, so the classifier"
+            " begins with random weights"
+        )
+
+    def _require_same_blocks(self, config: Config) -> None:
+        """Raise CheckpointError if the file's space differs in more than classes and image size, or its preset."""
+        recorded = self.weights.config or {}
+        theirs, data = (recorded.get(name) for name in ("space", "data"))
+        if not isinstance(theirs, dict):
+            return
+        free = ("classes", "image_size")
+        ours = portable_settings(config)["space"]
+        if {**theirs, **dict.fromkeys(free)} != {**ours, **dict.fromkeys(free)}:
+            raise CheckpointError(
+                f"{self.weights.path} was trained on another space than this config has; only space.classes and"
+                " space.image_size may differ"
+            )
+        preset = data.get("preset") if isinstance(data, dict) else None
+        if preset not in (None, config.data.preset):
+            raise CheckpointError(
+                f"{self.weights.path} was trained with data.preset: {preset}, not {config.data.preset}; set data.preset"
+                f" to {preset}"
+            )
+
+    def _has_other_classes(self, classes: Sequence[str]) -> bool:
+        """Return whether the file names its classes, and they are others."""
+        named = self.weights.classes
+        if self.weights.trained_on is not None:
+            named = tuple(self.weights.trained_on.identity.classes)
+        return bool(named) and list(named) != list(classes)
+
+
+def read_inherited(path: Path, processes: Processes) -> Inherited:
+    """Read the file of `--init`.
+
+    Raises:
+        CheckpointError: it is no weights file.
+        RunError: not all processes see the same file.
+    """
+    weights, digest = read_weights(path), file_digest(path)
+    if not processes.agree(digest):
+        raise RunError(f"not all processes see the same {path}; all machines need the same file")
+    return Inherited(weights, digest)
+
+
+def name_inherited(inherited: Inherited | None) -> dict[str, Any]:
+    """Return what a training's identity has of `--init`, so that it is resumed with the same weights."""
+    return {"init": None if inherited is None else inherited.digest}
+
+
+def select_path(state: State, arch: Architecture) -> State:
+    """Return the tensors of one path of a supernet, named as those of its network."""
+    selected = {}
+    for name, tensor in state.items():
+        match = CHOICE_TENSOR.fullmatch(name)
+        if match is None:
+            selected[name] = tensor
+        elif int(match[1]) < len(arch) and int(match[2]) == arch[int(match[1])]:
+            selected[f"features.{match[1]}.{match[3]}"] = tensor
+    return selected
+
+
+def cut_to_widths(expected: State, state: State) -> State:
+    """Return tensors with the first of their channels, at most as many as expected (paper, section 3.3)."""
+    return {
+        name: tensor[tuple(map(slice, expected[name].shape))]
+        if name in expected and tensor.dim() == expected[name].dim()
+        else tensor
+        for name, tensor in state.items()
+    }
+
+
+def add_scales_and_shifts(model: Skeleton, state: State) -> None:
+    """Add a scale of 1 and a shift of 0 for each BatchNorm layer of the model that has none in `state`."""
+    for name, module in model.named_modules():
+        if isinstance(module, AnyBatchNorm) and module.affine:
+            state.setdefault(f"{name}.weight", torch.ones_like(module.weight))
+            state.setdefault(f"{name}.bias", torch.zeros_like(module.bias))
+
+
+def require_same_tensors(expected: State, state: State, path: Path) -> None:
+    """Raise CheckpointError if the file lacks tensors of the model, has others, or has some of another shape."""
+    problems = [f"{name} is missing" for name in expected if name not in state]
+    problems += [f"{name} is not in the model" for name in state if name not in expected]
+    problems += [
+        f"{name} is {_describe(state[name])}, not {_describe(tensor)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+        raise CheckpointError(f"{path} does not fit the model: {'; '.join(problems[:MAX_NAMED])}{more}")
+
+
+def _describe(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
