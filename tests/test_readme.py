@@ -148,8 +148,9 @@ def test_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_settings_load() -> None:
-    (settings,) = find_blocks("yaml")
-    space = loading.validate(yaml.safe_load(settings)).space.build()
+    own_space, mobilenet_v3 = find_blocks("yaml")
+    assert loading.validate(yaml.safe_load(mobilenet_v3)).retrain.optimizer == "rmsprop"
+    space = loading.validate(yaml.safe_load(own_space)).space.build()
     assert space.widths == (500, 1000, 1500)
     assert space.options.counts == [6, 7, 7, 3, 4, 4, 4]
 
