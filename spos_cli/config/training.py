@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from spos_cli.config.data import AugmentationConfig
 from spos_cli.config.section import Section
 from spos_cli.config.units import (
     Cost,
@@ -112,6 +113,11 @@ class RetrainConfig(TrainingConfig):
 
     steps: Count = Field(300_000, description="Optimizer updates.")
     affine: bool = Field(True, description="Whether BatchNorm has a learned scale and shift.")
+    augmentation: AugmentationConfig | None = Field(
+        None,
+        description="What happens to the images of this training. Settings that are left out are as in"
+        " data.augmentation. null: all are. Supernet and search use data.augmentation.",
+    )
     evaluate_every: Count = Field(5000, description="Steps between evaluations on the validation set.")
     batchnorm_pass_steps: Annotated[Number, Field(ge=0)] | None = Field(
         None, description="Batches of the final BatchNorm pass. null: one epoch, as in the official code. 0: no pass."
