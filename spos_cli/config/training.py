@@ -15,6 +15,8 @@ from spos_cli.config.units import (
     Off,
 )
 
+MixingAlpha = Annotated[float, Field(ge=0.001, le=100)]
+
 
 class TrainingConfig(Section):
     """What both trainings have in common."""
@@ -40,6 +42,17 @@ class TrainingConfig(Section):
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="Probability that is spread evenly over all classes."
+    )
+    mixup: MixingAlpha | None = Field(
+        None,
+        description="Alpha of the Beta distribution that MixUp draws the weights of two images from (arXiv 1710.09412);"
+        " 0.2 in torchvision's reference training. Training top-1 then counts the label of the larger weight."
+        " null: off.",
+    )
+    cutmix: MixingAlpha | None = Field(
+        None,
+        description="The same for CutMix, which replaces a rectangle by another image's (arXiv 1905.04899); 1.0 in"
+        " torchvision's reference training. With mixup and cutmix, each pass draws one of them, 50:50. null: off.",
     )
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Largest L2 norm of the gradient. null: no limit."

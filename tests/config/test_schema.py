@@ -38,6 +38,8 @@ from tests.config.yaml_texts import ALIASES, load
         ("retrain: {augmentation: {erasing: -1}}\n", "retrain.augmentation.erasing: input should be greater"),
         ("retrain: {augmentation: {erase: 1}}\n", "did you mean 'erasing'?"),
         ("retrain: {augmentation: strong}\n", "retrain.augmentation"),
+        ("supernet: {mixup: 0}\n", "supernet.mixup: input should be greater than or equal to 0.001"),
+        ("retrain: {cutmix: 101}\n", "retrain.cutmix: input should be less than or equal to 100"),
         ("data: {holdout_per_class: 0}\n", "search.split is holdout, but data.holdout_per_class is 0"),
         ("search: {objective: pareto, racing: 0.01}\n", "so it does not work with objective: pareto"),
         ("search: {calibration_momentum: 0}\n", "search.calibration_momentum"),
