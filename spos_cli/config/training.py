@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from spos_cli.config.data import AugmentationConfig
 from spos_cli.config.section import Section
 from spos_cli.config.units import (
     Cost,
@@ -13,6 +14,8 @@ from spos_cli.config.units import (
     Number,
     Off,
 )
+
+MixingAlpha = Annotated[float, Field(ge=0.001, le=100)]
 
 
 class TrainingConfig(Section):
@@ -39,6 +42,17 @@ class TrainingConfig(Section):
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="Probability that is spread evenly over all classes."
+    )
+    mixup: MixingAlpha | None = Field(
+        None,
+        description="Alpha of the Beta distribution that MixUp draws the weights of two images from (arXiv 1710.09412);"
+        " 0.2 in torchvision's reference training. Training top-1 then counts the label of the larger weight."
+        " null: off.",
+    )
+    cutmix: MixingAlpha | None = Field(
+        None,
+        description="The same for CutMix, which replaces a rectangle by another image's (arXiv 1905.04899); 1.0 in"
+        " torchvision's reference training. With mixup and cutmix, each pass draws one of them, 50:50. null: off.",
     )
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Largest L2 norm of the gradient. null: no limit."
@@ -112,6 +126,11 @@ class RetrainConfig(TrainingConfig):
 
     steps: Count = Field(300_000, description="Optimizer updates.")
     affine: bool = Field(True, description="Whether BatchNorm has a learned scale and shift.")
+    augmentation: AugmentationConfig | None = Field(
+        None,
+        description="What happens to the images of this training. Settings that are left out are as in"
+        " data.augmentation. null: all are. Supernet and search use data.augmentation.",
+    )
     evaluate_every: Count = Field(5000, description="Steps between evaluations on the validation set.")
     batchnorm_pass_steps: Annotated[Number, Field(ge=0)] | None = Field(
         None, description="Batches of the final BatchNorm pass. null: one epoch, as in the official code. 0: no pass."
