@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from spos_cli.config.data import AspectRatios
 from spos_cli.config.schema import Config
 from spos_cli.config.section import Section
 from spos_cli.config.units import ClassWeights, Cost, Devices, Duration, ValueRange
@@ -31,17 +32,19 @@ NAMES: list[tuple[Any, str]] = [
     (Devices, "`auto`, `cpu` or a whole number, 1 to 10,000"),
     (ClassWeights, "`balanced`, list of numbers above 0, or `null`"),
     (ValueRange, "`auto`, `dtype` or `[low, high]`"),
+    (AspectRatios, "`[low, high]`"),
 ]
 PLAIN = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", type(None): "`null`"}
 
 
 def tables() -> str:
     """Return a Markdown table for each section of the config, in the order of the file."""
-    parts = [_table("The run", "Settings at the top level of the file.", _rows(Config, "", nested=False))]
+    seen: dict[type[Section], str] = {}
+    parts = [_table("The run", "Settings at the top level of the file.", _rows(Config, "", seen, nested=False))]
     for name, field in Config.model_fields.items():
         if _is_section(field.annotation):
             section: type[Section] = field.annotation  # type: ignore[assignment]
-            parts.append(_table(f"`{name}`", section.__doc__ or "", _rows(section, f"{name}.")))
+            parts.append(_table(f"`{name}`", section.__doc__ or "", _rows(section, f"{name}.", seen)))
     return "\n".join(parts)
 
 
@@ -56,24 +59,42 @@ def _table(title: str, about: str, rows: Iterator[tuple[str, str, str, str]]) ->
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
-def _rows(section: type[Section], prefix: str, nested: bool = True) -> Iterator[tuple[str, str, str, str]]:
-    """Yield name, values, default and description of each field; the fields of an inner section follow it."""
+def _rows(
+    section: type[Section], prefix: str, seen: dict[type[Section], str], nested: bool = True
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yield name, values, default and description of each field; the fields of an inner section follow it.
+
+    Args:
+        seen: the first setting that each section has described, extended here; it is not described again.
+    """
     hints = get_type_hints(section, include_extras=True)
     for name, field in section.model_fields.items():
         key, inner = prefix + name, _inner_section(hints[name])
         if _is_section(field.annotation):
             if nested:
-                yield from _rows(inner, f"{key}.")
+                seen[inner] = key
+                yield from _rows(inner, f"{key}.", seen)
             continue
-        values = f"list of {inner.__name__.removesuffix('Config').lower()}s" if inner else _values(hints[name], field)
+        values = _describe_inner(hints[name], inner, seen) if inner else _values(hints[name], field)
         yield (
             f"`{key}`",
             values,
             _default(field, values.startswith("size,")),
             (field.description or "").replace("<", "&lt;").replace("|", "\\|"),
         )
-        if inner:
-            yield from _rows(inner, f"{key}.N.")
+        if inner and inner not in seen:
+            yield from _rows(inner, f"{key}." if _is_optional(hints[name]) else f"{key}.N.", seen)
+
+
+def _describe_inner(hint: Any, inner: type[Section], seen: dict[type[Section], str]) -> str:
+    """Describe the values of a list of sections, or of a section that may be null."""
+    if not _is_optional(hint):
+        return f"list of {inner.__name__.removesuffix('Config').lower()}s"
+    return f"settings as of `{seen[inner]}`, or `null`" if inner in seen else "the settings below, or `null`"
+
+
+def _is_optional(hint: Any) -> bool:
+    return type(None) in get_args(hint)
 
 
 def _is_section(kind: Any) -> bool:
@@ -102,12 +123,17 @@ def _type_name(hint: Any) -> str:
     if get_origin(hint) is Annotated:
         return _type_name(get_args(hint)[0])
     if get_origin(hint) is Literal:
-        return _either([f"`{value}`" for value in get_args(hint)])
+        return _either(_literals(hint))
     if get_origin(hint) in (Union, types.UnionType):
-        return _either([_type_name(kind) for kind in get_args(hint)])
+        return _either([name for kind in get_args(hint) for name in _literals(kind) or [_type_name(kind)]])
     if get_origin(hint) is tuple:
         return "list of ops" if str in get_args(get_args(hint)[0]) else f"list of {_type_name(get_args(hint)[0])}s"
     return PLAIN[hint]
+
+
+def _literals(hint: Any) -> list[str]:
+    """Return the values of a Literal; none for other types."""
+    return [f"`{value}`" for value in get_args(hint)] if get_origin(hint) is Literal else []
 
 
 def _either(names: list[str]) -> str:

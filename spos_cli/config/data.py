@@ -2,30 +2,144 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from spos_cli.config.section import Section
 from spos_cli.config.units import (
+    Count,
     Fraction,
     Number,
     ValueRange,
 )
 
 DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist")  # The values of data.source that torchvision may download.
+ASPECT_RATIOS = (3 / 4, 4 / 3)  # of the official code's crops, as in torchvision, width to height
+
+# What each value of `augmentation.policy` sets. Crops and mirroring depend on the images, so `light` and `strong` leave
+# them as they are.
+POLICIES: dict[str, dict[str, Any]] = {
+    # The official code: RandomResizedCrop, ColorJitter(0.4, 0.4, 0.4) and RandomHorizontalFlip, in train.py.
+    "paper": {
+        "crop": "random_resized",
+        "min_scale": 0.08,
+        "ratio": ASPECT_RATIOS,
+        "flip": True,
+        "vertical_flip": False,
+        "jitter": 0.4,
+        "grayscale": 0.0,
+        "rand_augment": None,
+        "trivial_augment": False,
+        "erasing": 0.0,
+    },
+    "light": {"jitter": 0.0, "grayscale": 0.0, "rand_augment": None, "trivial_augment": False, "erasing": 0.0},
+    # torchvision's references/classification for its newer weights: --auto-augment ta_wide --random-erase 0.1.
+    "strong": {"jitter": 0.0, "grayscale": 0.0, "rand_augment": None, "trivial_augment": True, "erasing": 0.1},
+}
+
+
+def _require_ratio(value: tuple[float, float]) -> tuple[float, float]:
+    low, high = value
+    if not 0 < low <= high:
+        raise ValueError(f"should be [low, high], both above 0 and low at most high, not [{low:g}, {high:g}]")
+    return value
+
+
+AspectRatios = Annotated[tuple[float, float], AfterValidator(_require_ratio)]
+
+
+class RandAugmentConfig(Section):
+    """How much RandAugment changes an image."""
+
+    ops: Annotated[Count, Field(le=14)] = Field(2, description="Number of random operations on each image.")
+    magnitude: Annotated[Number, Field(ge=0, le=30)] = Field(
+        9, description="Strength of these operations, from 0 to 30."
+    )
 
 
 class AugmentationConfig(Section):
     """What happens to training images."""
 
+    policy: Literal["paper", "light", "strong"] | None = Field(
+        None,
+        description="Values for the settings below that are not set. paper: as in the official code. light: crop and"
+        " mirroring only. strong: TrivialAugment and erasing 0.1, no jitter, as in torchvision's reference training;"
+        " RandAugment instead if rand_augment is set. light and strong keep the kind of crop and mirroring.",
+    )
     crop: Literal["random_resized", "padded", "none"] = Field("random_resized", description="Kind of crop.")
     min_scale: Annotated[float, Field(gt=0, le=1)] = Field(
         0.08, description="random_resized: smallest crop, as a share of the image's area."
     )
+    ratio: AspectRatios = Field(
+        ASPECT_RATIOS, description="random_resized: range of the crop's aspect ratio, width to height."
+    )
     padding: Annotated[Number, Field(ge=0)] = Field(4, description="padded: border before the crop, in pixels.")
     flip: bool = Field(True, description="Mirror half of the images left to right.")
+    vertical_flip: bool = Field(
+        False,
+        description="Mirror half of the images top to bottom.",
+    )
     jitter: Fraction = Field(0.4, description="Strength of brightness, contrast and saturation changes.")
+    grayscale: Fraction = Field(
+        0.0, description="Probability that an image loses its colours; 0.2 in SimCLR (arXiv 2002.05709)."
+    )
+    rand_augment: RandAugmentConfig | None = Field(
+        None, description="torchvision's RandAugment (arXiv 1909.13719), with bilinear interpolation. null: off."
+    )
+    trivial_augment: bool = Field(
+        False,
+        description="torchvision's TrivialAugmentWide: one random operation of random strength on each image"
+        " (arXiv 2103.10158), with bilinear interpolation. Not together with rand_augment.",
+    )
+    erasing: Fraction = Field(
+        0.0,
+        description="Probability that 2 to 33 % of an image's area become a rectangle of ImageNet's mean colour"
+        " (random erasing, arXiv 1708.04896), before the colour jitter.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_policy(cls, values: Any) -> Any:
+        return fill_from_policy(values) if isinstance(values, Mapping) else values
+
+    @model_validator(mode="after")
+    def _require_one_policy(self) -> AugmentationConfig:
+        if self.rand_augment is not None and self.trivial_augment:
+            raise ValueError(
+                "rand_augment and trivial_augment are two ways to draw operations, so only one of them can be set; set"
+                " rand_augment: null, or trivial_augment: false"
+            )
+        return self
+
+
+def fill_from_policy(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an `AugmentationConfig` as they are in a file, and those that their policy adds."""
+    policy = values.get("policy")
+    filled = dict(POLICIES.get(policy, {})) if isinstance(policy, str) else {}
+    if filled.get("trivial_augment") and values.get("rand_augment") is not None:
+        del filled["trivial_augment"]
+    return {**filled, **values}
+
+
+def fill_from_data(values: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `retrain.augmentation`; those that neither it nor its policy sets are `data.augmentation`'s.
+
+    Args:
+        values: of `retrain.augmentation`, as in a file.
+        data: of `data.augmentation`, as in a file.
+    """
+    try:
+        AugmentationConfig.model_validate(data)
+    except ValidationError:  # It is reported once, as a mistake in `data.augmentation`.
+        return dict(values)
+    ours = fill_from_policy(values)
+    theirs = {name: value for name, value in fill_from_policy(data).items() if name != "policy"}
+    for name, other in (("rand_augment", "trivial_augment"), ("trivial_augment", "rand_augment")):
+        if ours.get(name):
+            theirs.pop(other, None)
+    return {**theirs, **ours}
 
 
 class DataConfig(Section):

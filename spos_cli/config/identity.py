@@ -23,9 +23,13 @@ IMAGE_PLACE = ("source", "root", "train_folder", "val_folder")
 def portable_settings(config: Config) -> dict[str, Any]:
     """Return the settings that a result depends on, in plain types: what a weights file keeps of a run.
 
-    `audit` is left out, since it comes after all results. `data.store: ram` becomes `disk`: both give the same images.
+    `audit` is left out, since it comes after all results. So is `augmentation.policy`: the settings that it has filled
+    say all. `data.store: ram` becomes `disk`: both give the same images.
     """
     values = without_machine(config.model_dump(mode="json", exclude={"audit"}))
+    for section in ("data", "retrain"):
+        if values[section]["augmentation"] is not None:
+            del values[section]["augmentation"]["policy"]
     if values["data"]["store"] == "ram":
         values["data"]["store"] = "disk"
     return values

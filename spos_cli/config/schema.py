@@ -8,13 +8,14 @@ Each section of the YAML file is a frozen, typed model; a field's description sa
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
-from spos_cli.config.data import DOWNLOADED, DataConfig
+from spos_cli.config.data import DOWNLOADED, DataConfig, fill_from_data
 from spos_cli.config.section import Section
 from spos_cli.config.space import SpaceConfig
 from spos_cli.config.training import RetrainConfig, SupernetConfig
@@ -153,6 +154,16 @@ class Config(Section):
     search: SearchConfig = SearchConfig()
     retrain: RetrainConfig = RetrainConfig()
     audit: AuditConfig = AuditConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_retrain_augmentation(cls, values: Any) -> Any:
+        """Fill what `retrain.augmentation` leaves out from `data.augmentation`."""
+        sections = [values.get(name) if isinstance(values, Mapping) else None for name in ("data", "retrain")]
+        data, retrain = (section.get("augmentation") if isinstance(section, Mapping) else None for section in sections)
+        if not isinstance(data, Mapping) or not isinstance(retrain, Mapping):
+            return values
+        return {**values, "retrain": {**values["retrain"], "augmentation": fill_from_data(retrain, data)}}
 
     @model_validator(mode="after")
     def _require_consistent_sections(self) -> Config:

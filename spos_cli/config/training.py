@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from spos_cli.config.data import AugmentationConfig
 from spos_cli.config.section import Section
 from spos_cli.config.units import (
     ClassWeights,
@@ -16,6 +17,7 @@ from spos_cli.config.units import (
 )
 
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a moving average, per update
+MixingAlpha = Annotated[float, Field(ge=0.001, le=100)]
 
 # The optimizers that use each setting; `lr` and `weight_decay` are for all of them.
 OPTIMIZERS_BY_SETTING = {
@@ -99,6 +101,17 @@ class TrainingConfig(Section):
         "uniform",
         description="Which training images an epoch has. uniform: each once. balanced: each class equally often, images"
         " / classes times, rounded up (class-balanced sampling, arXiv 1910.09217).",
+    )
+    mixup: MixingAlpha | None = Field(
+        None,
+        description="Alpha of the Beta distribution that MixUp draws the weights of two images from (arXiv 1710.09412);"
+        " 0.2 in torchvision's reference training. Training top-1 then counts the label of the larger weight."
+        " null: off.",
+    )
+    cutmix: MixingAlpha | None = Field(
+        None,
+        description="The same for CutMix, which replaces a rectangle by another image's (arXiv 1905.04899); 1.0 in"
+        " torchvision's reference training. With mixup and cutmix, each pass draws one of them, 50:50. null: off.",
     )
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Largest L2 norm of the gradient. null: no limit."
@@ -222,6 +235,11 @@ class RetrainConfig(TrainingConfig):
         0,
         description="Probability of dropping the last block's output for an image, in mbconv blocks with a shortcut"
         " (arXiv 1603.09382). It grows linearly with depth, as in torchvision's EfficientNet, which has 0.2. 0: none.",
+    )
+    augmentation: AugmentationConfig | None = Field(
+        None,
+        description="What happens to the images of this training. Settings that are left out are as in"
+        " data.augmentation. null: all are. Supernet and search use data.augmentation.",
     )
     evaluate_every: Count = Field(5000, description="Steps between evaluations on the validation set.")
     batchnorm_pass_steps: Annotated[Number, Field(ge=0)] | None = Field(

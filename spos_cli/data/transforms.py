@@ -1,15 +1,14 @@
 """Turn an image into the network's input: crop in a worker, colours on the device.
 
-Workers crop, resize and flip uint8 images; colours and normalisation are left to the device. Images are `(3, H, W)`
-tensors with the memory layout of `(H, W, 3)`: PyTorch's antialiased resize of uint8, its flip and the network itself
-are fastest with it, and nothing is ever transposed.
+Workers crop, resize, flip and otherwise augment uint8 images; colour jitter and normalisation are left to the device.
+Images are `(3, H, W)` tensors with the memory layout of `(H, W, 3)`: PyTorch's antialiased resize of uint8, its flip
+and the network itself are fastest with it, and nothing is ever transposed.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spos_cli.data.augmentation import Augmentation, change_with_seed, make_torchvision_changes
 from spos_cli.data.image_files import Pixels
 from spos_cli.errors import ConfigError
 
@@ -26,26 +26,7 @@ Colours = tuple[float, float, float]  # alpha, beta and delta of `compose_jitter
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 0-1
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # of R, G and B, as in torchvision
 VALUES_PER_PASS = 2**19  # that a CPU works on at a time: they fit into its cache
-ASPECT_RATIOS = (3 / 4, 4 / 3)  # of random crops, width to height
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How training images are changed, in this order: crop, flip, colour jitter.
-
-    Attributes:
-        crop: `random_resized` as in the official code; `padded` for small images; `none`.
-        min_scale: for random_resized: smallest share of the image's area.
-        padding: for padded: border in pixels.
-        flip: mirror half of the images left to right.
-        jitter: strength of brightness, contrast and saturation changes; 0 is off.
-    """
-
-    crop: Literal["random_resized", "padded", "none"] = "random_resized"
-    min_scale: float = 0.08
-    padding: int = 4
-    flip: bool = True
-    jitter: float = 0.4
+SEED_LIMIT = 2**63  # of a seed of torchvision's changes
 
 
 class Prepared(NamedTuple):
@@ -70,18 +51,19 @@ class TrainTransform:
     def __init__(self, preset: PresetName, image_size: int, augmentation: Augmentation) -> None:
         if augmentation.crop == "padded" and augmentation.padding >= image_size:
             raise ConfigError(
-                f"data.augmentation.padding is {augmentation.padding}, which can push an image of {image_size} pixels"
-                f" out of sight; use at most {image_size - 1}"
+                f"augmentation.padding is {augmentation.padding}, which can push an image of {image_size} pixels out"
+                f" of sight; use at most {image_size - 1}"
             )
         self.preset, self.image_size, self.augmentation = preset, image_size, augmentation
         self.resize = EvalTransform(preset, image_size, stored=True)
+        self.change = make_torchvision_changes(augmentation) if augmentation.uses_torchvision else None
 
     def __call__(self, image: Pixels, rng: np.random.Generator) -> Prepared:
         """Return an image `(H, W, 3) uint8` as `(3, S, S) uint8`, and its colour changes, which are not made yet."""
         size, augmentation = self.image_size, self.augmentation
         if augmentation.crop == "random_resized":
             rows, columns = image.shape[:2]
-            top, left, height, width = random_crop(rows, columns, augmentation.min_scale, rng)
+            top, left, height, width = random_crop(rows, columns, augmentation.min_scale, rng, augmentation.ratio)
             result = antialiased_resize(image[top : top + height, left : left + width], size, size)
         else:
             result = self.resize(image)
@@ -91,6 +73,8 @@ class TrainTransform:
             result = shift(result, *(int(draw * (2 * border + 1)) - border for draw in (right, down)))
         if augmentation.flip and flip < 0.5:
             result = mirror(result)
+        if self.change is not None:
+            result = change_with_seed(self.change, result, int(rng.integers(SEED_LIMIT)))
         if not augmentation.jitter:
             return Prepared(result)
         jitter = augmentation.jitter
@@ -100,21 +84,28 @@ class TrainTransform:
         return f"TrainTransform({self.preset!r}, {self.image_size}, {self.augmentation})"
 
 
-def random_crop(height: int, width: int, min_scale: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
+def random_crop(
+    height: int, width: int, min_scale: float, rng: np.random.Generator, ratio: tuple[float, float] = (3 / 4, 4 / 3)
+) -> tuple[int, int, int, int]:
     """Draw top, left, height and width of a crop, distributed as in torchvision's RandomResizedCrop.
 
     The share of the image's area is uniform from `min_scale` to 1, and so is the logarithm of the aspect ratio. If none
     of ten draws fits into the image, return the largest crop in the centre with an allowed aspect ratio.
+
+    Args:
+        height, width: of the image, in pixels.
+        min_scale: smallest share of the image's area.
+        ratio: smallest and largest aspect ratio, width to height.
     """
-    low, high = (math.log(bound) for bound in ASPECT_RATIOS)
+    low, high = (math.log(bound) for bound in ratio)
     for area, shape, down, right in rng.random((10, 4)).tolist():
         target = height * width * (min_scale + (1 - min_scale) * area)
         aspect = math.exp(low + (high - low) * shape)
         wide, tall = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
         if 0 < wide <= width and 0 < tall <= height:
             return int(down * (height - tall + 1)), int(right * (width - wide + 1)), tall, wide
-    tall = min(height, round(width / ASPECT_RATIOS[0]))
-    wide = min(width, round(height * ASPECT_RATIOS[1]))
+    tall = min(height, max(1, round(width / ratio[0])))
+    wide = min(width, max(1, round(height * ratio[1])))
     return (height - tall) // 2, (width - wide) // 2, tall, wide
 
 

@@ -32,9 +32,11 @@ def check(setup: Setup) -> Findings:
 
 def check_augmentation(setup: Setup) -> Finding:
     """Check that training images can be augmented as the settings say."""
-    chosen = setup.images.augmented.augmentation
-    flip = "random flip" if chosen.flip else "no flip"
-    seen = f"preset {setup.config.data.preset}, crop {chosen.crop}, {flip}, colour jitter {chosen.jitter:g}"
+    images = setup.images
+    chosen, retraining = (one.augmentation for one in (images.augmented, images.augmented_for_retraining))
+    seen = f"preset {setup.config.data.preset}, {chosen.describe()}"
+    if retraining != chosen:
+        seen += f"; retraining: {retraining.describe()}"
     return Finding("augmentation", "ok", seen)
 
 

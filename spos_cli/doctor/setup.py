@@ -62,7 +62,7 @@ class Setup:
         if self.images_error is not None or self.has_fatal_images:
             return False
         try:
-            _ = self.images.splits, self.images.augmented
+            _ = self.images.splits, self.images.augmented, self.images.augmented_for_retraining
         except SposError:
             return False
         return True

@@ -21,7 +21,7 @@ from spos_cli.engine.progress import console
 from spos_cli.engine.trainer import Trainer
 from spos_cli.errors import LimitError
 from spos_cli.models.supernet import Supernet
-from spos_cli.run.training import make_sampler, make_training_plan
+from spos_cli.run.training import make_mixing, make_sampler, make_training_plan
 from spos_cli.space.sampling import Sampler, UniformSampler
 
 MEASURED_SECONDS = 2.0  # how long a rate is measured after warming up
@@ -113,6 +113,7 @@ def measure_training(setup: Setup, size: int) -> float:
         identity={},
         seed=config.seed,
         preprocess=setup.images.preprocess,
+        mixing=make_mixing(config, config.supernet),
         paths=sampler.paths,
     )
     trainer.model.train()

@@ -24,6 +24,7 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.losses import LossKind, compute_loss
 from spos_cli.engine.metrics_log import MetricsLog, MetricsWindow
+from spos_cli.engine.mixing import Mixing
 from spos_cli.engine.optim import MovingAverage, OptimizerKind, Schedule, make_optimizer
 from spos_cli.engine.parallel import Compression
 from spos_cli.engine.precision import Amp, autocast, prepare_images
@@ -95,6 +96,7 @@ class Trainer:
             raises a RunError that begins so.
         seed: of the masks of dropout and of stochastic depth.
         preprocess: makes float images of `(B, 3, H, W) uint8` images and colours, both on the device.
+        mixing: mixes the images of a pass and their labels; top-1 then counts the label of the larger weight.
         paths: the paths through the supernet that a step trains. Each batch goes through all of them, and their
             gradients are added up. None for a network, which is one path.
         one_path: whether `paths` has one path for each step, so that only its gradients are sent.
@@ -116,6 +118,7 @@ class Trainer:
         require: Callable[[dict[str, Any], str], None] = lambda content, what: None,
         seed: int,
         preprocess: Callable[[Tensor, Tensor | None], Tensor],
+        mixing: Mixing | None = None,
         paths: Callable[[int], Sequence[Architecture]] | None = None,
         one_path: bool = True,
         evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
@@ -124,7 +127,7 @@ class Trainer:
     ) -> None:
         self.plan, self.processes, self.name, self.folder = plan, processes, name, folder
         self.identity, self.extra, self.require, self.seed = identity, extra or {}, require, seed
-        self.preprocess, self.paths = preprocess, paths
+        self.preprocess, self.mixing, self.paths = preprocess, mixing, paths
         self.evaluate, self.evaluate_every = evaluate, evaluate_every
         device = processes.device
         if plan.amp == "fp16" and device.type == "cpu":
@@ -233,6 +236,12 @@ class Trainer:
             images, colours, labels = next(stream)
             labels = labels.to(device, non_blocking=True)  # (B,)
             images = prepare_images(self.preprocess, images, colours, device)  # (B, 3, H, W) float
+            targets = labels
+            if self.mixing is not None:
+                # Mix the images of the pass. From here on, the label of a mixed image is that of the larger weight.
+                part = batch * self.processes.world_size + self.processes.rank
+                images, targets = self.mixing(images, labels, self.step, part)  # targets: (B, classes)
+                labels = targets.argmax(1)
             for number, path in enumerate(paths, 1):
                 # Gradients add up in this process; the step's last pass averages the sums over all processes.
                 is_last = batch == plan.accumulate - 1 and number == len(paths)
@@ -241,7 +250,7 @@ class Trainer:
                         # Forward, through the blocks of the path only.
                         logits = self.wrapped(images) if path is None else self.wrapped(images, path)  # (B, classes)
                         # Loss: the mean over the images of the pass.
-                        loss = self.criterion(logits, labels)
+                        loss = self.criterion(logits, targets)
                     # Backward. Blocks outside of the path get no gradients.
                     self.scaler.scale(loss / plan.accumulate).backward()  # type: ignore[no-untyped-call]
                 # Add loss and top-1 to the sums for the next line of metrics.

@@ -12,13 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spos_cli.config.data import AugmentationConfig
 from spos_cli.config.schema import Config
-from spos_cli.config.training import TrainingConfig
+from spos_cli.config.training import RetrainConfig, TrainingConfig
 from spos_cli.data import cache, datasets, inspection, levels
+from spos_cli.data.augmentation import Augmentation
 from spos_cli.data.cache import ResizedSet
 from spos_cli.data.identity import Identity, TrainedOn
 from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, images_per_pass, training_batches
-from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, preprocess
+from spos_cli.data.transforms import EvalTransform, TrainTransform, preprocess
 from spos_cli.data.workers import shared_memory_free, shared_memory_needed
 from spos_cli.engine import accelerator, distributed
 from spos_cli.engine.distributed import Processes
@@ -98,8 +100,16 @@ class Images:
 
     @cached_property
     def augmented(self) -> TrainTransform:
-        """How a training image is augmented."""
-        return TrainTransform(self.data.preset, self.size, Augmentation(**self.data.augmentation.model_dump()))
+        """How a training image is augmented for the supernet and for BatchNorm statistics of candidates."""
+        return TrainTransform(self.data.preset, self.size, read_augmentation(self.data.augmentation))
+
+    @cached_property
+    def augmented_for_retraining(self) -> TrainTransform:
+        """How a training image is augmented for a retraining."""
+        chosen = self.config.retrain.augmentation
+        if chosen is None:
+            return self.augmented
+        return TrainTransform(self.data.preset, self.size, read_augmentation(chosen))
 
     @cached_property
     def bad_images(self) -> BadImages:
@@ -122,7 +132,7 @@ class Images:
         return training_batches(
             self.cached,
             indices,
-            self.augmented,
+            self.augmented_for_retraining if isinstance(training, RetrainConfig) else self.augmented,
             seed=self.config.seed if seed is None else seed,
             batch_size=training.batch_size,
             accumulate=training.accumulate,
@@ -266,6 +276,13 @@ class Images:
                 f" {format_bytes(needed)}: batches that do not fit are sent through slower pipes;"
                 f" {advise_shared_memory(needed)}"
             )
+
+
+def read_augmentation(settings: AugmentationConfig) -> Augmentation:
+    """Return a section of the config in the form that the loader takes."""
+    values = settings.model_dump(exclude={"policy", "rand_augment"})
+    chosen = settings.rand_augment
+    return Augmentation(**values, rand_augment=None if chosen is None else (chosen.ops, chosen.magnitude))
 
 
 def advise_shared_memory(needed: int) -> str:

@@ -24,7 +24,7 @@ from spos_cli.run.folder import TrainingFolder
 from spos_cli.run.image_comparison import make_image_record, require_resumable
 from spos_cli.run.images import Images
 from spos_cli.run.inherited_weights import Inherited, name_inherited
-from spos_cli.run.training import make_training_plan, make_weights_seed, warn_of_guessing
+from spos_cli.run.training import make_mixing, make_training_plan, make_weights_seed, warn_of_guessing
 from spos_cli.run.weights_file import make_network_content
 from spos_cli.space.architecture import Architecture
 
@@ -121,6 +121,7 @@ def make_trainer(
         require=lambda content, what: require_resumable(images, content.get("images"), what),
         seed=config.seed,
         preprocess=images.preprocess,
+        mixing=make_mixing(config, training),
         evaluate=evaluate_midway,
         evaluate_every=training.evaluate_every,
         tensorboard=run.tensorboard,

@@ -11,9 +11,11 @@ from spos_cli.data.loaders import images_per_pass
 from spos_cli.engine import history
 from spos_cli.engine.history import Guessing, find_guessing
 from spos_cli.engine.losses import LossKind, weigh_classes
+from spos_cli.engine.mixing import Mixing
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.progress import warn
 from spos_cli.engine.trainer import TrainingPlan
+from spos_cli.errors import ConfigError
 from spos_cli.models.counting import count
 from spos_cli.run.command import Run
 from spos_cli.run.folder import TrainingFolder
@@ -29,11 +31,24 @@ def require_batch(space: SearchSpace, training: TrainingConfig, processes: int, 
         section: of the config, `supernet` or `retrain`, for the message.
 
     Raises:
-        ConfigError: the batch cannot be divided among the processes, or leaves too few images for BatchNorm.
+        ConfigError: the batch cannot be divided among the processes, or leaves too few images for BatchNorm or mixing.
     """
     images = images_per_pass(training.batch_size, processes, training.accumulate)
     space.require_variance(images, f"{section}.batch_size")
+    mixing = [name for name in ("mixup", "cutmix") if getattr(training, name) is not None]
+    if images == 1 and mixing:
+        raise ConfigError(
+            f"{section}.{mixing[0]} mixes the images of a pass, but {section}.batch_size leaves one; raise"
+            f" {section}.batch_size, or set {section}.{mixing[0]}: null"
+        )
     return images
+
+
+def make_mixing(config: Config, training: TrainingConfig) -> Mixing | None:
+    """Return what mixes the images of a training; None if nothing does."""
+    if training.mixup is None and training.cutmix is None:
+        return None
+    return Mixing(training.mixup, training.cutmix, config.space.classes, config.seed)
 
 
 def make_training_plan(training: TrainingConfig, images: Images | None = None) -> TrainingPlan:

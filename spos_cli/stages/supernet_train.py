@@ -18,7 +18,14 @@ from spos_cli.run.image_comparison import make_image_record, require_same_images
 from spos_cli.run.images import Images
 from spos_cli.run.inherited_weights import Inherited, name_inherited, read_inherited
 from spos_cli.run.output import arrange_by_choice
-from spos_cli.run.training import make_sampler, make_training_plan, make_weights_seed, require_batch, warn_of_guessing
+from spos_cli.run.training import (
+    make_mixing,
+    make_sampler,
+    make_training_plan,
+    make_weights_seed,
+    require_batch,
+    warn_of_guessing,
+)
 from spos_cli.space.architecture import format_width
 from spos_cli.space.cost import format_cost
 from spos_cli.space.sampling import CostBinSampler, DrawCounts, Sampler, count_draws
@@ -81,6 +88,7 @@ def train(
         require=lambda content, what: require_same_images(images, content.get("images"), what, val=False),
         seed=config.seed,
         preprocess=images.preprocess,
+        mixing=make_mixing(config, training),
         paths=sampler.paths,
         tensorboard=run.tensorboard,
         one_path=training.sampler != "fair",

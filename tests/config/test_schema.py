@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -60,6 +61,23 @@ from tests.config.yaml_texts import ALIASES, load
         ("retrain: {stochastic_depth: 1}\n", "retrain.stochastic_depth: input should be less than 1"),
         ("supernet: {stochastic_depth: 0.2}\n", "unknown setting 'supernet.stochastic_depth'"),
         ("search: {population: 10, mutations: 6, crossovers: 6}\n", "must not exceed population (10)"),
+        (
+            "data: {augmentation: {erasing: 1.1}}\n",
+            "augmentation.erasing: input should be less than or equal",
+        ),
+        ("data: {augmentation: {ratio: [2, 1]}}\n", "low at most high, not [2, 1]"),
+        ("data: {augmentation: {ratio: [0, 1]}}\n", "both above 0"),
+        ("data: {augmentation: {ratio: [1, 1, 1]}}\n", "data.augmentation.ratio"),
+        ("data: {augmentation: {rand_augment: {magnitude: 31}}}\n", "rand_augment.magnitude: input should be less"),
+        ("data: {augmentation: {rand_augment: {op: 3}}}\n", "did you mean 'ops'?"),
+        ("data: {augmentation: {rand_augment: {}, trivial_augment: true}}\n", "only one of them can be set"),
+        ("data: {augmentation: {policy: stronger}}\n", "data.augmentation.policy: input should be 'paper', 'light' or"),
+        ("data: {augmentation: {policy: [strong]}}\n", "data.augmentation.policy"),
+        ("retrain: {augmentation: {erasing: -1}}\n", "retrain.augmentation.erasing: input should be greater"),
+        ("retrain: {augmentation: {erase: 1}}\n", "did you mean 'erasing'?"),
+        ("retrain: {augmentation: strong}\n", "retrain.augmentation"),
+        ("supernet: {mixup: 0}\n", "supernet.mixup: input should be greater than or equal to 0.001"),
+        ("retrain: {cutmix: 101}\n", "retrain.cutmix: input should be less than or equal to 100"),
         ("data: {holdout_per_class: 0}\n", "search.split is holdout, but data.holdout_per_class is 0"),
         ("search: {objective: pareto, racing: 0.01}\n", "so it does not work with objective: pareto"),
         ("search: {calibration_momentum: 0}\n", "search.calibration_momentum"),
@@ -130,9 +148,10 @@ def test_every_field_says_what_it_is() -> None:
     def walk(section: type[Section]) -> None:
         for name, field in section.model_fields.items():
             kind = field.annotation
-            if isinstance(kind, type) and issubclass(kind, Section):
-                walk(kind)
-            else:
+            inner = [one for one in (kind, *get_args(kind)) if isinstance(one, type) and issubclass(one, Section)]
+            for one in inner:
+                walk(one)
+            if kind not in inner:
                 assert field.description, f"{section.__name__}.{name}"
 
     walk(Config)

@@ -217,22 +217,41 @@ def test_one_crop_differs_from_pils_by_rounding_only(photographs: dict[str, Any]
         assert all(torch.equal(a, b) or torch.equal(a, b.flip(2)) for a, b in zip(flips, plain, strict=True))
 
 
-@pytest.mark.parametrize("min_scale", [0.08, 0.6])
+@pytest.mark.parametrize(
+    ("min_scale", "ratio"), [(0.08, (3 / 4, 4 / 3)), (0.6, (3 / 4, 4 / 3)), (0.3, (1, 1)), (0.2, (0.5, 0.8))]
+)
 @pytest.mark.parametrize("size", [(375, 500), (40, 31), (60, 500), (700, 90)])
-def test_random_crops_are_torchvisions(size: tuple[int, int], min_scale: float) -> None:
+def test_random_crops_are_torchvisions(size: tuple[int, int], min_scale: float, ratio: tuple[float, float]) -> None:
     """Also where few of ten draws fit, or none."""
     count = 1500
     torch.manual_seed(0)
     blank = torch.empty(3, *size, device="meta")
     theirs = np.array(
         [
-            classic.RandomResizedCrop.get_params(blank, [min_scale, 1.0], [3 / 4, 4 / 3])  # type: ignore[arg-type]
+            classic.RandomResizedCrop.get_params(blank, [min_scale, 1.0], list(ratio))  # type: ignore[arg-type]
             for _ in range(count)
         ]
     )
-    ours = np.array([random_crop(*size, min_scale, rng(seed)) for seed in range(count)])
+    ours = np.array([random_crop(*size, min_scale, rng(seed), ratio) for seed in range(count)])
     for measure in (lambda p: p[:, 0], lambda p: p[:, 1], lambda p: p[:, 2] * p[:, 3], lambda p: p[:, 3] / p[:, 2]):
         assert stats.ks_2samp(measure(ours), measure(theirs)).pvalue > 1e-4
+
+
+def test_a_crop_has_a_pixel_at_least() -> None:
+    """Where torchvision's would be empty."""
+    assert random_crop(1, 1, 0.9, rng(0), (5, 6)) == (0, 0, 1, 1)
+    assert random_crop(2, 1, 0.9, rng(0), (5, 6))[2:] == (1, 1)
+
+
+def test_a_crop_is_of_the_chosen_ratio() -> None:
+    square = TrainTransform("standard", 8, Augmentation(ratio=(1, 1), flip=False, jitter=0))
+    stripes = np.zeros((40, 40, 3), np.uint8)
+    for seed in range(20):
+        top, left, height, width = random_crop(40, 40, 0.08, rng(seed), (1, 1))
+        assert height == width
+        stripes[:] = 0
+        stripes[top : top + height, left : left + width] = 255
+        assert (square(stripes, rng(seed)).image == 255).all()
 
 
 def test_crops_of_extreme_images_are_torchvisions() -> None:

@@ -26,7 +26,18 @@ def test_images_that_cannot_be_opened_are_one_failure(tmp_path: Path) -> None:
     expect(later, "speed", "warn", "loader: not measured")
 
 
+def test_augmentation_is_described() -> None:
+    """That of the retraining, too, if it is another one."""
+    both = make_setup("data.augmentation.erasing=0.5", "retrain.augmentation.trivial_augment=true")
+    finding = expect(data.check(both), "augmentation", "ok", "erasing 0.5, colour jitter")
+    assert "TrivialAugment, erasing 0.5" in finding.seen.partition("; retraining: crop")[2]
+    (finding,) = [one for one in data.check(make_setup()) if one.check == "augmentation"]
+    assert "retraining" not in finding.seen
+
+
 def test_an_augmentation_that_loses_the_image() -> None:
+    broken = make_setup("retrain.augmentation.padding=8")
+    expect(data.check(broken), "augmentation", "fail", "padding is 8")
     broken = make_setup("data.augmentation.padding=8")
     expect(data.check(broken), "augmentation", "fail", "padding is 8")
     expect(speed.check(broken), "speed", "warn", "loader: not measured")

@@ -36,6 +36,14 @@ from tests.conftest import Mistake, Spos
             "raise retrain.batch_size, or space.image_size",
         ),
         (
+            ["supernet-train", "--set", "supernet.accumulate=32", "--set", "supernet.mixup=0.2"],
+            "supernet.mixup mixes the images of a pass, but supernet.batch_size leaves one",
+        ),
+        (
+            ["retrain", "0,0,0,0", "--set", "retrain.batch_size=1", "--set", "retrain.cutmix=1"],
+            "raise retrain.batch_size, or set retrain.cutmix: null",
+        ),
+        (
             ["search", "--set", "space.image_size=4", "--set", "search.calibration_batch_size=1"],
             "raise search.calibration_batch_size, or space.image_size",
         ),

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from spos_cli.data.augmentation import Augmentation
 from spos_cli.data.datasets import ArraySet
 from spos_cli.data.loaders import training_batches
-from spos_cli.data.transforms import Augmentation, TrainTransform, preprocess
+from spos_cli.data.transforms import TrainTransform, preprocess
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.losses import weigh_classes
+from spos_cli.engine.mixing import Mixing
 from spos_cli.engine.optim import OptimizerKind, Schedule
 from spos_cli.engine.trainer import Batch, Trainer, TrainingPlan
 from spos_cli.models.network import Network
@@ -82,6 +84,7 @@ def make_trainer(folder: Path, processes: Processes, optimizer: Any, model: str)
         identity={"kind": "test"},
         seed=0,
         preprocess=functools.partial(preprocess, "standard"),
+        mixing=Mixing(0.2, 1.0, SPACE.classes, seed=0),
         paths=SAMPLER.paths if model == "supernet" else None,
     )
 
@@ -90,7 +93,7 @@ def batches(processes: Processes, first: int, last: int, workers: int) -> Iterat
     return training_batches(
         IMAGES,
         np.arange(len(IMAGES)),
-        TrainTransform("standard", 8, Augmentation("padded", padding=1)),
+        TrainTransform("standard", 8, Augmentation("padded", padding=1, trivial_augment=True, erasing=0.3)),
         seed=3,
         batch_size=BATCH,
         first_step=first,

@@ -15,10 +15,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from spos_cli import seeding
 from spos_cli.engine.compilation import compile_blocks, require_compiler
 from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted
+from spos_cli.engine.mixing import Mixing
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.trainer import Batch, Trainer, TrainingPlan
 from spos_cli.errors import ConfigError, RunError, TrainingError
@@ -48,7 +50,13 @@ def batches(first: int, last: int, part: slice = slice(None)) -> Iterator[Batch]
         yield images[part], None, labels[part]
 
 
-def trainer(folder: Path, processes: Processes = ALONE, one_path: bool = True, **changes: Any) -> Trainer:
+def trainer(
+    folder: Path,
+    processes: Processes = ALONE,
+    one_path: bool = True,
+    mixing: Mixing | None = None,
+    **changes: Any,
+) -> Trainer:
     model = Supernet(SPACE, dropout=0.2)
     initialize(model, 0)
     fields = {"batch_size": BATCH, "log_every": 1, "checkpoint_every": 2, **changes}
@@ -61,14 +69,19 @@ def trainer(folder: Path, processes: Processes = ALONE, one_path: bool = True, *
         identity={"kind": "test", "recipe": {"lr": 0.05}},
         seed=0,
         preprocess=lambda images, colours: images,
+        mixing=mixing,
         paths=SAMPLER.paths,
         one_path=one_path,
     )
 
 
-def test_resumed_is_the_same_as_uninterrupted(tmp_path: Path) -> None:
+MIXING = Mixing(0.4, 1.0, SPACE.classes, seed=3)
+
+
+@pytest.mark.parametrize("mixing", [None, MIXING], ids=["plain", "mixed"])
+def test_resumed_is_the_same_as_uninterrupted(tmp_path: Path, mixing: Mixing | None) -> None:
     """Dropout, momentum and the moving average too, whatever the global generator does in between."""
-    whole = trainer(tmp_path / "whole", ema_decay=0.9)
+    whole = trainer(tmp_path / "whole", ema_decay=0.9, mixing=mixing)
     whole.train(lambda first: batches(first, STEPS))
 
     class Stop(Exception):
@@ -78,11 +91,11 @@ def test_resumed_is_the_same_as_uninterrupted(tmp_path: Path) -> None:
         yield from batches(first, 5)  # the checkpoint before is of step 4
         raise Stop
 
-    broken = trainer(tmp_path / "broken", ema_decay=0.9)
+    broken = trainer(tmp_path / "broken", ema_decay=0.9, mixing=mixing)
     with pytest.raises(Stop):
         broken.train(stopping)
     torch.manual_seed(12345)
-    resumed = trainer(tmp_path / "broken", ema_decay=0.9)
+    resumed = trainer(tmp_path / "broken", ema_decay=0.9, mixing=mixing)
     resumed.resume()
     assert resumed.step == 4
     resumed.train(lambda first: batches(first, STEPS))
@@ -90,6 +103,24 @@ def test_resumed_is_the_same_as_uninterrupted(tmp_path: Path) -> None:
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     steps = [json.loads(line)["step"] for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_mixed_images_are_trained_on_soft_targets_and_counted_by_the_larger_weight(tmp_path: Path) -> None:
+    """The first lines of the metrics against forward passes by hand; mixing does not change the dropout masks."""
+    training = trainer(tmp_path / "mixed", mixing=MIXING)
+    model = Supernet(SPACE, dropout=0.2)
+    initialize(model, 0)
+    model.double().train()
+    ((images, _, labels),) = batches(0, 1)
+    torch.manual_seed(seeding.torch_seed(0, "dropout", 0, 0))
+    mixed, targets = MIXING(images, labels, 0, 0)
+    logits = model(mixed, SAMPLER.paths(0)[0])
+    training.train(lambda first: batches(first, STEPS))
+    line = json.loads((tmp_path / "mixed" / "metrics.jsonl").read_text().splitlines()[0])
+    assert line["loss"] == pytest.approx(nn.CrossEntropyLoss(label_smoothing=0.1)(logits, targets).item(), rel=1e-6)
+    larger = torch.where(targets.gather(1, labels[:, None])[:, 0] >= 0.5, labels, labels.roll(1))
+    assert line["top1"] == pytest.approx((logits.argmax(1) == larger).double().mean().item())
+    assert line["images"] == BATCH
 
 
 def test_other_settings_are_refused_with_their_differences(tmp_path: Path) -> None:
@@ -264,6 +295,28 @@ def test_bad_numbers_on_one_process_stop_both(two: Path) -> None:
     assert not list((two / "stop_on_one").glob("step-*"))
 
 
+def mix(processes: Processes, folder: Path) -> None:
+    rank = processes.rank
+    training = trainer(folder / str(rank), processes, mixing=MIXING)
+    training.model.dropout.p = 0.0  # type: ignore[union-attr]
+    part = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
+    training.train(lambda first: batches(first, STEPS, part))
+    torch.save(training.model.state_dict(), folder / f"{rank}.pt")
+
+
+def test_two_processes_mix_as_one_process_of_two_passes(two: Path, tmp_path: Path) -> None:
+    first, second = (torch.load(two / "mix" / f"{rank}.pt") for rank in range(2))
+    single, plain = (trainer(tmp_path / str(mixing), mixing=mixing, accumulate=2) for mixing in (MIXING, None))
+    halves = [slice(0, BATCH // 2), slice(BATCH // 2, BATCH)]
+    for training in (single, plain):
+        training.model.dropout.p = 0.0  # type: ignore[union-attr]
+        training.train(lambda first: ((i[part], None, j[part]) for i, _, j in batches(first, STEPS) for part in halves))
+    for name, parameter in single.model.named_parameters():
+        torch.testing.assert_close(first[name], parameter.detach(), rtol=1e-10, atol=1e-12)
+        assert torch.equal(first[name], second[name])
+    assert not torch.allclose(next(single.model.parameters()), next(plain.model.parameters()))
+
+
 def accumulate(processes: Processes, folder: Path) -> None:
     rank = processes.rank
     training = trainer(folder / str(rank), processes, accumulate=2)
@@ -389,4 +442,4 @@ def test_validations_and_the_last_batchnorm_pass_compile_nothing(spos: Spos, mon
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4
 
 
-WORK = (train_half, stop_on_one, drift_apart, accumulate, train_fairly)  # in this order, by both processes
+WORK = (train_half, stop_on_one, drift_apart, accumulate, mix, train_fairly)  # in this order, by both processes

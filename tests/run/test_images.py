@@ -65,7 +65,8 @@ def batches(images: Images) -> list[Any]:
 
 
 def equal(one: list[Any], other: list[Any]) -> bool:
-    return all(torch.equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
+    pairs = [pair for x, y in zip(one, other, strict=True) for pair in zip(x, y, strict=True)]
+    return all(a is b if a is None or b is None else torch.equal(a, b) for a, b in pairs)
 
 
 def test_disk_and_ram_hold_the_same_images(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,6 +92,28 @@ def test_disk_and_ram_hold_the_same_images(root: Path, monkeypatch: pytest.Monke
     assert len(written) == 2
     assert not equal(batches(Images(settings(root), ONE_PROCESS)), expected), "full images are cropped"
     assert [entry.name for entry in (root / "run").iterdir()] == ["store"]
+
+
+STRONG = ("retrain.augmentation.policy=strong", "retrain.augmentation.grayscale=0.5", "retrain.batch_size=4")
+
+
+def test_a_retraining_has_augmentation_of_its_own(root: Path) -> None:
+    """The same from each kind of cache; the supernet and the calibration keep theirs."""
+    images = Images(settings(root, *STRONG), ONE_PROCESS)
+    assert equal(batches(images), batches(Images(settings(root), ONE_PROCESS)))
+    assert images.augmented.augmentation == Images(settings(root), ONE_PROCESS).augmented.augmentation
+
+    def retrain(*overrides: str) -> list[Any]:
+        one = Images(settings(root, "retrain.batch_size=4", *overrides), ONE_PROCESS)
+        return list(one.batches(one.splits[0], one.config.retrain, 0, 10))
+
+    plain, strong = retrain(), retrain(*STRONG)
+    assert equal(plain, batches(images))
+    assert not equal(strong, plain)
+    assert {colours for _, colours, _ in strong} == {None}, "strong has no jitter"
+    ram, disk = (retrain(*STRONG, f"data.store={kind}") for kind in ("ram", "disk"))
+    assert equal(ram, disk)
+    assert not equal(ram, strong), "full images are cropped"
 
 
 def test_nothing_is_cached_without_data_store_or_with_images_in_memory(root: Path) -> None:

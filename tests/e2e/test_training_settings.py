@@ -26,6 +26,7 @@ RETRAIN = (
     *set_all("retrain", schedule="step", step_every=60, step_factor=0.5, min_lr=0.0025, warmup_steps=5),
     *set_all("retrain", loss="bce", class_weights=[1, 1, 1, 1, 1, 2, 2, 2, 2, 2], sampling="balanced"),
     *set_all("retrain", stochastic_depth=0.3, dropout=0.2, steps=250, clip_grad_norm=1),
+    *set_all("retrain", mixup=0.2, cutmix=1.0),
 )
 
 
