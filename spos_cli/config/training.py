@@ -85,8 +85,8 @@ class TrainingConfig(Section):
     loss: Literal["cross_entropy", "bce"] = Field(
         "cross_entropy",
         description="bce: binary cross entropy of each class, averaged over the classes, as in ResNet strikes back"
-        " (arXiv 2110.00476). Its gradients are smaller, about by the number of classes: adamw does not mind, SGD needs"
-        " a larger lr.",
+        " (arXiv 2110.00476); but the targets of a mixed image are its shares, not 1. The gradients are smaller, about"
+        " by the number of classes: adamw does not mind, SGD needs a larger lr.",
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.1, description="Probability that is spread evenly over all classes."

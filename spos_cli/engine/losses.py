@@ -29,7 +29,7 @@ def compute_loss(
         logits: `(B, classes)`.
         targets: labels `(B,)` int64, or the probabilities of the classes `(B, classes)`, as mixed images have.
         kind: `bce` is the binary cross entropy of each class, averaged over the classes, as in "ResNet strikes back"
-            (arXiv 2110.00476).
+            (arXiv 2110.00476). There, both classes of a mixed image have the target 1; here, their probabilities.
         label_smoothing: probability that is spread evenly over all classes.
         class_weights: `(classes,)`. The loss of an image is multiplied by the weight of its class; of a mixed image, by
             the mean over its classes. The sum is divided by the number of images, not by the sum of their weights, so
