@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import io
 import os
 import shutil
@@ -13,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -60,23 +58,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PROGRAM = Path(sys.executable).with_name("spos")
 Mistake = Callable[..., str]
-
-
-def count_spaces_once(patch: pytest.MonkeyPatch) -> None:
-    """Commands in this process count the costs of each space once: most of the time of one that does little else."""
-    from spos_cli.models import counting
-    from spos_cli.stages import audit, doctor, evaluate, export_arch, flops_table, retrain, search  # noqa: F401
-
-    for name, module in list(sys.modules.items()):
-        if name.startswith("spos_cli.") and module is not counting and getattr(module, "count", None) is counting.count:
-            patch.setattr(module, "count", _counted)
-
-
-@functools.cache
-def _counted(space: Any) -> Any:
-    from spos_cli.models.counting import count
-
-    return count(space)
 
 
 class Spos:

@@ -21,6 +21,7 @@ from tests.conftest import Mistake, Spos
 pytestmark = pytest.mark.slow
 
 QUICK = ("--set", "audit.architectures=9", "--set", "audit.steps=10", "--set", "audit.seeds=2")
+QUICK += ("--set", "retrain.batchnorm_pass_steps=2")
 
 
 def copy_of(finished: Spos, folder: Path) -> Spos:

@@ -26,7 +26,7 @@ from PIL import Image
 
 from spos_cli import cli
 from spos_cli.engine import checkpoint
-from tests.conftest import TINY, Spos, count_spaces_once
+from tests.conftest import TINY, Spos
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -153,9 +153,7 @@ def call(finished: Spos, tmp_path_factory: pytest.TempPathFactory) -> Iterator[C
                 Image.fromarray(pixels).save(folder / split / label / f"{number}.png")
     before = Path.cwd()
     os.chdir(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        count_spaces_once(patch)  # most inputs leave the space as it is
-        yield Caller(folder)
+    yield Caller(folder)
     os.chdir(before)
 
 

@@ -157,7 +157,7 @@ def test_two_processes_retrain_and_evaluate(undisturbed: Spos, tmp_path: Path) -
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_starts_again(undisturbed: Spos, tmp_path: Path, rank: int) -> None:
     spos = Spos(tmp_path)
-    with started(spos, PROGRAM, "supernet-train", "--devices", 2, *SMALL, is_real=rank == 0) as process:
+    with started(spos, PROGRAM, "supernet-train", "--devices", 2, *SMALL) as process:
         until(logged(spos, 20), process)
         os.kill(workers(process)[rank], signal.SIGKILL)
         assert process.wait(PATIENCE) == 0, said(spos)
