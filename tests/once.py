@@ -5,10 +5,9 @@ Both are most of the time of a command that does little else.
 
 from __future__ import annotations
 
-import copy
 import functools
+import pickle
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -41,18 +40,18 @@ def count_once(space: Any) -> Any:
 
 
 def parse_yaml_once(patch: pytest.MonkeyPatch) -> None:
-    """Parse each YAML text once."""
-    for name in ("safe_load", "compose"):
-        patch.setattr(yaml, name, parse_once(getattr(yaml, name)))
+    """Parse each YAML text once. Values are copied, since they may be changed; nodes never are."""
+    safe_load, compose = yaml.safe_load, functools.lru_cache(maxsize=256)(yaml.compose)
 
+    @functools.lru_cache(maxsize=256)
+    def pickle_values(text: str | bytes) -> bytes:
+        return pickle.dumps(safe_load(text))
 
-def parse_once(parse: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a parser that remembers texts; its values may be changed."""
-    remembered = functools.lru_cache(maxsize=256)(parse)
+    def load(stream: Any) -> Any:
+        try:
+            return pickle.loads(pickle_values(stream)) if isinstance(stream, (str, bytes)) else safe_load(stream)
+        except RecursionError:  # Perhaps it was pickle's.
+            return safe_load(stream)
 
-    def parse_text(stream: Any, *loader: Any) -> Any:
-        return (
-            copy.deepcopy(remembered(stream, *loader)) if isinstance(stream, (str, bytes)) else parse(stream, *loader)
-        )
-
-    return parse_text
+    patch.setattr(yaml, "safe_load", load)
+    patch.setattr(yaml, "compose", compose)
