@@ -185,7 +185,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Spos:
 
 
 def finish(spos: Spos) -> None:
-    """Run all commands; those that `test_live.py` does not start as they are installed, as they are installed."""
+    """Run all commands as they are installed, except the two that `test_live.py` starts so and compares with these."""
     for command in ("supernet-train", "search"):
         spos(command)
     for command in ("export-arch", "retrain", "report"):

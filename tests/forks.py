@@ -65,7 +65,7 @@ class Server:
 
 
 def environment() -> dict[str, str]:
-    """That of a user's shell, without what a test runner or a launcher may have put there."""
+    """Return the variables of a user's shell, without those that a test runner or a launcher may have set."""
     dropped = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "TORCHELASTIC", "SPOS_", "OMP_", "PYTEST")
     return {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
 

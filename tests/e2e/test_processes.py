@@ -1,7 +1,7 @@
 """Processes that are killed, hang or fail, with `--devices N` and under torchrun; and the wish to stop.
 
-The installed programs are started for each way to launch: `--devices N` with a restart, torchrun, and two machines. The
-other tests have the same launchers, forked.
+torchrun and two machines of torchrun are started as they are installed; so is `--devices N`, with a process that is
+killed, by the checks of `tests/gpu` on the CPU. All other launchers here are forks.
 """
 
 from __future__ import annotations
