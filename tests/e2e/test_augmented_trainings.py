@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import forks
-from tests.conftest import Spos, environment, fork_server
-from tests.forks import free_port, make_environment
+from tests.conftest import Spos
+from tests.forks import Fork, environment, finish_all, free_port, make_environment
 
 pytestmark = pytest.mark.slow
 
@@ -58,13 +57,14 @@ def kill_and_resume(spos: Spos, processes: int, command: str, *arguments: str) -
     environments = [environment()]
     if processes > 1:
         environments = [environment() | make_environment(rank, processes, port) for rank in range(processes)]
-    running = forks.Forks(fork_server(), [command, *arguments], spos.folder, environments)
+    running = [Fork([command, *arguments], spos.folder, one) for one in environments]
     pattern = "supernet/last.pt" if command == "supernet-train" else "retrain/*/last.pt"
     while not list(spos.run.glob(pattern)):
         time.sleep(0.002)
-        assert not running.have_ended(), running.wait(60)[0].stderr
-    running.kill(signal.SIGKILL)
-    running.wait(60)
+        assert all(process.poll() is None for process in running), running[0].finish(60).stderr
+    for process in running:
+        process.send_signal(signal.SIGKILL)
+    finish_all(running, 60)
     (checkpoint,) = spos.run.glob(pattern)
     assert not (checkpoint.parent / f"step-{TRAINING['steps']:08d}.pt").exists(), "it was not interrupted"
     if processes > 1:
