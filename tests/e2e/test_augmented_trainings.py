@@ -29,7 +29,7 @@ TRIVIAL = {
     "erasing": 0.3,
 }
 RAND = {"trivial_augment": False, "rand_augment": {"ops": 2, "magnitude": 9}}
-TRAINING = {"steps": 30, "checkpoint_every": 5, "log_every": 5, "accumulate": 2, "mixup": 0.2, "cutmix": 1.0}
+TRAINING = {"steps": 16, "checkpoint_every": 4, "log_every": 4, "accumulate": 2, "mixup": 0.2, "cutmix": 1.0}
 
 
 def prepare(folder: Path, workers: int) -> Spos:
@@ -38,7 +38,7 @@ def prepare(folder: Path, workers: int) -> Spos:
     settings = yaml.safe_load(path.read_text())
     settings["data"] |= {"augmentation": TRIVIAL, "workers": workers}
     settings["supernet"] |= TRAINING
-    settings["retrain"] |= {**TRAINING, "evaluate_every": 30, "augmentation": RAND}
+    settings["retrain"] |= {**TRAINING, "evaluate_every": 16, "augmentation": RAND}
     path.write_text(yaml.safe_dump(settings))
     return spos
 
@@ -46,7 +46,7 @@ def prepare(folder: Path, workers: int) -> Spos:
 def read_results(spos: Spos) -> list[bytes]:
     """The files of both trainings that anything depends on."""
     (retrained,) = spos.run.glob("retrain/*")
-    names = ("last.pt", "step-00000025.pt")
+    names = ("last.pt", "step-00000012.pt")
     paths = [spos.run / "supernet" / name for name in names] + [retrained / name for name in (*names, "model.pt")]
     return [path.read_bytes() for path in paths]
 
