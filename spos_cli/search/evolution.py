@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -26,9 +26,9 @@ from spos_cli.space.cost import CostTable
 MAX_TRIES = 2000  # Draws of a random candidate under several limits.
 MAX_ENUMERATED = 100_000  # Architectures that are listed one by one when draws have failed.
 TRIES_PER_CHILD = 10  # As in the official code, for mutation and crossover.
-PREDICTED_GENERATIONS = 5  # Of the search on predicted fitness.
-PREDICTED_POPULATION = 10  # Its candidates per generation, for each one of the real search.
-PREDICTED_PARENTS = 2  # Its parents, for each one of the real search.
+PREDICTED_GENERATIONS = 5  # Of the evolution on predicted fitness.
+PREDICTED_DRAWS = 10  # Its draws in a generation, for each candidate of a real one.
+PREDICTED_PARENTS = 2  # Its parents, for each parent of the real evolution.
 RANDOM_SHARE = 0.2  # Share of a predicted generation that stays random, so that the predictor knows the whole space.
 
 
@@ -271,26 +271,26 @@ class Evolution:
         """Return up to `number` new architectures with the best predicted fitness, the best first.
 
         They are found by an evolution on predicted fitness under the same limits, which begins with the best of `seen`.
-        It has `PREDICTED_GENERATIONS * PREDICTED_POPULATION` times as many candidates as a generation.
+        Each of its generations draws `PREDICTED_DRAWS` architectures for each candidate of a real one.
         """
         known = list(seen)
-        search = replace(
-            self,
-            population=self.population * PREDICTED_POPULATION,
-            mutations=self.mutations * PREDICTED_POPULATION,
-            crossovers=self.crossovers * PREDICTED_POPULATION,
-            generations=PREDICTED_GENERATIONS - 1,
-            parents=self.parents * PREDICTED_PARENTS,
-            seed=int(rng.integers(2**32)),
-            predictor="off",
-        )
-        predicted: dict[Architecture, float] = {}
-        for generation in search.search(
-            lambda candidates: predictor.predict([candidate.architecture for candidate in candidates]),
-            dict(zip(known, predictor.predict(known), strict=True)),
-        ):
-            predicted.update((candidate.architecture, fitness) for candidate, fitness in generation)
-        return self.select_best(predicted, predicted, number)
+        fitness = dict(zip(known, predictor.predict(known), strict=True))
+        best, new = known, list[Architecture]()
+        for _ in range(PREDICTED_GENERATIONS):
+            best = self.select_best(best, fitness, PREDICTED_PARENTS * self.parents)
+            drawn = [self._draw_any(best, rng) for _ in range(PREDICTED_DRAWS * self.population)]
+            allowed = [arch for arch in dict.fromkeys(drawn) if arch not in fitness and self.allows(arch)]
+            fitness.update(zip(allowed, predictor.predict(allowed), strict=True))
+            best, new = best + allowed, new + allowed
+        return self.select_best(new, fitness, number)
+
+    def _draw_any(self, best: Sequence[Architecture], rng: np.random.Generator) -> Architecture:
+        """Draw by mutation, by crossover or at random, a third each; seen or not, under the first limit or not."""
+        operator = int(rng.integers(3))
+        if operator == 0 or not best:
+            return self.table.distribution().draw(rng, None, self.limit)
+        parent = _pick(best, rng)
+        return self.mutate(parent, rng) if operator == 1 else self.cross(parent, _pick(best, rng), rng)
 
     def mutate(self, parent: Architecture, rng: np.random.Generator) -> Architecture:
         """Draw the choice of each layer, and its width, again with `mutation_probability` each."""

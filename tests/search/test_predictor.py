@@ -185,6 +185,16 @@ def test_a_small_space_is_searched_to_the_end() -> None:
     assert seen == set(table.distribution().enumerate(None, limit))
 
 
+def test_all_that_narrow_limits_allow_is_found() -> None:
+    """Where few of the architectures that are drawn under the first limit are under the second one."""
+    every = [Architecture(path) for path in itertools.product(*map(range, COUNTS))]
+    limit = sorted(PARAMS.of(arch) for arch in every if TABLE.of(arch) <= EVOLUTION.limit)[100]
+    narrow = replace(EVOLUTION, others=((PARAMS, limit),))
+    allowed = {arch for arch in every if narrow.allows(arch)}
+    assert 100 <= len(allowed) < 140
+    assert {candidate.architecture for candidate, _ in run(narrow)} == allowed
+
+
 def test_a_search_for_the_front_with_a_predictor_is_better_than_one_without() -> None:
     def volume(evolution: Evolution) -> float:
         scored = run(evolution)
