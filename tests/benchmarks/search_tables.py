@@ -11,7 +11,7 @@ the network with the best score so far. It is in points.
 The networks of Accel-NASBench are a sample of a large space. There, random candidates are drawn from the sample, and a
 child is the most similar network of the sample that has no score yet.
 
-`FOLDER@space` is that whole space instead, 36^7 networks, with at most the median FLOPs of the sample. A kernel
+`FOLDER@space` is that whole space instead, with at most the median FLOPs of the sample: 5 x 10^10 networks. A kernel
 regression on the sample stands for the truth there, and regret is against the best network that any search has scored.
 """
 
