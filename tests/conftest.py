@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import fcntl
 import io
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from spos_cli import cli
 from tests import forks
-from tests.forks import Finished, free_port, make_environment
+from tests.forks import Finished, Fork, environment, finish_all, free_port, make_environment
 
 # Seconds of everything. Each test overrides what it is about.
 TINY = """
@@ -60,35 +60,6 @@ PROGRAM = Path(sys.executable).with_name("spos")
 Mistake = Callable[..., str]
 
 
-def count_spaces_once(patch: pytest.MonkeyPatch) -> None:
-    """Commands in this process count the costs of each space once: most of the time of one that does little else."""
-    from spos_cli.models import counting
-    from spos_cli.stages import audit, doctor, evaluate, export_arch, flops_table, retrain, search  # noqa: F401
-
-    for name, module in list(sys.modules.items()):
-        if name.startswith("spos_cli.") and module is not counting and getattr(module, "count", None) is counting.count:
-            patch.setattr(module, "count", _counted)
-
-
-@functools.cache
-def _counted(space: Any) -> Any:
-    from spos_cli.models.counting import count
-
-    return count(space)
-
-
-def environment() -> dict[str, str]:
-    """That of a user's shell, without what a test runner or a launcher may have put there."""
-    dropped = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "TORCHELASTIC", "SPOS_", "OMP_", "PYTEST")
-    return {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
-
-
-@functools.cache
-def fork_server() -> forks.Server:
-    """The process that commands are forked from; it ends with this one, whose pipe it reads."""
-    return forks.Server(environment())
-
-
 class Spos:
     """The installed `spos` in a working folder with a `spos.yaml` in it."""
 
@@ -117,13 +88,18 @@ class Spos:
 
     def fork(self, arguments: list[str]) -> Finished:
         """Run the console script's entry point in a process of its own, which need not import PyTorch again."""
-        return forks.Forks(fork_server(), arguments, self.folder, [environment()]).wait(240)[0]
+        return self.start(arguments).finish(240)
+
+    def start(self, arguments: Sequence[object]) -> Fork:
+        """Start a fork; the processes of `--devices N` are forks, too."""
+        words = [*map(str, arguments)]
+        return Fork(words, self.folder, environment(), forks_workers="--devices" in words)
 
     def together(self, *arguments: object, code: int = 0, processes: int = 2) -> list[Finished]:
         """Run a command in several processes that meet over gloo, as a launcher would start them, but sooner."""
         port, command = free_port(), [*map(str, arguments)]
         environments = [environment() | make_environment(rank, processes, port) for rank in range(processes)]
-        done = forks.Forks(fork_server(), command, self.folder, environments).wait(240)
+        done = finish_all((Fork(command, self.folder, one) for one in environments), 240)
         for one in done:
             assert one.returncode == code, f"{command} ended with {one.returncode}\n{one.stdout}\n{one.stderr}"
             assert code != 2 or "Traceback" not in one.stderr
@@ -155,14 +131,14 @@ class Spos:
 
     def interrupt(self, number: int, when: Callable[[], bool], *arguments: object) -> tuple[int, str]:
         """Start a command, send it a signal as soon as `when` is true; return its exit code and its stderr."""
-        process = forks.Forks(fork_server(), [*map(str, arguments)], self.folder, [environment()])
+        process = self.start(arguments)
         end = time.monotonic() + 120
         while not when():
-            assert not process.have_ended(), f"ended too early: {process.wait(60)[0].stderr}"
+            assert process.poll() is None, f"ended too early: {process.finish(60).stderr}"
             assert time.monotonic() < end, "the moment to interrupt never came"
             time.sleep(0.002)
-        process.kill(number)
-        (done,) = process.wait(60)
+        process.send_signal(number)
+        done = process.finish(60)
         return done.returncode, done.stderr
 
     @property
@@ -178,8 +154,7 @@ class Spos:
 
 def pytest_unconfigure() -> None:
     """End what commands were forked from."""
-    if fork_server.cache_info().currsize:
-        fork_server().close()
+    forks.close_server()
 
 
 @pytest.fixture
@@ -190,11 +165,31 @@ def spos(tmp_path: Path) -> Spos:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Spos:
-    """A working folder in which all commands have run, without a break. Not to be changed."""
+    """A working folder in which all commands have run, without a break. Not to be changed.
+
+    One process of pytest-xdist makes it, and all of them copy it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    original = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "original"
+    original.mkdir(exist_ok=True)
+    with (original / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        if not (original / "done").exists():
+            finish(Spos(original / "folder"))
+            (original / "done").touch()
     spos = Spos(tmp_path_factory.mktemp("finished"))
-    for command in ("supernet-train", "search", "export-arch", "retrain", "report"):
-        spos(command, program=(PROGRAM,))  # as it is installed
+    shutil.copytree(original / "folder", spos.folder, dirs_exist_ok=True)
+    inputs = spos.run / "search" / "inputs.json"  # It names the supernet by its absolute path.
+    inputs.write_text(inputs.read_text().replace(str(original / "folder"), str(spos.folder)))
     return spos
+
+
+def finish(spos: Spos) -> None:
+    """Run all commands as they are installed, except the two that `test_live.py` starts so and compares with these."""
+    for command in ("supernet-train", "search"):
+        spos(command)
+    for command in ("export-arch", "retrain", "report"):
+        spos(command, program=(PROGRAM,))
 
 
 @pytest.fixture

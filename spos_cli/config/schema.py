@@ -47,6 +47,12 @@ class SearchConfig(Section):
     mutations: Annotated[Number, Field(ge=0)] = Field(25, description="Children by mutation per generation.")
     crossovers: Annotated[Number, Field(ge=0)] = Field(25, description="Children by crossover per generation.")
     mutation_probability: Fraction = Field(0.1, description="Probability that a mutation redraws a layer.")
+    predictor: Annotated[Literal["off", "ridge"], Off] = Field(
+        "off",
+        description="ridge: a ridge regression on all scores so far proposes most candidates, and the supernet scores"
+        " them. On public tables, 300 candidates with it are as good as 1,000 without, if scores are as noisy as a"
+        " supernet's. off: as in the paper.",
+    )
     split: Literal["holdout", "val"] = Field(
         "holdout",
         description="Images to score on. val is as in the official code; the final accuracy is then measured on"
@@ -80,6 +86,11 @@ class SearchConfig(Section):
             raise ValueError(
                 f"mutations + crossovers ({self.mutations} + {self.crossovers}) must not exceed population"
                 f" ({self.population})"
+            )
+        if self.predictor != "off" and self.algorithm == "random":
+            raise ValueError(
+                f"predictor: {self.predictor} does not work with algorithm: random, where all candidates are random;"
+                " set predictor: off, or algorithm: evolution"
             )
         if self.calibration_images < self.calibration_batch_size:
             raise ValueError(

@@ -118,6 +118,7 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
         seed=run.config.seed,
         flops=costs.flops,
         front_on=costs.flops if search.objective == "pareto" else None,
+        predictor=search.predictor,
     )
 
 

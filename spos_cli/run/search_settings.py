@@ -25,7 +25,7 @@ from spos_cli.search.scoring import remove_waiting_scores
 SCORE_INDEPENDENT_SETTINGS = frozenset(
     (
         *("algorithm", "objective", "population", "parents", "mutations", "crossovers", "mutation_probability"),
-        *("flops_limit", "params_limit", "latency_limit", "latency_table", "racing"),
+        *("predictor", "flops_limit", "params_limit", "latency_limit", "latency_table", "racing"),
     )
 )
 DECODED_IMAGES = ("scoring.u8", "calibration.u8")  # in the folder of the scores

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from spos_cli import seeding
 from spos_cli.errors import LimitError
 from spos_cli.search.journal import Origin
+from spos_cli.search.predictor import Predictor
 from spos_cli.search.statistics import crowding, fronts
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
@@ -24,6 +26,10 @@ from spos_cli.space.cost import CostTable
 MAX_TRIES = 2000  # Draws of a random candidate under several limits.
 MAX_ENUMERATED = 100_000  # Architectures that are listed one by one when draws have failed.
 TRIES_PER_CHILD = 10  # As in the official code, for mutation and crossover.
+PREDICTED_GENERATIONS = 5  # Of the evolution on predicted fitness.
+PREDICTED_DRAWS = 10  # Its draws in a generation, for each candidate of a real one.
+PREDICTED_PARENTS = 2  # Its parents, for each parent of the real evolution.
+RANDOM_SHARE = 0.2  # Share of a predicted generation that stays random, so that the predictor knows the whole space.
 
 
 @dataclass(frozen=True)
@@ -61,10 +67,17 @@ class Draws:
 
 
 class Proposal(NamedTuple):
-    """The candidates of one generation, and the draws of each operator."""
+    """The candidates of one generation, and how they were found.
+
+    Attributes:
+        candidates: to score.
+        draws: of each operator.
+        predictions: predicted fitness of each candidate; empty without a predictor.
+    """
 
     candidates: list[Candidate]
     draws: dict[Origin, Draws]
+    predictions: Mapping[Architecture, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -85,6 +98,8 @@ class Evolution:
         flops: of two candidates with the same fitness, the one with fewer FLOPs comes first; None takes `table`.
         others: more limits, under which candidates are drawn by rejection, so they should exclude less.
         front_on: a cost; the search is for the whole front, cost against fitness. None: it is for the best fitness.
+        predictor: ridge predicts fitness from all scores so far. Then most candidates of a generation are the best that
+            an evolution on predicted fitness finds, and the others are random.
     """
 
     table: CostTable
@@ -99,13 +114,14 @@ class Evolution:
     flops: CostTable | None = None
     others: tuple[tuple[CostTable, int], ...] = ()
     front_on: CostTable | None = None
+    predictor: Literal["off", "ridge"] = "off"
 
     def search(
         self,
         evaluate: Callable[[Sequence[Candidate]], Sequence[float]],
         known: Mapping[Architecture, float] | None = None,
         first: Sequence[Architecture] = (),
-        watch: Callable[[int, dict[Origin, Draws]], None] = lambda generation, draws: None,
+        watch: Callable[[int, Proposal], None] = lambda generation, proposal: None,
     ) -> Iterator[list[tuple[Candidate, float]]]:
         """Yield each generation with the fitness of its candidates; higher is better.
 
@@ -117,16 +133,17 @@ class Evolution:
             known: fitness of architectures that count as seen; the best are the parents of the first generation.
             first: architectures without a fitness, under the limits, the most promising first. Generation 0 begins with
                 them. Those that do not fit into it count as seen, and come when nothing new is left.
-            watch: receives each generation's number and draws, by operator, before the generation is scored.
+            watch: receives each generation's number and proposal before the generation is scored.
         """
         fitness = dict(known or {})
         best = self.select_best(fitness, fitness)
         for generation in range(self.generations + 1):
             waiting = [arch for arch in first if arch not in fitness]
-            candidates, draws = self.propose(generation, best, fitness, waiting)
+            proposal = self.propose(generation, best, fitness, waiting)
+            candidates = proposal.candidates
             if not candidates:
                 return
-            watch(generation, draws)
+            watch(generation, proposal)
             scored = list(zip(candidates, evaluate(candidates), strict=True))
             fitness.update({candidate.architecture: value for candidate, value in scored})
             # No others can be the best now. Sorting all of them would make the time of a long search quadratic.
@@ -199,22 +216,23 @@ class Evolution:
         self,
         generation: int,
         best: Sequence[Architecture],
-        seen: Iterable[Architecture],
+        fitness: Mapping[Architecture, float],
         waiting: Sequence[Architecture] = (),
     ) -> Proposal:
         """Return the candidates of one generation.
 
         Args:
             best: parents.
-            seen: architectures that are not candidates again.
+            fitness: of all architectures with a score, which are not candidates again.
             waiting: architectures that the first generation begins with, and that later ones take when nothing new is
                 left.
         """
         rng = seeding.generator(self.seed, "evolution", generation)
-        unseen = _Unseen(self, {*seen, *waiting})
+        unseen = _Unseen(self, {*fitness, *waiting})
         rescored = [Candidate(arch, generation, "rescored") for arch in waiting]
         candidates = rescored[: self.population] if generation == 0 else []
         draws: dict[Origin, Draws] = {}
+        predictor = None
 
         def add(origin: Origin, number: int, draw: Callable[[], Architecture]) -> None:
             draws[origin] = unseen.draws = Draws()
@@ -227,7 +245,12 @@ class Evolution:
                     candidates.append(Candidate(child, generation, origin))
                     number -= 1
 
-        if best:
+        if best and self.predictor == "ridge":
+            predictor = Predictor(self.table.options, list(fitness), list(fitness.values()))
+            number = min(round(self.population * (1 - RANDOM_SHARE)), self.population - len(candidates))
+            predicted = self.search_predicted(predictor, unseen.seen, number, rng)
+            add("predicted", len(predicted), iter(predicted).__next__)
+        elif best:
             add("mutation", self.mutations, lambda: self.mutate(_pick(best, rng), rng))
             add("crossover", self.crossovers, lambda: self.cross(_pick(best, rng), _pick(best, rng), rng))
         draws["random"] = unseen.draws = Draws()
@@ -238,7 +261,36 @@ class Evolution:
         # Under narrow limits, `find_any` may have found the only architecture that is ever drawn.
         if generation == 0 and not candidates and (arch := self.find_any()) is not None and unseen.accept(arch):
             candidates.append(Candidate(arch, generation, "random"))
-        return Proposal(candidates, draws)
+        archs = [candidate.architecture for candidate in candidates]
+        predictions = predictor.predict(archs) if predictor else []
+        return Proposal(candidates, draws, dict(zip(archs, predictions, strict=False)))
+
+    def search_predicted(
+        self, predictor: Predictor, seen: Iterable[Architecture], number: int, rng: np.random.Generator
+    ) -> list[Architecture]:
+        """Return up to `number` new architectures with the best predicted fitness, the best first.
+
+        They are found by an evolution on predicted fitness under the same limits, which begins with the best of `seen`.
+        Each of its generations draws `PREDICTED_DRAWS` architectures for each candidate of a real one.
+        """
+        known = list(seen)
+        fitness = dict(zip(known, predictor.predict(known), strict=True))
+        best, new = known, list[Architecture]()
+        for _ in range(PREDICTED_GENERATIONS):
+            best = self.select_best(best, fitness, PREDICTED_PARENTS * self.parents)
+            drawn = [self._draw_any(best, rng) for _ in range(PREDICTED_DRAWS * self.population)]
+            allowed = [arch for arch in dict.fromkeys(drawn) if arch not in fitness and self.allows(arch)]
+            fitness.update(zip(allowed, predictor.predict(allowed), strict=True))
+            best, new = best + allowed, new + allowed
+        return self.select_best(new, fitness, number)
+
+    def _draw_any(self, best: Sequence[Architecture], rng: np.random.Generator) -> Architecture:
+        """Draw by mutation, by crossover or at random, a third each; seen or not, under the first limit or not."""
+        operator = int(rng.integers(3))
+        if operator == 0 or not best:
+            return self.table.distribution().draw(rng, None, self.limit)
+        parent = _pick(best, rng)
+        return self.mutate(parent, rng) if operator == 1 else self.cross(parent, _pick(best, rng), rng)
 
     def mutate(self, parent: Architecture, rng: np.random.Generator) -> Architecture:
         """Draw the choice of each layer, and its width, again with `mutation_probability` each."""

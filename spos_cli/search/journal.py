@@ -7,8 +7,8 @@ Lines are in the order of scoring; those taken from another search come first. A
 - `top1`, `top5`: shares of `images`;
 - `images`: number of images that were scored;
 - `generation`: of the evolution, from 0;
-- `origin`: `random`, `mutation` or `crossover`; `imported` for a score that another search found on other images, and
-  `rescored` for such an architecture that this search has scored again;
+- `origin`: `random`, `mutation`, `crossover` or `predicted`; `imported` for a score that another search found on other
+  images, and `rescored` for such an architecture that this search has scored again;
 - `partial: true`: scoring stopped early, since the candidate had lost its race;
 - `earlier: true`: another search has found the score, with the same supernet on the same images.
 
@@ -32,7 +32,7 @@ from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import MAX_COST
 from spos_cli.space.search_space import SearchSpace
 
-Origin = Literal["random", "mutation", "crossover", "rescored", "imported"]
+Origin = Literal["random", "mutation", "crossover", "predicted", "rescored", "imported"]
 
 # What `Entry.from_line` raises for a line that is not JSON, has another form, or is nested too deeply.
 BAD_LINE = (ArchitectureError, ValueError, KeyError, TypeError, AttributeError, RecursionError)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import collections
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from spos_cli.engine.progress import Curve, Row
-from spos_cli.search.evolution import Draws
+from spos_cli.search import statistics
+from spos_cli.search.evolution import Draws, Proposal
 from spos_cli.search.journal import Entry, Origin
+from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
 
-OPERATORS = {"mutation": "mutations", "crossover": "crossovers", "random": "random draws"}
+OPERATORS = {
+    "mutation": "mutations",
+    "crossover": "crossovers",
+    "predicted": "predictions",
+    "random": "random draws",
+}
+MAX_PAIRS = 500  # The last candidates whose predictions are compared with their scores.
 
 
 class Overview:
@@ -23,6 +33,7 @@ class Overview:
         best: the best candidate.
         scores: top-1 of candidates that were not stopped early, in the order in which they were added.
         best_so_far: the best top-1 after each of them.
+        pairs: predicted and scored top-1 of the last predicted candidates that were not stopped early.
     """
 
     def __init__(self, generations: int) -> None:
@@ -31,12 +42,15 @@ class Overview:
         self.best: Entry | None = None
         self.scores: list[float] = []
         self.best_so_far: list[float] = []
+        self.pairs: collections.deque[tuple[float, float]] = collections.deque(maxlen=MAX_PAIRS)
         self._scores_of_generation: list[float] = []
+        self._predictions: Mapping[Architecture, float] = {}
 
-    def begin(self, generation: int, draws: Mapping[Origin, Draws]) -> None:
-        """Note the draws of a proposed generation."""
+    def begin(self, generation: int, proposal: Proposal) -> None:
+        """Note the draws and the predictions of a proposed generation."""
         self.generation, self._scores_of_generation = generation, []
-        for origin, more in draws.items():
+        self._predictions = proposal.predictions
+        for origin, more in proposal.draws.items():
             self.draws[origin] = self.draws.get(origin, Draws()) + more
 
     def add(self, entries: Iterable[Entry]) -> None:
@@ -49,6 +63,8 @@ class Overview:
             self.scores.append(entry.top1)
             self.best_so_far.append(self.best.top1)
             self._scores_of_generation.append(entry.top1)
+            if entry.architecture in self._predictions:
+                self.pairs.append((self._predictions[entry.architecture], entry.top1))
 
     @property
     def phase(self) -> str:
@@ -64,6 +80,14 @@ class Overview:
         return {"best_top1": self.best.top1, "mean_top1": sum(scores) / len(scores)}
 
     @property
+    def tau(self) -> float | None:
+        """Kendall's tau of the predictions, each made before the score, with the scores; None where it is undefined."""
+        if len(self.pairs) < 2:
+            return None
+        tau = statistics.kendall(*zip(*self.pairs, strict=True))
+        return None if math.isnan(tau) else tau
+
+    @property
     def rows(self) -> list[Row]:
         """The rows of the dashboard."""
         drawn = [
@@ -72,6 +96,8 @@ class Overview:
             if draws.proposed
         ]
         accepted: list[Row] = [("accepted", drawn)] if drawn else []
+        if (tau := self.tau) is not None:
+            accepted.append(("predicted", [f"Kendall's tau {tau:.2f}", f"with {len(self.pairs):,} scores"]))
         if self.best is None:
             return accepted
         best = (f"{self.best.top1:.2%}", f"{format_cost(self.best.flops)} FLOPs", str(self.best.architecture))

@@ -188,8 +188,12 @@ def compare_picks(
     }
     if winner in accuracy_of:
         found["the winner of the search in this run"] = [accuracy_of[winner]]
-    for name, parents in (("evolution", evolution.parents), ("random search", 0)):
-        winners = list(repeat_search(replace(evolution, parents=parents, front_on=None), fitness))
+    best_first = replace(evolution, front_on=None, predictor="off")
+    searches = {"random search": replace(best_first, parents=0)}
+    if evolution.parents:
+        searches |= {"evolution": best_first, "evolution with a predictor": replace(best_first, predictor="ridge")}
+    for name, search in searches.items():
+        winners = list(repeat_search(search, fitness))
         if winners:
             found[name] = [accuracy_of[arch] for arch in winners]
     rows = []

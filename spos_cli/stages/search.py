@@ -124,7 +124,7 @@ def search(run: Run, processes: Processes, evolution: Evolution, scoring: Scorin
         results = scoring.results
         write_result(run, scoring, results, supernet_digest, complete=True)
         report.finish()
-        show(run, results, scoring.outcomes.images)
+        show(run, results, scoring.outcomes.images, overview)
 
 
 def say_what_it_begins_with(run: Run, scoring: Scoring, known: int, rescored: int) -> None:
@@ -180,8 +180,8 @@ def write_result(run: Run, scoring: Scoring, results: Results, supernet_digest: 
     write_atomically(run.folder.search.result, text.encode())
 
 
-def show(run: Run, results: Results, images: int) -> None:
-    """Show the best candidates or the front, what is tied, and the next command."""
+def show(run: Run, results: Results, images: int, overview: Overview) -> None:
+    """Show the best candidates or the front, what is tied, how good predictions were, and the next command."""
     is_front, comparison = run.config.search.objective == "pareto", results.comparison
     best = results.front if is_front else results.ranking[:MAX_SHOWN]
     rows = [
@@ -209,5 +209,10 @@ def show(run: Run, results: Results, images: int) -> None:
         run.say(comparison.problem, "yellow")
     if comparison.count:
         run.say(f"statistically tied: {comparison.count:,} candidates, including the best (paired test, 5 %)")
+    if (tau := overview.tau) is not None:
+        run.say(
+            f"predictions against scores of the last {len(overview.pairs):,} candidates: Kendall's tau {tau:.2f} (1 is"
+            " the same ranking, 0 is chance)"
+        )
     run.result([results.to_dict(entry) for entry in best])
     run.next(EXPORT_COMMANDS[run.config.search.objective])

@@ -9,8 +9,8 @@ import pytest
 
 from spos_cli.doctor import speed
 from spos_cli.engine import distributed
-from tests.conftest import count_spaces_once
 from tests.doctor.setups import save
+from tests.once import count_spaces_once
 
 CLASSES = [f"class{number}" for number in range(10)]
 

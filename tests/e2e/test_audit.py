@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 QUICK = (
     *("--set", "audit.architectures=9", "--set", "audit.equal_flops=2", "--set", "audit.winner_seeds=2"),
-    *("--set", "audit.steps=10", "--set", "audit.seeds=2"),
+    *("--set", "audit.steps=10", "--set", "audit.seeds=2", "--set", "retrain.batchnorm_pass_steps=2"),
 )
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import forks
-from tests.conftest import Spos, environment, fork_server
-from tests.forks import free_port, make_environment
+from tests.conftest import Spos
+from tests.forks import Fork, environment, finish_all, free_port, make_environment
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +29,7 @@ TRIVIAL = {
     "erasing": 0.3,
 }
 RAND = {"trivial_augment": False, "rand_augment": {"ops": 2, "magnitude": 9}}
-TRAINING = {"steps": 30, "checkpoint_every": 5, "log_every": 5, "accumulate": 2, "mixup": 0.2, "cutmix": 1.0}
+TRAINING = {"steps": 16, "checkpoint_every": 4, "log_every": 4, "accumulate": 2, "mixup": 0.2, "cutmix": 1.0}
 
 
 def prepare(folder: Path, workers: int) -> Spos:
@@ -39,7 +38,7 @@ def prepare(folder: Path, workers: int) -> Spos:
     settings = yaml.safe_load(path.read_text())
     settings["data"] |= {"augmentation": TRIVIAL, "workers": workers}
     settings["supernet"] |= TRAINING
-    settings["retrain"] |= {**TRAINING, "evaluate_every": 30, "augmentation": RAND}
+    settings["retrain"] |= {**TRAINING, "evaluate_every": 16, "augmentation": RAND}
     path.write_text(yaml.safe_dump(settings))
     return spos
 
@@ -47,7 +46,7 @@ def prepare(folder: Path, workers: int) -> Spos:
 def read_results(spos: Spos) -> list[bytes]:
     """The files of both trainings that anything depends on."""
     (retrained,) = spos.run.glob("retrain/*")
-    names = ("last.pt", "step-00000025.pt")
+    names = ("last.pt", "step-00000012.pt")
     paths = [spos.run / "supernet" / name for name in names] + [retrained / name for name in (*names, "model.pt")]
     return [path.read_bytes() for path in paths]
 
@@ -58,13 +57,14 @@ def kill_and_resume(spos: Spos, processes: int, command: str, *arguments: str) -
     environments = [environment()]
     if processes > 1:
         environments = [environment() | make_environment(rank, processes, port) for rank in range(processes)]
-    running = forks.Forks(fork_server(), [command, *arguments], spos.folder, environments)
+    running = [Fork([command, *arguments], spos.folder, one) for one in environments]
     pattern = "supernet/last.pt" if command == "supernet-train" else "retrain/*/last.pt"
     while not list(spos.run.glob(pattern)):
         time.sleep(0.002)
-        assert not running.have_ended(), running.wait(60)[0].stderr
-    running.kill(signal.SIGKILL)
-    running.wait(60)
+        assert all(process.poll() is None for process in running), running[0].finish(60).stderr
+    for process in running:
+        process.send_signal(signal.SIGKILL)
+    finish_all(running, 60)
     (checkpoint,) = spos.run.glob(pattern)
     assert not (checkpoint.parent / f"step-{TRAINING['steps']:08d}.pt").exists(), "it was not interrupted"
     if processes > 1:

@@ -6,9 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,8 @@ from PIL import Image, ImageOps
 from spos_cli.data import datasets, image_files
 from spos_cli.data.image_store import ImageStore
 from spos_cli.engine import checkpoint
-from tests.conftest import Finished, Spos, environment
+from tests.conftest import Finished, Spos
+from tests.forks import Fork, environment, finish_all, free_port, make_environment
 
 CLASSES = ("cat", "dog", "fox")
 SETTINGS = """
@@ -427,30 +425,19 @@ def test_several_processes_end_with_one_error(run: Run) -> None:
 @pytest.mark.slow
 def test_machines_that_do_not_have_the_same_images(run: Run, tmp_path: Path) -> None:
     """Two machines share the run folder, but each has its images on its own disk."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
-    folders = [tmp_path, tmp_path / "second"]
+    folders, port = [tmp_path, tmp_path / "second"], free_port()
     folders[1].mkdir()
     shutil.copytree(run.data, folders[1] / "D")
     run.of("cat", held_out=False)[0].unlink()
-    command = [sys.executable, "-m", "spos_cli", "supernet-train", "--config", tmp_path / "spos.yaml"]
-    command += ["--run-dir", tmp_path / "shared"]
-    group = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    command = ["supernet-train", "--config", str(tmp_path / "spos.yaml"), "--run-dir", str(tmp_path / "shared")]
+    alone = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     machines = [
-        subprocess.Popen(
-            list(map(str, command)),
-            cwd=folder,
-            env={**environment(), **group, "RANK": str(rank), "MASTER_PORT": str(port)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        Fork(command, folder, environment() | make_environment(rank, 2, port) | alone)
         for rank, folder in enumerate(folders)
     ]
-    for machine in machines:
-        _, message = machine.communicate(timeout=120)
-        assert machine.returncode == 2, message
+    for done in finish_all(machines, 120):
+        message = done.stderr
+        assert done.returncode == 2, message
         assert "do not see the same training images (119 and 120 in D/train)" in message
         assert message.count("error:") == 1
         assert "Traceback" not in message

@@ -12,18 +12,15 @@ import pytest
 import yaml
 from PIL import Image
 
-from spos_cli.doctor import speed
 from spos_cli.official import self_test
-from tests.conftest import TINY, Mistake, Spos, count_spaces_once
+from tests.conftest import TINY, Mistake, Spos
 
 CLASSES = ("cat", "dog", "fox")
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count each space once, measure rates for a moment, and leave out the self-test of devices."""
-    count_spaces_once(monkeypatch)
-    monkeypatch.setattr(speed, "MEASURED_SECONDS", 0.01)
+    """Leave out the self-test of devices."""
     monkeypatch.setattr(self_test, "run_self_test", lambda device: {"all": 0.0})
 
 

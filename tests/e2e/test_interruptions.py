@@ -59,8 +59,11 @@ def test_kill_during_search(finished: Spos, tmp_path: Path) -> None:
     assert (spos.run / "search" / "result.yaml").read_bytes() == (theirs / "result.yaml").read_bytes()
 
 
-def test_races_are_the_same_for_any_number_of_processes_and_after_a_kill(finished: Spos, tmp_path: Path) -> None:
-    """Also where the outcomes that all race against are written late."""
+@pytest.mark.parametrize("predictor", ["off", "ridge"])
+def test_races_are_the_same_for_any_number_of_processes_and_after_a_kill(
+    finished: Spos, tmp_path: Path, predictor: str
+) -> None:
+    """Also where the outcomes that all race against are written late, and where a predictor proposes candidates."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys, time\n"
         "def install():\n"
@@ -70,9 +73,10 @@ def test_races_are_the_same_for_any_number_of_processes_and_after_a_kill(finishe
         "if 'search' in sys.orig_argv: install()\n"
     )
     weights = ("--weights", finished.run / "supernet" / "last.pt", "--set", "search.racing=0.3")
+    weights += ("--set", f"search.predictor={predictor}")
     command = ("search", *weights, "--set", "search.generations=4", "--set", "search.batch_size=10")
     one, two, killed = (Spos(tmp_path / name) for name in ("one", "two", "killed"))
-    one.here(*command)
+    said = one.here(*command).stdout
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
         two(*command, "--devices", 2)
@@ -81,6 +85,9 @@ def test_races_are_the_same_for_any_number_of_processes_and_after_a_kill(finishe
     killed.here(*command)
     entries = Journal(one.run / "search" / "journal.jsonl").read()
     assert 3 <= sum(entry.partial for entry in entries) < 24  # never of the first generation
+    predicted = {entry.generation for entry in entries if entry.origin == "predicted"}
+    assert predicted == ({1, 2, 3, 4} if predictor == "ridge" else set())
+    assert ("predictions against scores of the last" in said) == (predictor == "ridge")
     for name in ("journal.jsonl", "outcomes.bits", "result.yaml"):
         content = (one.run / "search" / name).read_bytes()
         assert [(spos.run / "search" / name).read_bytes() == content for spos in (two, killed)] == [True, True]

@@ -240,17 +240,17 @@ def test_print_config(spos: Spos) -> None:
 def test_a_training_resumes_with_other_processes_but_not_with_other_settings(tmp_path: Path) -> None:
     spos = Spos(tmp_path)
     saved = spos.run / "supernet" / "last.pt"
-    code, _ = spos.interrupt(signal.SIGTERM, saved.exists, "supernet-train", "--set", "supernet.steps=400")
+    code, _ = spos.interrupt(signal.SIGTERM, saved.exists, "supernet-train", "--set", "supernet.steps=150")
     assert code == 143
     other = ("--seed", 7, "--set", "supernet.lr=0.1")
-    message = spos.here("supernet-train", "--set", "supernet.steps=400", *other, code=2).stderr
+    message = spos.here("supernet-train", "--set", "supernet.steps=150", *other, code=2).stderr
     assert "seed: 7, was 0; recipe.supernet.lr: 0.1, was 0.05" in message.replace("recipe.seed", "seed")
     step = checkpoint.load(saved)["step"]
     harmless = ("--set", "data.workers=1", "--set", "supernet.log_every=500")
     harmless += ("--set", "supernet.checkpoint_every=1000", "--set", "timeout_minutes=5")
-    done = spos.together("supernet-train", "--set", "supernet.steps=400", *harmless)
-    assert f"resuming at step {step} of 400" in done[0].stderr
-    assert checkpoint.load(saved)["step"] == 400
+    done = spos.together("supernet-train", "--set", "supernet.steps=150", *harmless)
+    assert f"resuming at step {step} of 150" in done[0].stderr
+    assert checkpoint.load(saved)["step"] == 150
 
 
 def test_the_settings_in_a_weights_file_do_not_say_where_to_work(finished: Spos, spos: Spos, mistake: Mistake) -> None:

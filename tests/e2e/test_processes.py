@@ -1,22 +1,28 @@
-"""Processes that are killed, hang or fail, with `--devices N` and under torchrun; and the wish to stop."""
+"""Processes that are killed, hang or fail, with `--devices N` and under torchrun; and the wish to stop.
+
+torchrun and two machines of torchrun are started as they are installed; so is `--devices N`, with a process that is
+killed, by the checks of `tests/gpu` on the CPU. All other launchers here are forks.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pytest
 
-from tests.conftest import PROGRAM, Spos, environment
-from tests.forks import free_port, make_environment
+from tests.conftest import PROGRAM, Spos
+from tests.forks import Fork, environment, errors_of, finish_all, free_port, make_environment
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +32,7 @@ SMALL = ("--set", "supernet.steps=60", "--set", "supernet.checkpoint_every=5", "
 ENDLESS = ("--set", "supernet.steps=100000", "--set", "supernet.checkpoint_every=100000")
 
 
-def until(true: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+def until(true: Callable[[], bool], process: Running | None = None) -> None:
     end = time.monotonic() + PATIENCE
     while not true():
         assert process is None or process.poll() is None, "ended too early"
@@ -34,45 +40,69 @@ def until(true: Callable[[], bool], process: subprocess.Popen[str] | None = None
         time.sleep(0.005)
 
 
+class Running(Protocol):
+    """What the tests need of a process, which `subprocess.Popen` and `Fork` have."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float) -> int: ...
+    def send_signal(self, number: int) -> None: ...
+    def terminate(self) -> None: ...
+
+
 @contextlib.contextmanager
-def started(spos: Spos, *command: object) -> Iterator[subprocess.Popen[str]]:
-    """A command in a session of its own; none of its processes is left in the end."""
-    with (spos.folder / "stderr").open("a") as errors:
-        process = subprocess.Popen(
-            list(map(str, command)),
-            cwd=spos.folder,
-            # torchrun shares a store between its rounds that it does not fill anew for a machine that joins later
-            env=environment() | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            start_new_session=True,
-            text=True,
-        )
+def started(
+    spos: Spos, program: Path, *arguments: object, is_real: bool = False, variables: Mapping[str, str] | None = None
+) -> Iterator[Running]:
+    """Start a program, as a fork or as a user does; none of its processes is left in the end."""
+    # torchrun shares a store between its rounds that it does not fill again for a machine that joins later.
+    variables = environment() | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | dict(variables or {})
+    words, output = [*map(str, arguments)], spos.folder / "stdout"
+    process: Running
+    if is_real:
+        with output.open("a") as file, errors_of(output).open("a") as errors:
+            process = subprocess.Popen(
+                [str(program), *words],
+                cwd=spos.folder,
+                env=variables,
+                stdout=file,
+                stderr=errors,
+                start_new_session=True,
+            )
+    else:
+        process = Fork(words, spos.folder, variables, output=output, program=program.name, forks_workers=True)
     try:
         yield process
     finally:
         for pid in [*workers(process), process.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        process.wait()
+        process.wait(PATIENCE)
 
 
-def workers(launcher: subprocess.Popen[str]) -> list[int]:
+def workers(launcher: Running) -> list[int]:
     """What a launcher has started, by rank."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            variables = dict(
-                part.split(b"=", 1) for part in (folder / "environ").read_bytes().split(b"\0") if b"=" in part
-            )
-            if parent == launcher.pid and b"LOCAL_RANK" in variables:
-                found[int(variables[b"LOCAL_RANK"])] = int(folder.name)
+            if parent == launcher.pid and (rank := get_local_rank(folder)) is not None:
+                found[rank] = int(folder.name)
     return [found[rank] for rank in sorted(found)]
 
 
+def get_local_rank(folder: Path) -> int | None:
+    """Return the rank of a process of a launcher, from its folder in /proc; a fork has it in its name."""
+    name, _, rank = (folder / "comm").read_text().partition(" ")
+    if name == "rank":
+        return int(rank)
+    found = re.search(rb"(?:^|\0)LOCAL_RANK=(\d+)", (folder / "environ").read_bytes())
+    return int(found[1]) if found else None
+
+
 def said(spos: Spos) -> str:
-    return (spos.folder / "stderr").read_text()
+    return errors_of(spos.folder / "stdout").read_text()
 
 
 def logged(spos: Spos, step: int) -> Callable[[], bool]:
@@ -218,9 +248,9 @@ def test_different_failures_are_both_reported(finished: Spos, tmp_path: Path) ->
     assert "Traceback" not in done.stderr
 
 
-def disturbed(folder: Path, disturbance: str, *options: object) -> tuple[str, ...]:
-    """A training, each step of which is followed by a line of Python; `self` is the trainer."""
-    (folder / "sitecustomize.py").write_text(
+def disturbed(spos: Spos, disturbance: str, *options: object) -> contextlib.AbstractContextManager[Running]:
+    """Start a training, each step of which is followed by a line of Python; `self` is the trainer."""
+    (spos.folder / "sitecustomize.py").write_text(
         "import atexit, sys, time\n"
         "def install():\n"
         "    import torch\n"
@@ -232,9 +262,8 @@ def disturbed(folder: Path, disturbance: str, *options: object) -> tuple[str, ..
         "    Trainer.update = disturbed\n"
         "if any('spos' in argument for argument in sys.orig_argv): install()\n"
     )
-    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
-    command = f"exec env PYTHONPATH={path} {PROGRAM} supernet-train {' '.join(map(str, (*options, *ENDLESS)))}"
-    return "sh", "-c", command
+    path = os.pathsep.join(filter(None, (str(spos.folder), os.environ.get("PYTHONPATH"))))
+    return started(spos, PROGRAM, "supernet-train", *options, *ENDLESS, variables={"PYTHONPATH": path})
 
 
 def test_a_bug_in_one_process_is_shown_though_its_interpreter_would_not_end(tmp_path: Path) -> None:
@@ -242,8 +271,7 @@ def test_a_bug_in_one_process_is_shown_though_its_interpreter_would_not_end(tmp_
     spos = Spos(tmp_path)
     leave = "torch.distributed.destroy_process_group = lambda: None"
     bug = f"if self.step == 20 and self.processes.rank: {leave}; atexit.register(time.sleep, 1000); 1 / 0"
-    command = disturbed(tmp_path, bug, "--devices", 2, "--max-restarts", 0)
-    with started(spos, *command) as process:
+    with disturbed(spos, bug, "--devices", 2, "--max-restarts", 0) as process:
         assert process.wait(PATIENCE) == 1, said(spos)
     assert said(spos).count("ZeroDivisionError: division by zero") == 1
     assert said(spos).count("Traceback") == 1
@@ -253,8 +281,7 @@ def test_a_bug_in_one_process_is_shown_though_its_interpreter_would_not_end(tmp_
 def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, devices: int) -> None:
     """The step that the first one waits for never ends, since a process is stopped in it."""
     spos = Spos(tmp_path)
-    command = disturbed(tmp_path, "if self.step == 20: time.sleep(1000)", "--devices", devices)
-    with started(spos, *command) as process:
+    with disturbed(spos, "if self.step == 20: time.sleep(1000)", "--devices", devices) as process:
         until(logged(spos, 20), process)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
@@ -269,8 +296,8 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, devices: int) -> None:
 def test_signals_under_torchrun(tmp_path: Path, number: signal.Signals) -> None:
     """torchrun passes them on; its own exit code is its own."""
     spos = Spos(tmp_path)
-    command = (TORCHRUN, "--nproc-per-node", 2, "--master-port", free_port(), "-m", "spos_cli", "supernet-train")
-    with started(spos, *command, *ENDLESS) as process:
+    command = ("--nproc-per-node", 2, "--master-port", free_port(), "-m", "spos_cli", "supernet-train", *ENDLESS)
+    with started(spos, TORCHRUN, *command) as process:
         until(logged(spos, 20), process)
         process.send_signal(number)
         assert process.wait(25) != 0
@@ -288,11 +315,12 @@ def test_one_of_two_machines_is_lost(undisturbed: Spos, tmp_path: Path, killed: 
     spos = Spos(tmp_path)
     port = free_port()
 
-    def machine(number: int) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    def machine(number: int) -> contextlib.AbstractContextManager[Running]:
         rendezvous = ("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "two")
         rendezvous += ("--rdzv-conf", f"is_host={number == 0}")
         place = ("--nnodes", 2, "--nproc-per-node", 1, "--local-addr", f"127.0.0.{number + 1}", "--max-restarts", 3)
-        return started(spos, TORCHRUN, *rendezvous, *place, "-m", "spos_cli", "supernet-train", *SMALL)
+        command = (*rendezvous, *place, "-m", "spos_cli", "supernet-train", *SMALL)
+        return started(spos, TORCHRUN, *command, is_real=killed == 1)
 
     with contextlib.ExitStack() as stack:
         machines = [stack.enter_context(machine(number)) for number in range(2)]
@@ -300,7 +328,7 @@ def test_one_of_two_machines_is_lost(undisturbed: Spos, tmp_path: Path, killed: 
         lost = machines[killed]
         for pid in [lost.pid, *workers(lost)]:
             os.kill(pid, signal.SIGKILL)
-        lost.wait()
+        lost.wait(PATIENCE)
         if killed == 0:
             machines[1].terminate()
             machines[1].wait(PATIENCE)
@@ -332,21 +360,13 @@ def test_two_machines_that_were_started_differently(
 ) -> None:
     """Each on a loopback address of its own, with a run folder in common; one line on both, and nothing is trained."""
     spos, port = Spos(tmp_path), free_port()
-    processes = [
-        subprocess.Popen(
-            [*map(str, (PROGRAM, *command, *ALIKE))],
-            cwd=spos.folder,
-            env=environment() | make_environment(rank, 2, port) | {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, command in enumerate((one, other))
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 2
-        assert errors.count("\n") == 1
-        assert said in errors
-        assert "start all of them with the same command, settings and versions" in errors
+    forks = []
+    for rank, command in enumerate((one, other)):
+        variables = environment() | make_environment(rank, 2, port) | {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+        forks.append(Fork([*map(str, (*command, *ALIKE))], spos.folder, variables))
+    for done in finish_all(forks, PATIENCE):
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert said in done.stderr
+        assert "start all of them with the same command, settings and versions" in done.stderr
     assert not spos.run.exists()

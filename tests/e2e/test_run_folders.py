@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -20,7 +20,7 @@ from spos_cli.engine import checkpoint, distributed
 from spos_cli.engine.distributed import Processes
 from spos_cli.errors import RunError
 from spos_cli.run.command import Run
-from tests.conftest import PROGRAM, Mistake, Spos, environment
+from tests.conftest import PROGRAM, Mistake, Spos
 
 pytestmark = pytest.mark.slow
 
@@ -51,15 +51,9 @@ def test_spaces_and_other_scripts_in_names(tmp_path: Path) -> None:
     (model,) = run.glob("retrain/*/model.pt")
     assert checkpoint.load(model)["classes"] == sorted(NAMES)
     # The next command can be typed as it is printed.
-    done = subprocess.run(
-        ["sh", "-c", follow[0].replace("spos ", f"{PROGRAM} ", 1) + " --json"],
-        cwd=spos.folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(done.stdout)["images"] == 20
+    shell = ["sh", "-c", follow[0].replace("spos ", r"printf '%s\0' ", 1)]
+    words = subprocess.run(shell, capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
+    assert json.loads(spos.here(*words, "--json").stdout)["images"] == 20
 
 
 def test_a_read_only_run_folder(spos: Spos) -> None:
@@ -74,22 +68,13 @@ def test_a_read_only_run_folder(spos: Spos) -> None:
     assert not list(spos.run.iterdir())
 
 
-def test_a_disk_without_room_for_a_checkpoint(finished: Spos, spos: Spos) -> None:
+def test_a_disk_without_room_for_a_checkpoint(finished: Spos, spos: Spos, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files may not grow beyond 20 KB: training continues to its end, which must be saved. Then there is room."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-
-    done = subprocess.run(
-        [PROGRAM, "supernet-train"],
-        cwd=spos.folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        preexec_fn=limit,
-        check=False,
+    (spos.folder / "sitecustomize.py").write_text(
+        "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))\n"
     )
-    assert done.returncode == 2, done.stderr
+    monkeypatch.setenv("PYTHONPATH", str(spos.folder), prepend=os.pathsep)
+    done = spos("supernet-train", code=2)
     assert "continuing; will retry at the next checkpoint" in done.stderr
     assert "Make room and run the same command" in done.stderr
     assert "Traceback" not in done.stderr
@@ -113,13 +98,7 @@ def test_names_of_run_folders_are_checked(mistake: Mistake, folder: str) -> None
 def test_two_runs_in_one_folder(finished: Spos, spos: Spos) -> None:
     shutil.copytree(finished.run, spos.run)
     lock = spos.run / ".supernet.lock"
-    process = subprocess.Popen(
-        [PROGRAM, "supernet-train", "--fresh", "--set", "supernet.steps=100000"],
-        cwd=spos.folder,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = spos.start(("supernet-train", "--fresh", "--set", "supernet.steps=100000"))
     try:
         while not (lock.exists() and lock.read_text()):
             assert process.poll() is None
@@ -128,8 +107,8 @@ def test_two_runs_in_one_folder(finished: Spos, spos: Spos) -> None:
             message = run("supernet-train", *extra, code=2).stderr
             assert f"is in use by process {process.pid} on" in message
     finally:
-        process.kill()
-        process.wait()
+        process.send_signal(signal.SIGKILL)
+        process.finish(60)
 
 
 def test_names_that_are_too_long(mistake: Mistake) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from spos_cli import cli
 from spos_cli.config import loading
-from tests.conftest import Spos, count_spaces_once
+from tests.conftest import Spos
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +65,6 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
                                   "fashion_mnist_channels", "demo"])  # fmt: skip
 def test_shipped_spaces(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    count_spaces_once(monkeypatch)
     Path("spos.yaml").write_text(yaml.safe_dump(quick(name)))
     for command in ("supernet-train", "flops-table", "search", "export-arch", "retrain", "evaluate"):
         run(monkeypatch, command)

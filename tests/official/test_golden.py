@@ -183,7 +183,7 @@ def test_training_steps_equal_those_of_a_plain_loop(tmp_path: Path) -> None:
     case = read_golden("supernet_training")
     model = make_filled_supernet(torch.float64)
     plain = make_filled_supernet(torch.float64).to(memory_format=torch.channels_last).train()
-    images, labels = make_images(case["batch"], 9)[..., :64, :64].double(), torch.tensor(case["labels"])
+    images, labels = make_images(case["batch"], 9)[..., :32, :32].double(), torch.tensor(case["labels"])
     lines = train(model, case, tmp_path, images)
 
     optimizer = torch.optim.SGD(plain.parameters(), 0.0, case["momentum"], weight_decay=case["weight_decay"])

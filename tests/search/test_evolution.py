@@ -233,7 +233,7 @@ def test_the_first_parent_is_the_winner(front: bool) -> None:
 def drawn(evolution: Evolution) -> list[dict[str, Draws]]:
     """By generation and operator."""
     found: list[dict[str, Draws]] = []
-    for _ in evolution.search(value, watch=lambda generation, draws: found.append({**draws})):
+    for _ in evolution.search(value, watch=lambda generation, proposal: found.append({**proposal.draws})):
         pass
     return found
 

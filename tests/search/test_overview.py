@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spos_cli.engine.progress import Curve
-from spos_cli.search.evolution import Draws
+from spos_cli.search.evolution import Draws, Proposal
 from spos_cli.search.journal import Entry, Origin
 from spos_cli.search.overview import Overview
 from spos_cli.space.architecture import Architecture
@@ -15,11 +15,11 @@ def entry(top1: float, choice: int, origin: Origin = "random", stopped_early: bo
 
 def test_an_overview() -> None:
     overview = Overview(2)
-    overview.begin(0, {"random": Draws(4, 4)})
+    overview.begin(0, Proposal([], {"random": Draws(4, 4)}))
     assert overview.rows == [("accepted", ["100% of random draws"])]
     assert overview.summary == {}
     overview.add([entry(0.5, 0), entry(0.9, 1, stopped_early=True), entry(0.3, 2)])
-    overview.begin(1, {"mutation": Draws(10, 2, 5, 3), "random": Draws(4, 0, 4, 0)})
+    overview.begin(1, Proposal([], {"mutation": Draws(10, 2, 5, 3), "random": Draws(4, 0, 4, 0)}))
     overview.add([entry(0.7, 3), entry(0.5, 4)])
     assert overview.phase == "generation 1 of 2"
     assert overview.summary == {"best_top1": 0.7, "mean_top1": 0.6}

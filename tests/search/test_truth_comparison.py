@@ -147,7 +147,7 @@ def test_what_searches_find() -> None:
     lost = rows["the winner of the search in this run"]
     assert lost["better_than"] == 0
     assert lost["regret"] == pytest.approx(np.ptp(under.truth))
-    for name in ("evolution", "random search"):
+    for name in ("evolution", "evolution with a predictor", "random search"):
         row = rows[name]
         assert row["seeds"] == 5
         assert under.truth.mean() < row["low"] <= row["accuracy"] <= row["high"] <= under.truth.max()
