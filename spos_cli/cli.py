@@ -64,7 +64,7 @@ def root(
 
 
 @app.command("supernet-train")
-@shared_options("devices", "max_restarts", "seed", "tensorboard", "fresh")
+@shared_options("devices", "max_restarts", "seed", "tensorboard", "fresh", "extend")
 def supernet_train(options: Options, init: InitOption = None) -> None:
     """Train the weight-sharing supernet, one path per step.
 
@@ -235,7 +235,7 @@ def export_arch(
 
 
 @app.command()
-@shared_options("devices", "max_restarts", "seed", "tensorboard", "fresh")
+@shared_options("devices", "max_restarts", "seed", "tensorboard", "fresh", "extend")
 def retrain(
     options: Options,
     arch: Annotated[

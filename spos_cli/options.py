@@ -91,6 +91,9 @@ class Options:
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over. Earlier results are kept under another name.")] = (
         False
     )
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Go on from the last checkpoint with other steps, lr or schedule.")
+    ] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")] = False
     search: tuple[tuple[str, str], ...] = ()
 
@@ -191,7 +194,7 @@ class Options:
         """Return the run of this command, as the stages take it."""
         from spos_cli.run.command import Run
 
-        return Run(settings, self.fresh, self.tensorboard, flags=self.flags, as_json=self.as_json)
+        return Run(settings, self.fresh, self.tensorboard, self.extend, flags=self.flags, as_json=self.as_json)
 
     def _settings(self) -> list[CliOption]:
         """Return the settings that were given by their own option."""

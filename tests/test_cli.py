@@ -19,7 +19,10 @@ ROOT = Path(__file__).parents[1]
 APP = typer.main.get_command(cli.app)
 COMMANDS = APP.commands  # type: ignore[attr-defined]
 LONGEST = 15  # lines of a command's body
-SHARED = ("config", "overrides", "run_dir", "devices", "max_restarts", "seed", "print_config", "tensorboard", "fresh")
+SHARED = (
+    *("config", "overrides", "run_dir", "devices", "max_restarts", "seed", "print_config", "tensorboard", "fresh"),
+    "extend",
+)
 
 
 def body_lines(function: ast.FunctionDef) -> int:

@@ -10,13 +10,18 @@ from spos_cli.errors import RunError
 MAX_SHOWN = 6  # differences in a message
 
 
-def require_same(ours: dict[str, Any], theirs: dict[str, Any], what: str) -> None:
-    """Raise RunError if `theirs`, read from the disk, was made with other settings; `what` begins the message."""
+def require_same(ours: dict[str, Any], theirs: dict[str, Any], what: str, other_way: str = "") -> None:
+    """Raise RunError if `theirs`, read from the disk, was made with other settings.
+
+    Args:
+        what: the beginning of the message.
+        other_way: one more thing that the user may do.
+    """
     differences = [f"{name}: {one!r:.60}, was {other!r:.60}" for name, one, other in find_differences(ours, theirs)]
     if differences:
         raise RunError(
             f"{what} with other settings ({'; '.join(differences[:MAX_SHOWN])});"
-            " use the same ones, another --run-dir, or --fresh to start over"
+            f" use the same ones, {other_way}{', ' * bool(other_way)}another --run-dir, or --fresh to start over"
         )
 
 

@@ -25,6 +25,7 @@ class Schedule:
         lowest: learning rate at the end of the fall. With `step`, the learning rate never falls below it.
         step_every: with `step`, steps between two falls, the first of which comes so long after the warm-up.
         step_factor: with `step`, factor of each fall.
+        begin: the step at which the schedule begins, its warm-up included; later than 0 if a training was extended.
     """
 
     peak: float
@@ -35,9 +36,11 @@ class Schedule:
     lowest: float = 0.0
     step_every: int | None = None
     step_factor: float = 0.1
+    begin: int = 0
 
     def lr(self, step: int) -> float:
-        """Return the learning rate of a step, counted from 0."""
+        """Return the learning rate of a step of the training, counted from 0."""
+        step, steps = step - self.begin, self.steps - self.begin
         position = step + self.first
         if step < self.warmup_steps:
             return self.peak * (step + 1) / self.warmup_steps
@@ -45,7 +48,7 @@ class Schedule:
             assert self.step_every is not None
             falls = (position - self.warmup_steps) // self.step_every
             return max(self.lowest, self.peak * self.step_factor**falls)
-        progress = min(1.0, (position - self.warmup_steps) / (self.steps - self.warmup_steps))
+        progress = min(1.0, (position - self.warmup_steps) / (steps - self.warmup_steps))
         height = self.peak - self.lowest
         if self.kind == "cosine":
             return self.lowest + height * 0.5 * (1 + math.cos(math.pi * progress))

@@ -7,7 +7,7 @@ import functools
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from spos_cli import seeding
 from spos_cli.engine import checkpoint, parallel
 from spos_cli.engine.checkpoint_folder import CheckpointFolder
 from spos_cli.engine.compilation import Compile, compile_blocks
-from spos_cli.engine.differences import require_same
+from spos_cli.engine.differences import find_differences, require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.losses import LossKind, compute_loss
@@ -34,6 +34,12 @@ from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingErro
 from spos_cli.space.architecture import Architecture
 
 Batch = tuple[Tensor, Tensor | None, Tensor]  # images (B, 3, H, W) uint8, colours (B, 3) or None, labels (B,)
+
+
+# The settings that an extended training may change: those that say how the learning rate runs.
+SCHEDULE_SETTINGS = frozenset(
+    ("steps", "lr", "schedule", "min_lr", "step_every", "step_factor", "schedule_first", "warmup_steps")
+)
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,7 @@ class Trainer:
         evaluate: measures the model (or its moving average) during the training.
         evaluate_every: steps between evaluations.
         tensorboard: mirror the metrics to `tensorboard/` in the folder.
+        extend: go on with a checkpoint of another schedule. The plan's schedule then begins at its step.
     """
 
     def __init__(
@@ -124,8 +131,9 @@ class Trainer:
         evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
         evaluate_every: int = 0,
         tensorboard: bool = False,
+        extend: bool = False,
     ) -> None:
-        self.plan, self.processes, self.name, self.folder = plan, processes, name, folder
+        self.plan, self.processes, self.name, self.folder, self.extend = plan, processes, name, folder, extend
         self.identity, self.extra, self.require, self.seed = identity, extra or {}, require, seed
         self.preprocess, self.mixing, self.paths = preprocess, mixing, paths
         self.evaluate, self.evaluate_every = evaluate, evaluate_every
@@ -367,6 +375,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
+            "schedule_begin": self.plan.schedule.begin,
         }
 
     def require_same_weights(self) -> None:
@@ -402,6 +411,30 @@ class Trainer:
             if self.step:
                 console.print(f"resuming at step {self.step} of {self.plan.steps}")
 
+    def require_same_settings(self, content: dict[str, Any], path: Path) -> bool:
+        """Return whether a checkpoint is to be extended: it has another schedule, and nothing else differs.
+
+        Raises:
+            RunError: it has other settings, or an extension would have no step.
+        """
+        what, differences = f"{path} was trained", list(find_differences(self.identity, content))
+        is_schedule = all(name.rpartition(".")[2] in SCHEDULE_SETTINGS for name, _, _ in differences)
+        if not (differences and is_schedule):
+            require_same(self.identity, content, what)
+            return False
+        if not self.extend:
+            require_same(self.identity, content, what, "add --extend to go on from its last step with a new schedule")
+        step, left = int(content["step"]), self.plan.steps - int(content["step"])
+        if left <= self.plan.schedule.warmup_steps:
+            raise RunError(
+                f"{path} is at step {step} already, so steps: {self.plan.steps} and warmup_steps:"
+                f" {self.plan.schedule.warmup_steps} leave nothing to extend; raise steps"
+            )
+        if self.processes.is_main:
+            changes = "; ".join(f"{name}: {ours}, was {theirs}" for name, ours, theirs in differences)
+            console.print(f"extending the training at step {step}, with a new schedule of {left} steps ({changes})")
+        return True
+
     def load(self, path: Path) -> None:
         """Load the state in a checkpoint.
 
@@ -410,7 +443,7 @@ class Trainer:
             CheckpointError: it is damaged, or not one of this training.
         """
         content = checkpoint.load(path)
-        require_same(self.identity, content, f"{path} was trained")
+        is_extended = self.require_same_settings(content, path)
         self.require(content, f"{path} was trained")
         try:
             self.model.load_state_dict(content["model"])
@@ -419,6 +452,8 @@ class Trainer:
             if self.ema:
                 self.ema.load_state_dict(content["ema"])
             self.step = int(content["step"])
+            begin = self.step if is_extended else int(content["schedule_begin"])
+            self.plan = replace(self.plan, schedule=replace(self.plan.schedule, begin=begin))
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).split("\n")[0]
             raise CheckpointError(f"{path} cannot be resumed: {reason}; use --fresh to start over") from None

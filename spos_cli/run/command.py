@@ -27,11 +27,13 @@ class Run(Output):
         config: the resolved settings.
         fresh: start the stage over; its earlier files are kept under `previous/`.
         tensorboard: mirror the scalars of the metrics to TensorBoard's files.
+        extend: go on with a training that had another schedule.
     """
 
     config: Config
     fresh: bool = False
     tensorboard: bool = False
+    extend: bool = False
 
     @property
     def folder(self) -> RunFolder:

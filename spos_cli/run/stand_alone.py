@@ -125,6 +125,7 @@ def make_trainer(
         evaluate=evaluate_midway,
         evaluate_every=training.evaluate_every,
         tensorboard=run.tensorboard,
+        extend=run.extend,
     )
 
 

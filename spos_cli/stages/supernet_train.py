@@ -91,6 +91,7 @@ def train(
         mixing=make_mixing(config, training),
         paths=sampler.paths,
         tensorboard=run.tensorboard,
+        extend=run.extend,
         one_path=training.sampler != "fair",
     )
     if processes.is_main:

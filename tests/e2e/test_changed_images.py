@@ -256,7 +256,7 @@ def test_files_of_the_same_size_that_were_exchanged_are_an_error(run: Run) -> No
     for path in run.data.rglob("*.bmp"):
         ImageOps.invert(Image.open(path)).save(path)
     message = run("search", "--run-dir", "b", "--set", "search.generations=2", code=2).stderr
-    assert "scored on other images" in message
+    assert "holds scores on other images" in message
     assert journal.read_bytes() == before
 
 
