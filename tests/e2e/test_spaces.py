@@ -197,3 +197,17 @@ def test_limits_on_several_costs(finished: Spos, spos: Spos) -> None:
         (spos.run / "latency_table.json").write_text(json.dumps(table | {"fixed": fixed}))
         assert phrase in spos.here("search", *weights, *limits, code=2).stderr
     assert (spos.run / "search" / "journal.jsonl").read_bytes() == journal
+
+
+@pytest.mark.parametrize("name", ["cifar10_modern", "imagenet_modern", "finetune"])
+def test_modern_retrainings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the optimizer, schedule, augmentation, mixing and average of the recipe, for a few steps."""
+    monkeypatch.chdir(tmp_path)
+    settings, recipe = quick(name), loading.load(loading.list_recipes()[name]).dump()
+    short = {**QUICK["retrain"], "steps": 4, "warmup_steps": 2}
+    settings["retrain"] = {**recipe["retrain"], **short}
+    settings["data"] = {**QUICK["data"], "augmentation": recipe["data"]["augmentation"], "holdout_per_class": 10}
+    Path("spos.yaml").write_text(yaml.safe_dump(settings))
+    layers = loading.load(Path("spos.yaml")).space.build().num_layers
+    run(monkeypatch, "retrain", ",".join("0" * layers))
+    run(monkeypatch, "evaluate")
