@@ -20,7 +20,7 @@ from spos_cli.data.transforms import preprocess
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.teacher import Teacher
-from spos_cli.errors import CheckpointError, ConfigError, SposError
+from spos_cli.errors import CheckpointError, ConfigError, RunError, SposError
 from spos_cli.files.digests import file_digest
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import build_initialized
@@ -257,6 +257,21 @@ def test_files_that_cannot_teach(tmp_path: Path) -> None:
     checkpoint.save(path, make_supernet_content(config, supernet.state_dict()))
     with pytest.raises(CheckpointError, match=r"is a supernet, not a network; name a model\.pt"):
         read(name(path))
+
+
+def test_processes_must_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On what is in the file, not on its name."""
+    save_network(tmp_path / "model.pt", configure())
+    texts: list[str] = []
+    monkeypatch.setattr(Processes, "agree", lambda self, text: texts.append(text) or len(texts) < 3)
+    read(name(tmp_path / "model.pt"))
+    (tmp_path / "model.pt").rename(tmp_path / "moved.pt")
+    read(name(tmp_path / "moved.pt"))
+    assert texts[0] == texts[1]
+    save_network(tmp_path / "moved.pt", configure("seed=5"))
+    with pytest.raises(RunError, match=r"not all processes see the same .*moved\.pt"):
+        read(name(tmp_path / "moved.pt"))
+    assert texts[2] != texts[0]
 
 
 def test_a_file_cannot_ask_for_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
