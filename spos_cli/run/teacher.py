@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -139,10 +140,13 @@ def _read_exported(path: Path) -> Source:
         raise CheckpointError(f"retrain.teacher: there is no file {path}")
     with os_errors_as(CheckpointError, f"retrain.teacher: cannot read {path}"):
         digest = file_digest(path)
+    logging.disable(logging.WARNING)  # PyTorch logs the traceback of what it raises.
     try:
         module = torch.export.load(path).module()
     except Exception:  # PyTorch raises almost anything for a torn file.
         raise CheckpointError(f"retrain.teacher: {path} is not a file of torch.export.save, or is torn") from None
+    finally:
+        logging.disable(logging.NOTSET)
     return Source(module, {"digest": digest})
 
 

@@ -129,11 +129,14 @@ def test_an_audit_trains_with_the_teacher(finished: Spos, tmp_path: Path, networ
 
 
 def test_mistakes_are_found_before_the_training(spos: Spos, mistake: Mistake, network: Path) -> None:
+    (spos.folder / "torn.pt2").write_bytes(network.read_bytes())
     for teacher, phrase in (
+        (name("torn.pt2"), "is not a file of torch.export.save, or is torn"),
         (name("nothing.pt"), "there is no weights file nothing.pt"),
         (name("nothing_here:make"), "cannot build nothing_here:make: No module named 'nothing_here'"),
         (name(network, preset="standard"), "was trained with preset spos, not standard"),
         (name("json:loads"), "retrain.teacher: cannot build json:loads"),
     ):
+        assert len(mistake("retrain", STUDENT, *teacher).splitlines()) == 1
         assert phrase in mistake("retrain", STUDENT, *teacher)
     assert not (spos.run / "retrain").exists()
