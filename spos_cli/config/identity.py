@@ -37,7 +37,7 @@ def portable_settings(config: Config) -> dict[str, Any]:
 
 def shared_settings(config: Config) -> dict[str, Any]:
     """Return the settings that all processes of a command must have in common, on whichever machines they run."""
-    values = portable_settings(config)
+    values = _without_teachers_file(portable_settings(config))
     del values["data"]["root"]
     return {**values, "audit": config.audit.model_dump(mode="json")}
 
@@ -60,12 +60,21 @@ def value_range(config: Config) -> Any:
 def training_identity(config: Config, section: str) -> dict[str, Any]:
     """Return the settings that a training depends on; a resumed training must have the same.
 
+    The file of a teacher is left out: a training compares its content (`run.teacher.name_teacher`).
+
     Args:
         section: `supernet` or `retrain`.
     """
-    settings = portable_settings(config)
+    settings = _without_teachers_file(portable_settings(config))
     training = {name: value for name, value in settings[section].items() if name not in REPORTING}
     return {"seed": config.seed, "space": settings["space"], "data": data_identity(config), section: training}
+
+
+def _without_teachers_file(settings: dict[str, Any]) -> dict[str, Any]:
+    """Remove `retrain.teacher.weights` from plain settings, in place: processes compare what is in the file."""
+    if settings["retrain"]["teacher"] is not None:
+        del settings["retrain"]["teacher"]["weights"]
+    return settings
 
 
 def without_machine(values: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from spos_cli.config.data import AugmentationConfig
 from spos_cli.config.section import Section
@@ -12,9 +12,11 @@ from spos_cli.config.units import (
     ClassWeights,
     Cost,
     Count,
+    Fraction,
     Number,
     Off,
 )
+from spos_cli.space.choices import OWN_CODE
 
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a moving average, per update
 MixingAlpha = Annotated[float, Field(ge=0.001, le=100)]
@@ -138,6 +140,11 @@ class TrainingConfig(Section):
         None, description="Steps between checkpoints that are never deleted. null: none."
     )
 
+    @property
+    def loss_of_labels(self) -> Literal["cross_entropy", "bce"] | None:
+        """The kind of the loss if it compares with labels only, so that the loss of guessing is known; else None."""
+        return self.loss
+
     @model_validator(mode="after")
     def _require_consistent_steps(self) -> TrainingConfig:
         if self.warmup_steps >= self.steps:
@@ -226,6 +233,54 @@ class SupernetConfig(TrainingConfig):
     )
 
 
+def _require_file_name(value: str) -> str:
+    if not (value.strip() and value.isprintable()):
+        raise ValueError("should be a file or package.module:function, without control characters")
+    return value
+
+
+class TeacherConfig(Section):
+    """A trained network whose predictions a retraining imitates, besides the labels."""
+
+    weights: Annotated[str, AfterValidator(_require_file_name)] = Field(
+        description="A network: a model.pt of spos, a .pt2 file of torch.export.save, or package.module:function, which"
+        " is called without arguments and returns a torch.nn.Module. Reading the last two runs code: name only what you"
+        " trust."
+    )
+    weight: Fraction = Field(
+        0.5,
+        description="Share of the teacher's part in the loss; the rest is the loss against the labels. 1: no labels.",
+    )
+    loss: Literal["soft", "hard"] = Field(
+        "soft",
+        description="The teacher's part. soft: Kullback-Leibler divergence from the teacher's probabilities at the"
+        " temperature, times temperature^2 (arXiv 1503.02531). hard: cross entropy with the teacher's top class, as in"
+        " DeiT (arXiv 2012.12877). label_smoothing and class_weights are for the labels' part only.",
+    )
+    temperature: Annotated[float, Field(gt=0, le=1000)] = Field(
+        1.0, description="soft: what the logits of teacher and network are divided by."
+    )
+    preset: Literal["spos", "standard"] | None = Field(
+        None, description="How the teacher's images are prepared. null: as a model.pt says, else data.preset."
+    )
+    image_size: Count | None = Field(
+        None,
+        description="Side of the teacher's images, in pixels; the training's crops are resized. null: as a model.pt"
+        " says, else space.image_size.",
+    )
+
+    @property
+    def is_import_path(self) -> bool:
+        """Whether the network is made by the user's own code, and not read from a file."""
+        return OWN_CODE.fullmatch(self.weights) is not None
+
+    @model_validator(mode="after")
+    def _require_used_temperature(self) -> TeacherConfig:
+        if self.loss == "hard" and self.temperature != 1:
+            raise ValueError(f"temperature is for loss: soft, but loss is {self.loss}; remove temperature")
+        return self
+
+
 class RetrainConfig(TrainingConfig):
     """Training of the found architecture from scratch."""
 
@@ -241,7 +296,16 @@ class RetrainConfig(TrainingConfig):
         description="What happens to the images of this training. Settings that are left out are as in"
         " data.augmentation. null: all are. Supernet and search use data.augmentation.",
     )
+    teacher: TeacherConfig | None = Field(
+        None,
+        description="A trained network to learn from (distillation). It sees the same crops, colours and mixtures. The"
+        " logged loss is the whole loss; top-1 counts labels. null: none.",
+    )
     evaluate_every: Count = Field(5000, description="Steps between evaluations on the validation set.")
     batchnorm_pass_steps: Annotated[Number, Field(ge=0)] | None = Field(
         None, description="Batches of the final BatchNorm pass. null: one epoch, as in the official code. 0: no pass."
     )
+
+    @property
+    def loss_of_labels(self) -> Literal["cross_entropy", "bce"] | None:
+        return self.loss if self.teacher is None else None

@@ -86,29 +86,34 @@ class Guessing:
 
     Attributes:
         loss, top1: means over the last `images` images.
-        guess: loss of a network that gives all classes the same probability.
+        guess: loss of a network that gives all classes the same probability; None if it is not known.
         chance: top-1 of such a network.
     """
 
     loss: float
     top1: float
     images: int
-    guess: float
+    guess: float | None
     chance: float
 
     @property
     def verdict(self) -> str:
         """What happened to the training, in words."""
-        return "diverged" if self.loss > DIVERGED_RATIO * self.guess else "learned nothing"
+        has_diverged = self.guess is not None and self.loss > DIVERGED_RATIO * self.guess
+        return "diverged" if has_diverged else "learned nothing"
 
     def __str__(self) -> str:
+        if self.guess is None:
+            return f"training top-1 {self.top1:.1%} in the last {self.images:,} images; guessing has {self.chance:.1%}"
         return (
             f"training loss {self.loss:.4g} and top-1 {self.top1:.1%} in the last {self.images:,} images; guessing has"
             f" {self.guess:.4g} and {self.chance:.1%}"
         )
 
 
-def find_guessing(lines: Sequence[dict[str, Any]], classes: int, loss_kind: str = "cross_entropy") -> Guessing | None:
+def find_guessing(
+    lines: Sequence[dict[str, Any]], classes: int, loss_kind: str | None = "cross_entropy"
+) -> Guessing | None:
     """Judge from its metrics whether a training has diverged or collapsed; return None if it has not.
 
     Equal probabilities for C classes have a cross entropy of ln C, whatever the labels and their smoothing, and a top-1
@@ -123,19 +128,21 @@ def find_guessing(lines: Sequence[dict[str, Any]], classes: int, loss_kind: str 
     of the second half of the training. A network that has just begun is below ln C, or has too few images for it.
 
     With `bce`, such a network, whose logits are 0, gives each class the probability one half: ln 2 is in place of ln C.
+    With a teacher, the loss of guessing depends on its predictions, so only the top-1 of the second rule counts.
 
     Args:
         lines: of `metrics.jsonl`, oldest first.
-        loss_kind: `cross_entropy` or `bce`, the loss of the training.
+        loss_kind: `cross_entropy` or `bce`, the loss of the training; None with a teacher.
     """
     if classes < 2:
         return None
-    guess, chance = math.log(2 if loss_kind == "bce" else classes), 1 / classes
+    chance = 1 / classes
+    guess = None if loss_kind is None else math.log(2 if loss_kind == "bce" else classes)
     windows = [window for line in lines if (window := _read_window(line)) is not None]
     loss = top1 = 0.0
     seen = 0
     for step, images, line_loss, line_top1 in reversed(windows):
-        if not seen and line_loss > DIVERGED_RATIO * guess:
+        if guess is not None and not seen and line_loss > DIVERGED_RATIO * guess:
             return Guessing(line_loss, line_top1, images, guess, chance)
         if 2 * step <= windows[-1][0]:
             break
@@ -143,7 +150,7 @@ def find_guessing(lines: Sequence[dict[str, Any]], classes: int, loss_kind: str 
         if seen >= IMAGES_PER_CLASS * classes:
             loss, top1 = loss / seen, top1 / seen
             noise = CHANCE_DEVIATIONS * math.sqrt(chance * (1 - chance) / seen)
-            is_guessing = loss >= guess * (1 - 1e-5) and top1 <= chance + noise
+            is_guessing = (guess is None or loss >= guess * (1 - 1e-5)) and top1 <= chance + noise
             return Guessing(loss, top1, seen, guess, chance) if is_guessing else None
     return None
 

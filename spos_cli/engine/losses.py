@@ -1,4 +1,4 @@
-"""The training loss: cross entropy or BCE, with smoothed labels and weights of classes."""
+"""The training loss: cross entropy or BCE, weights of classes, and the loss against a teacher."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from spos_cli.errors import DataError
 
 LossKind = Literal["cross_entropy", "bce"]
+TeacherLossKind = Literal["soft", "hard"]
 
 
 def compute_loss(
@@ -51,13 +52,37 @@ def compute_loss(
 
 def _compute_bce(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
     """Compute the binary cross entropy of each image, `(B,)`: the mean over the classes."""
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()
+    logits = _raise_precision(logits)
     classes = logits.shape[1]
     if targets.dim() == 1:
         targets = F.one_hot(targets, classes)
     smooth = targets.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / classes  # (B, classes)
     return F.binary_cross_entropy_with_logits(logits, smooth, reduction="none").mean(1)
+
+
+def compute_teacher_loss(
+    logits: Tensor, teacher_logits: Tensor, kind: TeacherLossKind = "soft", temperature: float = 1.0
+) -> Tensor:
+    """Compute the loss of a batch against a teacher, `()`: the mean over its images.
+
+    Args:
+        logits: of the network that is trained, `(B, classes)`.
+        teacher_logits: `(B, classes)`, without a gradient.
+        kind: `soft` is the Kullback-Leibler divergence from the teacher's probabilities, both at the temperature, times
+            temperature^2, so that the gradient keeps its size (Hinton et al., arXiv 1503.02531, section 2). `hard` is
+            the cross entropy with the teacher's top class, without smoothing (DeiT, arXiv 2012.12877, section 4).
+        temperature: of `soft`.
+    """
+    logits, teacher_logits = _raise_precision(logits), _raise_precision(teacher_logits)
+    if kind == "hard":
+        return F.cross_entropy(logits, teacher_logits.argmax(1))
+    ours, theirs = (F.log_softmax(values / temperature, 1) for values in (logits, teacher_logits))
+    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
+
+
+def _raise_precision(logits: Tensor) -> Tensor:
+    """Return logits of mixed precision in single precision, and others unchanged."""
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def weigh_classes(

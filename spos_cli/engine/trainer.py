@@ -29,11 +29,13 @@ from spos_cli.engine.optim import MovingAverage, OptimizerKind, Schedule, make_o
 from spos_cli.engine.parallel import Compression
 from spos_cli.engine.precision import Amp, autocast, prepare_images
 from spos_cli.engine.progress import console, track, warn
+from spos_cli.engine.teacher import Teacher
 from spos_cli.engine.timing import record_time
 from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
 from spos_cli.space.architecture import Architecture
 
 Batch = tuple[Tensor, Tensor | None, Tensor]  # images (B, 3, H, W) uint8, colours (B, 3) or None, labels (B,)
+Preprocess = Callable[[Tensor, Tensor | None], Tensor]  # from uint8 images and colours to float images
 
 
 # The settings that an extended training may change: those that say how the learning rate runs.
@@ -103,6 +105,7 @@ class Trainer:
         seed: of the masks of dropout and of stochastic depth.
         preprocess: makes float images of `(B, 3, H, W) uint8` images and colours, both on the device.
         mixing: mixes the images of a pass and their labels; top-1 then counts the label of the larger weight.
+        teacher: a network whose predictions are a part of the loss; it is not trained, and in no checkpoint.
         paths: the paths through the supernet that a step trains. Each batch goes through all of them, and their
             gradients are added up. None for a network, which is one path.
         one_path: whether `paths` has one path for each step, so that only its gradients are sent.
@@ -124,8 +127,9 @@ class Trainer:
         extra: dict[str, Any] | None = None,
         require: Callable[[dict[str, Any], str], None] = lambda content, what: None,
         seed: int,
-        preprocess: Callable[[Tensor, Tensor | None], Tensor],
+        preprocess: Preprocess,
         mixing: Mixing | None = None,
+        teacher: Teacher | None = None,
         paths: Callable[[int], Sequence[Architecture]] | None = None,
         one_path: bool = True,
         evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
@@ -135,7 +139,7 @@ class Trainer:
     ) -> None:
         self.plan, self.processes, self.name, self.folder, self.extend = plan, processes, name, folder, extend
         self.identity, self.extra, self.require, self.seed = identity, extra or {}, require, seed
-        self.preprocess, self.mixing, self.paths = preprocess, mixing, paths
+        self.preprocess, self.mixing, self.teacher, self.paths = preprocess, mixing, teacher, paths
         self.evaluate, self.evaluate_every = evaluate, evaluate_every
         device = processes.device
         if plan.amp == "fp16" and device.type == "cpu":
@@ -241,15 +245,15 @@ class Trainer:
         paths: Sequence[Architecture | None] = self.paths(self.step) if self.paths else (None,)
         for batch in range(plan.accumulate):
             # Load the next batch, and augment its colours on the device.
-            images, colours, labels = next(stream)
+            pixels, colours, labels = next(stream)
             labels = labels.to(device, non_blocking=True)  # (B,)
-            images = prepare_images(self.preprocess, images, colours, device)  # (B, 3, H, W) float
-            targets = labels
-            if self.mixing is not None:
-                # Mix the images of the pass. From here on, the label of a mixed image is that of the larger weight.
-                part = batch * self.processes.world_size + self.processes.rank
-                images, targets = self.mixing(images, labels, self.step, part)  # targets: (B, classes)
-                labels = targets.argmax(1)
+            part = batch * self.processes.world_size + self.processes.rank
+            # Mix the images of the pass, if the plan says so. From then on, the label of a mixed image is that of the
+            # larger weight. images: (B, 3, H, W) float; targets: (B,), or (B, classes) if mixed.
+            images, targets = self.prepare(self.preprocess, pixels, colours, labels, part)
+            # Ask the teacher, if there is one: (B, classes).
+            teacher_logits = self.ask_teacher(images, pixels, colours, labels, part)
+            labels = targets if targets.dim() == 1 else targets.argmax(1)
             for number, path in enumerate(paths, 1):
                 # Gradients add up in this process; the step's last pass averages the sums over all processes.
                 is_last = batch == plan.accumulate - 1 and number == len(paths)
@@ -259,6 +263,8 @@ class Trainer:
                         logits = self.wrapped(images) if path is None else self.wrapped(images, path)  # (B, classes)
                         # Loss: the mean over the images of the pass.
                         loss = self.criterion(logits, targets)
+                        if self.teacher is not None and teacher_logits is not None:
+                            loss = self.teacher.add_loss(loss, logits, teacher_logits)
                     # Backward. Blocks outside of the path get no gradients.
                     self.scaler.scale(loss / plan.accumulate).backward()  # type: ignore[no-untyped-call]
                 # Add loss and top-1 to the sums for the next line of metrics.
@@ -276,6 +282,38 @@ class Trainer:
         # Update the moving average of the weights.
         if self.ema:
             self.ema.update_parameters(self.model)
+
+    def prepare(
+        self, preprocess: Preprocess, pixels: Tensor, colours: Tensor | None, labels: Tensor, part: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the images of a pass as a network takes them, `(B, 3, H, W)` float, and their targets.
+
+        Args:
+            preprocess: of the network that takes them.
+            pixels, colours: as the loader gives them.
+            labels: `(B,)`, on the device. They are the targets, unless the images are mixed.
+            part: which part of the step's batch this is.
+        """
+        images = prepare_images(preprocess, pixels, colours, self.processes.device)
+        return (images, labels) if self.mixing is None else self.mixing(images, labels, self.step, part)
+
+    def ask_teacher(
+        self, images: Tensor, pixels: Tensor, colours: Tensor | None, labels: Tensor, part: int
+    ) -> Tensor | None:
+        """Return the teacher's logits `(B, classes)` for the images of a pass; None without a teacher.
+
+        It sees the same crops, colours and mixtures: the draws depend on the step, the part and the size of the images
+        only, so another preparation is mixed alike.
+
+        Args:
+            images: prepared for the network that is trained, and mixed.
+            pixels, colours, labels, part: as of `prepare`.
+        """
+        if self.teacher is None:
+            return None
+        if self.teacher.preprocess is not None:
+            images, _ = self.prepare(self.teacher.preprocess, pixels, colours, labels, part)
+        return self.teacher.classify(images, self.plan.amp)
 
     def without_averaging(self) -> contextlib.AbstractContextManager[None]:
         """Keep gradients in this process within the block, where there are several processes."""

@@ -8,10 +8,7 @@ channels pass by unchanged. `routing` concatenates, shuffles and splits the outp
 from __future__ import annotations
 
 import functools
-import importlib
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -20,6 +17,7 @@ from torch import Tensor, nn
 
 from spos_cli.errors import ConfigError
 from spos_cli.models.depthwise import StripDepthwise, is_faster_in_strips
+from spos_cli.models.own_code import call_own_code
 from spos_cli.models.routing import BlockChannels
 from spos_cli.space.choices import Choice
 from spos_cli.space.search_space import Layer
@@ -371,16 +369,8 @@ class OwnBlock(ChoiceBlock):
 
     def __init__(self, path: str, layer: Layer, affine: bool, parameters: dict[str, int | str]) -> None:
         super().__init__()
-        module, _, name = path.partition(":")
-        if not {"", str(Path.cwd())} & set(sys.path):  # A console script does not search the working folder.
-            sys.path.append(str(Path.cwd()))
-        try:
-            block = getattr(importlib.import_module(module), name)(
-                layer.in_channels, layer.out_channels, layer.stride, affine, **parameters
-            )
-        except (Exception, SystemExit) as error:  # A user's code may raise anything.
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ConfigError(f"choices: cannot build {path} for layer {layer.index}: {reason}") from error
+        what = f"choices: cannot build {path} for layer {layer.index}"
+        block = call_own_code(path, what, layer.in_channels, layer.out_channels, layer.stride, affine, **parameters)
         if not isinstance(block, nn.Module):
             raise ConfigError(f"choices: {path} is not a torch.nn.Module")
         self.block = block

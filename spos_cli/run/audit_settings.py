@@ -8,12 +8,14 @@ from spos_cli.config.identity import portable_settings, training_identity
 from spos_cli.config.schema import Config
 from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
+from spos_cli.engine.teacher import Teacher
 from spos_cli.files.reading import read_json
 from spos_cli.files.writing import write_atomically
 from spos_cli.run.command import Run
 from spos_cli.run.image_comparison import make_image_record, require_same_images
 from spos_cli.run.images import Images
 from spos_cli.run.search_settings import read_settings
+from spos_cli.run.teacher import name_teacher
 
 
 def shorten(config: Config) -> Config:
@@ -30,8 +32,13 @@ def shorten(config: Config) -> Config:
     return config.model_copy(update={"retrain": training.model_copy(update=changes)})
 
 
-def remember_audit(run: Run, supernet_digest: str, images: Images, processes: Processes) -> None:
+def remember_audit(
+    run: Run, supernet_digest: str, images: Images, teacher: Teacher | None, processes: Processes
+) -> None:
     """Write what the audit depends on beside its files.
+
+    Args:
+        teacher: of the stand-alone trainings.
 
     Raises:
         RunError: the files were made with other settings or images.
@@ -41,6 +48,7 @@ def remember_audit(run: Run, supernet_digest: str, images: Images, processes: Pr
         "supernet": supernet_digest,
         "search": portable_settings(config)["search"],
         "training": training_identity(shorten(config), "retrain"),
+        **name_teacher(teacher),
         "architectures": config.audit.architectures,  # `audit.seeds` is missing: more searches may be added.
     }
     if folder.settings.exists():

@@ -136,7 +136,8 @@ def _read_training(
     config = read_recorded_config(folder.path) or run.config
     settings = getattr(config, section)
     lines = history.read(folder.metrics)
-    numbers, guessing = history.History(lines), history.find_guessing(lines, config.space.classes, settings.loss)
+    numbers = history.History(lines)
+    guessing = history.find_guessing(lines, config.space.classes, settings.loss_of_labels)
     metrics = {key: value for key, value in numbers.last.items() if is_number(value)}
     process = lock.find_holder(folder.lock)
     saved = _find_saved_step(folder)

@@ -16,6 +16,7 @@ from spos_cli.engine.evaluation import evaluate
 from spos_cli.engine.metrics import Accuracy
 from spos_cli.engine.precision import autocast, prepare_images
 from spos_cli.engine.progress import track, warn
+from spos_cli.engine.teacher import Teacher
 from spos_cli.engine.trainer import Trainer
 from spos_cli.models.network import Network, count_shortcuts
 from spos_cli.models.skeleton import build_initialized
@@ -24,6 +25,7 @@ from spos_cli.run.folder import TrainingFolder
 from spos_cli.run.image_comparison import make_image_record, require_resumable
 from spos_cli.run.images import Images
 from spos_cli.run.inherited_weights import Inherited, name_inherited
+from spos_cli.run.teacher import name_teacher
 from spos_cli.run.training import make_mixing, make_training_plan, make_weights_seed, warn_of_guessing
 from spos_cli.run.weights_file import make_network_content
 from spos_cli.space.architecture import Architecture
@@ -38,6 +40,7 @@ def train_stand_alone(
     images: Images,
     folder: TrainingFolder,
     inherited: Inherited | None = None,
+    teacher: Teacher | None = None,
 ) -> Accuracy:
     """Train an architecture from its last checkpoint, or from the start, and save it as `model.pt`.
 
@@ -45,6 +48,7 @@ def train_stand_alone(
         run: its seed is that of the weights, and of the order and augmentation of the images.
         images: of a run that may have another seed, which says what is held out.
         inherited: the weights to begin with; None for random ones.
+        teacher: a network to learn from; None for labels only.
 
     Returns:
         Its accuracy on the validation images.
@@ -54,7 +58,7 @@ def train_stand_alone(
     """
     training = run.config.retrain
     indices, _ = images.splits
-    trainer = make_trainer(run, processes, architecture, images, folder, inherited)
+    trainer = make_trainer(run, processes, architecture, images, folder, inherited, teacher)
     trainer.resume()
     run.record_config(folder, processes)
     if inherited is not None and trainer.step == 0:
@@ -88,6 +92,7 @@ def make_trainer(
     images: Images,
     folder: TrainingFolder,
     inherited: Inherited | None = None,
+    teacher: Teacher | None = None,
 ) -> Trainer:
     """Return a trainer of the architecture, at its first weights."""
     config, training = run.config, run.config.retrain
@@ -116,12 +121,14 @@ def make_trainer(
             "architecture": architecture.to_list(),
             "recipe": training_identity(config, "retrain"),
             **name_inherited(inherited),
+            **name_teacher(teacher),
         },
         extra={"config": portable_settings(config), "images": make_image_record(images, val=True)},
         require=lambda content, what: require_resumable(images, content.get("images"), what),
         seed=config.seed,
         preprocess=images.preprocess,
         mixing=make_mixing(config, training),
+        teacher=teacher,
         evaluate=evaluate_midway,
         evaluate_every=training.evaluate_every,
         tensorboard=run.tensorboard,

@@ -115,12 +115,12 @@ def make_weights_seed(config: Config, model: str) -> int:
     return seeding.torch_seed(config.seed, f"{model} weights")
 
 
-def read_guessing(folder: Path, classes: int, loss: LossKind, last_step: int | None = None) -> Guessing | None:
+def read_guessing(folder: Path, classes: int, loss: LossKind | None, last_step: int | None = None) -> Guessing | None:
     """Return the metrics that show a training no better than guessing; None if there are none.
 
     Args:
         folder: of the training, in a run or elsewhere.
-        loss: of the training.
+        loss: of the training; None if it does not compare with labels only.
         last_step: the last step whose metrics count. None: all do.
     """
     try:
@@ -133,7 +133,7 @@ def read_guessing(folder: Path, classes: int, loss: LossKind, last_step: int | N
 def warn_of_guessing(folder: TrainingFolder, config: Config, section: str) -> None:
     """Warn at the end of a training that is no better than guessing, and say what to change."""
     training: TrainingConfig = getattr(config, section)
-    if guessing := read_guessing(folder.path, config.space.classes, training.loss):
+    if guessing := read_guessing(folder.path, config.space.classes, training.loss_of_labels):
         warn(
             f"{section}: the training has {guessing.verdict}: {guessing}. Lower {section}.lr (it is {training.lr:g}),"
             f" raise {section}.warmup_steps or set {section}.clip_grad_norm, and start with --fresh"

@@ -25,7 +25,7 @@ OPS: dict[str, tuple[str, ...]] = {
 OPTIONAL: dict[str, dict[str, tuple[str, ...]]] = {"mbconv": {"activation": ("relu6", "relu", "hswish")}}
 SHUFFLE_OPS = ("shuffle", "shuffle_xception")  # With stride 1 they work on half of the channels; the others pass by.
 IDENTITY, SKIP = "identity", "skip"
-OWN_BLOCK = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)  # package.module:Class
+OWN_CODE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)  # package.module:name
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Choice:
             spec = {spec: {}}
         if isinstance(spec, Mapping) and len(spec) == 1:
             op, parameters = next(iter(spec.items()))
-            known = _is_word(op) or (isinstance(op, str) and len(op) <= 4 * MAX_NAME and OWN_BLOCK.fullmatch(op))
+            known = _is_word(op) or (isinstance(op, str) and len(op) <= 4 * MAX_NAME and OWN_CODE.fullmatch(op))
             if isinstance(parameters, Mapping) and known and all(map(_is_word, parameters)):
                 pairs = tuple(parameters.items())
                 if all(_is_word(value) or (type(value) is int and abs(value) <= MAX_NUMBER) for _, value in pairs):

@@ -16,6 +16,7 @@ from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import StopRequest, stop_on_signals
 from spos_cli.engine.progress import track, warn
+from spos_cli.engine.teacher import Teacher
 from spos_cli.errors import RunError
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
@@ -27,6 +28,7 @@ from spos_cli.run.images import Images
 from spos_cli.run.search_inputs import make_evaluator, make_evolution, read_supernet
 from spos_cli.run.search_settings import read_settings, remember_pixels, require_same_classes, require_same_search
 from spos_cli.run.stand_alone import train_stand_alone
+from spos_cli.run.teacher import read_teacher
 from spos_cli.run.training import require_batch
 from spos_cli.run.weights_file import Weights
 from spos_cli.search import statistics
@@ -65,13 +67,14 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     images.check()
     compare_with_supernet(images, file.trained_on, file.path, scoring=config.search.split == "holdout")
     require_same_classes(run.folder.search, images)
+    teacher = read_teacher(config, images, processes)
     with (
         replace(run, fresh=False).working_in(run.folder.search, processes),
         run.working_in(folder, processes),
     ):
         evaluator = make_evaluator(run, run.folder.search, supernet, images, processes)
         remember_pixels(run.folder.search, images, processes)
-        remember_audit(run, digest, images, processes)
+        remember_audit(run, digest, images, teacher, processes)
         run.record_config(folder, processes)
         journal = Journal(folder.journal)
         if processes.is_main:
@@ -85,17 +88,12 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
         more_images, problem = estimate_ties(results, len(evaluator.images))
         if problem and processes.is_main:
             warn(problem)
+        scored = [[scoring.entries[arch] for arch in group] for group in (archs, equals)]
         result = {
             **curves,
             "operators": {origin: asdict(counts) for origin, counts in draws.items()},
             "images": more_images,
-            "fidelity": compare_with_trainings(
-                run,
-                processes,
-                images,
-                [scoring.entries[arch] for arch in archs],
-                [scoring.entries[arch] for arch in equals],
-            ),
+            "fidelity": compare_with_trainings(run, processes, images, teacher, *scored),
         }
         if processes.is_main:
             write_atomically(folder.result, (json.dumps(result, indent=1) + "\n").encode())
@@ -190,11 +188,17 @@ def compare_with_chance(
 
 
 def compare_with_trainings(
-    run: Run, processes: Processes, images: Images, entries: Sequence[Entry], equals: Sequence[Entry]
+    run: Run,
+    processes: Processes,
+    images: Images,
+    teacher: Teacher | None,
+    entries: Sequence[Entry],
+    equals: Sequence[Entry],
 ) -> dict[str, Any]:
     """Train each architecture from scratch, and compare the rankings, and the winner with others of equal FLOPs.
 
     Args:
+        teacher: of all these trainings, as of a retraining.
         entries: the winner, and architectures from all over the range of FLOPs.
         equals: random architectures of about the winner's FLOPs.
     """
@@ -202,7 +206,7 @@ def compare_with_trainings(
     again = [(winner, seed + number) for number in range(1, run.config.audit.winner_seeds)]
     trainings = list(dict.fromkeys([*((entry.architecture, seed) for entry in [*entries, *equals]), *again]))
     top1 = {
-        (arch, seed): train(run, processes, images, arch, seed, f"{number} of {len(trainings)}")
+        (arch, seed): train(run, processes, images, teacher, arch, seed, f"{number} of {len(trainings)}")
         for number, (arch, seed) in enumerate(trainings, 1)
     }
     of_winner = [value for (arch, _), value in top1.items() if arch == winner]
@@ -212,7 +216,15 @@ def compare_with_trainings(
     return {"steps": steps, **rankings, "equal_flops": compare_with_equals(of_winner, equals, of_equals)}
 
 
-def train(run: Run, processes: Processes, images: Images, arch: Architecture, seed: int, position: str) -> float:
+def train(
+    run: Run,
+    processes: Processes,
+    images: Images,
+    teacher: Teacher | None,
+    arch: Architecture,
+    seed: int,
+    position: str,
+) -> float:
     """Train an architecture from scratch, unless an earlier audit has done so; return its top-1.
 
     Args:
@@ -227,7 +239,7 @@ def train(run: Run, processes: Processes, images: Images, arch: Architecture, se
             with_seed = "" if seed == run.config.seed else f" with seed {seed}"
             run.say(f"stand-alone training of {arch}{with_seed} ({position})")
         alone = replace(run, config=config.model_copy(update={"seed": seed}), as_json=True)
-        train_stand_alone(alone, processes, arch, images, folder)
+        train_stand_alone(alone, processes, arch, images, folder, teacher=teacher)
     processes.barrier()
     return float(checkpoint.load(folder.model)["metrics"]["top1"])
 

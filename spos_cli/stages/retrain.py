@@ -13,6 +13,7 @@ from spos_cli.run.folder import TrainingFolder, require_only_one
 from spos_cli.run.images import Images
 from spos_cli.run.inherited_weights import Inherited, read_inherited
 from spos_cli.run.stand_alone import train_stand_alone
+from spos_cli.run.teacher import read_teacher
 from spos_cli.run.training import require_batch
 from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import format_cost
@@ -37,6 +38,7 @@ def run(run: Run, processes: Processes, arch: str | None, init: Path | None = No
     space.validate(architecture)
     images = Images(config, processes)
     images.check()
+    teacher = read_teacher(config, images, processes)
     images.warn_of_small_shared_memory(training)
     folder = run.folder.retrain(architecture.id)
     with run.working_in(folder, processes):
@@ -44,8 +46,10 @@ def run(run: Run, processes: Processes, arch: str | None, init: Path | None = No
         if processes.is_main:
             indices, _ = images.splits
             begin = "from scratch" if init is None else f"from the weights of {init}"
+            if training.teacher is not None:
+                begin += f" with the teacher {training.teacher.weights}"
             run.say(f"training {architecture} ({format_cost(flops)} FLOPs) {begin} on {len(indices):,} images")
-        accuracy = train_stand_alone(run, processes, architecture, images, folder, inherited)
+        accuracy = train_stand_alone(run, processes, architecture, images, folder, inherited, teacher)
     if processes.is_main:
         show(run, architecture, flops, accuracy, folder)
 

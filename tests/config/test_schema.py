@@ -76,6 +76,14 @@ from tests.config.yaml_texts import ALIASES, load
         ("retrain: {augmentation: {erasing: -1}}\n", "retrain.augmentation.erasing: input should be greater"),
         ("retrain: {augmentation: {erase: 1}}\n", "did you mean 'erasing'?"),
         ("retrain: {augmentation: strong}\n", "retrain.augmentation"),
+        ("retrain: {teacher: {weight: 0.5}}\n", "retrain.teacher.weights: field required"),
+        ("retrain: {teacher: model.pt}\n", "retrain.teacher: input should be a valid dictionary"),
+        ("retrain: {teacher: {weights: ''}}\n", "should be a file or package.module:function"),
+        ("retrain: {teacher: {weights: a, weight: 1.5}}\n", "retrain.teacher.weight: input should be less than"),
+        ("retrain: {teacher: {weights: a, temperature: 0}}\n", "retrain.teacher.temperature: input should be greater"),
+        ("retrain: {teacher: {weights: a, loss: hard, temperature: 2}}\n", "temperature is for loss: soft"),
+        ("retrain: {teacher: {weights: a, presets: spos}}\n", "did you mean 'preset'?"),
+        ("supernet: {teacher: {weights: a}}\n", "unknown setting 'supernet.teacher'"),
         ("supernet: {mixup: 0}\n", "supernet.mixup: input should be greater than or equal to 0.001"),
         ("retrain: {cutmix: 101}\n", "retrain.cutmix: input should be less than or equal to 100"),
         ("data: {holdout_per_class: 0}\n", "search.split is holdout, but data.holdout_per_class is 0"),
@@ -142,6 +150,14 @@ def test_resolved_settings_of_each_optimizer_can_be_read_again(tmp_path: Path, o
 def test_weights_of_classes_can_be_read_again(tmp_path: Path, weights: str) -> None:
     settings = load(tmp_path, "space: {classes: 2}\n", f"retrain.class_weights={weights}")
     assert settings.retrain.class_weights == {"balanced": "balanced", "null": None}.get(weights, (1, 2.5))
+    assert load(tmp_path, settings.to_yaml()) == settings
+
+
+@pytest.mark.parametrize(("weights", "is_import_path"), [("m.py:f", True), ("a/m.pt", False), ("a:b:c", False)])
+def test_a_teacher_can_be_read_again(tmp_path: Path, weights: str, is_import_path: bool) -> None:
+    settings = load(tmp_path, "", f"retrain.teacher.weights={weights}", "retrain.teacher.loss=hard")
+    assert settings.retrain.teacher is not None
+    assert settings.retrain.teacher.is_import_path == is_import_path
     assert load(tmp_path, settings.to_yaml()) == settings
 
 

@@ -50,6 +50,17 @@ def test_guessing_with_bce_is_what_a_dead_network_gives(classes: int, smoothing:
     assert diverged.verdict == "diverged"
 
 
+@pytest.mark.parametrize("loss", [0.1, 50.0])
+def test_with_a_teacher_only_top1_tells(loss: float) -> None:
+    """Its loss at a temperature may be far above or below ln C."""
+    found = find_guessing(lines(*[(loss, 0.1)] * 6, images=1000), 10, None)
+    assert found is not None
+    assert (found.guess, found.verdict) == (None, "learned nothing")
+    assert str(found) == "training top-1 10.0% in the last 1,000 images; guessing has 10.0%"
+    assert find_guessing(lines(*[(loss, 0.2)] * 6, images=1000), 10, None) is None
+    assert find_guessing(lines(*[(loss, 0.1)] * 6, images=100), 10, None) is None, "too few images"
+
+
 @pytest.mark.parametrize("classes", [2, 3, 10, 1000])
 def test_what_has_diverged_is_seen_in_one_line(classes: int) -> None:
     """However few images it has, and whatever top-1 is: always naming a class of 90 % of the images gives 90 %."""
