@@ -225,12 +225,13 @@ def export_arch(
     from spos_cli.search.questions import Question
     from spos_cli.stages import export_arch as stage
 
+    question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto)
+    stage.require_one_purpose(weights or arch, question, journal)
     if arch is not None:
         stage.export_path(run, weights, arch, form, output)
     elif weights is not None:
         stage.export_weights(run, weights, stage.parse_weights_format(form), output)
     else:
-        question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto)
         stage.export_architectures(run, question, journal, stage.parse_arch_format(form))
 
 

@@ -191,8 +191,15 @@ class Options:
         return flops, params
 
     def make_run(self, settings: Config) -> Run:
-        """Return the run of this command, as the stages take it."""
+        """Return the run of this command, as the stages take it.
+
+        Raises:
+            ConfigError: both `--fresh` and `--extend` are given.
+        """
         from spos_cli.run.command import Run
+
+        if self.fresh and self.extend:
+            raise ConfigError("--fresh starts over and --extend goes on; give one of them")
 
         return Run(settings, self.fresh, self.tensorboard, self.extend, flags=self.flags, as_json=self.as_json)
 
@@ -276,7 +283,9 @@ def find_supernet(folder: Path) -> tuple[str, str, list[str]]:
     run = RunFolder(folder)
     recorded = run.search.config if run.search.config.is_file() else run.supernet.config
     if not recorded.is_file():
-        raise ConfigError(f"there is no supernet in {folder}: {recorded} is missing")
+        raise ConfigError(
+            f"there is no supernet in {folder}: {recorded} is missing; or name its settings with --config"
+        )
     return str(recorded), str(folder), make_root_override(recorded, folder)
 
 

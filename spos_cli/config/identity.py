@@ -30,6 +30,8 @@ def portable_settings(config: Config) -> dict[str, Any]:
     for section in ("data", "retrain"):
         if values[section]["augmentation"] is not None:
             del values[section]["augmentation"]["policy"]
+    if values["retrain"]["augmentation"] == values["data"]["augmentation"]:
+        values["retrain"]["augmentation"] = None  # It makes no difference.
     if values["data"]["store"] == "ram":
         values["data"]["store"] = "disk"
     return values

@@ -50,8 +50,8 @@ class SearchConfig(Section):
     predictor: Annotated[Literal["off", "ridge"], Off] = Field(
         "off",
         description="ridge: a ridge regression on all scores so far proposes most candidates, and the supernet scores"
-        " them. On public tables, 300 candidates with it are as good as 1,000 without, if scores are as noisy as a"
-        " supernet's. off: as in the paper.",
+        " them. On most of the public tables that were tried, 300 candidates with it are about as good as 1,000"
+        " without, if scores are as noisy as those of a supernet. off: as in the paper.",
     )
     split: Literal["holdout", "val"] = Field(
         "holdout",

@@ -96,7 +96,7 @@ class TrainingConfig(Section):
     class_weights: ClassWeights = Field(
         None,
         description="Weights of the images' losses, for classes of different sizes: one for each class, in the order of"
-        " their names; only their ratios count. balanced: images / (classes * images of the class), as in scikit-learn."
+        " the classes; only their ratios count. balanced: images / (classes * images of the class), as in scikit-learn."
         " null: all images count the same.",
     )
     sampling: Literal["uniform", "balanced"] = Field(

@@ -65,6 +65,8 @@ def load(path: Path) -> dict[str, Any]:
         CheckpointError: there is no such file, or it is torn, damaged, foreign or unsafe.
         RunError: the file exists, but the system cannot read it.
     """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, not a weights file")
     if not path.is_file():
         raise CheckpointError(f"there is no weights file {path}")
     try:

@@ -438,6 +438,8 @@ class Trainer:
             raise problem or CheckpointError(f"no checkpoint in {self.folder} is whole")
         if self.checkpoints.last.exists():
             self.load(self.checkpoints.last)
+        elif self.extend:
+            raise RunError(f"there is no checkpoint in {self.folder} to extend; leave out --extend")
         steps = self.processes.gather(torch.tensor([self.step], device=self.processes.device)).flatten().tolist()
         if len(set(steps)) > 1:
             raise RunError(
@@ -458,7 +460,8 @@ class Trainer:
         what, differences = f"{path} was trained", list(find_differences(self.identity, content))
         is_schedule = all(name.rpartition(".")[2] in SCHEDULE_SETTINGS for name, _, _ in differences)
         if not (differences and is_schedule):
-            require_same(self.identity, content, what)
+            only = "with --extend only the settings of the schedule may change; otherwise" if self.extend else ""
+            require_same(self.identity, content, what, only)
             return False
         if not self.extend:
             require_same(self.identity, content, what, "add --extend to go on from its last step with a new schedule")

@@ -134,14 +134,14 @@ class Agreement:
         networks: how many.
         kendall: tau of the supernet, and the ends of its interval.
         kendall_of_flops: tau of FLOPs; None if it is not defined.
-        ceiling: tau of one training with others of the same networks; None if they were trained once.
+        one_training: tau of one training with others of the same networks; None if they were trained once.
     """
 
     part: str
     networks: int
     kendall: tuple[float, float, float]
     kendall_of_flops: float | None
-    ceiling: float | None
+    one_training: float | None
 
 
 @dataclass(frozen=True)

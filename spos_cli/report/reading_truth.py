@@ -22,7 +22,7 @@ def read_truth_comparison(folder: TruthFolder) -> TruthComparison | None:
     points = [
         (one_shot, alone, flops)
         for one_shot, alone, flops in zip(
-            *(_numbers(scores.get(key)) for key in ("one_shot", "alone", "flops")), strict=False
+            *(_numbers(scores.get(key)) for key in ("one_shot", "stand_alone", "flops")), strict=False
         )
         if one_shot is not None and alone is not None and flops is not None
     ]
@@ -50,7 +50,7 @@ def _agreement(row: dict[str, Any]) -> Agreement | None:
         networks=number,
         kendall=kendall,
         kendall_of_flops=None if flops is None else flops[0],
-        ceiling=as_number(row.get("ceiling")),
+        one_training=as_number(row.get("one_training")),
     )
 
 

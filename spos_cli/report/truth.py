@@ -11,8 +11,8 @@ def compare_with_truth(truth: TruthComparison) -> Html:
     text = (
         f"The supernet’s scores of {truth.scored:,} networks, of {truth.networks:,} whose stand-alone accuracy is known"
         " from elsewhere. Kendall’s τ is 1 for the same ranking and 0 for chance. A supernet whose τ is below that of"
-        " FLOPs ranks worse than a FLOPs counter. The ceiling is the τ of one stand-alone training with the others of"
-        " the same networks."
+        " FLOPs ranks worse than a FLOPs counter. The last column is the τ of one stand-alone training with the others"
+        " of the same networks."
     )
     agreement = [
         [
@@ -21,7 +21,7 @@ def compare_with_truth(truth: TruthComparison) -> Html:
             format_signed(row.kendall[0]),
             f"{format_signed(row.kendall[1])} to {format_signed(row.kendall[2])}",
             _signed_or_dash(row.kendall_of_flops),
-            _signed_or_dash(row.ceiling),
+            _signed_or_dash(row.one_training),
         ]
         for row in truth.agreement
     ]
@@ -40,7 +40,7 @@ def compare_with_truth(truth: TruthComparison) -> Html:
         "Against the truth",
         paragraph(text),
         chart("truth-chart", "Known stand-alone top-1 against one-shot top-1"),
-        table(["networks:", "number", "τ", "95 % interval", "τ of FLOPs", "ceiling"], agreement),
+        table(["networks:", "number", "τ", "95 % interval", "τ of FLOPs", "of one training"], agreement),
         paragraph(
             f"What each way of choosing a network{under} finds. The regret is how much better the best network is;"
             " searches are repeated with several seeds, and their median counts."

@@ -20,7 +20,8 @@ from spos_cli.models.blocks import AnyBatchNorm
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import Skeleton
 from spos_cli.models.supernet import Supernet
-from spos_cli.official.weights import State
+from spos_cli.official.weights import State, is_affine
+from spos_cli.run.command import Run
 from spos_cli.run.weights_file import Weights, load_state, read_weights
 from spos_cli.space.architecture import Architecture
 
@@ -49,8 +50,8 @@ class Inherited:
     def fill(self, model: Network | Supernet, config: Config, classes: Sequence[str]) -> bool:
         """Load the weights into a model; return whether its classifier keeps its new, random weights.
 
-        It does if the images have other classes than those of the file. Where only the model's BatchNorm has a scale
-        and a shift, they are 1 and 0, which changes no output.
+        It does if the images have other classes than those of the file. If the file's BatchNorm has no scale and shift,
+        those of the model begin as 1 and 0, which changes no output.
 
         Args:
             classes: names of the classes of the images.
@@ -65,11 +66,13 @@ class Inherited:
             state = select_path(state, model.arch)
         elif isinstance(model, Supernet) and not self.is_path:
             raise CheckpointError(f"{path} is a network, which is one path; name a supernet's checkpoint with --init")
-        elif isinstance(model, Network) and weights.architecture not in (None, model.arch):
+        elif isinstance(model, Network) and (own := weights.find_architecture(config)) != model.arch:
             raise CheckpointError(
-                f"{path} is of the architecture {weights.architecture}, not {model.arch}; leave out ARCH to go on with"
-                " it"
+                f"{path} is of the architecture {own}, not {model.arch}; leave out ARCH to go on with it"
             )
+        if weights.affine and not is_affine(model.state_dict()):
+            section = "retrain" if isinstance(model, Network) else "supernet"
+            raise CheckpointError(f"{path} has BatchNorm with a scale and a shift; set {section}.affine: true")
         expected = model.state_dict()
         has_new_classifier = self._has_other_classes(classes) or any(
             name.startswith(CLASSIFIER) and state.get(name, tensor).shape != tensor.shape
@@ -119,13 +122,15 @@ class Inherited:
         return bool(named) and list(named) != list(classes)
 
 
-def read_inherited(path: Path, processes: Processes) -> Inherited:
-    """Read the file of `--init`.
+def read_inherited(path: Path, processes: Processes, run: Run) -> Inherited:
+    """Read the file of `--init`, before anything in the run folder changes.
 
     Raises:
-        CheckpointError: it is no weights file.
-        RunError: not all processes see the same file.
+        CheckpointError: it is not a weights file.
+        RunError: not all processes see the same file, or `--fresh` would move it.
     """
+    if run.fresh and run.folder.root.resolve() in path.resolve().parents:
+        raise RunError(f"--fresh moves earlier files, and {path} may be one of them; copy it out of {run.folder} first")
     weights, digest = read_weights(path), file_digest(path)
     if not processes.agree(digest):
         raise RunError(f"not all processes see the same {path}; all machines need the same file")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from spos_cli import seeding
 from spos_cli.config.schema import Config
 from spos_cli.config.training import TrainingConfig
@@ -63,7 +65,10 @@ def make_training_plan(training: TrainingConfig, images: Images | None = None) -
     weights = None
     if training.class_weights is not None and images is not None:
         indices, _ = images.splits
-        weights = weigh_classes(images.train.labels[indices], images.train.classes, training.class_weights)
+        labels = images.train.labels[indices]
+        if training.sampling == "balanced":  # Each class is drawn equally often, whatever its size.
+            labels = np.unique(labels)
+        weights = weigh_classes(labels, images.train.classes, training.class_weights)
     return TrainingPlan(
         schedule=Schedule(
             training.lr,

@@ -249,7 +249,8 @@ class Evolution:
             predictor = Predictor(self.table.options, list(fitness), list(fitness.values()))
             number = min(round(self.population * (1 - RANDOM_SHARE)), self.population - len(candidates))
             predicted = self.search_predicted(predictor, unseen.seen, number, rng)
-            add("predicted", len(predicted), iter(predicted).__next__)
+            draws["predicted"] = unseen.draws = Draws()
+            candidates += [Candidate(arch, generation, "predicted") for arch in predicted if unseen.accept(arch)]
         elif best:
             add("mutation", self.mutations, lambda: self.mutate(_pick(best, rng), rng))
             add("crossover", self.crossovers, lambda: self.cross(_pick(best, rng), _pick(best, rng), rng))

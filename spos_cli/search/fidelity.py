@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,11 +21,17 @@ from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 
 EQUAL_SHARE = 0.03  # FLOPs are about equal if they differ by at most this share.
+NetworkKey = Callable[[Architecture], Hashable]
 MAX_DRAWS = 1000  # Draws of an architecture in one part of the range of FLOPs, under all limits.
 
 
 def choose_architectures(
-    candidates: Sequence[Entry], number: int, evolution: Evolution, flops: CostTable, flops_limit: int | None
+    candidates: Sequence[Entry],
+    number: int,
+    evolution: Evolution,
+    flops: CostTable,
+    flops_limit: int | None,
+    network_key: NetworkKey,
 ) -> list[Architecture]:
     """Choose up to `number` architectures for stand-alone trainings: the winner, and others whatever their scores.
 
@@ -34,6 +40,7 @@ def choose_architectures(
 
     Args:
         candidates: of the search, at least one.
+        network_key: equal for architectures that are the same network; each network is chosen once.
     """
     winner, parts = ranking(candidates)[0].architecture, number - 1
     reach = min(flops.maximum, flops.maximum if flops_limit is None else flops_limit) - flops.minimum
@@ -43,14 +50,20 @@ def choose_architectures(
         rng = seeding.generator(evolution.seed, "audit", part)
         with contextlib.suppress(LimitError):
             drawn = (flops.distribution().draw(rng, low, high) for _ in range(MAX_DRAWS))
-            archs += itertools.islice((a for a in drawn if evolution.allows(a) and a not in archs), 1)
+            keys = {network_key(arch) for arch in archs}
+            archs += itertools.islice((a for a in drawn if evolution.allows(a) and network_key(a) not in keys), 1)
     return archs
 
 
-def choose_equal_flops(winner: Entry, number: int, evolution: Evolution, flops: CostTable) -> list[Architecture]:
+def choose_equal_flops(
+    winner: Entry, number: int, evolution: Evolution, flops: CostTable, network_key: NetworkKey
+) -> list[Architecture]:
     """Choose up to `number` random architectures under all limits whose FLOPs are about those of the winner.
 
     A larger number begins with the same architectures.
+
+    Args:
+        network_key: equal for architectures that are the same network; each network is chosen once, and the winner not.
     """
     if not number:
         return []
@@ -58,14 +71,13 @@ def choose_equal_flops(winner: Entry, number: int, evolution: Evolution, flops: 
     low, high = math.ceil((1 - EQUAL_SHARE) * winner.flops), math.floor((1 + EQUAL_SHARE) * winner.flops)
     distribution = flops.distribution()
     drawn = (distribution.draw(rng, low, high) for _ in range(MAX_DRAWS))
-    allowed = (arch for arch in drawn if evolution.allows(arch) and arch != winner.architecture)
-    archs: dict[Architecture, None] = {}
+    archs = {network_key(winner.architecture): winner.architecture}
     with contextlib.suppress(LimitError):
-        for arch in allowed:
-            archs[arch] = None
-            if len(archs) == number:
+        for arch in filter(evolution.allows, drawn):
+            archs.setdefault(network_key(arch), arch)
+            if len(archs) == 1 + number:
                 break
-    return list(archs)
+    return list(archs.values())[1:]
 
 
 def compare_with_equals(

@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from spos_cli.space.architecture import Architecture, parse
 from spos_cli.space.search_space import SearchSpace
 
 MAX_BYTES = 256 * 2**20
+SEED_COLUMN = re.compile(r"accuracy(_\d+)?")
 ACCURACY_KEYS = ("test_acc", "acc", "accuracy", "mean_acc", "mean")  # of a JSON row; the first that is there counts
 EXPECTED = (
     'expected a JSON object such as {"2,1,0": {"test_acc": [93.1, 92.9], "flops": 1000000}, ...}, or CSV with the'
@@ -77,7 +79,7 @@ def read_truth(path: Path, space: SearchSpace) -> Truth:
     In JSON, an architecture is a key such as `2,1,0` or `210`, and its value an object with accuracies under one of
     `ACCURACY_KEYS`, as a number or as a list with one number for each seed. In CSV, every column whose name begins with
     `accuracy` is a seed, and further rows of an architecture are further seeds. A column or key `flops` is optional.
-    Accuracies are shares, or percentages if any of them is above 1.
+    Accuracies are shares, or percentages if they are above 1.
 
     Architectures that are the same network are one network. Where several have the same accuracies, these are of the
     same trainings, and count once.
@@ -103,6 +105,13 @@ def read_truth(path: Path, space: SearchSpace) -> Truth:
             flops[arch] = _read_flops(row)
     if not trainings:
         raise RunError(f"{path} has no architecture; {EXPECTED}")
+    values = [value for accuracies in trainings.values() for value in accuracies]
+    lowest = min(filter(None, values), default=0)
+    if 0 < lowest <= 1 < max(values):
+        raise RunError(
+            f"{path} has accuracies up to 1, such as {lowest:g}, and above it, such as {max(values):g}; write all as"
+            " shares from 0 to 1"
+        )
     return Truth(path, file_digest(path), _merge_names(trainings, space), flops)
 
 
@@ -132,7 +141,7 @@ def _read_json(path: Path, text: str) -> Iterator[Row]:
         where = f"{path}: {quote_value(name)}"
         fields = value if isinstance(value, dict) else {"accuracy": value}
         accuracies = next((fields[key] for key in ACCURACY_KEYS if key in fields), None)
-        if accuracies is None:
+        if accuracies is None or accuracies == []:
             raise RunError(f"{where} has no accuracy; name it one of {', '.join(ACCURACY_KEYS)}")
         yield Row(where, name, accuracies if isinstance(accuracies, list) else [accuracies], fields.get("flops"))
 
@@ -142,11 +151,15 @@ def _read_csv(path: Path, text: str) -> Iterator[Row]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
         columns = [name.strip().lower() for name in reader.fieldnames or ()]
-        seeds = [name for name in columns if name.startswith("accuracy")]
+        seeds = [name for name in columns if SEED_COLUMN.fullmatch(name)]
         if "architecture" not in columns or not seeds:
             raise RunError(f"{path} has the columns {quote_value(', '.join(columns))}; {EXPECTED}")
+        if len(set(columns)) < len(columns):
+            raise RunError(f"{path} has a column twice: {', '.join(columns)}; name seeds accuracy_1, accuracy_2, ...")
         reader.fieldnames = columns
         for fields in reader:
+            if None in fields:
+                raise RunError(f"{path}:{reader.line_num} has more fields than the header has columns")
             accuracies = [fields[name] for name in seeds if fields[name] not in (None, "")]
             name = fields["architecture"] or ""
             yield Row(f"{path}:{reader.line_num}", name, accuracies, fields.get("flops"))
@@ -191,8 +204,3 @@ def _read_number(value: Any) -> float | None:
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
-
-
-def count_seeds(networks: Iterable[Network]) -> int:
-    """Return how many trainings every network has at least."""
-    return min(len(network.accuracies) for network in networks)

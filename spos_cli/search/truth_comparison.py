@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,8 @@ MIN_BANDS = 5  # The range of FLOPs is divided into at least this many bands, of
 TOP_SHARES = (0.01, 0.05, 0.1)  # of the networks, for the precision at the top
 SIMULATED_SEEDS = 5  # searches that are repeated with known scores
 TRAINED = 50  # random networks that are each trained stand-alone, as a yardstick for a search
+
+ROUNDING = 1e-9  # Accuracies that differ by less are equal.
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -118,15 +120,16 @@ def measure_agreement(scored: ScoredNetworks) -> dict[str, Any]:
         "spearman": correlate("spearman", scored.scores, scored.truth),
         "kendall_of_flops": correlate("kendall", scored.flops, scored.truth),
         "kendall_of_params": correlate("kendall", scored.params, scored.truth),
-        "ceiling": estimate_ceiling(scored.networks),
+        "one_training": compare_trainings(scored.networks),
     }
 
 
-def estimate_ceiling(networks: Sequence[Network]) -> float | None:
+def compare_trainings(networks: Sequence[Network]) -> float | None:
     """Return Kendall's tau of one stand-alone training of each network with the mean of its others.
 
-    Not even a stand-alone training agrees better with other trainings, because of their random seeds. It is the mean
-    over the choice of the one; None if a network was trained once only, or if there are too few networks.
+    It says how well one training ranks the networks, since trainings differ by their random seeds. A score without that
+    noise can agree better. It is the mean over the choice of the one; None if a network was trained once only, or if
+    there are too few networks.
     """
     seeds = min((len(network.accuracies) for network in networks), default=0)
     if seeds < 2 or len(networks) < statistics.MIN_PAIRS:
@@ -193,18 +196,18 @@ def compare_picks(
     if evolution.parents:
         searches |= {"evolution": best_first, "evolution with a predictor": replace(best_first, predictor="ridge")}
     for name, search in searches.items():
-        winners = list(repeat_search(search, fitness))
+        winners = repeat_search(search, fitness)
         if winners:
             found[name] = [accuracy_of[arch] for arch in winners]
     rows = []
     for name, accuracies in found.items():
-        middle = float(np.median(accuracies))
+        median = float(np.median(accuracies))
         rows.append(
             {
                 "choice": name,
-                "accuracy": middle,
-                "regret": float(truth.max()) - middle,
-                "better_than": float((truth < middle).mean()),
+                "accuracy": median,
+                "regret": max(0.0, float(truth.max()) - median),
+                "better_than": float((truth < median - ROUNDING).mean()),
                 "seeds": len(accuracies),
                 "low": min(accuracies),
                 "high": max(accuracies),
@@ -213,11 +216,12 @@ def compare_picks(
     return sorted(rows, key=lambda row: -row["accuracy"])
 
 
-def repeat_search(evolution: Evolution, fitness: Mapping[Architecture, float]) -> Iterator[Architecture]:
-    """Yield the winner of a search with each of `SIMULATED_SEEDS` seeds, from known scores.
+def repeat_search(evolution: Evolution, fitness: Mapping[Architecture, float]) -> list[Architecture]:
+    """Return the winner of a search with each of `SIMULATED_SEEDS` seeds, from known scores.
 
-    Nothing is yielded once a search asks for an architecture without a known score.
+    There is none if one of the searches asks for an architecture without a known score.
     """
+    winners = []
     for seed in range(SIMULATED_SEEDS):
         search = replace(evolution, seed=seed)
         scores: dict[Architecture, float] = {}
@@ -225,9 +229,9 @@ def repeat_search(evolution: Evolution, fitness: Mapping[Architecture, float]) -
             for generation in search.search(lambda candidates: [fitness[one.architecture] for one in candidates]):
                 scores |= {candidate.architecture: score for candidate, score in generation}
         except KeyError:
-            return
-        if scores:
-            yield search.select_best(scores, scores, 1)[0]
+            return []
+        winners += search.select_best(scores, scores, 1)
+    return winners
 
 
 def expect_best(accuracies: Floats, number: int) -> float:

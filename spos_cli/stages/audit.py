@@ -81,8 +81,9 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
             journal.cut_incomplete_line()
         scoring = Scoring(processes, evaluator, costs, journal, parents=0, racing=None, known=results.complete)
         number, limit = config.audit.architectures, config.search.flops_limit
-        archs = choose_architectures(results.complete, number, evolution, costs.flops, limit)
-        equals = choose_equal_flops(results.ranking[0], config.audit.equal_flops, evolution, costs.flops)
+        key = supernet.space.network_key
+        archs = choose_architectures(results.complete, number, evolution, costs.flops, limit, key)
+        equals = choose_equal_flops(results.ranking[0], config.audit.equal_flops, evolution, costs.flops, key)
         every = list(dict.fromkeys([*archs, *equals]))
         curves = compare_with_chance(run, processes, evolution, results, first, scoring, every)
         more_images, problem = estimate_ties(results, len(evaluator.images))
@@ -288,6 +289,8 @@ def show_fidelity(run: Run, fidelity: dict[str, Any]) -> None:
     title = f"stand-alone trainings of {fidelity['steps']:,} steps"
     run.show(title, ["architecture:", "FLOPs", "one-shot top-1", "stand-alone top-1", "selected as:"], rows)
     show_rankings(run, f"{len(others)} architectures; without the winner, selected for its score", fidelity)
+    if len(equals) < run.config.audit.equal_flops:
+        run.say(f"only {len(equals)} other architectures have about the winner's FLOPs under the limits", "yellow")
     if equals:
         show_rankings(run, f"{len(equals)} of about the winner's FLOPs", fidelity["equal_flops"])
         show_difference(run, fidelity)

@@ -26,6 +26,7 @@ from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Journal
 from spos_cli.search.results import Results
 from spos_cli.search.scoring import Scoring
+from spos_cli.search.statistics import MIN_PAIRS
 from spos_cli.search.truth import Network, Truth, read_truth
 from spos_cli.search.truth_comparison import (
     SIMULATED_SEEDS,
@@ -93,7 +94,9 @@ def run(run: Run, processes: Processes, weights: Path | None, truth_file: Path, 
 
 
 def require_networks(networks: Sequence[Network], evolution: Evolution, limits: str) -> None:
-    """Raise LimitError if the limits of the search exclude all networks of the truth."""
+    """Raise an error if the truth has too few networks, or if the limits of the search exclude all of them."""
+    if len(networks) < MIN_PAIRS:
+        raise RunError(f"the truth has {len(networks)} networks; a rank correlation needs {MIN_PAIRS} or more")
     if not any(evolution.allows(network.names[0]) for network in networks):
         raise LimitError(
             f"none of the {len(networks):,} networks of the truth is {limits}; set another limit, such as --set"
@@ -155,12 +158,15 @@ def compare(
     limits = describe_limits(run)
     rows = [scoring.outcomes.read(scoring.rows[entry.architecture]) for entry in entries]
     outcomes = [row for row in rows if row is not None]
-    fitness = {arch: entry.fitness for arch, entry in scoring.entries.items()}
+    # The journal may know more: from a larger sample, or from another truth.
+    names = [arch for network in networks for arch in network.names]
+    fitness = {arch: scoring.entries[arch].fitness for arch in names if arch in scoring.entries}
     return {
         "names": sum(len(network.names) for network in truth.networks),
         "networks": len(truth.networks),
         "scored": len(networks),
         "trainings": min(len(network.accuracies) for network in networks),
+        "candidates": evolution.population * (evolution.generations + 1),
         "images": scoring.outcomes.images,
         "limits": limits,
         "agreement": compare_subsets(scored, {limits: allowed} if limits and not allowed.all() else {}),
@@ -170,7 +176,7 @@ def compare(
         "scores": {
             "architecture": [str(entry.architecture) for entry in entries],
             "one_shot": [entry.top1 for entry in entries],
-            "alone": scored.truth.tolist(),
+            "stand_alone": scored.truth.tolist(),
             "flops": [entry.flops for entry in entries],
         },
     }
@@ -195,7 +201,7 @@ def show_agreement(run: Run, result: dict[str, Any]) -> None:
         f" ({result['names']:,} architectures), scored on {result['images']:,} images"
     )
     columns = ["networks:", "number", "Kendall's tau", "95 % interval", "Spearman's rho"]
-    columns += ["tau of FLOPs", "of parameters", "ceiling"]
+    columns += ["tau of FLOPs", "of parameters", "of one training"]
     rows = [
         (
             row["part"],
@@ -204,7 +210,7 @@ def show_agreement(run: Run, result: dict[str, Any]) -> None:
             format_correlation(row["spearman"])[0],
             format_correlation(row["kendall_of_flops"])[0],
             format_correlation(row["kendall_of_params"])[0],
-            format_number(row["ceiling"]),
+            format_number(row["one_training"]),
         )
         for row in result["agreement"]
     ]
@@ -241,9 +247,10 @@ def show_choices(run: Run, result: dict[str, Any]) -> None:
     ]
     under = f", {result['limits']}" if result["limits"] else ""
     columns = ["choice:", "stand-alone top-1", f"of {SIMULATED_SEEDS} seeds", "regret", "better than"]
-    run.show(f"what each way of choosing a network finds{under}", columns, rows)
+    searches = f"searches of at most {result['candidates']:,} candidates"
+    run.show(f"what each way of choosing a network finds{under}; {searches}", columns, rows)
     if not any(row["seeds"] > 1 for row in result["choices"]):
-        run.say("searches are repeated only if all architectures of the space are in the truth and are scored")
+        run.say("searches are repeated only if all architectures under the limits are in the truth and are scored")
 
 
 def format_correlation(correlation: dict[str, float | None]) -> tuple[str, str]:

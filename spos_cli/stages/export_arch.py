@@ -57,6 +57,15 @@ def parse_weights_format(form: str | None) -> WeightsFormat:
     raise ConfigError(f"--format {form} is for architectures; the formats of weights are published and spos")
 
 
+def require_one_purpose(weights: object, question: Question, journal: Path | None) -> None:
+    """Raise ConfigError if a question about scored candidates is asked where weights are exported."""
+    if weights is not None and (question != Question() or journal is not None):
+        raise ConfigError(
+            "--weights exports weights, but --top, --flops-limit, --params-limit, --prefer, --pareto and --from choose"
+            " among scored candidates; give one or the other"
+        )
+
+
 def export_architectures(run: Run, question: Question, journal: Path | None, form: ArchFormat) -> None:
     """Write `archs/<id>/arch.yaml` for each candidate that the question asks for. Nothing is scored again.
 

@@ -8,6 +8,7 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.metrics import Accuracy
 from spos_cli.files.quoting import quote_path
 from spos_cli.models.counting import count
+from spos_cli.models.network import Network
 from spos_cli.run.command import Run
 from spos_cli.run.folder import TrainingFolder, require_only_one
 from spos_cli.run.images import Images
@@ -31,7 +32,7 @@ def run(run: Run, processes: Processes, arch: str | None, init: Path | None = No
         SposError: the architecture, the data, the settings or an earlier checkpoint do not allow it.
     """
     config, training = run.config, run.config.retrain
-    inherited = None if init is None else read_inherited(init, processes)
+    inherited = None if init is None else read_inherited(init, processes, run)
     space = config.space.build()
     architecture = choose_architecture(run, arch, inherited)
     require_batch(space, training, processes.world_size, "retrain")  # It fails before any work.
@@ -40,6 +41,8 @@ def run(run: Run, processes: Processes, arch: str | None, init: Path | None = No
     images.check()
     teacher = read_teacher(config, images, processes)
     images.warn_of_small_shared_memory(training)
+    if inherited is not None:  # It fails before --fresh moves anything.
+        inherited.fill(Network(space, architecture, training.affine), config, images.val.classes)
     folder = run.folder.retrain(architecture.id)
     with run.working_in(folder, processes):
         flops = count(space).flops.of(architecture)

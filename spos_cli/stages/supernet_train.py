@@ -50,8 +50,11 @@ def run(run: Run, processes: Processes, init: Path | None = None) -> None:
     images = Images(config, processes)
     images.check()
     images.warn_of_small_shared_memory(training)
+    inherited = None if init is None else read_inherited(init, processes, run)
+    if inherited is not None:  # It fails before --fresh moves anything.
+        inherited.fill(Supernet(space, training.affine), config, images.train.classes)
     with run.working_in(run.folder.supernet, processes):
-        train(run, processes, space, sampler, images, None if init is None else read_inherited(init, processes))
+        train(run, processes, space, sampler, images, inherited)
 
 
 def train(

@@ -88,6 +88,7 @@ def test_the_whole_space(finished: Spos, tmp_path: Path) -> None:
     assert own["regret"] == pytest.approx(max(accuracy.values()) - accuracy[best.architecture])
     assert choices["evolution"]["seeds"] == 5
     check_another_limit(whole)
+    check_less_truth(whole)
     check_report(whole)
 
 
@@ -101,6 +102,19 @@ def check_another_limit(spos: Spos) -> None:
     assert found["agreement"][1]["networks"] >= 101
     assert (spos.run / "truth" / "journal.jsonl").read_bytes() == journal
     assert not (spos.run / "config.yaml").exists()  # It has only asked a question.
+
+
+def check_less_truth(spos: Spos) -> None:
+    """A sample, or a smaller truth, is compared by itself, though more scores are there."""
+    said = spos.here("audit", "--truth", "truth.csv", "--sample", "20").stdout
+    assert "20 of 256 networks" in said
+    assert "searches are repeated only if all" in said
+    lines = (spos.folder / "truth.csv").read_text().splitlines(keepends=True)
+    (spos.folder / "part.csv").write_text("".join(lines[:61]))
+    assert "60 of 60 networks" in spos.here("audit", "--truth", "part.csv").stdout
+    (spos.folder / "few.csv").write_text("".join(lines[:6]))
+    assert "has 5 networks; a rank correlation needs 8" in spos.here("audit", "--truth", "few.csv", code=2).stderr
+    spos.here("audit", "--truth", "truth.csv")
 
 
 def check_report(spos: Spos) -> None:

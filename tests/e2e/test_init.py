@@ -36,7 +36,7 @@ def test_a_path_becomes_a_network_with_the_same_accuracy(finished: Spos, tmp_pat
     )
     assert network["top1"] == path["top1"]
     assert network["loss"] == pytest.approx(path["loss"], rel=1e-4)
-    assert spos.here("retrain", "--init", written, *SHORT).stdout.count(f"{network['top1']:.2%}")  # before training
+    assert f"before training: {network['top1']:.2%}" in spos.here("retrain", "--init", written, *SHORT).stdout
 
 
 def test_killed_and_resumed(finished: Spos, tmp_path: Path) -> None:
@@ -73,6 +73,13 @@ def test_mistakes(finished: Spos, spos: Spos, mistake: Mistake) -> None:
         "export-arch", "--weights", SUPERNET, "--arch", "0,1,2,3", "--format", "published"
     )
     assert "there is no weights file nowhere.pt" in mistake("retrain", "0,1,2,3", "--init", "nowhere.pt")
+    assert "is a folder" in mistake("retrain", "0,1,2,3", "--init", ".")
+    said = mistake("export-arch", "--weights", SUPERNET, "--arch", "0,1,2,3", "--flops-limit", "1M")
+    assert "give one or the other" in said
+    before = sorted(spos.run.rglob("*"))
+    for init in ("typo.pt", SUPERNET):  # --fresh must not move anything before a mistake is found.
+        mistake("supernet-train", "--fresh", "--init", init)
+    assert sorted(spos.run.rglob("*")) == before
     shutil.copy(spos.folder / SUPERNET, spos.folder / "other.pt")
     assert "only space.classes and space.image_size may differ" in mistake(
         "retrain", "0,1,2,3", "--init", "other.pt", "--set", "space.head_channels=64"

@@ -20,6 +20,8 @@ from spos_cli.search.evolution import Evolution
 from spos_cli.search.fidelity import choose_equal_flops, compare_rankings, compare_with_equals
 from spos_cli.search.journal import Entry
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import SearchSpace, Stage
 from spos_cli.stages import audit
 from tests.conftest import TINY
 
@@ -118,8 +120,21 @@ def test_random_architectures_of_equal_flops() -> None:
     evolution = Evolution(costs.flops, winner.flops, 1, 0, 1, 0, 0, 0.1, 0, flops=costs.flops)
     about = {arch for arch in archs if 0.97 * winner.flops <= costs.flops.of(arch) <= winner.flops} - {middle}
     assert len(about) > 3
-    some, all_of_them = (set(choose_equal_flops(winner, number, evolution, costs.flops)) for number in (3, 1000))
+    rest = (evolution, costs.flops, SPACE.network_key)
+    some, all_of_them = (set(choose_equal_flops(winner, number, *rest)) for number in (3, 1000))
     assert len(some) == 3
     assert some < all_of_them == about
-    assert set(choose_equal_flops(winner, 3, evolution, costs.flops)) == some
-    assert choose_equal_flops(winner, 0, evolution, costs.flops) == []
+    assert set(choose_equal_flops(winner, 3, *rest)) == some
+    assert choose_equal_flops(winner, 0, *rest) == []
+
+
+def test_the_winner_under_another_name_is_not_compared_with_itself() -> None:
+    kernels = tuple(Choice("mbconv", (("expand", 2), ("kernel", kernel))) for kernel in (3, 5))
+    space = SearchSpace((Stage(3, 8, 1), Stage(3, 8, 1)), (*kernels, Choice("identity")), 8, 10, 8, 1, 32)
+    costs = count(space)
+    arch = Architecture((0, 2, 0, 1, 2, 0))
+    winner = Entry(arch, costs.flops.of(arch), 1, 0.9, 1.0, 100, 0, "random")
+    evolution = Evolution(costs.flops, None, 1, 0, 1, 0, 0, 0.1, 0, flops=costs.flops)
+    equals = choose_equal_flops(winner, 1000, evolution, costs.flops, space.network_key)
+    keys = [space.network_key(one) for one in [arch, *equals]]
+    assert len(set(keys)) == len(keys) > 2

@@ -82,6 +82,10 @@ def test_mistakes(tmp_path: Path) -> None:
         ("arch,top1\n0000,1\n", "has the columns 'arch, top1'"),
         ("architecture,accuracy\n0000,1\n0000,x\n", "truth:3: accuracy 'x' is not a number"),
         ("architecture,accuracy\n0000\n", "truth:2 has no accuracy"),
+        ("architecture,accuracy,accuracy\n0000,1,2\n", "has a column twice"),
+        ("architecture,accuracy_std\n0000,1\n", "has the columns"),
+        ("architecture,accuracy\n0000,1,2\n", "truth:2 has more fields"),
+        ("architecture,accuracy\n0000,0.95\n0001,94\n", "such as 0.95, and above it, such as 94"),
         ("architecture,accuracy\n,5\n", "truth:2: cannot read the architecture"),
         (b"\xff\xfe\x00", "is not text"),
     ):

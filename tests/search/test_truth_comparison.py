@@ -18,7 +18,7 @@ from spos_cli.search.truth_comparison import (
     choose_band_width,
     compare_picks,
     compare_subsets,
-    estimate_ceiling,
+    compare_trainings,
     expect_best,
     measure_images,
     measure_top,
@@ -101,14 +101,14 @@ def test_every_network_is_in_one_band() -> None:
     assert len(split_into_bands(np.array([5.0, 5.0]))) == 1
 
 
-def test_the_ceiling_is_one_training_against_the_others() -> None:
+def test_one_training_is_compared_with_the_others() -> None:
     networks = make_networks(seeds=2)
     trainings = np.array([network.accuracies for network in networks])
-    assert estimate_ceiling(networks) == pytest.approx(kendalltau(*trainings.T).statistic)
-    assert estimate_ceiling(make_networks(seeds=1)) is None
-    assert estimate_ceiling(networks[:7]) is None
+    assert compare_trainings(networks) == pytest.approx(kendalltau(*trainings.T).statistic)
+    assert compare_trainings(make_networks(seeds=1)) is None
+    assert compare_trainings(networks[:7]) is None
     same = [Network(network.names, (network.accuracy,) * 3) for network in networks]
-    assert estimate_ceiling(same) == pytest.approx(1)
+    assert compare_trainings(same) == pytest.approx(1)
 
 
 def test_precision_at_the_top() -> None:
