@@ -225,6 +225,12 @@ def _describe(problem: Any, places: Mapping[Key, str], origin: str) -> str:
         return f"{place}: unknown setting {field!r}; {hint}"
     message = re.sub(r"^Value error, ", "", problem["msg"]).replace("a valid tuple", "a list")
     message = message[0].lower() + message[1:]
+    if problem["type"] == "model_type":
+        message = f"should be a section with the settings {', '.join(_field_names(key))}"
+    elif problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
+        message = f"the list has too few values, only {problem['loc'][-1]}"
+    elif problem["input"] is False and _may_be_null(key):
+        message += "; write null for none"
     seen = "" if problem["type"] in ("value_error", "missing") else f" (it is {quote_value(problem['input'])})"
     return f"{place}: {field + ': ' if field else ''}{message}{seen}"
 
@@ -255,6 +261,12 @@ def _section_at(key: Sequence[str]) -> type[Section] | None:
         kinds = [annotation, *getattr(annotation, "__args__", ())]  # A field is a section, or a tuple of sections.
         section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
     return section
+
+
+def _may_be_null(key: Sequence[str]) -> bool:
+    """Return whether a setting is null unless it is set."""
+    section = _section_at(key[:-1])
+    return section is not None and key[-1] in section.model_fields and section.model_fields[key[-1]].default is None
 
 
 def _field_names(key: Sequence[str]) -> list[str]:

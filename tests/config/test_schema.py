@@ -45,6 +45,9 @@ from tests.config.yaml_texts import ALIASES, load
         ("supernet: {class_weights: [1, -2]}\n", "should be null, balanced or a list of positive numbers"),
         ("supernet: {class_weights: [1, yes]}\n", "should be null, balanced or a list of positive numbers"),
         ("supernet: {class_weights: even}\n", "supernet.class_weights: should be null, balanced or a list"),
+        ("supernet: {betas: [0.9]}\n", "supernet.betas: the list has too few values, only 1"),
+        ("supernet: {mixup: off}\n", "write null for none (it is False)"),
+        ("data: {augmentation: {rand_augment: 9}}\n", "should be a section with the settings ops, magnitude (it is 9)"),
         (
             "retrain: {class_weights: balanced, sampling: balanced}\n",
             "each make up for classes of different sizes; use one of them",
@@ -77,7 +80,7 @@ from tests.config.yaml_texts import ALIASES, load
         ("retrain: {augmentation: {erase: 1}}\n", "did you mean 'erasing'?"),
         ("retrain: {augmentation: strong}\n", "retrain.augmentation"),
         ("retrain: {teacher: {weight: 0.5}}\n", "retrain.teacher.weights: field required"),
-        ("retrain: {teacher: model.pt}\n", "retrain.teacher: input should be a valid dictionary"),
+        ("retrain: {teacher: model.pt}\n", "retrain.teacher: should be a section with the settings weights"),
         ("retrain: {teacher: {weights: ''}}\n", "should be a file or package.module:function"),
         ("retrain: {teacher: {weights: a, weight: 1.5}}\n", "retrain.teacher.weight: input should be less than"),
         ("retrain: {teacher: {weights: a, temperature: 0}}\n", "retrain.teacher.temperature: input should be greater"),
@@ -129,7 +132,7 @@ from tests.config.yaml_texts import ALIASES, load
         ("a: &a [*a]\n", "unknown setting 'a'"),
         (f"{ALIASES}devices: *a11\n", "devices: should be auto, cpu or a number of processes, not [["),
         (f"{ALIASES}search: {{images: *a11}}\n", "search.images: input should be a valid integer (it is [["),
-        (f"{ALIASES}space: *a11\n", "space: input should be a valid dictionary or instance of SpaceConfig (it is [["),
+        (f"{ALIASES}space: *a11\n", "space: should be a section with the settings image_size, classes,"),
     ],
     ids=lambda value: value[-40:],
 )
