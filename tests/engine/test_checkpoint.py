@@ -153,7 +153,7 @@ def test_foreign_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(CheckpointError):
         checkpoint.load(path)
-    with pytest.raises(CheckpointError, match="no weights file"):
+    with pytest.raises(CheckpointError, match="is a folder, not a weights file"):
         checkpoint.load(tmp_path)
 
 
