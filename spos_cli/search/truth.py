@@ -77,15 +77,16 @@ def read_truth(path: Path, space: SearchSpace) -> Truth:
     """Read a truth: the JSON file of NAS-Bench-Macro, or CSV with the columns `architecture` and `accuracy`.
 
     In JSON, an architecture is a key such as `2,1,0` or `210`, and its value an object with accuracies under one of
-    `ACCURACY_KEYS`, as a number or as a list with one number for each seed. In CSV, every column whose name begins with
-    `accuracy` is a seed, and further rows of an architecture are further seeds. A column or key `flops` is optional.
-    Accuracies are shares, or percentages if they are above 1.
+    `ACCURACY_KEYS`, as a number or as a list with one number for each seed. In CSV, the column `accuracy`, or each of
+    `accuracy_1`, `accuracy_2`, ..., is a seed, and further rows of an architecture are further seeds. A column or key
+    `flops` is optional. Accuracies are shares, or percentages if they are above 1.
 
     Architectures that are the same network are one network. Where several have the same accuracies, these are of the
     same trainings, and count once.
 
     Raises:
-        RunError: the file cannot be read, a row is not of this space, or an accuracy is not a number from 0 to 100.
+        RunError: the file cannot be read, a row is not of this space, an accuracy is not a number from 0 to 100, or
+            some accuracies are shares and some are percentages.
     """
     with os_errors_as(RunError, f"cannot read {path}"), path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
