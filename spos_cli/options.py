@@ -278,15 +278,13 @@ def find_supernet(folder: Path) -> tuple[str, str, list[str]]:
         ConfigError: there is neither in the folder.
     """
     from spos_cli.run.folder import RunFolder
-    from spos_cli.run.recorded_config import make_root_override
 
-    run = RunFolder(folder)
-    recorded = run.search.config if run.search.config.is_file() else run.supernet.config
-    if not recorded.is_file():
-        raise ConfigError(
-            f"there is no supernet in {folder}: {recorded} is missing; or name its settings with --config"
-        )
-    return str(recorded), str(folder), make_root_override(recorded, folder)
+    if RunFolder(folder).search.config.is_file():
+        return find_search(folder)
+    recorded = RunFolder(folder).supernet.config
+    return _find_recorded(
+        recorded, folder, f"there is no supernet in {folder}: {recorded} is missing; or name its settings with --config"
+    )
 
 
 def find_search(folder: Path) -> tuple[str, str, list[str]]:
@@ -296,9 +294,15 @@ def find_search(folder: Path) -> tuple[str, str, list[str]]:
         ConfigError: there is no search in the folder.
     """
     from spos_cli.run.folder import RunFolder
-    from spos_cli.run.recorded_config import make_root_override
 
     recorded = RunFolder(folder).search.config
+    return _find_recorded(recorded, folder, f"there is no search in {folder}: {recorded} is missing")
+
+
+def _find_recorded(recorded: Path, folder: Path, missing: str) -> tuple[str, str, list[str]]:
+    """Return the settings that a stage of a run has recorded; raise ConfigError with `missing` if it has not."""
+    from spos_cli.run.recorded_config import make_root_override
+
     if not recorded.is_file():
-        raise ConfigError(f"there is no search in {folder}: {recorded} is missing")
+        raise ConfigError(missing)
     return str(recorded), str(folder), make_root_override(recorded, folder)

@@ -91,7 +91,7 @@ def weigh_classes(
     """Return a weight for each class; their mean over all images is 1, so that the learning rate keeps its meaning.
 
     Args:
-        labels: of all training images, `(N,)`.
+        labels: of all training images, `(N,)`, or as often as each class is drawn.
         classes: their names, C of them.
         relative: the weights up to a common factor. `balanced`: N / (C * images of the class), as in scikit-learn, so
             that each class counts the same.

@@ -460,8 +460,8 @@ class Trainer:
         what, differences = f"{path} was trained", list(find_differences(self.identity, content))
         is_schedule = all(name.rpartition(".")[2] in SCHEDULE_SETTINGS for name, _, _ in differences)
         if not (differences and is_schedule):
-            only = "with --extend only the settings of the schedule may change; otherwise" if self.extend else ""
-            require_same(self.identity, content, what, only)
+            rule = "with --extend only the settings of the schedule may change: " if self.extend else ""
+            require_same(self.identity, content, f"{rule}{what}")
             return False
         if not self.extend:
             require_same(self.identity, content, what, "add --extend to go on from its last step with a new schedule")

@@ -73,6 +73,21 @@ def read_supernet(path: Path, processes: Processes, train: str) -> tuple[Weights
     return file, after
 
 
+def read_searched_supernet(run: Run, processes: Processes, weights: Path | None) -> tuple[Weights, str]:
+    """Read the supernet to score with, and its digest.
+
+    Args:
+        weights: its file; None for the one in the run folder.
+
+    Raises:
+        RunError: the run folder has none, a training is writing the file, or not all processes see the same one.
+    """
+    path, train = weights or run.folder.supernet.last, run.command("supernet-train")
+    if weights is None and not path.exists():
+        raise RunError(f"there is no supernet in {run.folder} yet; run {train} first, or give --weights")
+    return read_supernet(path, processes, train if weights is None else "")
+
+
 def list_limits(run: Run) -> dict[str, int | None]:
     """Return the limits on candidates by cost: always the one on FLOPs, others where they are set."""
     search = run.config.search

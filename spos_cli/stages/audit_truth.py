@@ -20,7 +20,7 @@ from spos_cli.models.counting import Costs, count
 from spos_cli.run.command import Run
 from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
-from spos_cli.run.search_inputs import describe_limits, make_evaluator, make_evolution, read_supernet
+from spos_cli.run.search_inputs import describe_limits, make_evaluator, make_evolution, read_searched_supernet
 from spos_cli.run.search_settings import read_settings, remember_pixels, remember_truth_settings
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Journal
@@ -57,11 +57,7 @@ def run(run: Run, processes: Processes, weights: Path | None, truth_file: Path, 
         SposError: the supernet, the truth or the data do not allow it.
     """
     config, folder = run.config, run.folder.truth
-    path = weights or run.folder.supernet.last
-    train = run.command("supernet-train")
-    if weights is None and not path.exists():
-        raise RunError(f"there is no supernet in {run.folder} yet; run {train} first, or give --weights")
-    file, digest = read_supernet(path, processes, train if weights is None else "")
+    file, digest = read_searched_supernet(run, processes, weights)
     supernet = file.supernet(config)
     file.require_same_preparation(config)
     costs = count(supernet.space)

@@ -228,7 +228,7 @@ def export_path(run: Run, path: Path | None, arch: str, form: str | None, output
 
     Raises:
         ConfigError: no supernet is named, or another format.
-        CheckpointError: the file is no supernet, or one of another space.
+        CheckpointError: the file is not a supernet, or is of another space.
         RunError: the output exists.
     """
     if path is None:

@@ -61,7 +61,7 @@ def choose_architecture(run: Run, arch: str | None, inherited: Inherited | None)
     """Return the architecture that ARCH names, else that of the inherited network, else the exported one.
 
     Raises:
-        ArchitectureError: ARCH is no architecture.
+        ArchitectureError: ARCH cannot be read.
         RunError: there is no exported architecture, or there are several.
     """
     if arch:

@@ -14,7 +14,6 @@ from spos_cli.engine.interrupt import StopRequest, stop_on_signals
 from spos_cli.engine.progress import track, warn
 from spos_cli.engine.tensorboard import TensorBoardMirror
 from spos_cli.engine.timing import record_time
-from spos_cli.errors import RunError
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import count
 from spos_cli.report.live import LiveReport
@@ -24,7 +23,13 @@ from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
 from spos_cli.run.output import EXPORT_COMMANDS
 from spos_cli.run.recorded_config import read_recorded_config
-from spos_cli.run.search_inputs import describe_limits, list_limits, make_evaluator, make_evolution, read_supernet
+from spos_cli.run.search_inputs import (
+    describe_limits,
+    list_limits,
+    make_evaluator,
+    make_evolution,
+    read_searched_supernet,
+)
 from spos_cli.run.search_settings import remember_pixels, remember_settings
 from spos_cli.run.training import read_guessing
 from spos_cli.run.weights_file import Weights
@@ -51,11 +56,7 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
         SposError: the supernet, the data or an earlier journal do not allow it.
     """
     config, folder = run.config, run.folder.search
-    path = weights or run.folder.supernet.last
-    if weights is None and not path.exists():
-        train = run.command("supernet-train")
-        raise RunError(f"there is no supernet in {run.folder} yet; run {train} first, or give --weights")
-    file, digest = read_supernet(path, processes, run.command("supernet-train") if weights is None else "")
+    file, digest = read_searched_supernet(run, processes, weights)
     supernet = file.supernet(config)
     file.require_same_preparation(config)
     costs = count(supernet.space)
@@ -66,7 +67,7 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     earlier_search = EarlierSearch(earlier, read_candidates(earlier, supernet.space, costs)) if earlier else None
     images = Images(config, processes)
     images.check()
-    compare_with_supernet(images, file.trained_on, path, scoring=config.search.split == "holdout")
+    compare_with_supernet(images, file.trained_on, file.path, scoring=config.search.split == "holdout")
     with run.working_in(folder, processes):
         settings = remember_settings(run, digest, images, processes)
         run.record_config(folder, processes)
