@@ -218,10 +218,10 @@ class Config(Section):
                 f"supernet.width_warmup_steps ({supernet.width_warmup_steps}) must be below supernet.steps"
                 f" ({supernet.steps}), or the narrowest width is hardly trained"
             )
-        if supernet.sampler == "flops_bins":
+        if supernet.sampler in ("flops_bins", "sandwich"):
             raise ValueError(
-                "supernet.width_warmup_steps starts with the widest paths, which bins of FLOPs may exclude; use"
-                " supernet.sampler: uniform or fair"
+                "supernet.width_warmup_steps starts with the widest paths, which bins of FLOPs may exclude, and a"
+                " sandwich has the narrowest in each step; use supernet.sampler: uniform or fair"
             )
 
     @property

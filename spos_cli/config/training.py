@@ -220,10 +220,12 @@ class SupernetConfig(TrainingConfig):
 
     steps: Count = Field(150_000, description="Optimizer updates.")
     affine: bool = Field(False, description="Whether BatchNorm has a learned scale and shift.")
-    sampler: Literal["uniform", "flops_bins", "fair"] = Field(
+    sampler: Literal["uniform", "flops_bins", "fair", "sandwich"] = Field(
         "flops_bins",
         description="How paths are drawn. uniform: over the space. flops_bins: over bins of FLOPs, as in the official"
-        " code. fair: several paths per step, so that each step trains every choice of every block (FairNAS).",
+        " code. fair: several paths per step, so that each step trains every choice of every block (FairNAS)."
+        " sandwich: four paths per step, those of the most and of the fewest FLOPs and two random ones; the first"
+        " learns from the labels, and the others from its predictions (BigNAS, arXiv 2003.11142).",
     )
     flops_bins: BinsConfig = BinsConfig()
     width_warmup_steps: Annotated[Number, Field(ge=0, le=10**12)] = Field(

@@ -138,8 +138,12 @@ def check_sampler(setup: Setup) -> Finding:
     sampler = make_sampler(setup.run, setup.space)
     sampler.paths(0)
     if supernet.sampler != "flops_bins":
-        kind = "uniform over the space" if supernet.sampler == "uniform" else "every choice of every layer in each step"
-        return Finding("path sampler", "ok", kind)
+        kinds = {
+            "uniform": "uniform over the space",
+            "fair": "every choice of every layer in each step",
+            "sandwich": "the largest path, the smallest one and two random ones in each step",
+        }
+        return Finding("path sampler", "ok", kinds[supernet.sampler])
     bins = supernet.flops_bins
     share = setup.costs.flops.distribution().share(bins.low, bins.high)
     seen = (

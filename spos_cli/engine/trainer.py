@@ -7,7 +7,7 @@ import functools
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,72 +18,29 @@ from torch.nn.parallel import DistributedDataParallel
 from spos_cli import seeding
 from spos_cli.engine import checkpoint, parallel
 from spos_cli.engine.checkpoint_folder import CheckpointFolder
-from spos_cli.engine.compilation import Compile, compile_blocks
+from spos_cli.engine.compilation import compile_blocks
 from spos_cli.engine.differences import find_differences, require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
-from spos_cli.engine.losses import LossKind, compute_loss
+from spos_cli.engine.losses import compute_loss, compute_teacher_loss
 from spos_cli.engine.metrics_log import MetricsLog, MetricsWindow
 from spos_cli.engine.mixing import Mixing
-from spos_cli.engine.optim import MovingAverage, OptimizerKind, Schedule, make_optimizer
-from spos_cli.engine.parallel import Compression
-from spos_cli.engine.precision import Amp, autocast, prepare_images
+from spos_cli.engine.optim import MovingAverage, make_optimizer
+from spos_cli.engine.precision import autocast, prepare_images
 from spos_cli.engine.progress import console, track, warn
 from spos_cli.engine.teacher import Teacher
 from spos_cli.engine.timing import record_time
+from spos_cli.engine.training_plan import TrainingPlan
 from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
 from spos_cli.space.architecture import Architecture
 
 Batch = tuple[Tensor, Tensor | None, Tensor]  # images (B, 3, H, W) uint8, colours (B, 3) or None, labels (B,)
 Preprocess = Callable[[Tensor, Tensor | None], Tensor]  # from uint8 images and colours to float images
 
-
 # The settings that an extended training may change: those that say how the learning rate runs.
 SCHEDULE_SETTINGS = frozenset(
     ("steps", "lr", "schedule", "min_lr", "step_every", "step_factor", "schedule_first", "warmup_steps")
 )
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """How to train; the fields are those of the config's training sections.
-
-    Attributes:
-        schedule: learning rate of each step, and the number of steps.
-        batch_size: images per step, over all processes.
-        accumulate: batches per step and process, whose gradients are added up.
-        class_weights: weight of the loss of each class's images, or None.
-        ema_decay: decay per step of the moving average of the weights, or None.
-        keep_checkpoints: how many of the newest checkpoints to keep.
-        milestone_every: steps between checkpoints that are kept for good, or None.
-    """
-
-    schedule: Schedule
-    batch_size: int
-    accumulate: int = 1
-    optimizer: OptimizerKind = "sgd"
-    momentum: float = 0.9
-    betas: tuple[float, float] = (0.9, 0.999)
-    alpha: float = 0.99
-    eps: float | None = None
-    weight_decay: float = 4e-5
-    loss: LossKind = "cross_entropy"
-    label_smoothing: float = 0.1
-    class_weights: tuple[float, ...] | None = None
-    clip_grad_norm: float | None = None
-    amp: Amp = "off"
-    compile: Compile = "off"
-    gradient_compression: Compression = "off"
-    ema_decay: float | None = None
-    log_every: int = 100
-    checkpoint_every: int = 1000
-    keep_checkpoints: int = 2
-    milestone_every: int | None = None
-
-    @property
-    def steps(self) -> int:
-        """Optimizer updates."""
-        return self.schedule.steps
 
 
 class Trainer:
@@ -107,7 +64,7 @@ class Trainer:
         mixing: mixes the images of a pass and their labels; top-1 then counts the label of the larger weight.
         teacher: a network whose predictions are a part of the loss; it is not trained, and in no checkpoint.
         paths: the paths through the supernet that a step trains. Each batch goes through all of them, and their
-            gradients are added up. None for a network, which is one path.
+            gradients are summed. None for a network, which is one path.
         one_path: whether `paths` has one path for each step, so that only its gradients are sent.
         evaluate: measures the model (or its moving average) during the training.
         evaluate_every: steps between evaluations.
@@ -241,7 +198,7 @@ class Trainer:
         plan, device = self.plan, self.processes.device
         # Dropout masks are a function of seed, step and process, so that a resumed run draws the same ones.
         torch.manual_seed(seeding.torch_seed(self.seed, "dropout", self.step, self.processes.rank))
-        # Pick the step's paths: one, or with `sampler: fair` several. A network is one path itself.
+        # Pick the step's paths: one, or several of some samplers. A network is one path itself.
         paths: Sequence[Architecture | None] = self.paths(self.step) if self.paths else (None,)
         for batch in range(plan.accumulate):
             # Load the next batch, and augment its colours on the device.
@@ -254,6 +211,7 @@ class Trainer:
             # Ask the teacher, if there is one: (B, classes).
             teacher_logits = self.ask_teacher(images, pixels, colours, labels, part)
             labels = targets if targets.dim() == 1 else targets.argmax(1)
+            first_logits: Tensor | None = None  # (B, classes), of the step's first path
             for number, path in enumerate(paths, 1):
                 # Gradients add up in this process; the step's last pass averages the sums over all processes.
                 is_last = batch == plan.accumulate - 1 and number == len(paths)
@@ -261,12 +219,16 @@ class Trainer:
                     with autocast(device, plan.amp):
                         # Forward, through the blocks of the path only.
                         logits = self.wrapped(images) if path is None else self.wrapped(images, path)  # (B, classes)
-                        # Loss: the mean over the images of the pass.
-                        loss = self.criterion(logits, targets)
+                        # Loss: the mean over the images of the pass, against their labels.
+                        loss = objective = self.criterion(logits, targets)
                         if self.teacher is not None and teacher_logits is not None:
-                            loss = self.teacher.add_loss(loss, logits, teacher_logits)
+                            loss = objective = self.teacher.add_loss(loss, logits, teacher_logits)
+                        # In-place distillation: the step's first path teaches the others.
+                        if plan.distill and first_logits is not None:
+                            objective = compute_teacher_loss(logits, first_logits)
                     # Backward. Blocks outside of the path get no gradients.
-                    self.scaler.scale(loss / plan.accumulate).backward()  # type: ignore[no-untyped-call]
+                    self.scaler.scale(objective / plan.accumulate).backward()  # type: ignore[no-untyped-call]
+                first_logits = logits.detach() if first_logits is None else first_logits
                 # Add loss and top-1 to the sums for the next line of metrics.
                 self.window.add(self.step, loss.detach(), logits.detach(), labels, 1 / len(paths))
         # Clip the norm of all gradients together.

@@ -8,7 +8,7 @@ import numpy as np
 
 from spos_cli import seeding
 from spos_cli.config.schema import Config
-from spos_cli.config.training import TrainingConfig
+from spos_cli.config.training import SupernetConfig, TrainingConfig
 from spos_cli.data.loaders import images_per_pass
 from spos_cli.engine import history
 from spos_cli.engine.history import Guessing, find_guessing
@@ -16,13 +16,13 @@ from spos_cli.engine.losses import LossKind, weigh_classes
 from spos_cli.engine.mixing import Mixing
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.progress import warn
-from spos_cli.engine.trainer import TrainingPlan
+from spos_cli.engine.training_plan import TrainingPlan
 from spos_cli.errors import ConfigError
 from spos_cli.models.counting import count
 from spos_cli.run.command import Run
 from spos_cli.run.folder import TrainingFolder
 from spos_cli.run.images import Images
-from spos_cli.space.sampling import CostBinSampler, FairSampler, Sampler, UniformSampler, WidthWarmUp
+from spos_cli.space.sampling import CostBinSampler, FairSampler, Sampler, SandwichSampler, UniformSampler, WidthWarmUp
 from spos_cli.space.search_space import SearchSpace
 
 
@@ -91,6 +91,7 @@ def make_training_plan(training: TrainingConfig, images: Images | None = None) -
         loss=training.loss,
         label_smoothing=training.label_smoothing,
         class_weights=weights,
+        distill=isinstance(training, SupernetConfig) and training.sampler == "sandwich",
         clip_grad_norm=training.clip_grad_norm,
         amp=training.amp,
         compile=training.compile,
@@ -111,6 +112,8 @@ def make_sampler(run: Run, space: SearchSpace) -> Sampler:
         return UniformSampler(options, config.seed, warm_up)
     if config.supernet.sampler == "fair":
         return FairSampler(options, config.seed, warm_up)
+    if config.supernet.sampler == "sandwich":
+        return SandwichSampler(count(space).flops, config.seed)
     bins = config.supernet.flops_bins
     return CostBinSampler(count(space).flops, bins.low, bins.high, bins.width, config.seed)
 

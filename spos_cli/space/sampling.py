@@ -18,13 +18,18 @@ from spos_cli.space.cost import CostTable, format_cost
 from spos_cli.space.options import Options
 
 MAX_NAMED_BINS = 5  # empty bins that a message names
+NUM_RANDOM_PATHS = 2  # in a step of the sandwich rule, as in BigNAS
 
 
 class Sampler(Protocol):
     """Draws the paths of a step."""
 
     def paths(self, step: int) -> list[Architecture]:
-        """Return the paths of a step (0, 1, ...), whose gradients are added; the same for every call and process."""
+        """Return the paths of a step (0, 1, ...); the same for every call and process, and as many in each step.
+
+        The gradients of the paths are summed, not averaged (FairNAS, algorithm 1; BigNAS, section 3.1). So to first
+        order in the learning rate, a step of n paths is n steps of one path each.
+        """
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,27 @@ class FairSampler:
         return [
             self.options.combine(choices, self.options.draw_widths(rng, widest)) for choices in np.stack(orders, axis=1)
         ]
+
+
+class SandwichSampler:
+    """Draws the most expensive path, the cheapest one, and two random ones (the sandwich rule; BigNAS, section 3.1).
+
+    BigNAS searches slices of one network, so its largest path trains all weights. Here each choice has weights of its
+    own: those of the largest and of the smallest path are trained in each step, and the others less often.
+
+    Args:
+        table: the cost.
+        seed: of all draws.
+    """
+
+    def __init__(self, table: CostTable, seed: int) -> None:
+        self.table, self.seed = table, seed
+
+    def paths(self, step: int) -> list[Architecture]:
+        """Return the paths of a step, the largest first."""
+        rng = seeding.generator(self.seed, "path", step)
+        drawn = [self.table.options.draw(rng) for _ in range(NUM_RANDOM_PATHS)]
+        return [self.table.most_expensive, self.table.cheapest, *drawn]
 
 
 class CostBinSampler:

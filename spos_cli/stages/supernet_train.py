@@ -95,7 +95,7 @@ def train(
         paths=sampler.paths,
         tensorboard=run.tensorboard,
         extend=run.extend,
-        one_path=training.sampler != "fair",
+        one_path=len(sampler.paths(0)) == 1,
     )
     if processes.is_main:
         rest = f" ({len(held_out):,} more are held out for the search)" if len(held_out) else ""

@@ -13,7 +13,8 @@ from torch import Tensor
 from spos_cli.data.transforms import preprocess
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.trainer import Batch, Trainer, TrainingPlan
+from spos_cli.engine.trainer import Batch, Trainer
+from spos_cli.engine.training_plan import TrainingPlan
 from spos_cli.models.counting import count
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet

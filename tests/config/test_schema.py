@@ -118,6 +118,10 @@ from tests.config.yaml_texts import ALIASES, load
             "space: {widths: [0.5, 1]}\nsupernet: {width_warmup_steps: 9}\n",
             "use supernet.sampler: uniform or fair",
         ),
+        (
+            "space: {widths: [0.5, 1]}\nsupernet: {width_warmup_steps: 9, sampler: sandwich}\n",
+            "use supernet.sampler: uniform or fair",
+        ),
         ("space: {choices: [{shuffle: {kernel: 4}}]}\n", "kernel must be an odd number"),
         ("space: {choices: [{shuffle_xception: {kernel: 3}}]}\n", "shuffle_xception takes no parameters, not kernel"),
         (

@@ -22,7 +22,8 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.losses import weigh_classes
 from spos_cli.engine.mixing import Mixing
 from spos_cli.engine.optim import OptimizerKind, Schedule
-from spos_cli.engine.trainer import Batch, Trainer, TrainingPlan
+from spos_cli.engine.trainer import Batch, Trainer
+from spos_cli.engine.training_plan import TrainingPlan
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet

@@ -25,7 +25,8 @@ from spos_cli.engine import parallel
 from spos_cli.engine.compilation import compile_blocks
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.trainer import Batch, Trainer, TrainingPlan
+from spos_cli.engine.trainer import Batch, Trainer
+from spos_cli.engine.training_plan import TrainingPlan
 from spos_cli.models.blocks import ChoiceBlock
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import build_initialized

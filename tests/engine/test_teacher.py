@@ -20,7 +20,8 @@ from spos_cli.engine.losses import compute_teacher_loss
 from spos_cli.engine.mixing import Mixing
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.teacher import Teacher
-from spos_cli.engine.trainer import Batch, Trainer, TrainingPlan
+from spos_cli.engine.trainer import Batch, Trainer
+from spos_cli.engine.training_plan import TrainingPlan
 from spos_cli.errors import RunError
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import initialize

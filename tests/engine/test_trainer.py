@@ -22,15 +22,17 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted
 from spos_cli.engine.mixing import Mixing
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.trainer import Batch, Trainer, TrainingPlan
+from spos_cli.engine.trainer import Batch, Trainer
+from spos_cli.engine.training_plan import TrainingPlan
 from spos_cli.errors import ConfigError, RunError, TrainingError
 from spos_cli.models.blocks import ChoiceBlock
+from spos_cli.models.counting import count
 from spos_cli.models.skeleton import initialize
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
 from spos_cli.space.options import Options
-from spos_cli.space.sampling import FairSampler, UniformSampler
+from spos_cli.space.sampling import FairSampler, Sampler, SandwichSampler, UniformSampler
 from spos_cli.space.search_space import SearchSpace, Stage
 from tests.conftest import Spos
 from tests.engine.gloo import run_together
@@ -38,7 +40,9 @@ from tests.engine.test_optim import SPACE
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 STEPS, BATCH = 6, 8
-SAMPLER = UniformSampler(Options.without_widths([2] * SPACE.num_layers), seed=1)
+OPTIONS = Options.without_widths([2] * SPACE.num_layers)
+SAMPLER, FAIR = UniformSampler(OPTIONS, seed=1), FairSampler(OPTIONS, 5)
+SANDWICH = SandwichSampler(count(SPACE).flops, 5)
 
 
 def batches(first: int, last: int, part: slice = slice(None)) -> Iterator[Batch]:
@@ -53,7 +57,7 @@ def batches(first: int, last: int, part: slice = slice(None)) -> Iterator[Batch]
 def trainer(
     folder: Path,
     processes: Processes = ALONE,
-    one_path: bool = True,
+    sampler: Sampler = SAMPLER,
     mixing: Mixing | None = None,
     **changes: Any,
 ) -> Trainer:
@@ -70,8 +74,8 @@ def trainer(
         seed=0,
         preprocess=lambda images, colours: images,
         mixing=mixing,
-        paths=SAMPLER.paths,
-        one_path=one_path,
+        paths=sampler.paths,
+        one_path=len(sampler.paths(0)) == 1,
     )
 
 
@@ -236,7 +240,24 @@ def train_half(processes: Processes, folder: Path) -> None:
     assert not unused
 
 
-def compare_by_hand(folder: Path, paths: Callable[[int], list[Architecture]]) -> None:
+def learn_from_labels(number: int, logits: Tensor, labels: Tensor, first_logits: Tensor) -> Tensor:
+    """Return the loss of a step's path against the labels."""
+    return nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+
+
+def learn_from_first_path(number: int, logits: Tensor, labels: Tensor, first_logits: Tensor) -> Tensor:
+    """Return the loss of a step's path: the divergence from the first one's predictions, by the definition."""
+    if number == 0:
+        return learn_from_labels(number, logits, labels, first_logits)
+    teacher = first_logits.detach().softmax(1)
+    return (teacher * (teacher.log() - logits.log_softmax(1))).sum(1).mean()
+
+
+def compare_by_hand(
+    folder: Path,
+    paths: Callable[[int], list[Architecture]],
+    loss: Callable[[int, Tensor, Tensor, Tensor], Tensor] = learn_from_labels,
+) -> None:
     """Compare two processes' weights in a folder with one process that adds the gradients of both halves itself.
 
     BatchNorm sees half a batch either way.
@@ -246,11 +267,11 @@ def compare_by_hand(folder: Path, paths: Callable[[int], list[Architecture]]) ->
     initialize(model, 0)
     model.double().train()
     optimizer = torch.optim.SGD(model.parameters(), 0.0, momentum=0.9, weight_decay=4e-5)
-    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
     for step, (images, _, labels) in enumerate(batches(0, STEPS)):
         for part in (slice(0, BATCH // 2), slice(BATCH // 2, BATCH)):
-            for path in paths(step):
-                (criterion(model(images[part], path), labels[part]) / 2).backward()
+            logits = [model(images[part], path) for path in paths(step)]
+            for number, ours in enumerate(logits):
+                (loss(number, ours, labels[part], logits[0]) / 2).backward(retain_graph=True)
         optimizer.param_groups[0]["lr"] = Schedule(0.05, STEPS).lr(step)
         optimizer.step()
         optimizer.zero_grad()
@@ -392,23 +413,49 @@ def test_the_compiler_that_is_named_counts(
         require_compiler(torch.device(device))
 
 
-def train_fairly(processes: Processes, folder: Path) -> None:
+def train_paths(sampler: Sampler, processes: Processes, folder: Path, **changes: Any) -> None:
+    """Train on this process's half of each batch, without dropout, and save the weights."""
     rank = processes.rank
-    training = fair_trainer(folder / str(rank), processes)
+    training = trainer(folder / str(rank), processes, sampler, **changes)
+    training.model.dropout.p = 0.0  # type: ignore[union-attr]
     training.train(lambda first: batches(first, STEPS, slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)))
     torch.save(training.model.state_dict(), folder / f"{rank}.pt")
 
 
-def fair_trainer(folder: Path, processes: Processes = ALONE) -> Trainer:
-    training = trainer(folder, processes, one_path=False)
-    sampler = FairSampler(Options.without_widths([2] * SPACE.num_layers), 5)
-    training.model.dropout.p = 0.0  # type: ignore[union-attr]
-    training.paths = sampler.paths
-    return training
+def train_fairly(processes: Processes, folder: Path) -> None:
+    train_paths(FAIR, processes, folder)
+
+
+def train_sandwiches(processes: Processes, folder: Path) -> None:
+    train_paths(SANDWICH, processes, folder, distill=True)
 
 
 def test_fair_steps_add_the_gradients_of_all_their_paths(two: Path) -> None:
-    compare_by_hand(two / "train_fairly", FairSampler(Options.without_widths([2] * SPACE.num_layers), 5).paths)
+    compare_by_hand(two / "train_fairly", FAIR.paths)
+
+
+def test_the_largest_path_of_a_sandwich_teaches_the_others(two: Path, tmp_path: Path) -> None:
+    """Two processes, one that adds their gradients by hand, and one of two batches a step, each with its teacher."""
+    compare_by_hand(two / "train_sandwiches", SANDWICH.paths, learn_from_first_path)
+    single = trainer(tmp_path, sampler=SANDWICH, distill=True, accumulate=2)
+    single.model.dropout.p = 0.0  # type: ignore[union-attr]
+    halves = (slice(0, BATCH // 2), slice(BATCH // 2, BATCH))
+    single.train(lambda first: ((i[half], None, j[half]) for i, _, j in batches(first, STEPS) for half in halves))
+    expected = torch.load(two / "train_sandwiches" / "0.pt")
+    for name, parameter in single.model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), expected[name], rtol=1e-10, atol=1e-12)
+
+
+def test_the_metrics_of_a_sandwich_are_against_the_labels(tmp_path: Path) -> None:
+    """The first step's line does not depend on what its paths learn from; the next one does."""
+    lines = []
+    for distill in (False, True):
+        training = trainer(tmp_path / str(distill), sampler=SANDWICH, distill=distill)
+        training.train(lambda first: batches(first, STEPS))
+        text = (tmp_path / str(distill) / "metrics.jsonl").read_text().splitlines()
+        lines.append([(line["loss"], line["top1"]) for line in map(json.loads, text)])
+    assert lines[0][0] == lines[1][0]
+    assert lines[0][1] != lines[1][1]
 
 
 def test_settings_that_were_switched_on_or_off_differ() -> None:
@@ -423,8 +470,9 @@ def test_settings_that_were_switched_on_or_off_differ() -> None:
             require_same(ours, theirs, "it was trained")
 
 
-def test_fair_steps_count_each_image_once(tmp_path: Path) -> None:
-    fair_trainer(tmp_path).train(lambda first: batches(first, STEPS))
+@pytest.mark.parametrize("sampler", [FAIR, SANDWICH], ids=["fair", "sandwich"])
+def test_steps_of_several_paths_count_each_image_once(tmp_path: Path, sampler: Sampler) -> None:
+    trainer(tmp_path, sampler=sampler).train(lambda first: batches(first, STEPS))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["images"] for line in lines] == [BATCH] * STEPS
     assert all(0 <= line["top1"] <= 1 for line in lines)
@@ -442,4 +490,5 @@ def test_validations_and_the_last_batchnorm_pass_compile_nothing(spos: Spos, mon
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4
 
 
-WORK = (train_half, stop_on_one, drift_apart, accumulate, mix, train_fairly)  # in this order, by both processes
+# Both processes do these in this order.
+WORK = (train_half, stop_on_one, drift_apart, accumulate, mix, train_fairly, train_sandwiches)

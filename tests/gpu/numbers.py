@@ -24,7 +24,8 @@ from spos_cli.engine.compilation import Compile, require_compiler
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.precision import Amp, autocast
-from spos_cli.engine.trainer import Batch, Trainer, TrainingPlan
+from spos_cli.engine.trainer import Batch, Trainer
+from spos_cli.engine.training_plan import TrainingPlan
 from spos_cli.errors import ConfigError
 from spos_cli.models.blocks import ChoiceBlock
 from spos_cli.models.network import Network

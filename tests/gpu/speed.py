@@ -26,7 +26,7 @@ from spos_cli.engine.compilation import Compile
 from spos_cli.engine.distributed import count_usable_cores
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.precision import Amp, prepare_images
-from spos_cli.engine.trainer import TrainingPlan
+from spos_cli.engine.training_plan import TrainingPlan
 from spos_cli.models import latency
 from spos_cli.models.counting import count
 from spos_cli.models.supernet import Supernet

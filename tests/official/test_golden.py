@@ -16,7 +16,8 @@ import torch
 
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.optim import Schedule
-from spos_cli.engine.trainer import Trainer, TrainingPlan
+from spos_cli.engine.trainer import Trainer
+from spos_cli.engine.training_plan import TrainingPlan
 from spos_cli.models.blocks import BLOCKS
 from spos_cli.models.counting import count, count_multiply_adds, count_parameters
 from spos_cli.models.network import Network

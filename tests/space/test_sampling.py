@@ -9,14 +9,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import chi2_contingency, chisquare
 
 from spos_cli.errors import ConfigError, LimitError
 from spos_cli.space import cost
 from spos_cli.space.architecture import Architecture, Option
 from spos_cli.space.cost import CostTable
 from spos_cli.space.options import Options
-from spos_cli.space.sampling import CostBinSampler, FairSampler, UniformSampler, WidthWarmUp, count_draws
+from spos_cli.space.sampling import (
+    CostBinSampler,
+    FairSampler,
+    SandwichSampler,
+    UniformSampler,
+    WidthWarmUp,
+    count_draws,
+)
 
 TABLE = CostTable("flops", 100, np.array([[0, 10, 20], [0, 10, 30], [10, 20, 40]]))  # from 110 to 190
 PATHS = [Architecture(path) for path in itertools.product(range(3), repeat=3)]
@@ -115,6 +122,24 @@ def test_how_often_choices_are_trained() -> None:
     assert sum(counted.choices[0]) == 300
     assert min(counted.choices[0]) > 70
     assert counted.widths == [[], []]
+
+
+def test_the_sandwich_has_the_largest_path_the_smallest_one_and_random_ones() -> None:
+    """Against full enumeration, without and with widths."""
+    wide = CostTable("flops", 7, [[9, 3, 2, 8, 1], [5, 6, 4, 2]], Options(((True, True, False), (True, True)), (5, 10)))
+    for table in (TABLE, wide):
+        by_cost = sorted(table.distribution().enumerate(None, None), key=table.of)
+        assert table.of(by_cost[0]) < table.of(by_cost[1])
+        assert table.of(by_cost[-1]) > table.of(by_cost[-2])
+        steps = [SandwichSampler(table, 5).paths(step) for step in range(2000)]
+        assert {len(paths) for paths in steps} == {4}
+        assert all(paths[:2] == [by_cost[-1], by_cost[0]] for paths in steps)
+        third, fourth = ([paths[number][0] for paths in steps] for number in (2, 3))
+        num_choices = table.options.choice_counts[0]
+        for choices in (third, fourth):
+            assert chisquare(np.bincount(choices, minlength=num_choices)).pvalue > 1e-3
+        assert chi2_contingency(np.histogram2d(third, fourth, bins=num_choices)[0]).pvalue > 1e-3
+        assert SandwichSampler(table, 5).paths(7) == steps[7] != SandwichSampler(table, 6).paths(7)
 
 
 WIDE = Options(((True, True, False), (True, True)), (500, 1000, 1500, 2000))
