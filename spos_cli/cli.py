@@ -44,6 +44,7 @@ app = typer.Typer(
     ),
 )
 
+NETWORK_FORMATS = ("onnx", "pt2", "safetensors", "python", "executorch")  # for use without spos
 ARCH = "arch.yaml, arch.json, arch.pkl, or a literal: 2,1,0,... or 2@0.8,1@1.4,..."
 
 
@@ -198,11 +199,12 @@ def export_arch(
         typer.Option("--weights", metavar="FILE", help="Convert this weights file, and export no architecture."),
     ] = None,
     form: Annotated[
-        Literal["yaml", "pkl", "published", "spos"] | None,
+        Literal["yaml", "pkl", "published", "spos", "onnx", "pt2", "safetensors", "python", "executorch"] | None,
         typer.Option(
             "--format",
             help="yaml (default), or pkl to write the official arch.pkl as well."
-            " With --weights: published (default), which the official code loads, or spos.",
+            " With --weights: published (default), which the official code loads; spos; or a format for use without"
+            " spos: onnx, pt2 (torch.export), safetensors, python (a file that needs only PyTorch) or executorch.",
         ),
     ] = None,
     output: Annotated[
@@ -212,18 +214,27 @@ def export_arch(
         str | None,
         typer.Option("--arch", metavar="ARCH", help="With --weights of a supernet: write this path as a network."),
     ] = None,
+    raw_input: Annotated[
+        bool,
+        typer.Option("--raw-input", help="onnx, pt2, ...: the file takes prepared float images instead of RGB uint8."),
+    ] = False,
 ) -> None:
     """Write the best scored architectures to archs/<id>/arch.yaml. Nothing is scored again.
 
-    With --weights: convert a supernet or a network to the form that the official code loads, or to ours. With --arch,
-    too: write a path of a supernet, calibrated, as a network that can be used at once.
+    With --weights: convert a supernet or a network to the form that the official code loads, or to ours, or write a
+    network for use without spos, such as ONNX. With --arch, too: write a path of a supernet, calibrated, as a network
+    that can be used at once.
 
     Example: spos export-arch --flops-limit 300M --prefer smallest
     """
+    from spos_cli.stages import export_arch as stage
+
+    stage.require_raw_input_fits(raw_input, form)
+    if form in NETWORK_FORMATS:
+        return export_network(options, weights, arch, form, output, raw_input)
     flops, params = options.load_limits(flops_limit, params_limit)
     run = options.make_run(options.load())
     from spos_cli.search.questions import Question
-    from spos_cli.stages import export_arch as stage
 
     question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto)
     stage.require_one_purpose(weights or arch, question, journal)
@@ -233,6 +244,18 @@ def export_arch(
         stage.export_weights(run, weights, stage.parse_weights_format(form), output)
     else:
         stage.export_architectures(run, question, journal, stage.parse_arch_format(form))
+
+
+def export_network(
+    options: Options, weights: Path | None, arch: str | None, form: str, output: Path | None, raw_input: bool
+) -> None:
+    """Write a network for use without spos. Its settings come from the weights file."""
+    from spos_cli.run.weights_file import find_weights, read_weights
+    from spos_cli.stages import export_network as stage
+
+    content = read_weights(weights or find_weights(options.make_run(options.load())))
+    run = options.make_run(options.load_for_weights(content.config))
+    stage.export(run, content, arch, form, output, "float" if raw_input else "uint8")
 
 
 @app.command()

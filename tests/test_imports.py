@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "spos_cli"
 # Each part, and the other parts that it may import.
 LOW = {"errors", "seeding", "files", "space"}
 MIDDLE = {*LOW, "models", "data", "engine", "search"}
-HIGH = {*MIDDLE, "config", "official", "run"}
+HIGH = {*MIDDLE, "config", "official", "export", "run"}
 BELOW: dict[str, set[str]] = {
     "errors": set(),
     "seeding": set(),
@@ -26,7 +26,8 @@ BELOW: dict[str, set[str]] = {
     "engine": {*LOW, "models", "data"},
     "search": {*LOW, "models", "data", "engine"},
     "official": MIDDLE,
-    "run": {*MIDDLE, "config", "official"},
+    "export": {"errors", "files", "space", "models", "data"},
+    "run": {*MIDDLE, "config", "official", "export"},
     "report": HIGH,
     "doctor": HIGH,
     "stages": {*HIGH, "report", "doctor"},

@@ -79,7 +79,7 @@ def _select_slices(tensor: Tensor, dimension: int, channels: ChannelSelection) -
     return tensor.index_select(dimension, channels)
 
 
-def _select_values(values: Tensor, channels: ChannelSelection) -> Tensor:
+def select_values(values: Tensor, channels: ChannelSelection) -> Tensor:
     """Return the values `(C,)` of the selected channels: a view for None or the first n, a copy for indices."""
     # An index in brackets has the same result, but a GPU sorts the indices in its backward pass.
     return values.index_select(0, channels) if isinstance(channels, Tensor) else values[:channels]
@@ -97,7 +97,7 @@ class BatchNorm(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         assert self.momentum is not None, "a plain average needs momentum 1 / n, set for each batch"
         # (C,) each
-        mean, variance = _select_values(self.running_mean, channels), _select_values(self.running_var, channels)
+        mean, variance = select_values(self.running_mean, channels), select_values(self.running_var, channels)
         scale, shift = self.select_scale_and_shift(channels) or (None, None)
         result = F.batch_norm(features, mean, variance, scale, shift, self.training, self.momentum, self.eps)
         if self.training:
@@ -112,7 +112,7 @@ class BatchNorm(nn.BatchNorm2d):
         """Return the learned scale and shift of the selected channels, `(C,)` each, or None if it has none."""
         if not self.affine:
             return None
-        return _select_values(self.weight, channels), _select_values(self.bias, channels)
+        return select_values(self.weight, channels), select_values(self.bias, channels)
 
 
 def make_pointwise(in_channels: int, out_channels: int, affine: bool) -> list[nn.Module]:

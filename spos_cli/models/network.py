@@ -35,7 +35,7 @@ class Network(Skeleton):
         stochastic_depth: float = 0.0,
     ) -> None:
         space.validate(arch)
-        self.arch = arch
+        self.arch, self.affine = arch, affine
         super().__init__(space, affine, dropout)
         if stochastic_depth:
             set_stochastic_depth(list(self.features), stochastic_depth)

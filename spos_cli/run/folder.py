@@ -220,6 +220,10 @@ class RunFolder:
         """Return the files of all retrained networks."""
         return sorted(self.retrained.glob("*/model.pt"))
 
+    def exported(self, name: str) -> Path:
+        """Return the file of a network in another format; `name` has its suffix."""
+        return self.root / "exported" / name
+
     @property
     def audit(self) -> AuditFolder:
         """The audit of the search."""

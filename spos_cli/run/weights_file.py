@@ -17,9 +17,11 @@ from spos_cli.engine import checkpoint
 from spos_cli.engine.checkpoint_folder import TRAINING_FORMAT
 from spos_cli.engine.optim import pick_averaged_state
 from spos_cli.errors import ArchitectureError, CheckpointError
+from spos_cli.export.description import Description
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
 from spos_cli.official import weights
+from spos_cli.run.exported_files import is_exported, read_description
 from spos_cli.space.architecture import Architecture
 
 NETWORK_FORMAT = "spos-model-1"
@@ -35,23 +37,25 @@ class Weights:
 
     Attributes:
         path: the file.
-        kind: a supernet, or the network of one architecture.
+        kind: a supernet, the network of one architecture, or such a network that was exported to another format.
         state: its tensors, by their official names; the moving average of a supernet's training that keeps one.
         config: the settings that it was trained with; None in an official file.
         architecture: of the network; None in an official file, where the tensors tell it.
         classes: the names of the network's classes; empty if the file does not name them.
         step: the last training step of the supernet; None if the file does not say.
         trained_on: the images of the supernet; None if the file does not say which.
+        description: what an exported file says of its network; it has no `state`.
     """
 
     path: Path
-    kind: Literal["supernet", "network"]
+    kind: Literal["supernet", "network", "exported"]
     state: weights.State
     config: dict[str, Any] | None = None
     architecture: Architecture | None = None
     classes: tuple[str, ...] = ()
     step: int | None = None
     trained_on: TrainedOn | None = None
+    description: Description | None = None
 
     @property
     def affine(self) -> bool:
@@ -81,8 +85,12 @@ class Weights:
         """Return the network, without dropout.
 
         Raises:
-            CheckpointError: the network is not in the space of the config.
+            CheckpointError: the network is not in the space of the config, or was exported.
         """
+        if self.description is not None:
+            raise CheckpointError(
+                f"{self.path} was exported, for spos evaluate and spos predict; name its model.pt here"
+            )
         self._require_space(config)
         model = Network(config.space.build(), self.find_architecture(config), self.affine, dropout=0.0)
         load_state(model, self.state, self.path)
@@ -124,11 +132,17 @@ class Weights:
 
 
 def read_weights(path: Path) -> Weights:
-    """Read a supernet's checkpoint or a network, of `spos` or of the official code. The content tells which.
+    """Read a supernet's checkpoint or a network, of `spos` or of the official code, or an exported network.
+
+    The suffix tells the format of an exported network; of other files the content tells what they are.
 
     Raises:
         CheckpointError: the file is torn, foreign or unsafe, or a checkpoint of a retraining.
+        ConfigError: the package that reads this format is missing.
     """
+    if is_exported(path):
+        text = read_description(path)
+        return Weights(path, "exported", {}, text.config, text.architecture, text.classes, description=text)
     content = checkpoint.load(path)
     kind = content.get("kind")
     if kind == "retrain":

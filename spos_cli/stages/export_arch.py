@@ -11,22 +11,18 @@ import torch
 import yaml
 
 from spos_cli.engine import checkpoint
-from spos_cli.engine.calibration import calibrate
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import warn
 from spos_cli.errors import ConfigError, RunError
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import count
-from spos_cli.models.network import Network
 from spos_cli.official.flops_table import PICKLE_PROTOCOL
 from spos_cli.official.weights import to_official
+from spos_cli.run.calibrated_path import build_calibrated_path
 from spos_cli.run.candidates import read_candidates
 from spos_cli.run.command import Run
-from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
-from spos_cli.run.inherited_weights import Inherited
-from spos_cli.run.search_inputs import calibration_set
 from spos_cli.run.search_settings import read_settings
 from spos_cli.run.weights_file import Weights, make_network_content, make_supernet_content, read_weights
 from spos_cli.search.journal import Entry, Journal
@@ -64,6 +60,12 @@ def require_one_purpose(weights: object, question: Question, journal: Path | Non
             "--weights exports weights, but --top, --flops-limit, --params-limit, --prefer, --pareto and --from choose"
             " among scored candidates; give one or the other"
         )
+
+
+def require_raw_input_fits(raw_input: bool, form: str | None) -> None:
+    """Raise ConfigError if `--raw-input` is given for a format whose files have no preparation of images in them."""
+    if raw_input and form in (None, "yaml", "pkl", "published", "spos"):
+        raise ConfigError("--raw-input is for --format onnx, pt2, safetensors, python and executorch")
 
 
 def export_architectures(run: Run, question: Question, journal: Path | None, form: ArchFormat) -> None:
@@ -214,7 +216,6 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
     run.result({"file": str(output), "kind": weights.kind, "architecture": architecture and architecture.to_list()})
 
 
-@torch.no_grad()
 def export_path(run: Run, path: Path | None, arch: str, form: str | None, output: Path | None) -> None:
     """Write one path of a supernet as a network, `archs/<id>/model.pt`, with calibrated BatchNorm statistics.
 
@@ -235,24 +236,14 @@ def export_path(run: Run, path: Path | None, arch: str, form: str | None, output
         raise ConfigError("--arch is for a path of a supernet; name the supernet with --weights")
     if form not in (None, "spos"):
         raise ConfigError(f"--arch writes a model.pt, so --format must be spos, not {form}")
-    config, one_process = run.config, Processes(0, 1, torch.device("cpu"))
-    weights, architecture = read_weights(path), read(arch)
-    supernet = weights.supernet(config)
-    weights.require_same_preparation(config)
-    network = Network(supernet.space, architecture, weights.affine, dropout=0.0)
-    output = output or run.folder.arch(architecture.id).with_name("model.pt")
+    output = output or run.folder.arch(read(arch).id).with_name("model.pt")
     if output.exists():
         raise RunError(f"{output} already exists; name another file with --output")
-    images = Images(config, one_process)
-    images.check()
-    compare_with_supernet(images, weights.trained_on, path)
-    Inherited(weights, "").fill(network, config, images.train.classes)
-    with calibration_set(run, images, one_process) as calibration:
-        batches = torch.split(calibration.images, calibration.batch)[: calibration.batches]
-        network.to(memory_format=torch.channels_last).eval()
-        calibrate(network, map(images.preprocess, batches), momentum=calibration.momentum)
+    images = Images(run.config, Processes(0, 1, torch.device("cpu")))
+    network = build_calibrated_path(run, read_weights(path), arch, images)
+    architecture = network.arch
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    checkpoint.save(output, make_network_content(config, architecture, state, images.train.classes, {}))
+    checkpoint.save(output, make_network_content(run.config, architecture, state, images.train.classes, {}))
     facts = [("weights", path), ("architecture", architecture), ("written to", output)]
     run.show("exported", ["what:", "value:"], facts)
     run.result({"file": str(output), "kind": "network", "architecture": architecture.to_list()})

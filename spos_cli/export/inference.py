@@ -1,0 +1,252 @@
+"""The network as it is exported: convolutions with biases, without BatchNorm and channel shuffles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from spos_cli.data.transforms import MEAN, STD, PresetName
+from spos_cli.export.steps import Add, Call, Concatenate, EverySecond, LayerSteps, Split, Step, Values
+from spos_cli.models.blocks import (
+    ACTIVATIONS,
+    Branch,
+    ChannelSelection,
+    ChoiceBlock,
+    Identity,
+    InvertedResidual,
+    OwnBlock,
+    Skip,
+    TwoBranchBlock,
+    Unit,
+    select_values,
+)
+from spos_cli.models.network import Network
+from spos_cli.models.routing import BlockChannels, Routing, make_routing
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import Layer
+
+InputKind = Literal["uint8", "float"]  # RGB values from 0 to 255, or images as `data.transforms.preprocess` makes them
+
+
+class InferenceNetwork(nn.Module):
+    """A network for inference: BatchNorm is folded into the convolutions, and channels are in the order of their use.
+
+    Its logits are those of the network, but for rounding. It consists of modules of `torch.nn` (and blocks of the
+    user's own), so that any exporter and any compiler can take it.
+
+    Args:
+        network: in eval mode, on the CPU; it is not changed.
+        preset: how images are prepared.
+        input_kind: `uint8` prepares images in the network itself.
+
+    Attributes:
+        layers: what the forward pass does, layer by layer. The steps call modules of this network by their names.
+        own_blocks: of the user's own blocks, by name: the import path, and the arguments that make the block.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: Network, preset: PresetName, input_kind: InputKind = "uint8") -> None:
+        super().__init__()
+        self.preset, self.input_kind, self.image_size = preset, input_kind, network.space.image_size
+        builder = _Builder(network, reverse_colours=preset == "spos" and input_kind == "uint8")
+        self.layers, self.own_blocks = builder.layers, builder.own_blocks
+        for name, module in builder.parts.items():
+            self.add_module(name, module)
+        (linear,) = network.classifier.children()
+        assert isinstance(linear, nn.Linear)
+        self.classifier = nn.Linear(linear.in_features, linear.out_features, bias=False)
+        self.classifier.weight = _freeze(linear.weight)
+        if self.is_normalised:
+            for name, values in (("mean", MEAN), ("std", STD)):
+                self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) * 255)
+        self.eval()
+
+    @property
+    def is_normalised(self) -> bool:
+        """Whether the forward pass begins with mean and deviation."""
+        return self.preset == "standard" and self.input_kind == "uint8"
+
+    def make_example(self, batch: int) -> Tensor:
+        """Return images as `forward` takes them, all black or zero: `(batch, 3, S, S)`."""
+        kind = torch.uint8 if self.input_kind == "uint8" else torch.float32
+        return torch.zeros((batch, 3, self.image_size, self.image_size), dtype=kind)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute logits `(B, classes)`.
+
+        Args:
+            images: `(B, 3, S, S)`: RGB uint8, or prepared float.
+        """
+        features = images.float() if self.input_kind == "uint8" else images
+        if self.is_normalised:
+            features = (features - self.mean) / self.std
+        values: Values = {"images": features}
+        for layer in self.layers:
+            for step in layer.steps:
+                step.run(values, self)
+        logits: Tensor = self.classifier(values["features"].mean((2, 3)))  # mean: (B, head_channels)
+        return logits
+
+
+class _Builder:
+    """Follows the forward pass of a network, and writes down its steps and modules."""
+
+    def __init__(self, network: Network, *, reverse_colours: bool) -> None:
+        self.reverse_colours = reverse_colours
+        self.parts: dict[str, nn.Module] = {}
+        self.layers: list[LayerSteps] = []
+        self.own_blocks: dict[str, tuple[str, str]] = {}
+        routing = make_routing(network.space, torch.device("cpu"))
+        stem, *channels, head = routing.channels
+        # By layer: the names of the values that wait for it.
+        waiting: dict[int, list[str]] = {}
+        steps: list[Step] = [self.call_branch("stem", network.first_conv, "images", None, stem.outputs[0])]
+        self.finish("stem", steps, ("stem",), routing, 0, waiting)
+        for index, (block, layer_channels) in enumerate(zip(network.features, channels, strict=True)):
+            layer, option = network.space.layers[index], network.arch.options[index]
+            name = f"layer{index}"
+            steps = []
+            source = self.join(f"{name}_in", waiting.pop(index), steps)
+            assert isinstance(block, ChoiceBlock)
+            outputs = self.run_block(name, block, source, layer_channels, steps)
+            choice = layer.choices[option.choice]
+            if isinstance(block, OwnBlock):
+                self.own_blocks[name] = choice.op, format_arguments(choice, layer, network.affine)
+            title = f"layer {index}: {choice}" + (", stride 2" if layer.stride == 2 else "")
+            self.finish(title, steps, outputs, routing, index + 1, waiting)
+        steps = []
+        source = self.join("head_in", waiting.pop(len(channels)), steps)
+        steps.append(self.call_branch("head", network.conv_last, source, head.inputs, None, output="features"))
+        self.layers.append(LayerSteps("head", tuple(steps)))
+
+    def finish(
+        self,
+        title: str,
+        steps: list[Step],
+        outputs: Sequence[str],
+        routing: Routing,
+        position: int,
+        waiting: dict[int, list[str]],
+    ) -> None:
+        """Split the outputs of a position for the layers that work on them, and end its steps."""
+        for output, split in zip(outputs, routing.splits[position], strict=True):
+            names = [output]
+            if len(split.sizes) > 1:
+                names = [f"{output}_to{consumer}" for consumer in split.consumers]
+                steps.append(Split(tuple(names), output, tuple(split.sizes)))
+            for name, consumer in zip(names, split.consumers, strict=True):
+                waiting.setdefault(consumer, []).append(name)
+        self.layers.append(LayerSteps(title, tuple(steps)))
+
+    def join(self, output: str, names: list[str], steps: list[Step]) -> str:
+        """Return the name of the concatenated values."""
+        if len(names) == 1:
+            return names[0]
+        steps.append(Concatenate(output, tuple(names)))
+        return output
+
+    def run_block(
+        self, name: str, block: ChoiceBlock, source: str, channels: BlockChannels, steps: list[Step]
+    ) -> tuple[str, ...]:
+        """Add the steps of a block, and return the names of its outputs."""
+        if isinstance(block, TwoBranchBlock):
+            return self.run_two_branches(name, block, source, channels, steps)
+        if isinstance(block, InvertedResidual):
+            branch = f"{name}_branch" if block.residual else name
+            steps.append(self.call_branch(branch, block.layers, source))
+            if block.residual:
+                steps.append(Add(name, (source, branch)))
+            return (name,)
+        if isinstance(block, Skip) and block.layers is not None:
+            steps.append(self.call_branch(name, block.layers, source))
+            return (name,)
+        if isinstance(block, OwnBlock):
+            self.parts[name] = block.block
+            steps.append(Call(name, name, source))
+            return (name,)
+        assert isinstance(block, Skip | Identity)
+        return (source,)
+
+    def run_two_branches(
+        self, name: str, block: TwoBranchBlock, source: str, channels: BlockChannels, steps: list[Step]
+    ) -> tuple[str, ...]:
+        """Add the steps of a ShuffleNetV2 block; see its `forward`."""
+        main, projection = f"{name}_main", f"{name}_projection"
+        if block.split:
+            # In the official order: the projection comes first.
+            named = [main] if block.stride == 1 else [projection, main]
+            for output, (branch, outputs) in zip(named, block.list_branches(channels), strict=True):
+                steps.append(self.call_branch(output, branch, source, channels.inputs, outputs))
+            return tuple(named)
+        passed, worked = projection, source
+        if block.stride == 2:
+            steps.append(self.call_branch(projection, block.branch_proj, source))
+        else:
+            passed, worked = f"{name}_passed", f"{name}_worked"
+            steps += [EverySecond(passed, source, 0), EverySecond(worked, source, 1)]
+        steps += [self.call_branch(main, block.branch_main, worked), Concatenate(name, (passed, main))]
+        return (name,)
+
+    def call_branch(
+        self,
+        name: str,
+        branch: Branch,
+        source: str,
+        inputs: ChannelSelection = None,
+        outputs: ChannelSelection = None,
+        *,
+        output: str | None = None,
+    ) -> Call:
+        """Add a branch to the modules, and return the step that calls it."""
+        modules: list[nn.Module] = []
+        for unit in branch.list_units(inputs, outputs):
+            modules.append(fold_unit(unit, reverse_inputs=name == "stem" and self.reverse_colours))
+            modules += [kind(inplace=True) for kind, function in ACTIVATIONS.items() if function is unit.activation]
+        self.parts[name] = nn.Sequential(*modules)
+        return Call(output or name, name, source)
+
+
+def format_arguments(choice: Choice, layer: Layer, affine: bool) -> str:
+    """Return the arguments of the class of a user's own block, see `models.blocks.OwnBlock`."""
+    parameters = "".join(f", {name}={value!r}" for name, value in choice.parameters)
+    return f"{layer.in_channels}, {layer.out_channels}, {layer.stride}, {affine}{parameters}"
+
+
+@torch.no_grad()
+def fold_unit(unit: Unit, *, reverse_inputs: bool = False) -> nn.Conv2d:
+    """Return a convolution with bias that does what a convolution and its BatchNorm do in eval mode.
+
+    Args:
+        reverse_inputs: take the input channels in reverse order, as RGB for BGR.
+    """
+    convolution, norm = unit.convolution, unit.norm
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    mean, variance = (select_values(values, unit.outputs).double() for values in (norm.running_mean, norm.running_var))
+    learned = norm.select_scale_and_shift(unit.outputs)
+    scale, shift = (None, None) if learned is None else (values.double() for values in learned)
+    weight = convolution.select_weight(unit.inputs, unit.outputs).double()  # (out, in / groups, k, k)
+    fused, bias = fuse_conv_bn_weights(weight, None, mean, variance, norm.eps, scale, shift)
+    out_channels, in_per_group, kernel, _ = weight.shape
+    groups = out_channels if convolution.is_depthwise else convolution.groups
+    result = nn.Conv2d(
+        in_per_group * groups,
+        out_channels,
+        kernel,
+        convolution.stride[0],
+        kernel // 2,  # All convolutions of the spaces keep the size.
+        groups=groups,
+    )
+    result.weight, result.bias = _freeze(fused.flip(1) if reverse_inputs else fused), _freeze(bias)
+    return result
+
+
+def _freeze(values: Tensor) -> nn.Parameter:
+    """Return a parameter of its own in single precision, without a gradient."""
+    return nn.Parameter(values.detach().float().clone(memory_format=torch.contiguous_format), requires_grad=False)

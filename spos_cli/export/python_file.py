@@ -1,0 +1,168 @@
+"""Write an exported network as one Python file that needs only PyTorch, beside its safetensors file."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from spos_cli.data.transforms import MEAN, STD
+from spos_cli.export import safetensors_file
+from spos_cli.export.description import Description
+from spos_cli.export.inference import InferenceNetwork
+from spos_cli.files.writing import write_atomically
+
+TEMPLATE = '''"""A network that `spos` has found, for use without it. It needs only PyTorch.
+
+    import torch
+    from {module} import load
+
+    network = load()                                            # reads {weights} beside this file
+    images = torch.zeros(1, 3, {size}, {size}{dtype})
+    logits = network(images)                                    # (1, {classes})
+    name = network.classes[logits.argmax()]                     # if the classes have names
+
+Images are {images}.
+Architecture: {architecture}
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+{imports}
+
+class Network(nn.Module):
+    """BatchNorm is folded into the convolutions, and channels are in the order of their use."""
+
+    def __init__(self):
+        super().__init__()
+{modules}
+
+    def forward(self, images):
+        """Compute logits (B, {classes}) of images (B, 3, {size}, {size})."""
+{forward}
+
+
+def conv(in_channels, out_channels, kernel, stride=1, groups=1):
+    """Make a convolution that keeps the size of its input; with stride 2 it halves it."""
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups)
+
+
+def load(path=Path(__file__).with_suffix(".safetensors")):
+    """Return the network with its weights, for inference; `network.classes` has the names of the classes."""
+    content = Path(path).read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")  # the length of the header, the header, the tensors
+    header = json.loads(content[8:begin])
+    description = json.loads(header.pop("__metadata__")["spos"])
+    types = {{"F32": torch.float32, "I64": torch.int64}}
+    state = {{}}
+    for name, tensor in header.items():
+        first, last = (begin + offset for offset in tensor["data_offsets"])
+        values = torch.frombuffer(bytearray(content[first:last]), dtype=types[tensor["dtype"]])
+        state[name] = values.reshape(tensor["shape"])
+    network = Network()
+    network.load_state_dict(state)
+    network.classes = description["classes"]
+    return network.eval().requires_grad_(False)
+'''
+
+
+def write(network: InferenceNetwork, description: Description, path: Path) -> None:
+    """Write the Python file, and the tensors to a safetensors file of the same name.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    safetensors_file.write(network, description, path.with_suffix(".safetensors"))
+    write_atomically(path, format_network(network, description, path.stem).encode())
+
+
+def load(path: Path) -> Callable[[Tensor], Tensor]:
+    """Run the file, which must be one that `write` has written just now, and return its network."""
+    spec = importlib.util.spec_from_file_location("spos_exported", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    network: Callable[[Tensor], Tensor] = module.load()
+    return network
+
+
+def format_network(network: InferenceNetwork, description: Description, module: str) -> str:
+    """Return the text of the Python file.
+
+    Args:
+        module: name of the file, without its suffix.
+    """
+    prepared = {"spos": "BGR, float from 0 to 255", "standard": "RGB, float, normalised with ImageNet's mean"}
+    is_uint8 = network.input_kind == "uint8"
+    kind = "RGB, uint8 from 0 to 255" if is_uint8 else prepared[network.preset]
+    own = sorted({path.partition(":")[0] for path, _ in network.own_blocks.values()})
+    return TEMPLATE.format(
+        module=module,
+        weights=f"{module}.safetensors",
+        size=network.image_size,
+        dtype=", dtype=torch.uint8" if is_uint8 else "",
+        classes=network.classifier.out_features,
+        images=f"{kind}, {network.image_size} x {network.image_size} pixels",
+        architecture=description.architecture,
+        imports="".join(f"\nimport {name}" for name in own) + ("\n" if own else ""),
+        modules="\n".join(_indent(_format_modules(network))),
+        forward="\n".join(_indent(_format_forward(network))),
+    )
+
+
+def _format_modules(network: InferenceNetwork) -> Iterator[str]:
+    for layer in network.layers:
+        yield f"# {layer.title}"
+        for name in layer.modules:
+            if name in network.own_blocks:
+                path, arguments = network.own_blocks[name]
+                yield f"self.{name} = {path.replace(':', '.')}({arguments})"
+                continue
+            parts = [_format_module(part) for part in getattr(network, name)]
+            line = f"self.{name} = nn.Sequential({', '.join(parts)})"
+            yield from (
+                [line]
+                if len(line) <= 110
+                else [
+                    f"self.{name} = nn.Sequential(",
+                    *(f"    {part}," for part in parts),
+                    ")",
+                ]
+            )
+    head = network.classifier
+    yield f"self.classifier = nn.Linear({head.in_features}, {head.out_features}, bias=False)"
+    if network.is_normalised:
+        for name, values in (("mean", MEAN), ("std", STD)):
+            yield f'self.register_buffer("{name}", torch.tensor({list(values)}).view(1, 3, 1, 1) * 255)'
+
+
+def _format_module(module: nn.Module) -> str:
+    """Return the expression that makes a module of a branch."""
+    if not isinstance(module, nn.Conv2d):
+        return f"nn.{type(module).__name__}()"
+    kernel, stride = module.kernel_size[0], module.stride[0]
+    assert module.padding == (kernel // 2, kernel // 2), "all convolutions of the spaces keep the size"
+    more = [f"stride={stride}"] if stride != 1 else []
+    more += [f"groups={module.groups}"] if module.groups != 1 else []
+    return f"conv({', '.join([str(module.in_channels), str(module.out_channels), str(kernel), *more])})"
+
+
+def _format_forward(network: InferenceNetwork) -> Iterator[str]:
+    if network.input_kind == "uint8":
+        yield "images = images.float()"
+    if network.is_normalised:
+        yield "images = (images - self.mean) / self.std"
+    for layer in network.layers:
+        yield f"# {layer.title}"
+        yield from map(str, layer.steps)
+    yield "return self.classifier(features.mean((2, 3)))"
+
+
+def _indent(lines: Iterator[str]) -> Iterator[str]:
+    return (f"        {line}" for line in lines)

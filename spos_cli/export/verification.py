@@ -1,0 +1,73 @@
+"""Compare an exported file with the network that it was made of."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Share of the largest logit. Folding and other orders of additions change a logit by about 1e-6 of it.
+MAX_RELATIVE_DIFFERENCE = 1e-3
+WARM_UP_CALLS, MEASURED_CALLS = 5, 25
+
+Classify = Callable[[Tensor], Tensor]  # images as the file takes them to logits `(B, classes)`
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far an exported file is from its network.
+
+    Attributes:
+        images: that were compared.
+        largest_difference: between two logits of an image.
+        largest_logit: of the network, as an absolute value.
+        agreement: share of the images with the same top-1 class.
+    """
+
+    images: int
+    largest_difference: float
+    largest_logit: float
+    agreement: float
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether the logits are the same but for rounding."""
+        return self.largest_difference <= MAX_RELATIVE_DIFFERENCE * self.largest_logit
+
+
+@torch.inference_mode()
+def compare(network: Classify, exported: Classify, batches: Iterable[tuple[Tensor, Tensor]]) -> Comparison:
+    """Compare the logits of a network and of its exported file.
+
+    Args:
+        batches: images as the network takes them, and as the file takes them; `(B, 3, S, S)` each. The batches may
+            have different sizes, which shows whether the file takes any.
+    """
+    images, same, largest_difference, largest_logit = 0, 0, 0.0, 0.0
+    for ours, theirs in batches:
+        expected, found = network(ours).double(), exported(theirs).double()  # (B, classes)
+        images += len(expected)
+        same += int((expected.argmax(1) == found.argmax(1)).sum())
+        difference = (expected - found).abs().max().item()
+        # A logit that is not a number is a difference of any size.
+        largest_difference = max(largest_difference, difference if found.isfinite().all() else float("inf"))
+        largest_logit = max(largest_logit, expected.abs().max().item())
+    return Comparison(images, largest_difference, largest_logit, same / images)
+
+
+@torch.inference_mode()
+def measure_latencies(calls: Iterable[Callable[[], object]]) -> list[float]:
+    """Measure calls in turns, and return the median of each in milliseconds."""
+    calls = list(calls)
+    seconds: list[list[float]] = [[] for _ in calls]
+    for round_number in range(WARM_UP_CALLS + MEASURED_CALLS):
+        for call, times in zip(calls, seconds, strict=True):
+            begin = time.perf_counter()
+            call()
+            if round_number >= WARM_UP_CALLS:
+                times.append(time.perf_counter() - begin)
+    return [1000 * statistics.median(times) for times in seconds]
