@@ -231,7 +231,8 @@ def export_arch(
 
     stage.require_raw_input_fits(raw_input, form)
     if form in NETWORK_FORMATS:
-        return export_network(options, weights, arch, form, output, raw_input)
+        export_network(options, weights, arch, form, output, raw_input)
+        return
     flops, params = options.load_limits(flops_limit, params_limit)
     run = options.make_run(options.load())
     from spos_cli.search.questions import Question
@@ -314,11 +315,11 @@ def evaluate(
     Example: spos evaluate --weights model.pt --set data.root=/data/imagenet
     """
     from spos_cli.engine.evaluation import CPU_BATCH
-    from spos_cli.run.weights_file import read_weights
+    from spos_cli.run.weights_file import find_weights, read_weights
     from spos_cli.space import architecture
     from spos_cli.stages import evaluate as stage
 
-    content = read_weights(weights or stage.find_weights(options.make_run(options.load())))
+    content = read_weights(weights or find_weights(options.make_run(options.load())))
     settings = options.load_for_weights(content.config)
     run_across_processes(
         "evaluate",
@@ -328,6 +329,52 @@ def evaluate(
         images=CPU_BATCH,
         weights=weights,
         arch=arch and str(architecture.read(arch)),
+    )
+
+
+@app.command()
+@shared_options("devices", "seed", "as_json")
+def predict(
+    options: Options,
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE|FOLDER", help="Image files, and folders whose images are all classified."),
+    ],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights",
+            metavar="FILE",
+            help="A retrained model.pt or a supernet, ours or official. Default: the run folder's model.",
+        ),
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option("--arch", metavar="ARCH", help="With a supernet: the architecture to use.")
+    ] = None,
+    top: Annotated[int, typer.Option("--top", metavar="K", min=1, help="Classes to name for each image.")] = 5,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write to this .csv or .jsonl file, not to the screen."),
+    ] = None,
+) -> None:
+    """Name the most likely classes of images. The settings come from the weights file.
+
+    With --json: a line of JSON for each image. Images that cannot be read are passed over, and the exit code is 1.
+
+    Example: spos predict photos --weights model.pt --top 3
+    """
+    from spos_cli.engine.evaluation import CPU_BATCH
+    from spos_cli.run.weights_file import find_weights, read_weights
+    from spos_cli.stages import predict as stage
+
+    content = read_weights(weights or find_weights(options.make_run(options.load())))
+    settings = stage.use_one_device(options.load_for_weights(content.config, reads_images=arch is not None))
+    run_across_processes(
+        "predict",
+        settings,
+        lambda processes: stage.run(options.make_run(settings), processes, content, arch, images, top, output),
+        LOWER_BATCH_SIZES,
+        images=CPU_BATCH,
     )
 
 

@@ -147,13 +147,14 @@ class Options:
             require_tensorboard()
         return self._print_if_asked(self._load())
 
-    def load_for_weights(self, recorded: dict[str, Any] | None) -> Config:
+    def load_for_weights(self, recorded: dict[str, Any] | None, *, reads_images: bool = True) -> Config:
         """Return the settings that a weights file has recorded, with the options laid over them.
 
         They say how images are prepared. `--config` only says where images are, and what to compute on.
 
         Args:
             recorded: plain values; None for official weights, which have no settings. Then this is `load`.
+            reads_images: whether the command reads the images of the settings, which may have to be downloaded.
 
         Raises:
             ConfigError: as in `load`; or the file, which may come from anyone, names code to import, or a folder
@@ -168,7 +169,7 @@ class Options:
         settings = loading.validate(identity.without_machine(recorded), self._all_overrides(), origin=origin)
         if images is not None:
             settings = identity.with_images_of(settings, images)
-        elif not any(override.partition("=")[0].strip() == "data.root" for override in self.overrides or ()):
+        elif reads_images and not self._overrides_root():
             settings.require_root_here(origin)
         if settings.own_blocks:
             settings.require_known_blocks(loading.load(loading.find_config(self.config)).own_blocks, origin)
@@ -210,6 +211,9 @@ class Options:
         given = [(name, name, getattr(self, name)) for name in ("run_dir", "devices", "seed", "max_restarts")]
         given += [(name, f"search.{name}", value) for name, value in self.search]
         return [CliOption(f"--{name.replace('_', '-')}", key, value) for name, key, value in given if value is not None]
+
+    def _overrides_root(self) -> bool:
+        return any(override.partition("=")[0].strip() == "data.root" for override in self.overrides or ())
 
     def _all_overrides(self) -> list[str | CliOption]:
         return [*(self.overrides or ()), *self._settings()]

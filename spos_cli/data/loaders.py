@@ -76,7 +76,10 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Samples of one batch: images `(b, 3, S, S) uint8`, colours `(b, 3)`, labels and numbers `(b,)`; or an error."""
+    """Samples of one batch: images `(b, 3, S, S) uint8`, colours `(b, 3)`, labels and numbers `(b,)`; or an error.
+
+    If every image was unreadable and skipped, there is neither.
+    """
 
     images: Tensor | None
     colours: Tensor | None
@@ -94,10 +97,19 @@ class Samples(Dataset[Sample]):
         transform: prepares an image, by its key.
         replacements: indices of other images, tried in turn if the image of a key is unreadable; None makes that an
             error.
+        skip_unreadable: do not replace an unreadable image: its sample has the problem, but no image.
     """
 
-    def __init__(self, images: ImageSet, transform: Transform, replacements: Replacements | None = None) -> None:
+    def __init__(
+        self,
+        images: ImageSet,
+        transform: Transform,
+        replacements: Replacements | None = None,
+        *,
+        skip_unreadable: bool = False,
+    ) -> None:
         self.images, self.transform, self.replacements = images, transform, replacements
+        self.skip_unreadable = skip_unreadable
         self.fatal: SposError | None = None
 
     def __getitem__(self, key: Key) -> Sample:
@@ -114,6 +126,8 @@ class Samples(Dataset[Sample]):
             except ConfigError as error:  # The image is readable, but a setting does not fit it.
                 return Sample(None, 0, number, error=error)
         first = next(iter(problems.values()))
+        if self.skip_unreadable:
+            return Sample(None, 0, number, problems=problems)
         if self.replacements is None:
             return Sample(None, 0, number, error=DataError(first))
         hint = f"Is {self.images.name} still there?" if self.images.is_gone() else "spos doctor --full says why"
@@ -147,11 +161,14 @@ def transform_for_evaluation(transform: EvalTransform, image: Pixels, key: Key) 
 
 
 def _collate(samples: list[Sample]) -> Batch:
-    """Stack samples into a batch; if any of them is an error, the batch is that error."""
+    """Stack the samples that have an image into a batch; if any sample is an error, the batch is that error."""
     problems = {path: problem for sample in samples for path, problem in sample.problems.items()}
     for sample in samples:
         if sample.error is not None:
             return Batch(None, None, None, None, problems, sample.error)
+    samples = [sample for sample in samples if sample.image is not None]
+    if not samples:
+        return Batch(None, None, None, None, problems, None)
     pixels = torch.stack([sample.image.permute(1, 2, 0) for sample in samples if sample.image is not None])
     labels, numbers = ([getattr(sample, name) for sample in samples] for name in ("label", "number"))
     drawn = [sample.colours for sample in samples if sample.colours is not None]
@@ -306,6 +323,29 @@ def evaluation_batches(
     samples = Samples(images, functools.partial(transform_for_evaluation, transform))
     loaded = load_batches(samples, batches, workers, pin_memory)
     return ((batch.images, batch.labels, batch.numbers) for batch in loaded)
+
+
+def readable_batches(
+    images: ImageSet,
+    transform: EvalTransform,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """Return batches of all images in their order, without those that are unreadable.
+
+    Yields:
+        A `Batch`: its `numbers` are indices in `images`, its `problems` say which images are left out, and why. It has
+        no tensors if all of its images are.
+
+    Raises:
+        ConfigError: a setting does not fit an image.
+    """
+    batches = chunks([(index, index) for index in range(len(images))], batch_size)
+    samples = Samples(images, functools.partial(transform_for_evaluation, transform), skip_unreadable=True)
+    # A worker makes whole batches, and starting one takes longer than making a batch here.
+    return load_batches(samples, batches, min(workers, len(batches) - 1), pin_memory)
 
 
 def chunks(keys: list[Any], size: int) -> list[list[Any]]:

@@ -5,28 +5,43 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from spos_cli.errors import RunError
 from spos_cli.files.os_errors import os_errors_as
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside `path`, flush to the disk and rename: the file is either the old one or the new one.
+    """Write a file as a whole: it is either the old one or the new one.
 
     Raises:
         RunError: the file cannot be written; the old one is still there.
+    """
+    with open_atomically(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def open_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file beside `path` to write to; at the end of the context, flush it to the disk and rename it to `path`.
+
+    After an error in the context, the old file is still there.
+
+    Raises:
+        RunError: the file cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with os_errors_as(RunError, f"cannot write {path}", "what was there is kept"):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-        except OSError:
+        except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise

@@ -21,7 +21,9 @@ from spos_cli.export.description import Description
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
 from spos_cli.official import weights
+from spos_cli.run.command import Run
 from spos_cli.run.exported_files import is_exported, read_description
+from spos_cli.run.folder import require_only_one
 from spos_cli.space.architecture import Architecture
 
 NETWORK_FORMAT = "spos-model-1"
@@ -109,6 +111,17 @@ class Weights:
         except CheckpointError as error:
             raise CheckpointError(f"{self.path}: {error}") from None
 
+    def find_classes(self, config: Config) -> tuple[str, ...]:
+        """Return the names of the network's classes; empty if the file does not name them.
+
+        Raises:
+            CheckpointError: the network has another number of classes than the file names.
+        """
+        named, expected = len(self.classes), config.space.classes
+        if named not in (0, expected):
+            raise CheckpointError(f"{self.path} names {named} classes, but its network has {expected}")
+        return self.classes
+
     def require_same_preparation(self, config: Config) -> None:
         """Raise CheckpointError if the config prepares images in another way than the training did."""
         theirs = self.config.get("data") if self.config is not None else None
@@ -129,6 +142,15 @@ class Weights:
             raise CheckpointError(
                 f"{self.path} was trained on another space than this config has; use the config of its run"
             )
+
+
+def find_weights(run: Run) -> Path:
+    """Return the only retrained model of a run folder.
+
+    Raises:
+        RunError: there is none, or there are several.
+    """
+    return require_only_one(run.folder.list_retrained_models(), "model.pt", run.command("retrain"))
 
 
 def read_weights(path: Path) -> Weights:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,31 +15,16 @@ from spos_cli.data.datasets import require_classes
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.evaluation import evaluate
 from spos_cli.engine.metrics import Accuracy
-from spos_cli.engine.precision import Amp
 from spos_cli.engine.progress import track, warn
-from spos_cli.errors import CheckpointError, ConfigError
+from spos_cli.errors import CheckpointError
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import count
+from spos_cli.run.classifier import Classifier, keep_pixels, load_classifier
 from spos_cli.run.command import Run
-from spos_cli.run.folder import require_only_one
-from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
-from spos_cli.run.search_inputs import calibration_set
 from spos_cli.run.weights_file import Weights
-from spos_cli.search.evaluator import calibrate_paths
-from spos_cli.space.architecture import Architecture, read
+from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
-
-Forward = Callable[[Tensor], Tensor]
-
-
-def find_weights(run: Run) -> Path:
-    """Return the only retrained model of a run folder.
-
-    Raises:
-        RunError: there is none, or there are several.
-    """
-    return require_only_one(run.folder.list_retrained_models(), "model.pt", run.command("retrain"))
 
 
 def run(run: Run, processes: Processes, weights: Weights, arch: str | None, save_logits: Path | None) -> None:
@@ -55,15 +40,16 @@ def run(run: Run, processes: Processes, weights: Weights, arch: str | None, save
         SposError: the file, the architecture or the data do not allow it.
     """
     images = Images(run.config, processes)
-    if weights.kind == "supernet":
-        forward, architecture = load_path(run, weights, arch, images, processes.device)
-        amp: Amp = "off"  # The forward pass of a path has a precision of its own.
-    else:
-        forward, architecture = load_network(run, weights, arch, images, processes.device)
-        amp = run.config.retrain.amp
+    classifier = load_classifier(run, weights, arch, images, processes.device)
+    architecture = classifier.architecture
+    assert architecture is not None, "every weights file tells it"
+    if weights.kind != "supernet":
+        require_classes_of_network(classifier.classes, images)
+        images.require_same_everywhere(train=False)
+        images.check_levels(images.val)
     logits = torch.zeros(len(images.val), run.config.space.classes) if save_logits is not None else None
     begin = time.monotonic()
-    accuracy = measure(run, processes, forward, images, amp, logits)
+    accuracy = measure(run, processes, classifier, images, logits)
     seconds = time.monotonic() - begin
     if save_logits is not None and logits is not None:
         logits = processes.sum(logits.to(processes.device)).cpu()
@@ -71,46 +57,6 @@ def run(run: Run, processes: Processes, weights: Weights, arch: str | None, save
             write_logits(save_logits, logits, images)
     if processes.is_main:
         show(run, weights, architecture, accuracy, images, seconds)
-
-
-def load_network(
-    run: Run, weights: Weights, arch: str | None, images: Images, device: torch.device
-) -> tuple[Forward, Architecture]:
-    """Return a retrained network in eval mode, and its architecture."""
-    if arch is not None:
-        raise ConfigError(f"{weights.path} is a retrained network and has its architecture in it; do not pass --arch")
-    network = weights.network(run.config)
-    require_classes_of_network(weights.classes, images)
-    images.require_same_everywhere(train=False)
-    images.check_levels(images.val)
-    return network.to(device, memory_format=torch.channels_last).eval(), network.arch  # type: ignore[call-overload]
-
-
-def load_path(
-    run: Run, weights: Weights, arch: str | None, images: Images, device: torch.device
-) -> tuple[Forward, Architecture]:
-    """Return one path of a supernet, calibrated and in eval mode, and its architecture.
-
-    The images may be others than those of the supernet, but they must have the same classes.
-    """
-    if arch is None:
-        raise ConfigError(f"{weights.path} is a supernet; name the path to evaluate with --arch")
-    supernet = weights.supernet(run.config)
-    architecture = read(arch)
-    supernet.space.validate(architecture)
-    images.check()
-    compare_with_supernet(images, weights.trained_on, weights.path)
-    supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    amp = run.config.search.amp
-    with calibration_set(run, images, Processes(0, 1, device)) as calibration:
-        path = calibrate_paths(supernet, [architecture], images.preprocess, calibration, device, amp)
-    assert path is not None, "nothing stops it"
-
-    def forward(pixels: Tensor) -> Tensor:
-        ((_, logits),) = path.logits(pixels)
-        return logits
-
-    return forward, architecture
 
 
 def require_classes_of_network(classes: Sequence[str], images: Images) -> None:
@@ -142,13 +88,10 @@ def require_classes_of_network(classes: Sequence[str], images: Images) -> None:
         )
 
 
-def measure(
-    run: Run, processes: Processes, forward: Forward, images: Images, amp: Amp, logits: Tensor | None
-) -> Accuracy:
+def measure(run: Run, processes: Processes, classifier: Classifier, images: Images, logits: Tensor | None) -> Accuracy:
     """Measure the accuracy on all validation images, over all processes.
 
     Args:
-        forward: from `(B, 3, H, W)` to logits `(B, classes)`.
         logits: `(N, classes)`, to be filled with those of this process's images; or None.
     """
     indices = torch.empty(0, dtype=torch.long)  # of the images of the newest batch
@@ -166,7 +109,7 @@ def measure(
             if logits is not None:
                 logits[indices] = batch.float().cpu()
 
-        return evaluate(forward, batches(), images.preprocess, processes.device, amp, processes, keep=keep)
+        return evaluate(classifier.classify, batches(), keep_pixels, processes.device, "off", processes, keep=keep)
 
 
 def write_logits(path: Path, logits: Tensor, images: Images) -> None:

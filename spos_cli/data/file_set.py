@@ -1,0 +1,62 @@
+"""The images that a user names: files, and all images below folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from spos_cli.data.datasets import FolderSet, walk_folders
+from spos_cli.data.image_files import is_image, list_extensions
+from spos_cli.data.levels import ValueRange
+from spos_cli.errors import DataError
+
+MAX_LISTED = 3  # folders in a message
+
+
+class FileSet(FolderSet):
+    """Image files anywhere, in the order of their paths; they have no classes, and 0 as their label.
+
+    Args:
+        paths: absolute, or from the working folder.
+        value_range: see `decode`.
+    """
+
+    def __init__(self, paths: Sequence[str], value_range: ValueRange = "auto") -> None:
+        self.name, self.folder, self.classes = "images to classify", Path(), ()
+        self.paths, self.value_range = list(paths), value_range
+        self.labels = np.zeros(len(paths), np.int64)
+
+
+def find_images(named: Sequence[Path]) -> list[str]:
+    """Return the paths of the images that a user names, each argument in its turn.
+
+    A file counts as an image whatever its name. The images of a folder come in the order of names, folder by folder;
+    hidden files and folders are left out.
+
+    Args:
+        named: files and folders.
+
+    Raises:
+        DataError: a file or a folder does not exist or cannot be read, or there are no images at all.
+    """
+    paths: list[str] = []
+    for place in named:
+        if place.is_dir():
+            paths += (f"{place}/{'/'.join(parts)}" for parts in sorted(_walk(place)))
+        elif place.exists():
+            paths.append(str(place))
+        else:
+            raise DataError(f"there is no image or folder {place}")
+    if not paths:
+        folders = ", ".join(map(str, named[:MAX_LISTED])) + (", ..." if len(named) > MAX_LISTED else "")
+        raise DataError(f"there are no images in {folders}; images are {' '.join(sorted(list_extensions()))}")
+    return paths
+
+
+def _walk(top: Path) -> Iterator[tuple[str, ...]]:
+    """Yield the path of each image below a folder, as the names of its folders and its own."""
+    for folder, files in walk_folders(top):
+        parts = Path(folder).relative_to(top).parts
+        yield from ((*parts, file) for file in files if is_image(file))

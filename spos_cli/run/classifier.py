@@ -1,0 +1,143 @@
+"""Load the network of a weights file, ready to classify images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spos_cli.engine.distributed import Processes
+from spos_cli.engine.precision import Amp, autocast
+from spos_cli.errors import ConfigError
+from spos_cli.run.command import Run
+from spos_cli.run.exported_files import load_exported
+from spos_cli.run.image_comparison import compare_with_supernet
+from spos_cli.run.images import Images
+from spos_cli.run.search_inputs import calibration_set
+from spos_cli.run.weights_file import Weights
+from spos_cli.search.evaluator import calibrate_paths
+from spos_cli.space.architecture import Architecture, read
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network that classifies images.
+
+    Attributes:
+        forward: from `(B, 3, S, S)` float to logits `(B, classes)`, in eval mode.
+        preprocess: from `(B, 3, S, S) uint8` RGB, on the device, to what `forward` takes.
+        device: where the network is.
+        image_size: side of the images, S, in pixels.
+        architecture: None if it is not known.
+        classes: their names; empty if they are not known.
+        amp: mixed precision of `forward`.
+    """
+
+    forward: Callable[[Tensor], Tensor]
+    preprocess: Callable[[Tensor], Tensor]
+    device: torch.device
+    image_size: int
+    architecture: Architecture | None = None
+    classes: tuple[str, ...] = ()
+    amp: Amp = "off"
+
+    @torch.inference_mode()
+    def classify(self, pixels: Tensor) -> Tensor:
+        """Compute logits `(B, classes)` of images `(B, 3, S, S) uint8` RGB on the device."""
+        with autocast(self.device, self.amp):
+            return self.forward(self.preprocess(pixels))
+
+
+def load_classifier(run: Run, weights: Weights, arch: str | None, images: Images, device: torch.device) -> Classifier:
+    """Return the network of a weights file, or one path of a supernet.
+
+    Args:
+        run: its settings are those of the weights file, if it has any.
+        weights: a network, ours, official or exported; or a supernet together with `arch`.
+        arch: the path of the supernet, a literal or a file.
+        images: of the run. A path is calibrated on its training images; for a network, none are read.
+        device: where to compute.
+
+    Raises:
+        SposError: the file, the architecture or the images do not allow it.
+    """
+    if weights.kind == "supernet":
+        return load_path(run, weights, arch, images, device)
+    if arch is not None:
+        raise ConfigError(f"{weights.path} is a network and has its architecture in it; do not pass --arch")
+    return (
+        load_network(run, weights, images, device) if weights.description is None else load_export(run, weights, images)
+    )
+
+
+def load_network(run: Run, weights: Weights, images: Images, device: torch.device) -> Classifier:
+    """Return a retrained network."""
+    network = weights.network(run.config)
+    classes = weights.find_classes(run.config)
+    network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    return Classifier(
+        forward=network,
+        preprocess=images.preprocess,
+        device=device,
+        image_size=images.size,
+        architecture=network.arch,
+        classes=classes,
+        amp=run.config.retrain.amp,
+    )
+
+
+def load_export(run: Run, weights: Weights, images: Images, device: torch.device) -> Classifier:
+    """Return an exported network. It runs on the CPU; only its logits come to the device."""
+    description = weights.description
+    assert description is not None, "the caller asks for it"
+    classify = load_exported(weights.path, description, run.config)
+
+    def forward(inputs: Tensor) -> Tensor:
+        return classify(inputs.cpu()).to(device)
+
+    return Classifier(
+        forward=forward,
+        preprocess=images.preprocess if description.input == "float" else keep_pixels,
+        device=device,
+        image_size=images.size,
+        architecture=description.architecture,
+        classes=weights.find_classes(run.config),
+    )
+
+
+def keep_pixels(pixels: Tensor) -> Tensor:
+    """Return images unchanged, for a network that prepares them itself."""
+    return pixels
+
+
+def load_path(run: Run, weights: Weights, arch: str | None, images: Images, device: torch.device) -> Classifier:
+    """Return one path of a supernet, calibrated.
+
+    The images may be others than those of the supernet, but they must have the same classes.
+    """
+    if arch is None:
+        raise ConfigError(f"{weights.path} is a supernet; name the path to evaluate with --arch")
+    supernet = weights.supernet(run.config)
+    architecture = read(arch)
+    supernet.space.validate(architecture)
+    images.check()
+    compare_with_supernet(images, weights.trained_on, weights.path)
+    supernet.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    with calibration_set(run, images, Processes(0, 1, device)) as calibration:
+        path = calibrate_paths(supernet, [architecture], images.preprocess, calibration, device, run.config.search.amp)
+    assert path is not None, "nothing stops it"
+
+    def forward(pixels: Tensor) -> Tensor:
+        ((_, logits),) = path.logits(pixels)
+        return logits
+
+    return Classifier(
+        forward=forward,  # It has a precision of its own.
+        preprocess=images.preprocess,
+        device=device,
+        image_size=images.size,
+        architecture=architecture,
+        classes=() if weights.trained_on is None else tuple(weights.trained_on.identity.classes),
+    )
