@@ -67,9 +67,8 @@ def load_classifier(run: Run, weights: Weights, arch: str | None, images: Images
         return load_path(run, weights, arch, images, device)
     if arch is not None:
         raise ConfigError(f"{weights.path} is a network and has its architecture in it; do not pass --arch")
-    return (
-        load_network(run, weights, images, device) if weights.description is None else load_export(run, weights, images)
-    )
+    load = load_network if weights.description is None else load_export
+    return load(run, weights, images, device)
 
 
 def load_network(run: Run, weights: Weights, images: Images, device: torch.device) -> Classifier:
