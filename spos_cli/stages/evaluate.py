@@ -6,22 +6,28 @@ import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spos_cli.data.datasets import require_classes
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.evaluation import evaluate
 from spos_cli.engine.metrics import Accuracy
+from spos_cli.engine.mistakes import Mistakes, count_mistakes
 from spos_cli.engine.precision import Amp
+from spos_cli.engine.predictions import Predictions
 from spos_cli.engine.progress import track, warn
 from spos_cli.errors import CheckpointError, ConfigError
+from spos_cli.files.quoting import make_printable, quote_path
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import count
 from spos_cli.run.command import Run
-from spos_cli.run.folder import require_only_one
+from spos_cli.run.details import make_content, make_gallery, name_classes, write_details
+from spos_cli.run.folder import EvaluationFolder, RunFolder, require_only_one
 from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
 from spos_cli.run.search_inputs import calibration_set
@@ -31,6 +37,9 @@ from spos_cli.space.architecture import Architecture, read
 from spos_cli.space.cost import format_cost
 
 Forward = Callable[[Tensor], Tensor]
+Keep = Callable[[Tensor, Tensor], None]
+
+WORST = 10  # classes, and confusions, that the screen shows
 
 
 def find_weights(run: Run) -> Path:
@@ -42,7 +51,14 @@ def find_weights(run: Run) -> Path:
     return require_only_one(run.folder.list_retrained_models(), "model.pt", run.command("retrain"))
 
 
-def run(run: Run, processes: Processes, weights: Weights, arch: str | None, save_logits: Path | None) -> None:
+def run(
+    run: Run,
+    processes: Processes,
+    weights: Weights,
+    arch: str | None,
+    save_logits: Path | None,
+    details: RunFolder | None,
+) -> None:
     """Print the accuracy and the costs of a network.
 
     Args:
@@ -50,6 +66,7 @@ def run(run: Run, processes: Processes, weights: Weights, arch: str | None, save
         weights: a retrained network, or a supernet together with `arch`.
         arch: the path of the supernet to measure, a literal or a file. It is calibrated first.
         save_logits: an `.npz` file to write `logits (N, classes)`, `labels (N,)` and `paths (N,)` to.
+        details: a run folder to write what the network gets wrong to.
 
     Raises:
         SposError: the file, the architecture or the data do not allow it.
@@ -62,15 +79,30 @@ def run(run: Run, processes: Processes, weights: Weights, arch: str | None, save
         forward, architecture = load_network(run, weights, arch, images, processes.device)
         amp = run.config.retrain.amp
     logits = torch.zeros(len(images.val), run.config.space.classes) if save_logits is not None else None
+    predictions = Predictions(len(images.val)) if details is not None else None
+
+    def keep(indices: Tensor, batch: Tensor) -> None:
+        if logits is not None:
+            logits[indices] = batch.float().cpu()
+        if predictions is not None:
+            predictions.add(indices, batch)
+
     begin = time.monotonic()
-    accuracy = measure(run, processes, forward, images, amp, logits)
+    accuracy = measure(run, processes, forward, images, amp, keep)
     seconds = time.monotonic() - begin
     if save_logits is not None and logits is not None:
         logits = processes.sum(logits.to(processes.device)).cpu()
         if processes.is_main:
             write_logits(save_logits, logits, images)
+    predicted = predictions.collect(processes) if predictions is not None else None
     if processes.is_main:
-        show(run, weights, architecture, accuracy, images, seconds)
+        mistakes = None
+        if predicted is not None and details is not None:
+            mistakes = count_and_write_mistakes(details.evaluation, weights, architecture, images, *predicted)
+        show(run, weights, architecture, accuracy, images, seconds, mistakes)
+        if mistakes is not None and details is not None:
+            show_worst(run, mistakes)
+            run.say(f"details: {details.evaluation}; spos report {quote_path(details.root)} shows them")
 
 
 def load_network(
@@ -142,14 +174,12 @@ def require_classes_of_network(classes: Sequence[str], images: Images) -> None:
         )
 
 
-def measure(
-    run: Run, processes: Processes, forward: Forward, images: Images, amp: Amp, logits: Tensor | None
-) -> Accuracy:
+def measure(run: Run, processes: Processes, forward: Forward, images: Images, amp: Amp, keep_batch: Keep) -> Accuracy:
     """Measure the accuracy on all validation images, over all processes.
 
     Args:
         forward: from `(B, 3, H, W)` to logits `(B, classes)`.
-        logits: `(N, classes)`, to be filled with those of this process's images; or None.
+        keep_batch: is called with the indices `(B,)` of the images of each batch of this process, and their logits.
     """
     indices = torch.empty(0, dtype=torch.long)  # of the images of the newest batch
     quiet = not processes.is_main or run.as_json
@@ -162,11 +192,15 @@ def measure(
                 yield pixels, labels
                 task.advance(len(labels) * processes.world_size)
 
-        def keep(batch: Tensor) -> None:
-            if logits is not None:
-                logits[indices] = batch.float().cpu()
-
-        return evaluate(forward, batches(), images.preprocess, processes.device, amp, processes, keep=keep)
+        return evaluate(
+            forward,
+            batches(),
+            images.preprocess,
+            processes.device,
+            amp,
+            processes,
+            keep=lambda logits: keep_batch(indices, logits),
+        )
 
 
 def write_logits(path: Path, logits: Tensor, images: Images) -> None:
@@ -177,12 +211,44 @@ def write_logits(path: Path, logits: Tensor, images: Images) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+def count_and_write_mistakes(
+    folder: EvaluationFolder,
+    weights: Weights,
+    architecture: Architecture,
+    images: Images,
+    predictions: NDArray[np.int64],
+    confidences: NDArray[np.float32],
+) -> Mistakes:
+    """Count what the network gets wrong, and write it to a folder.
+
+    Args:
+        predictions, confidences: `(N,)`: the predicted class of each image, and its probability.
+    """
+    names = name_classes(images.val.classes, images.config.space.classes)
+    mistakes = count_mistakes(names, images.val.labels, predictions, confidences)
+    content = {
+        "weights": make_printable(str(weights.path)),
+        "architecture": str(architecture),
+        "images_of": make_printable(images.val.name),
+        **make_content(mistakes),
+        "most_confident": make_gallery(images, predictions, confidences),
+    }
+    write_details(folder, mistakes, content)
+    return mistakes
+
+
 def show(
-    run: Run, weights: Weights, architecture: Architecture, accuracy: Accuracy, images: Images, seconds: float
+    run: Run,
+    weights: Weights,
+    architecture: Architecture,
+    accuracy: Accuracy,
+    images: Images,
+    seconds: float,
+    mistakes: Mistakes | None,
 ) -> None:
-    """Show the accuracy, the costs and the speed."""
+    """Show the accuracy, the costs and the speed, and what the network gets wrong if that was counted."""
     costs = count(run.config.space.build())
-    result = {
+    result: dict[str, Any] = {
         "top1": accuracy.top1,
         "top5": accuracy.top5,
         "loss": accuracy.loss,
@@ -191,16 +257,61 @@ def show(
         "params": costs.params.of(architecture),
         "images_per_second": round(accuracy.images / seconds, 1),
     }
-    run.result(result)
+    run.result(result if mistakes is None else {**result, "details": make_content(mistakes)})
     rows = [
         ("weights", weights.path),
         ("architecture", architecture),
         ("top-1", f"{accuracy.top1:.2%}"),
         ("top-5", f"{accuracy.top5:.2%}"),
         ("loss", f"{accuracy.loss:.4f}"),
+        *(summarize(mistakes) if mistakes is not None else ()),
         ("images", f"{accuracy.images:,} of {images.val.name}"),
         ("FLOPs", format_cost(costs.flops.of(architecture))),
         ("parameters", format_cost(costs.params.of(architecture))),
         ("images per second", result["images_per_second"]),
     ]
     run.show("evaluated", ["what:", "value:"], rows)
+
+
+def summarize(mistakes: Mistakes) -> list[tuple[str, str]]:
+    """Return rows of the averages over classes, and of the calibration error."""
+    number, error = len(mistakes.classes), mistakes.calibration_error
+    never_predicted = f" (not of {mistakes.without_predictions:,} of {number:,} classes, which are never predicted)"
+    no_images = f" (not of {mistakes.without_images:,} of {number:,} classes, which have no images)"
+    return [
+        (
+            "balanced accuracy",
+            f"{mistakes.balanced_accuracy:.2%}, the mean recall{no_images if mistakes.without_images else ''}",
+        ),
+        (
+            "mean precision",
+            f"{mistakes.macro_precision:.2%}{never_predicted if mistakes.without_predictions else ''}",
+        ),
+        ("mean F1", f"{mistakes.macro_f1:.2%}"),
+        ("calibration error", "the logits are not finite" if error is None else f"{error:.2%} (ECE, 15 bins)"),
+    ]
+
+
+def show_worst(run: Run, mistakes: Mistakes) -> None:
+    """Show the classes with the lowest recall, and the most frequent confusions."""
+
+    def percent(share: float | None) -> str:
+        return "–" if share is None else f"{share:.2%}"
+
+    worst = [mistakes.classes[label] for label in mistakes.worst_classes[:WORST]]
+    run.show(
+        f"lowest recall, {len(worst):,} of {len(mistakes.classes):,} classes",
+        ["class:", "images", "recall", "precision", "F1"],
+        [(one.name, f"{one.support:,}", percent(one.recall), percent(one.precision), percent(one.f1)) for one in worst],
+    )
+    confused = mistakes.confusions[:WORST]
+    names = [one.name for one in mistakes.classes]
+    if confused:
+        run.show(
+            f"most frequent confusions, {len(confused):,} of {len(mistakes.confusions):,}",
+            ["class:", "taken for:", "images", "share of class"],
+            [
+                (names[one.label], names[one.predicted], f"{one.images:,}", percent(mistakes.share_of(one)))
+                for one in confused
+            ],
+        )
