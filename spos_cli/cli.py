@@ -301,7 +301,8 @@ def evaluate(
 
     content = read_weights(weights or stage.find_weights(options.make_run(options.load())))
     settings = options.load_for_weights(content.config)
-    run, folder = options.make_run(settings), options.find_folder_for(content.path) if details else None
+    run = options.make_run(settings)
+    folder = options.find_folder_for(content.path) if details else None
     work = partial(stage.run, run, weights=content, arch=arch, save_logits=save_logits, details=folder)
     same = {"weights": weights, "arch": arch and str(architecture.read(arch)), "details": details}
     run_across_processes("evaluate", settings, work, LOWER_BATCH_SIZES, images=CPU_BATCH, **same)

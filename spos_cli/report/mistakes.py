@@ -49,15 +49,16 @@ def show_mistakes(evaluation: Evaluation) -> Html:
 def make_tiles(mistakes: Mistakes) -> list[Html]:
     """Return the averages over classes."""
     number, error = len(mistakes.classes), mistakes.calibration_error
-    missing = mistakes.without_images, mistakes.without_predictions
-    without_images, without_predictions = (
-        f", not of {count:,} of {number:,} classes, which {verb}" if count else ""
-        for count, verb in zip(missing, ("have no images", "are never predicted"), strict=True)
-    )
+    no_images, no_predictions = mistakes.without_images, mistakes.without_predictions
+    recall, precision = f"mean recall of {number - no_images:,} classes", f"of {number - no_predictions:,} classes"
+    if no_images:
+        recall += f"; without images: {no_images:,}"
+    if no_predictions:
+        precision += f"; never predicted: {no_predictions:,}"
     return [
         tile("Top-1", format_percent(mistakes.accuracy), f"of {format_count(mistakes.images, 'image')}"),
-        tile("Balanced accuracy", format_percent(mistakes.balanced_accuracy), f"the mean recall{without_images}"),
-        tile("Mean precision", format_percent(mistakes.macro_precision), f"of classes{without_predictions}"),
+        tile("Balanced accuracy", format_percent(mistakes.balanced_accuracy), recall),
+        tile("Mean precision", format_percent(mistakes.macro_precision), precision),
         tile("Mean F1", format_percent(mistakes.macro_f1), "of classes"),
         tile(
             "Calibration error",

@@ -276,19 +276,14 @@ def show(
 def summarize(mistakes: Mistakes) -> list[tuple[str, str]]:
     """Return rows of the averages over classes, and of the calibration error."""
     number, error = len(mistakes.classes), mistakes.calibration_error
-    never_predicted = f" (not of {mistakes.without_predictions:,} of {number:,} classes, which are never predicted)"
-    no_images = f" (not of {mistakes.without_images:,} of {number:,} classes, which have no images)"
+    no_images, no_predictions = mistakes.without_images, mistakes.without_predictions
+    recall = f"{mistakes.balanced_accuracy:.2%}, the mean recall of {number - no_images:,} classes"
+    precision = f"{mistakes.macro_precision:.2%} of {number - no_predictions:,} classes"
     return [
-        (
-            "balanced accuracy",
-            f"{mistakes.balanced_accuracy:.2%}, the mean recall{no_images if mistakes.without_images else ''}",
-        ),
-        (
-            "mean precision",
-            f"{mistakes.macro_precision:.2%}{never_predicted if mistakes.without_predictions else ''}",
-        ),
+        ("balanced accuracy", f"{recall} (without images: {no_images:,})" if no_images else recall),
+        ("mean precision", f"{precision} (never predicted: {no_predictions:,})" if no_predictions else precision),
         ("mean F1", f"{mistakes.macro_f1:.2%}"),
-        ("calibration error", "the logits are not finite" if error is None else f"{error:.2%} (ECE, 15 bins)"),
+        ("calibration error", "some logits are not finite" if error is None else f"{error:.2%} (ECE, 15 bins)"),
     ]
 
 
