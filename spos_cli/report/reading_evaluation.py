@@ -10,10 +10,10 @@ from spos_cli.engine.mistakes import ClassCounts, ConfidenceBin, Confusion, Mist
 from spos_cli.files.reading import read_json
 from spos_cli.report.findings import ConfidentMistake, Evaluation
 from spos_cli.report.values import as_count, as_number, list_dicts
+from spos_cli.run.details import MAX_PICTURES
 from spos_cli.run.folder import EvaluationFolder
 
 MAX_LETTERS = 200  # of a text in the file
-MAX_PICTURES = 24
 PICTURE = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+=*")
 
 
