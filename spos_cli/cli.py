@@ -309,6 +309,10 @@ def evaluate(
         Path | None,
         typer.Option("--save-logits", metavar="FILE.npz", help="Save the logits, labels and paths of all images."),
     ] = None,
+    details: Annotated[
+        bool,
+        typer.Option("--details", help="Also show what goes wrong, by class, and write it to evaluate/."),
+    ] = False,
 ) -> None:
     """Measure a network on the validation images. Its settings come from the weights file.
 
@@ -321,15 +325,11 @@ def evaluate(
 
     content = read_weights(weights or find_weights(options.make_run(options.load())))
     settings = options.load_for_weights(content.config)
-    run_across_processes(
-        "evaluate",
-        settings,
-        lambda processes: stage.run(options.make_run(settings), processes, content, arch, save_logits),
-        LOWER_BATCH_SIZES,
-        images=CPU_BATCH,
-        weights=weights,
-        arch=arch and str(architecture.read(arch)),
-    )
+    run = options.make_run(settings)
+    folder = options.find_folder_for(content.path) if details else None
+    work = partial(stage.run, run, weights=content, arch=arch, save_logits=save_logits, details=folder)
+    same = {"weights": weights, "arch": arch and str(architecture.read(arch)), "details": details}
+    run_across_processes("evaluate", settings, work, LOWER_BATCH_SIZES, images=CPU_BATCH, **same)
 
 
 @app.command()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from spos_cli.config.loading import CliOption
     from spos_cli.config.schema import Config
     from spos_cli.run.command import Run
+    from spos_cli.run.folder import RunFolder
 
 FolderArgument = Annotated[
     Path | None, typer.Argument(metavar="RUN_DIR", help="Folder of the run. Default: runs/<name>.")
@@ -203,6 +204,19 @@ class Options:
             raise ConfigError("--fresh starts over and --extend goes on; give one of them")
 
         return Run(settings, self.fresh, self.tensorboard, self.extend, flags=self.flags, as_json=self.as_json)
+
+    def find_folder_for(self, weights: Path) -> RunFolder:
+        """Return the run folder for results about a weights file.
+
+        It is the folder that `--config` and `--run-dir` lead to; without them, the one in which the file was trained.
+
+        Raises:
+            ConfigError: as in `load`.
+        """
+        from spos_cli.run.folder import RunFolder, find_run
+
+        trained_in = find_run(weights) if self.config is None and self.run_dir is None else None
+        return trained_in or RunFolder(self._load().folder)
 
     def _settings(self) -> list[CliOption]:
         """Return the settings that were given by their own option."""

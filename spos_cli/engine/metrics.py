@@ -35,6 +35,11 @@ class Accuracy:
         return self.top5_count / self.images
 
 
+def find_top_classes(logits: Tensor) -> Tensor:
+    """Return the five classes with the largest logits, `(B, 5)`, best first; all classes if there are fewer."""
+    return logits.topk(min(5, logits.shape[1])).indices
+
+
 class AccuracyMeter:
     """Counts on the device; the host waits for them only in `total`."""
 
@@ -45,7 +50,7 @@ class AccuracyMeter:
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Count one batch: `logits (B, classes)`, `labels (B,)`."""
         logits = logits.float()
-        top = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]  # (B, up to 5) bool
+        top = find_top_classes(logits) == labels[:, None]  # (B, up to 5) bool
         self.counts[0] += labels.numel()
         self.counts[1] += top[:, 0].sum()
         self.counts[2] += top.sum()

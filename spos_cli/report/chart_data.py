@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from spos_cli.engine.mistakes import Mistakes
 from spos_cli.report.findings import Audit, Findings, Number, Search, Training, TruthComparison, score_interval
 from spos_cli.search.journal import Origin
 from spos_cli.search.results import Results, ranking
@@ -19,6 +20,7 @@ from spos_cli.space.search_space import SearchSpace
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"
 TOP_CANDIDATES = 10  # whose choices are compared with the choices of all candidates
 MAX_CURVE_POINTS = 1500
+MAX_MATRIX_CLASSES = 30  # of a confusion matrix as a picture
 
 
 def make_chart_data(findings: Findings) -> dict[str, Any]:
@@ -31,6 +33,8 @@ def make_chart_data(findings: Findings) -> dict[str, Any]:
         data["audit"] = _audit(findings.audit)
     if findings.truth is not None:
         data["truth"] = _truth(findings.truth)
+    if findings.evaluation is not None:
+        data["mistakes"] = _mistakes(findings.evaluation.mistakes)
     return data
 
 
@@ -197,6 +201,31 @@ def _truth(truth: TruthComparison) -> dict[str, Any]:
         "one_shot": _rounded(one_shot for one_shot, _, _ in points),
         "stand_alone": _rounded(alone for _, alone, _ in points),
         "flops": _rounded(flops for _, _, flops in points),
+    }
+
+
+def list_matrix_classes(mistakes: Mistakes) -> list[int]:
+    """Return the classes that occur, in the order of labels, if a confusion matrix can show them; else none."""
+    classes = [label for label, one in enumerate(mistakes.classes) if one.occurs]
+    return classes if len(classes) <= MAX_MATRIX_CLASSES else []
+
+
+def _mistakes(mistakes: Mistakes) -> dict[str, Any]:
+    """Return the confusion matrix, `[class][predicted class]`, if it is small, and the bins that have images."""
+    classes = list_matrix_classes(mistakes)
+    row_of = {label: row for row, label in enumerate(classes)}
+    matrix = [[0] * len(classes) for _ in classes]
+    for row, label in enumerate(classes):
+        matrix[row][row] = mistakes.classes[label].correct
+    for one in mistakes.confusions if classes else ():
+        matrix[row_of[one.label]][row_of[one.predicted]] = one.images
+    bins = [one for one in mistakes.bins if one.images]
+    return {
+        "classes": [mistakes.classes[label].name for label in classes],
+        "matrix": matrix,
+        "confidence": _rounded(one.confidence for one in bins),
+        "accuracy": _rounded(one.accuracy for one in bins),
+        "images": [one.images for one in bins],
     }
 
 

@@ -62,12 +62,30 @@ def strip(line: int) -> Html:
     return element("span", data_line=line, class_="strip")
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Content]], marked: int | None = None) -> Html:
+def picture(source: str, text: str) -> Html:
+    """Return an image.
+
+    Args:
+        source: a data URI.
+        text: what it shows, in words.
+    """
+    return Html(f'<img src="{html.escape(source)}" alt="{html.escape(text)}">')
+
+
+def tile(title: str, value: str, note: str) -> Html:
+    """Return one number with its title and a note."""
+    return element("div", element("dt", title), element("dd", value), element("dd", note, class_="note"))
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Content]], marked: int | None = None, *, sortable: bool = False
+) -> Html:
     """Return a table, which scrolls by itself on a narrow screen.
 
     Args:
         columns: titles; a column is aligned left if its title ends in a colon.
         marked: the index of a row that stands out.
+        sortable: `page.js` makes buttons of the titles. Such a table also scrolls by itself if it is long.
     """
     left = [column.endswith(":") for column in columns]
 
@@ -80,7 +98,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Content]], marked: int
         element("tr", cells("td", row), class_="marked" if number == marked else None)
         for number, row in enumerate(rows)
     ]
-    return element("div", element("table", head, element("tbody", body)), class_="scroll")
+    content = element("table", head, element("tbody", body), class_="sortable" if sortable else None)
+    return element("div", content, class_="scroll long" if sortable else "scroll")
 
 
 def format_percent(share: float, digits: int = 2) -> str:

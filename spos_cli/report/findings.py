@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
+from spos_cli.engine.mistakes import Mistakes
 from spos_cli.search import statistics
 from spos_cli.search.journal import Entry
 from spos_cli.search.results import Results, is_counted, is_new
@@ -175,6 +176,41 @@ class TruthComparison:
 
 
 @dataclass(frozen=True)
+class ConfidentMistake:
+    """An image that a network gets wrong although it gives the wrong class a high probability, its `confidence`.
+
+    Attributes:
+        path: names the image.
+        label, predicted: indices of its class, and of the class that the network predicts.
+        picture: a data URI; empty if there is none.
+    """
+
+    path: str
+    label: int
+    predicted: int
+    confidence: float
+    picture: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of `spos evaluate --details`.
+
+    Attributes:
+        weights, architecture: of the network, in words.
+        images_of: names the set of images.
+        mistakes: what the network gets wrong.
+        most_confident: the mistakes with the highest confidence, the highest first.
+    """
+
+    weights: str
+    architecture: str
+    images_of: str
+    mistakes: Mistakes
+    most_confident: Sequence[ConfidentMistake] = ()
+
+
+@dataclass(frozen=True)
 class Search:
     """The candidates of a search. A `line` is an index into `entries`.
 
@@ -264,6 +300,7 @@ class Findings:
     efforts: Sequence[Effort] = ()
     audit: Audit | None = None
     truth: TruthComparison | None = None
+    evaluation: Evaluation | None = None
 
 
 @lru_cache(maxsize=2**16)

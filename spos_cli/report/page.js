@@ -7,7 +7,7 @@
   const OP_COLOURS = 7; // as in sections.py
   const MAX_SVG_POINTS = 2000; // more points are drawn with WebGL, if the browser has it
   const data = JSON.parse(document.getElementById("data").textContent);
-  const { space, search, audit, truth, trainings } = data;
+  const { space, search, audit, truth, mistakes, trainings } = data;
   const byId = (name) => document.getElementById(name);
   const isNarrow = () => window.matchMedia("(max-width: 600px)").matches;
   const isTouch = window.matchMedia("(pointer: coarse)").matches;
@@ -255,23 +255,92 @@
     });
   }
 
+  const shorten = (name, letters) => escapeMarkup(name.length > letters ? name.slice(0, letters - 1) + "…" : name);
+
+  // `percents[row][column]`, or null; `texts` is as large and is shown for a cell that is pointed at.
+  function drawMatrix(name, percents, largest, rows, texts, extra) {
+    const ticks = rows.map((row) => shorten(row, isNarrow() ? 16 : 26));
+    byId(name).style.height = 110 + Math.max(3, rows.length) * 26 + "px";
+    const { xaxis, ...rest } = extra;
+    return draw(name, [{
+      type: "heatmap", z: percents, x: percents[0].map((_, column) => column), y: rows.map((_, row) => row),
+      zmin: 0, zmax: largest, colorscale: [[0, cssVariable("none")], [1, cssVariable("full")]], xgap: 1, ygap: 1, hoverongaps: false,
+      customdata: texts, hovertemplate: "%{customdata}: %{z:.0f} %<extra></extra>",
+      colorbar: { thickness: 8, outlinewidth: 0, ticksuffix: " %", nticks: 4, len: 1 },
+    }], {
+      xaxis: { showgrid: false, ...xaxis },
+      yaxis: { autorange: "reversed", showgrid: false, tickvals: rows.map((_, row) => row), ticktext: ticks },
+      margin: { l: 20, r: 8, t: 34, b: 44 }, dragmode: false, ...rest,
+    });
+  }
+
   // `shares[row][layer]`; `largest` share has the strongest colour.
   function drawHeatmap(name, title, rows, shares, largest) {
     const layers = space.layers.length;
-    const maxLetters = isNarrow() ? 16 : 26; // of a name
-    const ticks = rows.map((row) => escapeMarkup(row.length > maxLetters ? row.slice(0, maxLetters - 1) + "…" : row));
-    byId(name).style.height = 110 + Math.max(3, rows.length) * 26 + "px";
-    return draw(name, [{
-      type: "heatmap", z: shares.map(toPercent), x: Array.from({ length: layers }, (_, layer) => layer), y: rows.map((_, row) => row),
-      zmin: 0, zmax: 100 * largest, colorscale: [[0, cssVariable("none")], [1, cssVariable("full")]], xgap: 1, ygap: 1, hoverongaps: false,
-      customdata: rows.map((row) => Array(layers).fill(escapeMarkup(row))),
-      hovertemplate: "layer %{x}, %{customdata}: %{z:.0f} %<extra></extra>",
-      colorbar: { thickness: 8, outlinewidth: 0, ticksuffix: " %", nticks: 4, len: 1 },
-    }], {
+    const texts = rows.map((row) => Array.from({ length: layers }, (_, layer) => `layer ${layer}, ${escapeMarkup(row)}`));
+    return drawMatrix(name, shares.map(toPercent), 100 * largest, rows, texts, {
       title: { text: escapeMarkup(title), x: 0, xanchor: "left", font: { size: 13, color: cssVariable("ink") } },
-      xaxis: { title: { text: "layer" }, showgrid: false, dtick: Math.ceil(layers / 10), tick0: 0 },
-      yaxis: { autorange: "reversed", showgrid: false, tickvals: rows.map((_, row) => row), ticktext: ticks },
-      margin: { l: 20, r: 8, t: 34, b: 44 }, dragmode: false,
+      xaxis: { title: { text: "layer" }, dtick: Math.ceil(layers / 10), tick0: 0 },
+    });
+  }
+
+  function drawConfusions() {
+    const { classes, matrix } = mistakes;
+    const percents = matrix.map((row) => {
+      const images = row.reduce((sum, count) => sum + count, 0);
+      return row.map((count) => (images ? (100 * count) / images : null));
+    });
+    const texts = matrix.map((row, label) => row.map((count, predicted) =>
+      `${escapeMarkup(classes[label])} ${label === predicted ? "is right" : "taken for " + escapeMarkup(classes[predicted])}, ${count.toLocaleString("en")} images`));
+    return drawMatrix("confusion-matrix", percents, 100, classes, texts, {
+      xaxis: { title: { text: "predicted class, in the same order" }, showticklabels: false, ticks: "" },
+      margin: { l: 20, r: 8, t: 10, b: 44 },
+    });
+  }
+
+  function drawReliability() {
+    const largest = Math.max(...mistakes.images);
+    return draw("reliability", [{
+      type: "scatter", mode: "lines", hoverinfo: "skip", x: [0, 100], y: [0, 100], line: { color: cssVariable("soft"), width: 1, dash: "dot" },
+    }, {
+      type: "scatter", mode: "lines+markers", x: toPercent(mistakes.confidence), y: toPercent(mistakes.accuracy),
+      customdata: mistakes.images.map((images) => images.toLocaleString("en")),
+      hovertemplate: "confidence %{x:.1f} %, accuracy %{y:.1f} %<br>%{customdata} images<extra></extra>",
+      line: { color: cssVariable("accent"), width: 1.6 },
+      marker: {
+        size: mistakes.images.map((images) => 6 + 14 * Math.sqrt(images / largest)), color: cssVariable("accent"), opacity: 1,
+        line: { color: cssVariable("sheet"), width: 1 },
+      },
+    }], {
+      xaxis: { title: { text: "confidence, %" }, range: [0, 103] }, yaxis: { title: { text: "accuracy, %" }, range: [-3, 103] },
+      margin: { l: 46, r: 12, t: 14, b: 44 },
+    });
+  }
+
+  // Make the titles of a table buttons that sort its rows, by text or by number. What is not a number is last.
+  function makeSortable(table) {
+    const heads = [...table.querySelectorAll("th")], body = table.tBodies[0];
+    heads.forEach((head, column) => {
+      const isText = head.classList.contains("left");
+      const valueOf = (row) => {
+        const text = row.cells[column].textContent;
+        return isText ? text : parseFloat(text.replace(/,/g, ""));
+      };
+      const compare = (one, other) => {
+        if (isText) return one.localeCompare(other, "en", { numeric: true });
+        return Number.isNaN(one) || Number.isNaN(other) ? 0 : one - other;
+      };
+      const button = makeElement("button", "", head.textContent);
+      button.type = "button";
+      button.addEventListener("click", () => {
+        const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+        const rows = [...body.rows].map((row) => [valueOf(row), row]);
+        rows.sort(([one], [other]) => Number.isNaN(one) - Number.isNaN(other) || sign * compare(one, other));
+        for (const any of heads) any.removeAttribute("aria-sort");
+        head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+        body.replaceChildren(...rows.map(([, row]) => row));
+      });
+      head.replaceChildren(button);
     });
   }
 
@@ -358,6 +427,8 @@
     }
     if (audit && audit.one_shot.length) charts.push(drawFidelity);
     if (truth && truth.one_shot.length) charts.push(drawTruth);
+    if (mistakes && byId("confusion-matrix")) charts.push(drawConfusions);
+    if (mistakes) charts.push(drawReliability);
     if (trainings.length) {
       charts.push(() => drawTrainings("loss", "loss", "loss"));
       charts.push(() => drawTrainings("top1", "top-1, %", "top1", { range: [0, 100] }));
@@ -383,6 +454,7 @@
       byId("legend").append(...space.ops.map((name, op) => makeLegendItem(opClass(op), name)));
       keepCard(search.winner);
     }
+    document.querySelectorAll("table.sortable").forEach(makeSortable);
     await drawAll();
     if (search) listenToScatter();
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);

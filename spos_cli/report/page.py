@@ -13,7 +13,16 @@ from importlib import resources
 
 from spos_cli.errors import RunError
 from spos_cli.report.chart_data import make_chart_data
-from spos_cli.report.elements import Html, element, format_limit, format_percent, format_range, format_size, paragraph
+from spos_cli.report.elements import (
+    Html,
+    element,
+    format_limit,
+    format_percent,
+    format_range,
+    format_size,
+    paragraph,
+    tile,
+)
 from spos_cli.report.findings import Findings, Search, score_interval
 from spos_cli.report.sections import make_sections
 from spos_cli.space.cost import format_cost
@@ -137,11 +146,6 @@ def tiles(findings: Findings) -> list[Html]:
             note = f"{training.name}, step {training.steps[-1]:,}"
             shown.append(tile("Training top-1", format_percent(known[-1]), note))
     return shown
-
-
-def tile(title: str, value: str, note: str) -> Html:
-    """Return one number with its title and a note."""
-    return element("div", element("dt", title), element("dd", value), element("dd", note, class_="note"))
 
 
 def footer() -> Html:

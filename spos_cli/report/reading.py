@@ -14,6 +14,7 @@ from spos_cli.files.quoting import quote_path
 from spos_cli.files.reading import read_json_lines, read_yaml
 from spos_cli.report.findings import Effort, Findings, Number, Retrained, Search, Training
 from spos_cli.report.reading_audit import is_of_search, read_audit
+from spos_cli.report.reading_evaluation import read_evaluation
 from spos_cli.report.reading_truth import read_truth_comparison
 from spos_cli.report.values import as_count, as_number
 from spos_cli.run.folder import RunFolder, SearchFolder, StageFolder, TrainingFolder
@@ -31,7 +32,7 @@ def read_findings(run: RunFolder) -> Findings:
     """Return what the files of a run say.
 
     Raises:
-        RunError: there is neither a search nor a training.
+        RunError: there is no result and no training.
         SposError: the journal is broken, or belongs to another space.
     """
     if not run.root.is_dir():
@@ -43,8 +44,8 @@ def read_findings(run: RunFolder) -> Findings:
     retrainings = _list_retrainings(run)
     folders = {"supernet": run.supernet, **{f"retrain {folder.path.name}": folder for folder in retrainings}}
     trainings = [training for name, folder in folders.items() if (training := read_training(name, folder)) is not None]
-    truth = read_truth_comparison(run.truth)
-    if search is None and truth is None and not trainings:
+    truth, evaluation = read_truth_comparison(run.truth), read_evaluation(run.evaluation)
+    if search is None and truth is None and evaluation is None and not trainings:
         raise RunError(
             f"{run} has neither scores nor metrics yet; spos status {quote_path(run.root)} shows the next command"
         )
@@ -61,6 +62,7 @@ def read_findings(run: RunFolder) -> Findings:
         efforts=[effort for effort in in_order if effort is not None],
         audit=read_audit(run.audit) if is_of_search(run.audit, run.search) else None,
         truth=truth,
+        evaluation=evaluation,
     )
 
 

@@ -23,6 +23,7 @@ from spos_cli.report.elements import (
     table,
 )
 from spos_cli.report.findings import Audit, Effort, EqualFlops, Findings, Retrained, Search, score_interval
+from spos_cli.report.mistakes import show_mistakes
 from spos_cli.report.truth import compare_with_truth
 from spos_cli.search.results import is_counted
 from spos_cli.search.statistics import MIN_PAIRS
@@ -59,6 +60,8 @@ def make_sections(findings: Findings) -> list[Html]:
         sections.append(compare_with_truth(findings.truth))
     if findings.retrained:
         sections.append(retrained(findings))
+    if findings.evaluation is not None:
+        sections.append(show_mistakes(findings.evaluation))
     if findings.trainings:
         sections.append(trainings())
     if findings.efforts:

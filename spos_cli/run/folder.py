@@ -171,6 +171,26 @@ class AuditFolder(StageFolder):
 
 
 @dataclass(frozen=True)
+class EvaluationFolder(StageFolder):
+    """The folder of the newest evaluation with details."""
+
+    @property
+    def details(self) -> Path:
+        """What the network gets wrong, with pictures of its most confident mistakes."""
+        return self.path / "details.json"
+
+    @property
+    def classes(self) -> Path:
+        """A line per class."""
+        return self.path / "classes.csv"
+
+    @property
+    def confusions(self) -> Path:
+        """A line per pair of classes that is confused."""
+        return self.path / "confusion.csv"
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """The folder of a run."""
 
@@ -239,6 +259,11 @@ class RunFolder:
         return TruthFolder(self.root / "truth", self.root)
 
     @property
+    def evaluation(self) -> EvaluationFolder:
+        """The newest evaluation with details, of whichever network."""
+        return EvaluationFolder(self.root / "evaluate", self.root)
+
+    @property
     def previous(self) -> Path:
         """The stages that `--fresh` has set aside."""
         return self.root / "previous"
@@ -272,6 +297,15 @@ class RunFolder:
     def latency_table(self) -> Path:
         """The latency of every choice, measured on a device."""
         return self.root / "latency_table.json"
+
+
+def find_run(weights: Path) -> RunFolder | None:
+    """Return the run folder in which a weights file was trained; None if the file is elsewhere."""
+    for run in map(RunFolder, weights.parents):
+        trainings = (run.supernet.path, run.retrained, run.audit.stand_alone)
+        if run.config.is_file() and any(weights.is_relative_to(folder) for folder in trainings):
+            return run
+    return None
 
 
 def require_only_one(paths: Sequence[Path], name: str, command: str) -> Path:

@@ -4,30 +4,48 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spos_cli.data.datasets import require_classes
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.evaluation import evaluate
 from spos_cli.engine.metrics import Accuracy
+from spos_cli.engine.mistakes import Mistakes, count_mistakes
+from spos_cli.engine.predictions import Predictions
 from spos_cli.engine.progress import track, warn
 from spos_cli.errors import CheckpointError
+from spos_cli.files.quoting import make_printable, quote_path
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import count
 from spos_cli.run.classifier import Classifier, keep_pixels, load_classifier
 from spos_cli.run.command import Run
+from spos_cli.run.details import make_content, make_gallery, name_classes, write_details
+from spos_cli.run.folder import EvaluationFolder, RunFolder
 from spos_cli.run.images import Images
 from spos_cli.run.weights_file import Weights
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
 
+Keep = Callable[[Tensor, Tensor], None]
 
-def run(run: Run, processes: Processes, weights: Weights, arch: str | None, save_logits: Path | None) -> None:
+WORST = 10  # classes, and confusions, that the screen shows
+
+
+def run(
+    run: Run,
+    processes: Processes,
+    weights: Weights,
+    arch: str | None,
+    save_logits: Path | None,
+    details: RunFolder | None,
+) -> None:
     """Print the accuracy and the costs of a network.
 
     Args:
@@ -35,6 +53,7 @@ def run(run: Run, processes: Processes, weights: Weights, arch: str | None, save
         weights: a retrained network, or a supernet together with `arch`.
         arch: the path of the supernet to measure, a literal or a file. It is calibrated first.
         save_logits: an `.npz` file to write `logits (N, classes)`, `labels (N,)` and `paths (N,)` to.
+        details: a run folder to write what the network gets wrong to.
 
     Raises:
         SposError: the file, the architecture or the data do not allow it.
@@ -48,15 +67,30 @@ def run(run: Run, processes: Processes, weights: Weights, arch: str | None, save
         images.require_same_everywhere(train=False)
         images.check_levels(images.val)
     logits = torch.zeros(len(images.val), run.config.space.classes) if save_logits is not None else None
+    predictions = Predictions(len(images.val)) if details is not None else None
+
+    def keep(indices: Tensor, batch: Tensor) -> None:
+        if logits is not None:
+            logits[indices] = batch.float().cpu()
+        if predictions is not None:
+            predictions.add(indices, batch)
+
     begin = time.monotonic()
-    accuracy = measure(run, processes, classifier, images, logits)
+    accuracy = measure(run, processes, classifier, images, keep)
     seconds = time.monotonic() - begin
     if save_logits is not None and logits is not None:
         logits = processes.sum(logits.to(processes.device)).cpu()
         if processes.is_main:
             write_logits(save_logits, logits, images)
+    predicted = predictions.collect(processes) if predictions is not None else None
     if processes.is_main:
-        show(run, weights, architecture, accuracy, images, seconds)
+        mistakes = None
+        if predicted is not None and details is not None:
+            mistakes = count_and_write_mistakes(details.evaluation, weights, architecture, images, *predicted)
+        show(run, weights, architecture, accuracy, images, seconds, mistakes)
+        if mistakes is not None and details is not None:
+            show_worst(run, mistakes)
+            run.say(f"details: {details.evaluation}; spos report {quote_path(details.root)} shows them")
 
 
 def require_classes_of_network(classes: Sequence[str], images: Images) -> None:
@@ -88,11 +122,11 @@ def require_classes_of_network(classes: Sequence[str], images: Images) -> None:
         )
 
 
-def measure(run: Run, processes: Processes, classifier: Classifier, images: Images, logits: Tensor | None) -> Accuracy:
+def measure(run: Run, processes: Processes, classifier: Classifier, images: Images, keep_batch: Keep) -> Accuracy:
     """Measure the accuracy on all validation images, over all processes.
 
     Args:
-        logits: `(N, classes)`, to be filled with those of this process's images; or None.
+        keep_batch: is called with the indices `(B,)` of the images of each batch of this process, and their logits.
     """
     indices = torch.empty(0, dtype=torch.long)  # of the images of the newest batch
     quiet = not processes.is_main or run.as_json
@@ -105,11 +139,15 @@ def measure(run: Run, processes: Processes, classifier: Classifier, images: Imag
                 yield pixels, labels
                 task.advance(len(labels) * processes.world_size)
 
-        def keep(batch: Tensor) -> None:
-            if logits is not None:
-                logits[indices] = batch.float().cpu()
-
-        return evaluate(classifier.classify, batches(), keep_pixels, processes.device, "off", processes, keep=keep)
+        return evaluate(
+            classifier.classify,
+            batches(),
+            keep_pixels,
+            processes.device,
+            "off",
+            processes,
+            keep=lambda logits: keep_batch(indices, logits),
+        )
 
 
 def write_logits(path: Path, logits: Tensor, images: Images) -> None:
@@ -120,12 +158,44 @@ def write_logits(path: Path, logits: Tensor, images: Images) -> None:
     write_atomically(path, buffer.getvalue())
 
 
+def count_and_write_mistakes(
+    folder: EvaluationFolder,
+    weights: Weights,
+    architecture: Architecture,
+    images: Images,
+    predictions: NDArray[np.int64],
+    confidences: NDArray[np.float32],
+) -> Mistakes:
+    """Count what the network gets wrong, and write it to a folder.
+
+    Args:
+        predictions, confidences: `(N,)`: the predicted class of each image, and its probability.
+    """
+    names = name_classes(images.val.classes, images.config.space.classes)
+    mistakes = count_mistakes(names, images.val.labels, predictions, confidences)
+    content = {
+        "weights": make_printable(str(weights.path)),
+        "architecture": str(architecture),
+        "images_of": make_printable(images.val.name),
+        **make_content(mistakes),
+        "most_confident": make_gallery(images, predictions, confidences),
+    }
+    write_details(folder, mistakes, content)
+    return mistakes
+
+
 def show(
-    run: Run, weights: Weights, architecture: Architecture, accuracy: Accuracy, images: Images, seconds: float
+    run: Run,
+    weights: Weights,
+    architecture: Architecture,
+    accuracy: Accuracy,
+    images: Images,
+    seconds: float,
+    mistakes: Mistakes | None,
 ) -> None:
-    """Show the accuracy, the costs and the speed."""
+    """Show the accuracy, the costs and the speed, and what the network gets wrong if that was counted."""
     costs = count(run.config.space.build())
-    result = {
+    result: dict[str, Any] = {
         "top1": accuracy.top1,
         "top5": accuracy.top5,
         "loss": accuracy.loss,
@@ -134,16 +204,56 @@ def show(
         "params": costs.params.of(architecture),
         "images_per_second": round(accuracy.images / seconds, 1),
     }
-    run.result(result)
+    run.result(result if mistakes is None else {**result, "details": make_content(mistakes)})
     rows = [
         ("weights", weights.path),
         ("architecture", architecture),
         ("top-1", f"{accuracy.top1:.2%}"),
         ("top-5", f"{accuracy.top5:.2%}"),
         ("loss", f"{accuracy.loss:.4f}"),
+        *(summarize(mistakes) if mistakes is not None else ()),
         ("images", f"{accuracy.images:,} of {images.val.name}"),
         ("FLOPs", format_cost(costs.flops.of(architecture))),
         ("parameters", format_cost(costs.params.of(architecture))),
         ("images per second", result["images_per_second"]),
     ]
     run.show("evaluated", ["what:", "value:"], rows)
+
+
+def summarize(mistakes: Mistakes) -> list[tuple[str, str]]:
+    """Return rows of the averages over classes, and of the calibration error."""
+    number, error = len(mistakes.classes), mistakes.calibration_error
+    no_images, no_predictions = mistakes.without_images, mistakes.without_predictions
+    recall = f"{mistakes.balanced_accuracy:.2%}, the mean recall of {number - no_images:,} classes"
+    precision = f"{mistakes.macro_precision:.2%} of {number - no_predictions:,} classes"
+    return [
+        ("balanced accuracy", f"{recall} (without images: {no_images:,})" if no_images else recall),
+        ("mean precision", f"{precision} (never predicted: {no_predictions:,})" if no_predictions else precision),
+        ("mean F1", f"{mistakes.macro_f1:.2%}"),
+        ("calibration error", "some logits are not finite" if error is None else f"{error:.2%} (ECE, 15 bins)"),
+    ]
+
+
+def show_worst(run: Run, mistakes: Mistakes) -> None:
+    """Show the classes with the lowest recall, and the most frequent confusions."""
+
+    def percent(share: float | None) -> str:
+        return "–" if share is None else f"{share:.2%}"
+
+    worst = [mistakes.classes[label] for label in mistakes.worst_classes[:WORST]]
+    run.show(
+        f"lowest recall, {len(worst):,} of {len(mistakes.classes):,} classes",
+        ["class:", "images", "recall", "precision", "F1"],
+        [(one.name, f"{one.support:,}", percent(one.recall), percent(one.precision), percent(one.f1)) for one in worst],
+    )
+    confused = mistakes.confusions[:WORST]
+    names = [one.name for one in mistakes.classes]
+    if confused:
+        run.show(
+            f"most frequent confusions, {len(confused):,} of {len(mistakes.confusions):,}",
+            ["class:", "taken for:", "images", "share of class"],
+            [
+                (names[one.label], names[one.predicted], f"{one.images:,}", percent(mistakes.share_of(one)))
+                for one in confused
+            ],
+        )

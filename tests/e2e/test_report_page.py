@@ -9,9 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from spos_cli.data.thumbnails import make_thumbnail
+from spos_cli.engine.mistakes import count_mistakes
 from spos_cli.report.writing import write_report
+from spos_cli.run.details import make_content, write_details
 from spos_cli.run.folder import RunFolder
 from spos_cli.search.journal import Journal
 from tests.browser import PROGRAM, Page, start_browser
@@ -167,4 +172,64 @@ def test_hostile_names_are_shown_as_they_are(page: Page, tmp_path: Path) -> None
     assert evil in page(TEXT_OF % "training-legend")
     assert page("document.querySelectorAll('main img, main b[onclick], main a').length") == 0
     assert page("document.title").startswith("<img")
+    require_quiet(page)
+
+
+def write_evaluation(folder: Path, names: list[str]) -> Path:
+    """Write a run folder with nothing but a made-up evaluation, and return its report."""
+    rng = np.random.default_rng(0)
+    labels, others = rng.integers(0, len(names), (2, 20 * len(names)))
+    predictions = np.where(rng.random(len(labels)) < 0.6, labels, others)
+    mistakes = count_mistakes(names, labels, predictions, rng.random(len(labels)))
+    picture = make_thumbnail(torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8))
+    confident = {"path": f"{names[0]}/0.png", "label": 0, "predicted": 1, "confidence": 0.9, "picture": picture}
+    content = {"weights": "w.pt", "architecture": "0,1", "images_of": "val", "most_confident": [confident] * 24}
+    write_details(RunFolder(folder).evaluation, mistakes, content | make_content(mistakes))
+    return write_report(RunFolder(folder))
+
+
+COLUMN = "[...document.querySelectorAll('table.sortable')][0].querySelectorAll('tbody td:nth-child(%d)')"
+CELLS = f"[...{COLUMN}].map((cell) => cell.textContent)"
+SORT = (
+    "[...document.querySelectorAll('table.sortable th button')].find((button) => button.textContent === '%s').click()"
+)
+
+
+def test_what_the_network_gets_wrong(page: Page, tmp_path: Path) -> None:
+    evil = "<b onclick=alert(1)>&lt;img src=x><a href='javascript:alert(1)'>x"
+    path = write_evaluation(tmp_path / "run", [evil, *(f"class {label}" for label in range(11))])
+    for phone in (False, True):
+        page.open(path, *((390, 844) if phone else (1200, 900)), phone=phone, dark=phone)
+        assert page(DRAWN)
+        assert page(FITS)
+        assert page("document.getElementById('confusion-matrix').data[0].z.length") == 12
+        assert page("document.getElementById('reliability').data[1].x.length") == 15
+        assert (
+            page("[...document.querySelectorAll('.gallery img')].filter((image) => image.naturalWidth === 64).length")
+            == 24
+        )
+        assert evil in page(TEXT_OF % "mistakes")
+        assert evil in page("document.querySelector('.gallery img').alt")
+        assert page("document.querySelectorAll('main b[onclick], main a, main img[src=x]').length") == 0
+        assert page("document.querySelector('#confusion-matrix .main-svg').querySelectorAll('a').length") == 0
+        require_quiet(page)
+
+
+def test_tables_of_a_thousand_classes_are_sorted(page: Page, tmp_path: Path) -> None:
+    path = write_evaluation(tmp_path / "run", [f"class {label}" for label in range(1000)])
+    page.open(path, 390, 844, phone=True)
+    assert page(FITS)
+    assert page("document.querySelector('.scroll.long').getBoundingClientRect().height") < 450
+    recalls = [float(text.split()[0]) for text in page(CELLS % 3)]
+    assert recalls == sorted(recalls)
+    assert len(recalls) == 1000
+    page(SORT % "precision")
+    precisions = [float(text.split()[0]) for text in page(CELLS % 4) if text != "–"]
+    assert precisions == sorted(precisions)
+    assert page(CELLS % 4)[: len(precisions)][-1] != "–"
+    page(SORT % "precision")
+    assert [float(text.split()[0]) for text in page(CELLS % 4) if text != "–"] == sorted(precisions, reverse=True)
+    page(SORT % "class")
+    assert page(CELLS % 1)[:3] == ["class 0", "class 1", "class 2"]
+    assert page("[...document.querySelectorAll('[aria-sort]')].map((head) => head.textContent)") == ["class"]
     require_quiet(page)
