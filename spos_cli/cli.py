@@ -256,7 +256,8 @@ def export_network(
 
     content = read_weights(weights or find_weights(options.make_run(options.load())))
     run = options.make_run(options.load_for_weights(content.config))
-    stage.export(run, content, arch, form, output, "float" if raw_input else "uint8")
+    folder = options.find_folder_for(content.path)
+    stage.export(run, content, arch, form, folder, output, "float" if raw_input else "uint8")
 
 
 @app.command()

@@ -208,15 +208,15 @@ class Options:
     def find_folder_for(self, weights: Path) -> RunFolder:
         """Return the run folder for results about a weights file.
 
-        It is the folder that `--config` and `--run-dir` lead to; without them, the one in which the file was trained.
+        It is the folder that `--config` and `--run-dir` lead to; without them, the one in which the file was made.
 
         Raises:
             ConfigError: as in `load`.
         """
         from spos_cli.run.folder import RunFolder, find_run
 
-        trained_in = find_run(weights) if self.config is None and self.run_dir is None else None
-        return trained_in or RunFolder(self._load().folder)
+        made_in = find_run(weights) if self.config is None and self.run_dir is None else None
+        return made_in or RunFolder(self._load().folder)
 
     def _settings(self) -> list[CliOption]:
         """Return the settings that were given by their own option."""

@@ -240,9 +240,10 @@ class RunFolder:
         """Return the files of all retrained networks."""
         return sorted(self.retrained.glob("*/model.pt"))
 
-    def exported(self, name: str) -> Path:
-        """Return the file of a network in another format; `name` has its suffix."""
-        return self.root / "exported" / name
+    @property
+    def exported(self) -> Path:
+        """The networks in other formats."""
+        return self.root / "exported"
 
     @property
     def audit(self) -> AuditFolder:
@@ -300,10 +301,10 @@ class RunFolder:
 
 
 def find_run(weights: Path) -> RunFolder | None:
-    """Return the run folder in which a weights file was trained; None if the file is elsewhere."""
+    """Return the run folder that a weights file was made in; None if the file is elsewhere."""
     for run in map(RunFolder, weights.parents):
-        trainings = (run.supernet.path, run.retrained, run.audit.stand_alone)
-        if run.config.is_file() and any(weights.is_relative_to(folder) for folder in trainings):
+        folders = (run.supernet.path, run.archs, run.retrained, run.audit.stand_alone, run.exported)
+        if run.config.is_file() and any(weights.is_relative_to(folder) for folder in folders):
             return run
     return None
 

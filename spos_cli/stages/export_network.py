@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spos_cli.config.identity import portable_settings
+from spos_cli.data.transforms import preprocess
 from spos_cli.engine.distributed import Processes
 from spos_cli.errors import CheckpointError, ConfigError, DataError, RunError
 from spos_cli.export import executorch_file, onnx_file, pt2_file, python_file, safetensors_file
@@ -25,6 +26,7 @@ from spos_cli.models.network import Network
 from spos_cli.run.calibrated_path import build_calibrated_path
 from spos_cli.run.command import Run
 from spos_cli.run.exported_files import load_exported
+from spos_cli.run.folder import RunFolder
 from spos_cli.run.images import Images
 from spos_cli.run.output import format_bytes
 from spos_cli.run.weights_file import Weights
@@ -57,7 +59,15 @@ FORMATS = {
 }
 
 
-def export(run: Run, weights: Weights, arch: str | None, form: str, output: Path | None, input_kind: InputKind) -> None:
+def export(
+    run: Run,
+    weights: Weights,
+    arch: str | None,
+    form: str,
+    folder: RunFolder,
+    output: Path | None,
+    input_kind: InputKind,
+) -> None:
     """Write a network in another format, and compare the file with the network before it gets its name.
 
     Args:
@@ -65,7 +75,8 @@ def export(run: Run, weights: Weights, arch: str | None, form: str, output: Path
         weights: a network, or a supernet together with `arch`.
         arch: the path of the supernet, which is calibrated first; a literal or a file.
         form: a key of `FORMATS`.
-        output: the file to write, which must not exist; None: one in the run folder.
+        folder: of the run, for the file.
+        output: the file to write, which must not exist; None: one in `exported/` of the run folder.
         input_kind: what the file takes.
 
     Raises:
@@ -75,7 +86,7 @@ def export(run: Run, weights: Weights, arch: str | None, form: str, output: Path
     """
     images = Images(run.config, Processes(0, 1, torch.device("cpu")))
     network, classes = build_network(run, weights, arch, images)
-    output = choose_output(run, network, output, FORMATS[form])
+    output = choose_output(folder, network, output, FORMATS[form])
     inference = InferenceNetwork(network, run.config.data.preset, input_kind)
     description = Description(
         architecture=network.arch,
@@ -90,20 +101,18 @@ def export(run: Run, weights: Weights, arch: str | None, form: str, output: Path
     pixels = list(load_pixels(run, images))
     with os_errors_as(RunError, f"cannot write {output}"):
         output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".export-", dir=output.parent))
+        drafts = Path(tempfile.mkdtemp(prefix=".export-", dir=output.parent))
     try:
-        draft = folder / output.name
+        draft = drafts / output.name
         run.say(f"writing {output}")
         FORMATS[form].write(inference, description, draft)
         classify = python_file.load(draft) if form == "python" else load_exported(draft, description, run.config)
         check(run, network, classify, draft, pixels, input_kind, output, form)
         with os_errors_as(RunError, f"cannot write {output}"):
-            for file in sorted(folder.iterdir()):
+            for file in sorted(drafts.iterdir()):
                 file.replace(output.parent / file.name)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if run.folder.root in output.parents:
-        run.record_config_unless_begun()
+        shutil.rmtree(drafts, ignore_errors=True)
     if form != "python":
         run.next(f"evaluate --weights {quote_path(output)}")
 
@@ -119,14 +128,14 @@ def build_network(run: Run, weights: Weights, arch: str | None, images: Images) 
     return weights.network(run.config).eval(), weights.classes
 
 
-def choose_output(run: Run, network: Network, output: Path | None, form: Format) -> Path:
+def choose_output(folder: RunFolder, network: Network, output: Path | None, form: Format) -> Path:
     """Return the file to write.
 
     Raises:
         ConfigError: its name has another suffix than the format.
         RunError: it exists.
     """
-    output = output or run.folder.exported(f"{network.arch.id}{form.suffix}")
+    output = output or folder.exported / f"{network.arch.id}{form.suffix}"
     if output.suffix != form.suffix:
         raise ConfigError(f"--output is {output}, but this format needs a name that ends in {form.suffix}")
     for path in {output, output.with_suffix(".safetensors")} if form.suffix == ".py" else {output}:
@@ -189,8 +198,6 @@ def check(
 
 def run_preprocess(run: Run, pixels: Tensor) -> Tensor:
     """Return images as the network takes them."""
-    from spos_cli.data.transforms import preprocess
-
     return preprocess(run.config.data.preset, pixels)
 
 
