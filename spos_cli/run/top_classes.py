@@ -8,7 +8,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,7 +100,7 @@ def format_csv(path: str, ranked: Sequence[RankedClass]) -> str:
     )
 
 
-def format_csv_rows(rows: Iterator[Sequence[object]] | Sequence[Sequence[object]]) -> str:
+def format_csv_rows(rows: Iterable[Sequence[object]]) -> str:
     """Return rows of CSV. All texts are quoted, since names may have any letters in them."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
