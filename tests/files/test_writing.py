@@ -102,8 +102,13 @@ def test_what_is_written_bit_by_bit_appears_as_a_whole(tmp_path: Path) -> None:
         assert not path.exists()
         file.write(b"two\n")
     assert path.read_bytes() == b"one\ntwo\n"
-    with pytest.raises(KeyboardInterrupt), open_atomically(path) as file:
-        file.write(b"three\n")
-        raise KeyboardInterrupt
+
+    def write_half() -> None:
+        with open_atomically(path) as file:
+            file.write(b"three\n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert path.read_bytes() == b"one\ntwo\n"
     assert list(path.parent.iterdir()) == [path]

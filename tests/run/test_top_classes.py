@@ -13,7 +13,7 @@ import torch
 
 from spos_cli.errors import ConfigError
 from spos_cli.run import top_classes
-from spos_cli.run.top_classes import RankedClass, choose_form, rank_classes
+from spos_cli.run.top_classes import RankedClass, choose_form, rank_classes, require_known_form
 
 NAMES = ("ape", "bee", "cow", "doe")
 # exp gives 1, 2, 4 and 1: of 8.
@@ -78,7 +78,7 @@ def test_columns_of_a_table_are_aligned_by_what_a_terminal_shows() -> None:
 @pytest.mark.parametrize("name", ["top", "top.txt", "top.csv.gz", ".csv"])
 def test_a_file_needs_a_known_suffix(name: str) -> None:
     with pytest.raises(ConfigError, match=r"neither a \.csv nor a \.jsonl"):
-        choose_form(Path(name), False, [], NAMES)
+        require_known_form(Path(name))
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
