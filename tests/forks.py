@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
-STAGES = "audit doctor evaluate export_arch flops_table report retrain search status supernet_train"
+STAGES = "audit doctor evaluate export_arch flops_table predict report retrain search status supernet_train"
 # What the commands import when they run; PyTorch imports its compiler with the first optimizer, which takes more than a
 # second. None of it starts a thread, which a fork would miss.
 MODULES = ["torch._dynamo", "spos_cli.__main__", *(f"spos_cli.stages.{name}" for name in STAGES.split())]

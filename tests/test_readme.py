@@ -14,10 +14,15 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from PIL import Image
 
 from spos_cli import cli
 from spos_cli.config import loading
 from spos_cli.config.schema import Config
+from spos_cli.engine import checkpoint
+from spos_cli.models.network import Network
+from spos_cli.run.weights_file import make_network_content
+from spos_cli.space.architecture import parse
 from tests import code_map, settings_table
 
 ROOT = Path(__file__).parents[1]
@@ -141,10 +146,17 @@ def test_every_page_is_linked_from_the_readme() -> None:
     assert {name for name in PAGES if f"]({name})" in README} == set(PAGES) - {"README.md"}
 
 
-def test_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = find_blocks("python")
-    exec(compile(code, "README.md", "exec"), {})
-    assert capsys.readouterr().out.strip() == "322918720"
+def test_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a folder with the files that the code names."""
+    config, architecture = loading.load(loading.find_config("demo")), parse("0,0,0,0,0,0,0,0")
+    state = Network(config.space.build(), architecture).state_dict()
+    content = make_network_content(config, architecture, state, ["the only class"] * config.space.classes, {})
+    checkpoint.save(tmp_path / "model.pt", content)
+    Image.new("RGB", (30, 20)).save(tmp_path / "cat.jpg")
+    monkeypatch.chdir(tmp_path)
+    for code in find_blocks("python"):
+        exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == [f"the only class {architecture}", "322918720"]
 
 
 def test_settings_load() -> None:

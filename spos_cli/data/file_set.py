@@ -12,7 +12,7 @@ from spos_cli.data.image_files import is_image, list_extensions
 from spos_cli.data.levels import ValueRange
 from spos_cli.errors import DataError
 
-MAX_LISTED = 3  # folders in a message
+MAX_LISTED = 3  # arguments in a message
 
 
 class FileSet(FolderSet):

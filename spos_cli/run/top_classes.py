@@ -8,7 +8,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from spos_cli.files.writing import open_atomically
 SUFFIXES = (".csv", ".jsonl")
 CSV_COLUMNS = ("path", "rank", "index", "class", "probability")
 DECIMALS = 6  # of a probability in a file
-STRAY_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # Python reads bytes that are not text as the others.
+STRAY_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # The others stand for bytes of a path that are not text.
 MAX_PATH_WIDTH, MAX_CLASS_WIDTH = 60, 40  # columns of the table; longer names move the rest of their line
 
 
@@ -66,24 +66,25 @@ def rank_classes(logits: Tensor, names: Sequence[str], top: int) -> list[list[Ra
     ]
 
 
-def choose_form(output: Path | None, as_json: bool, paths: Sequence[str], names: Sequence[str]) -> Form:
-    """Return the form of a file, by its suffix, or of the screen.
-
-    Args:
-        output: the file; None for the screen.
-        as_json: JSON lines on the screen, instead of a table.
-        paths: of all images.
-        names: of all classes; empty if they are not known.
-
-    Raises:
-        ConfigError: the file cannot be written in any of the forms.
-    """
-    if output is None:
-        return Form("", format_json) if as_json else make_table_form(paths, names)
+def require_known_form(output: Path) -> None:
+    """Raise ConfigError if the suffix of a file does not tell its form, or it is a folder."""
     if output.suffix not in SUFFIXES:
         raise ConfigError(f"--output {output} is neither a .csv nor a .jsonl file; name one of them")
     if output.is_dir():
         raise ConfigError(f"--output {output} is a folder; name a file")
+
+
+def choose_form(output: Path | None, as_json: bool, paths: Sequence[str], names: Sequence[str]) -> Form:
+    """Return the form of a file, by its suffix, or of the screen.
+
+    Args:
+        output: the file, see `require_known_form`; None for the screen.
+        as_json: JSON lines on the screen, instead of a table.
+        paths: of all images.
+        names: of all classes; empty if they are not known.
+    """
+    if output is None:
+        return Form("", format_json) if as_json else make_table_form(paths, names)
     return Form("", format_json) if output.suffix == ".jsonl" else Form(format_csv_rows([CSV_COLUMNS]), format_csv)
 
 
@@ -100,7 +101,7 @@ def format_csv(path: str, ranked: Sequence[RankedClass]) -> str:
     )
 
 
-def format_csv_rows(rows: Iterator[Sequence[object]] | Sequence[Sequence[object]]) -> str:
+def format_csv_rows(rows: Iterable[Sequence[object]]) -> str:
     """Return rows of CSV. All texts are quoted, since names may have any letters in them."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(rows)

@@ -17,7 +17,7 @@ from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.run.classifier import Classifier, load_classifier
 from spos_cli.run.command import Run
 from spos_cli.run.images import Images
-from spos_cli.run.top_classes import RankedClass, choose_form, open_output, rank_classes
+from spos_cli.run.top_classes import RankedClass, choose_form, open_output, rank_classes, require_known_form
 from spos_cli.run.weights_file import Weights
 
 UNREADABLE_EXIT_CODE = 1  # Some images could not be read; the others are classified.
@@ -59,6 +59,8 @@ def run(
     """
     if processes.world_size > 1:
         raise ConfigError("spos predict is one process; start it without torchrun")
+    if output is not None:
+        require_known_form(output)  # It fails before any work.
     paths, images = find_images(named), Images(run.config, processes)
     classifier = load_classifier(run, weights, arch, images, processes.device)
     form = choose_form(output, run.as_json, paths, classifier.classes)

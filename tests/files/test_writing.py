@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spos_cli.errors import RunError
-from spos_cli.files.writing import append_line, cut_torn_line, write_atomically
+from spos_cli.files.writing import append_line, cut_torn_line, open_atomically, write_atomically
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
@@ -93,3 +93,22 @@ def test_a_torn_line_is_cut(tmp_path: Path, before: bytes, after: bytes) -> None
     path.write_bytes(before)
     cut_torn_line(path)
     assert path.read_bytes() == after
+
+
+def test_what_is_written_bit_by_bit_appears_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "top.csv"
+    with open_atomically(path) as file:
+        file.write(b"one\n")
+        assert not path.exists()
+        file.write(b"two\n")
+    assert path.read_bytes() == b"one\ntwo\n"
+
+    def write_half() -> None:
+        with open_atomically(path) as file:
+            file.write(b"three\n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_bytes() == b"one\ntwo\n"
+    assert list(path.parent.iterdir()) == [path]
