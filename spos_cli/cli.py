@@ -104,6 +104,18 @@ def flops_table(
         bool, typer.Option("--latency", help="Measure latencies on this device instead of FLOPs.")
     ] = False,
     batch: Annotated[int, typer.Option("--latency-batch", min=1, help="Images per measured call.")] = 1,
+    template: Annotated[
+        Path | None,
+        typer.Option(
+            "--latency-template",
+            metavar="FILE",
+            help="Write a CSV file in which to fill in latencies that you measure elsewhere, as on a phone.",
+        ),
+    ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option("--import-latency", metavar="FILE", help="Make a filled template the latency table of the run."),
+    ] = None,
 ) -> None:
     """Show the FLOPs and parameters of every choice of the space, or of the architectures given.
 
@@ -113,17 +125,16 @@ def flops_table(
     settings = options.load()
     from spos_cli.stages import flops_table as stage
 
-    stage.require_one_question(arch or (), official, latency)
+    files = {"--import": official, "--import-latency": measured, "--latency-template": template}
+    stage.require_one_question(arch or (), {**files, "--latency": latency})
     run = options.make_run(settings)
-    if official is not None:
-        stage.compare_with_official(run, official)
-    elif latency:
+    if latency:
         work = partial(stage.measure_latency, run, batch=batch)
         run_across_processes(
             "flops-table", stage.use_one_device(settings), work, "lower --latency-batch", images=None, batch=batch
         )
     else:
-        stage.show_costs(run, arch or (), limit, form)
+        stage.run(run, arch or (), limit, form, official=official, measured=measured, template=template)
 
 
 @app.command()

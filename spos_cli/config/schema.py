@@ -37,7 +37,8 @@ class SearchConfig(Section):
     params_limit: Cost | None = Field(None, description="Largest number of parameters of a candidate. null: no limit.")
     latency_limit: Duration | None = Field(
         None,
-        description="Largest latency of a candidate, by the table that flops-table --latency measured. null: no limit.",
+        description="Largest latency of a candidate, by the table that flops-table --latency has measured, or"
+        " --import-latency has imported. null: no limit.",
     )
     population: Count = Field(50, description="Candidates per generation.")
     generations: Annotated[Number, Field(ge=0, le=10**6)] = Field(

@@ -19,34 +19,16 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import track
 from spos_cli.errors import CheckpointError, ConfigError, RunError
 from spos_cli.files.digests import file_digest
-from spos_cli.files.reading import read_json
 from spos_cli.models.counting import Costs
 from spos_cli.models.supernet import Supernet
 from spos_cli.run.command import Run
 from spos_cli.run.folder import ScoresFolder
 from spos_cli.run.images import Images
+from spos_cli.run.latency_table import read_latency
 from spos_cli.run.weights_file import Weights, read_weights
 from spos_cli.search.evaluator import CalibrationSet, Evaluator
 from spos_cli.search.evolution import Evolution
-from spos_cli.space.cost import LABELS, CostTable, format_cost, format_duration
-
-
-def read_latency(run: Run) -> CostTable:
-    """Read the latencies that were measured for this run's space.
-
-    Raises:
-        RunError: they were not measured, or for another space.
-    """
-    path, measure = run.folder.latency_table, run.command("flops-table --latency")
-    try:
-        content = read_json(path)
-        space = run.config.space.build()
-        if content["space"] != space.digest:
-            raise RunError(f"{path} was measured for another space; run {measure} again")
-        table = CostTable("latency", int(content["fixed"]), content["table"], space.options)
-    except (ValueError, KeyError, TypeError, AssertionError):
-        raise RunError(f"{path} is missing or broken; run {measure} first") from None
-    return table
+from spos_cli.space.cost import LABELS, format_cost, format_duration
 
 
 def read_supernet(path: Path, processes: Processes, train: str) -> tuple[Weights, str]:

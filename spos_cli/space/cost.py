@@ -31,6 +31,7 @@ COARSE_CELLS = 2**20  # Size of a table for rounded costs: rounding then moves f
 MAX_DRAWS = 10_000  # A range of rounded costs counts as empty after so many draws outside of it.
 MAX_COST = 10**18
 MAX_DURATION = 10**9  # microseconds
+MAX_STEPS_PER_NETWORK = 20_000  # The latency of an average network has at most about this many steps.
 LABELS = {"flops": "FLOPs", "params": "parameters", "latency": "of latency"}  # Costs in messages.
 UNITS = {"": 0, "K": 3, "M": 6, "G": 9, "T": 12}  # Powers of ten.
 DURATIONS = {"us": 1, "ms": 10**3, "s": 10**6}  # microseconds
@@ -335,6 +336,14 @@ def format_cost(cost: int) -> str:
         if rounded >= 10**exponent:
             return f"{rounded / 10**exponent:.4g}{unit}"
     return str(cost)
+
+
+def choose_latency_step(mean: float) -> int:
+    """Return the resolution of a table of latencies, for the mean latency of a network; all in microseconds.
+
+    The space counts costs exactly, in whole steps. A finer step is below the noise of any measurement.
+    """
+    return max(1, round(mean) // MAX_STEPS_PER_NETWORK)
 
 
 def parse_duration(text: str | int | float) -> int:
