@@ -19,6 +19,7 @@ from spos_cli.options import (
     JournalOption,
     Options,
     ParamsLimitOption,
+    ParetoCostOption,
     find_search,
     find_supernet,
     require_one_folder,
@@ -148,15 +149,16 @@ def search(
         typer.Option(
             "--latency-limit",
             metavar="TIME",
-            help="Maximum latency, such as 12ms, by the table that spos flops-table --latency measures.",
+            help="Maximum latency, such as 12ms, by the table that spos flops-table measures or imports.",
         ),
     ] = None,
     objective: Annotated[
         Literal["accuracy", "pareto"] | None,
         typer.Option(
-            "--objective", help="accuracy: the best top-1 (default); pareto: the whole front (FLOPs against top-1)."
+            "--objective", help="accuracy: the best top-1 (default); pareto: the whole front (a cost against top-1)."
         ),
     ] = None,
+    pareto_cost: ParetoCostOption = None,
     weights: Annotated[
         Path | None,
         typer.Option("--weights", metavar="FILE", help="Supernet, ours or official. Default: the run folder's."),
@@ -170,7 +172,7 @@ def search(
     Example: spos search --flops-limit 330M
     """
     limits = {"flops_limit": flops_limit, "params_limit": params_limit, "latency_limit": latency_limit}
-    options = options.with_search(**limits, objective=objective)
+    options = options.with_search(**limits, objective=objective, pareto_cost=pareto_cost)
     settings = options.load()
     from spos_cli.engine.evaluation import CPU_BATCH
     from spos_cli.stages import search as stage
@@ -201,8 +203,9 @@ def export_arch(
         typer.Option("--prefer", help="smallest: the cheapest candidate that is statistically tied with the best."),
     ] = "best",
     pareto: Annotated[
-        bool, typer.Option("--pareto", help="Export the whole Pareto front (FLOPs against top-1).")
+        bool, typer.Option("--pareto", help="Export the whole Pareto front (a cost against top-1).")
     ] = False,
+    pareto_cost: ParetoCostOption = None,
     journal: JournalOption = None,
     weights: Annotated[
         Path | None,
@@ -236,7 +239,7 @@ def export_arch(
     from spos_cli.search.questions import Question
     from spos_cli.stages import export_arch as stage
 
-    question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto)
+    question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto, pareto_cost=pareto_cost)
     stage.require_one_purpose(weights or arch, question, journal)
     if arch is not None:
         stage.export_path(run, weights, arch, form, output)

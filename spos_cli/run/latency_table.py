@@ -19,7 +19,7 @@ UNNAMED_DEVICE = "an unnamed device"
 
 def uses_latency(search: SearchConfig) -> bool:
     """Return whether a search needs a table of latencies."""
-    return search.latency_limit is not None
+    return search.latency_limit is not None or search.pareto_cost == "latency"
 
 
 def read_latency(run: Run) -> CostTable:
@@ -49,6 +49,14 @@ def digest_latency(run: Run) -> str:
     """
     with os_errors_as(RunError, f"cannot read {run.folder.latency_table}"):
         return file_digest(run.folder.latency_table)
+
+
+def describe_latency(run: Run) -> str:
+    """Return where the latencies of the run are from, in words; empty if its table does not say."""
+    try:
+        return describe_origin(read_json(run.folder.latency_table))
+    except (LookupError, TypeError):
+        return ""
 
 
 def summarize_import(space: SearchSpace, latencies: ImportedLatencies) -> dict[str, Any]:

@@ -245,7 +245,12 @@ def _read_search(run: Run) -> StageProgress:
         metrics={"generation": new[-1].generation, "generations": settings.generations} if new else {},
         best={}
         if best is None or best.partial
-        else {"architecture": best.architecture.to_list(), "flops": best.flops, "top1": best.top1},
+        else {
+            "architecture": best.architecture.to_list(),
+            "flops": best.flops,
+            "top1": best.top1,
+            **({} if best.latency is None else {"latency": best.latency}),
+        },
         changed=find_last_change(folder.path),
         note="; ".join(notes),
     )

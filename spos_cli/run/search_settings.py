@@ -24,8 +24,9 @@ from spos_cli.search.scoring import remove_waiting_scores
 # No score depends on these settings of a search: they say what is drawn, and when a candidate is stopped early.
 SCORE_INDEPENDENT_SETTINGS = frozenset(
     (
-        *("algorithm", "objective", "population", "parents", "mutations", "crossovers", "mutation_probability"),
-        *("predictor", "flops_limit", "params_limit", "latency_limit", "latency_table", "racing"),
+        *("algorithm", "objective", "pareto_cost", "population", "parents", "mutations", "crossovers"),
+        *("mutation_probability", "predictor", "racing"),
+        *("flops_limit", "params_limit", "latency_limit", "latency_table"),
     )
 )
 DECODED_IMAGES = ("scoring.u8", "calibration.u8")  # in the folder of the scores

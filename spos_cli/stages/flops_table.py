@@ -65,7 +65,7 @@ def run(
     measured: Path | None,
     template: Path | None,
 ) -> None:
-    """Show costs, or do with a file what its option asks for; `measure_latency` is for processes of their own.
+    """Show costs, or do with a file what its option asks for. (`measure_latency` is called in a process of its own.)
 
     Args:
         archs, limit, form: for `show_costs`.
