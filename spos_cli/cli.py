@@ -19,6 +19,7 @@ from spos_cli.options import (
     JournalOption,
     Options,
     ParamsLimitOption,
+    ParetoCostOption,
     find_search,
     find_supernet,
     require_one_folder,
@@ -105,6 +106,18 @@ def flops_table(
         bool, typer.Option("--latency", help="Measure latencies on this device instead of FLOPs.")
     ] = False,
     batch: Annotated[int, typer.Option("--latency-batch", min=1, help="Images per measured call.")] = 1,
+    template: Annotated[
+        Path | None,
+        typer.Option(
+            "--latency-template",
+            metavar="FILE",
+            help="Write a CSV file in which to fill in latencies that you measure elsewhere, as on a phone.",
+        ),
+    ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option("--import-latency", metavar="FILE", help="Make a filled template the latency table of the run."),
+    ] = None,
 ) -> None:
     """Show the FLOPs and parameters of every choice of the space, or of the architectures given.
 
@@ -114,17 +127,16 @@ def flops_table(
     settings = options.load()
     from spos_cli.stages import flops_table as stage
 
-    stage.require_one_question(arch or (), official, latency)
+    files = {"--import": official, "--import-latency": measured, "--latency-template": template}
+    stage.require_one_question(arch or (), {**files, "--latency": latency})
     run = options.make_run(settings)
-    if official is not None:
-        stage.compare_with_official(run, official)
-    elif latency:
+    if latency:
         work = partial(stage.measure_latency, run, batch=batch)
         run_across_processes(
             "flops-table", stage.use_one_device(settings), work, "lower --latency-batch", images=None, batch=batch
         )
     else:
-        stage.show_costs(run, arch or (), limit, form)
+        stage.run(run, arch or (), limit, form, official=official, measured=measured, template=template)
 
 
 @app.command()
@@ -138,15 +150,16 @@ def search(
         typer.Option(
             "--latency-limit",
             metavar="TIME",
-            help="Maximum latency, such as 12ms, by the table that spos flops-table --latency measures.",
+            help="Maximum latency, such as 12ms, by the table that spos flops-table measures or imports.",
         ),
     ] = None,
     objective: Annotated[
         Literal["accuracy", "pareto"] | None,
         typer.Option(
-            "--objective", help="accuracy: the best top-1 (default); pareto: the whole front (FLOPs against top-1)."
+            "--objective", help="accuracy: the best top-1 (default); pareto: the whole front (a cost against top-1)."
         ),
     ] = None,
+    pareto_cost: ParetoCostOption = None,
     weights: Annotated[
         Path | None,
         typer.Option("--weights", metavar="FILE", help="Supernet, ours or official. Default: the run folder's."),
@@ -160,7 +173,7 @@ def search(
     Example: spos search --flops-limit 330M
     """
     limits = {"flops_limit": flops_limit, "params_limit": params_limit, "latency_limit": latency_limit}
-    options = options.with_search(**limits, objective=objective)
+    options = options.with_search(**limits, objective=objective, pareto_cost=pareto_cost)
     settings = options.load()
     from spos_cli.engine.evaluation import CPU_BATCH
     from spos_cli.stages import search as stage
@@ -191,8 +204,9 @@ def export_arch(
         typer.Option("--prefer", help="smallest: the cheapest candidate that is statistically tied with the best."),
     ] = "best",
     pareto: Annotated[
-        bool, typer.Option("--pareto", help="Export the whole Pareto front (FLOPs against top-1).")
+        bool, typer.Option("--pareto", help="Export the whole Pareto front (a cost against top-1).")
     ] = False,
+    pareto_cost: ParetoCostOption = None,
     journal: JournalOption = None,
     weights: Annotated[
         Path | None,
@@ -237,7 +251,7 @@ def export_arch(
     run = options.make_run(options.load())
     from spos_cli.search.questions import Question
 
-    question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto)
+    question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto, pareto_cost=pareto_cost)
     stage.require_one_purpose(weights or arch, question, journal)
     if arch is not None:
         stage.export_path(run, weights, arch, form, output)

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -42,6 +42,13 @@ FlopsLimitOption = Annotated[
 ]
 ParamsLimitOption = Annotated[
     str | None, typer.Option("--params-limit", metavar="SIZE", help="Maximum number of parameters, such as 3M.")
+]
+
+ParetoCostOption = Annotated[
+    Literal["flops", "params", "latency"] | None,
+    typer.Option(
+        "--pareto-cost", help="Cost of the Pareto front: flops, params, or latency by the table of flops-table."
+    ),
 ]
 
 # From a run folder to its `--config` and `--run-dir`, and to overrides that find its images from the working folder.

@@ -22,6 +22,7 @@ from spos_cli.config.training import RetrainConfig, SupernetConfig
 from spos_cli.config.units import Cost, Count, Devices, Duration, Fraction, Number, Off
 from spos_cli.errors import ConfigError, SposError
 from spos_cli.files.quoting import as_override
+from spos_cli.space.cost import CostName
 
 
 class SearchConfig(Section):
@@ -30,14 +31,20 @@ class SearchConfig(Section):
     algorithm: Literal["evolution", "random"] = Field("evolution", description="random: the baseline.")
     objective: Literal["accuracy", "pareto"] = Field(
         "accuracy",
-        description="accuracy: the best top-1 within the limits. pareto: the whole front of FLOPs against top-1"
+        description="accuracy: the best top-1 within the limits. pareto: the whole front of a cost against top-1"
         " (NSGA-II).",
+    )
+    pareto_cost: CostName = Field(
+        "flops",
+        description="Cost of the front, with objective: pareto. latency: by the table that flops-table --latency has"
+        " measured, or --import-latency has imported.",
     )
     flops_limit: Cost | None = Field(330_000_000, description="Largest FLOPs of a candidate. null: no limit.")
     params_limit: Cost | None = Field(None, description="Largest number of parameters of a candidate. null: no limit.")
     latency_limit: Duration | None = Field(
         None,
-        description="Largest latency of a candidate, by the table that flops-table --latency measured. null: no limit.",
+        description="Largest latency of a candidate, by the table that flops-table --latency has measured, or"
+        " --import-latency has imported. null: no limit.",
     )
     population: Count = Field(50, description="Candidates per generation.")
     generations: Annotated[Number, Field(ge=0, le=10**6)] = Field(
@@ -96,6 +103,11 @@ class SearchConfig(Section):
             raise ValueError(
                 f"calibration_images ({self.calibration_images}) must be at least calibration_batch_size"
                 f" ({self.calibration_batch_size})"
+            )
+        if self.objective != "pareto" and self.pareto_cost != "flops":
+            raise ValueError(
+                f"pareto_cost: {self.pareto_cost} is for the front, which objective: {self.objective} does not look"
+                " for; set objective: pareto, or pareto_cost: flops"
             )
         if self.objective == "pareto" and self.racing is not None:
             raise ValueError(

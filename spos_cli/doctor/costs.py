@@ -13,7 +13,7 @@ from spos_cli.doctor.wording import percent, plural
 from spos_cli.errors import RunError
 from spos_cli.models.counting import count
 from spos_cli.official import golden
-from spos_cli.run.search_inputs import read_latency
+from spos_cli.run.latency_table import read_latency
 from spos_cli.run.training import make_sampler
 from spos_cli.space.cost import CostTable, format_cost
 from spos_cli.space.sampling import CostBinSampler

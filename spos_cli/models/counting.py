@@ -27,10 +27,12 @@ class Costs:
     Attributes:
         flops: multiply-adds of convolutions and linear layers for one image (paper, section 4).
         params: parameters of the stand-alone network, with affine BatchNorm.
+        latency: microseconds on a device; None where nobody needs it. It is measured, not counted.
     """
 
     flops: CostTable
     params: CostTable
+    latency: CostTable | None = None
 
 
 def count(space: SearchSpace) -> Costs:

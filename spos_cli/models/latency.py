@@ -20,15 +20,15 @@ from spos_cli.models.blocks import build_block
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
-from spos_cli.space.cost import CostTable
+from spos_cli.space.cost import CostTable, choose_latency_step
 from spos_cli.space.search_space import SearchSpace
 
 WARM_UP_ROUNDS, MEASURED_ROUNDS = 3, 15
-# The resolution of the table: the latency of an average network has at most about this many steps.
-MAX_STEPS_PER_NETWORK = 20_000
 OUTLIER_RATIO = 1.5  # A slowest call of this many times the median is reported as an outlier.
 
-TimeCall = Callable[[Callable[[], object]], float]  # Make a call and return its seconds.
+Call = Callable[[], object]  # One forward pass.
+TimeCall = Callable[[Call], float]  # Make a call and return its seconds.
+MakeCall = Callable[[nn.Module, torch.device, tuple[int, ...]], Call]  # Prepare a module for inputs of a shape.
 BlockKey = tuple[
     Choice, int, tuple[int, ...]
 ]  # choice, width and the layer's signature: equal blocks are measured once
@@ -116,6 +116,7 @@ def measure(
     networks: Sequence[Architecture],
     progress: Callable[[int], object] = lambda done: None,
     time_call: TimeCall | None = None,
+    make_call: MakeCall | None = None,
     *,
     name: str = "cpu",
     dtype: str = "float32",
@@ -128,14 +129,18 @@ def measure(
         progress: is called with the number of rounds that were done since the last time.
         time_call: times a call on the device. The default is the clock, which is right for a CPU only: on other devices
             a call returns before its work is done.
+        make_call: prepares each block, and each whole network, for the device and for inputs of shape `(B, C, H, W)`.
+            The default is PyTorch's forward pass. Another runtime may compile the module, and call what it has
+            compiled.
         name, dtype: of the device, and how it computes float32, for `Conditions`.
 
     Raises:
         ConfigError: a user's own block cannot be built.
     """
     assert time_call is not None or device.type == "cpu"
+    prepare = make_call or _make_call
     keys: list[list[BlockKey]] = []  # by layer and option
-    calls: dict[Key, Callable[[], object]] = {}
+    calls: dict[Key, Call] = {}
     for layer, options in zip(space.layers, space.options.by_layer, strict=True):
         keys.append([])
         for option in options:
@@ -144,9 +149,9 @@ def measure(
             keys[-1].append(key)
             if key not in calls:
                 block = build_block(choice, layer, affine=True, width=option.width)
-                calls[key] = _make_call(block, device, (batch, layer.op_in_channels, layer.in_size, layer.in_size))
+                calls[key] = prepare(block, device, (batch, layer.op_in_channels, layer.in_size, layer.in_size))
     for arch in dict.fromkeys(networks):
-        calls[arch] = _make_call(Network(space, arch), device, (batch, 3, space.image_size, space.image_size))
+        calls[arch] = prepare(Network(space, arch), device, (batch, 3, space.image_size, space.image_size))
 
     seconds = _time_in_turns(calls, time_call or _time_by_clock, progress)
     medians = {key: max(1, round(statistics.median(times) * 1e6)) for key, times in seconds.items()}
@@ -163,7 +168,7 @@ def measure(
 
 
 def _time_in_turns(
-    calls: dict[Key, Callable[[], object]], time_call: TimeCall, progress: Callable[[int], object]
+    calls: dict[Key, Call], time_call: TimeCall, progress: Callable[[int], object]
 ) -> dict[Key, list[float]]:
     """Return the seconds of each call in each measured round.
 
@@ -193,8 +198,7 @@ def _fit_table(
     smallest_sum = sum(map(min, blocks))
     sums = [CostTable("latency", 0, blocks, space.options).of(arch) for arch in networks]
     line = fit_line(sums, whole, smallest_sum)
-    # The space counts costs exactly, in whole steps. A finer step than this is below the noise of the measurement.
-    step = max(1, round(statistics.mean(whole)) // MAX_STEPS_PER_NETWORK)
+    step = choose_latency_step(statistics.mean(whole))
     rows = [[max(step, round(line.b * time / step) * step) for time in row] for row in blocks]
     # Rounding must not take the cheapest network to 0.
     fixed = max(round(line.a), 1 - sum(map(min, rows)))
@@ -214,7 +218,7 @@ def _time_by_clock(call: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def _make_call(module: nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], object]:
+def _make_call(module: nn.Module, device: torch.device, shape: tuple[int, ...]) -> Call:
     """Return a forward pass of a module in eval mode, on random features of shape `(B, C, H, W)`."""
     module.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     features: Tensor = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)

@@ -147,7 +147,8 @@ def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
         "tied": sorted(search.ties or ()),
         "exported": sorted(line for arch, line in search.line_of.items() if arch in search.exported),
         "winner": search.winner_line,
-        "front": {cost: search.front(cost) for cost in ("flops", "params")},
+        "front": {cost: search.front(cost) for cost in search.costs},
+        "cost": search.front_cost if search.front_cost in search.costs else "flops",  # on the axis at first
         "limits": dict(search.limits),
         "best": {"at": positions, "top1": _rounded(values)},
         "choice_shares": {
@@ -155,6 +156,8 @@ def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
             "top": _matrix(count_choice_shares(space, top)),
         },
     }
+    if "latency" in search.costs:
+        data["latency"] = [entry.latency for entry in entries]  # microseconds
     return data | _widths(space, search, archs, top) if space.widths else data
 
 

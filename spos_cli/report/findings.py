@@ -11,6 +11,7 @@ from spos_cli.search import statistics
 from spos_cli.search.journal import Entry
 from spos_cli.search.results import Results, is_counted, is_new
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.cost import CostName
 from spos_cli.space.search_space import SearchSpace
 
 Number = float | None  # None where a file has no number, or one that is not finite
@@ -221,8 +222,10 @@ class Search:
         ties: p-values of the lines that are statistically tied with the winner; None if the test was not possible.
         ties_unknown: why the test was not possible, or not for all candidates, in words; else empty.
         planned: how many candidates the search scores in all, unless the space is exhausted first; None if unknown.
+        front_cost: the cost of the front that the search was for; `flops` if it was for the best top-1.
         hypervolume: of a search for the Pareto front: the area below the front as a share of the rectangle from 0 to
-            the FLOPs limit and from top-1 0 to 1; else None.
+            the limit on its cost and from top-1 0 to 1; else None.
+        latency_of: where the latencies are from, in words; empty if the search has none.
         exported: architectures that were written to files.
     """
 
@@ -232,7 +235,9 @@ class Search:
     ties: Mapping[int, float] | None = None
     ties_unknown: str = ""
     planned: int | None = None
+    front_cost: CostName = "flops"
     hypervolume: float | None = None
+    latency_of: str = ""
     exported: frozenset[Architecture] = frozenset()
 
     @cached_property
@@ -281,8 +286,14 @@ class Search:
         """Sort lines by FLOPs; at equal FLOPs the better one is first, as in `export-arch --prefer smallest`."""
         return sorted(lines, key=lambda line: (self.entries[line].flops, self.entries[line].rank))
 
-    def front(self, cost: str) -> list[int]:
-        """Return the Pareto front of top-1 against a cost (`flops` or `params`): its lines, sorted by cost."""
+    @cached_property
+    def costs(self) -> list[CostName]:
+        """The costs of every candidate that are known."""
+        has_latency = all(entry.latency is not None for entry in self.entries)
+        return ["flops", "params", "latency"] if has_latency else ["flops", "params"]
+
+    def front(self, cost: CostName) -> list[int]:
+        """Return the Pareto front of top-1 against a cost in `costs`: its lines, sorted by cost."""
         costs = [float(getattr(self.entries[line], cost)) for line in self.comparable]
         scores = [self.entries[line].top1 for line in self.comparable]
         return [self.comparable[index] for index in statistics.front(costs, scores)]

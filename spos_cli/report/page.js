@@ -30,6 +30,15 @@
     return String(number);
   }
 
+  const formatMilliseconds = (number) => Number((number / 1000).toPrecision(4)) + " ms";
+
+  // The costs that the horizontal axis can have; a latency is in microseconds, and is drawn in milliseconds.
+  const COSTS = {
+    flops: { title: "FLOPs", unit: 1, ticks: "~s", format: formatCost },
+    params: { title: "parameters", unit: 1, ticks: "~s", format: formatCost },
+    latency: { title: "latency, ms", unit: 1000, ticks: ",~r", format: formatMilliseconds },
+  };
+
   // Architectures
 
   function opClass(op) {
@@ -83,6 +92,7 @@
       ["top-5", formatPercent(search.top5[line])],
       ["FLOPs", formatCost(search.flops[line])],
       ["parameters", formatCost(search.params[line])],
+      ...(search.latency ? [["latency", formatMilliseconds(search.latency[line])]] : []),
       ["images", images.toLocaleString("en")],
       ["found", `generation ${search.generation[line]}, ${search.origins[search.origin[line]]}`],
     ];
@@ -138,7 +148,7 @@
     }
   }
 
-  let costAxis = "flops"; // or "params"
+  let costAxis = search && search.cost; // a key of COSTS
   const groups = {}; // lines, by the symbol of their points
   let traceType = "scatter"; // or "scattergl", which needs WebGL
 
@@ -159,7 +169,8 @@
   }
 
   function drawScatter() {
-    const costs = search[costAxis], limit = search.limits[costAxis];
+    const { title, unit, ticks, format } = COSTS[costAxis], limit = search.limits[costAxis];
+    const costs = search[costAxis].map((cost) => cost / unit);
     const scale = [[0, cssVariable("early")], [0.5, cssVariable("middle")], [1, cssVariable("late")]];
     const points = (lines, marker, extra = {}) => ({
       type: traceType, mode: "markers", hoverinfo: "none", marker,
@@ -196,18 +207,18 @@
     // The axis title of plotly.js would overlap the tick labels here, so the title is an annotation.
     const annotations = [{
       xref: "paper", x: 0.5, yref: "paper", y: 0, yshift: -24, yanchor: "top", showarrow: false,
-      text: costAxis === "flops" ? "FLOPs" : "parameters", font: { size: 14 },
+      text: title, font: { size: 14 },
     }];
     if (limit) {
-      shapes.push({ type: "line", yref: "paper", y0: 0, y1: 1, x0: limit, x1: limit, line: { color: cssVariable("limit"), width: 1.5, dash: "dash" } });
+      shapes.push({ type: "line", yref: "paper", y0: 0, y1: 1, x0: limit / unit, x1: limit / unit, line: { color: cssVariable("limit"), width: 1.5, dash: "dash" } });
       annotations.push({
-        x: limit, yref: "paper", y: 1, text: "limit " + formatCost(limit), showarrow: false, xanchor: "right", yanchor: "bottom",
+        x: limit / unit, yref: "paper", y: 1, text: "limit " + format(limit), showarrow: false, xanchor: "right", yanchor: "bottom",
         font: { color: cssVariable("limit") },
       });
     }
     const narrow = isNarrow();
     return draw("scatter", traces, {
-      xaxis: { tickformat: "~s", nticks: narrow ? 5 : 9 },
+      xaxis: { tickformat: ticks, nticks: narrow ? 5 : 9 },
       yaxis: { title: { text: "one-shot top-1, %" } },
       margin: { l: 46, r: 14, t: 40, b: 50 }, shapes, annotations,
     });

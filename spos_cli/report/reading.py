@@ -23,9 +23,10 @@ from spos_cli.search.journal import Journal
 from spos_cli.search.results import Results
 from spos_cli.space import architecture
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.cost import CostName
 from spos_cli.space.search_space import SearchSpace
 
-MAX_DEVICE_LETTERS = 80
+MAX_DEVICE_LETTERS, MAX_ORIGIN_LETTERS = 80, 160
 
 
 def read_findings(run: RunFolder) -> Findings:
@@ -96,6 +97,7 @@ def read_search(run: RunFolder, space: SearchSpace, result: dict[str, Any]) -> S
     if results.winner is None:
         return None
     settings = read_recorded_config(run.search.path)
+    front_cost = settings.search.pareto_cost if settings is not None else "flops"
     return Search(
         entries=entries,
         limits=_read_limits(result, settings),
@@ -103,7 +105,9 @@ def read_search(run: RunFolder, space: SearchSpace, result: dict[str, Any]) -> S
         ties=_list_ties(results),
         ties_unknown=results.comparison.problem,
         planned=settings.search.population * (settings.search.generations + 1) if settings is not None else None,
-        hypervolume=_read_hypervolume(result),
+        front_cost=front_cost,
+        hypervolume=_read_hypervolume(result, front_cost),
+        latency_of=str(result.get("latency_of", ""))[:MAX_ORIGIN_LETTERS],
         exported=frozenset(_read_exported(run)),
     )
 
@@ -117,10 +121,10 @@ def _list_ties(results: Results) -> dict[int, float] | None:
     return {row: comparison.p_values[arch] for arch, row in results.rows.items() if arch in others}
 
 
-def _read_hypervolume(result: dict[str, Any]) -> float | None:
+def _read_hypervolume(result: dict[str, Any], cost: CostName) -> float | None:
     """Return the hypervolume of the Pareto front as a share of its rectangle; None if the result has none."""
     with contextlib.suppress(LookupError, TypeError):
-        area, corner = as_number(result["hypervolume"]), as_number(result["reference"]["flops"])
+        area, corner = as_number(result["hypervolume"]), as_number(result["reference"][cost])
         return area / corner if area is not None and corner else None
     return None
 

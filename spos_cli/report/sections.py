@@ -33,6 +33,8 @@ from spos_cli.space.search_space import Layer, SearchSpace
 
 OP_COLOURS = 7  # in page.css; an eighth op has the colour of the first one, hatched
 MAX_TIED_ROWS = 12
+COSTS = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}  # Before the word "limit".
+BUTTONS = {"flops": "FLOPs", "params": "Parameters", "latency": "Latency"}
 CORRELATIONS = {
     "kendall": "Kendall’s τ",
     "spearman": "Spearman’s ρ",
@@ -87,13 +89,20 @@ def tradeoff(search: Search) -> Html:
         )
     if search.hypervolume is not None:
         notes.append(
-            f"The front covers {format_percent(search.hypervolume, 1)} of the rectangle from 0 to the FLOPs limit and"
-            " from 0 to 100 % top-1 (its hypervolume). Use this number to compare searches of the same space."
+            f"The front covers {format_percent(search.hypervolume, 1)} of the rectangle from 0 to the"
+            f" {COSTS[search.front_cost]} limit and from 0 to 100 % top-1 (its hypervolume). Use this number to compare"
+            " searches of the same space."
         )
+    if search.latency_of:
+        notes.append(f"Latencies are sums over the blocks, by the table of {search.latency_of}.")
+    first = search.front_cost if search.front_cost in search.costs else "flops"
+    buttons = [
+        element("button", BUTTONS[cost], type="button", data_cost=cost, aria_pressed=str(cost == first).lower())
+        for cost in search.costs
+    ]
     switch = element(
         "div",
-        element("button", "FLOPs", type="button", data_cost="flops", aria_pressed="true"),
-        element("button", "Parameters", type="button", data_cost="params", aria_pressed="false"),
+        buttons,
         class_="switch",
         role="group",
         aria_label="Cost on the horizontal axis",

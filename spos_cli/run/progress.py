@@ -15,6 +15,7 @@ from spos_cli.files import lock
 from spos_cli.files.reading import read_json, read_yaml
 from spos_cli.run.command import Run
 from spos_cli.run.folder import TrainingFolder
+from spos_cli.run.latency_table import describe_origin
 from spos_cli.run.recorded_config import read_recorded_config
 from spos_cli.search.journal import Journal
 from spos_cli.search.results import Results
@@ -106,7 +107,7 @@ def list_progress(run: Run) -> Iterator[StageProgress]:
 def _read_table(path: Path, name: str, summarize: Callable[[Numbers], Numbers]) -> Iterator[StageProgress]:
     if path.is_file():
         content, numbers = read_json(path), {}
-        with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
+        with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError, AttributeError):
             numbers = summarize(content)
         yield StageProgress(name, "complete", path.parent, metrics=numbers, changed=find_last_change(path))
 
@@ -120,7 +121,9 @@ def _summarize_flops(content: Numbers) -> Numbers:
 
 
 def _summarize_latency(content: Numbers) -> Numbers:
-    """Return the main numbers of a `latency_table.json`."""
+    """Return the device of a `latency_table.json`, and how far to trust its sums; those of an import are unknown."""
+    if content["conditions"].get("imported") is True:
+        return {"device": describe_origin(content)}
     if not is_number(content["spearman"]):
         raise ValueError("the rank correlation is not a number")
     return {"device": str(content["conditions"]["device"]), "spearman": content["spearman"]}
@@ -242,7 +245,12 @@ def _read_search(run: Run) -> StageProgress:
         metrics={"generation": new[-1].generation, "generations": settings.generations} if new else {},
         best={}
         if best is None or best.partial
-        else {"architecture": best.architecture.to_list(), "flops": best.flops, "top1": best.top1},
+        else {
+            "architecture": best.architecture.to_list(),
+            "flops": best.flops,
+            "top1": best.top1,
+            **({} if best.latency is None else {"latency": best.latency}),
+        },
         changed=find_last_change(folder.path),
         note="; ".join(notes),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,34 +20,17 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import track
 from spos_cli.errors import CheckpointError, ConfigError, RunError
 from spos_cli.files.digests import file_digest
-from spos_cli.files.reading import read_json
-from spos_cli.models.counting import Costs
+from spos_cli.models.counting import Costs, count
 from spos_cli.models.supernet import Supernet
 from spos_cli.run.command import Run
 from spos_cli.run.folder import ScoresFolder
 from spos_cli.run.images import Images
+from spos_cli.run.latency_table import read_latency, uses_latency
 from spos_cli.run.weights_file import Weights, read_weights
 from spos_cli.search.evaluator import CalibrationSet, Evaluator
 from spos_cli.search.evolution import Evolution
-from spos_cli.space.cost import LABELS, CostTable, format_cost, format_duration
-
-
-def read_latency(run: Run) -> CostTable:
-    """Read the latencies that were measured for this run's space.
-
-    Raises:
-        RunError: they were not measured, or for another space.
-    """
-    path, measure = run.folder.latency_table, run.command("flops-table --latency")
-    try:
-        content = read_json(path)
-        space = run.config.space.build()
-        if content["space"] != space.digest:
-            raise RunError(f"{path} was measured for another space; run {measure} again")
-        table = CostTable("latency", int(content["fixed"]), content["table"], space.options)
-    except (ValueError, KeyError, TypeError, AssertionError):
-        raise RunError(f"{path} is missing or broken; run {measure} first") from None
-    return table
+from spos_cli.space.cost import LABELS, format_as
+from spos_cli.space.search_space import SearchSpace
 
 
 def read_supernet(path: Path, processes: Processes, train: str) -> tuple[Weights, str]:
@@ -88,6 +72,16 @@ def read_searched_supernet(run: Run, processes: Processes, weights: Path | None)
     return read_supernet(path, processes, train if weights is None else "")
 
 
+def read_costs(run: Run, space: SearchSpace) -> Costs:
+    """Count the costs of a space, and read its latencies if the search needs them.
+
+    Raises:
+        RunError: the search needs latencies, but there is no table of them.
+    """
+    costs = count(space)
+    return replace(costs, latency=read_latency(run)) if uses_latency(run.config.search) else costs
+
+
 def list_limits(run: Run) -> dict[str, int | None]:
     """Return the limits on candidates by cost: always the one on FLOPs, others where they are set."""
     search = run.config.search
@@ -99,8 +93,7 @@ def describe_limits(run: Run) -> str:
     """Return the limits on candidates in words, such as `at or under 330M FLOPs and 3M parameters`; empty if none."""
     limits = {name: limit for name, limit in list_limits(run).items() if limit is not None}
     written = [
-        format_duration(limit) if name == "latency" else f"{format_cost(limit)} {LABELS[name]}"
-        for name, limit in limits.items()
+        format_as(name, limit) + (f" {LABELS[name]}" if name != "latency" else "") for name, limit in limits.items()
     ]
     return f"at or under {' and '.join(written)}" if written else ""
 
@@ -110,14 +103,16 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
 
     Under the limit that excludes most of the space, every draw counts; the other limits reject draws.
 
-    Raises:
-        RunError: there is a limit on the latency, but no table of latencies.
+    Args:
+        costs: of the space, as from `read_costs`.
     """
     search = run.config.search
-    limits = [(costs.flops, search.flops_limit), (costs.params, search.params_limit)]
-    if search.latency_limit is not None:
-        limits.append((read_latency(run), search.latency_limit))
-    tightest_first = [(table, limit) for table, limit in limits if limit is not None]
+    limits = [
+        (costs.flops, search.flops_limit),
+        (costs.params, search.params_limit),
+        (costs.latency, search.latency_limit),
+    ]
+    tightest_first = [(table, limit) for table, limit in limits if table is not None and limit is not None]
     tightest_first.sort(key=lambda pair: pair[0].distribution().share(None, pair[1]))
     table, limit = tightest_first[0] if tightest_first else (costs.flops, None)
     return Evolution(
@@ -132,7 +127,7 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
         mutation_probability=search.mutation_probability,
         seed=run.config.seed,
         flops=costs.flops,
-        front_on=costs.flops if search.objective == "pareto" else None,
+        front_on=getattr(costs, search.pareto_cost) if search.objective == "pareto" else None,
         predictor=search.predictor,
     )
 

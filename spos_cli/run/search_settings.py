@@ -12,20 +12,21 @@ from spos_cli.data.image_store import read_manifest
 from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
 from spos_cli.errors import RunError
-from spos_cli.files.digests import file_digest
 from spos_cli.files.reading import read_json
 from spos_cli.files.writing import write_atomically
 from spos_cli.run.command import Run
 from spos_cli.run.folder import ScoresFolder
 from spos_cli.run.image_comparison import describe_changes, make_image_record, require_recorded_classes
 from spos_cli.run.images import Images
+from spos_cli.run.latency_table import digest_latency, uses_latency
 from spos_cli.search.scoring import remove_waiting_scores
 
 # No score depends on these settings of a search: they say what is drawn, and when a candidate is stopped early.
 SCORE_INDEPENDENT_SETTINGS = frozenset(
     (
-        *("algorithm", "objective", "population", "parents", "mutations", "crossovers", "mutation_probability"),
-        *("predictor", "flops_limit", "params_limit", "latency_limit", "latency_table", "racing"),
+        *("algorithm", "objective", "pareto_cost", "population", "parents", "mutations", "crossovers"),
+        *("mutation_probability", "predictor", "racing"),
+        *("flops_limit", "params_limit", "latency_limit", "latency_table"),
     )
 )
 DECODED_IMAGES = ("scoring.u8", "calibration.u8")  # in the folder of the scores
@@ -53,8 +54,8 @@ def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
         RunError: there is a journal already, and it was made with other settings.
     """
     ours = _list_settings(run, supernet_digest)
-    if run.config.search.latency_limit is not None:
-        ours["search"]["latency_table"] = file_digest(run.folder.latency_table)
+    if uses_latency(run.config.search):
+        ours["search"]["latency_table"] = digest_latency(run)
     if run.folder.search.journal.exists():
         require_same(ours, read_settings(run.folder.search), f"{run.folder.search} holds a search")
     return ours

@@ -97,7 +97,8 @@ class Evolution:
         mutation_probability: probability of each layer to be drawn again.
         flops: of two candidates with the same fitness, the one with fewer FLOPs comes first; None takes `table`.
         others: more limits, under which candidates are drawn by rejection, so they should exclude less.
-        front_on: a cost; the search is for the whole front, cost against fitness. None: it is for the best fitness.
+        front_on: a cost; the search is for the whole front, this cost against fitness. None: it is for the best
+            fitness.
         predictor: ridge predicts fitness from all scores so far. Then most candidates of a generation are the best that
             an evolution on predicted fitness finds, and the others are random.
     """

@@ -9,6 +9,7 @@ Lines are in the order of scoring; those taken from another search come first. A
 - `generation`: of the evolution, from 0;
 - `origin`: `random`, `mutation`, `crossover` or `predicted`; `imported` for a score that another search found on other
   images, and `rescored` for such an architecture that this search has scored again;
+- `latency`: microseconds, if the search has a table of latencies;
 - `partial: true`: scoring stopped early, since the candidate had lost its race;
 - `earlier: true`: another search has found the score, with the same supernet on the same images.
 
@@ -43,6 +44,7 @@ class Entry:
     """One scored candidate; the fields are those of a line (see the module).
 
     Attributes:
+        latency: microseconds by the search's table of latencies; None without one.
         partial: whether the candidate was stopped early.
         earlier: whether another search has found the score, on the same images.
     """
@@ -57,6 +59,7 @@ class Entry:
     origin: Origin
     partial: bool = False
     earlier: bool = False
+    latency: int | None = None
 
     @property
     def fitness(self) -> float:
@@ -79,8 +82,10 @@ class Entry:
         return round(self.top1 * self.images)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain types for files, without flags that are false."""
+        """Return plain types for files, without flags that are false and without a latency that is unknown."""
         fields = {**asdict(self), "architecture": self.architecture.to_list()}
+        if self.latency is None:
+            del fields["latency"]
         for flag in ("partial", "earlier"):
             if not fields[flag]:
                 del fields[flag]
@@ -95,7 +100,9 @@ class Entry:
         """Read one line; raise one of `BAD_LINE` if it is not a scored candidate."""
         fields = json.loads(line)
         entry = Entry(architecture=Architecture.from_list(fields.pop("architecture")), **fields)
-        numbers = (entry.flops, entry.params, entry.images, entry.generation)
+        numbers = [entry.flops, entry.params, entry.images, entry.generation]
+        if "latency" in fields:
+            numbers.append(fields["latency"])
         if (
             not all(type(number) is int and 0 <= number <= MAX_COST for number in numbers)
             or entry.images * entry.flops == 0

@@ -11,7 +11,7 @@ from spos_cli.errors import ConfigError, LimitError
 from spos_cli.models.counting import Costs, count
 from spos_cli.search.journal import Entry
 from spos_cli.search.results import Results
-from spos_cli.space.cost import LABELS, CostTable, format_cost
+from spos_cli.space.cost import LABELS, CostName, CostTable, format_as
 from spos_cli.space.search_space import SearchSpace
 
 
@@ -23,7 +23,9 @@ class Question:
         top: how many; None for one, or with `front` for all of it.
         flops_limit, params_limit: only candidates at or under them are considered.
         smallest: instead of the best, the cheapest of those that are statistically tied with it.
-        front: the whole Pareto front, FLOPs against top-1.
+        front: the whole Pareto front, a cost against top-1.
+        pareto_cost: the cost of the front; None for that of the search, or FLOPs.
+        latency_limit: of the search, in microseconds.
 
     Raises:
         ConfigError: the parts of the question contradict each other.
@@ -34,28 +36,40 @@ class Question:
     params_limit: int | None = None
     smallest: bool = False
     front: bool = False
+    pareto_cost: CostName | None = None
+    latency_limit: int | None = None
 
     def __post_init__(self) -> None:
         for given, name in ((self.top is not None, "--top"), (self.smallest, "--prefer smallest")):
             if self.front and given:
                 raise ConfigError(f"--pareto exports the whole front, cheapest first; do not pass {name} with it")
+        if self.pareto_cost is not None and not self.front:
+            raise ConfigError("--pareto-cost is the cost of the front; pass --pareto, too")
 
     @property
     def limits(self) -> list[tuple[str, int]]:
         """The limits that were given: the name of the cost in an entry, and its maximum."""
-        both = (("flops", self.flops_limit), ("params", self.params_limit))
-        return [(name, limit) for name, limit in both if limit is not None]
+        limits = {"flops": self.flops_limit, "params": self.params_limit, "latency": self.latency_limit}
+        return [(name, limit) for name, limit in limits.items() if limit is not None]
+
+    @property
+    def needs_latency(self) -> bool:
+        """Whether the answer depends on the latency of each candidate."""
+        return self.pareto_cost == "latency" or self.latency_limit is not None
 
     def within(self, search: Mapping[str, Any]) -> Question:
-        """Return this question with the limits of the search where it has none of its own.
+        """Return this question with the limits and the front of the search where it has none of its own.
 
         A search may hold candidates over its limits: those of an earlier search that it began with.
         """
         flops, params = search.get("flops_limit"), search.get("params_limit")
+        cost = self.pareto_cost or search.get("pareto_cost")
         return replace(
             self,
             flops_limit=flops if self.flops_limit is None else self.flops_limit,
             params_limit=params if self.params_limit is None else self.params_limit,
+            pareto_cost=cost if self.front else None,
+            latency_limit=search.get("latency_limit"),
         )
 
 
@@ -79,7 +93,7 @@ def answer(
         raise LimitError(_describe_unreachable(question, scored.candidates, count(space), command))
     best, notes = allowed.ranking, []
     if question.front:
-        chosen = allowed.front
+        chosen = allowed.front(question.pareto_cost or "flops")
         if not chosen:
             raise LimitError(f"none of {len(best):,} candidates was scored to the end, so there is no front")
     elif question.smallest:
@@ -114,15 +128,16 @@ def _describe_unreachable(
     limits, ranges, impossible = [], [], []
     for name, limit in question.limits:
         values = [getattr(entry, name) for entry in entries]
-        number_under, label = sum(cost <= limit for cost in values), LABELS[name]
-        limits.append(f"{format_cost(limit)} {label}")
-        several = f" ({number_under:,} of them at most {format_cost(limit)})" if len(question.limits) > 1 else ""
-        ranges.append(f"{format_cost(min(values))} to {format_cost(max(values))} {label}{several}")
-        table: CostTable = getattr(costs, name)
-        if table.minimum > limit:
+        number_under, label, most = sum(cost <= limit for cost in values), LABELS[name], format_as(name, limit)
+        limits.append(f"{most} {label}")
+        several = f" ({number_under:,} of them at most {most})" if len(question.limits) > 1 else ""
+        ranges.append(f"{format_as(name, min(values))} to {format_as(name, max(values))} {label}{several}")
+        table: CostTable | None = getattr(costs, name)
+        if table is not None and table.minimum > limit:
             impossible.append(f"{table.format_exactly(table.minimum)} {label}")
     text = f"no scored candidate has at most {' and '.join(limits)}; they have {' and '.join(ranges)}"
     if impossible:
         return f"{text}, and no architecture of the space has less than {' and '.join(impossible)}"
-    options = " ".join(f"--{name}-limit {limit}" for name, limit in question.limits)
+    units = {"latency": "us"}
+    options = " ".join(f"--{name}-limit {limit}{units.get(name, '')}" for name, limit in question.limits)
     return f"{text}; {command(f'search --fresh {options}')} may find some"

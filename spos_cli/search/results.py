@@ -21,6 +21,7 @@ from spos_cli.search.evolution import Evolution
 from spos_cli.search.journal import Entry
 from spos_cli.search.outcomes import OutcomesFile
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.cost import CostName, CostTable
 
 SIGNIFICANCE_LEVEL = 0.05  # of each paired test against the winner
 
@@ -35,15 +36,20 @@ def is_new(entry: Entry) -> bool:
     return is_counted(entry) and not entry.earlier
 
 
+def with_latency(entries: Iterable[Entry], table: CostTable | None) -> list[Entry]:
+    """Return candidates with their latencies by a table; without a table, they have none."""
+    return [replace(one, latency=None if table is None else table.of(one.architecture)) for one in entries]
+
+
 def ranking(entries: Iterable[Entry]) -> list[Entry]:
     """Sort candidates, the best first and those that were stopped early last."""
     return sorted(entries, key=lambda entry: entry.rank)
 
 
-def pareto(entries: Iterable[Entry]) -> list[Entry]:
-    """Return the front over FLOPs and top-1, the cheapest first, without candidates that were stopped early."""
+def pareto(entries: Iterable[Entry], cost: CostName = "flops") -> list[Entry]:
+    """Return the front over a cost and top-1, the cheapest first, without candidates that were stopped early."""
     complete = [entry for entry in entries if not entry.partial]
-    costs, scores = [entry.flops for entry in complete], [entry.top1 for entry in complete]
+    costs, scores = [float(getattr(entry, cost)) for entry in complete], [entry.top1 for entry in complete]
     return [complete[index] for index in statistics.front(costs, scores)]
 
 
@@ -148,10 +154,9 @@ class Results:
         """The best candidate; one that was stopped early only if all were. None if there is no candidate."""
         return min(self.candidates, key=lambda entry: entry.rank, default=None)
 
-    @cached_property
-    def front(self) -> list[Entry]:
-        """The front over FLOPs and top-1, the cheapest first."""
-        return pareto(self.candidates)
+    def front(self, cost: CostName = "flops") -> list[Entry]:
+        """Return the front over a cost and top-1, the cheapest first."""
+        return pareto(self.candidates, cost)
 
     @property
     def best_so_far(self) -> list[float]:
@@ -212,18 +217,20 @@ class Results:
         tied = self.comparison.is_tied(entry.architecture)
         return {**entry.to_dict(), "interval": round_interval(entry), "tied": tied}
 
-    def front_to_dict(self, corner: int) -> dict[str, Any]:
-        """Return the front for files, with its hypervolume: the area below it, FLOPs times top-1.
+    def front_to_dict(self, cost: CostName, corner: int) -> dict[str, Any]:
+        """Return the front for files, with its hypervolume: the area below it, cost times top-1.
 
         Args:
-            corner: the FLOPs up to which the area is counted.
+            cost: of the front.
+            corner: the cost up to which the area is counted.
         """
-        front = self.front
-        area = statistics.hypervolume([entry.flops for entry in front], [entry.top1 for entry in front], corner)
+        front = self.front(cost)
+        costs, scores = [float(getattr(entry, cost)) for entry in front], [entry.top1 for entry in front]
+        area = statistics.hypervolume(costs, scores, corner)
         return {
             "front": [self.to_dict(entry) for entry in front],
             "hypervolume": area,
-            "reference": {"flops": corner, "top1": 0.0},
+            "reference": {cost: corner, "top1": 0.0},
         }
 
 

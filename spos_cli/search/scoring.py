@@ -184,6 +184,7 @@ class Scoring:
             generation=candidate.generation,
             origin=candidate.origin,
             partial=score.stopped_early,
+            latency=None if self.costs.latency is None else self.costs.latency.of(arch),
         )
         if self.processes.is_main:
             self.outcomes.write(self.lines, score.top1)

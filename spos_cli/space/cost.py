@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,9 @@ COARSE_CELLS = 2**20  # Size of a table for rounded costs: rounding then moves f
 MAX_DRAWS = 10_000  # A range of rounded costs counts as empty after so many draws outside of it.
 MAX_COST = 10**18
 MAX_DURATION = 10**9  # microseconds
+MAX_STEPS_PER_NETWORK = 20_000  # The latency of an average network has at most about this many steps.
+CostName = Literal["flops", "params", "latency"]
+TITLES = {"flops": "FLOPs", "params": "params", "latency": "latency (ms)"}  # Columns of tables.
 LABELS = {"flops": "FLOPs", "params": "parameters", "latency": "of latency"}  # Costs in messages.
 UNITS = {"": 0, "K": 3, "M": 6, "G": 9, "T": 12}  # Powers of ten.
 DURATIONS = {"us": 1, "ms": 10**3, "s": 10**6}  # microseconds
@@ -94,7 +97,7 @@ class CostTable:
 
     def format(self, cost: int) -> str:
         """Write a cost as people do: `330M`, or `12.5ms`."""
-        return format_duration(cost) if self.name == "latency" else format_cost(cost)
+        return format_as(self.name, cost)
 
     def format_exactly(self, cost: int) -> str:
         """Write a cost with all its digits: `330,012,345`, or `12,512us`."""
@@ -337,6 +340,14 @@ def format_cost(cost: int) -> str:
     return str(cost)
 
 
+def choose_latency_step(mean: float) -> int:
+    """Return the resolution of a table of latencies, for the mean latency of a network; all in microseconds.
+
+    The space counts costs exactly, in whole steps. A finer step is below the noise of any measurement.
+    """
+    return max(1, round(mean) // MAX_STEPS_PER_NETWORK)
+
+
 def parse_duration(text: str | int | float) -> int:
     """Read `12ms`, `900us` or `1.5s` as whole microseconds, rounded.
 
@@ -354,3 +365,15 @@ def format_duration(duration: int) -> str:
     """Write microseconds with at most four significant digits: `12.5ms`, `900us`."""
     unit = "s" if duration >= 10**6 else "ms" if duration >= 10**3 else "us"
     return f"{float(f'{duration / DURATIONS[unit]:.4g}'):g}{unit}"
+
+
+def format_as(name: str, cost: int) -> str:
+    """Write a cost as people do, with the unit of a latency: `330M`, or `12.5ms`."""
+    return format_duration(cost) if name == "latency" else format_cost(cost)
+
+
+def format_cell(name: str, cost: int | None) -> str:
+    """Write a cost for a column titled as in `TITLES`; a cost that is unknown is a dash."""
+    if cost is None:
+        return "–"
+    return f"{float(f'{cost / 1000:.4g}'):.10g}" if name == "latency" else format_cost(cost)

@@ -20,12 +20,11 @@ from spos_cli.engine.teacher import Teacher
 from spos_cli.errors import RunError
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
-from spos_cli.models.counting import count
 from spos_cli.run.audit_settings import remember_audit, shorten
 from spos_cli.run.command import Run
 from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
-from spos_cli.run.search_inputs import make_evaluator, make_evolution, read_supernet
+from spos_cli.run.search_inputs import make_evaluator, make_evolution, read_costs, read_supernet
 from spos_cli.run.search_settings import read_settings, remember_pixels, require_same_classes, require_same_search
 from spos_cli.run.stand_alone import train_stand_alone
 from spos_cli.run.teacher import read_teacher
@@ -58,7 +57,7 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     supernet = file.supernet(config)
     file.require_same_preparation(config)
     require_batch(supernet.space, config.retrain, processes.world_size, "retrain")  # It fails before any work.
-    costs = count(supernet.space)
+    costs = read_costs(run, supernet.space)
     evolution = make_evolution(run, costs)
     lines = Journal(run.folder.search.journal).read_of(supernet.space)
     results, first = Results.of(lines, run.folder.search.outcomes), choose_to_rescore(lines, evolution)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,17 @@ from spos_cli.engine.progress import track, warn
 from spos_cli.engine.timing import record_time
 from spos_cli.errors import LimitError, RunError
 from spos_cli.files.writing import write_atomically
-from spos_cli.models.counting import Costs, count
+from spos_cli.models.counting import Costs
 from spos_cli.run.command import Run
 from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
-from spos_cli.run.search_inputs import describe_limits, make_evaluator, make_evolution, read_searched_supernet
+from spos_cli.run.search_inputs import (
+    describe_limits,
+    make_evaluator,
+    make_evolution,
+    read_costs,
+    read_searched_supernet,
+)
 from spos_cli.run.search_settings import read_settings, remember_pixels, remember_truth_settings
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Journal
@@ -60,7 +67,7 @@ def run(run: Run, processes: Processes, weights: Path | None, truth_file: Path, 
     file, digest = read_searched_supernet(run, processes, weights)
     supernet = file.supernet(config)
     file.require_same_preparation(config)
-    costs = count(supernet.space)
+    costs = read_costs(run, supernet.space)
     evolution = make_evolution(run, costs)
     truth = read_truth(truth_file, supernet.space)
     networks = sample_networks(truth.networks, sample, config.seed)
@@ -79,7 +86,9 @@ def run(run: Run, processes: Processes, weights: Path | None, truth_file: Path, 
         journal = Journal(folder.journal)
         if processes.is_main:
             journal.cut_incomplete_line()
-        scoring = Scoring(processes, evaluator, costs, journal, parents=0, racing=None, group_size=GROUP_SIZE)
+        # The journal stays as it is under other limits and with other tables of latencies, so it has no latencies.
+        counted = replace(costs, latency=None)
+        scoring = Scoring(processes, evaluator, counted, journal, parents=0, racing=None, group_size=GROUP_SIZE)
         score(scoring, networks, all_names=len(networks) == len(truth.networks))
         if processes.is_main:
             winner = read_winner(run, supernet.space, digest)

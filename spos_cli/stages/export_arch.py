@@ -23,13 +23,14 @@ from spos_cli.run.calibrated_path import build_calibrated_path
 from spos_cli.run.candidates import read_candidates
 from spos_cli.run.command import Run
 from spos_cli.run.images import Images
+from spos_cli.run.latency_table import read_latency
 from spos_cli.run.search_settings import read_settings
 from spos_cli.run.weights_file import Weights, make_network_content, make_supernet_content, read_weights
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.search.questions import Question, answer, describe_idle_limits
-from spos_cli.search.results import format_interval, is_counted, round_interval
+from spos_cli.search.results import format_interval, is_counted, round_interval, with_latency
 from spos_cli.space.architecture import Architecture, read
-from spos_cli.space.cost import format_cost
+from spos_cli.space.cost import TITLES, format_cell
 
 ArchFormat = Literal["yaml", "pkl"]
 WeightsFormat = Literal["published", "spos"]
@@ -76,7 +77,7 @@ def export_architectures(run: Run, question: Question, journal: Path | None, for
         form: `pkl` also writes the official `arch.pkl`, a pickled tuple, beside each.
 
     Raises:
-        RunError: there is no search, or it is of another space.
+        RunError: there is no search, it is of another space, or there is no table of latencies for the front.
         LimitError: no scored candidate is under the limits.
     """
     space, path, own_limits = run.config.space.build(), journal or run.folder.search.journal, question.limits
@@ -85,6 +86,8 @@ def export_architectures(run: Run, question: Question, journal: Path | None, for
     if journal is None:
         settings = read_settings(run.folder.search)
         supernet, question = settings["supernet"], question.within(settings["search"])
+    if question.needs_latency and any(entry.latency is None for entry in entries):
+        entries = with_latency(entries, read_latency(run))  # The search had no table of latencies.
     # Choose those that the question asks for.
     for text in describe_idle_limits(own_limits, entries, space):
         warn(text)
@@ -134,6 +137,7 @@ def write_architecture(run: Run, entry: Entry, origin: dict[str, Any], form: Arc
         "architecture": entry.architecture.to_list(),
         "flops": entry.flops,
         "params": entry.params,
+        **({} if entry.latency is None else {"latency": entry.latency}),
         "fitness": {
             "top1": entry.top1,
             "top5": entry.top5,
@@ -158,11 +162,12 @@ def write_architecture(run: Run, entry: Entry, origin: dict[str, Any], form: Arc
 
 def show_exported(run: Run, numbering: str, entries: Sequence[Entry], files: Sequence[Path]) -> None:
     """Show the exported candidates with their scores, in a table whose first column is titled `numbering`."""
-    rows = []
+    rows, known = [], [cost for cost in TITLES if any(getattr(entry, cost) is not None for entry in entries)]
     for number, (entry, file) in enumerate(zip(entries, files, strict=True), 1):
-        costs = (format_cost(entry.flops), format_cost(entry.params))
+        costs = [format_cell(cost, getattr(entry, cost)) for cost in known]
         rows.append((number, file, *costs, f"{entry.top1:.2%}", format_interval(entry.interval)))
-    run.show("exported", [numbering, "file:", "FLOPs", "params", "one-shot top-1", "95 % interval"], rows)
+    titles = [TITLES[cost] for cost in known]
+    run.show("exported", [numbering, "file:", *titles, "one-shot top-1", "95 % interval"], rows)
 
 
 def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,8 @@ from spos_cli.config.schema import Config
 from spos_cli.engine import accelerator
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import track, warn
-from spos_cli.errors import ConfigError
+from spos_cli.errors import ConfigError, RunError
+from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
 from spos_cli.models import latency
 from spos_cli.models.counting import count
@@ -30,20 +31,56 @@ from spos_cli.run.costs import (
     show_space,
     summarize_space,
 )
+from spos_cli.run.latency_table import UNNAMED_DEVICE, describe_origin, summarize_import
 from spos_cli.search import statistics
 from spos_cli.space.architecture import read
-from spos_cli.space.cost import format_duration
+from spos_cli.space.cost import CostTable, format_duration
+from spos_cli.space.latency_csv import make_template, read_latencies
 from spos_cli.space.search_space import SearchSpace
 
 FITTED_NETWORKS = 20  # The sums of a table of latencies are fitted to so many whole networks.
 
 
-def require_one_question(archs: Sequence[str], official: Path | None, latency: bool) -> None:
-    """Raise ConfigError if architectures are given to a command that is about the whole space."""
-    if archs and official is not None:
-        raise ConfigError("--import compares the whole table; do not pass architectures with --import")
-    if archs and latency:
-        raise ConfigError("--latency measures the whole space; do not pass architectures with --latency")
+def require_one_question(archs: Sequence[str], given: Mapping[str, object]) -> None:
+    """Raise ConfigError if several options are given that are about the whole space, or one and architectures.
+
+    Args:
+        archs: architectures, which are a question of their own.
+        given: by option, its value; None or False if it was not given.
+    """
+    options = [name for name, value in given.items() if value]
+    if len(options) > 1:
+        raise ConfigError(f"{' and '.join(options)} do different things; give one of them")
+    if archs and options:
+        raise ConfigError(f"{options[0]} is about the whole space; do not pass architectures with {options[0]}")
+
+
+def run(
+    run: Run,
+    archs: Sequence[str],
+    limit: int | None,
+    form: Literal["json", "pkl"],
+    *,
+    official: Path | None,
+    measured: Path | None,
+    template: Path | None,
+) -> None:
+    """Show costs, or do with a file what its option asks for. (`measure_latency` is called in a process of its own.)
+
+    Args:
+        archs, limit, form: for `show_costs`.
+        official: for `compare_with_official`.
+        measured: for `import_latency`.
+        template: for `write_latency_template`.
+    """
+    if official is not None:
+        compare_with_official(run, official)
+    elif measured is not None:
+        import_latency(run, measured)
+    elif template is not None:
+        write_latency_template(run, template)
+    else:
+        show_costs(run, archs, limit, form)
 
 
 def show_costs(run: Run, archs: Sequence[str], limit: int | None, form: Literal["json", "pkl"]) -> None:
@@ -136,22 +173,70 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
     # Measure every choice and these networks.
     with track("measuring latencies", WARM_UP_ROUNDS + MEASURED_ROUNDS, "rounds", quiet=run.as_json) as task:
         timer = partial(accelerator.time_call, device)
-        names = {"name": accelerator.get_name(device), "dtype": accelerator.describe_float32(device)}
-        latencies = latency.measure(space, device, batch, networks, task.advance, timer, **names)
+        name, dtype = accelerator.get_name(device), accelerator.describe_float32(device)
+        latencies = latency.measure(space, device, batch, networks, task.advance, timer, name=name, dtype=dtype)
     # Write the table.
     summary = summarize_latencies(space, latencies)
     path = run.folder.latency_table
     write_atomically(path, (json.dumps(summary) + "\n").encode())
     run.record_config_unless_begun()
     # Show it, and how far it can be trusted.
-    cells = [[format_range(costs, format_duration) for costs in layer] for layer in group_by_choice(latencies.table)]
-    show_choices(run, "latency of each choice", space, cells)
-    facts = describe_latencies(space, latencies, summary["spearman"])
-    run.show("how far the table can be trusted", ["what:", "value:"], facts)
+    show_latencies(run, space, latencies.table, describe_latencies(space, latencies, summary["spearman"]))
     run.result(summary)
     run.say(f"written to {path}")
     median = sorted(measured for _, measured, _ in latencies.whole)[len(latencies.whole) // 2]
     run.next(f"search --latency-limit {format_duration(median)}")
+
+
+def write_latency_template(run: Run, path: Path) -> None:
+    """Write the CSV file in which latencies that are measured elsewhere are filled in.
+
+    Raises:
+        RunError: the file exists, or it cannot be written.
+    """
+    if path.exists():
+        raise RunError(f"{path} already exists, and may have been filled in; name another file")
+    write_atomically(path, make_template(run.config.space.build()).encode())
+    run.result({"file": str(path)})
+    run.say(f"written to {path}; fill in the device and the milliseconds of every row")
+    run.next(f"flops-table --import-latency {quote_path(path)}")
+
+
+def import_latency(run: Run, path: Path) -> None:
+    """Make latencies that were measured elsewhere the latency table of the run.
+
+    Writes `latency_table.json`, which `spos search --latency-limit` uses.
+
+    Args:
+        path: a filled template.
+
+    Raises:
+        RunError: the file has a mistake, or is of another space.
+    """
+    space = run.config.space.build()
+    latencies = read_latencies(path, space, run.command("flops-table --latency-template FILE"))
+    summary = summarize_import(space, latencies)
+    write_atomically(run.folder.latency_table, (json.dumps(summary) + "\n").encode())
+    run.record_config_unless_begun()
+    table = latencies.table
+    facts = [
+        ("device", latencies.device or UNNAMED_DEVICE),
+        ("imported from", str(path)),
+        ("stem and head", format_duration(table.fixed)),
+        ("range of the table", f"{format_duration(table.minimum)} to {format_duration(table.maximum)}"),
+        ("whole networks", "not compared: measure some on the device, and compare them with their sums"),
+    ]
+    show_latencies(run, space, table, facts)
+    run.result(summary)
+    run.say(f"written to {run.folder.latency_table}")
+    run.next(f"search --latency-limit {format_duration(table.distribution().quantile(0.5))}")
+
+
+def show_latencies(run: Run, space: SearchSpace, table: CostTable, facts: Sequence[tuple[str, str]]) -> None:
+    """Show what each choice takes, then facts on the whole table."""
+    cells = [[format_range(costs, format_duration) for costs in layer] for layer in group_by_choice(table)]
+    show_choices(run, "latency of each choice", space, cells)
+    run.show("how far the table can be trusted", ["what:", "value:"], facts)
 
 
 def summarize_latencies(space: SearchSpace, latencies: Latencies) -> dict[str, Any]:
@@ -178,7 +263,7 @@ def describe_latencies(space: SearchSpace, latencies: Latencies, spearman: float
     measured = [value for _, value, _ in latencies.whole]
     outliers = sum(spread > OUTLIER_RATIO for row in latencies.spread for spread in row)
     return [
-        ("device", f"{conditions.device}, {conditions.threads} threads, {conditions.dtype}, batch {conditions.batch}"),
+        ("device", describe_origin({"conditions": asdict(conditions)})),
         ("measured", f"medians of {MEASURED_ROUNDS} rounds, after {WARM_UP_ROUNDS} rounds to warm up"),
         (
             "outliers",

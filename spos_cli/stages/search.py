@@ -15,12 +15,12 @@ from spos_cli.engine.progress import track, warn
 from spos_cli.engine.tensorboard import TensorBoardMirror
 from spos_cli.engine.timing import record_time
 from spos_cli.files.writing import write_atomically
-from spos_cli.models.counting import count
 from spos_cli.report.live import LiveReport
 from spos_cli.run.candidates import EarlierSearch, read_candidates
 from spos_cli.run.command import Run
 from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
+from spos_cli.run.latency_table import describe_latency, uses_latency
 from spos_cli.run.output import EXPORT_COMMANDS
 from spos_cli.run.recorded_config import read_recorded_config
 from spos_cli.run.search_inputs import (
@@ -28,6 +28,7 @@ from spos_cli.run.search_inputs import (
     list_limits,
     make_evaluator,
     make_evolution,
+    read_costs,
     read_searched_supernet,
 )
 from spos_cli.run.search_settings import remember_pixels, remember_settings
@@ -36,11 +37,13 @@ from spos_cli.run.weights_file import Weights
 from spos_cli.search.evolution import Evolution
 from spos_cli.search.journal import Journal
 from spos_cli.search.overview import Overview
-from spos_cli.search.results import Results, choose_to_rescore, format_interval
+from spos_cli.search.results import Results, choose_to_rescore, format_interval, with_latency
 from spos_cli.search.scoring import Scoring
-from spos_cli.space.cost import format_cost
+from spos_cli.space.cost import TITLES, format_cell
 
 MAX_SHOWN = 10  # The best candidates that the result and the table list.
+# The front in the title of a table, by its cost.
+FRONTS = {"flops": "front", "params": "front (parameters)", "latency": "front (latency)"}
 
 
 def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | None) -> None:
@@ -53,18 +56,21 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
 
     Raises:
         LimitError: no architecture is under the limits.
-        SposError: the supernet, the data or an earlier journal do not allow it.
+        SposError: the supernet, the data, the table of latencies or an earlier journal do not allow it.
     """
     config, folder = run.config, run.folder.search
     file, digest = read_searched_supernet(run, processes, weights)
     supernet = file.supernet(config)
     file.require_same_preparation(config)
-    costs = count(supernet.space)
+    costs = read_costs(run, supernet.space)
     evolution = make_evolution(run, costs)
     evolution.require_candidates()
     if processes.is_main:
         warn_of_poor_inputs(run, file, evolution)
-    earlier_search = EarlierSearch(earlier, read_candidates(earlier, supernet.space, costs)) if earlier else None
+    earlier_search = None
+    if earlier is not None:
+        candidates = with_latency(read_candidates(earlier, supernet.space, costs), costs.latency)
+        earlier_search = EarlierSearch(earlier, candidates)
     images = Images(config, processes)
     images.check()
     compare_with_supernet(images, file.trained_on, file.path, scoring=config.search.split == "holdout")
@@ -87,7 +93,8 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
         )
         if processes.is_main and not file.is_complete:
             run.say(f"the supernet is at step {file.step} only; its training is not complete", "yellow")
-        search(run, processes, evolution, scoring, digest)
+        origin = {"latency_of": describe_latency(run)} if uses_latency(config.search) else {}
+        search(run, processes, evolution, scoring, {"supernet": digest, **origin})
 
 
 def warn_of_poor_inputs(run: Run, file: Weights, evolution: Evolution) -> None:
@@ -101,8 +108,12 @@ def warn_of_poor_inputs(run: Run, file: Weights, evolution: Evolution) -> None:
             warn(f"{idle}; set search.{table.name}_limit lower, or to null for none")
 
 
-def search(run: Run, processes: Processes, evolution: Evolution, scoring: Scoring, supernet_digest: str) -> None:
-    """Score what the evolution proposes, generation by generation, and write and show the result."""
+def search(run: Run, processes: Processes, evolution: Evolution, scoring: Scoring, origin: Mapping[str, str]) -> None:
+    """Score what the evolution proposes, generation by generation, and write and show the result.
+
+    Args:
+        origin: what the scores, and the latencies if there are any, are from.
+    """
     known, first = scoring.results.known, choose_to_rescore(scoring.imported, evolution)
     if processes.is_main:
         scoring.journal.cut_incomplete_line()
@@ -119,11 +130,11 @@ def search(run: Run, processes: Processes, evolution: Evolution, scoring: Scorin
             write_scalars(overview.generation, overview.summary)
             if processes.is_main and scoring.changed:  # Not while a resumed search replays its journal.
                 clock.lap()
-                write_result(run, scoring, scoring.results, supernet_digest, complete=False)
+                write_result(run, scoring, scoring.results, origin, complete=False)
                 report.update()
     if processes.is_main:
         results = scoring.results
-        write_result(run, scoring, results, supernet_digest, complete=True)
+        write_result(run, scoring, results, origin, complete=True)
         report.finish()
         show(run, results, scoring.outcomes.images, overview)
 
@@ -155,15 +166,20 @@ def open_tensorboard(run: Run, processes: Processes) -> Iterator[Callable[[int, 
         )
 
 
-def write_result(run: Run, scoring: Scoring, results: Results, supernet_digest: str, *, complete: bool) -> None:
+def write_result(run: Run, scoring: Scoring, results: Results, origin: Mapping[str, str], *, complete: bool) -> None:
     """Write `result.yaml`: the best candidates so far or the front, and what they were found with.
 
     Args:
+        origin: what the scores, and the latencies if there are any, are from.
         complete: whether the search has ended.
     """
     search = run.config.search
-    # The hypervolume of the front is counted up to so many FLOPs.
-    corner = scoring.costs.flops.maximum if search.flops_limit is None else search.flops_limit
+    front = {}
+    if search.objective == "pareto":
+        # The hypervolume is counted up to the limit on the front's cost, or else up to the largest cost of the space.
+        limit = list_limits(run).get(search.pareto_cost)
+        corner = getattr(scoring.costs, search.pareto_cost).maximum if limit is None else limit
+        front = results.front_to_dict(search.pareto_cost, corner)
     content = {
         "candidates": len(results.candidates),
         "partial": len(results.candidates) - len(results.complete),
@@ -172,10 +188,10 @@ def write_result(run: Run, scoring: Scoring, results: Results, supernet_digest: 
         "planned": search.generations,
         "complete": complete,
         **{f"{name}_limit": limit for name, limit in list_limits(run).items()},
-        "supernet": supernet_digest,
+        **origin,
         "space": run.config.space.build().to_dict(),
         "best": [{"rank": rank, **results.to_dict(one)} for rank, one in enumerate(results.ranking[:MAX_SHOWN], 1)],
-        **(results.front_to_dict(corner) if search.objective == "pareto" else {}),
+        **front,
     }
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120)
     write_atomically(run.folder.search.result, text.encode())
@@ -183,14 +199,15 @@ def write_result(run: Run, scoring: Scoring, results: Results, supernet_digest: 
 
 def show(run: Run, results: Results, images: int, overview: Overview) -> None:
     """Show the best candidates or the front, what is tied, how good predictions were, and the next command."""
-    is_front, comparison = run.config.search.objective == "pareto", results.comparison
-    best = results.front if is_front else results.ranking[:MAX_SHOWN]
+    settings, comparison = run.config.search, results.comparison
+    is_front = settings.objective == "pareto"
+    best = results.front(settings.pareto_cost) if is_front else results.ranking[:MAX_SHOWN]
+    costs = [*("flops", "params"), *(("latency",) if uses_latency(settings) else ())]
     rows = [
         (
             rank,
             entry.architecture,
-            format_cost(entry.flops),
-            format_cost(entry.params),
+            *(format_cell(cost, getattr(entry, cost)) for cost in costs),
             f"{entry.top1:.2%}",
             format_interval(entry.interval),
             "yes" if comparison.is_tied(entry.architecture) else "",
@@ -202,8 +219,9 @@ def show(run: Run, results: Results, images: int, overview: Overview) -> None:
     under = f" {limits}" if limits else ""
     candidates = len(results.candidates)
     stopped = candidates - len(results.complete)
-    title = f"the {'front' if is_front else 'best'} of {candidates} candidates{under}, scored on {images:,} images"
-    columns = ["number" if is_front else "rank", "architecture:", "FLOPs", "params"]
+    kind = FRONTS[settings.pareto_cost] if is_front else "best"
+    title = f"the {kind} of {candidates} candidates{under}, scored on {images:,} images"
+    columns = ["number" if is_front else "rank", "architecture:", *(TITLES[cost] for cost in costs)]
     columns += ["top-1", "95 % interval", "tied:", "origin:"]
     run.show(title + (f"; {stopped} of them stopped early" if stopped else ""), columns, rows)
     if comparison.problem:
@@ -216,4 +234,4 @@ def show(run: Run, results: Results, images: int, overview: Overview) -> None:
             " the same ranking, 0 is chance)"
         )
     run.result([results.to_dict(entry) for entry in best])
-    run.next(EXPORT_COMMANDS[run.config.search.objective])
+    run.next(EXPORT_COMMANDS[settings.objective])

@@ -91,6 +91,11 @@ from tests.config.yaml_texts import ALIASES, load
         ("retrain: {cutmix: 101}\n", "retrain.cutmix: input should be less than or equal to 100"),
         ("data: {holdout_per_class: 0}\n", "search.split is holdout, but data.holdout_per_class is 0"),
         ("search: {objective: pareto, racing: 0.01}\n", "so it does not work with objective: pareto"),
+        ("search: {pareto_cost: latency}\n", "set objective: pareto, or pareto_cost: flops"),
+        (
+            "search: {objective: pareto, pareto_cost: time}\n",
+            "search.pareto_cost: input should be 'flops'",
+        ),
         ("search: {algorithm: random, predictor: ridge}\n", "does not work with algorithm: random"),
         ("search: {calibration_momentum: 0}\n", "search.calibration_momentum"),
         ("search: {flops_limit: lots}\n", "search.flops_limit"),

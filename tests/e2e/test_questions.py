@@ -20,8 +20,9 @@ from spos_cli.config import loading
 from spos_cli.models.counting import count
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.search.outcomes import OutcomesFile
-from spos_cli.search.results import pareto, ranking
+from spos_cli.search.results import pareto, ranking, with_latency
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.cost import CostTable
 from tests.conftest import Mistake, Spos
 from tests.search.test_ties import tied
 
@@ -139,10 +140,44 @@ def test_questions_to_one_journal(
     assert len(front) > 3
     assert archs(ask("--pareto")) == archs(front)
     assert archs(ask("--pareto", "--flops-limit", flops)) == archs(pareto(small))
+    assert archs(ask("--pareto", "--pareto-cost", "flops")) == archs(front)
+    of_params = pareto(entries, "params")
+    assert archs(ask("--pareto", "--pareto-cost", "params")) == archs(of_params) != archs(front)
 
     assert computed() == (0, 0)
     torch.nn.Linear(2, 2)(torch.zeros(1, 2))
     assert all(computed())  # A computation would have been counted.
+
+
+def test_a_front_over_latency_without_another_search(
+    spos: Spos, entries: list[Entry], ask: Ask, mistake: Mistake
+) -> None:
+    """Without latencies in the journal, they are those of the run's table; with them, the table does not count."""
+    space = loading.load(spos.folder / "spos.yaml").space.build()
+    table = CostTable("latency", 3000, [[100 + 37 * (layer * choice % 5) for choice in range(4)] for layer in range(4)])
+    content = {"space": space.digest, "fixed": table.fixed, "table": table.rows}
+    (spos.run / "latency_table.json").write_text(json.dumps(content))
+    found = ask("--pareto", "--pareto-cost", "latency")
+    assert archs(found) == archs(pareto(with_latency(entries, table), "latency")) != archs(pareto(entries))
+    assert [one["latency"] for one in found] == [table.of(Architecture(tuple(one["architecture"]))) for one in found]
+    assert yaml.safe_load(Path(found[0]["file"]).read_text())["latency"] == found[0]["latency"]
+
+    timed = [replace(entry, latency=9000 - entry.flops) for entry in entries]
+    (spos.run / "search" / "journal.jsonl").write_text("".join(entry.to_line() for entry in timed))
+    assert archs(ask("--pareto", "--pareto-cost", "latency")) == archs(pareto(timed, "latency"))
+    # The search's own front and limits count where the question does not name others.
+    limit = sorted(9000 - entry.flops for entry in entries)[len(entries) // 2]
+    search = {"pareto_cost": "latency", "latency_limit": limit}
+    (spos.run / "search" / "settings.json").write_text(json.dumps({"supernet": "some", "search": search}))
+    under = [entry for entry in timed if 9000 - entry.flops <= limit]
+    assert archs(ask("--pareto")) == archs(pareto(under, "latency"))
+    assert archs(ask("--pareto", "--pareto-cost", "params")) == archs(pareto(under, "params"))
+    assert archs(ask("--top", 3)) == archs(ranking(under)[:3])
+    search["latency_limit"] = 12
+    (spos.run / "search" / "settings.json").write_text(json.dumps({"supernet": "some", "search": search}))
+    message = mistake("export-arch", "--pareto")
+    assert "no scored candidate has at most 12us of latency; they have 7.0" in message
+    assert "search --fresh --latency-limit 12us may find some" in message
 
 
 def test_without_outcomes_the_best_is_exported_and_no_tie_claimed(spos: Spos, entries: list[Entry], ask: Ask) -> None:
@@ -161,6 +196,8 @@ def test_without_outcomes_the_best_is_exported_and_no_tie_claimed(spos: Spos, en
         (("--flops-limit", "1100", "--params-limit", "3100"), " of them at most 1.1K) and 3."),
         (("--pareto", "--top", "3"), "do not pass --top with it"),
         (("--pareto", "--prefer", "smallest"), "do not pass --prefer smallest with it"),
+        (("--pareto-cost", "params"), "pass --pareto, too"),
+        (("--pareto", "--pareto-cost", "latency"), "run spos flops-table --latency first, or import latencies"),
         (("--pareto", "--flops-limit", "999"), "none of 1 candidates was scored to the end"),
     ],
 )

@@ -6,12 +6,14 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from spos_cli.data.thumbnails import make_thumbnail
 from spos_cli.engine.mistakes import count_mistakes
@@ -19,6 +21,7 @@ from spos_cli.report.writing import write_report
 from spos_cli.run.details import make_content, write_details
 from spos_cli.run.folder import RunFolder
 from spos_cli.search.journal import Journal
+from spos_cli.search.results import pareto
 from tests.browser import PROGRAM, Page, start_browser
 from tests.conftest import TINY, Spos
 from tests.runs import make_audit, write_run
@@ -124,6 +127,32 @@ def test_the_report_of_a_long_search(page: Page, large: Path) -> None:
     page("document.querySelector('[data-cost=params]').click()")
     page.wait_for("document.getElementById('scatter').layout.annotations[0].text === 'parameters'")
     assert page(DRAWN)
+    require_quiet(page)
+
+
+def test_a_front_over_latency_is_drawn_in_milliseconds(page: Page, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    text = TINY.replace("flops_limit: null", "flops_limit: null\n  objective: pareto\n  pareto_cost: latency")
+    timed = [replace(entry, latency=entry.flops // 10_000) for entry in write_run(run, text)]
+    (run / "search" / "journal.jsonl").write_text("".join(entry.to_line() for entry in timed))
+    result = yaml.safe_load((run / "search" / "result.yaml").read_text())
+    del result["flops_limit"]
+    limit = max(entry.flops // 10_000 for entry in timed)
+    (run / "search" / "result.yaml").write_text(yaml.safe_dump({**result, "latency_limit": limit}))
+    write_report(RunFolder(run))
+    page.open(run / "search" / "report.html")
+    trace = "document.getElementById('scatter').data.find((trace) => trace.name === '%s').x"
+    front = [entry.latency / 1000 for entry in pareto(timed, "latency") if entry.latency is not None]
+    assert page(trace % "Pareto front") == front
+    assert sorted(page(trace % "candidates")) == sorted(entry.latency / 1000 for entry in timed)  # type: ignore[operator]
+    layout = "document.getElementById('scatter').layout"
+    assert page(f"{layout}.annotations.map((one) => one.text)") == ["latency, ms", f"limit {limit / 1000:.4g} ms"]
+    assert page(f"{layout}.shapes[1].x0") == limit / 1000
+    assert parse_card(page(TEXT_OF % "kept"))["latency"].endswith(" ms")
+    page("document.querySelector('[data-cost=flops]').click()")
+    page.wait_for(f"{layout}.annotations[0].text === 'FLOPs'")
+    page("document.querySelector('[data-cost=latency]').click()")
+    page.wait_for(f"{layout}.annotations[0].text === 'latency, ms'")
     require_quiet(page)
 
 

@@ -159,3 +159,23 @@ def test_the_error_is_that_of_held_out_networks(monkeypatch: pytest.MonkeyPatch)
     found = latency.measure(SPACE, torch.device("cpu"), 1, archs)
     training_error = np.mean([abs(added - measured) / measured for _, measured, added in found.whole])
     assert found.error > training_error
+
+
+def test_another_runtime_prepares_every_call() -> None:
+    """It is given each different block once, and each network, with the shape of its input."""
+    prepared: list[tuple[torch.nn.Module, tuple[int, ...]]] = []
+    called: list[torch.nn.Module] = []
+
+    def make_call(module: torch.nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], None]:
+        assert device.type == "cpu"
+        prepared.append((module, shape))
+        return lambda: called.append(module)
+
+    found = latency.measure(SPACE, torch.device("cpu"), 2, ARCHS[:2], make_call=make_call)
+    blocks = {(layer.signature, choice) for layer in SPACE.layers for choice in layer.choices}
+    assert len(prepared) == len(blocks) + 2
+    assert [shape for _, shape in prepared[-2:]] == [(2, 3, SPACE.image_size, SPACE.image_size)] * 2
+    for module, shape in prepared:
+        module.eval()(torch.zeros(shape))
+        assert called.count(module) == latency.WARM_UP_ROUNDS + latency.MEASURED_ROUNDS
+    assert found.table.minimum >= 1

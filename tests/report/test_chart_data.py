@@ -21,6 +21,7 @@ from spos_cli.report.chart_data import (
 )
 from spos_cli.report.findings import Findings, Search, Training
 from spos_cli.report.page import make_page
+from spos_cli.search.results import pareto
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import MAX_CHOICES
 from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace
@@ -109,3 +110,20 @@ def test_stopped_and_imported_scores_are_not_compared() -> None:
     assert data["best"]["at"][-1] == len(entries) - 1  # a candidate that was stopped early is an evaluation
     assert data["stopped_early"] == [0]
     assert data["images"][:2] == [50, 9000]
+
+
+def test_the_axis_is_the_cost_of_the_searched_front() -> None:
+    """A latency is on the axis if every candidate has one."""
+    search = search_in(SPACE)
+    entries = [replace(entry, latency=10**6 - entry.flops // 1000) for entry in search.entries]
+    timed = replace(search, entries=entries, limits={"latency": 950_000}, front_cost="latency")
+    data = make_chart_data(Findings("a run", SPACE, timed))["search"]
+    assert data["latency"] == [entry.latency for entry in entries]
+    assert (data["cost"], data["limits"]) == ("latency", {"latency": 950_000})
+    assert data["front"].keys() == {"flops", "params", "latency"}
+    assert [entries[line] for line in data["front"]["latency"]] == pareto(entries, "latency")
+    assert data["front"]["latency"] != data["front"]["flops"]
+    incomplete = replace(timed, entries=[*entries[:-1], search.entries[-1]])
+    data = make_chart_data(Findings("a run", SPACE, incomplete))["search"]
+    assert "latency" not in data
+    assert (data["cost"], data["front"].keys()) == ("flops", {"flops", "params"})

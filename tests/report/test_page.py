@@ -62,6 +62,26 @@ def test_the_number_of_images_of_a_score() -> None:
     assert "80 candidates were scored with the supernet’s weights on 100 to 179 images." in text
 
 
+def test_the_cost_of_the_front_and_its_device_are_named() -> None:
+    search = search_in(SPACE)
+    assert "Latenc" not in text_of(Findings("a run", SPACE, search))
+    timed = replace(
+        search,
+        entries=[replace(entry, latency=entry.flops // 1000) for entry in search.entries],
+        limits={"latency": 250_000},
+        front_cost="latency",
+        hypervolume=0.5,
+        latency_of="<b>Pixel</b> 8, imported",
+    )
+    text = text_of(Findings("a run", SPACE, timed))
+    assert "under a limit of 250ms of latency" in text
+    assert "of the rectangle from 0 to the latency limit and" in text
+    assert "by the table of <b>Pixel</b> 8, imported." in text
+    html_text = make_page(Findings("a run", SPACE, timed))
+    pressed = {cost: f'data-cost="{cost}" aria-pressed="true"' in html_text for cost in ("flops", "params", "latency")}
+    assert pressed == {"flops": False, "params": False, "latency": True}
+
+
 def test_which_searches_an_audit_has_compared() -> None:
     search = search_in(SPACE)
     curves = {kind: [[0.5] * length, [0.6] * 10] for kind, length in (("random", 70), ("evolution", 80))}

@@ -149,6 +149,19 @@ def test_candidates_without_outcomes_are_mentioned(tmp_path: Path) -> None:
     assert f"the outcomes of {lost} candidates" in write(run).read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("cost", ["flops", "params", "latency"])
+def test_the_front_of_a_search_over_a_cost(tmp_path: Path, cost: str) -> None:
+    text = TINY.replace("flops_limit: null", f"flops_limit: null\n  objective: pareto\n  pareto_cost: {cost}")
+    write_run(tmp_path / "run", text)
+    path = tmp_path / "run" / "search" / "result.yaml"
+    result = yaml.safe_load(path.read_text())
+    front = {"hypervolume": 30.0, "reference": {cost: 120, "top1": 0.0}, "latency_of": "Pixel 8, imported"}
+    path.write_text(yaml.safe_dump({**result, **front}))
+    search = read(tmp_path / "run").search
+    assert search is not None
+    assert (search.front_cost, search.hypervolume, search.latency_of) == (cost, 0.25, "Pixel 8, imported")
+
+
 def test_missing_parts_are_left_out(tmp_path: Path) -> None:
     run = tmp_path / "run"
     write_run(run, TINY)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Entry
-from spos_cli.search.results import Results, choose_to_rescore, is_new, pareto, ranking
+from spos_cli.search.results import Results, choose_to_rescore, is_new, pareto, ranking, with_latency
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import CostTable
+from spos_cli.space.cost import CostName, CostTable
 
 LAYERS, CHOICES = 20, 4
 RNG = np.random.default_rng(5)
@@ -210,5 +211,43 @@ def test_ranking_prefers_the_cheaper_of_equals_and_respects_a_limit() -> None:
 
 def test_the_front_leaves_out_candidates_that_stopped_early() -> None:
     stopped = replace(ENTRIES[0], flops=1, top1=0.99, partial=True)
-    assert [entry.architecture[1] for entry in Results.of([*ENTRIES, stopped]).front] == [0, 1]
+    assert [entry.architecture[1] for entry in Results.of([*ENTRIES, stopped]).front()] == [0, 1]
     assert pareto([stopped]) == []
+
+
+@pytest.mark.parametrize("cost", ["flops", "params", "latency"])
+def test_the_front_is_what_no_candidate_dominates(cost: CostName) -> None:
+    """By an oracle that compares all pairs, where many candidates have equal costs or scores."""
+    rng = np.random.default_rng(0)
+    for number in (1, 2, 40, 150):
+        numbers = rng.integers(1, [20, 9, 30, 12], (number, 4)).tolist()
+        entries = [
+            Entry(Architecture((row,)), flops, params, right / 12, 1.0, 12, 0, "random", rng.random() < 0.2, latency=us)
+            for row, (flops, params, us, right) in enumerate(numbers)
+        ]
+        complete = [entry for entry in entries if not entry.partial]
+        pairs = {entry.architecture: (getattr(entry, cost), -entry.top1) for entry in complete}
+
+        def dominates(one: Architecture, other: Architecture, pairs: Any = pairs) -> bool:
+            ours, theirs = pairs[one], pairs[other]
+            return ours[0] <= theirs[0] and ours[1] <= theirs[1] and ours != theirs
+
+        expected = {arch for arch in pairs if not any(dominates(other, arch) for other in pairs)}
+        front = Results.of(entries).front(cost)
+        assert {entry.architecture for entry in front} == expected
+        assert len(front) == len(expected)
+        costs = [getattr(entry, cost) for entry in front]
+        assert costs == sorted(costs)
+        written = Results.of(entries).front_to_dict(cost, 25)
+        assert written["reference"] == {cost: 25, "top1": 0.0}
+        cells = [(c, s) for c in range(25) for s in range(12)]  # the area below the front, in unit squares
+        covered = sum(any(of[0] <= c and -12 * of[1] > s + 0.5 for of in pairs.values()) for c, s in cells)
+        assert written["hypervolume"] == pytest.approx(covered / 12)
+
+
+def test_latencies_are_those_of_a_table() -> None:
+    table = CostTable("latency", 7, [[1, 2, 3, 4], [10, 20, 30, 40]])
+    entries = with_latency(ENTRIES, table)
+    assert [entry.latency for entry in entries] == [18, 28, 38, 48]
+    assert with_latency(entries, None) == ENTRIES
+    assert [entry.latency for entry in Results.of(entries).under([("latency", 28)]).candidates] == [18, 28]

@@ -238,6 +238,31 @@ def test_torn_files_are_left_out(
     assert stopped.value.code == 0
 
 
+@pytest.mark.parametrize(
+    ("conditions", "device"),
+    [
+        ({"device": "Pixel 8", "imported": True}, "Pixel 8, imported"),
+        ({"device": "", "imported": True}, "an unnamed device, imported"),
+        ({"imported": True}, None),
+        ({"device": "Pixel 8", "imported": 1}, None),  # A measured table has a rank correlation.
+        ([], None),
+        ("Pixel 8", None),
+        (None, None),
+    ],
+)
+def test_the_device_of_an_imported_table(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    folder: Path,
+    conditions: object,
+    device: str | None,
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "latency_table.json").write_text(json.dumps({"conditions": conditions, "fixed": 1}))
+    stage = get_status(monkeypatch, capfd)["stages"]["latency table"]
+    assert stage.get("metrics") == (None if device is None else {"device": device})
+
+
 def test_infinite_numbers_are_left_out(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], folder: Path
 ) -> None:

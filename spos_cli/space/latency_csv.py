@@ -1,0 +1,281 @@
+"""Latencies measured elsewhere, as CSV: a template to fill in, and its reader.
+
+A row has the latency of one option of one layer, and the row `fixed` has that of what every network has: stem, head and
+the overhead of a call. The other columns describe the op, so that it can be built and measured on any device.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import NamedTuple
+
+from spos_cli.errors import RunError
+from spos_cli.files.os_errors import os_errors_as
+from spos_cli.files.quoting import quote_value
+from spos_cli.space.architecture import WIDTH_UNIT, Option, format_width
+from spos_cli.space.cost import MAX_DURATION, CostTable, choose_latency_step
+from spos_cli.space.search_space import Layer, SearchSpace
+
+KEY_COLUMNS = ("layer", "choice", "width")
+OP_COLUMNS = ("op", "in_channels", "out_channels", "hidden_channels", "size", "stride")
+TIME_COLUMN = "milliseconds"
+COLUMNS = (*KEY_COLUMNS, *OP_COLUMNS, TIME_COLUMN)
+FIXED = ("fixed", "", "")  # The key of the row for what every network has.
+DEVICE = re.compile(r"#\s*device\s*:(.*)", re.IGNORECASE)
+WIDTH = re.compile(r"\d{1,6}(\.\d{0,6})?", re.ASCII)
+WHOLE = re.compile(r"(\d{1,9})(\.0*)?", re.ASCII)  # Spreadsheets and scripts may write 2 as 2.0.
+MILLISECONDS = re.compile(r"(\d{1,12}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
+MAX_MILLISECONDS = MAX_DURATION // 1000
+MAX_BYTES = 64 * 2**20
+MAX_DEVICE_LETTERS = 80
+COMMENTS = """\
+# device:
+# Write the milliseconds of one call of each op, 0 for an op that does nothing. The row "fixed" is for what every
+# network has: stem, head and the overhead of a call. The channels and the size are those of the op's input and output.
+"""
+
+Key = tuple[str, str, str]  # The cells of `KEY_COLUMNS`, as the template writes them.
+
+
+class ImportedLatencies(NamedTuple):
+    """A table of latencies in microseconds, and the name of the device, which may be empty."""
+
+    table: CostTable
+    device: str
+
+
+class _Row(NamedTuple):
+    """A row of the file: where it is, for messages, and its cells by column."""
+
+    where: str
+    cells: Mapping[str, str]
+
+
+def make_template(space: SearchSpace) -> str:
+    """Return a CSV file with a row for each option of each layer, without milliseconds."""
+    text = io.StringIO()
+    text.write(COMMENTS)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for key, op in _describe_rows(space).items():
+        writer.writerow([*key, *op.values(), ""])
+    return text.getvalue()
+
+
+def read_latencies(path: Path, space: SearchSpace, template: str) -> ImportedLatencies:
+    """Read a filled template. Columns may be in any order, and those that describe the op may be missing.
+
+    Latencies are rounded to whole microseconds; those of slow networks to the resolution of a measured table.
+
+    Args:
+        path: the file.
+        space: the space that it must be of.
+        template: the command that writes a template, for messages.
+
+    Raises:
+        RunError: the file cannot be read, or a row is wrong, missing or there twice. The message names the first one.
+    """
+    text, expected = _read_text(path, template), _describe_rows(space)
+    devices: list[str] = []
+    times: dict[Key, int] = {}
+    for row in _read_rows(path, text, devices, template, needs_width=bool(space.widths)):
+        key = _read_key(row, space)
+        name = _name_row(key)
+        if key in times:
+            raise RunError(f"{row.where}: {name} is there twice; write one row for each")
+        for column, value in expected[key].items():
+            cell = _as_whole(row.cells.get(column, ""))
+            if cell and cell != value:
+                raise RunError(
+                    f"{row.where}: {column} of {name} is {quote_value(cell)}, but it is {value or 'empty'} in this"
+                    f" space; {template} writes the rows of this space"
+                )
+        times[key] = _read_time(f"{row.where}: {name}", row.cells[TIME_COLUMN])
+    missing = [key for key in expected if key not in times]
+    if missing:
+        more = f", nor for {len(missing) - 1:,} others" if len(missing) > 1 else ""
+        raise RunError(f"{path} has no row for {_name_row(missing[0])}{more}; {template} writes all rows")
+    table = _make_table(space, times)
+    if table.minimum < 1:
+        raise RunError(
+            f"{path}: the fastest architecture would take 0 microseconds; {TIME_COLUMN} must be in milliseconds"
+        )
+    return ImportedLatencies(table, devices[0] if devices else "")
+
+
+def _describe_rows(space: SearchSpace) -> dict[Key, dict[str, str]]:
+    """Return the key of each row, in the order of the template, and the cells that describe its op."""
+    whole = ("stem and head", "3", space.classes, "", space.image_size, "")
+    rows = {FIXED: dict(zip(OP_COLUMNS, map(str, whole), strict=True))}
+    for layer, options in zip(space.layers, space.options.by_layer, strict=True):
+        for option in options:
+            choice = layer.choices[option.choice]
+            cells = (
+                str(choice),
+                layer.op_in_channels,
+                sum(layer.op_out_channels),
+                layer.hidden_channels(choice, option.width) or "",
+                layer.in_size,
+                layer.stride,
+            )
+            rows[_make_key(layer, option)] = dict(zip(OP_COLUMNS, map(str, cells), strict=True))
+    return rows
+
+
+def _make_key(layer: Layer, option: Option) -> Key:
+    return str(layer.index), str(option.choice), format_width(option.width) if option.width else ""
+
+
+def _name_row(key: Key) -> str:
+    """Return a row in words: `layer 3, choice 1, width 0.8`."""
+    if key == FIXED:
+        return f"the row {FIXED[0]}"
+    return ", ".join(f"{column} {cell}" for column, cell in zip(KEY_COLUMNS, key, strict=True) if cell)
+
+
+def _read_text(path: Path, template: str) -> str:
+    with os_errors_as(RunError, f"cannot read {path}"), path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise RunError(f"{path} is larger than {MAX_BYTES >> 20} MiB, so it is not a filled template of {template}")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RunError(f"{path}:{line} is not text in UTF-8; save the file as CSV in UTF-8") from None
+
+
+def _read_rows(path: Path, text: str, devices: list[str], template: str, *, needs_width: bool) -> Iterator[_Row]:
+    """Yield the rows below the header, and add the device that a comment names to `devices`."""
+    columns: list[str] | None = None
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+        where = f"{path}:{number}"
+        cells = _split_line(where, line.rstrip("\n"), template)
+        if cells and cells[0].startswith("#"):
+            _read_comment(where, ",".join(cells), devices)
+        elif not any(cells):
+            continue
+        elif columns is None:
+            columns = _read_header(where, cells, template, needs_width=needs_width)
+        elif len(cells) != len(columns):
+            raise RunError(f"{where} has {len(cells)} cells, but the header has {len(columns)} columns")
+        else:
+            yield _Row(where, dict(zip(columns, cells, strict=True)))
+    if columns is None:
+        raise RunError(f"{path} has no header; {template} writes one, and all rows")
+
+
+def _split_line(where: str, line: str, template: str) -> list[str]:
+    """Return the cells of a line; a comment is one cell, whatever quotes it has."""
+    if line.lstrip().startswith("#"):
+        return [line.strip()]
+    try:
+        return [cell.strip() for cells in csv.reader([line], strict=True) for cell in cells]
+    except csv.Error as error:
+        raise RunError(f"{where} is not CSV ({error}); {template} writes a file to fill in") from None
+
+
+def _read_comment(where: str, comment: str, devices: list[str]) -> None:
+    """Add the device that a comment names; spreadsheets end a comment with commas."""
+    match = DEVICE.fullmatch(comment.rstrip(", \t"))
+    device = match[1].strip() if match else ""
+    if not device:
+        return
+    if devices:
+        raise RunError(f"{where} names a device, but {quote_value(devices[0])} is named above; write one")
+    if not device.isprintable() or len(device) > MAX_DEVICE_LETTERS:
+        raise RunError(
+            f"{where}: the device is {quote_value(device)}; it must be at most {MAX_DEVICE_LETTERS} printable letters"
+        )
+    devices.append(device)
+
+
+def _read_header(where: str, cells: Sequence[str], template: str, *, needs_width: bool) -> list[str]:
+    """Return the names of the columns."""
+    columns, given = [cell.lower() for cell in cells], quote_value(", ".join(cells))
+    needed = [*KEY_COLUMNS[: 3 if needs_width else 2], TIME_COLUMN]
+    missing = [column for column in needed if column not in columns]
+    if missing:
+        raise RunError(
+            f"{where} has the columns {given}, without {missing[0]}; the header must name {', '.join(needed)},"
+            f" separated by commas, as {template} writes it"
+        )
+    for column in columns:
+        if column not in COLUMNS:
+            raise RunError(f"{where} has a column {quote_value(column)}; the columns are {', '.join(COLUMNS)}")
+        if columns.count(column) > 1:
+            raise RunError(f"{where} has the column {column} twice; write it once")
+    return columns
+
+
+def _read_key(row: _Row, space: SearchSpace) -> Key:
+    """Return the key of a row; raise RunError if the space has no such option."""
+    layer_cell, choice_cell = (_as_whole(row.cells[column]) for column in KEY_COLUMNS[:2])
+    width_cell = row.cells.get("width", "")
+    if layer_cell.lower() == FIXED[0]:
+        if choice_cell or width_cell:
+            given = quote_value(choice_cell or width_cell)
+            raise RunError(f"{row.where}: the row {FIXED[0]} must have no choice and no width, got {given}")
+        return FIXED
+    layers = {str(layer.index): layer for layer in space.layers}
+    if layer_cell not in layers:
+        raise RunError(
+            f"{row.where}: layer is {quote_value(row.cells['layer'])}; it must be {FIXED[0]}, or a layer from 0 to"
+            f" {space.num_layers - 1}"
+        )
+    layer = layers[layer_cell]
+    if choice_cell not in map(str, range(len(layer.choices))):
+        names = ", ".join(f"{index} = {choice}" for index, choice in enumerate(layer.choices))
+        raise RunError(
+            f"{row.where}: choice of layer {layer.index} is {quote_value(row.cells['choice'])}; it must be one of"
+            f" {names}"
+        )
+    index = int(choice_cell)
+    widths = [option.width for option in space.options.by_layer[layer.index] if option.choice == index]
+    width = _read_width(width_cell)
+    if width not in widths:
+        allowed = "one of " + ", ".join(map(format_width, widths)) if any(widths) else "empty: this op has no widths"
+        raise RunError(
+            f"{row.where}: width of layer {layer.index}, choice {index} is {quote_value(width_cell)}; it must be"
+            f" {allowed}"
+        )
+    return _make_key(layer, Option(index, width))
+
+
+def _read_width(cell: str) -> int:
+    """Return a width in thousandths, 0 for an empty cell, -1 for what is not a width."""
+    if not cell:
+        return 0
+    width = Decimal(cell) * WIDTH_UNIT if WIDTH.fullmatch(cell) else Decimal(-1)
+    return int(width) if width and width == int(width) else -1
+
+
+def _as_whole(cell: str) -> str:
+    """Return `2.0` or `02` as `2`, and any other cell as it is."""
+    match = WHOLE.fullmatch(cell)
+    return str(int(match[1])) if match else cell
+
+
+def _read_time(where: str, cell: str) -> int:
+    """Return microseconds."""
+    milliseconds = Decimal(cell) if MILLISECONDS.fullmatch(cell) else None
+    if milliseconds is None or milliseconds > MAX_MILLISECONDS:
+        given = f"is {quote_value(cell)}" if cell else "is empty"
+        raise RunError(f"{where}: {TIME_COLUMN} {given}; it must be a number from 0 to {MAX_MILLISECONDS:,}")
+    return round(milliseconds * 1000)
+
+
+def _make_table(space: SearchSpace, times: Mapping[Key, int]) -> CostTable:
+    """Return the table of latencies, with the resolution of a measured one."""
+    rows = [
+        [times[_make_key(layer, option)] for option in options]
+        for layer, options in zip(space.layers, space.options.by_layer, strict=True)
+    ]
+    step = choose_latency_step(CostTable("latency", times[FIXED], rows, space.options).mean)
+    rounded = [[max(step, round(time / step) * step) if time else 0 for time in row] for row in rows]
+    return CostTable("latency", times[FIXED], rounded, space.options)
