@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "spos_cli"
 PAGE = PACKAGE / "README.md"
 # Files of the package itself, then folders from the top of the import order to its bottom.
-ORDER = ("", "stages", "doctor", "report", "run", "official", "search", "engine", "models", "data", "space")
+ORDER = ("", "stages", "doctor", "report", "run", "export", "official", "search", "engine", "models", "data", "space")
 LAST = ("config", "files")
 HEADING, AFTER = "## Code map\n", "\nThe recipes are"
 

@@ -1,0 +1,1 @@
+"""Networks in other formats, for use without `spos`"""
