@@ -13,13 +13,29 @@ import typer
 from spos_cli import __version__
 from spos_cli.exits import LOWER_BATCH_SIZES, RAISE_ACCUMULATE, count_images_at_once, run_across_processes, run_and_exit
 from spos_cli.options import (
+    ConvertedWeightsOption,
+    ExportedPathOption,
+    ExportFormatOption,
+    ExportOutputOption,
     FlopsLimitOption,
     FolderArgument,
+    ImportLatencyOption,
+    ImportTableOption,
     InitOption,
     JournalOption,
+    LatencyBatchOption,
+    LatencyLimitOption,
+    LatencyOption,
+    LatencyTemplateOption,
+    NetworkWeightsOption,
+    ObjectiveOption,
     Options,
     ParamsLimitOption,
     ParetoCostOption,
+    ParetoOption,
+    PreferOption,
+    RawInputOption,
+    TopOption,
     find_search,
     find_supernet,
     require_one_folder,
@@ -98,26 +114,11 @@ def flops_table(
         Literal["json", "pkl"],
         typer.Option("--format", help="Format of the table: json, or pkl for the official op_flops_dict.pkl."),
     ] = "json",
-    official: Annotated[
-        Path | None,
-        typer.Option("--import", metavar="FILE", help="Compare an official op_flops_dict.pkl with our FLOPs."),
-    ] = None,
-    latency: Annotated[
-        bool, typer.Option("--latency", help="Measure latencies on this device instead of FLOPs.")
-    ] = False,
-    batch: Annotated[int, typer.Option("--latency-batch", min=1, help="Images per measured call.")] = 1,
-    template: Annotated[
-        Path | None,
-        typer.Option(
-            "--latency-template",
-            metavar="FILE",
-            help="Write a CSV file in which to fill in latencies that you measure elsewhere, as on a phone.",
-        ),
-    ] = None,
-    measured: Annotated[
-        Path | None,
-        typer.Option("--import-latency", metavar="FILE", help="Make a filled template the latency table of the run."),
-    ] = None,
+    official: ImportTableOption = None,
+    latency: LatencyOption = False,
+    batch: LatencyBatchOption = 1,
+    template: LatencyTemplateOption = None,
+    measured: ImportLatencyOption = None,
 ) -> None:
     """Show the FLOPs and parameters of every choice of the space, or of the architectures given.
 
@@ -132,9 +133,8 @@ def flops_table(
     run = options.make_run(settings)
     if latency:
         work = partial(stage.measure_latency, run, batch=batch)
-        run_across_processes(
-            "flops-table", stage.use_one_device(settings), work, "lower --latency-batch", images=None, batch=batch
-        )
+        device = stage.use_one_device(settings)
+        run_across_processes("flops-table", device, work, "lower --latency-batch", images=None, batch=batch)
     else:
         stage.run(run, arch or (), limit, form, official=official, measured=measured, template=template)
 
@@ -145,20 +145,8 @@ def search(
     options: Options,
     flops_limit: FlopsLimitOption = None,
     params_limit: ParamsLimitOption = None,
-    latency_limit: Annotated[
-        str | None,
-        typer.Option(
-            "--latency-limit",
-            metavar="TIME",
-            help="Maximum latency, such as 12ms, by the table that spos flops-table measures or imports.",
-        ),
-    ] = None,
-    objective: Annotated[
-        Literal["accuracy", "pareto"] | None,
-        typer.Option(
-            "--objective", help="accuracy: the best top-1 (default); pareto: the whole front (a cost against top-1)."
-        ),
-    ] = None,
+    latency_limit: LatencyLimitOption = None,
+    objective: ObjectiveOption = None,
     pareto_cost: ParetoCostOption = None,
     weights: Annotated[
         Path | None,
@@ -194,44 +182,18 @@ def search(
 @shared_options("devices", "seed", "as_json")
 def export_arch(
     options: Options,
-    top: Annotated[
-        int | None, typer.Option("--top", min=1, metavar="K", help="Export the best K candidates. Default: 1.")
-    ] = None,
+    top: TopOption = None,
     flops_limit: FlopsLimitOption = None,
     params_limit: ParamsLimitOption = None,
-    prefer: Annotated[
-        Literal["best", "smallest"],
-        typer.Option("--prefer", help="smallest: the cheapest candidate that is statistically tied with the best."),
-    ] = "best",
-    pareto: Annotated[
-        bool, typer.Option("--pareto", help="Export the whole Pareto front (a cost against top-1).")
-    ] = False,
+    prefer: PreferOption = "best",
+    pareto: ParetoOption = False,
     pareto_cost: ParetoCostOption = None,
     journal: JournalOption = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option("--weights", metavar="FILE", help="Convert this weights file, and export no architecture."),
-    ] = None,
-    form: Annotated[
-        Literal["yaml", "pkl", "published", "spos", "onnx", "pt2", "safetensors", "python", "executorch"] | None,
-        typer.Option(
-            "--format",
-            help="yaml (default), or pkl to write the official arch.pkl as well."
-            " With --weights: published (default), which the official code loads; spos; or a format for use without"
-            " spos: onnx, pt2 (torch.export), safetensors, python (a file that needs only PyTorch) or executorch.",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="With --weights: the file to write.")
-    ] = None,
-    arch: Annotated[
-        str | None,
-        typer.Option("--arch", metavar="ARCH", help="With --weights of a supernet: write this path as a network."),
-    ] = None,
-    raw_input: Annotated[
-        bool,
-        typer.Option("--raw-input", help="onnx, pt2, ...: the file takes prepared float images instead of RGB uint8."),
-    ] = False,
+    weights: ConvertedWeightsOption = None,
+    form: ExportFormatOption = None,
+    output: ExportOutputOption = None,
+    arch: ExportedPathOption = None,
+    raw_input: RawInputOption = False,
 ) -> None:
     """Write the best scored architectures to archs/<id>/arch.yaml. Nothing is scored again.
 
@@ -252,13 +214,7 @@ def export_arch(
     from spos_cli.search.questions import Question
 
     question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto, pareto_cost=pareto_cost)
-    stage.require_one_purpose(weights or arch, question, journal)
-    if arch is not None:
-        stage.export_path(run, weights, arch, form, output)
-    elif weights is not None:
-        stage.export_weights(run, weights, stage.parse_weights_format(form), output)
-    else:
-        stage.export_architectures(run, question, journal, stage.parse_arch_format(form))
+    stage.run(run, question, journal, weights, arch, form, output)
 
 
 def export_network(
@@ -309,14 +265,7 @@ def retrain(
 @shared_options("devices", "seed", "as_json")
 def evaluate(
     options: Options,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--weights",
-            metavar="FILE",
-            help="A retrained model.pt or a supernet, ours or official. Default: the run folder's model.",
-        ),
-    ] = None,
+    weights: NetworkWeightsOption = None,
     arch: Annotated[
         str | None, typer.Option("--arch", metavar="ARCH", help="With a supernet: the architecture to evaluate.")
     ] = None,
@@ -355,14 +304,7 @@ def predict(
         list[Path],
         typer.Argument(metavar="IMAGE|FOLDER", help="Image files, and folders whose images are all classified."),
     ],
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            "--weights",
-            metavar="FILE",
-            help="A retrained model.pt or a supernet, ours or official. Default: the run folder's model.",
-        ),
-    ] = None,
+    weights: NetworkWeightsOption = None,
     arch: Annotated[
         str | None, typer.Option("--arch", metavar="ARCH", help="With a supernet: the architecture to use.")
     ] = None,

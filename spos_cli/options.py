@@ -51,6 +51,87 @@ ParetoCostOption = Annotated[
     ),
 ]
 
+# Of export-arch, to choose among scored candidates.
+TopOption = Annotated[
+    int | None, typer.Option("--top", min=1, metavar="K", help="Export the best K candidates. Default: 1.")
+]
+PreferOption = Annotated[
+    Literal["best", "smallest"],
+    typer.Option("--prefer", help="smallest: the cheapest candidate that is statistically tied with the best."),
+]
+ParetoOption = Annotated[bool, typer.Option("--pareto", help="Export the whole Pareto front (a cost against top-1).")]
+
+# Of export-arch, to convert weights.
+ConvertedWeightsOption = Annotated[
+    Path | None,
+    typer.Option("--weights", metavar="FILE", help="Convert this weights file, and export no architecture."),
+]
+ExportFormatOption = Annotated[
+    Literal["yaml", "pkl", "published", "spos", "onnx", "pt2", "safetensors", "python", "executorch"] | None,
+    typer.Option(
+        "--format",
+        help="yaml (default), or pkl to write the official arch.pkl as well."
+        " With --weights: published (default), which the official code loads; spos; or a format for use without"
+        " spos: onnx, pt2 (torch.export), safetensors, python (a file that needs only PyTorch) or executorch.",
+    ),
+]
+ExportOutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="With --weights: the file to write.")
+]
+ExportedPathOption = Annotated[
+    str | None,
+    typer.Option("--arch", metavar="ARCH", help="With --weights of a supernet: write this path as a network."),
+]
+RawInputOption = Annotated[
+    bool,
+    typer.Option("--raw-input", help="onnx, pt2, ...: the file takes prepared float images instead of RGB uint8."),
+]
+
+# Of flops-table.
+LatencyOption = Annotated[bool, typer.Option("--latency", help="Measure latencies on this device instead of FLOPs.")]
+LatencyBatchOption = Annotated[int, typer.Option("--latency-batch", min=1, help="Images per measured call.")]
+ImportTableOption = Annotated[
+    Path | None,
+    typer.Option("--import", metavar="FILE", help="Compare an official op_flops_dict.pkl with our FLOPs."),
+]
+LatencyTemplateOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--latency-template",
+        metavar="FILE",
+        help="Write a CSV file in which to fill in latencies that you measure elsewhere, as on a phone.",
+    ),
+]
+ImportLatencyOption = Annotated[
+    Path | None,
+    typer.Option("--import-latency", metavar="FILE", help="Make a filled template the latency table of the run."),
+]
+
+# Of search.
+LatencyLimitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--latency-limit",
+        metavar="TIME",
+        help="Maximum latency, such as 12ms, by the table that spos flops-table measures or imports.",
+    ),
+]
+ObjectiveOption = Annotated[
+    Literal["accuracy", "pareto"] | None,
+    typer.Option(
+        "--objective", help="accuracy: the best top-1 (default); pareto: the whole front (a cost against top-1)."
+    ),
+]
+
+NetworkWeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="A retrained model.pt or a supernet, ours or official. Default: the run folder's model.",
+    ),
+]
+
 # From a run folder to its `--config` and `--run-dir`, and to overrides that find its images from the working folder.
 FindSettings = Callable[[Path], tuple[str | None, str | None, list[str]]]
 

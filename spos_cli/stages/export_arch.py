@@ -69,6 +69,35 @@ def require_raw_input_fits(raw_input: bool, form: str | None) -> None:
         raise ConfigError("--raw-input is for --format onnx, pt2, safetensors, python and executorch")
 
 
+def run(
+    run: Run,
+    question: Question,
+    journal: Path | None,
+    weights: Path | None,
+    arch: str | None,
+    form: str | None,
+    output: Path | None,
+) -> None:
+    """Export a path of a supernet, weights, or scored architectures, as the options ask.
+
+    Args:
+        question, journal: for `export_architectures`.
+        weights, output: for `export_path` and `export_weights`.
+        arch: for `export_path`.
+        form: the value of `--format`.
+
+    Raises:
+        ConfigError: the options do not go together.
+    """
+    require_one_purpose(weights or arch, question, journal)
+    if arch is not None:
+        export_path(run, weights, arch, form, output)
+    elif weights is not None:
+        export_weights(run, weights, parse_weights_format(form), output)
+    else:
+        export_architectures(run, question, journal, parse_arch_format(form))
+
+
 def export_architectures(run: Run, question: Question, journal: Path | None, form: ArchFormat) -> None:
     """Write `archs/<id>/arch.yaml` for each candidate that the question asks for. Nothing is scored again.
 
