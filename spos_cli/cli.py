@@ -35,6 +35,7 @@ from spos_cli.options import (
     ParetoOption,
     PreferOption,
     RawInputOption,
+    RuntimeOption,
     TopOption,
     find_search,
     find_supernet,
@@ -117,6 +118,7 @@ def flops_table(
     official: ImportTableOption = None,
     latency: LatencyOption = False,
     batch: LatencyBatchOption = 1,
+    runtime: RuntimeOption = None,
     template: LatencyTemplateOption = None,
     measured: ImportLatencyOption = None,
 ) -> None:
@@ -129,11 +131,11 @@ def flops_table(
     from spos_cli.stages import flops_table as stage
 
     files = {"--import": official, "--import-latency": measured, "--latency-template": template}
-    stage.require_one_question(arch or (), {**files, "--latency": latency})
+    stage.require_one_question(arch or (), {**files, "--latency": latency}, runtime)
     run = options.make_run(settings)
     if latency:
-        work = partial(stage.measure_latency, run, batch=batch)
-        device = stage.use_one_device(settings)
+        work = partial(stage.measure_latency, run, batch=batch, runtime=runtime or "torch")
+        device = stage.use_one_device(settings, runtime)
         run_across_processes("flops-table", device, work, "lower --latency-batch", images=None, batch=batch)
     else:
         stage.run(run, arch or (), limit, form, official=official, measured=measured, template=template)

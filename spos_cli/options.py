@@ -90,6 +90,12 @@ RawInputOption = Annotated[
 # Of flops-table.
 LatencyOption = Annotated[bool, typer.Option("--latency", help="Measure latencies on this device instead of FLOPs.")]
 LatencyBatchOption = Annotated[int, typer.Option("--latency-batch", min=1, help="Images per measured call.")]
+RuntimeOption = Annotated[
+    Literal["torch", "onnxruntime"] | None,
+    typer.Option(
+        "--runtime", help="With --latency: torch (default), or onnxruntime for networks as exported, on the CPU."
+    ),
+]
 ImportTableOption = Annotated[
     Path | None,
     typer.Option("--import", metavar="FILE", help="Compare an official op_flops_dict.pkl with our FLOPs."),

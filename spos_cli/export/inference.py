@@ -204,10 +204,7 @@ class _Builder:
         output: str | None = None,
     ) -> Call:
         """Add a branch to the modules, and return the step that calls it."""
-        modules: list[nn.Module] = []
-        for unit in branch.list_units(inputs, outputs):
-            modules.append(fold_unit(unit, reverse_inputs=name == "stem" and self.reverse_colours))
-            modules += [kind(inplace=True) for kind, function in ACTIVATIONS.items() if function is unit.activation]
+        modules = fold_branch(branch, inputs, outputs, reverse_inputs=name == "stem" and self.reverse_colours)
         self.parts[name] = nn.Sequential(*modules)
         return Call(output or name, name, source)
 
@@ -216,6 +213,17 @@ def format_arguments(choice: Choice, layer: Layer, affine: bool) -> str:
     """Return the arguments of the class of a user's own block, see `models.blocks.OwnBlock`."""
     parameters = "".join(f", {name}={value!r}" for name, value in choice.parameters)
     return f"{layer.in_channels}, {layer.out_channels}, {layer.stride}, {affine}{parameters}"
+
+
+def fold_branch(
+    branch: Branch, inputs: ChannelSelection = None, outputs: ChannelSelection = None, *, reverse_inputs: bool = False
+) -> list[nn.Module]:
+    """Return the convolutions, with BatchNorm folded into them, and the activations of a branch."""
+    modules: list[nn.Module] = []
+    for unit in branch.list_units(inputs, outputs):
+        modules.append(fold_unit(unit, reverse_inputs=reverse_inputs))
+        modules += [kind(inplace=True) for kind, function in ACTIVATIONS.items() if function is unit.activation]
+    return modules
 
 
 @torch.no_grad()

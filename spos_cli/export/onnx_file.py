@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.export.description import KEY, Description, parse_description
@@ -32,26 +32,37 @@ def write(network: InferenceNetwork, description: Description, path: Path) -> No
         ConfigError: a package is missing, or a block of the user's own cannot be exported.
         RunError: the file cannot be written.
     """
+    write_model(make_model(network, network.make_example(TRACED_BATCH)), description, path)
+
+
+def make_model(module: nn.Module, example: Tensor, *, any_batch: bool = True) -> Any:
+    """Export a module of one input, and return it as an `onnx.ModelProto`.
+
+    Args:
+        example: an input.
+        any_batch: whether the first dimension of the input may have any size; the parameter is then called `images`.
+
+    Raises:
+        ConfigError: a package is missing, or the module cannot be exported.
+    """
     import_package("onnxscript", PURPOSE, INSTALL)
     import_package("onnx", PURPOSE, INSTALL)
-    example = network.make_example(TRACED_BATCH)
     with quiet():
         try:
             program = torch.onnx.export(
-                network,
+                module,
                 (example,),
                 dynamo=True,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+                dynamic_shapes={"images": {0: torch.export.Dim("batch")}} if any_batch else None,
                 external_data=False,
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise ConfigError(f"the network cannot be written as ONNX: {shorten(error)}") from None
     assert program is not None
-    content = program.model_proto
-    write_model(content, description, path)
+    return program.model_proto
 
 
 def write_model(model: Any, description: Description, path: Path) -> None:
@@ -115,16 +126,7 @@ def load(path: Path, threads: int | None = None) -> Callable[[Tensor], Tensor]:
     Raises:
         CheckpointError: ONNX Runtime does not take the file.
     """
-    runtime = import_package("onnxruntime", PURPOSE, INSTALL)
-    model = read_model(path)
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has an exception of its own for each kind of problem.
-        raise CheckpointError(f"{path} cannot be run by ONNX Runtime: {shorten(error)}") from None
+    session = open_session(read_model(path), str(path), threads)
     if [one.name for one in session.get_inputs()] != [INPUT] or [one.name for one in session.get_outputs()] != [OUTPUT]:
         raise CheckpointError(f"{path} has other inputs or outputs than {INPUT} and {OUTPUT}")
 
@@ -133,6 +135,28 @@ def load(path: Path, threads: int | None = None) -> Callable[[Tensor], Tensor]:
         return torch.from_numpy(logits)
 
     return classify
+
+
+def open_session(model: Any, what: str, threads: int | None = None) -> Any:
+    """Return an `onnxruntime.InferenceSession` of an `onnx.ModelProto`, on the CPU.
+
+    Args:
+        what: the beginning of the message, such as the path of the model.
+        threads: of a call; None for as many as PyTorch uses.
+
+    Raises:
+        ConfigError: ONNX Runtime is missing.
+        CheckpointError: it does not take the model.
+    """
+    runtime = import_package("onnxruntime", PURPOSE, INSTALL)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has an exception of its own for each kind of problem.
+        raise CheckpointError(f"{what} cannot be run by ONNX Runtime: {shorten(error)}") from None
 
 
 def shorten(error: Exception) -> str:

@@ -44,6 +44,7 @@ class Conditions:
         batch: images per call.
         threads: of the CPU.
         dtype: of weights and images, and how convolutions compute it.
+        runtime: what computes, `torch` or `onnxruntime`.
         warm_up, rounds: calls of each block before the measurement, and in it; the table has the medians of the latter.
     """
 
@@ -51,6 +52,7 @@ class Conditions:
     batch: int
     threads: int
     dtype: str = "float32"
+    runtime: str = "torch"
     warm_up: int = WARM_UP_ROUNDS
     rounds: int = MEASURED_ROUNDS
 
@@ -120,6 +122,7 @@ def measure(
     *,
     name: str = "cpu",
     dtype: str = "float32",
+    runtime: str = "torch",
 ) -> Latencies:
     """Measure every option of every layer, and whole networks to fit their sums to.
 
@@ -132,7 +135,7 @@ def measure(
         make_call: prepares each block, and each whole network, for the device and for inputs of shape `(B, C, H, W)`.
             The default is PyTorch's forward pass. Another runtime may compile the module, and call what it has
             compiled.
-        name, dtype: of the device, and how it computes float32, for `Conditions`.
+        name, dtype, runtime: the device, how it computes float32, and what computes, for `Conditions`.
 
     Raises:
         ConfigError: a user's own block cannot be built.
@@ -159,7 +162,7 @@ def measure(
     whole = [medians[arch] for arch in networks]
     table, held_out = _fit_table(space, blocks, networks, whole)
     return Latencies(
-        Conditions(name, batch, torch.get_num_threads(), dtype),
+        Conditions(name, batch, torch.get_num_threads(), dtype, runtime),
         table,
         [[max(seconds[key]) / statistics.median(seconds[key]) for key in row] for row in keys],
         [(arch, medians[arch], table.of(arch)) for arch in networks],

@@ -15,6 +15,7 @@ from spos_cli.space.latency_csv import ImportedLatencies
 from spos_cli.space.search_space import SearchSpace
 
 UNNAMED_DEVICE = "an unnamed device"
+RUNTIMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime"}  # for people
 
 
 def uses_latency(search: SearchConfig) -> bool:
@@ -83,4 +84,5 @@ def describe_origin(content: dict[str, Any]) -> str:
     device = str(conditions["device"]) or UNNAMED_DEVICE
     if conditions.get("imported") is True:
         return f"{device}, imported"
-    return f"{device}, {conditions['threads']} threads, {conditions['dtype']}, batch {conditions['batch']}"
+    settings = f"{conditions['threads']} threads, {conditions['dtype']}, batch {conditions['batch']}"
+    return f"{device}, {RUNTIMES[conditions['runtime']]}, {settings}"

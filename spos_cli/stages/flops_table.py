@@ -16,6 +16,7 @@ from spos_cli.engine import accelerator
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import track, warn
 from spos_cli.errors import ConfigError, RunError
+from spos_cli.export import onnx_latency
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
 from spos_cli.models import latency
@@ -31,7 +32,7 @@ from spos_cli.run.costs import (
     show_space,
     summarize_space,
 )
-from spos_cli.run.latency_table import UNNAMED_DEVICE, describe_origin, summarize_import
+from spos_cli.run.latency_table import RUNTIMES, UNNAMED_DEVICE, describe_origin, summarize_import
 from spos_cli.search import statistics
 from spos_cli.space.architecture import read
 from spos_cli.space.cost import CostTable, format_duration
@@ -41,13 +42,16 @@ from spos_cli.space.search_space import SearchSpace
 FITTED_NETWORKS = 20  # The sums of a table of latencies are fitted to so many whole networks.
 
 
-def require_one_question(archs: Sequence[str], given: Mapping[str, object]) -> None:
+def require_one_question(archs: Sequence[str], given: Mapping[str, object], runtime: str | None) -> None:
     """Raise ConfigError if several options are given that are about the whole space, or one and architectures.
 
     Args:
         archs: architectures, which are a question of their own.
         given: by option, its value; None or False if it was not given.
+        runtime: a part of the question of `--latency`.
     """
+    if runtime is not None and not given["--latency"]:
+        raise ConfigError(f"--runtime {runtime} says what measures latencies; give it with --latency")
     options = [name for name, value in given.items() if value]
     if len(options) > 1:
         raise ConfigError(f"{' and '.join(options)} do different things; give one of them")
@@ -146,24 +150,32 @@ def _format_flops(value: float | None) -> str:
     return "missing" if value is None else f"{value:,}"
 
 
-def use_one_device(settings: Config) -> Config:
-    """Return settings that measure latencies on one device: with `auto`, on the first GPU if there is one.
+def use_one_device(settings: Config, runtime: str | None) -> Config:
+    """Return settings that measure latencies on one device.
+
+    With `auto` it is the first GPU if there is one. ONNX Runtime is measured on the CPU.
 
     Raises:
         ConfigError: the settings ask for several processes.
     """
     if settings.devices not in ("auto", "cpu", 1):
         raise ConfigError(f"--latency measures one device, but devices is {settings.devices}; use --devices 1")
+    if runtime == "onnxruntime":
+        return settings.model_copy(update={"devices": "cpu"})
     return settings.model_copy(update={"devices": 1}) if settings.devices == "auto" else settings
 
 
-def measure_latency(run: Run, processes: Processes, batch: int) -> None:
+def measure_latency(run: Run, processes: Processes, batch: int, runtime: Literal["torch", "onnxruntime"]) -> None:
     """Measure the latency of every choice on this device, and how well sums of them predict whole networks.
 
     Writes `latency_table.json`, which `spos search --latency-limit` uses.
 
     Args:
         batch: images per measured call.
+        runtime: what computes. For ONNX Runtime, blocks and networks are exported first.
+
+    Raises:
+        ConfigError: a package is missing, or a user's own block cannot be exported.
     """
     space, device = run.config.space.build(), processes.device
     # Draw whole networks that the sums are fitted to and checked with.
@@ -171,10 +183,15 @@ def measure_latency(run: Run, processes: Processes, batch: int) -> None:
     rng = seeding.generator(run.config.seed, "latency")
     networks = [distribution.draw(rng, None, None) for _ in range(FITTED_NETWORKS)]
     # Measure every choice and these networks.
+    make_call = None if runtime == "torch" else onnx_latency.make_call
+    if make_call is not None:
+        run.say(f"exporting every choice and {FITTED_NETWORKS} networks for {RUNTIMES[runtime]}, which takes a while")
     with track("measuring latencies", WARM_UP_ROUNDS + MEASURED_ROUNDS, "rounds", quiet=run.as_json) as task:
         timer = partial(accelerator.time_call, device)
-        name, dtype = accelerator.get_name(device), accelerator.describe_float32(device)
-        latencies = latency.measure(space, device, batch, networks, task.advance, timer, name=name, dtype=dtype)
+        names = {"name": accelerator.get_name(device), "dtype": accelerator.describe_float32(device)}
+        latencies = latency.measure(
+            space, device, batch, networks, task.advance, timer, make_call, **names, runtime=runtime
+        )
     # Write the table.
     summary = summarize_latencies(space, latencies)
     path = run.folder.latency_table

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from spos_cli.models import latency
+from spos_cli.stages import flops_table
 from tests.conftest import Mistake, Spos
 from tests.runs import SHORT_AUDIT
 
@@ -91,6 +93,32 @@ def test_a_search_under_a_limit(finished: Spos, spos: Spos) -> None:
     assert compared
     assert all(written == expected <= 2640 for written, expected in compared)
     import_table(spos, device="Pixel 9")
+    assert "holds a search with other settings (search.latency_table:" in spos.here(*search, code=2).stderr
+
+
+@pytest.mark.slow
+def test_a_search_by_latencies_of_onnx_runtime(finished: Spos, spos: Spos, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime is a part of the table: a search is not resumed with the same latencies of PyTorch."""
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    monkeypatch.setattr(flops_table, "FITTED_NETWORKS", 2)
+    monkeypatch.setattr(latency, "MEASURED_ROUNDS", 3)
+    done = spos.here("flops-table", "--latency", "--runtime", "onnxruntime", "--latency-batch", "2")
+    assert "ONNX Runtime, 1 threads, float32, batch 2" in done.stdout
+    path = spos.run / "latency_table.json"
+    table = json.loads(path.read_text())
+    assert table["conditions"]["runtime"] == "onnxruntime"
+    assert len(table["whole"]) == 2
+    assert all(cost > 0 for row in table["table"] for cost in row)
+    search = ("search", "--weights", finished.run / "supernet" / "last.pt", "--latency-limit", "10s")
+    for _ in range(2):  # The second time, there is nothing left to score.
+        spos.here(*search)
+    result = yaml.safe_load((spos.run / "search" / "result.yaml").read_text())
+    assert result["latency_of"].endswith(", ONNX Runtime, 1 threads, float32, batch 2")
+    lines = (spos.run / "search" / "journal.jsonl").read_text().splitlines()
+    for one in map(json.loads, lines):
+        added = sum(row[choice] for row, choice in zip(table["table"], one["architecture"], strict=True))
+        assert one["latency"] == table["fixed"] + added
+    path.write_text(path.read_text().replace('"onnxruntime"', '"torch"'))
     assert "holds a search with other settings (search.latency_table:" in spos.here(*search, code=2).stderr
 
 
