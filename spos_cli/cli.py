@@ -34,6 +34,7 @@ from spos_cli.options import (
     ParetoCostOption,
     ParetoOption,
     PreferOption,
+    QuantizeOption,
     RawInputOption,
     RuntimeOption,
     TopOption,
@@ -196,6 +197,7 @@ def export_arch(
     output: ExportOutputOption = None,
     arch: ExportedPathOption = None,
     raw_input: RawInputOption = False,
+    quantize: QuantizeOption = None,
 ) -> None:
     """Write the best scored architectures to archs/<id>/arch.yaml. Nothing is scored again.
 
@@ -207,9 +209,9 @@ def export_arch(
     """
     from spos_cli.stages import export_arch as stage
 
-    stage.require_raw_input_fits(raw_input, form)
+    stage.require_network_options_fit(form, raw_input, quantize)
     if form in NETWORK_FORMATS:
-        export_network(options, weights, arch, form, output, raw_input)
+        export_network(options, weights, arch, form, output, raw_input, quantize)
         return
     flops, params = options.load_limits(flops_limit, params_limit)
     run = options.make_run(options.load())
@@ -220,7 +222,13 @@ def export_arch(
 
 
 def export_network(
-    options: Options, weights: Path | None, arch: str | None, form: str, output: Path | None, raw_input: bool
+    options: Options,
+    weights: Path | None,
+    arch: str | None,
+    form: str,
+    output: Path | None,
+    raw_input: bool,
+    quantize: str | None,
 ) -> None:
     """Write a network for use without spos. Its settings come from the weights file."""
     from spos_cli.run.weights_file import find_weights, read_weights
@@ -229,7 +237,8 @@ def export_network(
     content = read_weights(weights or find_weights(options.make_run(options.load())))
     run = options.make_run(options.load_for_weights(content.config))
     folder = options.find_folder_for(content.path)
-    stage.export(run, content, arch, form, folder, output, "float" if raw_input else "uint8")
+    input_kind: Literal["float", "uint8"] = "float" if raw_input else "uint8"
+    stage.export(run, content, arch, form, folder, output, input_kind, int8=quantize == "int8")
 
 
 @app.command()

@@ -86,6 +86,13 @@ RawInputOption = Annotated[
     bool,
     typer.Option("--raw-input", help="onnx, pt2, ...: the file takes prepared float images instead of RGB uint8."),
 ]
+QuantizeOption = Annotated[
+    Literal["int8"] | None,
+    typer.Option(
+        "--quantize",
+        help="onnx, pt2: int8 for weights and activations of 8 bits, and say what that costs. Needs the run's images.",
+    ),
+]
 
 # Of flops-table.
 LatencyOption = Annotated[bool, typer.Option("--latency", help="Measure latencies on this device instead of FLOPs.")]

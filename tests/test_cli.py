@@ -94,6 +94,8 @@ def test_a_limit_that_is_not_given_is_none(spos: Spos) -> None:
         (["flops-table", "0,0,0,0", "--latency"], "do not pass architectures with --latency"),
         (["flops-table", "--latency", "--devices", "4"], "but devices is 4; use --devices 1"),
         (["flops-table", "--runtime", "onnxruntime"], "give it with --latency"),
+        (["export-arch", "--quantize", "int8"], "--quantize int8 is for --format onnx and --format pt2"),
+        (["export-arch", "--format", "python", "--quantize", "int8"], "is for --format onnx and --format pt2"),
         (["export-arch", "--format", "spos"], "--format spos is for weights"),
         (["export-arch", "--weights", "x.pt", "--format", "pkl"], "--format pkl is for architectures"),
         (["audit", "nowhere"], "there is no search in nowhere"),

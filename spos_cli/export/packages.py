@@ -21,7 +21,8 @@ def import_package(name: str, purpose: str, install: str) -> Any:
     """
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except Exception as error:  # A package that does not fit the installed PyTorch may raise anything.
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         reason = f"{missing} is not installed" if missing else " ".join(str(error).split())[:200]
-        raise ConfigError(f"{purpose} needs {name.partition('.')[0]}, but {reason}: pip install '{install}'") from None
+        command = "pip install" if missing else "pip install --upgrade torch"
+        raise ConfigError(f"{purpose} needs {name.partition('.')[0]}, but {reason}: {command} '{install}'") from None

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.export.description import KEY, MAX_CHARACTERS, Description, parse_description
 from spos_cli.export.inference import InferenceNetwork
 from spos_cli.export.onnx_file import TRACED_BATCH, quiet, shorten
+from spos_cli.export.packages import import_package
 from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.writing import write_atomically
 
@@ -54,11 +55,15 @@ def write(network: InferenceNetwork, description: Description, path: Path) -> No
         ConfigError: a block of the user's own cannot be exported.
         RunError: the file cannot be written.
     """
-    write_program(trace(network), description, path)
+    write_program(trace(network, network.make_example(TRACED_BATCH)), description, path)
 
 
-def trace(network: InferenceNetwork) -> torch.export.ExportedProgram:
-    """Return the network as a program, for any batch size.
+def trace(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """Return a network as a program, for any batch size.
+
+    Args:
+        network: the parameter of its forward pass is called `images`.
+        example: more than one image.
 
     Raises:
         ConfigError: a block of the user's own cannot be exported.
@@ -67,7 +72,7 @@ def trace(network: InferenceNetwork) -> torch.export.ExportedProgram:
         try:
             return torch.export.export(
                 network,
-                (network.make_example(TRACED_BATCH),),
+                (example,),
                 dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
                 strict=False,
             )
@@ -103,8 +108,11 @@ def load(path: Path) -> Callable[[Tensor], Tensor]:
 
     Raises:
         CheckpointError: the file is torn, or could run code.
+        ConfigError: the file is quantized, and torchao is missing, which has its operators.
     """
     require_plain(path)
+    if read_description(path).quantized:
+        import_torchao()
     with quiet():
         try:
             module = torch.export.load(path).module()
@@ -117,6 +125,16 @@ def load(path: Path) -> Callable[[Tensor], Tensor]:
         return logits
 
     return classify
+
+
+def import_torchao(module: str = "quantize_pt2e") -> Any:
+    """Import a module of `torchao.quantization.pt2e`, and with it the operators of quantized programs.
+
+    Raises:
+        ConfigError: torchao is not installed, or does not fit the installed PyTorch.
+    """
+    with quiet():
+        return import_package(f"torchao.quantization.pt2e.{module}", "a quantized .pt2 file", "spos[torchao]")
 
 
 def require_plain(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -38,18 +39,31 @@ class Comparison:
         """Whether the logits are the same but for rounding."""
         return self.largest_difference <= MAX_RELATIVE_DIFFERENCE * self.largest_logit
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all logits of the file are numbers."""
+        return math.isfinite(self.largest_difference)
+
 
 @torch.inference_mode()
-def compare(network: Classify, exported: Classify, batches: Iterable[tuple[Tensor, Tensor]]) -> Comparison:
+def compare(
+    network: Classify,
+    exported: Classify,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    keep: Callable[[Tensor, Tensor], None] = lambda expected, found: None,
+) -> Comparison:
     """Compare the logits of a network and of its exported file.
 
     Args:
         batches: images as the network takes them, and as the file takes them; `(B, 3, S, S)` each. The batches may
             have different sizes, which shows whether the file takes any.
+        keep: is called with both logits of each batch.
     """
     images, same, largest_difference, largest_logit = 0, 0, 0.0, 0.0
     for ours, theirs in batches:
-        expected, found = network(ours).double(), exported(theirs).double()  # (B, classes)
+        expected, found = network(ours), exported(theirs)  # (B, classes)
+        keep(expected, found)
+        expected, found = expected.double(), found.double()
         images += len(expected)
         same += int((expected.argmax(1) == found.argmax(1)).sum())
         difference = (expected - found).abs().max().item()

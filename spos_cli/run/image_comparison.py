@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import numpy as np
 
 from spos_cli.config.identity import value_range
 from spos_cli.data import identity
+from spos_cli.data.datasets import require_classes
 from spos_cli.data.identity import Identity, TrainedOn
 from spos_cli.engine.progress import warn
-from spos_cli.errors import RunError
+from spos_cli.errors import CheckpointError, RunError
 from spos_cli.run.images import Images
 
 
@@ -120,3 +122,32 @@ def _hold_out_the_same(images: Images, trained_on: TrainedOn, path: Path, *, cha
 def _identities(images: Images, *, val: bool) -> dict[str, Identity]:
     """Return the identities of the images by purpose, as files name them."""
     return {"training": images.train_identity, **({"validation": images.val_identity} if val else {})}
+
+
+def require_classes_of_network(classes: Sequence[str], images: Images) -> None:
+    """Compare the classes of the validation images with those for which a network was trained.
+
+    An official file does not name its classes. The images' classes then count as the network's first ones, and if
+    there are fewer, that causes a warning.
+
+    Args:
+        classes: of the network; empty if they are not known.
+
+    Raises:
+        CheckpointError: the classes differ.
+        DataError: the images have only one class.
+    """
+    require_classes(images.val)
+    theirs, expected = images.val.classes, images.config.space.classes
+    if classes and tuple(classes) != theirs:
+        raise CheckpointError(
+            f"the network was trained for {len(classes)} classes ({', '.join(classes[:3])}, ...), the images have"
+            f" {len(theirs)} ({', '.join(theirs[:3])}, ...)"
+        )
+    if len(theirs) > expected:
+        raise CheckpointError(f"the network was trained for {expected} classes, {images.val.name} has {len(theirs)}")
+    if len(theirs) < expected and images.processes.is_main:
+        warn(
+            f"{images.val.name} has {len(theirs)} of the network's {expected} classes; they count as the first ones in"
+            " the order of names, else the accuracy means nothing"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spos_cli.data.datasets import require_classes
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.evaluation import evaluate
 from spos_cli.engine.metrics import Accuracy
 from spos_cli.engine.mistakes import Mistakes, count_mistakes
 from spos_cli.engine.predictions import Predictions
-from spos_cli.engine.progress import track, warn
-from spos_cli.errors import CheckpointError
+from spos_cli.engine.progress import track
 from spos_cli.files.quoting import make_printable, quote_path
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import count
@@ -28,6 +26,7 @@ from spos_cli.run.classifier import Classifier, keep_pixels, load_classifier
 from spos_cli.run.command import Run
 from spos_cli.run.details import make_content, make_gallery, name_classes, write_details
 from spos_cli.run.folder import EvaluationFolder, RunFolder
+from spos_cli.run.image_comparison import require_classes_of_network
 from spos_cli.run.images import Images
 from spos_cli.run.weights_file import Weights
 from spos_cli.space.architecture import Architecture
@@ -91,35 +90,6 @@ def run(
         if mistakes is not None and details is not None:
             show_worst(run, mistakes)
             run.say(f"details: {details.evaluation}; spos report {quote_path(details.root)} shows them")
-
-
-def require_classes_of_network(classes: Sequence[str], images: Images) -> None:
-    """Compare the classes of the validation images with those for which a network was trained.
-
-    An official file does not name its classes. The images' classes then count as the network's first ones, and if
-    there are fewer, that causes a warning.
-
-    Args:
-        classes: of the network; empty if they are not known.
-
-    Raises:
-        CheckpointError: the classes differ.
-        DataError: the images have only one class.
-    """
-    require_classes(images.val)
-    theirs, expected = images.val.classes, images.config.space.classes
-    if classes and tuple(classes) != theirs:
-        raise CheckpointError(
-            f"the network was trained for {len(classes)} classes ({', '.join(classes[:3])}, ...), the images have"
-            f" {len(theirs)} ({', '.join(theirs[:3])}, ...)"
-        )
-    if len(theirs) > expected:
-        raise CheckpointError(f"the network was trained for {expected} classes, {images.val.name} has {len(theirs)}")
-    if len(theirs) < expected and images.processes.is_main:
-        warn(
-            f"{images.val.name} has {len(theirs)} of the network's {expected} classes; they count as the first ones in"
-            " the order of names, else the accuracy means nothing"
-        )
 
 
 def measure(run: Run, processes: Processes, classifier: Classifier, images: Images, keep_batch: Keep) -> Accuracy:

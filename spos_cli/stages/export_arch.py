@@ -34,6 +34,7 @@ from spos_cli.space.cost import TITLES, format_cell
 
 ArchFormat = Literal["yaml", "pkl"]
 WeightsFormat = Literal["published", "spos"]
+QUANTIZED_FORMATS = ("onnx", "pt2")
 
 
 def parse_arch_format(form: str | None) -> ArchFormat:
@@ -63,8 +64,16 @@ def require_one_purpose(weights: object, question: Question, journal: Path | Non
         )
 
 
-def require_raw_input_fits(raw_input: bool, form: str | None) -> None:
-    """Raise ConfigError if `--raw-input` is given for a format whose files have no preparation of images in them."""
+def require_network_options_fit(form: str | None, raw_input: bool, quantize: str | None) -> None:
+    """Raise ConfigError if an option is given that the format does not have.
+
+    Args:
+        form: the value of `--format`.
+        raw_input: whether `--raw-input` is given.
+        quantize: the value of `--quantize`.
+    """
+    if quantize is not None and form not in QUANTIZED_FORMATS:
+        raise ConfigError(f"--quantize {quantize} is for --format {' and --format '.join(QUANTIZED_FORMATS)}")
     if raw_input and form in (None, "yaml", "pkl", "published", "spos"):
         raise ConfigError("--raw-input is for --format onnx, pt2, safetensors, python and executorch")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor
 from spos_cli.config.identity import portable_settings
 from spos_cli.data.transforms import preprocess
 from spos_cli.engine.distributed import Processes
+from spos_cli.engine.progress import warn
 from spos_cli.errors import CheckpointError, ConfigError, DataError, RunError
-from spos_cli.export import executorch_file, onnx_file, pt2_file, python_file, safetensors_file
+from spos_cli.export import executorch_file, onnx_file, pt2_file, python_file, quantization, safetensors_file
 from spos_cli.export.description import Description
 from spos_cli.export.inference import InferenceNetwork, InputKind
 from spos_cli.export.verification import Classify, Comparison, compare, measure_latencies
@@ -24,15 +26,23 @@ from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.quoting import quote_path
 from spos_cli.models.network import Network
 from spos_cli.run.calibrated_path import build_calibrated_path
+from spos_cli.run.classifier import keep_pixels
 from spos_cli.run.command import Run
 from spos_cli.run.exported_files import load_exported
 from spos_cli.run.folder import RunFolder
 from spos_cli.run.images import Images
 from spos_cli.run.output import format_bytes
+from spos_cli.run.quantization_cost import (
+    QuantizationCost,
+    load_calibration_pixels,
+    measure_cost,
+    require_images,
+)
 from spos_cli.run.weights_file import Weights
 
 Write = Callable[[InferenceNetwork, Description, Path], None]
 COMPARED_IMAGES, BATCH = 256, 64
+MAX_POINTS_LOST = 1.0  # of top-1, without a warning
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,11 @@ class Format:
     runtime: str
 
 
+# What writes a quantized file; the last argument has calibration images as the file takes them.
+QUANTIZERS: dict[str, Callable[[InferenceNetwork, Description, Path, Iterable[Tensor]], None]] = {
+    "onnx": quantization.write_onnx,
+    "pt2": quantization.write_pt2,
+}
 FORMATS = {
     "onnx": Format(".onnx", onnx_file.write, "ONNX Runtime"),
     "pt2": Format(".pt2", pt2_file.write, "torch.export"),
@@ -67,6 +82,8 @@ def export(
     folder: RunFolder,
     output: Path | None,
     input_kind: InputKind,
+    *,
+    int8: bool,
 ) -> None:
     """Write a network in another format, and compare the file with the network before it gets its name.
 
@@ -78,36 +95,34 @@ def export(
         folder: of the run, for the file.
         output: the file to write, which must not exist; None: one in `exported/` of the run folder.
         input_kind: what the file takes.
+        int8: quantize to 8 bits, and say what that costs; the form is one of `QUANTIZERS`.
 
     Raises:
         CheckpointError: the file does not compute what the network does, or the weights are of another space.
         ConfigError: a package is missing, or the options do not go together.
         RunError: the output exists, or cannot be written.
+        DataError: there are no images to quantize with.
     """
     images = Images(run.config, Processes(0, 1, torch.device("cpu")))
     network, classes = build_network(run, weights, arch, images)
-    output = choose_output(folder, network, output, FORMATS[form])
+    output = choose_output(folder, network, output, FORMATS[form], "-int8" if int8 else "")
+    if int8:
+        require_images(images, classes)
     inference = InferenceNetwork(network, run.config.data.preset, input_kind)
-    description = Description(
-        architecture=network.arch,
-        classes=tuple(classes),
-        preset=run.config.data.preset,
-        image_size=run.config.space.image_size,
-        input=input_kind,
-        quantized=False,
-        source=file_digest(weights.path),
-        config=portable_settings(run.config),
-    )
-    pixels = list(load_pixels(run, images))
+    description = describe_network(run, weights, network, classes, input_kind, int8)
     with os_errors_as(RunError, f"cannot write {output}"):
         output.parent.mkdir(parents=True, exist_ok=True)
         drafts = Path(tempfile.mkdtemp(prefix=".export-", dir=output.parent))
     try:
         draft = drafts / output.name
         run.say(f"writing {output}")
-        FORMATS[form].write(inference, description, draft)
-        classify = python_file.load(draft) if form == "python" else load_exported(draft, description, run.config)
-        check(run, network, classify, draft, pixels, input_kind, output, form)
+        if int8:
+            quantize(run, network, inference, description, images, draft, output, form)
+        else:
+            pixels = list(load_pixels(run, images))
+            FORMATS[form].write(inference, description, draft)
+            classify = python_file.load(draft) if form == "python" else load_exported(draft, description, run.config)
+            check(run, network, classify, draft, pixels, input_kind, output, form)
         with os_errors_as(RunError, f"cannot write {output}"):
             for file in sorted(drafts.iterdir()):
                 file.replace(output.parent / file.name)
@@ -128,14 +143,33 @@ def build_network(run: Run, weights: Weights, arch: str | None, images: Images) 
     return weights.network(run.config).eval(), weights.classes
 
 
-def choose_output(folder: RunFolder, network: Network, output: Path | None, form: Format) -> Path:
+def describe_network(
+    run: Run, weights: Weights, network: Network, classes: Sequence[str], input_kind: InputKind, int8: bool
+) -> Description:
+    """Return what the file says of its network."""
+    return Description(
+        architecture=network.arch,
+        classes=tuple(classes),
+        preset=run.config.data.preset,
+        image_size=run.config.space.image_size,
+        input=input_kind,
+        quantized=int8,
+        source=file_digest(weights.path),
+        config=portable_settings(run.config),
+    )
+
+
+def choose_output(folder: RunFolder, network: Network, output: Path | None, form: Format, ending: str = "") -> Path:
     """Return the file to write.
+
+    Args:
+        ending: of its default name, before the suffix.
 
     Raises:
         ConfigError: its name has another suffix than the format.
         RunError: it exists.
     """
-    output = output or folder.exported / f"{network.arch.id}{form.suffix}"
+    output = output or folder.exported / f"{network.arch.id}{ending}{form.suffix}"
     if output.suffix != form.suffix:
         raise ConfigError(f"--output is {output}, but this format needs a name that ends in {form.suffix}")
     for path in {output, output.with_suffix(".safetensors")} if form.suffix == ".py" else {output}:
@@ -228,3 +262,95 @@ def show(run: Run, comparison: Comparison, latencies: list[float], draft: Path, 
         (f"latency of one image, {FORMATS[form].runtime}", f"{theirs:.2f} ms"),
     ]
     run.show("exported and compared with the network", ["what:", "value:"], rows)
+
+
+def quantize(
+    run: Run,
+    network: Network,
+    inference: InferenceNetwork,
+    description: Description,
+    images: Images,
+    draft: Path,
+    output: Path,
+    form: str,
+) -> None:
+    """Write a quantized file, measure what it costs on all validation images, and show that.
+
+    Args:
+        network: before the quantization; `inference` is made of it.
+        draft: the file to write, which gets the name `output` afterwards.
+
+    Raises:
+        CheckpointError: the file gives logits that are not finite.
+        DataError: an image is unreadable.
+    """
+    prepare = partial(run_preprocess, run) if description.input == "float" else keep_pixels
+    pixels = load_calibration_pixels(run, images)
+    QUANTIZERS[form](inference, description, draft, map(prepare, pixels))
+    classify = load_exported(draft, description, run.config)
+    cost = measure_cost(run, network, classify, images, prepare)
+    if not cost.comparison.is_finite:
+        raise CheckpointError(
+            f"{output} was not written: its logits are not finite; please report this, with the versions of the"
+            " packages"
+        )
+    # The file of the same format without quantization, to compare with.
+    with tempfile.TemporaryDirectory() as folder:
+        float_draft, not_quantized = Path(folder) / draft.name, replace(description, quantized=False)
+        FORMATS[form].write(inference, not_quantized, float_draft)
+        float_classify = load_exported(float_draft, not_quantized, run.config)
+        one = prepare(pixels[0][:1])
+        latencies = measure_latencies([lambda: float_classify(one), lambda: classify(one)])
+        sizes = [float_draft.stat().st_size, draft.stat().st_size]
+    show_cost(run, cost, sizes, latencies, sum(map(len, pixels)), output, form)
+
+
+def show_cost(
+    run: Run,
+    cost: QuantizationCost,
+    sizes: Sequence[int],
+    latencies: Sequence[float],
+    calibration_images: int,
+    output: Path,
+    form: str,
+) -> None:
+    """Show a quantized file beside the one of the same format that is not quantized.
+
+    Args:
+        sizes: of both files in bytes, the quantized one last.
+        latencies: of one image with both, in milliseconds.
+    """
+    comparison = cost.comparison
+    run.result(
+        {
+            "files": [str(output)],
+            "bytes": sizes[1],
+            "images": comparison.images,
+            "calibration_images": calibration_images,
+            "largest_difference": comparison.largest_difference,
+            "largest_logit": comparison.largest_logit,
+            "agreement": comparison.agreement,
+            "top1": {"float": cost.before.top1, "int8": cost.after.top1},
+            "points_lost": cost.points_lost,
+            "float_bytes": sizes[0],
+            "milliseconds": {"float": latencies[0], "int8": latencies[1]},
+        }
+    )
+    rows = [
+        ("top-1", *(f"{accuracy.top1:.2%}" for accuracy in (cost.before, cost.after))),
+        ("size", *map(format_bytes, sizes)),
+        (f"latency of one image, {FORMATS[form].runtime}", *(f"{latency:.2f} ms" for latency in latencies)),
+    ]
+    run.say(f"written to {output}")
+    run.show("quantized and compared with the file without --quantize", ["what:", "float", "int8"], rows)
+    change = "loses" if cost.points_lost >= 0 else "gains"
+    run.say(
+        f"int8 {change} {abs(cost.points_lost):.2f} points of top-1 on {comparison.images:,} validation images, and"
+        f" names the same class on {comparison.agreement:.2%} of them; calibrated on {calibration_images} training"
+        " images"
+    )
+    if cost.points_lost > MAX_POINTS_LOST:
+        warn(
+            f"int8 loses {cost.points_lost:.2f} points of top-1, more than {MAX_POINTS_LOST:g}; where that is too much,"
+            " export without --quantize"
+        )
