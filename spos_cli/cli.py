@@ -45,7 +45,6 @@ app = typer.Typer(
     ),
 )
 
-NETWORK_FORMATS = ("onnx", "pt2", "safetensors", "python", "executorch")  # for use without spos
 ARCH = "arch.yaml, arch.json, arch.pkl, or a literal: 2,1,0,... or 2@0.8,1@1.4,..."
 
 
@@ -241,18 +240,16 @@ def export_arch(
 
     Example: spos export-arch --flops-limit 300M --prefer smallest
     """
+    flops, params = options.load_limits(flops_limit, params_limit)
+    from spos_cli.search.questions import Question
     from spos_cli.stages import export_arch as stage
 
-    stage.require_raw_input_fits(raw_input, form)
-    if form in NETWORK_FORMATS:
+    question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto, pareto_cost=pareto_cost)
+    stage.require_one_purpose(weights, arch, form, question, journal, raw_input=raw_input)
+    if form is not None and form in stage.NETWORK_FORMATS:
         export_network(options, weights, arch, form, output, raw_input)
         return
-    flops, params = options.load_limits(flops_limit, params_limit)
     run = options.make_run(options.load())
-    from spos_cli.search.questions import Question
-
-    question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto, pareto_cost=pareto_cost)
-    stage.require_one_purpose(weights or arch, question, journal)
     if arch is not None:
         stage.export_path(run, weights, arch, form, output)
     elif weights is not None:

@@ -34,6 +34,7 @@ from spos_cli.space.cost import TITLES, format_cell
 
 ArchFormat = Literal["yaml", "pkl"]
 WeightsFormat = Literal["published", "spos"]
+NETWORK_FORMATS = ("onnx", "pt2", "safetensors", "python", "executorch")  # for use without spos
 
 
 def parse_arch_format(form: str | None) -> ArchFormat:
@@ -51,22 +52,36 @@ def parse_weights_format(form: str | None) -> WeightsFormat:
         return "published"
     if form == "spos":
         return "spos"
-    raise ConfigError(f"--format {form} is for architectures; the formats of weights are published and spos")
+    raise ConfigError(
+        f"--format {form} is for architectures; those of weights are published, spos, {', '.join(NETWORK_FORMATS)}"
+    )
 
 
-def require_one_purpose(weights: object, question: Question, journal: Path | None) -> None:
-    """Raise ConfigError if a question about scored candidates is asked where weights are exported."""
-    if weights is not None and (question != Question() or journal is not None):
+def require_one_purpose(
+    weights: Path | None,
+    arch: str | None,
+    form: str | None,
+    question: Question,
+    journal: Path | None,
+    *,
+    raw_input: bool,
+) -> None:
+    """Raise ConfigError if options are for something else than what is exported.
+
+    Args:
+        weights, arch, form: if one of them asks for weights, no question about scored candidates may be asked.
+        raw_input: is for files that can have the preparation of images in them.
+    """
+    is_network = form in NETWORK_FORMATS
+    if raw_input and not is_network:
+        raise ConfigError(f"--raw-input is for --format {', '.join(NETWORK_FORMATS)}")
+    exports_weights = weights is not None or arch is not None or is_network
+    if exports_weights and (question != Question() or journal is not None):
+        what = f"--format {form}" if is_network else "--weights"
         raise ConfigError(
-            "--weights exports weights, but --top, --flops-limit, --params-limit, --prefer, --pareto and --from choose"
-            " among scored candidates; give one or the other"
+            f"{what} exports weights, but --top, --flops-limit, --params-limit, --prefer, --pareto, --pareto-cost and"
+            " --from choose among scored candidates; give one or the other"
         )
-
-
-def require_raw_input_fits(raw_input: bool, form: str | None) -> None:
-    """Raise ConfigError if `--raw-input` is given for a format whose files have no preparation of images in them."""
-    if raw_input and form in (None, "yaml", "pkl", "published", "spos"):
-        raise ConfigError("--raw-input is for --format onnx, pt2, safetensors, python and executorch")
 
 
 def export_architectures(run: Run, question: Question, journal: Path | None, form: ArchFormat) -> None:
