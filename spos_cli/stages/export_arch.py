@@ -34,7 +34,7 @@ from spos_cli.space.cost import TITLES, format_cell
 
 ArchFormat = Literal["yaml", "pkl"]
 WeightsFormat = Literal["published", "spos"]
-NETWORK_FORMATS = ("onnx", "pt2", "safetensors", "python", "executorch")  # for use without spos
+NETWORK_FORMATS = ("onnx", "pt2", "safetensors", "python", "executorch", "litert")  # for use without spos
 
 
 def parse_arch_format(form: str | None) -> ArchFormat:

@@ -19,7 +19,8 @@ from tests.conftest import Spos
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 pytest.importorskip("safetensors", reason="needs the extra safetensors")
 
-SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", "safetensors": ".safetensors", "python": ".py"}
+SUFFIXES = {form: value.suffix for form, value in FORMATS.items()}
+PACKAGES = {"executorch": "executorch", "litert": "litert_torch"}  # of formats that are not a part of an extra
 ARCH = "0,1,2,3"
 
 
@@ -36,6 +37,8 @@ def evaluate(spos: Spos, *options: object) -> dict[str, Any]:
 
 @pytest.mark.parametrize("form", SUFFIXES)
 def test_an_exported_network_is_evaluated_like_its_model(finished: Spos, tmp_path: Path, form: str) -> None:
+    if form in PACKAGES:
+        pytest.importorskip(PACKAGES[form], reason=f"--format {form} needs a package of its own")
     model, output = find_model(finished), tmp_path / f"network{SUFFIXES[form]}"
     shown = finished.here("export-arch", "--weights", model, "--format", form, "--output", output).stdout
     assert "compared with the network" in shown
@@ -148,6 +151,7 @@ def test_mistakes(finished: Spos, options: tuple[str, ...], expected: str) -> No
         ("onnx", "onnxscript", "spos[onnx]"),
         ("safetensors", "safetensors", "spos[safetensors]"),
         ("executorch", "executorch", "executorch"),
+        ("litert", "litert_torch", "litert-torch"),
     ],
 )
 def test_missing_packages_are_named(
@@ -156,7 +160,7 @@ def test_missing_packages_are_named(
     monkeypatch.setitem(sys.modules, package, None)
     for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
         monkeypatch.setitem(sys.modules, name, None)
-    output = tmp_path / f"network.{'pte' if form == 'executorch' else form}"
+    output = tmp_path / f"network.{ {'executorch': 'pte', 'litert': 'tflite'}.get(form, form) }"
     options = ("--weights", find_model(finished), "--format", form, "--output", output)
     message = finished.here("export-arch", *options, code=2).stderr
     assert f"pip install '{extra}'" in message
