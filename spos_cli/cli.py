@@ -63,7 +63,6 @@ app = typer.Typer(
     ),
 )
 
-NETWORK_FORMATS = ("onnx", "pt2", "safetensors", "python", "executorch")  # for use without spos
 ARCH = "arch.yaml, arch.json, arch.pkl, or a literal: 2,1,0,... or 2@0.8,1@1.4,..."
 
 
@@ -207,18 +206,22 @@ def export_arch(
 
     Example: spos export-arch --flops-limit 300M --prefer smallest
     """
+    flops, params = options.load_limits(flops_limit, params_limit)
+    from spos_cli.search.questions import Question
     from spos_cli.stages import export_arch as stage
 
-    stage.require_network_options_fit(form, raw_input, quantize)
-    if form in NETWORK_FORMATS:
+    question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto, pareto_cost=pareto_cost)
+    stage.require_one_purpose(weights, arch, form, question, journal, raw_input=raw_input, quantize=quantize)
+    if form is not None and form in stage.NETWORK_FORMATS:
         export_network(options, weights, arch, form, output, raw_input, quantize)
         return
-    flops, params = options.load_limits(flops_limit, params_limit)
     run = options.make_run(options.load())
-    from spos_cli.search.questions import Question
-
-    question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto, pareto_cost=pareto_cost)
-    stage.run(run, question, journal, weights, arch, form, output)
+    if arch is not None:
+        stage.export_path(run, weights, arch, form, output)
+    elif weights is not None:
+        stage.export_weights(run, weights, stage.parse_weights_format(form), output)
+    else:
+        stage.export_architectures(run, question, journal, stage.parse_arch_format(form))
 
 
 def export_network(

@@ -67,12 +67,12 @@ ConvertedWeightsOption = Annotated[
     typer.Option("--weights", metavar="FILE", help="Convert this weights file, and export no architecture."),
 ]
 ExportFormatOption = Annotated[
-    Literal["yaml", "pkl", "published", "spos", "onnx", "pt2", "safetensors", "python", "executorch"] | None,
+    Literal["yaml", "pkl", "published", "spos", "onnx", "pt2", "safetensors", "python", "executorch", "litert"] | None,
     typer.Option(
         "--format",
         help="yaml (default), or pkl to write the official arch.pkl as well."
         " With --weights: published (default), which the official code loads; spos; or a format for use without"
-        " spos: onnx, pt2 (torch.export), safetensors, python (a file that needs only PyTorch) or executorch.",
+        " spos: onnx, pt2 (torch.export), safetensors, python (needs only PyTorch), executorch or litert.",
     ),
 ]
 ExportOutputOption = Annotated[

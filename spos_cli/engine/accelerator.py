@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
+from spos_cli.engine.memory import keep_freed_memory
 from spos_cli.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -56,9 +57,11 @@ def require_usable(devices: int | str) -> None:
 
 def select(device: torch.device) -> None:
     """Select the device that this process computes on."""
-    if device.type == "cuda":
+    if device.type == "cpu":
+        keep_freed_memory()
+    elif device.type == "cuda":
         torch.cuda.set_device(device)
-    elif device.type != "cpu":
+    else:
         torch.accelerator.set_device_index(device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Literal
 
@@ -167,7 +168,7 @@ class _Builder:
             steps.append(self.call_branch(name, block.layers, source))
             return (name,)
         if isinstance(block, OwnBlock):
-            self.parts[name] = block.block
+            self.parts[name] = copy.deepcopy(block.block).requires_grad_(False)
             steps.append(Call(name, name, source))
             return (name,)
         assert isinstance(block, Skip | Identity)

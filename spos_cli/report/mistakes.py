@@ -59,7 +59,7 @@ def make_tiles(mistakes: Mistakes) -> list[Html]:
         tile("Top-1", format_percent(mistakes.accuracy), f"of {format_count(mistakes.images, 'image')}"),
         tile("Balanced accuracy", format_percent(mistakes.balanced_accuracy), recall),
         tile("Mean precision", format_percent(mistakes.macro_precision), precision),
-        tile("Mean F1", format_percent(mistakes.macro_f1), "of classes"),
+        tile("Mean F1", format_percent(mistakes.macro_f1), "over classes with images or predictions"),
         tile(
             "Calibration error",
             "–" if error is None else format_percent(error),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spos_cli.config.schema import Config
 from spos_cli.errors import CheckpointError, ConfigError
-from spos_cli.export import executorch_file, onnx_file, pt2_file, safetensors_file
+from spos_cli.export import executorch_file, litert_file, onnx_file, pt2_file, safetensors_file
 from spos_cli.export.description import Description
 from spos_cli.export.inference import InferenceNetwork
 from spos_cli.models.network import Network
@@ -19,6 +19,14 @@ READERS: dict[str, Callable[[Path], Description]] = {
     ".pt2": pt2_file.read_description,
     ".safetensors": safetensors_file.read_description,
     ".pte": executorch_file.read_description,
+    ".tflite": litert_file.read_description,
+}
+# A safetensors file has tensors only: `load_exported` builds its network.
+RUNTIMES: dict[str, Callable[[Path], Callable[[Tensor], Tensor]]] = {
+    ".onnx": onnx_file.load,
+    ".pt2": pt2_file.load,
+    ".pte": executorch_file.load,
+    ".tflite": litert_file.load,
 }
 
 
@@ -53,12 +61,8 @@ def load_exported(path: Path, description: Description, config: Config) -> Calla
     Raises:
         CheckpointError: the file is torn, or its runtime does not take it.
     """
-    if path.suffix == ".onnx":
-        return onnx_file.load(path)
-    if path.suffix == ".pt2":
-        return pt2_file.load(path)
-    if path.suffix == ".pte":
-        return executorch_file.load(path)
+    if path.suffix in RUNTIMES:
+        return RUNTIMES[path.suffix](path)
     network = Network(config.space.build(), description.architecture, dropout=0.0)
     inference = InferenceNetwork(network.eval(), config.data.preset, description.input)
     safetensors_file.load(inference, path)

@@ -90,9 +90,25 @@ def compare_with_equals(
         entries: random architectures of about the winner's FLOPs.
         stand_alone: top-1 of each of them.
     """
-    numbers = zip(("value", "low", "high"), statistics.compare_means(winner, stand_alone), strict=True)
-    difference = {name: number if math.isfinite(number) else None for name, number in numbers}
-    return {**_compare(entries, stand_alone), "difference": difference}
+    return {**_compare(entries, stand_alone), "difference": measure_difference(winner, stand_alone)}
+
+
+def measure_difference(winner: Sequence[float], others: Sequence[float]) -> dict[str, float | None]:
+    """Return how much better the mean of one sample is, and the interval, with None for what is not known."""
+    numbers = zip(("value", "low", "high"), statistics.compare_means(winner, others), strict=True)
+    return {name: number if math.isfinite(number) else None for name, number in numbers}
+
+
+def describe_difference(difference: dict[str, float | None]) -> str:
+    """Say what `measure_difference` has found, in points."""
+    value, low, high = (difference[name] for name in ("value", "low", "high"))
+    if value is None:
+        return "difference of the means: none"
+    text = f"difference of the means: {100 * value:+.2f} points, 95 % interval "
+    if low is None or high is None:
+        return f"{text}none"
+    verdict = "the winner is better" if low > 0 else "that the winner is better has not been shown"
+    return f"{text}{100 * low:+.2f} to {100 * high:+.2f} points; {verdict}"
 
 
 def compare_rankings(entries: Sequence[Entry], stand_alone: Sequence[float]) -> dict[str, Any]:

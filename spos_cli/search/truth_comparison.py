@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from spos_cli import seeding
 from spos_cli.search import statistics
 from spos_cli.search.evolution import Evolution
-from spos_cli.search.fidelity import correlate
+from spos_cli.search.fidelity import EQUAL_SHARE, correlate, measure_difference
 from spos_cli.search.journal import Entry
 from spos_cli.search.truth import Network
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import format_cost
+from spos_cli.space.cost import CostTable, format_cost
 
 MIN_BANDS = 5  # The range of FLOPs is divided into at least this many bands, of a round width.
 TOP_SHARES = (0.01, 0.05, 0.1)  # of the networks, for the precision at the top
@@ -214,6 +214,34 @@ def compare_picks(
             }
         )
     return sorted(rows, key=lambda row: -row["accuracy"])
+
+
+def compare_at_equal_flops(
+    networks: Sequence[Network], flops: CostTable, winner: Architecture
+) -> dict[str, Any] | None:
+    """Compare the winner of a search with all other networks of about its FLOPs, by their known accuracies.
+
+    Args:
+        networks: all of the truth.
+        winner: what the search has found.
+
+    Returns:
+        Number and mean accuracy of these networks, the winner's accuracy, the difference with its interval (Welch), and
+        the share of them that are worse. None if the truth does not have the winner, or nothing of its FLOPs.
+    """
+    own = flops.of(winner)
+    near = [one for one in networks if abs(flops.of(one.names[0]) - own) <= EQUAL_SHARE * own]
+    found = [one for one in near if winner in one.names]
+    equals = np.array([one.accuracy for one in near if one not in found])
+    if not found or not len(equals):
+        return None
+    return {
+        "networks": len(equals),
+        "mean_accuracy": float(equals.mean()),
+        "accuracy": found[0].accuracy,
+        "difference": measure_difference(found[0].accuracies, equals.tolist()),
+        "better_than": float((equals < found[0].accuracy - ROUNDING).mean()),
+    }
 
 
 def repeat_search(evolution: Evolution, fitness: Mapping[Architecture, float]) -> list[Architecture]:

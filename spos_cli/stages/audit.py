@@ -32,7 +32,13 @@ from spos_cli.run.training import require_batch
 from spos_cli.run.weights_file import Weights
 from spos_cli.search import statistics
 from spos_cli.search.evolution import Candidate, Draws, Evolution
-from spos_cli.search.fidelity import choose_architectures, choose_equal_flops, compare_rankings, compare_with_equals
+from spos_cli.search.fidelity import (
+    choose_architectures,
+    choose_equal_flops,
+    compare_rankings,
+    compare_with_equals,
+    describe_difference,
+)
 from spos_cli.search.journal import Entry, Journal, Origin
 from spos_cli.search.more_images import MAX_COMPARED, estimate_ties
 from spos_cli.search.overview import Overview
@@ -316,19 +322,13 @@ def show_difference(run: Run, fidelity: dict[str, Any]) -> None:
     """Show how much better the winner is than random architectures of about its FLOPs."""
     equals = [one["alone"] for one in fidelity["equal_flops"]["architectures"]]
     winner = fidelity["winner"]["trainings"]
-    difference = fidelity["equal_flops"]["difference"]
-    low, high = difference["low"], difference["high"]
-    interval = "none" if low is None else f"{100 * low:+.2f} to {100 * high:+.2f} points"
     rows = [
         ("winner", len(winner), f"{np.mean(winner):.2%}", f"{min(winner):.2%} to {max(winner):.2%}"),
         ("random ones", len(equals), f"{np.mean(equals):.2%}", f"{min(equals):.2%} to {max(equals):.2%}"),
     ]
     columns = ["networks:", "trainings", "mean top-1", "from the lowest to the highest"]
     run.show("the winner and random networks of about its FLOPs", columns, rows)
-    verdict = ""
-    if low is not None:
-        verdict = "; the winner is better" if low > 0 else "; that the winner is better has not been shown"
-    run.say(f"difference of the means: {100 * difference['value']:+.2f} points, 95 % interval {interval}{verdict}")
+    run.say(describe_difference(fidelity["equal_flops"]["difference"]))
 
 
 def _share(draws: dict[str, int], name: str) -> str:

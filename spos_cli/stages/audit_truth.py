@@ -30,6 +30,7 @@ from spos_cli.run.search_inputs import (
 )
 from spos_cli.run.search_settings import read_settings, remember_pixels, remember_truth_settings
 from spos_cli.search.evolution import Candidate, Evolution
+from spos_cli.search.fidelity import EQUAL_SHARE, describe_difference
 from spos_cli.search.journal import Journal
 from spos_cli.search.results import Results
 from spos_cli.search.scoring import Scoring
@@ -38,6 +39,7 @@ from spos_cli.search.truth import Network, Truth, read_truth
 from spos_cli.search.truth_comparison import (
     SIMULATED_SEEDS,
     ScoredNetworks,
+    compare_at_equal_flops,
     compare_picks,
     compare_subsets,
     measure_images,
@@ -45,6 +47,7 @@ from spos_cli.search.truth_comparison import (
     sample_networks,
 )
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.cost import CostTable
 from spos_cli.space.search_space import SearchSpace
 
 # Neighbours in the space that a process scores together. Of a whole space of 3^8 architectures, 27 share all layers but
@@ -92,7 +95,7 @@ def run(run: Run, processes: Processes, weights: Path | None, truth_file: Path, 
         score(scoring, networks, all_names=len(networks) == len(truth.networks))
         if processes.is_main:
             winner = read_winner(run, supernet.space, digest)
-            result = compare(run, truth, networks, scoring, evolution, winner)
+            result = compare(run, truth, networks, scoring, evolution, winner, costs.flops)
             content = {"supernet": digest, "truth": {"file": str(truth.path), "digest": truth.digest}, **result}
             write_atomically(folder.result, (json.dumps(content) + "\n").encode())
             show(run, content)
@@ -155,6 +158,7 @@ def compare(
     scoring: Scoring,
     evolution: Evolution,
     winner: Architecture | None,
+    flops: CostTable,
 ) -> dict[str, Any]:
     """Return how far the scores agree with the truth, and what searches find with them, as plain types."""
     entries = [scoring.entries[network.names[0]] for network in networks]
@@ -177,6 +181,7 @@ def compare(
         "agreement": compare_subsets(scored, {limits: allowed} if limits and not allowed.all() else {}),
         "top": measure_top(scored),
         "fewer_images": measure_images(np.stack(outcomes), scored.truth) if len(outcomes) == len(rows) else [],
+        "equal_flops": None if winner is None else compare_at_equal_flops(truth.networks, flops, winner),
         "choices": compare_picks(scored.select(allowed), fitness, evolution, winner),
         "scores": {
             "architecture": [str(entry.architecture) for entry in entries],
@@ -194,6 +199,7 @@ def show(run: Run, result: dict[str, Any]) -> None:
     counts = [(f"{row['images']:,}", *format_correlation(row["kendall"])) for row in result["fewer_images"]]
     run.show("agreement with fewer images to score on", ["images", "Kendall's tau", "95 % interval"], counts)
     show_choices(run, result)
+    show_equals(run, result["equal_flops"])
     run.result({name: value for name, value in result.items() if name != "scores"})
     run.say(f"written to {run.folder.truth.result}")
     run.next("report")
@@ -256,6 +262,16 @@ def show_choices(run: Run, result: dict[str, Any]) -> None:
     run.show(f"what each way of choosing a network finds{under}; {searches}", columns, rows)
     if not any(row["seeds"] > 1 for row in result["choices"]):
         run.say("searches are repeated only if all architectures under the limits are in the truth and are scored")
+
+
+def show_equals(run: Run, equals: dict[str, Any] | None) -> None:
+    """Show how the winner of the run's search compares with networks of about its FLOPs, if it is known."""
+    if equals is not None:
+        run.say(
+            f"the winner of this run's search has {equals['accuracy']:.2%}, better than {equals['better_than']:.0%}"
+            f" of the {equals['networks']:,} other networks within {EQUAL_SHARE:.0%} of its FLOPs"
+            f" ({equals['mean_accuracy']:.2%} on average); {describe_difference(equals['difference'])}"
+        )
 
 
 def format_correlation(correlation: dict[str, float | None]) -> tuple[str, str]:

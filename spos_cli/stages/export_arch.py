@@ -34,6 +34,7 @@ from spos_cli.space.cost import TITLES, format_cell
 
 ArchFormat = Literal["yaml", "pkl"]
 WeightsFormat = Literal["published", "spos"]
+NETWORK_FORMATS = ("onnx", "pt2", "safetensors", "python", "executorch", "litert")  # for use without spos
 QUANTIZED_FORMATS = ("onnx", "pt2")
 
 
@@ -52,59 +53,40 @@ def parse_weights_format(form: str | None) -> WeightsFormat:
         return "published"
     if form == "spos":
         return "spos"
-    raise ConfigError(f"--format {form} is for architectures; the formats of weights are published and spos")
+    raise ConfigError(
+        f"--format {form} is for architectures; those of weights are published, spos, {', '.join(NETWORK_FORMATS)}"
+    )
 
 
-def require_one_purpose(weights: object, question: Question, journal: Path | None) -> None:
-    """Raise ConfigError if a question about scored candidates is asked where weights are exported."""
-    if weights is not None and (question != Question() or journal is not None):
-        raise ConfigError(
-            "--weights exports weights, but --top, --flops-limit, --params-limit, --prefer, --pareto and --from choose"
-            " among scored candidates; give one or the other"
-        )
-
-
-def require_network_options_fit(form: str | None, raw_input: bool, quantize: str | None) -> None:
-    """Raise ConfigError if an option is given that the format does not have.
-
-    Args:
-        form: the value of `--format`.
-        raw_input: whether `--raw-input` is given.
-        quantize: the value of `--quantize`.
-    """
-    if quantize is not None and form not in QUANTIZED_FORMATS:
-        raise ConfigError(f"--quantize {quantize} is for --format {' and --format '.join(QUANTIZED_FORMATS)}")
-    if raw_input and form in (None, "yaml", "pkl", "published", "spos"):
-        raise ConfigError("--raw-input is for --format onnx, pt2, safetensors, python and executorch")
-
-
-def run(
-    run: Run,
-    question: Question,
-    journal: Path | None,
+def require_one_purpose(
     weights: Path | None,
     arch: str | None,
     form: str | None,
-    output: Path | None,
+    question: Question,
+    journal: Path | None,
+    *,
+    raw_input: bool,
+    quantize: str | None,
 ) -> None:
-    """Export a path of a supernet, weights, or scored architectures, as the options ask.
+    """Raise ConfigError if options are for something else than what is exported.
 
     Args:
-        question, journal: for `export_architectures`.
-        weights, output: for `export_path` and `export_weights`.
-        arch: for `export_path`.
-        form: the value of `--format`.
-
-    Raises:
-        ConfigError: the options do not go together.
+        weights, arch, form: if one of them asks for weights, no question about scored candidates may be asked.
+        raw_input: is for files that can have the preparation of images in them.
+        quantize: is for `QUANTIZED_FORMATS`.
     """
-    require_one_purpose(weights or arch, question, journal)
-    if arch is not None:
-        export_path(run, weights, arch, form, output)
-    elif weights is not None:
-        export_weights(run, weights, parse_weights_format(form), output)
-    else:
-        export_architectures(run, question, journal, parse_arch_format(form))
+    is_network = form in NETWORK_FORMATS
+    if quantize is not None and form not in QUANTIZED_FORMATS:
+        raise ConfigError(f"--quantize {quantize} is for --format {' and '.join(QUANTIZED_FORMATS)}")
+    if raw_input and not is_network:
+        raise ConfigError(f"--raw-input is for --format {', '.join(NETWORK_FORMATS)}")
+    exports_weights = weights is not None or arch is not None or is_network
+    if exports_weights and (question != Question() or journal is not None):
+        what = f"--format {form}" if is_network else "--weights"
+        raise ConfigError(
+            f"{what} exports weights, but --top, --flops-limit, --params-limit, --prefer, --pareto, --pareto-cost and"
+            " --from choose among scored candidates; give one or the other"
+        )
 
 
 def export_architectures(run: Run, question: Question, journal: Path | None, form: ArchFormat) -> None:

@@ -1,4 +1,4 @@
-"""`spos export-arch --format onnx|pt2|safetensors|python|executorch`: write a network for use without `spos`."""
+"""`spos export-arch --format onnx` and its like: write a network for use without `spos`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from spos_cli.data.transforms import preprocess
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import warn
 from spos_cli.errors import CheckpointError, ConfigError, DataError, RunError
-from spos_cli.export import executorch_file, onnx_file, pt2_file, python_file, quantization, safetensors_file
+from spos_cli.export import (
+    executorch_file,
+    litert_file,
+    onnx_file,
+    pt2_file,
+    python_file,
+    quantization,
+    safetensors_file,
+)
 from spos_cli.export.description import Description
 from spos_cli.export.inference import InferenceNetwork, InputKind
 from spos_cli.export.verification import Classify, Comparison, compare, measure_latencies
@@ -71,6 +79,7 @@ FORMATS = {
     "safetensors": Format(".safetensors", safetensors_file.write, "PyTorch"),
     "python": Format(".py", python_file.write, "PyTorch"),
     "executorch": Format(".pte", executorch_file.write, "ExecuTorch"),
+    "litert": Format(".tflite", litert_file.write, "LiteRT"),
 }
 
 

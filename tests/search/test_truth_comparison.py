@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import kendalltau, spearmanr, ttest_ind
 
 from spos_cli.models.counting import count
 from spos_cli.search.evolution import Evolution
@@ -16,6 +16,7 @@ from spos_cli.search.truth import Network
 from spos_cli.search.truth_comparison import (
     ScoredNetworks,
     choose_band_width,
+    compare_at_equal_flops,
     compare_picks,
     compare_subsets,
     compare_trainings,
@@ -154,6 +155,29 @@ def test_what_searches_find() -> None:
     # Evolution with exact scores beats as many random draws.
     assert rows["evolution"]["regret"] <= rows["random search"]["regret"]
     assert [row["regret"] for row in rows.values()] == sorted(row["regret"] for row in rows.values())
+
+
+def test_the_winner_is_compared_with_networks_of_about_its_flops() -> None:
+    """Against a sum over all networks, and against Welch's interval by SciPy."""
+    networks = make_networks()
+    winner = networks[100]
+    own = COSTS.flops.of(winner.names[0])
+    others = [one for one in networks if one is not winner and 0.97 * own <= COSTS.flops.of(one.names[0]) <= 1.03 * own]
+    accuracies = [one.accuracy for one in others]
+    assert 2 < len(others) < len(networks) - 1
+    result = compare_at_equal_flops(networks, COSTS.flops, winner.names[0])
+    assert result is not None
+    assert result["networks"] == len(others)
+    assert result["mean_accuracy"] == pytest.approx(np.mean(accuracies))
+    assert result["better_than"] == pytest.approx(np.mean([one < winner.accuracy for one in accuracies]))
+    test = ttest_ind(winner.accuracies, accuracies, equal_var=False)
+    interval = test.confidence_interval()
+    assert result["difference"] == {
+        "value": pytest.approx(winner.accuracy - np.mean(accuracies)),
+        "low": pytest.approx(interval.low, rel=1e-6),
+        "high": pytest.approx(interval.high, rel=1e-6),
+    }
+    assert compare_at_equal_flops(others, COSTS.flops, winner.names[0]) is None
 
 
 def test_searches_are_not_repeated_with_unknown_scores() -> None:

@@ -1,0 +1,176 @@
+"""`spos export-arch --format onnx, ...` as a user runs it, and what `evaluate` and `predict` make of the files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from spos_cli.export import onnx_file, safetensors_file
+from spos_cli.export.inference import InferenceNetwork
+from spos_cli.stages.export_network import FORMATS, Format
+from tests.conftest import Spos
+
+pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+pytest.importorskip("safetensors", reason="needs the extra safetensors")
+
+SUFFIXES = {form: value.suffix for form, value in FORMATS.items()}
+PACKAGES = {"executorch": "executorch", "litert": "litert_torch"}  # of formats that are not a part of an extra
+ARCH = "0,1,2,3"
+
+
+def find_model(spos: Spos) -> Path:
+    (model,) = spos.run.glob("retrain/*/model.pt")
+    return model
+
+
+def evaluate(spos: Spos, *options: object) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(spos.here("evaluate", "--json", *options).stdout)
+    del result["images_per_second"]
+    return result
+
+
+@pytest.mark.parametrize("form", SUFFIXES)
+def test_an_exported_network_is_evaluated_like_its_model(finished: Spos, tmp_path: Path, form: str) -> None:
+    if form in PACKAGES:
+        pytest.importorskip(PACKAGES[form], reason=f"--format {form} needs a package of its own")
+    model, output = find_model(finished), tmp_path / f"network{SUFFIXES[form]}"
+    shown = finished.here("export-arch", "--weights", model, "--format", form, "--output", output).stdout
+    assert "compared with the network" in shown
+    assert "100.00%" in shown
+    readable = output.with_suffix(".safetensors") if form == "python" else output
+    assert sorted(tmp_path.iterdir()) == sorted({output, readable}), "no drafts are left"
+    expected, found = evaluate(finished, "--weights", model), evaluate(finished, "--weights", readable)
+    assert found.pop("loss") == pytest.approx(expected.pop("loss"), rel=1e-5)
+    assert found == expected
+    if form == "python":
+        message = finished.here("evaluate", "--weights", output, code=2).stderr
+        assert f"name {readable}" in message
+
+
+def test_the_file_lies_in_the_run_folder_of_its_weights(finished: Spos, tmp_path: Path) -> None:
+    """Also without the settings of the run at hand; a second export does not replace it."""
+    spos = Spos(tmp_path / "elsewhere")
+    (spos.folder / "spos.yaml").unlink()
+    model = find_model(finished)
+    result = json.loads(spos.here("export-arch", "--weights", model, "--format", "safetensors", "--json").stdout)
+    (file,) = result["files"]
+    assert Path(file).parent == finished.run / "exported"
+    assert result["agreement"] == 1
+    assert result["largest_difference"] <= 1e-4 * result["largest_logit"]
+    message = spos.here("export-arch", "--weights", model, "--format", "safetensors", code=2).stderr
+    assert "already exists; name another file with --output" in message
+    Path(file).unlink()
+
+
+def test_a_path_of_the_supernet_is_exported_calibrated(finished: Spos, tmp_path: Path) -> None:
+    supernet, output = finished.run / "supernet" / "last.pt", tmp_path / "path.onnx"
+    finished.here("export-arch", "--weights", supernet, "--arch", ARCH, "--format", "onnx", "--output", output)
+    expected = evaluate(finished, "--weights", supernet, "--arch", ARCH)
+    found = evaluate(finished, "--weights", output)
+    assert found["top1"] == pytest.approx(expected["top1"], abs=2 / expected["images"])
+    message = finished.here("export-arch", "--weights", supernet, "--format", "onnx", code=2).stderr
+    assert "name the path to export with --arch" in message
+
+
+def test_prepared_images_as_input(finished: Spos, tmp_path: Path) -> None:
+    """The file says so, and `evaluate` prepares images for it."""
+    model, output = find_model(finished), tmp_path / "raw.onnx"
+    finished.here("export-arch", "--weights", model, "--format", "onnx", "--raw-input", "--output", output)
+    assert onnx_file.read_description(output).input == "float"
+    assert evaluate(finished, "--weights", output)["top1"] == evaluate(finished, "--weights", model)["top1"]
+
+
+def test_predictions_of_an_exported_network(finished: Spos, tmp_path: Path) -> None:
+    from PIL import Image
+
+    model, output, photo = find_model(finished), tmp_path / "network.onnx", tmp_path / "photo.png"
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(photo)
+    finished.here("export-arch", "--weights", model, "--format", "onnx", "--output", output)
+    ours, theirs = (
+        json.loads(finished.here("predict", photo, "--weights", file, "--json").stdout)["top"]
+        for file in (model, output)
+    )
+    assert [one["class"] for one in ours] == [one["class"] for one in theirs]
+
+
+def test_a_file_that_computes_something_else_is_not_kept(
+    finished: Spos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One weight is changed on its way into the file."""
+    write = safetensors_file.write
+
+    def spoil(network: InferenceNetwork, *others: Any) -> None:
+        with torch.no_grad():
+            next(network.parameters()).mul_(1.1)
+        write(network, *others)
+
+    form = FORMATS["safetensors"]
+    monkeypatch.setitem(FORMATS, "safetensors", Format(form.suffix, spoil, form.runtime))
+    output = tmp_path / "network.safetensors"
+    options = ("--weights", find_model(finished), "--format", "safetensors", "--output", output)
+    message = finished.here("export-arch", *options, code=2).stderr
+    assert "was not written: its logits differ" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_validation_images_random_ones_are_compared(finished: Spos, tmp_path: Path) -> None:
+    output = tmp_path / "network.pt2"
+    options = ("--weights", find_model(finished), "--format", "pt2", "--output", output)
+    data = ("--set", "data.source=folder", "--set", f"data.root={tmp_path / 'nothing'}")
+    shown = finished.here("export-arch", *options, *data).stdout
+    assert "comparing on random images" in shown
+    assert output.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--raw-input",), "--raw-input is for --format onnx"),
+        (("--format", "spos", "--raw-input"), "--raw-input is for --format onnx"),
+        (("--format", "onnx", "--output", "network.pt2"), "needs a name that ends in .onnx"),
+        (("--format", "onnx", "--arch", ARCH), "do not pass --arch"),
+        (("--format", "onnx", "--top", "3"), "--top"),
+        (("--format", "tflite"), "'tflite' is not one of"),
+    ],
+)
+def test_mistakes(finished: Spos, options: tuple[str, ...], expected: str) -> None:
+    message = finished.here("export-arch", "--weights", find_model(finished), *options, code=2).stderr
+    assert expected in " ".join(message.split())
+    assert not list(finished.run.glob("exported/*"))
+
+
+@pytest.mark.parametrize(
+    ("form", "package", "extra"),
+    [
+        ("onnx", "onnxscript", "spos[onnx]"),
+        ("safetensors", "safetensors", "spos[safetensors]"),
+        ("executorch", "executorch", "executorch"),
+        ("litert", "litert_torch", "litert-torch"),
+    ],
+)
+def test_missing_packages_are_named(
+    finished: Spos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, package: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    output = tmp_path / f"network.{ {'executorch': 'pte', 'litert': 'tflite'}.get(form, form) }"
+    options = ("--weights", find_model(finished), "--format", form, "--output", output)
+    message = finished.here("export-arch", *options, code=2).stderr
+    assert f"pip install '{extra}'" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_commands_that_go_on_with_weights_refuse_exported_files(finished: Spos, tmp_path: Path) -> None:
+    output = tmp_path / "network.onnx"
+    finished.here("export-arch", "--weights", find_model(finished), "--format", "onnx", "--output", output)
+    for command in (("search", "--weights"), ("retrain", ARCH, "--fresh", "--init"), ("export-arch", "--weights")):
+        message = finished.here(*command, output, "--run-dir", "other", code=2).stderr
+        assert str(output) in message
+        assert not (finished.folder / "other" / "search" / "journal.jsonl").exists()

@@ -1,0 +1,104 @@
+"""Small networks of every kind of space, with weights that make each part count."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from spos_cli.export.description import Description
+from spos_cli.export.inference import InferenceNetwork, InputKind
+from spos_cli.models.blocks import AnyBatchNorm
+from spos_cli.models.network import Network
+from spos_cli.space.architecture import Architecture, parse
+from spos_cli.space.choices import Choice
+from spos_cli.space.search_space import SearchSpace, Stage
+
+SHUFFLES = tuple(map(Choice.from_spec, ({"shuffle": {"kernel": 3}}, {"shuffle": {"kernel": 5}}, "shuffle_xception")))
+INVERTED = tuple(
+    Choice.from_spec({"mbconv": {"kernel": 3, "expand": expand, "activation": activation}})
+    for expand, activation in ((1, "relu6"), (3, "relu"), (2, "hswish"))
+)
+OFFICIAL_LIKE = SearchSpace((Stage(2, 16), Stage(3, 24)), SHUFFLES, 12, 5, 8, 1, 16)
+MIXED = replace(OFFICIAL_LIKE, choices=(*SHUFFLES, *INVERTED, Choice("identity")))
+SKIPS = replace(OFFICIAL_LIKE, choices=(Choice("skip"), INVERTED[1]))
+WIDE = replace(OFFICIAL_LIKE, widths=(500, 1000, 1500))
+OWN = replace(OFFICIAL_LIKE, choices=(*SHUFFLES, Choice.from_spec({"own_blocks:Plain": {"kernel": 3}})))
+OWN_CODE = """
+from torch import nn
+
+class Plain(nn.Module):
+    def __init__(self, in_channels, out_channels, stride, affine, kernel):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2)
+        self.norm = nn.BatchNorm2d(out_channels, affine=affine)
+
+    def forward(self, features):
+        return self.norm(self.conv(features)).relu()
+"""
+NETWORKS: dict[str, tuple[SearchSpace, Architecture]] = {
+    "shuffles": (OFFICIAL_LIKE, parse("0,2,1,0,2")),
+    "mixed": (MIXED, parse("1,4,3,2,6")),
+    "mixed, strided": (MIXED, parse("5,0,2,1,6")),
+    "skips": (SKIPS, parse("0,1,0,0,1")),
+    "widths": (WIDE, parse("0@0.5,1@1.5,2@1.0,0@1.5,2@0.5")),
+    "own block": (OWN, parse("0,3,3,1,2")),
+}
+
+
+def write_own_blocks(folder: Path) -> None:
+    """Write the module of `OWN`, and let it be imported from the folder."""
+    (folder / "own_blocks.py").write_text(OWN_CODE)
+    sys.modules.pop("own_blocks", None)
+    sys.path.insert(0, str(folder))
+
+
+def make_network(space: SearchSpace, arch: Architecture, affine: bool = True) -> Network:
+    """Return a network in eval mode, with BatchNorm statistics far from 0 and 1."""
+    network = Network(space, arch, affine, dropout=0.3)
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(like: Tensor, low: float, high: float) -> Tensor:
+        return torch.empty_like(like).uniform_(low, high, generator=generator)
+
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                bound = (6 / module.weight[0].numel()) ** 0.5
+                module.weight.copy_(draw(module.weight, -bound, bound))
+                if module.bias is not None:
+                    module.bias.copy_(draw(module.bias, -bound, bound))
+            elif isinstance(module, AnyBatchNorm):
+                assert module.running_mean is not None
+                assert module.running_var is not None
+                module.running_mean.copy_(draw(module.running_mean, -0.5, 0.5))
+                module.running_var.copy_(draw(module.running_var, 0.3, 3))
+                if affine:
+                    module.weight.copy_(draw(module.weight, 0.5, 1.5))
+                    module.bias.copy_(draw(module.bias, -0.5, 0.5))
+            elif isinstance(module, nn.Linear):
+                module.weight.copy_(draw(module.weight, -0.5, 0.5))
+    return network.eval()
+
+
+def make_pixels(space: SearchSpace, count: int) -> Tensor:
+    """Return random images `(count, 3, S, S) uint8`."""
+    size, generator = space.image_size, torch.Generator().manual_seed(1)
+    return torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def describe(network: InferenceNetwork, arch: Architecture, input_kind: InputKind = "uint8") -> Description:
+    """Return the description of a network with classes of awkward names."""
+    return Description(
+        architecture=arch,
+        classes=("a, b", 'quoted "c"', "ünïcode 🦆", "d\\n", "<script>"),
+        preset=network.preset,
+        image_size=network.image_size,
+        input=input_kind,
+        quantized=False,
+        source="0" * 64,
+        config={"space": {}},
+    )
