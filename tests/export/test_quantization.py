@@ -130,6 +130,7 @@ def test_a_pt2_file(network: Network, tmp_path: Path, input_kind: InputKind) -> 
 
 
 def test_a_quantized_pt2_file_needs_torchao(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_torchao()
     path = tmp_path / "int8.pt2"
     pt2_file.write(InferenceNetwork(network, "standard"), describe("uint8"), path)
     monkeypatch.setitem(sys.modules, "torchao", None)
