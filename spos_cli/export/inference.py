@@ -49,8 +49,8 @@ class InferenceNetwork(nn.Module):
         own_blocks: of the user's own blocks, by name: the import path, and the arguments that make the block.
     """
 
-    mean: Tensor
-    std: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, network: Network, preset: PresetName, input_kind: InputKind = "uint8") -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class InferenceNetwork(nn.Module):
         self.classifier = nn.Linear(linear.in_features, linear.out_features, bias=False)
         self.classifier.weight = _freeze(linear.weight)
         if self.is_normalised:
-            for name, values in (("mean", MEAN), ("std", STD)):
+            for name, values in (("pixel_mean", MEAN), ("pixel_std", STD)):
                 self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) * 255)
         self.eval()
 
@@ -86,7 +86,7 @@ class InferenceNetwork(nn.Module):
         """
         features = images.float() if self.input_kind == "uint8" else images
         if self.is_normalised:
-            features = (features - self.mean) / self.std
+            features = (features - self.pixel_mean) / self.pixel_std
         values: Values = {"images": features}
         for layer in self.layers:
             for step in layer.steps:

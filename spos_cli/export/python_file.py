@@ -138,7 +138,7 @@ def _format_modules(network: InferenceNetwork) -> Iterator[str]:
     head = network.classifier
     yield f"self.classifier = nn.Linear({head.in_features}, {head.out_features}, bias=False)"
     if network.is_normalised:
-        for name, values in (("mean", MEAN), ("std", STD)):
+        for name, values in (("pixel_mean", MEAN), ("pixel_std", STD)):
             yield f'self.register_buffer("{name}", torch.tensor({list(values)}).view(1, 3, 1, 1) * 255)'
 
 
@@ -157,7 +157,7 @@ def _format_forward(network: InferenceNetwork) -> Iterator[str]:
     if network.input_kind == "uint8":
         yield "images = images.float()"
     if network.is_normalised:
-        yield "images = (images - self.mean) / self.std"
+        yield "images = (images - self.pixel_mean) / self.pixel_std"
     for layer in network.layers:
         yield f"# {layer.title}"
         yield from map(str, layer.steps)

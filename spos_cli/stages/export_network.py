@@ -28,6 +28,7 @@ from spos_cli.export import (
 )
 from spos_cli.export.description import Description
 from spos_cli.export.inference import InferenceNetwork, InputKind
+from spos_cli.export.onnx_file import shorten
 from spos_cli.export.verification import Classify, Comparison, compare, measure_latencies
 from spos_cli.files.digests import file_digest
 from spos_cli.files.os_errors import os_errors_as
@@ -49,6 +50,7 @@ from spos_cli.run.quantization_cost import (
 from spos_cli.run.weights_file import Weights
 
 Write = Callable[[InferenceNetwork, Description, Path], None]
+TESTED_TORCH = "2.14"
 COMPARED_IMAGES, BATCH = 256, 64
 MAX_POINTS_LOST = 1.0  # of top-1, without a warning
 
@@ -227,7 +229,13 @@ def check(
     """
     prepared = [run_preprocess(run, batch) for batch in pixels]
     inputs = pixels if input_kind == "uint8" else prepared
-    comparison = compare(network, classify, zip(prepared, inputs, strict=True))
+    try:
+        comparison = compare(network, classify, zip(prepared, inputs, strict=True))
+    except Exception as error:  # Each runtime has exceptions of its own.
+        raise CheckpointError(
+            f"{output} was not written: {FORMATS[form].runtime} cannot run it: {shorten(error)}; upgrade PyTorch, whose"
+            f" exporter wrote it (this is {torch.__version__}; tested with {TESTED_TORCH})"
+        ) from None
     if not comparison.is_equal:
         raise CheckpointError(
             f"{output} was not written: its logits differ from the network's by up to"

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from spos_cli.export import onnx_file, safetensors_file
 from spos_cli.export.inference import InferenceNetwork
 from spos_cli.stages.export_network import FORMATS, Format
 from tests.conftest import Spos
+from tests.optional_packages import is_oldest_torch
 
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 pytest.importorskip("safetensors", reason="needs the extra safetensors")
+pytestmark = pytest.mark.skipif(is_oldest_torch(), reason="the oldest PyTorch cannot write every network")
 
 SUFFIXES = {form: value.suffix for form, value in FORMATS.items()}
 PACKAGES = {"executorch": "executorch", "litert": "litert_torch"}  # of formats that are not a part of an extra
@@ -116,6 +119,19 @@ def test_a_file_that_computes_something_else_is_not_kept(
     options = ("--weights", find_model(finished), "--format", "safetensors", "--output", output)
     message = finished.here("export-arch", *options, code=2).stderr
     assert "was not written: its logits differ" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_run_is_not_kept(finished: Spos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a PyTorch whose exporter fixes the batch size."""
+
+    def refuse(images: Tensor) -> Tensor:
+        raise ValueError(f"expected 2 images, got {len(images)}\nand more")
+
+    monkeypatch.setattr("spos_cli.stages.export_network.load_exported", lambda *arguments: refuse)
+    options = ("--weights", find_model(finished), "--format", "pt2", "--output", tmp_path / "network.pt2")
+    message = finished.here("export-arch", *options, code=2).stderr
+    assert "torch.export cannot run it: expected 2 images, got 64; upgrade PyTorch" in " ".join(message.split())
     assert not list(tmp_path.iterdir())
 
 

@@ -23,6 +23,7 @@ from spos_cli.export import onnx_file, pt2_file, python_file, safetensors_file
 from spos_cli.export.description import Description
 from spos_cli.export.inference import InferenceNetwork
 from tests.export.networks import NETWORKS, describe, make_network, make_pixels, write_own_blocks
+from tests.optional_packages import require_exporter
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
@@ -39,6 +40,8 @@ def own_blocks(tmp_path: Path) -> None:
 
 def export(name: str, path: Path, preset: Any = "standard") -> tuple[InferenceNetwork, Description]:
     """Write a small network to a file; return what was written."""
+    if path.suffix in (".onnx", ".pt2"):
+        require_exporter()
     network = InferenceNetwork(make_network(*NETWORKS[name]), preset)
     description = describe(network, NETWORKS[name][1])
     FORMATS[path.suffix].write(network, description, path)

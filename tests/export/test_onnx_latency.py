@@ -16,6 +16,7 @@ from spos_cli.models.network import Network
 from spos_cli.space.architecture import parse
 from spos_cli.space.choices import Choice
 from spos_cli.space.search_space import SearchSpace, Stage
+from tests.optional_packages import require_exporter
 
 OWN_CODE = """
 from torch import nn
@@ -98,6 +99,7 @@ def test_folding_keeps_what_a_block_computes(name: str) -> None:
 @pytest.mark.parametrize("name", SPACES)
 def test_onnx_runtime_computes_the_same(name: str) -> None:
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    require_exporter()
     space = SPACES[name]
     network = fill_statistics(Network(space, parse(",".join("1@0.5" if space.widths else "1" for _ in space.layers))))
     modules = [*list_blocks(space), (network, (2, 3, space.image_size, space.image_size))]
