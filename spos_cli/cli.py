@@ -135,7 +135,7 @@ def flops_table(
     run = options.make_run(settings)
     if latency:
         work = partial(stage.measure_latency, run, batch=batch, runtime=runtime or "torch")
-        device = stage.use_one_device(settings, runtime)
+        device = stage.use_measured_device(settings, runtime)
         run_across_processes("flops-table", device, work, "lower --latency-batch", images=None, batch=batch)
     else:
         stage.run(run, arch or (), limit, form, official=official, measured=measured, template=template)
@@ -335,11 +335,13 @@ def predict(
     Example: spos predict photos --weights model.pt --top 3
     """
     from spos_cli.engine.evaluation import CPU_BATCH
+    from spos_cli.run.command import use_one_device
     from spos_cli.run.weights_file import find_weights, read_weights
     from spos_cli.stages import predict as stage
 
     content = read_weights(weights or find_weights(options.make_run(options.load())))
-    settings = stage.use_one_device(options.load_for_weights(content.config, reads_images=arch is not None))
+    recorded = options.load_for_weights(content.config, reads_images=arch is not None)
+    settings = use_one_device(recorded, "spos predict works on")
     run_across_processes(
         "predict",
         settings,

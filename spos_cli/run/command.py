@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spos_cli.config.schema import Config
-from spos_cli.errors import RunError
+from spos_cli.errors import ConfigError, RunError
 from spos_cli.files import lock
 from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.writing import write_atomically
@@ -17,6 +17,20 @@ from spos_cli.run.output import Output
 
 if TYPE_CHECKING:
     from spos_cli.engine.distributed import Processes
+
+
+def use_one_device(config: Config, work: str) -> Config:
+    """Return settings for work on one device: with `auto`, on the first GPU if there is one.
+
+    Args:
+        work: the beginning of the message, such as "spos predict works on".
+
+    Raises:
+        ConfigError: the settings ask for several processes.
+    """
+    if config.devices not in ("auto", "cpu", 1):
+        raise ConfigError(f"{work} one device, but devices is {config.devices}; use --devices 1")
+    return config.model_copy(update={"devices": 1}) if config.devices == "auto" else config
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from spos_cli.models import latency
 from spos_cli.models.counting import count
 from spos_cli.models.latency import MEASURED_ROUNDS, OUTLIER_RATIO, WARM_UP_ROUNDS, Latencies
 from spos_cli.official import flops_table
-from spos_cli.run.command import Run
+from spos_cli.run.command import Run, use_one_device
 from spos_cli.run.costs import (
     format_range,
     group_by_choice,
@@ -150,19 +150,14 @@ def _format_flops(value: float | None) -> str:
     return "missing" if value is None else f"{value:,}"
 
 
-def use_one_device(settings: Config, runtime: str | None) -> Config:
-    """Return settings that measure latencies on one device.
-
-    With `auto` it is the first GPU if there is one. ONNX Runtime is measured on the CPU.
+def use_measured_device(settings: Config, runtime: str | None) -> Config:
+    """Return settings that measure latencies on one device; ONNX Runtime is measured on the CPU.
 
     Raises:
         ConfigError: the settings ask for several processes.
     """
-    if settings.devices not in ("auto", "cpu", 1):
-        raise ConfigError(f"--latency measures one device, but devices is {settings.devices}; use --devices 1")
-    if runtime == "onnxruntime":
-        return settings.model_copy(update={"devices": "cpu"})
-    return settings.model_copy(update={"devices": 1}) if settings.devices == "auto" else settings
+    on_one_device = use_one_device(settings, "--latency measures")
+    return on_one_device.model_copy(update={"devices": "cpu"}) if runtime == "onnxruntime" else on_one_device
 
 
 def measure_latency(run: Run, processes: Processes, batch: int, runtime: Literal["torch", "onnxruntime"]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from spos_cli.config.schema import Config
 from spos_cli.data.file_set import FileSet, find_images
 from spos_cli.data.loaders import readable_batches
 from spos_cli.engine import accelerator
@@ -21,17 +20,6 @@ from spos_cli.run.top_classes import RankedClass, choose_form, open_output, rank
 from spos_cli.run.weights_file import Weights
 
 UNREADABLE_EXIT_CODE = 1  # Some images could not be read; the others are classified.
-
-
-def use_one_device(settings: Config) -> Config:
-    """Return settings for work on one device: with `auto`, on the first GPU if there is one.
-
-    Raises:
-        ConfigError: the settings ask for several processes.
-    """
-    if settings.devices not in ("auto", "cpu", 1):
-        raise ConfigError(f"spos predict works on one device, but devices is {settings.devices}; use --devices 1")
-    return settings.model_copy(update={"devices": 1}) if settings.devices == "auto" else settings
 
 
 def run(
