@@ -245,9 +245,13 @@ class Config(Section):
         """Return all settings in plain types, as in the YAML file."""
         return self.model_dump(mode="json")
 
-    def to_yaml(self) -> str:
-        """Return the resolved settings as YAML: what `--print-config` prints and `config.yaml` keeps."""
-        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True, width=100)
+    def to_yaml(self, *, ascii_only: bool = False) -> str:
+        """Return the resolved settings as YAML: what `--print-config` prints and `config.yaml` keeps.
+
+        Args:
+            ascii_only: write other letters as escapes, which YAML reads as these letters.
+        """
+        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=not ascii_only, width=100)
 
     @property
     def own_blocks(self) -> set[str]:
