@@ -47,7 +47,8 @@ def run_across_processes(
         arguments: arguments of the command that all processes must agree on. For a file, its content is compared.
 
     Raises:
-        ConfigError: the work does not fit into the memory of a GPU, or the processes do not agree.
+        ConfigError: the work does not fit into the memory of a GPU, the processes do not agree, or the environment has
+            some variables of another launch.
     """
     import torch
 
@@ -55,6 +56,7 @@ def run_across_processes(
     from spos_cli.engine import accelerator, distributed
 
     if command in LONG_COMMANDS:
+    distributed.require_whole_launch()
         streams.ignore_failed_writes()
     count = distributed.count_processes(settings.devices)
     if count > 1 and not distributed.is_launched():

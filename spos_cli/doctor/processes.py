@@ -34,6 +34,7 @@ def check(setup: Setup) -> Findings:
 def check_processes(setup: Setup) -> Finding:
     """Compare the processes, threads and devices with the cores and GPUs of this machine."""
     count, config, cores = setup.processes, setup.config, distributed.count_usable_cores()
+    distributed.require_whole_launch()
     accelerator.require_usable(config.devices)
     devices = [distributed.choose_device(config.devices, count, rank) for rank in range(count)]
     gpus, on_gpus = accelerator.count(), setup.device.type != "cpu"
