@@ -14,6 +14,7 @@ from spos_cli import __version__
 from spos_cli.errors import ConfigError, SposError
 from spos_cli.files import streams
 from spos_cli.files.digests import file_digest
+from spos_cli.files.home import expand_argument
 
 if TYPE_CHECKING:
     from spos_cli.config.schema import Config
@@ -55,8 +56,8 @@ def run_across_processes(
     from spos_cli.config.identity import shared_settings
     from spos_cli.engine import accelerator, distributed
 
-    if command in LONG_COMMANDS:
     distributed.require_whole_launch()
+    if command in LONG_COMMANDS:
         streams.ignore_failed_writes()
     count = distributed.count_processes(settings.devices)
     if count > 1 and not distributed.is_launched():
@@ -97,6 +98,7 @@ def digest_file(path: Path) -> str:
 def run_and_exit(app: Callable[[], object]) -> NoReturn:
     """Run the command line and end this process with its exit code."""
     streams.protect()
+    sys.argv[1:] = map(expand_argument, sys.argv[1:])
     try:
         code = run_for_exit_code(app)
     except Exception:  # a bug

@@ -19,7 +19,7 @@ from spos_cli.config.data import DOWNLOADED, DataConfig, fill_from_data
 from spos_cli.config.section import Section
 from spos_cli.config.space import SpaceConfig
 from spos_cli.config.training import RetrainConfig, SupernetConfig
-from spos_cli.config.units import Cost, Count, Devices, Duration, Fraction, Number, Off
+from spos_cli.config.units import Cost, Count, Devices, Duration, Fraction, Number, Off, PathText
 from spos_cli.errors import ConfigError, SposError
 from spos_cli.files.quoting import as_override
 from spos_cli.space.cost import CostName
@@ -153,7 +153,7 @@ class Config(Section):
     """A whole experiment."""
 
     name: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,99}$")] = Field("imagenet", description="Name of the run.")
-    run_dir: Annotated[str | None, AfterValidator(_require_folder_name)] = Field(
+    run_dir: Annotated[PathText | None, AfterValidator(_require_folder_name)] = Field(
         None, description="Run folder. null: runs/<name>."
     )
     seed: Annotated[Number, Field(ge=0, lt=2**63)] = Field(0, description="Seed of every random draw.")
