@@ -21,7 +21,7 @@ from spos_cli.config.space import SpaceConfig
 from spos_cli.config.training import RetrainConfig, SupernetConfig
 from spos_cli.config.units import Cost, Count, Devices, Duration, Fraction, Number, Off, PathText
 from spos_cli.errors import ConfigError, SposError
-from spos_cli.files.quoting import as_override
+from spos_cli.files.quoting import as_override, plural
 from spos_cli.space.cost import CostName
 
 
@@ -207,7 +207,8 @@ class Config(Section):
             weights = training.class_weights
             if isinstance(weights, tuple) and len(weights) != self.space.classes:
                 raise ValueError(
-                    f"{section}.class_weights has {len(weights)} weights, but space.classes is {self.space.classes}"
+                    f"{section}.class_weights has {plural(len(weights), 'weight')}, but space.classes is"
+                    f" {self.space.classes}"
                 )
         return self
 

@@ -10,9 +10,9 @@ from spos_cli.config.training import TrainingConfig
 from spos_cli.data.workers import shared_memory_free, shared_memory_needed
 from spos_cli.doctor.finding import Finding, Findings, attempt, judge
 from spos_cli.doctor.setup import Setup
-from spos_cli.doctor.wording import plural
 from spos_cli.engine import accelerator, distributed
 from spos_cli.engine.compilation import require_compiler
+from spos_cli.files.quoting import plural
 from spos_cli.run.images import advise_shared_memory
 from spos_cli.run.output import format_bytes
 from spos_cli.run.training import require_batch

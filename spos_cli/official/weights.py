@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spos_cli.errors import CheckpointError
+from spos_cli.files.quoting import plural
 from spos_cli.models.blocks import build_block
 from spos_cli.space.architecture import Architecture, Option
 from spos_cli.space.choices import IDENTITY, SKIP
@@ -71,7 +72,7 @@ def infer_architecture(space: SearchSpace, state: State) -> Architecture:
     }
     indices = set(range(space.num_layers))
     if not indices - may_be_empty <= layers.keys() <= indices:
-        raise CheckpointError(f"the network has {len(layers)} layers, the space {space.num_layers}")
+        raise CheckpointError(f"the network has {plural(len(layers), 'layer')}, the space {space.num_layers}")
     affine = is_affine(state)
     return Architecture.from_options(
         _infer_option(layer, options, layers.get(layer.index, {}), affine)

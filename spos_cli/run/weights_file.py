@@ -18,6 +18,7 @@ from spos_cli.engine.checkpoint_folder import TRAINING_FORMAT
 from spos_cli.engine.optim import pick_averaged_state
 from spos_cli.errors import ArchitectureError, CheckpointError
 from spos_cli.export.description import Description
+from spos_cli.files.quoting import plural
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
 from spos_cli.official import weights
@@ -119,7 +120,9 @@ class Weights:
         """
         named, expected = len(self.classes), config.space.classes
         if named not in (0, expected):
-            raise CheckpointError(f"{self.path} names {named} classes, but its network has {expected}")
+            raise CheckpointError(
+                f"{self.path} names {plural(named, 'class', 'classes')}, but its network has {expected}"
+            )
         return self.classes
 
     def require_same_preparation(self, config: Config) -> None:
