@@ -173,11 +173,14 @@ def read_weights(path: Path) -> Weights:
     if kind == "retrain":
         raise CheckpointError(f"{path} is a checkpoint of a retraining, not its result; use the model.pt beside it")
     state = weights.find_state(content)
-    if kind is None and state is not None:
+    if kind is None and "format" not in content and state is not None:
         return Weights(path, weights.detect_kind(state), state)
     parts = REQUIRED_PARTS.get(kind, {}) if isinstance(kind, str) else {}
-    if not parts or not all(isinstance(content.get(name), part_type) for name, part_type in parts.items()):
-        raise CheckpointError(f"{path} is neither a weights file of spos nor an official one")
+    broken = [name for name, part_type in parts.items() if not isinstance(content.get(name), part_type)]
+    if not parts or broken:
+        why = f"its {', '.join(broken)} cannot be read" if broken else weights.explain_content(content)
+        why = why or "it does not say what it is"
+        raise CheckpointError(f"{path} is neither a weights file of spos nor an official one: {why}")
     return _read_supernet(path, content) if kind == "supernet" else _read_network(path, content)
 
 
