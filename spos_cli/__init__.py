@@ -30,4 +30,4 @@ def load(weights: str | os.PathLike[str], config: str | None = None) -> LoadedNe
 
     from spos_cli.run.loaded_network import load_network
 
-    return load_network(Path(weights), config)
+    return load_network(Path(weights).expanduser(), config)

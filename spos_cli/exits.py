@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from spos_cli import __version__
 from spos_cli.errors import ConfigError, SposError
+from spos_cli.files import streams
 from spos_cli.files.digests import file_digest
+from spos_cli.files.home import expand_argument
 
 if TYPE_CHECKING:
     from spos_cli.config.schema import Config
@@ -24,6 +26,8 @@ RAISE_ACCUMULATE = "raise {}.accumulate: the batch of a step stays as it is"
 LOWER_BATCH_SIZES = "lower search.batch_size and search.calibration_batch_size"
 
 MISTAKE_EXIT_CODE = 2  # The user can fix the mistake.
+# Commands whose results are in the run folder, so that what they print may be lost.
+LONG_COMMANDS = ("supernet-train", "search", "retrain", "audit")
 
 
 def run_across_processes(
@@ -44,13 +48,17 @@ def run_across_processes(
         arguments: arguments of the command that all processes must agree on. For a file, its content is compared.
 
     Raises:
-        ConfigError: the work does not fit into the memory of a GPU, or the processes do not agree.
+        ConfigError: the work does not fit into the memory of a GPU, the processes do not agree, or the environment has
+            some variables of another launch.
     """
     import torch
 
     from spos_cli.config.identity import shared_settings
     from spos_cli.engine import accelerator, distributed
 
+    distributed.require_whole_launch()
+    if command in LONG_COMMANDS:
+        streams.ignore_failed_writes()
     count = distributed.count_processes(settings.devices)
     if count > 1 and not distributed.is_launched():
         accelerator.require_usable(settings.devices)  # Otherwise every process would report it.
@@ -89,6 +97,8 @@ def digest_file(path: Path) -> str:
 
 def run_and_exit(app: Callable[[], object]) -> NoReturn:
     """Run the command line and end this process with its exit code."""
+    streams.protect()
+    sys.argv[1:] = map(expand_argument, sys.argv[1:])
     try:
         code = run_for_exit_code(app)
     except Exception:  # a bug
@@ -96,11 +106,10 @@ def run_and_exit(app: Callable[[], object]) -> NoReturn:
             raise
         sys.excepthook(*sys.exc_info())
         code = 1
+    code = _flush_for_exit_code(code)
     if _is_launched():
         # Everything is written. When the interpreter ends, it can meet threads of gloo and NCCL that are still at work,
         # and they can abort the process. After an error, NCCL can even make it wait for the other processes.
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     gc.freeze()  # The interpreter's end would look for cycles in all of PyTorch, which takes half a second.
     sys.exit(code)
@@ -121,6 +130,18 @@ def run_for_exit_code(app: Callable[[], object]) -> int:
             raise
         return code
     return 0
+
+
+def _flush_for_exit_code(code: int) -> int:
+    """Write what is still buffered, and return the exit code of a command that ended with `code`."""
+    try:
+        streams.flush()
+    except SystemExit:  # The reader of stdout has gone.
+        return code or streams.BROKEN_PIPE_EXIT_CODE
+    except SposError as error:
+        show(error)
+        return code or MISTAKE_EXIT_CODE
+    return code
 
 
 def _handle_accident(error: Exception) -> int | None:

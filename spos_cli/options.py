@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import shlex
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -340,7 +341,8 @@ class Options:
 
     def _print_if_asked(self, settings: Config) -> Config:
         if self.print_config:
-            print(settings.to_yaml(), end="")
+            is_utf8 = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+            print(settings.to_yaml(ascii_only=not is_utf8), end="")
             raise typer.Exit
         return settings
 

@@ -28,7 +28,12 @@ ROOT = Path(__file__).parents[1]
 STAGES = "audit doctor evaluate export_arch flops_table predict report retrain search status supernet_train"
 # What the commands import when they run; PyTorch imports its compiler with the first optimizer, which takes more than a
 # second. None of it starts a thread, which a fork would miss.
-MODULES = ["torch._dynamo", "spos_cli.__main__", *(f"spos_cli.stages.{name}" for name in STAGES.split())]
+MODULES = [
+    "torch._dynamo",
+    "spos_cli.__main__",
+    "spos_cli.cli",
+    *(f"spos_cli.stages.{name}" for name in STAGES.split()),
+]
 # The modules whose `main` the installed programs call.
 PROGRAMS = {"spos": "spos_cli.__main__", "torchrun": "torch.distributed.run"}
 PR_SET_CHILD_SUBREAPER = 36  # from <linux/prctl.h>

@@ -12,6 +12,7 @@ from spos_cli.config.units import (
     Count,
     Fraction,
     Number,
+    PathText,
     ValueRange,
 )
 
@@ -148,9 +149,9 @@ class DataConfig(Section):
     source: Literal["folder", "cifar10", "cifar100", "fashion_mnist", "digits"] = Field(
         "folder", description="Class folders, a torchvision data set, or scikit-learn's digits."
     )
-    root: str = Field("data", description="Folder of the data set.")
-    train_folder: str = Field("train", description="Folder of the training images, below root (source: folder).")
-    val_folder: str = Field("val", description="Folder of the validation images, below root (source: folder).")
+    root: PathText = Field("data", description="Folder of the data set.")
+    train_folder: PathText = Field("train", description="Folder of the training images, below root (source: folder).")
+    val_folder: PathText = Field("val", description="Folder of the validation images, below root (source: folder).")
     preset: Literal["spos", "standard"] = Field(
         "spos",
         description="spos: BGR from 0 to 255 and OpenCV's resize, as in the official code. standard: RGB, normalised.",

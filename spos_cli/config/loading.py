@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.resources
 import itertools
 import re
@@ -18,7 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from spos_cli.config.schema import Config
-from spos_cli.config.section import Section
+from spos_cli.config.suggestions import find_section, list_fields, suggest_setting
 from spos_cli.errors import ConfigError
 from spos_cli.files.quoting import quote_value
 from spos_cli.files.reading import YAML_ERRORS
@@ -219,14 +218,11 @@ def _describe(problem: Any, places: Mapping[Key, str], origin: str) -> str:
             key = key[:-1]
     place, field = _place_of(key, problem["msg"], is_unknown, places, origin), ".".join(key)
     if is_unknown:
-        siblings = _field_names(key[:-1])
-        close = difflib.get_close_matches(key[-1], siblings, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(siblings)}"
-        return f"{place}: unknown setting {field!r}; {hint}"
+        return f"{place}: unknown setting {field!r}; {suggest_setting(key)}"
     message = re.sub(r"^Value error, ", "", problem["msg"]).replace("a valid tuple", "a list")
     message = message[0].lower() + message[1:]
     if problem["type"] == "model_type":
-        message = f"should be a section with the settings {', '.join(_field_names(key))}"
+        message = f"should be a section with the settings {', '.join(list_fields(key))}"
     elif problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
         message = f"the list has too few values, only {problem['loc'][-1]}"
     elif problem["input"] is False and _may_be_null(key):
@@ -249,30 +245,11 @@ def _place_of(key: Key, message: str, is_unknown: bool, places: Mapping[Key, str
     return places.get(around, origin) + (f" with {typed}" if typed else "")
 
 
-def _section_at(key: Sequence[str]) -> type[Section] | None:
-    """Return the section that a key such as ("space", "stages", "0") stands for; None if it is not a section."""
-    section: type[Section] | None = Config
-    for part in key:
-        if part.isdecimal():
-            continue
-        if section is None or part not in section.model_fields:
-            return None
-        annotation = section.model_fields[part].annotation
-        kinds = [annotation, *getattr(annotation, "__args__", ())]  # A field is a section, or a tuple of sections.
-        section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)), None)
-    return section
-
-
 def _may_be_null(key: Sequence[str]) -> bool:
     """Return whether a setting is null unless it is set."""
-    section = _section_at(key[:-1])
+    section = find_section(key[:-1])
     return section is not None and key[-1] in section.model_fields and section.model_fields[key[-1]].default is None
 
 
-def _field_names(key: Sequence[str]) -> list[str]:
-    section = _section_at(key)
-    return list(section.model_fields) if section else []
-
-
 def _is_field(key: Sequence[str]) -> bool:
-    return key[-1] in _field_names(key[:-1]) or _section_at(key) is not None
+    return key[-1] in list_fields(key[:-1]) or find_section(key) is not None

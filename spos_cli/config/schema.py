@@ -19,9 +19,9 @@ from spos_cli.config.data import DOWNLOADED, DataConfig, fill_from_data
 from spos_cli.config.section import Section
 from spos_cli.config.space import SpaceConfig
 from spos_cli.config.training import RetrainConfig, SupernetConfig
-from spos_cli.config.units import Cost, Count, Devices, Duration, Fraction, Number, Off
+from spos_cli.config.units import Cost, Count, Devices, Duration, Fraction, Number, Off, PathText
 from spos_cli.errors import ConfigError, SposError
-from spos_cli.files.quoting import as_override
+from spos_cli.files.quoting import as_override, plural
 from spos_cli.space.cost import CostName
 
 
@@ -153,7 +153,7 @@ class Config(Section):
     """A whole experiment."""
 
     name: Annotated[str, Field(pattern=r"^[\w][\w.-]{0,99}$")] = Field("imagenet", description="Name of the run.")
-    run_dir: Annotated[str | None, AfterValidator(_require_folder_name)] = Field(
+    run_dir: Annotated[PathText | None, AfterValidator(_require_folder_name)] = Field(
         None, description="Run folder. null: runs/<name>."
     )
     seed: Annotated[Number, Field(ge=0, lt=2**63)] = Field(0, description="Seed of every random draw.")
@@ -207,7 +207,8 @@ class Config(Section):
             weights = training.class_weights
             if isinstance(weights, tuple) and len(weights) != self.space.classes:
                 raise ValueError(
-                    f"{section}.class_weights has {len(weights)} weights, but space.classes is {self.space.classes}"
+                    f"{section}.class_weights has {plural(len(weights), 'weight')}, but space.classes is"
+                    f" {self.space.classes}"
                 )
         return self
 
@@ -245,9 +246,13 @@ class Config(Section):
         """Return all settings in plain types, as in the YAML file."""
         return self.model_dump(mode="json")
 
-    def to_yaml(self) -> str:
-        """Return the resolved settings as YAML: what `--print-config` prints and `config.yaml` keeps."""
-        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True, width=100)
+    def to_yaml(self, *, ascii_only: bool = False) -> str:
+        """Return the resolved settings as YAML: what `--print-config` prints and `config.yaml` keeps.
+
+        Args:
+            ascii_only: write other letters as escapes, which YAML reads as these letters.
+        """
+        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=not ascii_only, width=100)
 
     @property
     def own_blocks(self) -> set[str]:

@@ -15,6 +15,7 @@ from spos_cli.config.units import (
     Fraction,
     Number,
     Off,
+    PathText,
 )
 from spos_cli.space.choices import OWN_CODE
 
@@ -244,7 +245,7 @@ def _require_file_name(value: str) -> str:
 class TeacherConfig(Section):
     """A trained network whose predictions a retraining imitates, besides the labels."""
 
-    weights: Annotated[str, AfterValidator(_require_file_name)] = Field(
+    weights: Annotated[PathText, AfterValidator(_require_file_name)] = Field(
         description="A network: a model.pt of spos, a .pt2 file of torch.export.save, or package.module:function, which"
         " is called without arguments and returns a torch.nn.Module. Reading the last two runs code: name only what you"
         " trust."

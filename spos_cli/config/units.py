@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from spos_cli.errors import SposError
+from spos_cli.files.home import expand_home
 from spos_cli.files.quoting import quote_value
 from spos_cli.space.architecture import WIDTH_UNIT
 from spos_cli.space.cost import MAX_DURATION, parse_cost, parse_duration
@@ -101,6 +102,7 @@ def _read_number(value: Any) -> float:
 
 
 Off = BeforeValidator(_read_off)
+PathText = Annotated[str, AfterValidator(expand_home)]
 Number = Annotated[int, BeforeValidator(_refuse_switch)]
 Count = Annotated[Number, Field(ge=1, le=10**12)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

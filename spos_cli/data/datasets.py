@@ -317,8 +317,9 @@ def holdout(images: ImageSet, per_class: int) -> tuple[NDArray[np.int64], NDArra
         smallest = min(too_small, key=lambda label: int(counts[label]))
         count = int(counts[smallest])
         raise DataError(
-            f"data.holdout_per_class is {per_class}, but {len(too_small)} of {np.count_nonzero(counts)} classes have no"
-            f" more training images than that ({images.classes[smallest]} has {count}); "
+            f"data.holdout_per_class is {per_class}, but {len(too_small)} of {np.count_nonzero(counts)} classes"
+            f" {'has' if len(too_small) == 1 else 'have'} no more training images than that"
+            f" ({images.classes[smallest]} has {count}); "
             + (
                 f"set data.holdout_per_class: {count - 1} or less"
                 if count > 1

@@ -7,7 +7,7 @@ from typing import Any
 from spos_cli.config.training import TrainingConfig
 from spos_cli.doctor.finding import Finding, Findings, judge
 from spos_cli.doctor.setup import Setup
-from spos_cli.doctor.wording import plural
+from spos_cli.files.quoting import plural
 
 MIN_IMAGES = 16  # images per batch of one process; fewer give poor statistics
 MIN_CALIBRATION_BATCHES = 5

@@ -8,7 +8,8 @@ from spos_cli.data.datasets import FolderSet, ImageSet, require_classes
 from spos_cli.doctor import image_files
 from spos_cli.doctor.finding import Finding, Findings, attempt, from_error, judge
 from spos_cli.doctor.setup import Setup
-from spos_cli.doctor.wording import examples, plural
+from spos_cli.doctor.wording import examples
+from spos_cli.files.quoting import plural
 
 MAX_CLASS_RATIO = 10  # images of the largest class to images of the smallest
 

@@ -13,10 +13,11 @@ from spos_cli.data.datasets import FolderSet, ImageSet
 from spos_cli.data.image_files import UNREADABLE
 from spos_cli.doctor.finding import Finding, Findings, Status, judge
 from spos_cli.doctor.setup import Setup
-from spos_cli.doctor.wording import examples, of_all, plural
+from spos_cli.doctor.wording import examples, of_all
 from spos_cli.engine import distributed
 from spos_cli.engine.progress import track
 from spos_cli.errors import DataError
+from spos_cli.files.quoting import plural
 
 DECODED_SAMPLE = 200  # images of each set that are decoded without --full
 COMPARED_SAMPLE = {"train": 50_000, "val": 2_000}  # images of each set that are compared without --full

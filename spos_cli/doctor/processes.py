@@ -10,9 +10,9 @@ from spos_cli.config.training import TrainingConfig
 from spos_cli.data.workers import shared_memory_free, shared_memory_needed
 from spos_cli.doctor.finding import Finding, Findings, attempt, judge
 from spos_cli.doctor.setup import Setup
-from spos_cli.doctor.wording import plural
 from spos_cli.engine import accelerator, distributed
 from spos_cli.engine.compilation import require_compiler
+from spos_cli.files.quoting import plural
 from spos_cli.run.images import advise_shared_memory
 from spos_cli.run.output import format_bytes
 from spos_cli.run.training import require_batch
@@ -34,6 +34,7 @@ def check(setup: Setup) -> Findings:
 def check_processes(setup: Setup) -> Finding:
     """Compare the processes, threads and devices with the cores and GPUs of this machine."""
     count, config, cores = setup.processes, setup.config, distributed.count_usable_cores()
+    distributed.require_whole_launch()
     accelerator.require_usable(config.devices)
     devices = [distributed.choose_device(config.devices, count, rank) for rank in range(count)]
     gpus, on_gpus = accelerator.count(), setup.device.type != "cpu"

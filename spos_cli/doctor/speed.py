@@ -14,12 +14,13 @@ from spos_cli.data.cache import ResizedSet, keep_in_memory
 from spos_cli.data.loaders import BadImages, training_batches
 from spos_cli.doctor.finding import Finding, Findings, attempt
 from spos_cli.doctor.setup import Setup
-from spos_cli.doctor.wording import estimate, first_line, plural, rate
+from spos_cli.doctor.wording import estimate, first_line, rate
 from spos_cli.engine import accelerator, distributed
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import console
 from spos_cli.engine.trainer import Trainer
 from spos_cli.errors import LimitError
+from spos_cli.files.quoting import plural
 from spos_cli.models.supernet import Supernet
 from spos_cli.run.training import make_mixing, make_sampler, make_training_plan
 from spos_cli.space.sampling import Sampler, UniformSampler

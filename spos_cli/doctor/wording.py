@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from spos_cli.files.quoting import plural
+
 MAX_EXAMPLES = 5  # examples in one line
-
-
-def plural(number: int, one: str, many: str = "") -> str:
-    """Write `1 process` or `2 processes`."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def percent(share: float) -> str:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import json
 import pickle
+import re
+import shlex
 import sys
 import warnings
 import zipfile
@@ -17,8 +20,21 @@ import torch
 
 from spos_cli.errors import CheckpointError, RunError
 from spos_cli.files.os_errors import reason_of
+from spos_cli.files.reading import BEGINNING, explain_beginning
 from spos_cli.files.writing import write_atomically
 
+# In PyTorch's message about an object of a class that it does not know; a name without a module is one of Python's own,
+# such as eval. `commands` is what pickle calls subprocess.
+UNKNOWN_CLASS = re.compile(r"GLOBAL (\w+)(\.\S+) was not an allowed global")
+DANGEROUS_MODULES = ("commands", "importlib", "nt", "os", "posix", "runpy", "shutil", "socket", "subprocess", "sys")
+# A program that saves the tensors of such a file: of a whole model, or of the parts with the usual names.
+SAVE_TENSORS = (
+    'import torch; c = torch.load({}, map_location="cpu", weights_only=False);'
+    ' c = c if isinstance(c, dict) else {{"model": c}};'
+    ' p = ("state_dict", "state_dict_ema", "model", "model_ema");'
+    ' t = {{k: getattr(v, "state_dict", lambda v=v: v)() for k, v in c.items() if k in p or torch.is_tensor(v)}};'
+    " torch.save(t, {})"
+)
 DIGEST = "digest"  # the key of a checkpoint's digest among its parts
 MAX_VALUES = 10**7  # in a checkpoint, with names and containers; a supernet with its optimizer has ten thousand
 
@@ -71,7 +87,8 @@ def load(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"there is no weights file {path}")
     try:
         with path.open("rb") as file:
-            file.read(1)
+            if problem := explain_beginning(file.read(BEGINNING)):
+                raise CheckpointError(f"{path} is not a weights file, but {problem}")
             if zipfile.is_zipfile(file):
                 _check_archive(file, path)
         with warnings.catch_warnings():
@@ -91,15 +108,26 @@ def load(path: Path) -> dict[str, Any]:
         if error.errno in (None, errno.EINVAL):
             raise CheckpointError(f"{path} is not a weights file, or is torn") from None
         raise RunError(f"cannot read {path}: {reason_of(error)}") from None
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{path} is not read: it is not a weights file, or holds more than tensors and plain values"
-        ) from None
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} is not read: {_explain_refusal(str(error), path)}") from None
     except Exception:  # torch raises almost anything for a torn file
         raise CheckpointError(f"{path} is not a weights file, or is torn") from None
     if actual != expected:
         raise CheckpointError(f"{path} is damaged: its content is not what was saved")
     return content
+
+
+def _explain_refusal(message: str, path: Path) -> str:
+    """Return why PyTorch has refused to read a file, and what to do if it holds an object of a harmless class."""
+    match = UNKNOWN_CLASS.search(message)
+    if match is None or match[1] in DANGEROUS_MODULES:
+        return "it is not a weights file, or holds more than tensors and plain values"
+    copy = str(path.with_name(f"{path.stem}-tensors.pth"))
+    code = SAVE_TENSORS.format(json.dumps(str(path)), json.dumps(copy))
+    return (
+        f"it holds a {match[1] + match[2]:.100}, which is more than tensors and plain values. If you trust its author,"
+        f" save its tensors in a new file with python -c {shlex.quote(code)} and use that"
+    )
 
 
 def _check_values(content: dict[Any, Any]) -> None:

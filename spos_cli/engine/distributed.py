@@ -153,14 +153,42 @@ def is_launched() -> bool:
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
 
 
+def require_whole_launch() -> None:
+    """Raise ConfigError if RANK and WORLD_SIZE are set, but not as a launcher sets them: they are left from another."""
+    if not is_launched():
+        return
+    rank, world_size = (os.environ[name] for name in ("RANK", "WORLD_SIZE"))
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        problem = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not"
+    elif not (rank.isdecimal() and world_size.isdecimal() and int(rank) < int(world_size)):
+        problem = "RANK must be a number from 0 to WORLD_SIZE - 1"
+    else:
+        return
+    raise ConfigError(
+        f"RANK={rank:.20} and WORLD_SIZE={world_size:.20} are set in the environment, as for one of several processes,"
+        f" but {problem}; run unset RANK WORLD_SIZE for a command of its own, or start all processes with torchrun"
+    )
+
+
 def count_local_processes() -> int:
     """Count the processes of this launch on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if is_launched() else 1
+
+
+def get_local_rank() -> int:
+    """Return the position of this process among those of this launch on this machine."""
+    return int(os.environ.get("LOCAL_RANK", 0)) if is_launched() else 0
 
 
 def count_all_processes() -> int:
-    """Count the processes of this launch on all machines."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    """Count the processes of this launch on all machines.
+
+    Raises:
+        ConfigError: as `require_whole_launch`.
+    """
+    require_whole_launch()
+    return int(os.environ["WORLD_SIZE"]) if is_launched() else 1
 
 
 def get_launch_id() -> str | None:
@@ -200,7 +228,7 @@ def join(
     """
     accelerator.require_usable(devices)
     local_size = count_local_processes()
-    device = choose_device(devices, local_size, int(os.environ.get("LOCAL_RANK", 0)))
+    device = choose_device(devices, local_size, get_local_rank())
     torch.set_num_threads(choose_threads(threads, local_size, work))
     if not is_launched():
         yield Processes(0, 1, device)
@@ -209,7 +237,7 @@ def join(
     is_connected = has_ended_well = False
     try:
         dist.init_process_group(accelerator.choose_backend(device), timeout=timeout)
-        processes = Processes(dist.get_rank(), dist.get_world_size(), device, int(os.environ.get("LOCAL_RANK", 0)))
+        processes = Processes(dist.get_rank(), dist.get_world_size(), device, get_local_rank())
         processes.require_same({"device": device.type, **(same or {})})
         if device.type != "cpu":
             processes.sum(torch.zeros(1, device=device))  # NCCL connects when it is first used.

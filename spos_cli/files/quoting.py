@@ -1,4 +1,4 @@
-"""Quote values in messages, and paths and settings for a shell."""
+"""Write values and numbers in messages, and paths and settings for a shell."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def as_override(key: str, value: object) -> str:
 def quote_path(path: Path | str) -> str:
     """Return a path as an argument for a shell; it may have blanks and quotes, or begin like an option."""
     return shlex.quote(f"./{path}" if str(path).startswith("-") else str(path))
+
+
+def plural(number: int, one: str, many: str = "") -> str:
+    """Write `1 process` or `2 processes`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def make_printable(name: str) -> str:

@@ -14,6 +14,22 @@ import yaml
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
 JSON_ERRORS = (ValueError, RecursionError)
 MAX_BYTES = 8 * 2**20  # of a JSON or YAML file that is read whole; ours are far smaller
+BEGINNING = 64  # bytes of a file that tell what it is
+
+
+def explain_beginning(content: bytes) -> str:
+    """Return what a file is that came instead of another one, and what to do; `""` if it does not look so.
+
+    Args:
+        content: the first `BEGINNING` bytes.
+    """
+    if not content:
+        return "an empty file; copy it again"
+    if content.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "a pointer of Git LFS to it; run git lfs pull in its repository"
+    if content.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page, perhaps one that asks for a login; download the file itself"
+    return ""
 
 
 def read_json(path: Path) -> dict[str, Any]:

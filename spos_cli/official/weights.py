@@ -1,7 +1,8 @@
 """The official weights: the forms of their files, and their architecture.
 
 The official training saves `{"state_dict": ...}` of a model in DataParallel, so that names begin with `module.`. Its
-evaluation uses the bare mapping. All forms are understood. Names and shapes of the tensors are the same as ours.
+evaluation uses the bare mapping. Trainings with other tools save the same tensors under `model` or `state_dict_ema`, or
+with the prefix of `torch.compile`. All forms are understood. Names and shapes of the tensors are the same as ours.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from spos_cli.errors import CheckpointError
+from spos_cli.files.quoting import plural, quote_value
 from spos_cli.models.blocks import build_block
 from spos_cli.space.architecture import Architecture, Option
 from spos_cli.space.choices import IDENTITY, SKIP
@@ -23,22 +25,58 @@ State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
 
 PREFIX = "module."
+# Where a file may have its tensors, the most accurate ones first: a moving average, as spos reads that of a supernet.
+STATE_PARTS = ("state_dict_ema", "model_ema", "state_dict", "model")
+COMPILED = "_orig_mod."  # in the names of a compiled model, or of a compiled part of one
+AVERAGE_COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel, beside the model
+BATCHNORM_MEAN, BATCHNORM_COUNTER = ".running_mean", ".num_batches_tracked"
 STEM = "first_conv.0.weight"
 STEM_SCALE = "first_conv.1.weight"  # exists only where BatchNorm is affine
+MAX_NAMED = 4  # tensors in a message
 SUPERNET_TENSOR = re.compile(r"features\.\d+\.\d+\.")  # layer and choice; a network's names have no choice
 LAYER_TENSOR = re.compile(r"features\.(\d{1,6})\.(.+)")
 
 
 def find_state(content: Mapping[str, Any]) -> State | None:
-    """Return the tensors in an official checkpoint's content, named without `module.`; None if it is not one."""
-    state = content.get("state_dict", content)
-    if not isinstance(state, dict):
+    """Return the tensors in an official checkpoint's content by their official names; None if it is not one.
+
+    BatchNorm's counters of batches are filled in: files from before PyTorch 0.4.1 lack them, and other programs leave
+    them out. Only a training whose statistics are plain averages reads them, and it begins with a count of its own.
+    """
+    state = _pick_state(content)
+    if state is None or explain_names(state):
         return None
-    if all(isinstance(name, str) and name.startswith(PREFIX) for name in state):
-        state = {name[len(PREFIX) :]: tensor for name, tensor in state.items()}
-    if STEM not in state or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    counters = [name.removesuffix(BATCHNORM_MEAN) for name in state if name.endswith(BATCHNORM_MEAN)]
+    for name in counters:
+        state.setdefault(name + BATCHNORM_COUNTER, torch.tensor(0))
+    return state
+
+
+def _pick_state(content: Mapping[Any, Any]) -> State | None:
+    """Return the mapping with the tensors, named without prefixes; None if not all names are texts."""
+    state = next((content[part] for part in STATE_PARTS if isinstance(content.get(part), Mapping)), content)
+    if not all(isinstance(name, str) for name in state):
         return None
-    return dict(state)
+    state = {name.replace(COMPILED, ""): tensor for name, tensor in state.items() if name != AVERAGE_COUNTER}
+    prefix = next((name.removesuffix(STEM) for name in state if name.endswith(f".{STEM}")), "")
+    if all(name.startswith(prefix) for name in state):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def explain_names(state: Mapping[str, Any]) -> str:
+    """Return why a mapping does not have the tensors of an official model; `""` if it does."""
+    if STEM not in state:
+        names = ", ".join(map(quote_value, list(state)[:MAX_NAMED])) or "none"
+        return f"it has no {STEM}; the names in it are {names}" + ", ..." * (len(state) > MAX_NAMED)
+    odd = next((name for name, tensor in state.items() if not isinstance(tensor, Tensor)), None)
+    return "" if odd is None else f"{quote_value(odd)} is not a tensor, but a {type(state[odd]).__name__}"
+
+
+def explain_content(content: Mapping[Any, Any]) -> str:
+    """Return why `find_state` does not find the tensors of an official model."""
+    state = _pick_state(content)
+    return "not all names in it are texts" if state is None else explain_names(state)
 
 
 def to_official(state: State) -> dict[str, Any]:
@@ -71,7 +109,7 @@ def infer_architecture(space: SearchSpace, state: State) -> Architecture:
     }
     indices = set(range(space.num_layers))
     if not indices - may_be_empty <= layers.keys() <= indices:
-        raise CheckpointError(f"the network has {len(layers)} layers, the space {space.num_layers}")
+        raise CheckpointError(f"the network has {plural(len(layers), 'layer')}, the space {space.num_layers}")
     affine = is_affine(state)
     return Architecture.from_options(
         _infer_option(layer, options, layers.get(layer.index, {}), affine)
@@ -91,12 +129,36 @@ def _infer_option(layer: Layer, options: Sequence[Option], shapes: Shapes, affin
             " use the model.pt of spos, which names the architecture"
         )
     names = ", ".join(choice.name for choice in layer.choices)
+    if problems := _compare_with_closest(layer, options, shapes, affine):
+        raise CheckpointError(
+            f"layer {layer.index} of the network is none of the space's choices ({names}); it is closest to {problems}"
+        )
     depthwise = [shape for shape in shapes.values() if len(shape) == 4 and shape[1] == 1]
     raise CheckpointError(
         f"layer {layer.index} of the network is none of the space's choices ({names}) with"
         f" {_list_hidden_channels(layer, options)} hidden channels; it has {len(shapes)} tensors, the depthwise ones"
         f" {', '.join('x'.join(map(str, shape)) for shape in depthwise[:4]) or 'missing'}"
     )
+
+
+def _compare_with_closest(layer: Layer, options: Sequence[Option], shapes: Shapes, affine: bool) -> str:
+    """Return the choice that most of a layer's tensors fit, and what does not; `""` if it is only another kernel."""
+    candidates = [(option, _list_shapes(layer, option, affine)) for option in options]
+    closest, expected = min(candidates, key=lambda candidate: len(candidate[1].items() ^ shapes.items()))
+    problems = [f"{name} is missing" for name in expected if name not in shapes]
+    problems += [f"{name} is not in it" for name in shapes if name not in expected]
+    other = [name for name, shape in expected.items() if shapes.get(name, shape) != shape]
+    if not problems and all(expected[name][:2] == shapes[name][:2] for name in other):
+        return ""
+    problems += [f"{name} is {_describe(shapes[name])}, not {_describe(expected[name])}" for name in other]
+    if len(problems) > len(shapes) // 2:
+        return ""
+    more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
+    return f"{layer.choices[closest.choice].name}, but {'; '.join(problems[:MAX_NAMED])}{more}"
+
+
+def _describe(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a number"
 
 
 def _list_hidden_channels(layer: Layer, options: Sequence[Option]) -> str:

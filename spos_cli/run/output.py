@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from spos_cli.files import streams
 from spos_cli.space.search_space import SearchSpace
 
 FILE_COLUMNS = 160  # characters per line where stdout is not a terminal, enough for an architecture
@@ -42,9 +43,14 @@ class Output:
             make_console().print(make_table(columns, rows))
 
     def result(self, value: Any) -> None:
-        """Print the result as JSON, if stdout is for JSON."""
+        """Print the result as JSON, if stdout is for JSON.
+
+        Raises:
+            RunError: stdout cannot be written. What the command has saved is complete.
+        """
         if self.as_json:
-            print(json.dumps(value))
+            with streams.require_stdout():
+                print(json.dumps(value))
 
     def command(self, command: str) -> str:
         """Return a command line of `spos` with the options that lead to these settings."""

@@ -17,7 +17,7 @@ from spos_cli.engine.mixing import Mixing
 from spos_cli.engine.optim import Schedule
 from spos_cli.engine.progress import warn
 from spos_cli.engine.training_plan import TrainingPlan
-from spos_cli.errors import ConfigError
+from spos_cli.errors import ConfigError, LimitError
 from spos_cli.models.counting import count
 from spos_cli.run.command import Run
 from spos_cli.run.folder import TrainingFolder
@@ -36,7 +36,8 @@ def require_batch(space: SearchSpace, training: TrainingConfig, processes: int, 
         ConfigError: the batch cannot be divided among the processes, or leaves too few images for BatchNorm or mixing.
     """
     images = images_per_pass(training.batch_size, processes, training.accumulate)
-    space.require_variance(images, f"{section}.batch_size")
+    divisors = [f"{section}.accumulate"] * (training.accumulate > 1) + ["--devices"] * (processes > 1)
+    space.require_variance(images, f"{section}.batch_size", divisors)
     mixing = [name for name in ("mixup", "cutmix") if getattr(training, name) is not None]
     if images == 1 and mixing:
         raise ConfigError(
@@ -105,7 +106,11 @@ def make_training_plan(training: TrainingConfig, images: Images | None = None) -
 
 
 def make_sampler(run: Run, space: SearchSpace) -> Sampler:
-    """Return what draws the paths of each step; every process draws the same."""
+    """Return what draws the paths of each step; every process draws the same.
+
+    Raises:
+        LimitError: a bin of `supernet.flops_bins` has no architecture.
+    """
     config, options = run.config, space.options
     warm_up = WidthWarmUp(len(space.widths), config.supernet.width_warmup_steps)
     if config.supernet.sampler == "uniform":
@@ -115,7 +120,10 @@ def make_sampler(run: Run, space: SearchSpace) -> Sampler:
     if config.supernet.sampler == "sandwich":
         return SandwichSampler(count(space).flops, config.seed)
     bins = config.supernet.flops_bins
-    return CostBinSampler(count(space).flops, bins.low, bins.high, bins.width, config.seed)
+    try:
+        return CostBinSampler(count(space).flops, bins.low, bins.high, bins.width, config.seed)
+    except LimitError as error:
+        raise LimitError(f"{error}; set supernet.flops_bins within that, or supernet.sampler: uniform") from None
 
 
 def make_weights_seed(config: Config, model: str) -> int:

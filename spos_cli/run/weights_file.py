@@ -18,6 +18,7 @@ from spos_cli.engine.checkpoint_folder import TRAINING_FORMAT
 from spos_cli.engine.optim import pick_averaged_state
 from spos_cli.errors import ArchitectureError, CheckpointError
 from spos_cli.export.description import Description
+from spos_cli.files.quoting import plural
 from spos_cli.models.network import Network
 from spos_cli.models.supernet import Supernet
 from spos_cli.official import weights
@@ -119,7 +120,9 @@ class Weights:
         """
         named, expected = len(self.classes), config.space.classes
         if named not in (0, expected):
-            raise CheckpointError(f"{self.path} names {named} classes, but its network has {expected}")
+            raise CheckpointError(
+                f"{self.path} names {plural(named, 'class', 'classes')}, but its network has {expected}"
+            )
         return self.classes
 
     def require_same_preparation(self, config: Config) -> None:
@@ -170,11 +173,14 @@ def read_weights(path: Path) -> Weights:
     if kind == "retrain":
         raise CheckpointError(f"{path} is a checkpoint of a retraining, not its result; use the model.pt beside it")
     state = weights.find_state(content)
-    if kind is None and state is not None:
+    if kind is None and "format" not in content and state is not None:
         return Weights(path, weights.detect_kind(state), state)
     parts = REQUIRED_PARTS.get(kind, {}) if isinstance(kind, str) else {}
-    if not parts or not all(isinstance(content.get(name), part_type) for name, part_type in parts.items()):
-        raise CheckpointError(f"{path} is neither a weights file of spos nor an official one")
+    broken = [name for name, part_type in parts.items() if not isinstance(content.get(name), part_type)]
+    if not parts or broken:
+        why = f"its {', '.join(broken)} cannot be read" if broken else weights.explain_content(content)
+        why = why or "it does not say what it is"
+        raise CheckpointError(f"{path} is neither a weights file of spos nor an official one: {why}")
     return _read_supernet(path, content) if kind == "supernet" else _read_network(path, content)
 
 

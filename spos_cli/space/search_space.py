@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from spos_cli.errors import ArchitectureError, ConfigError
-from spos_cli.files.quoting import quote_value
+from spos_cli.files.quoting import plural, quote_value
 from spos_cli.space.architecture import WIDTH_UNIT, Architecture, Option, format_width
 from spos_cli.space.choices import IDENTITY, MAX_NUMBER, SHUFFLE_OPS, SKIP, Choice, check_choices
 from spos_cli.space.options import Options
@@ -241,26 +241,28 @@ class SearchSpace:
         total = sum(layer.in_channels * layer.out_channels * layer.out_size**2 for layer in self.layers)
         return total // self.num_layers
 
-    def require_variance(self, images: int, setting: str) -> None:
+    def require_variance(self, images: int, setting: str, divisors: Sequence[str] = ()) -> None:
         """Refuse a batch in which BatchNorm would see one value per channel, which has no variance.
 
         Args:
             images: number of images in a forward pass of one process.
             setting: the name of the setting for that number, for the message.
+            divisors: settings that divide the number, and may be lowered instead.
 
         Raises:
             ConfigError: there is one image, and the last layers see one pixel of it.
         """
         if images == 1 and self.layers[-1].out_size == 1:
+            lower = f", or lower {' or '.join(divisors)}" if divisors else ""
             raise ConfigError(
                 f"{setting} leaves one image for a pass, and the last layers see one pixel of it, but BatchNorm needs"
-                f" more than one value; raise {setting}, or space.image_size"
+                f" more than one value; raise {setting}, or space.image_size{lower}"
             )
 
     def validate(self, arch: Architecture) -> None:
         """Raise ArchitectureError if the space does not have this architecture."""
         if len(arch) != self.num_layers:
-            raise ArchitectureError(f"the architecture has {len(arch)} layers, the space {self.num_layers}")
+            raise ArchitectureError(f"the architecture has {plural(len(arch), 'layer')}, the space {self.num_layers}")
         for layer, choice in zip(self.layers, arch, strict=True):
             if not 0 <= choice < len(layer.choices):
                 names = ", ".join(f"{i} = {c.name}" for i, c in enumerate(layer.choices))

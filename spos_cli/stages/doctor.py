@@ -54,6 +54,8 @@ def run(run: Run, full: bool) -> None:
 
 def show(run: Run, groups: Sequence[Findings]) -> None:
     """Show the table, with a rule between groups, and a line of totals."""
+    console = make_console()
+    arrow = "->" if console.options.ascii_only else "→"
     table = Table()
     table.add_column("check", no_wrap=True)
     table.add_column("status", no_wrap=True)
@@ -63,9 +65,9 @@ def show(run: Run, groups: Sequence[Findings]) -> None:
             style = STYLES[finding.status]
             text = Text(finding.seen)
             if finding.advice:
-                text.append(f"\n→ {finding.advice}", style)
+                text.append(f"\n{arrow} {finding.advice}", style)
             table.add_row(Text(finding.check), Text(finding.status, style), text)
         table.add_section()
-    make_console().print(table)
+    console.print(table)
     statuses = Counter[str](finding.status for group in groups for finding in group)
     run.say(", ".join(f"{statuses[status]} {status}" for status in STYLES), "bold")

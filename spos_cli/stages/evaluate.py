@@ -208,7 +208,7 @@ def show_worst(run: Run, mistakes: Mistakes) -> None:
     """Show the classes with the lowest recall, and the most frequent confusions."""
 
     def percent(share: float | None) -> str:
-        return "–" if share is None else f"{share:.2%}"
+        return "-" if share is None else f"{share:.2%}"
 
     worst = [mistakes.classes[label] for label in mistakes.worst_classes[:WORST]]
     run.show(

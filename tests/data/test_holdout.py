@@ -122,7 +122,7 @@ def test_a_class_with_nothing_left_is_named() -> None:
     with pytest.raises(DataError, match=r"per_class is 3, but 2 of 3 classes .*\(b has 2\); set .*_class: 1 or less"):
         holdout(Named(files), 3)
     holdout(Named(files), 1)
-    with pytest.raises(DataError, match=r"\(c has 1\); .*search\.split: val"):
+    with pytest.raises(DataError, match=r"but 1 of 3 classes has .*\(c has 1\); .*search\.split: val"):
         holdout(Named({**files, "c": ["x"]}), 1)
     with pytest.raises(DataError, match="no training images"):
         holdout(ArraySet("none", ("a",), np.zeros((0, 2, 2), np.uint8), np.zeros(0)), 3)

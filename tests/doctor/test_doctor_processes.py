@@ -18,6 +18,14 @@ from tests.doctor.setups import expect, make_setup
     [
         (["devices=3"], "supernet batch", "fail", "batch_size 32 is not divisible by 3 processes"),
         (["devices=2", "retrain.batch_size=31"], "retrain batch", "fail", "use a multiple of 2"),
+        (["space.image_size=4", "supernet.batch_size=1"], "supernet batch", "fail", "raise supernet.batch_size, or"),
+        (
+            ["space.image_size=4", "devices=2", "retrain.accumulate=2", "retrain.batch_size=4"],
+            "retrain batch",
+            "fail",
+            "or lower retrain.accumulate or --devices",
+        ),
+        (["space.image_size=4", "devices=2", "retrain.batch_size=4"], "retrain batch", "ok", "2 images"),
         (["threads=3"], "processes", "warn", "1 x 3 threads compete for 2 cores"),
         (["devices=4"], "processes", "warn", "4 x 1 threads"),
         (["supernet.amp=fp16"], "mixed precision", "fail", "set supernet.amp to bf16 or off"),

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
+import pytest
+
 from spos_cli.doctor import wording
+from spos_cli.doctor.finding import Finding
 from spos_cli.run.output import format_bytes
+from spos_cli.stages import doctor
+from tests.doctor.setups import make_setup
 
 
 def test_how_times_and_sizes_are_written() -> None:
@@ -22,3 +30,12 @@ def test_how_times_and_sizes_are_written() -> None:
         "99.9%",
         "100%",
     ]
+
+
+@pytest.mark.parametrize(("encoding", "arrow"), [("ascii", "->"), ("cp1252", "->"), ("latin-1", "->"), ("utf-8", "→")])
+def test_the_table_in_the_encoding_of_the_terminal(encoding: str, arrow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding=encoding))
+    doctor.show(make_setup().run, [[Finding("disk", "warn", "1 GB is free", "make room")]])
+    sys.stdout.flush()
+    assert f"{arrow} make room" in shown.getvalue().decode(encoding)

@@ -23,13 +23,14 @@ from tests.conftest import Mistake, Spos
             ["supernet-train", "--set", "supernet.sampler=flops_bins"],
             "no architecture is in the bins of FLOPs 290M to 300M",
         ),
+        (["supernet-train", "--set", "supernet.sampler=flops_bins"], "set supernet.flops_bins within that, or"),
         (["supernet-train", "--set", "data.holdout_per_class=500"], "data.holdout_per_class is 500"),
         (["supernet-train", "--set", "supernet.amp=fp16"], "fp16 needs a GPU"),
         (["supernet-train", "--devices", "many"], "error: --devices many: devices: should be auto, cpu or a number"),
         (["supernet-train", "--run-dir", "123", "--set", "supernet.steps=true"], "should be a number, not true"),
         (
             ["supernet-train", "--set", "space.image_size=4", "--set", "supernet.accumulate=32"],
-            "raise supernet.batch_size, or space.image_size",
+            "raise supernet.batch_size, or space.image_size, or lower supernet.accumulate",
         ),
         (
             ["retrain", "0,0,0,0", "--set", "space.image_size=4", "--set", "retrain.batch_size=1"],

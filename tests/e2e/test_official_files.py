@@ -228,6 +228,29 @@ def test_our_weights_and_their_official_form_score_the_same(finished: Spos, spos
     assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-5)  # The number of threads may differ.
 
 
+def test_the_same_network_as_other_tools_save_it(finished: Spos, spos: Spos) -> None:
+    """Without counters, compiled, under other names, and as an average beside other weights."""
+    (model,) = finished.run.glob("retrain/*/model.pt")
+    state = checkpoint.load(model)["model"]
+    others = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    contents = [
+        {"state_dict": {name: tensor for name, tensor in state.items() if "num_batches" not in name}},
+        {"model": state, "epoch": 3},
+        {"state_dict": {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}},
+        {"state_dict": others, "state_dict_ema": state},
+    ]
+    command = ("evaluate", "--json", "--weights")
+    expected = json.loads(spos.here(*command, model).stdout)["top1"]
+    for content in contents:
+        torch.save(content, spos.folder / "other.pth")
+        assert json.loads(spos.here(*command, "other.pth").stdout)["top1"] == expected
+    content = {key: value for key, value in checkpoint.load(model).items() if key != "kind"}
+    torch.save(content, spos.folder / "other.pth")
+    assert "it does not say what it is" in spos.here(*command, "other.pth", code=2).stderr
+    torch.save({**content, "kind": "network", "classes": None}, spos.folder / "other.pth")
+    assert "its classes cannot be read" in spos.here(*command, "other.pth", code=2).stderr
+
+
 def test_mistakes_with_official_files(finished: Spos, spos: Spos, mistake: Mistake) -> None:
     """Each is one line."""
     state = checkpoint.load(finished.run / "supernet" / "last.pt")["model"]

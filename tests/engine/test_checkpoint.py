@@ -5,10 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import re
+import shlex
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -145,6 +150,47 @@ def test_a_hostile_file_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
         checkpoint.load(path)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        (b"", "copy it again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "run git lfs pull"),
+        (b"\n<!DOCTYPE html><html><title>Sign in</title></html>", "download the file itself"),
+    ],
+)
+def test_a_file_that_came_instead_of_another(tmp_path: Path, content: bytes, advice: str) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"not a weights file.* {advice}"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("kind", ["number", "model", "part"])
+def test_a_file_with_another_class_is_saved_anew_as_the_message_says(tmp_path: Path, kind: str) -> None:
+    model, path = torch.nn.Linear(2, 3), tmp_path / "my x.pth"
+    contents = {
+        "number": {"state_dict": model.state_dict(), "best_acc1": np.float64(74.3)},
+        "model": model,
+        "part": {"model": model, "epoch": 3},
+    }
+    torch.save(contents[kind], path)
+    with pytest.raises(CheckpointError, match=r"it holds a \S*(scalar|Linear), which is more than tensors") as raised:
+        checkpoint.load(path)
+    (command,) = re.findall("with (python -c .*) and use that", str(raised.value))
+    words = shlex.split(command)
+    subprocess.run([sys.executable, *words[1:]], check=True)
+    (part,) = checkpoint.load(tmp_path / "my x-tensors.pth").values()
+    assert torch.equal(part["weight"], model.weight)
+
+
+def test_nobody_is_told_to_run_a_file_that_calls_a_program(tmp_path: Path) -> None:
+    for function in (eval, exec, os.system, subprocess.call):
+        torch.save({"model": function}, tmp_path / "x.pth")
+        with pytest.raises(CheckpointError, match="more than tensors and plain values") as raised:
+            checkpoint.load(tmp_path / "x.pth")
+        assert "python -c" not in str(raised.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x05\x06" + bytes(18)])

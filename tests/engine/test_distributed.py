@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ from spos_cli.config import loading
 from spos_cli.engine import distributed
 from spos_cli.engine.distributed import PeerLost, Processes
 from spos_cli.errors import ConfigError
+from tests.conftest import Spos
 from tests.forks import free_port, make_environment
 
 HOUR = timedelta(hours=1)
@@ -48,6 +51,7 @@ def group(monkeypatch: pytest.MonkeyPatch) -> Group:
     """This process is the second of two, on a machine with two GPUs."""
     group = Group()
     variables = {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "OMP_NUM_THREADS": 1}
+    variables |= {"MASTER_ADDR": "localhost", "MASTER_PORT": 1}
     for name, value in variables.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.delenv(distributed.ERROR_FOLDER_VARIABLE, raising=False)
@@ -205,6 +209,46 @@ def test_a_bug_of_a_single_process_has_a_traceback(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(cli, "run_across_processes", make_failing(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main()
+
+
+LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.mark.parametrize(
+    ("variables", "phrase"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "1"}, "but MASTER_ADDR and MASTER_PORT are not"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}, "but MASTER_PORT is not"),
+        ({"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "", "MASTER_PORT": "1"}, "but MASTER_ADDR is not"),
+        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, "RANK must be a number"),
+        ({"RANK": "", "WORLD_SIZE": "x", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}, "RANK must be a number"),
+    ],
+)
+def test_variables_left_from_another_launch(
+    spos: Spos, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], phrase: str
+) -> None:
+    for name in LAUNCH_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    command = ("supernet-train", "--set", "supernet.steps=1")
+    monkeypatch.setattr(os, "_exit", sys.exit)  # A launched process ends so.
+    said = spos.here(*command, code=2).stderr
+    assert phrase in said
+    (advice,) = re.findall(r"run unset ([A-Z_ ]+) for", said)
+    for name in advice.split():
+        monkeypatch.delenv(name)
+    spos.here(*command)
+
+
+def test_variables_of_a_part_of_a_launch_have_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in LAUNCH_VARIABLES:
+        monkeypatch.setenv(name, "7")
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name)
+        assert distributed.count_all_processes() == distributed.count_local_processes() == 1
+        assert distributed.get_local_rank() == 0
+        monkeypatch.setenv(name, "7")
 
 
 FULL = (

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from spos_cli.config.loading import load
+from spos_cli.errors import LimitError
 from spos_cli.models.counting import count
 from spos_cli.run.command import Run
 from spos_cli.run.training import make_sampler, make_training_plan
@@ -46,3 +48,17 @@ def test_a_sandwich_is_trained_and_searched(spos: Spos) -> None:
         assert min(row[largest], row[smallest]) >= 4
     spos.here("search", "--set=supernet.steps=4", sandwich)
     assert (spos.run / "search" / "result.yaml").exists()
+
+
+def test_advice_for_bins_without_an_architecture(spos: Spos) -> None:
+    def draw(*overrides: str) -> None:
+        config = load(spos.folder / "spos.yaml", overrides)
+        make_sampler(Run(config), config.space.build()).paths(0)
+
+    bins = "supernet.sampler=flops_bins"
+    with pytest.raises(LimitError, match=r"set supernet\.flops_bins within that, or") as raised:
+        draw(bins)
+    low, high = re.findall(r"from (\S+)K to ([\d.]+)K", str(raised.value))[0]
+    low, high = (round(float(number) * 1000) for number in (low, high))
+    draw(bins, f"supernet.flops_bins={{low: {low}, high: {high}, width: {high - low}}}")
+    draw("supernet.sampler=uniform")

@@ -73,7 +73,7 @@ def test_mistakes(tmp_path: Path) -> None:
         ('{"0000": {"loss": 1}}', "'0000' has no accuracy; name it one of test_acc"),
         ('{"0000": {"acc": []}}', "has no accuracy"),
         ('{"0002": 1}', "layer 3 has choice 2; the choices are 0 = skip"),
-        ('{"00000": 1}', "the architecture has 1 layers, the space 4"),
+        ('{"00000": 1}', "the architecture has 1 layer, the space 4"),
         ('{"0000": 101}', "accuracy 101 is not a number from 0 to 100"),
         ('{"0000": true}', "accuracy True is not a number"),
         ('{"0000": NaN}', "accuracy nan is not a number"),
