@@ -237,6 +237,7 @@ def export_network(
     from spos_cli.run.weights_file import find_weights, read_weights
     from spos_cli.stages import export_network as stage
 
+    stage.require_supernet(arch, weights)
     content = read_weights(weights or find_weights(options.make_run(options.load())))
     run = options.make_run(options.load_for_weights(content.config))
     folder = options.find_folder_for(content.path)

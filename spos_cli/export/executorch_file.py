@@ -20,6 +20,12 @@ PURPOSE, INSTALL = "a .pte file", "executorch"
 METHOD = "description"  # of the program; it returns the description's bytes as a tensor
 
 
+def require_packages() -> None:
+    """Raise ConfigError if a package that writes such files is missing."""
+    for name in ("executorch.exir",):
+        import_package(name, PURPOSE, INSTALL)
+
+
 def write(network: InferenceNetwork, description: Description, path: Path) -> None:
     """Lower the network to XNNPACK, ExecuTorch's library for CPUs. The program takes one image at a time.
 

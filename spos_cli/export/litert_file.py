@@ -21,6 +21,12 @@ PURPOSE, INSTALL = "a .tflite file", "litert-torch"
 MAGIC = b"TFL3"  # bytes 4 to 8 of a file
 
 
+def require_packages() -> None:
+    """Raise ConfigError if a package that writes such files is missing."""
+    for name in ("litert_torch",):
+        import_package(name, PURPOSE, INSTALL)
+
+
 def write(network: InferenceNetwork, description: Description, path: Path) -> None:
     """Convert the network with `litert_torch`. The program takes one image at a time.
 

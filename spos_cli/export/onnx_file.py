@@ -25,6 +25,12 @@ MAX_MODEL_BYTES = 2**31 - 1  # the limit of protobuf, in which ONNX files are wr
 TRACED_BATCH = 2  # A batch of one would be taken for a constant.
 
 
+def require_packages() -> None:
+    """Raise ConfigError if a package that writes such files is missing."""
+    for name in ("onnxscript", "onnx", "onnxruntime"):
+        import_package(name, PURPOSE, INSTALL)
+
+
 def write(network: InferenceNetwork, description: Description, path: Path) -> None:
     """Export with `torch.onnx.export`; the batch size is dynamic, and the description is part of the metadata.
 
@@ -102,9 +108,19 @@ def read_model(path: Path) -> Any:
         model.ParseFromString(content)
     except Exception:  # The error's class depends on how protobuf was built.
         raise CheckpointError(f"{path} is not an ONNX file, or is torn") from None
-    if any(tensor.external_data for tensor in model.graph.initializer):
+    if any(isinstance(part, onnx.TensorProto) and part.external_data for part in walk_messages(model)):
         raise CheckpointError(f"{path} has tensors in other files, which spos does not read")
     return model
+
+
+def walk_messages(message: Any) -> Iterator[Any]:
+    """Yield a message of protobuf, and all messages in it."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            parts = (value,) if hasattr(value, "ListFields") else value
+            for part in parts:
+                yield from walk_messages(part)
 
 
 def read_description(path: Path) -> Description:

@@ -33,19 +33,23 @@ PLAIN_FILES = re.compile(
     r"archive_format|archive_version|byteorder|\.data/\S+|version|data/weights/weight_\d+|data/constants/tensor_\d+"
     r"|(data/weights|data/constants|models)/\w+\.json|extra/[\w.]+|data/sample_inputs/\w+\.pt"
 )
-OPERATORS = re.compile(r"torch\.ops\.(aten|quantized_decomposed|torchao)\.\w+\.\w+|_operator\.\w+")
+# What trained networks consist of; there are operators of PyTorch that write files.
+OPERATORS = re.compile(
+    r"torch\.ops\.aten\.("
+    r"_assert_tensor_metadata|adaptive_avg_pool2d|adaptive_max_pool2d|add_?|amax|avg_pool2d|batch_norm|bmm|cat|chunk"
+    r"|clamp_?|clone|constant_pad_nd|contiguous|conv1d|conv2d|conv_transpose2d|detach|div_?|elu|exp|expand|flatten|gelu"
+    r"|group_norm|hardsigmoid_?|hardswish_?|hardtanh_?|index_select|layer_norm|leaky_relu_?|linear|matmul|max_pool2d"
+    r"|mean|mish|mul_?|narrow|neg|ones_like|pad|permute|pow|relu6?_?|reshape|rsqrt|select|sigmoid_?|silu_?|slice|softmax"
+    r"|split|split_with_sizes|sqrt|squeeze|stack|sub_?|sum|sym_size|tanh_?|to|transpose|unsqueeze|upsample_bilinear2d"
+    r"|upsample_nearest2d|view|zeros_like)\.\w+"
+    r"|torch\.ops\.(quantized_decomposed|torchao)\.(de)?quantize\w*\.\w+"
+    r"|_operator\.(getitem|add|sub|mul|floordiv)"
+)
 # A size is a number or a symbol, such as that of the batch size: Symbol('s77', positive=True, integer=True).
 SIZE = re.compile(r"\d+|[us]\d+|Symbol\('[us]\d+'(, (positive|nonnegative|integer)=True)*\)")
-NAME = re.compile(r"[\w.]*", re.ASCII)
-NAME_KEYS = (
-    "name",
-    "fqn",
-    "parameter_name",
-    "buffer_name",
-    "tensor_constant_name",
-    "user_input_name",
-    "custom_obj_name",
-)
+# Without parentheses, quotes and line breaks, no text can call anything.
+TEXT = re.compile(r"[\w.,;:@$<>+\[\]-]*", re.ASCII)
+CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")  # in the description of inputs and outputs
 
 
 def write(network: InferenceNetwork, description: Description, path: Path) -> None:
@@ -83,7 +87,8 @@ def trace(network: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
 def write_program(program: torch.export.ExportedProgram, description: Description, path: Path) -> None:
     """Write a program with its description."""
     for node in program.graph.nodes:  # Its notes name functions and files of this machine.
-        node.meta.pop("stack_trace", None)
+        for note in ("stack_trace", "from_node", "source_fn_stack", "torch_fn"):
+            node.meta.pop(note, None)
     content = io.BytesIO()
     with quiet():
         torch.export.save(program, content, extra_files={DESCRIPTION_FILE: description.to_json()})
@@ -140,7 +145,10 @@ def import_torchao(module: str = "quantize_pt2e") -> Any:
 def require_plain(path: Path) -> None:
     """Raise CheckpointError if loading a file could run code from it, or if it is torn."""
     with _open(path) as archive:
-        for name in archive.namelist():
+        names = archive.namelist()
+        if len(set(names)) < len(names):  # PyTorch may read another one of them than was looked at.
+            raise CheckpointError(f"{path} is not loaded: it has several files of one name, so it may run code")
+        for name in names:
             inner = name.partition("/")[2]
             if not PLAIN_FILES.fullmatch(inner):
                 raise CheckpointError(f"{path} is not loaded: {inner[:60]!r} in it may run code")
@@ -165,29 +173,42 @@ def _require_plain_json(content: bytes, path: Path) -> None:
     except (ValueError, RecursionError):
         raise CheckpointError(f"{path} is torn") from None
     for key, value in values:
-        if not _is_plain(key, value):
-            raise CheckpointError(f"{path} is not loaded: {key} {str(value)[:60]!r} in it may run code")
+        if not (_is_plain(key, value) and TEXT.fullmatch(key)):
+            raise CheckpointError(f"{path} is not loaded: {key[:60]} {str(value)[:60]!r} in it may run code")
 
 
 def _is_plain(key: str, value: Any) -> bool:
     """Return whether a value of a graph can only be data."""
     if key in ("use_pickle", "guards_code"):
         return not value
+    if key in ("in_spec", "out_spec"):
+        return _is_plain_spec(value)
     if not isinstance(value, str):
         return key not in ("expr_str", "target")
-    pattern = SIZE if key == "expr_str" else OPERATORS if key == "target" else NAME if key in NAME_KEYS else None
-    return pattern is None or pattern.fullmatch(value) is not None
+    pattern = {"expr_str": SIZE, "target": OPERATORS}.get(key, TEXT)
+    return pattern.fullmatch(value) is not None
 
 
-def _walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each key of a JSON value with what belongs to it, at any depth."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield key, inner
-            yield from _walk(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _walk(inner)
+def _is_plain_spec(text: Any) -> bool:
+    """Return whether the description of inputs or outputs has plain containers only; it may name any class."""
+    try:
+        parts = [value for _, value in _walk({"": json.loads(text)}) if isinstance(value, dict)]
+    except (ValueError, TypeError, RecursionError):
+        return False
+    return all(
+        set(part) == {"type", "context", "children_spec"}
+        and part["type"] in CONTAINERS
+        and part["context"] in (None, "null", "[]")
+        for part in parts
+    )
+
+
+def _walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value in a JSON value, at any depth, with the key that it, or the list around it, belongs to."""
+    for name, inner in value.items() if isinstance(value, dict) else ((key, one) for one in value):
+        yield name, inner
+        if isinstance(inner, dict | list):
+            yield from _walk(inner, name)
 
 
 def _open(path: Path) -> zipfile.ZipFile:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -83,12 +82,10 @@ def write(network: InferenceNetwork, description: Description, path: Path) -> No
 
 def load(path: Path) -> Callable[[Tensor], Tensor]:
     """Run the file, which must be one that `write` has written just now, and return its network."""
-    spec = importlib.util.spec_from_file_location("spos_exported", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    network: Callable[[Tensor], Tensor] = module.load()
+    names = {"__file__": str(path), "__name__": path.stem}
+    # Importing it would leave a cache of its code behind.
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
+    network: Callable[[Tensor], Tensor] = names["load"]()  # type: ignore[operator]
     return network
 
 

@@ -16,6 +16,12 @@ from spos_cli.files.writing import write_atomically
 PURPOSE, INSTALL = "a safetensors file", "spos[safetensors]"
 
 
+def require_packages() -> None:
+    """Raise ConfigError if a package that writes such files is missing."""
+    for name in ("safetensors.torch",):
+        import_package(name, PURPOSE, INSTALL)
+
+
 def write(network: InferenceNetwork, description: Description, path: Path) -> None:
     """Write all tensors, and the description into the header.
 

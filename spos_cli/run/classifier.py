@@ -74,6 +74,7 @@ def load_classifier(run: Run, weights: Weights, arch: str | None, images: Images
 def load_network(run: Run, weights: Weights, images: Images, device: torch.device) -> Classifier:
     """Return a retrained network."""
     network = weights.network(run.config)
+    weights.require_same_preparation(run.config)
     classes = weights.find_classes(run.config)
     network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Classifier(
@@ -91,6 +92,9 @@ def load_export(run: Run, weights: Weights, images: Images, device: torch.device
     """Return an exported network. It runs on the CPU; only its logits come to the device."""
     description = weights.description
     assert description is not None, "the caller asks for it"
+    weights.require_space(run.config)
+    weights.require_same_preparation(run.config)
+    run.config.space.build().validate(description.architecture)
     classify = load_exported(weights.path, description, run.config)
 
     def forward(inputs: Tensor) -> Tensor:
@@ -119,6 +123,7 @@ def load_path(run: Run, weights: Weights, arch: str | None, images: Images, devi
     if arch is None:
         raise ConfigError(f"{weights.path} is a supernet; name the path to evaluate with --arch")
     supernet = weights.supernet(run.config)
+    weights.require_same_preparation(run.config)
     architecture = read(arch)
     supernet.space.validate(architecture)
     images.check()

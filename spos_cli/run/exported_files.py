@@ -12,6 +12,7 @@ from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.export import executorch_file, litert_file, onnx_file, pt2_file, safetensors_file
 from spos_cli.export.description import Description
 from spos_cli.export.inference import InferenceNetwork
+from spos_cli.export.onnx_file import shorten
 from spos_cli.models.network import Network
 
 READERS: dict[str, Callable[[Path], Description]] = {
@@ -52,6 +53,20 @@ def read_description(path: Path) -> Description:
     return READERS[path.suffix](path)
 
 
+def _report_failures(classify: Callable[[Tensor], Tensor], path: Path) -> Callable[[Tensor], Tensor]:
+    """Return the same function, whose errors name the file; each runtime has exceptions of its own."""
+
+    def run(images: Tensor) -> Tensor:
+        try:
+            return classify(images)
+        except Exception as error:
+            shape = " x ".join(map(str, images.shape))
+            kind = str(images.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{path} cannot be run on {shape} {kind}: {shorten(error)}") from None
+
+    return run
+
+
 def load_exported(path: Path, description: Description, config: Config) -> Callable[[Tensor], Tensor]:
     """Return what computes logits `(B, classes)` of images as the file takes them, on the CPU.
 
@@ -62,8 +77,8 @@ def load_exported(path: Path, description: Description, config: Config) -> Calla
         CheckpointError: the file is torn, or its runtime does not take it.
     """
     if path.suffix in RUNTIMES:
-        return RUNTIMES[path.suffix](path)
+        return _report_failures(RUNTIMES[path.suffix](path), path)
     network = Network(config.space.build(), description.architecture, dropout=0.0)
-    inference = InferenceNetwork(network.eval(), config.data.preset, description.input)
+    inference = InferenceNetwork(network.eval(), description.preset, description.input)
     safetensors_file.load(inference, path)
     return inference

@@ -132,6 +132,8 @@ def read_inherited(path: Path, processes: Processes, run: Run) -> Inherited:
     if run.fresh and run.folder.root.resolve() in path.resolve().parents:
         raise RunError(f"--fresh moves earlier files, and {path} may be one of them; copy it out of {run.folder} first")
     weights, digest = read_weights(path), file_digest(path)
+    if weights.description is not None:
+        raise CheckpointError(f"{path} was exported, and is not a beginning for a training; name its model.pt")
     if not processes.agree(digest):
         raise RunError(f"not all processes see the same {path}; all machines need the same file")
     return Inherited(weights, digest)

@@ -109,6 +109,8 @@ def load_network(path: Path, config: str | None) -> LoadedNetwork:
         ConfigError: the settings in it are wrong, or name blocks that `config` does not.
     """
     weights = read_weights(path)
+    if weights.description is not None:
+        raise CheckpointError(f"{path} was exported; load it with its own runtime, or name its model.pt here")
     if weights.kind != "network":
         raise CheckpointError(
             f"{path} is a supernet, not a network; write one of its paths as a network with spos export-arch --weights"

@@ -79,7 +79,7 @@ class Weights:
         """
         if self.kind != "supernet":
             raise CheckpointError(f"{self.path} is a network, not a supernet's checkpoint")
-        self._require_space(config)
+        self.require_space(config)
         model = Supernet(config.space.build(), self.affine, dropout=0.0)
         load_state(model, self.state, self.path)
         return model
@@ -94,7 +94,7 @@ class Weights:
             raise CheckpointError(
                 f"{self.path} was exported, for spos evaluate and spos predict; name its model.pt here"
             )
-        self._require_space(config)
+        self.require_space(config)
         model = Network(config.space.build(), self.find_architecture(config), self.affine, dropout=0.0)
         load_state(model, self.state, self.path)
         return model
@@ -140,7 +140,8 @@ class Weights:
                     f" would mean nothing; set data.{name} to {theirs.get(name)}"
                 )
 
-    def _require_space(self, config: Config) -> None:
+    def require_space(self, config: Config) -> None:
+        """Raise CheckpointError if the config has another space than the file was trained on."""
         if self.config is not None and self.config.get("space") != portable_settings(config)["space"]:
             raise CheckpointError(
                 f"{self.path} was trained on another space than this config has; use the config of its run"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,11 +27,10 @@ from spos_cli.export import (
 )
 from spos_cli.export.description import Description
 from spos_cli.export.inference import InferenceNetwork, InputKind
-from spos_cli.export.onnx_file import shorten
 from spos_cli.export.verification import Classify, Comparison, compare, measure_latencies
 from spos_cli.files.digests import file_digest
-from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.quoting import quote_path
+from spos_cli.files.writing import write_atomically
 from spos_cli.models.network import Network
 from spos_cli.run.calibrated_path import build_calibrated_path
 from spos_cli.run.classifier import keep_pixels
@@ -50,7 +48,6 @@ from spos_cli.run.quantization_cost import (
 from spos_cli.run.weights_file import Weights
 
 Write = Callable[[InferenceNetwork, Description, Path], None]
-TESTED_TORCH = "2.14"
 COMPARED_IMAGES, BATCH = 256, 64
 MAX_POINTS_LOST = 1.0  # of top-1, without a warning
 
@@ -63,11 +60,13 @@ class Format:
         suffix: of its files.
         write: what writes a file.
         runtime: what runs it, for people.
+        require_packages: raises ConfigError if a package is missing.
     """
 
     suffix: str
     write: Write
     runtime: str
+    require_packages: Callable[[], None] = lambda: None
 
 
 # What writes a quantized file; the last argument has calibration images as the file takes them.
@@ -76,12 +75,12 @@ QUANTIZERS: dict[str, Callable[[InferenceNetwork, Description, Path, Iterable[Te
     "pt2": quantization.write_pt2,
 }
 FORMATS = {
-    "onnx": Format(".onnx", onnx_file.write, "ONNX Runtime"),
-    "pt2": Format(".pt2", pt2_file.write, "torch.export"),
-    "safetensors": Format(".safetensors", safetensors_file.write, "PyTorch"),
-    "python": Format(".py", python_file.write, "PyTorch"),
-    "executorch": Format(".pte", executorch_file.write, "ExecuTorch"),
-    "litert": Format(".tflite", litert_file.write, "LiteRT"),
+    "onnx": Format(".onnx", onnx_file.write, "ONNX Runtime", onnx_file.require_packages),
+    "pt2": Format(".pt2", pt2_file.write, "PyTorch (.pt2)"),
+    "safetensors": Format(".safetensors", safetensors_file.write, "PyTorch", safetensors_file.require_packages),
+    "python": Format(".py", python_file.write, "PyTorch", safetensors_file.require_packages),
+    "executorch": Format(".pte", executorch_file.write, "ExecuTorch", executorch_file.require_packages),
+    "litert": Format(".tflite", litert_file.write, "LiteRT", litert_file.require_packages),
 }
 
 
@@ -114,33 +113,42 @@ def export(
         RunError: the output exists, or cannot be written.
         DataError: there are no images to quantize with.
     """
+    FORMATS[form].require_packages()  # It fails before any work.
     images = Images(run.config, Processes(0, 1, torch.device("cpu")))
     network, classes = build_network(run, weights, arch, images)
-    output = choose_output(folder, network, output, FORMATS[form], "-int8" if int8 else "")
+    output = choose_output(folder, network, output, form, "-int8" if int8 else "")
     if int8:
         require_images(images, classes)
     inference = InferenceNetwork(network, run.config.data.preset, input_kind)
     description = describe_network(run, weights, network, classes, input_kind, int8)
-    with os_errors_as(RunError, f"cannot write {output}"):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        drafts = Path(tempfile.mkdtemp(prefix=".export-", dir=output.parent))
-    try:
-        draft = drafts / output.name
-        run.say(f"writing {output}")
-        if int8:
-            quantize(run, network, inference, description, images, draft, output, form)
-        else:
-            pixels = list(load_pixels(run, images))
-            FORMATS[form].write(inference, description, draft)
-            classify = python_file.load(draft) if form == "python" else load_exported(draft, description, run.config)
-            check(run, network, classify, draft, pixels, input_kind, output, form)
-        with os_errors_as(RunError, f"cannot write {output}"):
-            for file in sorted(drafts.iterdir()):
-                file.replace(output.parent / file.name)
-    finally:
-        shutil.rmtree(drafts, ignore_errors=True)
+    run.say(f"writing {output}")
+    with tempfile.TemporaryDirectory() as drafts:
+        draft = Path(drafts) / output.name
+        try:
+            if int8:
+                quantize(run, network, inference, description, images, draft, output, form)
+            else:
+                pixels = list(load_pixels(run, images))
+                FORMATS[form].write(inference, description, draft)
+                classify = (
+                    python_file.load(draft) if form == "python" else load_exported(draft, description, run.config)
+                )
+                check(run, network, classify, draft, pixels, input_kind, output, form)
+        except CheckpointError as error:
+            reason = str(error).replace(str(draft), "it")
+            if form in ("onnx", "pt2"):
+                reason += f"; a newer PyTorch may have a better exporter (this is {torch.__version__})"
+            raise CheckpointError(f"{output} was not written: {reason}") from None
+        for file in list_files(output):
+            write_atomically(file, draft.with_name(file.name).read_bytes())
     if form != "python":
         run.next(f"evaluate --weights {quote_path(output)}")
+
+
+def require_supernet(arch: str | None, weights: Path | None) -> None:
+    """Raise ConfigError if a path is named without its supernet."""
+    if arch is not None and weights is None:
+        raise ConfigError("--arch is for a path of a supernet; name the supernet with --weights")
 
 
 def build_network(run: Run, weights: Weights, arch: str | None, images: Images) -> tuple[Network, tuple[str, ...]]:
@@ -151,7 +159,8 @@ def build_network(run: Run, weights: Weights, arch: str | None, images: Images) 
         return build_calibrated_path(run, weights, arch, images), images.train.classes
     if arch is not None:
         raise ConfigError(f"{weights.path} is a network and has its architecture in it; do not pass --arch")
-    return weights.network(run.config).eval(), weights.classes
+    weights.require_same_preparation(run.config)
+    return weights.network(run.config).eval(), weights.find_classes(run.config)
 
 
 def describe_network(
@@ -170,23 +179,33 @@ def describe_network(
     )
 
 
-def choose_output(folder: RunFolder, network: Network, output: Path | None, form: Format, ending: str = "") -> Path:
+def choose_output(folder: RunFolder, network: Network, output: Path | None, form: str, ending: str) -> Path:
     """Return the file to write.
 
     Args:
         ending: of its default name, before the suffix.
 
     Raises:
-        ConfigError: its name has another suffix than the format.
+        ConfigError: its name has another suffix than the format, or cannot be imported.
         RunError: it exists.
     """
-    output = output or folder.exported / f"{network.arch.id}{ending}{form.suffix}"
-    if output.suffix != form.suffix:
-        raise ConfigError(f"--output is {output}, but this format needs a name that ends in {form.suffix}")
-    for path in {output, output.with_suffix(".safetensors")} if form.suffix == ".py" else {output}:
+    suffix = FORMATS[form].suffix
+    # An id may begin with a digit, which a module's name must not.
+    name = f"{'network_' if form == 'python' else ''}{network.arch.id}{ending}{suffix}"
+    output = output or folder.exported / name
+    if output.suffix != suffix:
+        raise ConfigError(f"--output is {output}, but this format needs a name that ends in {suffix}")
+    if form == "python" and not output.stem.isidentifier():
+        raise ConfigError(f"--output is {output}, which Python cannot import; use letters, digits and _ only")
+    for path in list_files(output):
         if path.exists():
             raise RunError(f"{path} already exists; name another file with --output")
     return output
+
+
+def list_files(output: Path) -> list[Path]:
+    """Return the files of an export: the output, and for a Python file also its tensors."""
+    return [output, output.with_suffix(".safetensors")] if output.suffix == ".py" else [output]
 
 
 def load_pixels(run: Run, images: Images) -> Iterator[Tensor]:
@@ -229,18 +248,11 @@ def check(
     """
     prepared = [run_preprocess(run, batch) for batch in pixels]
     inputs = pixels if input_kind == "uint8" else prepared
-    try:
-        comparison = compare(network, classify, zip(prepared, inputs, strict=True))
-    except Exception as error:  # Each runtime has exceptions of its own.
-        raise CheckpointError(
-            f"{output} was not written: {FORMATS[form].runtime} cannot run it: {shorten(error)}; upgrade PyTorch, whose"
-            f" exporter wrote it (this is {torch.__version__}; tested with {TESTED_TORCH})"
-        ) from None
+    comparison = compare(network, classify, zip(prepared, inputs, strict=True))
     if not comparison.is_equal:
         raise CheckpointError(
-            f"{output} was not written: its logits differ from the network's by up to"
-            f" {comparison.largest_difference:.3g}, and the largest logit is {comparison.largest_logit:.3g}; please"
-            " report this, with the versions of the packages"
+            f"its logits differ from the network's by up to {comparison.largest_difference:.3g}, and the largest logit"
+            f" is {comparison.largest_logit:.3g}; please report this, with the versions of the packages"
         )
     one = pixels[-1]
     latencies = measure_latencies([lambda: network(run_preprocess(run, one)), lambda: classify(inputs[-1])])
@@ -254,9 +266,8 @@ def run_preprocess(run: Run, pixels: Tensor) -> Tensor:
 
 def show(run: Run, comparison: Comparison, latencies: list[float], draft: Path, output: Path, form: str) -> None:
     """Show what was written, and how it compares with the network."""
-    files = sorted(draft.parent.iterdir())
-    size = sum(file.stat().st_size for file in files)
-    names = [str(output.parent / file.name) for file in files]
+    names = [str(file) for file in list_files(output)]
+    size = sum(file.stat().st_size for file in list_files(draft))
     ours, theirs = latencies
     run.result(
         {
@@ -307,10 +318,7 @@ def quantize(
     classify = load_exported(draft, description, run.config)
     cost = measure_cost(run, network, classify, images, prepare)
     if not cost.comparison.is_finite:
-        raise CheckpointError(
-            f"{output} was not written: its logits are not finite; please report this, with the versions of the"
-            " packages"
-        )
+        raise CheckpointError("its logits are not finite; please report this, with the versions of the packages")
     # The file of the same format without quantization, to compare with.
     with tempfile.TemporaryDirectory() as folder:
         float_draft, not_quantized = Path(folder) / draft.name, replace(description, quantized=False)

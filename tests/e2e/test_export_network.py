@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from spos_cli.export import onnx_file, safetensors_file
 from spos_cli.export.inference import InferenceNetwork
-from spos_cli.stages.export_network import FORMATS, Format
+from spos_cli.run.exported_files import RUNTIMES
+from spos_cli.space.architecture import Architecture
+from spos_cli.stages.export_network import FORMATS
 from tests.conftest import Spos
 from tests.optional_packages import is_oldest_torch
 
@@ -114,7 +117,7 @@ def test_a_file_that_computes_something_else_is_not_kept(
         write(network, *others)
 
     form = FORMATS["safetensors"]
-    monkeypatch.setitem(FORMATS, "safetensors", Format(form.suffix, spoil, form.runtime))
+    monkeypatch.setitem(FORMATS, "safetensors", replace(form, write=spoil))
     output = tmp_path / "network.safetensors"
     options = ("--weights", find_model(finished), "--format", "safetensors", "--output", output)
     message = finished.here("export-arch", *options, code=2).stderr
@@ -128,10 +131,10 @@ def test_a_file_that_cannot_be_run_is_not_kept(finished: Spos, tmp_path: Path, m
     def refuse(images: Tensor) -> Tensor:
         raise ValueError(f"expected 2 images, got {len(images)}\nand more")
 
-    monkeypatch.setattr("spos_cli.stages.export_network.load_exported", lambda *arguments: refuse)
+    monkeypatch.setitem(RUNTIMES, ".pt2", lambda path: refuse)
     options = ("--weights", find_model(finished), "--format", "pt2", "--output", tmp_path / "network.pt2")
     message = finished.here("export-arch", *options, code=2).stderr
-    assert "torch.export cannot run it: expected 2 images, got 64; upgrade PyTorch" in " ".join(message.split())
+    assert "was not written: it cannot be run on 64 x 3 x 8 x 8 uint8: expected 2 images, got 64;" in message
     assert not list(tmp_path.iterdir())
 
 
@@ -152,6 +155,8 @@ def test_without_validation_images_random_ones_are_compared(finished: Spos, tmp_
         (("--format", "onnx", "--output", "network.pt2"), "needs a name that ends in .onnx"),
         (("--format", "onnx", "--arch", ARCH), "do not pass --arch"),
         (("--format", "onnx", "--top", "3"), "--top"),
+        (("--format", "python", "--output", "my-net.py"), "which Python cannot import; use letters"),
+        (("--format", "onnx", "--set", "data.preset=spos"), "trained with data.preset: standard, not spos"),
         (("--format", "tflite"), "'tflite' is not one of"),
     ],
 )
@@ -186,7 +191,57 @@ def test_missing_packages_are_named(
 def test_commands_that_go_on_with_weights_refuse_exported_files(finished: Spos, tmp_path: Path) -> None:
     output = tmp_path / "network.onnx"
     finished.here("export-arch", "--weights", find_model(finished), "--format", "onnx", "--output", output)
-    for command in (("search", "--weights"), ("retrain", ARCH, "--fresh", "--init"), ("export-arch", "--weights")):
+    for command, expected in (
+        (("search", "--weights"), "is a network, not a supernet"),
+        (("retrain", ARCH, "--fresh", "--init"), "was exported, and is not a beginning for a training"),
+        (("export-arch", "--weights"), "was exported, for spos evaluate"),
+    ):
         message = finished.here(*command, output, "--run-dir", "other", code=2).stderr
-        assert str(output) in message
+        assert f"{output} {expected}" in message
         assert not (finished.folder / "other" / "search" / "journal.jsonl").exists()
+
+
+def test_other_settings_than_those_of_the_file_are_refused(finished: Spos, tmp_path: Path) -> None:
+    """Such as another preparation of images, which would give meaningless numbers, or another size."""
+    model = find_model(finished)
+    for form in ("onnx", "safetensors"):
+        output = tmp_path / f"network.{form}"
+        finished.here("export-arch", "--weights", model, "--format", form, "--raw-input", "--output", output)
+        for setting, expected in (
+            ("data.preset=spos", "trained with data.preset: standard, not spos"),
+            ("space.image_size=16", "trained on another space"),
+        ):
+            message = finished.here("evaluate", "--weights", output, "--set", setting, code=2).stderr
+            assert expected in message
+    for weights in ((model,), (finished.run / "supernet" / "last.pt", "--arch", ARCH)):
+        message = finished.here("evaluate", "--weights", *weights, "--set", "data.preset=spos", code=2).stderr
+        assert "trained with data.preset: standard, not spos" in message
+
+
+def test_a_description_of_another_network_is_refused(finished: Spos, tmp_path: Path) -> None:
+    """An architecture that the space does not have, and a graph that takes other images than it says."""
+    output = tmp_path / "network.onnx"
+    finished.here("export-arch", "--weights", find_model(finished), "--format", "onnx", "--output", output)
+    description, model = onnx_file.read_description(output), onnx_file.read_model(output)
+    for change, expected in (
+        ({"architecture": Architecture((0, 1))}, "layers"),
+        ({"architecture": Architecture((0, 1, 2, 9))}, "9"),
+        ({"input": "float"}, "cannot be run on"),
+    ):
+        onnx_file.write_model(model, replace(description, **change), output)  # type: ignore[arg-type]
+        message = finished.here("evaluate", "--weights", output, code=2).stderr
+        assert expected in message
+
+
+def test_the_python_file_can_be_imported_and_leaves_no_cache(
+    finished: Spos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its default name is one that Python can import, although an id may begin with a digit."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    command = ("export-arch", "--weights", find_model(finished), "--format", "python", "--run-dir", tmp_path, "--json")
+    files = [Path(file) for file in json.loads(finished.here(*command).stdout)["files"]]
+    assert sorted(files) == sorted((tmp_path / "exported").iterdir())
+    assert files[0].stem.isidentifier()
+    for name in ("other", "third"):
+        finished.here(*command, "--output", tmp_path / "exported" / f"{name}.py")
+    assert len(list((tmp_path / "exported").iterdir())) == 6

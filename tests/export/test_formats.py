@@ -151,12 +151,18 @@ def test_files_of_other_tools_are_one_message(tmp_path: Path, suffix: str) -> No
             READ[suffix].read_description(path)
 
 
-def test_tensors_in_other_files_are_not_read(tmp_path: Path) -> None:
-    """An ONNX file may name any file of the machine as the place of a tensor."""
+@pytest.mark.parametrize("in_node", [False, True], ids=["weight", "constant"])
+def test_tensors_in_other_files_are_not_read(tmp_path: Path, in_node: bool) -> None:
+    """An ONNX file may name any file of the machine as the place of a tensor: a weight, or the value of a node."""
     path = tmp_path / "network.onnx"
     export("shuffles", path)
     model = onnx.load(path)
     tensor = model.graph.initializer[0]
+    if in_node:
+        node = model.graph.node.add(op_type="Constant", output=[tensor.name])
+        node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR, t=tensor)
+        model.graph.initializer.remove(tensor)
+        tensor = node.attribute[0].t
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="../../etc/passwd")
@@ -236,6 +242,23 @@ def set_name(graph: Any) -> None:
     graph["graph_module"]["graph"]["nodes"][0]["name"] = f'a"; {CODE}; "'
 
 
+def set_parameter_name(graph: Any) -> None:
+    (call, *_) = [value for value in walk(graph) if isinstance(value, dict) and "forward_arg_names" in value]
+    call["forward_arg_names"] = [f'images):\n    pass\n{CODE}\ndef other():\n    """#']
+
+
+def set_container(graph: Any) -> None:
+    """PyTorch imports the module that a container's context names."""
+    (call, *_) = [value for value in walk(graph) if isinstance(value, dict) and "in_spec" in value]
+    context = json.dumps({"__enum__": True, "fqn": "mark:X"})
+    call["in_spec"] = call["in_spec"].replace('"context": "null"', f'"context": {json.dumps(context)}')
+
+
+def set_writer(graph: Any) -> None:
+    """This operator maps a file, and its result is written to it."""
+    graph["graph_module"]["graph"]["nodes"][0]["target"] = "torch.ops.aten.from_file.default"
+
+
 def set_pickled(weights: Any) -> None:
     next(iter(weights["config"].values()))["use_pickle"] = True
 
@@ -247,9 +270,12 @@ def set_pickled(weights: Any) -> None:
         (MODEL, lambda graph: graph.update(guards_code=[CODE])),
         (MODEL, set_operator),
         (MODEL, set_name),
+        (MODEL, set_parameter_name),
+        (MODEL, set_container),
+        (MODEL, set_writer),
         (WEIGHTS, set_pickled),
     ],
-    ids=["formula", "guards", "operator", "name", "pickled weight"],
+    ids=["formula", "guards", "operator", "name", "parameter", "container", "writer", "pickled weight"],
 )
 def test_programs_that_could_run_code_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inner: str, edit: Callable[[Any], None]
@@ -261,6 +287,16 @@ def test_programs_that_could_run_code_are_refused(
     with pytest.raises(CheckpointError, match="may run code"):
         pt2_file.load(path)
     assert not (tmp_path / "mark").exists()
+
+
+def test_programs_with_several_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    """PyTorch may read another one of them than Python's reader, which has looked at it."""
+    path = tmp_path / "network.pt2"
+    export("shuffles", path)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(f"{archive.namelist()[0].partition('/')[0]}/{MODEL}", "{}")
+    with pytest.raises(CheckpointError, match="several files of one name"):
+        pt2_file.load(path)
 
 
 def test_pickles_in_programs_are_refused(tmp_path: Path) -> None:
