@@ -120,7 +120,7 @@ def test_the_given_array_stays_as_it_is(model_file: Path) -> None:
         (torch.zeros(3, 8, 8, dtype=torch.uint8), "got Tensor"),
         ("nowhere.png", "cannot read the image nowhere.png"),
     ],
-    ids=str,
+    ids=["float64", "gray", "rgba", "empty", "wide", "16-bit", "float-image", "nothing", "tensor", "missing"],
 )
 def test_other_kinds_of_images_are_refused(model_file: Path, image: Any, said: str) -> None:
     with pytest.raises(DataError, match=said):
