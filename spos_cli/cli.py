@@ -131,7 +131,8 @@ def flops_table(
     from spos_cli.stages import flops_table as stage
 
     files = {"--import": official, "--import-latency": measured, "--latency-template": template}
-    stage.require_one_question(arch or (), {**files, "--latency": latency}, runtime)
+    of_table = {"--flops-limit": flops_limit, "--format pkl": form == "pkl"}
+    stage.require_one_question(arch or (), {**files, "--latency": latency}, runtime, of_table)
     run = options.make_run(settings)
     if latency:
         work = partial(stage.measure_latency, run, batch=batch, runtime=runtime or "torch")
@@ -211,7 +212,7 @@ def export_arch(
     from spos_cli.stages import export_arch as stage
 
     question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto, pareto_cost=pareto_cost)
-    stage.require_one_purpose(weights, arch, form, question, journal, raw_input=raw_input, quantize=quantize)
+    stage.require_one_purpose(weights, arch, form, question, journal, output, raw_input=raw_input, quantize=quantize)
     if form is not None and form in stage.NETWORK_FORMATS:
         export_network(options, weights, arch, form, output, raw_input, quantize)
         return

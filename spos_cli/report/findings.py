@@ -202,6 +202,7 @@ class Evaluation:
         images_of: names the set of images.
         mistakes: what the network gets wrong.
         most_confident: the mistakes with the highest confidence, the highest first.
+        is_outdated: whether the weights file has changed since, as by another training.
     """
 
     weights: str
@@ -209,6 +210,7 @@ class Evaluation:
     images_of: str
     mistakes: Mistakes
     most_confident: Sequence[ConfidentMistake] = ()
+    is_outdated: bool = False
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def show_mistakes(evaluation: Evaluation) -> Html:
         element("code", evaluation.weights),
         ", architecture ",
         element("code", evaluation.architecture),
-        ".",
+        ". That file has changed since; repeat the command." if evaluation.is_outdated else ".",
     ]
     return section(
         "mistakes",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from spos_cli.data.thumbnails import MAX_LETTERS as MAX_PICTURE_LETTERS
 from spos_cli.engine.mistakes import ClassCounts, ConfidenceBin, Confusion, Mistakes
+from spos_cli.files.digests import file_digest
 from spos_cli.files.reading import read_json
 from spos_cli.report.findings import ConfidentMistake, Evaluation
 from spos_cli.report.values import as_count, as_number, list_dicts
@@ -35,7 +37,16 @@ def read_evaluation(folder: EvaluationFolder) -> Evaluation | None:
         images_of=_read_text(content.get("images_of")),
         mistakes=Mistakes(known, _read_confusions(content.get("confusions"), known), bins),
         most_confident=[one for one in gallery if one is not None][:MAX_PICTURES],
+        is_outdated=_has_changed(content.get("weights"), content.get("weights_digest")),
     )
+
+
+def _has_changed(path: Any, digest: Any) -> bool:
+    """Return whether a file is another one than that of the digest; false if it cannot be read."""
+    try:
+        return isinstance(path, str) and isinstance(digest, str) and file_digest(Path(path)) != digest
+    except (OSError, ValueError):
+        return False
 
 
 def _read_text(value: Any) -> str:

@@ -55,7 +55,7 @@ def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
     """
     ours = _list_settings(run, supernet_digest)
     if uses_latency(run.config.search):
-        ours["search"]["latency_table"] = digest_latency(run)
+        ours["search"]["latency_table"] = digest_latency(run)[:16]
     if run.folder.search.journal.exists():
         require_same(ours, read_settings(run.folder.search), f"{run.folder.search} holds a search")
     return ours

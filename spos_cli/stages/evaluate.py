@@ -19,6 +19,7 @@ from spos_cli.engine.metrics import Accuracy
 from spos_cli.engine.mistakes import Mistakes, count_mistakes
 from spos_cli.engine.predictions import Predictions
 from spos_cli.engine.progress import track
+from spos_cli.files.digests import file_digest
 from spos_cli.files.quoting import make_printable, quote_path
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import count
@@ -145,6 +146,7 @@ def count_and_write_mistakes(
     mistakes = count_mistakes(names, images.val.labels, predictions, confidences)
     content = {
         "weights": make_printable(str(weights.path)),
+        "weights_digest": file_digest(weights.path),
         "architecture": str(architecture),
         "images_of": make_printable(images.val.name),
         **make_content(mistakes),

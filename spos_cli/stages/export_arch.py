@@ -64,6 +64,7 @@ def require_one_purpose(
     form: str | None,
     question: Question,
     journal: Path | None,
+    output: Path | None,
     *,
     raw_input: bool,
     quantize: str | None,
@@ -72,6 +73,7 @@ def require_one_purpose(
 
     Args:
         weights, arch, form: if one of them asks for weights, no question about scored candidates may be asked.
+        output: is for weights; architectures have their places.
         raw_input: is for files that can have the preparation of images in them.
         quantize: is for `QUANTIZED_FORMATS`.
     """
@@ -81,6 +83,8 @@ def require_one_purpose(
     if raw_input and not is_network:
         raise ConfigError(f"--raw-input is for --format {', '.join(NETWORK_FORMATS)}")
     exports_weights = weights is not None or arch is not None or is_network
+    if output is not None and not exports_weights:
+        raise ConfigError("--output is for --weights; architectures are written to archs/<id>/ of the run folder")
     if exports_weights and (question != Question() or journal is not None):
         what = f"--format {form}" if is_network else "--weights"
         raise ConfigError(

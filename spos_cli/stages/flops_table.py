@@ -42,19 +42,25 @@ from spos_cli.space.search_space import SearchSpace
 FITTED_NETWORKS = 20  # The sums of a table of latencies are fitted to so many whole networks.
 
 
-def require_one_question(archs: Sequence[str], given: Mapping[str, object], runtime: str | None) -> None:
+def require_one_question(
+    archs: Sequence[str], given: Mapping[str, object], runtime: str | None, of_table: Mapping[str, object]
+) -> None:
     """Raise ConfigError if several options are given that are about the whole space, or one and architectures.
 
     Args:
         archs: architectures, which are a question of their own.
         given: by option, its value; None or False if it was not given.
         runtime: a part of the question of `--latency`.
+        of_table: by option, its value; these are for the table of costs, or for architectures.
     """
     if runtime is not None and not given["--latency"]:
         raise ConfigError(f"--runtime {runtime} says what measures latencies; give it with --latency")
     options = [name for name, value in given.items() if value]
     if len(options) > 1:
         raise ConfigError(f"{' and '.join(options)} do different things; give one of them")
+    unused = [name for name, value in of_table.items() if value and options]
+    if unused:
+        raise ConfigError(f"{unused[0]} is for the table of FLOPs; do not pass it with {options[0]}")
     if archs and options:
         raise ConfigError(f"{options[0]} is about the whole space; do not pass architectures with {options[0]}")
 

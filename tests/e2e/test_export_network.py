@@ -245,3 +245,14 @@ def test_the_python_file_can_be_imported_and_leaves_no_cache(
     for name in ("other", "third"):
         finished.here(*command, "--output", tmp_path / "exported" / f"{name}.py")
     assert len(list((tmp_path / "exported").iterdir())) == 6
+
+
+def test_an_output_without_weights_is_a_mistake(finished: Spos) -> None:
+    assert "--output is for --weights" in finished.here("export-arch", "--output", "arch.yaml", code=2).stderr
+
+
+@pytest.mark.parametrize("option", [("--flops-limit", "40K"), ("--format", "pkl")])
+def test_options_of_the_table_do_not_go_with_other_questions(finished: Spos, option: tuple[str, str]) -> None:
+    message = finished.here("flops-table", "--latency-template", "template.csv", *option, code=2).stderr
+    assert "is for the table of FLOPs; do not pass it with --latency-template" in message
+    assert not (finished.folder / "template.csv").exists()

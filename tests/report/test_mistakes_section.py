@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 import re
@@ -16,6 +17,7 @@ from spos_cli.data.thumbnails import make_thumbnail
 from spos_cli.engine.mistakes import Mistakes, count_mistakes
 from spos_cli.report import chart_data, page
 from spos_cli.report.findings import ConfidentMistake, Evaluation, Findings
+from spos_cli.report.mistakes import show_mistakes
 from spos_cli.report.page import make_page
 from spos_cli.report.reading import read_findings
 from spos_cli.report.reading_evaluation import read_evaluation
@@ -143,6 +145,21 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     )
     assert read_evaluation(run.evaluation) == expected
     assert read_findings(run).evaluation == expected  # of a run that has nothing else
+
+
+def test_details_of_a_file_that_has_changed_say_so(tmp_path: Path) -> None:
+    """Such as a model.pt that another training has written since; a file that is gone says nothing."""
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"now")
+    for digest, outdated in ((hashlib.sha256(b"now").hexdigest(), False), ("0" * 64, True)):
+        evaluation = read_evaluation(write(tmp_path, weights=str(weights), weights_digest=digest).evaluation)
+        assert evaluation is not None
+        assert evaluation.is_outdated == outdated
+        assert ("has changed since" in str(show_mistakes(evaluation))) == outdated
+    weights.unlink()
+    evaluation = read_evaluation(RunFolder(tmp_path).evaluation)
+    assert evaluation is not None
+    assert not evaluation.is_outdated
 
 
 @pytest.mark.parametrize(
