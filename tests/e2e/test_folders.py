@@ -130,7 +130,7 @@ def test_a_small_class_is_named(spos: Spos, folders: Path, mistake: Mistake) -> 
     for index in range(5, 20):
         (folders / "train" / "dog" / f"{index:02}.png").unlink()
     message = mistake("supernet-train")
-    assert "1 of 3 classes have no more training images than that (dog has 5)" in message
+    assert "1 of 3 classes has no more training images than that (dog has 5)" in message
     found = re.search(r"set (data\.holdout_per_class): (\d+)", message)
     assert found
     spos.here("supernet-train", "--set", f"{found[1]}={found[2]}")

@@ -116,9 +116,10 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 def test_the_run_of_a_weights_file(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "runs" / "a")
     files = [run.supernet.last, run.retrain("x").model, run.stand_alone("y").model]
-    assert [find_run(path) for path in files] == [None] * 3  # There is no such run.
+    files += [run.archs / "x" / "model.pt", run.exported / "x.onnx"]
+    assert [find_run(path) for path in files] == [None] * 5  # There is no such run.
     run.root.mkdir(parents=True)
     run.config.write_text("name: a\n")
-    assert [find_run(path) for path in files] == [run] * 3
-    for path in (run.root / "model.pt", run.archs / "x" / "model.pt", tmp_path / "supernet" / "last.pt"):
+    assert [find_run(path) for path in files] == [run] * 5
+    for path in (run.root / "model.pt", tmp_path / "supernet" / "last.pt"):
         assert find_run(path) is None

@@ -164,7 +164,7 @@ def test_what_is_not_a_network_is_one_error(model_file: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no weights file"):
         spos_cli.load("nowhere.pt")
     checkpoint.save(model_file, {**content, "classes": ["a"]})
-    with pytest.raises(CheckpointError, match="names 1 classes"):
+    with pytest.raises(CheckpointError, match="names 1 class,"):
         spos_cli.load(model_file)
 
 
