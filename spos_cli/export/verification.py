@@ -14,6 +14,7 @@ from torch import Tensor
 # Share of the largest logit. Folding and other orders of additions change a logit by about 1e-6 of it.
 MAX_RELATIVE_DIFFERENCE = 1e-3
 WARM_UP_CALLS, MEASURED_CALLS = 5, 25
+PAUSE = 0.2  # seconds before the calls of another runtime
 
 Classify = Callable[[Tensor], Tensor]  # images as the file takes them to logits `(B, classes)`
 
@@ -75,13 +76,17 @@ def compare(
 
 @torch.inference_mode()
 def measure_latencies(calls: Iterable[Callable[[], object]]) -> list[float]:
-    """Measure calls in turns, and return the median of each in milliseconds."""
-    calls = list(calls)
-    seconds: list[list[float]] = [[] for _ in calls]
-    for round_number in range(WARM_UP_CALLS + MEASURED_CALLS):
-        for call, times in zip(calls, seconds, strict=True):
+    """Measure one call after another, and return the median of each in milliseconds.
+
+    They are not measured in turns: the threads of one runtime wait actively for a while, and would slow the other's.
+    """
+    medians = []
+    for call in calls:
+        time.sleep(PAUSE)
+        seconds = []
+        for _ in range(WARM_UP_CALLS + MEASURED_CALLS):
             begin = time.perf_counter()
             call()
-            if round_number >= WARM_UP_CALLS:
-                times.append(time.perf_counter() - begin)
-    return [1000 * statistics.median(times) for times in seconds]
+            seconds.append(time.perf_counter() - begin)
+        medians.append(1000 * statistics.median(seconds[WARM_UP_CALLS:]))
+    return medians
