@@ -99,9 +99,10 @@ QuantizeOption = Annotated[
 LatencyOption = Annotated[bool, typer.Option("--latency", help="Measure latencies on this device instead of FLOPs.")]
 LatencyBatchOption = Annotated[int, typer.Option("--latency-batch", min=1, help="Images per measured call.")]
 RuntimeOption = Annotated[
-    Literal["torch", "onnxruntime"] | None,
+    Literal["torch", "onnxruntime", "onnxruntime-int8"] | None,
     typer.Option(
-        "--runtime", help="With --latency: torch (default), or onnxruntime for networks as exported, on the CPU."
+        "--runtime",
+        help="With --latency: torch (default), or onnxruntime for networks as exported, on the CPU; -int8 with 8 bits.",
     ),
 ]
 ImportTableOption = Annotated[

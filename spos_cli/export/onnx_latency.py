@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spos_cli.export.inference import InferenceNetwork, fold_branch
 from spos_cli.export.onnx_file import INPUT, make_model, open_session
+from spos_cli.export.quantization import quantize_model
 from spos_cli.models.blocks import Branch, ChannelSelection
 from spos_cli.models.network import Network
 
@@ -45,14 +46,23 @@ def fold(module: nn.Module) -> nn.Module:
     return module
 
 
-def make_call(module: nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], object]:
+def make_call(
+    module: nn.Module, device: torch.device, shape: tuple[int, ...], *, int8: bool = False
+) -> Callable[[], object]:
     """Return a forward pass of a block or a network by ONNX Runtime, on random features of shape `(B, C, H, W)`.
 
+    Args:
+        int8: with weights and activations of 8 bits. A block then converts its input and output, too, which it does not
+            do within a network; the fit of the sums to whole networks makes up for it on average.
+
     Raises:
-        ConfigError: a package is missing, or a user's own block cannot be exported.
+        ConfigError: a package is missing, or a user's own block cannot be exported or quantized.
     """
     assert device.type == "cpu"
     features = torch.randn(shape)
-    session = open_session(make_model(fold(module), features, any_batch=False), "a block of the space")
+    model = make_model(fold(module), features, any_batch=False)
+    if int8:
+        model = quantize_model(model, [features])
+    session = open_session(model, "a block of the space")
     inputs = {INPUT: features.numpy()}
     return lambda: session.run(None, inputs)

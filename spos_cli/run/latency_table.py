@@ -15,7 +15,11 @@ from spos_cli.space.latency_csv import ImportedLatencies
 from spos_cli.space.search_space import SearchSpace
 
 UNNAMED_DEVICE = "an unnamed device"
-RUNTIMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime"}  # for people
+RUNTIMES = {  # for people
+    "torch": "PyTorch",
+    "onnxruntime": "ONNX Runtime",
+    "onnxruntime-int8": "ONNX Runtime with 8 bits",
+}
 
 
 def uses_latency(search: SearchConfig) -> bool:

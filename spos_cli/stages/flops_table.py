@@ -163,10 +163,12 @@ def use_measured_device(settings: Config, runtime: str | None) -> Config:
         ConfigError: the settings ask for several processes.
     """
     on_one_device = use_one_device(settings, "--latency measures")
-    return on_one_device.model_copy(update={"devices": "cpu"}) if runtime == "onnxruntime" else on_one_device
+    return on_one_device if runtime in (None, "torch") else on_one_device.model_copy(update={"devices": "cpu"})
 
 
-def measure_latency(run: Run, processes: Processes, batch: int, runtime: Literal["torch", "onnxruntime"]) -> None:
+def measure_latency(
+    run: Run, processes: Processes, batch: int, runtime: Literal["torch", "onnxruntime", "onnxruntime-int8"]
+) -> None:
     """Measure the latency of every choice on this device, and how well sums of them predict whole networks.
 
     Writes `latency_table.json`, which `spos search --latency-limit` uses.
@@ -184,12 +186,14 @@ def measure_latency(run: Run, processes: Processes, batch: int, runtime: Literal
     rng = seeding.generator(run.config.seed, "latency")
     networks = [distribution.draw(rng, None, None) for _ in range(FITTED_NETWORKS)]
     # Measure every choice and these networks.
-    make_call = None if runtime == "torch" else onnx_latency.make_call
+    int8 = runtime == "onnxruntime-int8"
+    make_call = None if runtime == "torch" else partial(onnx_latency.make_call, int8=int8)
     if make_call is not None:
         run.say(f"exporting every choice and {FITTED_NETWORKS} networks for {RUNTIMES[runtime]}, which takes a while")
     with track("measuring latencies", WARM_UP_ROUNDS + MEASURED_ROUNDS, "rounds", quiet=run.as_json) as task:
         timer = partial(accelerator.time_call, device)
-        names = {"name": accelerator.get_name(device), "dtype": accelerator.describe_float32(device)}
+        dtype = "int8" if int8 else accelerator.describe_float32(device)
+        names = {"name": accelerator.get_name(device), "dtype": dtype}
         latencies = latency.measure(
             space, device, batch, networks, task.advance, timer, make_call, **names, runtime=runtime
         )

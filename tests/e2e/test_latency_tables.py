@@ -97,28 +97,37 @@ def test_a_search_under_a_limit(finished: Spos, spos: Spos) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_by_latencies_of_onnx_runtime(finished: Spos, spos: Spos, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("runtime", "words"),
+    [
+        ("onnxruntime", "ONNX Runtime, 1 threads, float32, batch 2"),
+        ("onnxruntime-int8", "ONNX Runtime with 8 bits, 1 threads, int8, batch 2"),
+    ],
+)
+def test_a_search_by_latencies_of_onnx_runtime(
+    finished: Spos, spos: Spos, monkeypatch: pytest.MonkeyPatch, runtime: str, words: str
+) -> None:
     """The runtime is a part of the table: a search is not resumed with the same latencies of PyTorch."""
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     monkeypatch.setattr(flops_table, "FITTED_NETWORKS", 2)
     monkeypatch.setattr(latency, "MEASURED_ROUNDS", 3)
-    done = spos.here("flops-table", "--latency", "--runtime", "onnxruntime", "--latency-batch", "2")
-    assert "ONNX Runtime, 1 threads, float32, batch 2" in done.stdout
+    done = spos.here("flops-table", "--latency", "--runtime", runtime, "--latency-batch", "2")
+    assert words in done.stdout
     path = spos.run / "latency_table.json"
     table = json.loads(path.read_text())
-    assert table["conditions"]["runtime"] == "onnxruntime"
+    assert table["conditions"]["runtime"] == runtime
     assert len(table["whole"]) == 2
     assert all(cost > 0 for row in table["table"] for cost in row)
     search = ("search", "--weights", finished.run / "supernet" / "last.pt", "--latency-limit", "10s")
     for _ in range(2):  # The second time, there is nothing left to score.
         spos.here(*search)
     result = yaml.safe_load((spos.run / "search" / "result.yaml").read_text())
-    assert result["latency_of"].endswith(", ONNX Runtime, 1 threads, float32, batch 2")
+    assert result["latency_of"].endswith(f", {words}")
     lines = (spos.run / "search" / "journal.jsonl").read_text().splitlines()
     for one in map(json.loads, lines):
         added = sum(row[choice] for row, choice in zip(table["table"], one["architecture"], strict=True))
         assert one["latency"] == table["fixed"] + added
-    path.write_text(path.read_text().replace('"onnxruntime"', '"torch"'))
+    path.write_text(path.read_text().replace(f'"{runtime}"', '"torch"'))
     assert "holds a search with other settings (search.latency_table:" in spos.here(*search, code=2).stderr
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from spos_cli.export import onnx_latency
+from spos_cli.export.onnx_file import open_session
 from spos_cli.export.onnx_latency import fold, make_call
 from spos_cli.models.blocks import AnyBatchNorm, ChoiceBlock, OwnBlock, build_block
 from spos_cli.models.network import Network
@@ -114,3 +117,28 @@ def test_onnx_runtime_computes_the_same(name: str) -> None:
         assert len(outputs) == len(expected)
         for ours, theirs in zip(outputs, expected, strict=True):
             torch.testing.assert_close(torch.from_numpy(ours), theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_blocks_and_networks_of_8_bits_are_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option of a layer, and a network; the models have weights of 8 bits wherever there is a convolution."""
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    require_exporter()
+    models: list[Any] = []
+
+    def remember(model: Any, what: str) -> Any:
+        models.append(model)
+        return open_session(model, what)
+
+    monkeypatch.setattr(onnx_latency, "open_session", remember)
+    space = SPACES[name]
+    network = fill_statistics(Network(space, parse(",".join("1@0.5" if space.widths else "1" for _ in space.layers))))
+    modules = [*list_blocks(space), (network, (2, 3, space.image_size, space.image_size))]
+    for module, shape in modules:
+        assert make_call(module, torch.device("cpu"), shape, int8=True)()
+    for model, (module, _) in zip(models, modules, strict=True):
+        has_convolution = any(isinstance(part, nn.Conv2d) for part in module.modules())
+        kinds = {node.op_type for node in model.graph.node}
+        assert ("QuantizeLinear" in kinds) == has_convolution
+        int8 = [tensor for tensor in model.graph.initializer if tensor.data_type == 3 and len(tensor.dims) == 4]
+        assert bool(int8) == has_convolution
