@@ -26,7 +26,10 @@ from spos_cli.files.writing import write_atomically
 # In PyTorch's message about an object of a class that it does not know; a name without a module is one of Python's own,
 # such as eval. `commands` is what pickle calls subprocess.
 UNKNOWN_CLASS = re.compile(r"GLOBAL (\w+)(\.\S+) was not an allowed global")
-DANGEROUS_MODULES = ("commands", "importlib", "nt", "os", "posix", "runpy", "shutil", "socket", "subprocess", "sys")
+DANGEROUS_MODULES = (
+    *("__builtin__", "builtins", "commands", "importlib", "nt", "os", "posix", "runpy", "shutil", "socket"),
+    *("subprocess", "sys"),
+)
 # A program that saves the tensors of such a file: of a whole model, or of the parts with the usual names.
 SAVE_TENSORS = (
     'import torch; c = torch.load({}, map_location="cpu", weights_only=False);'
