@@ -39,13 +39,6 @@ def plural(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def make_printable(name: str) -> str:
-    """Return a name with its control characters, and bytes that are no text, as escapes such as `\\x1b`."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in name
-    )
-
-
 def quote_value(value: object) -> str:
     """Return a value from outside as a message quotes it: at most 60 characters, and never an error of its own."""
     if isinstance(value, str):

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from spos_cli.data.thumbnails import make_thumbnail
 from spos_cli.engine.mistakes import Mistakes, find_most_confident
-from spos_cli.errors import DataError
-from spos_cli.files.quoting import make_printable
+from spos_cli.errors import DataError, make_printable
 from spos_cli.files.writing import write_atomically
 from spos_cli.run.folder import EvaluationFolder
 from spos_cli.run.images import Images

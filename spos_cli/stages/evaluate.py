@@ -19,8 +19,9 @@ from spos_cli.engine.metrics import Accuracy
 from spos_cli.engine.mistakes import Mistakes, count_mistakes
 from spos_cli.engine.predictions import Predictions
 from spos_cli.engine.progress import track
+from spos_cli.errors import make_printable
 from spos_cli.files.digests import file_digest
-from spos_cli.files.quoting import make_printable, quote_path
+from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import count
 from spos_cli.run.classifier import Classifier, keep_pixels, load_classifier

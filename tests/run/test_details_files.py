@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from spos_cli.engine.mistakes import Mistakes, count_mistakes
-from spos_cli.errors import RunError
-from spos_cli.files.quoting import make_printable
+from spos_cli.errors import RunError, make_printable
 from spos_cli.files.reading import MAX_BYTES, read_json
 from spos_cli.run import details
 from spos_cli.run.details import make_content, name_classes, write_details
