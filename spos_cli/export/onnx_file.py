@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ from torch import Tensor, nn
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.export.description import KEY, Description, parse_description
 from spos_cli.export.inference import InferenceNetwork
-from spos_cli.export.packages import import_package
+from spos_cli.export.packages import import_package, quiet, shorten
 from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.writing import write_atomically
 
@@ -133,16 +130,13 @@ def read_description(path: Path) -> Description:
     return parse_description(texts[0] if texts else "", str(path))
 
 
-def load(path: Path, threads: int | None = None) -> Callable[[Tensor], Tensor]:
+def load(path: Path) -> Callable[[Tensor], Tensor]:
     """Return what computes logits `(B, classes)` of images with ONNX Runtime, on the CPU.
-
-    Args:
-        threads: of a call; None for as many as PyTorch uses.
 
     Raises:
         CheckpointError: ONNX Runtime does not take the file.
     """
-    session = open_session(read_model(path), str(path), threads)
+    session = open_session(read_model(path), str(path))
     if [one.name for one in session.get_inputs()] != [INPUT] or [one.name for one in session.get_outputs()] != [OUTPUT]:
         raise CheckpointError(f"{path} has other inputs or outputs than {INPUT} and {OUTPUT}")
 
@@ -153,12 +147,11 @@ def load(path: Path, threads: int | None = None) -> Callable[[Tensor], Tensor]:
     return classify
 
 
-def open_session(model: Any, what: str, threads: int | None = None) -> Any:
-    """Return an `onnxruntime.InferenceSession` of an `onnx.ModelProto`, on the CPU.
+def open_session(model: Any, what: str) -> Any:
+    """Return an `onnxruntime.InferenceSession` of an `onnx.ModelProto`, on the CPU, with the threads of PyTorch.
 
     Args:
         what: the beginning of the message, such as the path of the model.
-        threads: of a call; None for as many as PyTorch uses.
 
     Raises:
         ConfigError: ONNX Runtime is missing.
@@ -166,27 +159,10 @@ def open_session(model: Any, what: str, threads: int | None = None) -> Any:
     """
     runtime = import_package("onnxruntime", PURPOSE, INSTALL)
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
         return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime has an exception of its own for each kind of problem.
         raise CheckpointError(f"{what} cannot be run by ONNX Runtime: {shorten(error)}") from None
-
-
-def shorten(error: Exception) -> str:
-    """Return the first line of an error's message, in at most 200 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep warnings and log lines of an exporter away from the user within the block."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

@@ -25,6 +25,7 @@ class FoldedBranch(nn.Sequential):
         outputs: ChannelSelection = None,
         hidden: int | None = None,
     ) -> Tensor:
+        """Map features as `Branch.forward` does, without a selection of channels."""
         assert (inputs, outputs, hidden) == (None, None, None), "channels were selected when it was folded"
         for module in self:
             features = module(features)

@@ -1,11 +1,16 @@
-"""Import the packages of optional formats, or say how to install them."""
+"""Call the packages of optional formats: import them, keep them quiet, and shorten what they say."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from spos_cli.errors import ConfigError
+from spos_cli.models.own_code import shorten_reason
 
 
 def import_package(name: str, purpose: str, install: str) -> Any:
@@ -23,6 +28,23 @@ def import_package(name: str, purpose: str, install: str) -> Any:
         return importlib.import_module(name)
     except Exception as error:  # A package that does not fit the installed PyTorch may raise anything.
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        reason = f"{missing} is not installed" if missing else " ".join(str(error).split())[:200]
+        reason = f"{missing} is not installed" if missing else shorten_reason(error)
         command = "pip install" if missing else "pip install --upgrade torch"
         raise ConfigError(f"{purpose} needs {name.partition('.')[0]}, but {reason}: {command} '{install}'") from None
+
+
+def shorten(error: Exception) -> str:
+    """Return the first line of an error's message, in at most 200 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep warnings and log lines of an exporter away from the user within the block."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -30,7 +30,7 @@ class Classifier:
         preprocess: from `(B, 3, S, S) uint8` RGB, on the device, to what `forward` takes.
         device: where the network is.
         image_size: side of the images, S, in pixels.
-        architecture: None if it is not known.
+        architecture: of the network.
         classes: their names; empty if they are not known.
         amp: mixed precision of `forward`.
     """
@@ -39,7 +39,7 @@ class Classifier:
     preprocess: Callable[[Tensor], Tensor]
     device: torch.device
     image_size: int
-    architecture: Architecture | None = None
+    architecture: Architecture
     classes: tuple[str, ...] = ()
     amp: Amp = "off"
 

@@ -12,7 +12,7 @@ from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.export import executorch_file, litert_file, onnx_file, pt2_file, safetensors_file
 from spos_cli.export.description import Description
 from spos_cli.export.inference import InferenceNetwork
-from spos_cli.export.onnx_file import shorten
+from spos_cli.export.packages import shorten
 from spos_cli.models.network import Network
 
 READERS: dict[str, Callable[[Path], Description]] = {

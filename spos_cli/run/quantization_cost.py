@@ -11,7 +11,6 @@ from torch import Tensor
 
 from spos_cli import seeding
 from spos_cli.data.loaders import Samples, chunks, draw_replacements, load_batches, transform_for_evaluation
-from spos_cli.data.transforms import preprocess
 from spos_cli.engine.metrics import Accuracy, AccuracyMeter
 from spos_cli.engine.progress import track
 from spos_cli.errors import DataError
@@ -96,7 +95,7 @@ def measure_cost(
             nonlocal labels
             for pixels, batch_labels, _ in images.val_batches(run.config.search.batch_size):
                 labels = batch_labels
-                yield preprocess(run.config.data.preset, pixels), prepare(pixels)
+                yield images.preprocess(pixels), prepare(pixels)
                 task.advance(len(labels))
 
         def count(expected: Tensor, found: Tensor) -> None:

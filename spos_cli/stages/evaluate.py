@@ -62,7 +62,6 @@ def run(
     images = Images(run.config, processes)
     classifier = load_classifier(run, weights, arch, images, processes.device)
     architecture = classifier.architecture
-    assert architecture is not None, "every weights file tells it"
     if weights.kind != "supernet":
         require_classes_of_network(classifier.classes, images)
         images.require_same_everywhere(train=False)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from spos_cli.config.identity import portable_settings
-from spos_cli.data.transforms import preprocess
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import warn
 from spos_cli.errors import CheckpointError, ConfigError, DataError, RunError
@@ -133,7 +131,7 @@ def export(
                 classify = (
                     python_file.load(draft) if form == "python" else load_exported(draft, description, run.config)
                 )
-                check(run, network, classify, draft, pixels, input_kind, output, form)
+                check(run, images, network, classify, draft, pixels, input_kind, output, form)
         except CheckpointError as error:
             reason = str(error).replace(str(draft), "it")
             if form in ("onnx", "pt2"):
@@ -227,6 +225,7 @@ def load_pixels(run: Run, images: Images) -> Iterator[Tensor]:
 
 def check(
     run: Run,
+    images: Images,
     network: Network,
     classify: Classify,
     draft: Path,
@@ -238,6 +237,7 @@ def check(
     """Compare a file with its network, and show the result.
 
     Args:
+        images: of the run; they say how images are prepared.
         classify: runs the file.
         draft: the file.
         pixels: images `(B, 3, S, S) uint8`.
@@ -246,7 +246,7 @@ def check(
     Raises:
         CheckpointError: they differ by more than rounding.
     """
-    prepared = [run_preprocess(run, batch) for batch in pixels]
+    prepared = [images.preprocess(batch) for batch in pixels]
     inputs = pixels if input_kind == "uint8" else prepared
     comparison = compare(network, classify, zip(prepared, inputs, strict=True))
     if not comparison.is_equal:
@@ -255,13 +255,8 @@ def check(
             f" is {comparison.largest_logit:.3g}; please report this, with the versions of the packages"
         )
     one = pixels[-1]
-    latencies = measure_latencies([lambda: network(run_preprocess(run, one)), lambda: classify(inputs[-1])])
+    latencies = measure_latencies([lambda: network(images.preprocess(one)), lambda: classify(inputs[-1])])
     show(run, comparison, latencies, draft, output, form)
-
-
-def run_preprocess(run: Run, pixels: Tensor) -> Tensor:
-    """Return images as the network takes them."""
-    return preprocess(run.config.data.preset, pixels)
 
 
 def show(run: Run, comparison: Comparison, latencies: list[float], draft: Path, output: Path, form: str) -> None:
@@ -312,7 +307,7 @@ def quantize(
         CheckpointError: the file gives logits that are not finite.
         DataError: an image is unreadable.
     """
-    prepare = partial(run_preprocess, run) if description.input == "float" else keep_pixels
+    prepare = images.preprocess if description.input == "float" else keep_pixels
     pixels = load_calibration_pixels(run, images)
     QUANTIZERS[form](inference, description, draft, map(prepare, pixels))
     classify = load_exported(draft, description, run.config)
