@@ -234,7 +234,7 @@ class Config(Section):
         if supernet.sampler in ("flops_bins", "sandwich"):
             raise ValueError(
                 "supernet.width_warmup_steps starts with the widest paths, which bins of FLOPs may exclude, and a"
-                " sandwich has the narrowest in each step; use supernet.sampler: uniform or fair"
+                " sandwich has the narrowest in each step; use supernet.sampler: uniform"
             )
 
     @property

@@ -223,8 +223,8 @@ class Trainer:
                         loss = objective = self.criterion(logits, targets)
                         if self.teacher is not None and teacher_logits is not None:
                             loss = objective = self.teacher.add_loss(loss, logits, teacher_logits)
-                        # In-place distillation: the step's first path teaches the others.
-                        if plan.distill and first_logits is not None:
+                        # In-place distillation: of several paths, the first one teaches the others.
+                        if first_logits is not None:
                             objective = compute_teacher_loss(logits, first_logits)
                     # Backward. Blocks outside of the path get no gradients.
                     self.scaler.scale(objective / plan.accumulate).backward()  # type: ignore[no-untyped-call]
