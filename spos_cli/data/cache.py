@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spos_cli.data import pixel_file
-from spos_cli.data.datasets import ImageSet
 from spos_cli.data.image_files import Pixels
+from spos_cli.data.image_set import ImageSet
 from spos_cli.data.loaders import BadImages, chunks
 from spos_cli.data.order import Indices
 from spos_cli.data.transforms import antialiased_resize, compute_size

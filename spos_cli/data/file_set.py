@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spos_cli.data.datasets import FolderSet, walk_folders
+from spos_cli.data.folder_set import FolderSet, walk_folders
 from spos_cli.data.image_files import is_image, list_extensions
 from spos_cli.data.levels import ValueRange
 from spos_cli.errors import DataError

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from spos_cli.data.datasets import GONE, SYSTEM_FILES, ArraySet, FolderSet, ImageSet, walk_folders
+from spos_cli.data.array_set import ArraySet
+from spos_cli.data.folder_set import SYSTEM_FILES, FolderSet, walk_folders
 from spos_cli.data.image_files import is_image, measure
+from spos_cli.data.image_set import GONE, ImageSet
 from spos_cli.data.levels import Measured
 from spos_cli.data.loaders import chunks
 from spos_cli.data.workers import stream

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spos_cli import seeding
-from spos_cli.data.datasets import ImageSet
 from spos_cli.data.image_files import UNREADABLE, Pixels
+from spos_cli.data.image_set import ImageSet
 from spos_cli.data.order import Indices, Order, Sampling, make_order
 from spos_cli.data.transforms import Colours, EvalTransform, Prepared, TrainTransform
 from spos_cli.data.workers import stream

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from spos_cli.data.datasets import FolderSet, ImageSet, require_classes
+from spos_cli.data.class_checks import require_classes
+from spos_cli.data.folder_set import FolderSet
+from spos_cli.data.image_set import ImageSet
 from spos_cli.doctor import image_files
 from spos_cli.doctor.finding import Finding, Findings, attempt, from_error, judge
 from spos_cli.doctor.setup import Setup

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from spos_cli import seeding
 from spos_cli.data import inspection, levels
-from spos_cli.data.datasets import FolderSet, ImageSet
+from spos_cli.data.folder_set import FolderSet
 from spos_cli.data.image_files import UNREADABLE
+from spos_cli.data.image_set import ImageSet
 from spos_cli.doctor.finding import Finding, Findings, Status, judge
 from spos_cli.doctor.setup import Setup
 from spos_cli.doctor.wording import examples, of_all

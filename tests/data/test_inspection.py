@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spos_cli.data import inspection
-from spos_cli.data.datasets import FolderSet
+from spos_cli.data.folder_set import FolderSet
 
 
 def all_indices(images: FolderSet) -> inspection.Indices:

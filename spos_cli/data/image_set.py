@@ -1,0 +1,84 @@
+"""What every set of labelled images has: labels, images by index, names, contents."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spos_cli.data.image_files import Pixels
+from spos_cli.data.levels import ValueRange
+
+GONE = -1  # stands for the size and the time of a file that was removed
+MAX_LISTED = 5  # classes, or kinds of files, that a message lists
+
+
+class ImageSet(ABC):
+    """Labelled images.
+
+    Attributes:
+        name: for messages.
+        classes: the class names, by label.
+        labels: `(N,)` int64.
+        value_range: how values that are not 8 bits per channel become 8 bits; see `decode`.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+    value_range: ValueRange = "auto"
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def image(self, index: int) -> Pixels:
+        """Return an image, `(H, W, 3) uint8` RGB.
+
+        Raises:
+            DataError: the file is missing or damaged.
+            ConfigError: `value_range` does not fit its values.
+        """
+
+    @abstractmethod
+    def path(self, index: int) -> str:
+        """Return where the image is below the set's folder, or a name for it, such as `digits/train/17`."""
+
+    @property
+    @abstractmethod
+    def contents(self) -> NDArray[np.int64]:
+        """`(N,)`: a number for each image's content, such as the file's size or a hash of the pixels."""
+
+    @property
+    def versions(self) -> NDArray[np.int64]:
+        """`(N,)` or `(N, 2)`: numbers that change on this machine when an image is replaced: a file's size and time."""
+        return self.contents
+
+    @functools.cached_property
+    def names(self) -> NDArray[np.int64]:
+        """`(N,)`: a hash of each image's path, the same wherever the set is and whatever else is in it."""
+        return hash_each(self.path(index).encode(errors="surrogateescape") for index in range(len(self)))
+
+    def is_gone(self) -> bool:
+        """Tell whether the whole set has disappeared, such as a disk that is no longer mounted."""
+        return False
+
+
+def hash_each(texts: Iterable[bytes]) -> NDArray[np.int64]:
+    """Return a hash of each text, `(N,)`, of 64 bits, the same on every machine."""
+    digests = b"".join([hashlib.blake2b(text, digest_size=8).digest() for text in texts])
+    return np.frombuffer(digests, "<i8").astype(np.int64)
+
+
+def count_classes(names: Sequence[str]) -> str:
+    """Return `1 class`, `3 classes`."""
+    return f"{len(names):,} {'class' if len(names) == 1 else 'classes'}"
+
+
+def list_first(names: Sequence[str]) -> str:
+    """List the first names of many."""
+    return ", ".join(names[:MAX_LISTED]) + (", ..." if len(names) > MAX_LISTED else "")
