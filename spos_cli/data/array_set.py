@@ -15,6 +15,8 @@ from spos_cli.data.image_set import ImageSet, hash_each
 class ArraySet(ImageSet):
     """Images in memory: `(N, H, W)` or `(N, H, W, 3)` uint8."""
 
+    in_memory = True
+
     def __init__(self, name: str, classes: tuple[str, ...], pixels: Pixels, labels: NDArray[Any]) -> None:
         self.name, self.classes, self.pixels = name, classes, pixels
         self.labels = np.asarray(labels, np.int64)

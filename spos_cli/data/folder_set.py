@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from spos_cli.data.image_files import Pixels, decode, get_extension, is_image, list_extensions
-from spos_cli.data.image_set import GONE, MAX_LISTED, ImageSet, count_classes, list_first
+from spos_cli.data.file_images import FileImages
+from spos_cli.data.image_files import get_extension, is_image, list_extensions
+from spos_cli.data.image_set import MAX_LISTED, count_classes, list_first
 from spos_cli.data.levels import ValueRange
 from spos_cli.errors import DataError
 from spos_cli.files.os_errors import reason_of
 
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # that file managers leave behind
 OUTSIDE_CLASSES = "in no class folder"
+MAX_NESTED_FOLDERS = 20  # that hold one folder each; a link may lead back to itself
 
 
-class FolderSet(ImageSet):
+class FolderSet(FileImages):
     """Images in `folder/<class>/<image>`, classes and images sorted by name, as in torchvision's ImageFolder.
 
     Hidden folders and files, whose names begin with a dot, are left out: copies and leftovers of other programs.
@@ -41,7 +41,7 @@ class FolderSet(ImageSet):
     def __init__(self, folder: Path, value_range: ValueRange = "auto", setting: str = "") -> None:
         self.value_range, self.setting = value_range, setting
         try:
-            classes = list_folders(folder)
+            classes = _list_folders(folder)
         except (OSError, ValueError):  # ValueError: a name that no folder can have
             raise DataError(
                 f"there is no image folder {folder}; it should hold a folder of images for each class"
@@ -62,42 +62,24 @@ class FolderSet(ImageSet):
             _may_be_missed(entry.name) for entry in folder.iterdir() if entry.is_file()
         )
         self.name, self.folder, self.classes = str(folder), folder, tuple(classes)
+        self.class_folder = folder
         self.paths = [path for paths in files for path in paths]
         self.labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files]).astype(np.int64)
 
-    def image(self, index: int) -> Pixels:
-        return decode(self.folder / self.paths[index], self.value_range)
+    def list_notes(self) -> list[str]:
+        count = self.other_files.total()
+        if not count:
+            return []
+        files = "1 file is" if count == 1 else f"{count:,} files are"
+        return [f"{self.name}: {files} passed over: {describe_kinds(self.other_files)}"]
 
-    def path(self, index: int) -> str:
-        return self.paths[index]
-
-    @functools.cached_property
-    def versions(self) -> NDArray[np.int64]:
-        """`(N, 2)`: each file's size in bytes and modification time in nanoseconds, at the first call.
-
-        Both are `GONE` for a file that was removed since; reading it will report that.
-        """
-        return np.fromiter(self._read_status(), np.int64, 2 * len(self)).reshape(-1, 2)
-
-    def _read_status(self) -> Iterator[int]:
-        folder = str(self.folder)
-        for path in self.paths:
-            try:
-                status = os.stat(f"{folder}/{path}")  # noqa: PTH116 - a Path for each takes three times as long
-            except OSError:
-                yield GONE
-                yield GONE
-            else:
-                yield status.st_size
-                yield status.st_mtime_ns
-
-    @property
-    def contents(self) -> NDArray[np.int64]:
-        sizes: NDArray[np.int64] = self.versions[:, 0]
-        return sizes
-
-    def is_gone(self) -> bool:
-        return not os.path.isdir(self.folder)  # noqa: PTH112  (a Path would raise an error of a lost file system)
+    def explain_single_class(self) -> tuple[str, str]:
+        nested, inner = _skip_nested_folders(self.folder)
+        if inner:
+            problem = f"{self.name} holds only one folder, {nested}, which holds {list_first(inner)}"
+            return problem, f"set {self.setting}/{nested}" if self.setting else f"name {self.folder / nested}"
+        problem = f"{self.name} has only 1 class ({list_first(self.classes)})"
+        return problem, f"put the images of each class into {self.name}/<class>/, of two classes or more"
 
 
 def _find_images(folder: Path, name: str, other_files: Counter[str]) -> Iterator[str]:
@@ -153,7 +135,7 @@ def walk_folders(top: Path) -> Iterator[tuple[str, list[str]]]:
             yield folder, [file for file in files if not _is_hidden(file)]
 
 
-def list_folders(folder: Path) -> list[str]:
+def _list_folders(folder: Path) -> list[str]:
     """Return the names of the folders in a folder, sorted, without hidden ones."""
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
 
@@ -161,3 +143,14 @@ def list_folders(folder: Path) -> list[str]:
 def _is_hidden(name: str) -> bool:
     """Tell whether file managers and `ls` hide a file, such as `.ipynb_checkpoints` or `._00.jpg`."""
     return name.startswith(".")
+
+
+def _skip_nested_folders(folder: Path) -> tuple[str, list[str]]:
+    """Follow folders that hold one folder only; return the path of the last one, and the folders in it."""
+    nested = Path()
+    for _ in range(MAX_NESTED_FOLDERS):
+        inner = _list_folders(folder / nested)
+        if len(inner) != 1:
+            return nested.as_posix(), inner
+        nested /= inner[0]
+    return "", []

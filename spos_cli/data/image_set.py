@@ -6,12 +6,13 @@ import functools
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from spos_cli.data.image_files import Pixels
-from spos_cli.data.levels import ValueRange
+from spos_cli.data.levels import Measured, ValueRange
 
 GONE = -1  # stands for the size and the time of a file that was removed
 MAX_LISTED = 5  # classes, or kinds of files, that a message lists
@@ -25,12 +26,18 @@ class ImageSet(ABC):
         classes: the class names, by label.
         labels: `(N,)` int64.
         value_range: how values that are not 8 bits per channel become 8 bits; see `decode`.
+        in_memory: the images are arrays in memory, so that none can be unreadable.
+        knows_sizes: `count_bytes` does not have to decode an image.
+        class_folder: the folder that holds a folder for each class, if there is one.
     """
 
     name: str
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     value_range: ValueRange = "auto"
+    in_memory: bool = False
+    knows_sizes: bool = True
+    class_folder: Path | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,6 +64,43 @@ class ImageSet(ABC):
     def versions(self) -> NDArray[np.int64]:
         """`(N,)` or `(N, 2)`: numbers that change on this machine when an image is replaced: a file's size and time."""
         return self.contents
+
+    def locate(self, index: int) -> str:
+        """Return where a user finds an image: the path of its file, or a name for it."""
+        return self.path(index)
+
+    def count_bytes(self, index: int) -> int:
+        """Count the bytes that `read_bytes` returns; `GONE` for an image that does not exist any more.
+
+        Raises:
+            SposError: there are no bytes to count, as for `image`.
+        """
+        return self.image(index).nbytes
+
+    def read_bytes(self, index: int) -> bytes:
+        """Return the bytes of an image: of its file, or of its pixels. Equal images have equal bytes.
+
+        Raises:
+            OSError: the file cannot be read.
+            SposError: the image is unreadable, as for `image`.
+        """
+        return self.image(index).tobytes()
+
+    def measure(self, index: int) -> Measured | None:
+        """Measure the range of an image's values; None for 8 bits per channel.
+
+        Raises:
+            DataError: the image is missing or damaged.
+        """
+        return None
+
+    def list_notes(self) -> list[str]:
+        """Return what a user may not expect of this set, each as the text of a warning."""
+        return []
+
+    def explain_single_class(self) -> tuple[str, str]:
+        """Return what is wrong with a set of one class, and what to do about it."""
+        return f"{self.name} has only 1 class ({list_first(self.classes)})", "use images of two classes or more"
 
     @functools.cached_property
     def names(self) -> NDArray[np.int64]:

@@ -16,11 +16,9 @@ from spos_cli.config.data import AugmentationConfig
 from spos_cli.config.schema import Config
 from spos_cli.config.training import RetrainConfig, TrainingConfig
 from spos_cli.data import cache, datasets, inspection, levels
-from spos_cli.data.array_set import ArraySet
 from spos_cli.data.augmentation import Augmentation
 from spos_cli.data.cache import ResizedSet
 from spos_cli.data.class_checks import check_classes
-from spos_cli.data.folder_set import FolderSet, describe_kinds
 from spos_cli.data.identity import Identity, TrainedOn
 from spos_cli.data.image_set import ImageSet
 from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, images_per_pass, training_batches
@@ -167,7 +165,7 @@ class Images:
     @cached_property
     def to_augment(self) -> ImageSet:
         """The training images before augmentation. With `data.store`, they are no larger than augmentation needs."""
-        if self.data.store == "none" or isinstance(self.train, ArraySet):
+        if self.data.store == "none" or self.train.in_memory:
             return self.train
         return ResizedSet(self.train, self.evaluation.short_side)
 
@@ -219,8 +217,7 @@ class Images:
     def check(self) -> None:
         """Check that both sets and the space have the same classes, and look at the values of some images.
 
-        Also check that all processes see the same images, and warn of files that are passed over: the user may expect
-        that they are used.
+        Also check that all processes see the same images, and warn of what the user may not expect of the sets.
 
         Raises:
             DataError: the classes differ, there are too few images to hold out, or processes see different images.
@@ -228,9 +225,8 @@ class Images:
         """
         both = self.train, self.val  # All processes load them together.
         for images in both if self.processes.is_main else ():
-            if isinstance(images, FolderSet) and (count := images.other_files.total()):
-                files = "1 file is" if count == 1 else f"{count:,} files are"
-                warn(f"{images.name}: {files} passed over: {describe_kinds(images.other_files)}")
+            for note in images.list_notes():
+                warn(note)
         check_classes(self.train, self.val, self.config.space.classes)
         _ = self.splits
         self.require_same_everywhere(train=True)

@@ -147,7 +147,7 @@ def test_hidden_files_and_folders_are_left_out(tmp_path: Path, hidden: str) -> N
     after = FolderSet(tmp_path / ".data" / "train")
     assert (after.classes, after.paths) == (before.classes, before.paths) == (("cat", "dog"), after.paths)
     assert len(after) == 4
-    assert inspection.find_other_files(after) == []
+    assert inspection.find_other_files(after.folder) == []
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_other_kinds_are_counted_and_never_opened(tmp_path: Path, ending: str) -
     images = FolderSet(folder)
     assert images.other_files == {ending: 3, OUTSIDE_CLASSES: 1}
     assert describe_kinds(images.other_files) == f"3 {ending}, 1 in no class folder"
-    assert sum(images.other_files.values()) == len(inspection.find_other_files(images))
+    assert sum(images.other_files.values()) == len(inspection.find_other_files(images.folder))
     assert len(images) == 2
 
 
