@@ -1,48 +1,64 @@
-"""Open a data set: class folders, a data set of torchvision, or digits."""
+"""Open the images of a split: the table of all sources."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from spos_cli.data.array_set import ArraySet
-from spos_cli.data.arrays import Split, read_cifar, read_digits, read_fashion_mnist
+from spos_cli.data.arrays import Arrays, read_cifar, read_digits, read_fashion_mnist
 from spos_cli.data.folder_set import FolderSet
+from spos_cli.data.huggingface_set import open_huggingface
+from spos_cli.data.image_list import open_list
 from spos_cli.data.image_set import ImageSet
-from spos_cli.data.levels import ValueRange
+from spos_cli.data.own_set import open_own_set
+from spos_cli.data.place import Place, Split
+from spos_cli.data.tar_set import open_tar
+from spos_cli.data.torchvision_set import open_torchvision
 
-Source = Literal["folder", "cifar10", "cifar100", "fashion_mnist", "digits"]
+TORCHVISION = "torchvision:"  # The name of a data set follows.
 
 
-def load(
-    source: Source,
-    root: str | Path,
-    split: Split,
-    *,
-    train_folder: str = "train",
-    val_folder: str = "val",
-    value_range: ValueRange = "auto",
-) -> ImageSet:
+def open_folder(place: Place, split: Split) -> FolderSet:
+    """Open class folders."""
+    name = place.folder_of(split)
+    return FolderSet(place.folder / name, place.value_range, f"data.{split}_folder: {name}")
+
+
+def open_arrays(name: str, read: Callable[[Path, Split], Arrays], place: Place, split: Split) -> ArraySet:
+    """Open a data set that fits in memory."""
+    return ArraySet(f"{name}/{split}", *read(place.folder, split))
+
+
+SOURCES: dict[str, Callable[[Place, Split], ImageSet]] = {
+    "folder": open_folder,
+    "csv": open_list,
+    "tar": open_tar,
+    "huggingface": open_huggingface,
+    "cifar10": functools.partial(open_arrays, "cifar10", functools.partial(read_cifar, "CIFAR10")),
+    "cifar100": functools.partial(open_arrays, "cifar100", functools.partial(read_cifar, "CIFAR100")),
+    "fashion_mnist": functools.partial(open_arrays, "fashion_mnist", read_fashion_mnist),
+    "digits": functools.partial(open_arrays, "digits", lambda _, split: read_digits(split)),
+}
+
+
+def load(source: str, root: str | Path, split: Split, **settings: Any) -> ImageSet:
     """Open a data set.
 
     Args:
-        source: its kind.
+        source: its kind, a key of `SOURCES`; `torchvision:NAME`; or the import path of the user's own data set.
         root: its folder; data sets of torchvision are downloaded to it if they are missing.
         split: training or validation images.
-        train_folder, val_folder: the folders of the splits, below `root`, for class folders.
-        value_range: for images in class folders; see `decode`.
+        settings: other fields of `Place`.
 
     Raises:
         DataError: images are missing or damaged; the message says what was expected where.
     """
-    root = Path(root)
-    if source == "folder":
-        name = train_folder if split == "train" else val_folder
-        return FolderSet(root / name, value_range, f"data.{split}_folder: {name}")
-    if source == "digits":
-        arrays = read_digits(split)
-    elif source == "fashion_mnist":
-        arrays = read_fashion_mnist(root, split)
-    else:
-        arrays = read_cifar("CIFAR10" if source == "cifar10" else "CIFAR100", root, split)
-    return ArraySet(f"{source}/{split}", *arrays)
+    place = Place(str(root), **settings)
+    if source in SOURCES:
+        return SOURCES[source](place, split)
+    if source.startswith(TORCHVISION):
+        return open_torchvision(source.removeprefix(TORCHVISION), place, split)
+    return open_own_set(source, place, split)

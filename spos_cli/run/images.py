@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cached_property, partial
 from typing import Literal
 
@@ -22,6 +23,7 @@ from spos_cli.data.class_checks import check_classes
 from spos_cli.data.identity import Identity, TrainedOn
 from spos_cli.data.image_set import ImageSet
 from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, images_per_pass, training_batches
+from spos_cli.data.place import Place
 from spos_cli.data.splits import holdout
 from spos_cli.data.transforms import EvalTransform, TrainTransform, preprocess
 from spos_cli.data.workers import shared_memory_free, shared_memory_needed
@@ -33,6 +35,7 @@ from spos_cli.files import lock
 from spos_cli.run.folder import RunFolder
 from spos_cli.run.output import format_bytes
 
+PLACE_SETTINGS = {field.name for field in fields(Place)} - {"root"}  # of the section `data`
 CHECKED_IMAGES = 16  # images of each set whose values are checked before any work
 
 
@@ -66,14 +69,7 @@ class Images:
     def _load(self, split: Literal["train", "val"]) -> ImageSet:
         data = self.data
         with self.processes.one_first():
-            return datasets.load(
-                data.source,
-                data.root,
-                split,
-                train_folder=data.train_folder,
-                val_folder=data.val_folder,
-                value_range=data.value_range,
-            )
+            return datasets.load(data.source, data.root, split, **data.model_dump(include=PLACE_SETTINGS))
 
     @cached_property
     def splits(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

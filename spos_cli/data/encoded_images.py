@@ -1,0 +1,62 @@
+"""Decode images whose encoded bytes are in memory, not in a file of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from spos_cli.data import image_files
+from spos_cli.data.image_files import UNREADABLE, Pixels, get_extension
+from spos_cli.data.levels import Measured, ValueRange
+from spos_cli.errors import ConfigError, DataError
+from spos_cli.files.os_errors import reason_of
+
+
+def decode_bytes(content: bytes, name: str, value_range: ValueRange = "auto") -> Pixels:
+    """Decode an encoded image to `(H, W, 3) uint8` RGB, as `image_files.decode` decodes a file with this content.
+
+    Args:
+        content: of a file.
+        name: for messages; its extension is that of the file.
+        value_range: see `image_files.decode`.
+
+    Raises:
+        DataError: the content is damaged.
+        ConfigError: `value_range` does not fit the image's values.
+    """
+    with _as_file(content, name) as path:
+        return image_files.decode(path, value_range)
+    raise AssertionError("either pixels or an error")
+
+
+def measure_bytes(content: bytes, name: str) -> Measured | None:
+    """Measure the range of an encoded image's values; None for 8 bits per channel.
+
+    Raises:
+        DataError: the content is damaged.
+    """
+    with _as_file(content, name) as path:
+        measured = image_files.measure(path)
+        return None if measured is None else measured._replace(path=name)
+    raise AssertionError("either a range or an error")
+
+
+@contextlib.contextmanager
+def _as_file(content: bytes, name: str) -> Iterator[Path]:
+    """Write a file for the time of the block; in errors of the block, `name` stands for its path.
+
+    Formats of more than 8 bits are read from a file twice, and by other libraries than Pillow. Writing takes a few
+    percent of the time of decoding, and the file is removed before it reaches the disk.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(suffix=get_extension(name)) as file:
+            file.write(content)
+            file.flush()
+            try:
+                yield Path(file.name)
+            except (DataError, ConfigError) as error:
+                raise type(error)(str(error).replace(file.name, name)) from None
+    except OSError as error:
+        raise DataError(f"{UNREADABLE}{name}: cannot write a temporary file: {reason_of(error)}") from None

@@ -1,0 +1,225 @@
+"""Read lists of image files and labels: CSV, TSV and Parquet."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spos_cli.data.file_images import ListedFiles
+from spos_cli.data.image_set import GONE
+from spos_cli.data.place import Place, Split
+from spos_cli.errors import DataError
+from spos_cli.files.home import expand_home
+from spos_cli.files.os_errors import reason_of
+from spos_cli.files.quoting import plural, quote_value
+
+PATH_COLUMN, LABEL_COLUMN = "path", "label"
+DELIMITERS = {".tsv": "\t"}  # by the extension of a list; others have commas
+PARQUET = (".parquet", ".pq")
+MAX_SHARE_ERROR = 1e-3  # How far the shares of an image may be from a sum of 1, since they were rounded.
+MAX_LISTED = 3  # lines, or columns, that a message lists
+
+Rows = Iterator[tuple[int, Mapping[str, Any]]]  # the line, and its values by column
+
+
+class ListedLabels(NamedTuple):
+    """What a list says of its images, line by line.
+
+    Attributes:
+        lines: the number of each line.
+        paths: of the files, absolute or below the root.
+        labels: the class name of each image.
+        classes: all class names, sorted.
+        has_shares: the list has shares of classes, of which only the largest one counts.
+    """
+
+    lines: list[int]
+    paths: list[str]
+    labels: list[str]
+    classes: tuple[str, ...]
+    has_shares: bool
+
+
+def open_list(place: Place, split: Split) -> ListedFiles:
+    """Open the images of a list, ordered by class and name as in class folders.
+
+    Raises:
+        DataError: the list cannot be read, or lines of it are wrong; the message has their numbers.
+    """
+    path = place.folder / place.list_of(split)
+    listed = _read_labels(path, place)
+    names = [place.name_image(image, split) for image in listed.paths]
+    _require_distinct(path, listed, names)
+    label_of = {name: label for label, name in enumerate(listed.classes)}
+    labels = np.array([label_of[name] for name in listed.labels], np.int64)
+    order = np.lexsort((np.array(names), labels))
+    notes = (
+        [f"{path} has shares of classes: each image counts for the class with its largest share only"]
+        if listed.has_shares
+        else []
+    )
+    images = ListedFiles(
+        str(path),
+        place.folder,
+        [listed.paths[index] for index in order.tolist()],
+        [names[index] for index in order.tolist()],
+        listed.classes,
+        labels[order],
+        place.value_range,
+        notes,
+    )
+    _require_files(path, listed, images, order)
+    return images
+
+
+def _read_labels(path: Path, place: Place) -> ListedLabels:
+    """Read all lines of a list; raise DataError for the first wrong ones."""
+    columns, rows = _read_parquet(path) if path.suffix.lower() in PARQUET else _read_csv(path)
+    path_column, label_column = place.image_column or PATH_COLUMN, place.label_column or LABEL_COLUMN
+    classes = _choose_classes(path, columns, path_column, label_column, place)
+    lines, paths, labels, problems = [], [], [], []
+    for line, row in rows:
+        file, label = str(row.get(path_column) or "").strip(), ""
+        try:
+            label = _read_shares(row, classes) if classes else _read_label(row.get(label_column))
+            if not file:
+                raise ValueError("the path is empty")
+            if None in row:
+                raise ValueError("it has more values than there are columns")
+        except ValueError as error:
+            problems.append(f"line {line}: {error}")
+        lines.append(line)
+        paths.append(expand_home(file))
+        labels.append(label)
+    _require_none(path, problems)
+    if not lines:
+        raise DataError(f"{path} lists no images; write a line for each below the line {','.join(columns)}")
+    return ListedLabels(lines, paths, labels, classes or tuple(sorted(set(labels))), bool(classes))
+
+
+def _choose_classes(
+    path: Path, columns: Sequence[str], path_column: str, label_column: str, place: Place
+) -> tuple[str, ...]:
+    """Check the columns of a list; return the classes if each has a column of shares, or none if there are labels."""
+    if path_column not in columns:
+        raise DataError(
+            f"{path}, line 1: there is no column {path_column}; it has {_list_first(columns)}: name the column of the"
+            " paths (data.image_column)"
+        )
+    others = [column for column in columns if column != path_column]
+    if len(set(columns)) < len(columns) or not all(columns):
+        raise DataError(f"{path}, line 1: two columns have the same name, or one has none: {_list_first(columns)}")
+    if label_column in others:
+        if len(others) > 1:
+            unknown = [column for column in others if column != label_column]
+            raise DataError(
+                f"{path}, line 1: unknown columns {_list_first(unknown)} beside {path_column} and {label_column};"
+                " remove them"
+            )
+        return ()
+    if place.label_column or len(others) < 2:
+        raise DataError(
+            f"{path}, line 1: there is no column {label_column}; it has {_list_first(columns)}: name the column of the"
+            " class names (data.label_column), or write a column of shares for each class"
+        )
+    return tuple(sorted(others))
+
+
+def _read_label(value: Any) -> str:
+    """Return a class name; raise ValueError if there is none."""
+    label = "" if value is None else str(value).strip()
+    if not label:
+        raise ValueError("the label is empty")
+    return label
+
+
+def _read_shares(row: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """Return the class with the largest share; raise ValueError if the shares are none."""
+    shares = []
+    for name in classes:
+        try:
+            shares.append(float(row.get(name) or 0))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"the share of {name} should be a number, not {quote_value(row.get(name))} (a list without shares has"
+                " the columns path and label)"
+            ) from None
+    total = math.fsum(shares)
+    if not all(0 <= share <= 1 for share in shares) or abs(total - 1) > MAX_SHARE_ERROR:
+        raise ValueError(f"the shares of the classes should be from 0 to 1 with a sum of 1, not {total:g}")
+    return classes[max(range(len(shares)), key=shares.__getitem__)]
+
+
+def _require_distinct(path: Path, listed: ListedLabels, names: Sequence[str]) -> None:
+    """Raise DataError if two lines have the same image."""
+    first: dict[str, int] = {}
+    problems = []
+    for line, name in zip(listed.lines, names, strict=True):
+        if name in first:
+            problems.append(f"line {line}: {name} is on line {first[name]} already")
+        first.setdefault(name, line)
+    _require_none(path, problems)
+
+
+def _require_files(path: Path, listed: ListedLabels, images: ListedFiles, order: NDArray[np.int64]) -> None:
+    """Raise DataError if there is no file for some lines."""
+    missing = np.sort(order[images.contents == GONE]).tolist()
+    _require_none(path, [f"line {listed.lines[index]}: there is no file {listed.paths[index]}" for index in missing])
+
+
+def _require_none(path: Path, problems: Sequence[str]) -> None:
+    if problems:
+        more = f"; and {plural(len(problems) - MAX_LISTED, 'more line')}" if len(problems) > MAX_LISTED else ""
+        raise DataError(f"{path}, {'; '.join(problems[:MAX_LISTED])}{more}")
+
+
+def _read_csv(path: Path) -> tuple[list[str], Rows]:
+    """Return the columns and the rows of a CSV or TSV file."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no name of a file
+        reason = reason_of(error) if isinstance(error, OSError) else "it is not UTF-8"
+        raise DataError(
+            f"cannot read the list of images {path}: {reason} (data.root, data.train_list and data.val_list say where)"
+        ) from None
+    delimiter = DELIMITERS.get(path.suffix.lower(), ",")
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+
+    def read_rows() -> Rows:
+        try:
+            for row in reader:
+                yield reader.line_num, row
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num}: {error}") from None
+
+    try:
+        columns = [column.strip() for column in reader.fieldnames or ()]
+    except csv.Error as error:
+        raise DataError(f"{path}, line 1: {error}") from None
+    reader.fieldnames = columns
+    return columns, read_rows()
+
+
+def _read_parquet(path: Path) -> tuple[list[str], Rows]:
+    """Return the columns and the rows of a Parquet file; its first row has the number 1."""
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise DataError(f"{path} needs pyarrow, which is not installed: pip install 'spos[parquet]'") from None
+    try:
+        table = parquet.read_table(path)
+    except Exception as error:  # pyarrow has errors of its own.
+        raise DataError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from None
+    return list(table.column_names), iter(enumerate(table.to_pylist(), 1))
+
+
+def _list_first(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_LISTED]) + (", ..." if len(names) > MAX_LISTED else "")

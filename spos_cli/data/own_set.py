@@ -1,0 +1,107 @@
+"""Open the user's own map-style data set by its import path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from spos_cli.data.image_set import GONE
+from spos_cli.data.mapped_set import (
+    MappedSet,
+    get_bytes,
+    get_item,
+    name_classes,
+    read_each_label,
+    read_label,
+    read_labels,
+)
+from spos_cli.data.place import Place, Split
+from spos_cli.errors import ConfigError, DataError
+from spos_cli.files.own_code import call_own_code, shorten_reason
+from spos_cli.files.quoting import plural
+
+
+def open_own_set(path: str, place: Place, split: Split) -> MappedSet:
+    """Call the class or function `path` with `split="train"` or `split="val"`, and use the data set that it returns.
+
+    Optional attributes of the data set: `classes` (names, by label), `targets` (labels, so that they need no pass over
+    all images) and `paths` (of the images: then names and file sizes identify them, not positions).
+
+    Raises:
+        DataError: it cannot be imported or called, or what it returns is not such a data set.
+    """
+    where = f"{path}({split!r})"
+    try:
+        data = call_own_code(path, f"data.source: cannot call {path}(split={split!r})", split=split)
+    except ConfigError as error:
+        raise DataError(str(error)) from error
+    count = _count(data, where)
+    image, label = get_item(data, 0, f"{where}[0]")
+    get_bytes(image, f"{where}[0]")
+    first = read_label(label, f"{where}[0]")
+    named = getattr(data, "classes", None)
+    classes = None if named is None else name_classes(named, np.zeros(0, np.int64), f"{where}.classes")
+    class_count = None if classes is None else len(classes)
+    targets, paths = getattr(data, "targets", None), getattr(data, "paths", None)
+    hashes = np.zeros(count, np.int64)
+    if targets is None:
+        labels, hashes = read_each_label(data, class_count, where)
+    else:
+        labels = read_labels(targets, count, class_count, f"{where}.targets")
+        if labels[0] != first:
+            raise DataError(f"{where}: the label of index 0 is {first}, but targets has {labels[0]}")
+    classes = classes or name_classes(None, labels, where)
+    names = [f"{split}/{index}" for index in range(count)]
+    if paths is None:
+        return MappedSet(where, data, names, classes, labels, hashes, value_range=place.value_range)
+    texts = _read_paths(paths, count, where)
+    names = [place.name_image(text, split) for text in texts]
+    _require_distinct(names, where)
+    versions = np.array([_read_status(place, text) for text in texts], np.int64)  # (N, 2)
+    return MappedSet(where, data, names, classes, labels, versions, value_range=place.value_range)
+
+
+def _count(data: Any, where: str) -> int:
+    """Count the images of a data set; raise DataError if it has none, or is not map-style."""
+    if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
+        raise DataError(
+            f"{where} is a {type(data).__name__}, not a map-style data set, which has __len__ and __getitem__"
+        )
+    try:
+        count = len(data)
+    except Exception as error:  # A user's code may raise anything.
+        raise DataError(f"{where} has no length: {shorten_reason(error)}") from None
+    if not count:
+        raise DataError(f"{where} has no images")
+    return count
+
+
+def _read_paths(paths: Any, count: int, where: str) -> list[str]:
+    """Return the paths of all images as text."""
+    try:
+        texts = [os.fspath(path) for path in paths]
+    except TypeError:
+        texts = []
+    if len(texts) != count or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{where}.paths should be {plural(count, 'path')}, one for each image")
+    return texts
+
+
+def _require_distinct(names: Sequence[str], where: str) -> None:
+    """Raise DataError if two images have the same path."""
+    first: dict[str, int] = {}
+    for index, name in enumerate(names):
+        if first.setdefault(name, index) != index:
+            raise DataError(f"{where}.paths: indices {first[name]} and {index} have the same path, {name}")
+
+
+def _read_status(place: Place, path: str) -> tuple[int, int]:
+    """Return the size of a file in bytes and its modification time in nanoseconds; `GONE` if there is none."""
+    try:
+        status = os.stat(os.path.join(place.root, path))  # noqa: PTH116, PTH118 - a Path takes three times as long
+    except (OSError, ValueError):
+        return GONE, GONE
+    return status.st_size, status.st_mtime_ns
