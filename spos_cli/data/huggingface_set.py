@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -137,12 +138,14 @@ def _import_datasets(place: Place) -> Any:
 
 @contextlib.contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """Keep progress bars and log lines of the package away from the user within the block."""
+    """Keep progress bars, warnings and log lines of the package away from the user within the block."""
     were_enabled = datasets.are_progress_bars_enabled() if hasattr(datasets, "are_progress_bars_enabled") else True
     datasets.disable_progress_bars()
     logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(logging.NOTSET)
         if were_enabled:

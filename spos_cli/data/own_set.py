@@ -68,7 +68,7 @@ def _count(data: Any, where: str) -> int:
     """Count the images of a data set; raise DataError if it has none, or is not map-style."""
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
         raise DataError(
-            f"{where} is a {type(data).__name__}, not a map-style data set, which has __len__ and __getitem__"
+            f"{where} is of type {type(data).__name__}, not a map-style data set, which has __len__ and __getitem__"
         )
     try:
         count = len(data)

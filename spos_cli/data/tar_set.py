@@ -225,10 +225,19 @@ def _read_headers(shard: Path, index: int) -> tuple[list[Member], dict[str, str]
                     content = archive.extractfile(target)
                     assert content is not None, "a regular file"
                     labels[path] = content.read().decode("utf-8-sig").strip()
+            _require_end(archive)
     except (tarfile.TarError, OSError, EOFError, ValueError, KeyError) as error:
         reason = reason_of(error) if isinstance(error, OSError) else " ".join(str(error).split())
         raise DataError(f"cannot read the tar file {shard}: {reason}; it should be whole and not compressed") from None
     return members, labels
+
+
+def _require_end(archive: tarfile.TarFile) -> None:
+    """Raise ReadError if the last file is followed by anything but zeros: `tarfile` ends at a damaged header."""
+    assert archive.fileobj is not None, "it is open"
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"the header at byte {archive.offset:,} is damaged")
 
 
 def _name_folders(name: str, images: Sequence[Member], names: Sequence[str]) -> list[str]:

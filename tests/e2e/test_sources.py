@@ -165,6 +165,7 @@ def from_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return train(prepare(tmp_path_factory.mktemp("folders")))
 
 
+@pytest.mark.filterwarnings("ignore:Cannot (locate|pickle)")  # of dill, which `datasets` uses
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_all_commands(tmp_path: Path, layout: Layout, from_folders: dict[str, Any]) -> None:
     spos = lay_out(tmp_path, layout)
