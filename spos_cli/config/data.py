@@ -82,6 +82,7 @@ def _read_source(value: Any) -> str:
     )
 
 
+Source = Annotated[str, BeforeValidator(_read_source)]
 AspectRatios = Annotated[tuple[float, float], AfterValidator(_require_ratio)]
 
 
@@ -183,7 +184,7 @@ def fill_from_data(values: Mapping[str, Any], data: Mapping[str, Any]) -> dict[s
 class DataConfig(Section):
     """Where images come from and how they are prepared."""
 
-    source: Annotated[str, BeforeValidator(_read_source)] = Field(
+    source: Source = Field(
         "folder",
         description="folder: class folders. csv: lists of files and labels. tar: tar files or shards of WebDataset."
         " huggingface: a data set of the package datasets. torchvision:NAME, also as cifar10, cifar100 and"

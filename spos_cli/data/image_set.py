@@ -1,4 +1,4 @@
-"""What every set of labelled images has: labels, images by index, names, contents."""
+"""What every set of labelled images has: labels, pixels, names and contents."""
 
 from __future__ import annotations
 

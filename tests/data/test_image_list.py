@@ -129,8 +129,8 @@ def test_a_removed_file_is_bad_and_a_replaced_one_is_another(root: Path) -> None
 
 
 def test_parquet(root: Path) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet")
-    table = parquet.pa.table({"path": ["flat/a.png", "flat/b.png"], "label": ["y", "x"]})
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"path": ["flat/a.png", "flat/b.png"], "label": ["y", "x"]})
     parquet.write_table(table, root / "train.parquet")
     images = datasets.load("csv", root, "train", train_list="train.parquet")
     assert [images.path(index) for index in range(2)] == ["flat/b.png", "flat/a.png"]

@@ -16,7 +16,7 @@ from PIL import Image
 
 from spos_cli.engine import checkpoint
 from spos_cli.official import self_test
-from tests.conftest import TINY, Spos
+from tests.conftest import TINY, Mistake, Spos
 
 CLASSES = ("cat", "dog", "fox")
 IMAGES = {"train": 20, "val": 4}  # of each class
@@ -211,3 +211,42 @@ def test_two_processes_and_a_cache(tmp_path: Path) -> None:
     spos.together("supernet-train", "--set", "data.store=disk")
     again = checkpoint.load(spos.run / "supernet" / "last.pt")
     assert checkpoint.fingerprint(weights) == checkpoint.fingerprint(again)
+
+
+def test_a_weights_file_alone_does_not_import_its_data_set(tmp_path: Path, mistake: Mistake, spos: Spos) -> None:
+    """`spos evaluate` with only the file must not run code that the file names."""
+    own = lay_out(tmp_path, use_own_code)
+    own("retrain", "0,0,0,0")
+    (model,) = own.run.glob("retrain/*/model.pt")
+    (tmp_path / "imported").unlink()
+    settings = tmp_path / "spos.yaml"
+    settings.rename(tmp_path / "my.yaml")
+    assert "name a data set to import: own_images:Photos" in mistake("evaluate", "--weights", model)
+    assert not (tmp_path / "imported").exists()
+    own("evaluate", "--weights", model, "--config", "my.yaml")
+    own("evaluate", "--weights", model, "--set", "data.source=own_images:Photos")
+    assert (tmp_path / "imported").exists()
+
+
+def test_a_broken_image_in_a_tar_file_is_replaced(tmp_path: Path) -> None:
+    spos = prepare(tmp_path)
+    broken = sorted((tmp_path / "D" / "train" / "cat").iterdir())
+    for path in broken[:2]:
+        path.write_bytes(path.read_bytes()[:60])
+    use_tar(tmp_path)
+    done = spos("supernet-train", "--set", "data.source=tar", "--set", "supernet.steps=20")
+    assert "train.tar:cat/0" in done.stderr
+    assert "using another image instead" in done.stderr
+
+
+def test_a_mistake_in_a_list_is_one_line(tmp_path: Path, mistake: Mistake, spos: Spos) -> None:
+    lay_out(tmp_path, use_csv)
+    with (tmp_path / "D" / "val.csv").open("a") as file:
+        file.write("val/cat/99.png,cat\n")
+    message = mistake("supernet-train")
+    assert "val.csv, line 14: there is no file val/cat/99.png" in message
+
+
+def test_an_unknown_data_set_of_torchvision(mistake: Mistake) -> None:
+    message = mistake("supernet-train", "--set", "data.source=torchvision:OxfordPets")
+    assert "did you mean OxfordIIITPet?" in message
