@@ -41,6 +41,7 @@ class ResizedSet(ImageSet):
         self.images, self.short_side = images, short_side
         self.name = f"{images.name} at {short_side} px"
         self.classes, self.labels, self.value_range = images.classes, images.labels, images.value_range
+        self.shares = images.shares
 
     def image(self, index: int) -> Pixels:
         image = self.images.image(index)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from spos_cli.data import image_files
 from spos_cli.data.image_files import Pixels, decode
-from spos_cli.data.image_set import GONE, ImageSet
+from spos_cli.data.image_set import GONE, ImageSet, hash_each
 from spos_cli.data.levels import Measured, ValueRange
 
 
@@ -92,7 +92,7 @@ class ListedFiles(FileImages):
         classes: the class names, by label.
         labels: `(N,)`.
         value_range: see `decode`.
-        notes: what a user may not expect of this list.
+        shares: of the classes, `(N, classes)`; None if each image is of one class.
     """
 
     def __init__(
@@ -104,14 +104,20 @@ class ListedFiles(FileImages):
         classes: Sequence[str],
         labels: NDArray[np.int64],
         value_range: ValueRange = "auto",
-        notes: Sequence[str] = (),
+        shares: NDArray[np.float32] | None = None,
     ) -> None:
         self.name, self.folder, self.paths, self.image_names = name, folder, paths, names
         self.classes, self.labels, self.value_range = tuple(classes), labels, value_range
-        self.notes = list(notes)
+        self.shares = shares
 
     def path(self, index: int) -> str:
         return self.image_names[index]
 
-    def list_notes(self) -> list[str]:
-        return self.notes
+    @functools.cached_property
+    def contents(self) -> NDArray[np.int64]:
+        """`(N,)`: the size of each file; with shares, a hash of both, since a training depends on them."""
+        sizes = super().contents
+        if self.shares is None:
+            return sizes
+        pairs = zip(sizes.tolist(), self.shares, strict=True)
+        return hash_each(b"%d %s" % (size, shares.astype("<f4").tobytes()) for size, shares in pairs)

@@ -38,14 +38,14 @@ class ListedLabels(NamedTuple):
         paths: of the files, absolute or below the root.
         labels: the class name of each image.
         classes: all class names, sorted.
-        has_shares: the list has shares of classes, of which only the largest one counts.
+        shares: the share of each class in each image, `(N, classes)`; None for a list of class names.
     """
 
     lines: list[int]
     paths: list[str]
     labels: list[str]
     classes: tuple[str, ...]
-    has_shares: bool
+    shares: NDArray[np.float32] | None
 
 
 def open_list(place: Place, split: Split) -> ListedFiles:
@@ -61,11 +61,6 @@ def open_list(place: Place, split: Split) -> ListedFiles:
     label_of = {name: label for label, name in enumerate(listed.classes)}
     labels = np.array([label_of[name] for name in listed.labels], np.int64)
     order = np.lexsort((np.array(names), labels))
-    notes = (
-        [f"{path} has shares of classes: each image counts for the class with its largest share only"]
-        if listed.has_shares
-        else []
-    )
     images = ListedFiles(
         str(path),
         place.folder,
@@ -74,7 +69,7 @@ def open_list(place: Place, split: Split) -> ListedFiles:
         listed.classes,
         labels[order],
         place.value_range,
-        notes,
+        None if listed.shares is None else listed.shares[order],
     )
     _require_files(path, listed, images, order)
     return images
@@ -86,10 +81,15 @@ def _read_labels(path: Path, place: Place) -> ListedLabels:
     path_column, label_column = place.image_column or PATH_COLUMN, place.label_column or LABEL_COLUMN
     classes = _choose_classes(path, columns, path_column, label_column, place)
     lines, paths, labels, problems = [], [], [], []
+    shares: list[list[float]] = []
     for line, row in rows:
         file, label = str(row.get(path_column) or "").strip(), ""
         try:
-            label = _read_shares(row, classes) if classes else _read_label(row.get(label_column))
+            if classes:
+                shares.append(_read_shares(row, classes))
+                label = classes[max(range(len(classes)), key=shares[-1].__getitem__)]
+            else:
+                label = _read_label(row.get(label_column))
             if not file:
                 raise ValueError("the path is empty")
             if None in row:
@@ -102,7 +102,9 @@ def _read_labels(path: Path, place: Place) -> ListedLabels:
     _require_none(path, problems)
     if not lines:
         raise DataError(f"{path} lists no images; write a line for each below the line {','.join(columns)}")
-    return ListedLabels(lines, paths, labels, classes or tuple(sorted(set(labels))), bool(classes))
+    if classes:
+        return ListedLabels(lines, paths, labels, classes, np.array(shares, np.float32))
+    return ListedLabels(lines, paths, labels, tuple(sorted(set(labels))), None)
 
 
 def _choose_classes(
@@ -141,8 +143,8 @@ def _read_label(value: Any) -> str:
     return label
 
 
-def _read_shares(row: Mapping[str, Any], classes: Sequence[str]) -> str:
-    """Return the class with the largest share; raise ValueError if the shares are none."""
+def _read_shares(row: Mapping[str, Any], classes: Sequence[str]) -> list[float]:
+    """Return the share of each class, with a sum of 1; raise ValueError if the values are not shares."""
     shares = []
     for name in classes:
         try:
@@ -155,7 +157,7 @@ def _read_shares(row: Mapping[str, Any], classes: Sequence[str]) -> str:
     total = math.fsum(shares)
     if not all(0 <= share <= 1 for share in shares) or abs(total - 1) > MAX_SHARE_ERROR:
         raise ValueError(f"the shares of the classes should be from 0 to 1 with a sum of 1, not {total:g}")
-    return classes[max(range(len(shares)), key=shares.__getitem__)]
+    return [share / total for share in shares]
 
 
 def _require_distinct(path: Path, listed: ListedLabels, names: Sequence[str]) -> None:
@@ -171,7 +173,7 @@ def _require_distinct(path: Path, listed: ListedLabels, names: Sequence[str]) ->
 
 def _require_files(path: Path, listed: ListedLabels, images: ListedFiles, order: NDArray[np.int64]) -> None:
     """Raise DataError if there is no file for some lines."""
-    missing = np.sort(order[images.contents == GONE]).tolist()
+    missing = np.sort(order[images.versions[:, 0] == GONE]).tolist()
     _require_none(path, [f"line {listed.lines[index]}: there is no file {listed.paths[index]}" for index in missing])
 
 

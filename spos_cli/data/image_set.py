@@ -25,6 +25,8 @@ class ImageSet(ABC):
         name: for messages.
         classes: the class names, by label.
         labels: `(N,)` int64.
+        shares: `(N, classes)` float32: the share of each class in each image, which a training learns; the label is the
+            class with the largest one. None: each image is of its class alone.
         value_range: how values that are not 8 bits per channel become 8 bits; see `decode`.
         in_memory: the images are arrays in memory, so that none can be unreadable.
         knows_sizes: `count_bytes` does not have to decode an image.
@@ -34,6 +36,7 @@ class ImageSet(ABC):
     name: str
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
+    shares: NDArray[np.float32] | None = None
     value_range: ValueRange = "auto"
     in_memory: bool = False
     knows_sizes: bool = True

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from spos_cli.data import datasets
+from spos_cli.data.augmentation import Augmentation
+from spos_cli.data.cache import ResizedSet, keep_in_memory
 from spos_cli.data.image_set import ImageSet
+from spos_cli.data.loaders import BadImages, evaluation_batches, training_batches
+from spos_cli.data.transforms import EvalTransform, TrainTransform
 from spos_cli.errors import DataError
 
 
@@ -65,16 +70,42 @@ def test_other_columns_and_tabs(root: Path) -> None:
     assert datasets.load("csv", root, "train", **settings).classes == ("a", "b")
 
 
-def test_shares_count_as_their_largest(root: Path) -> None:
-    images = read(root, "path,b,a", "flat/a.png,0.3,0.7", "flat/b.png,1,", "flat/c.png,0.3333,0.6666")
+SHARES = ("path,b,a", "flat/c.png,0.3333,0.6666", "flat/b.png,1,", "flat/a.png,0.3,0.7")
+
+
+def test_shares(root: Path) -> None:
+    """The label is the class with the largest share, and the order is by label and name."""
+    images = read(root, *SHARES)
     assert images.classes == ("a", "b")
-    assert dict(zip(map(images.path, range(3)), images.labels.tolist(), strict=True)) == {
-        "flat/a.png": 0,
-        "flat/b.png": 1,
-        "flat/c.png": 0,
-    }
-    (note,) = images.list_notes()
-    assert "largest share only" in note
+    assert [images.path(index) for index in range(3)] == ["flat/a.png", "flat/c.png", "flat/b.png"]
+    assert images.labels.tolist() == [0, 0, 1]
+    assert images.shares is not None
+    assert images.shares.dtype == np.float32
+    assert np.allclose(images.shares, [[0.7, 0.3], [2 / 3, 1 / 3], [0, 1]], atol=1e-4)
+    assert np.allclose(images.shares.sum(1), 1)
+    assert read(root, "path,label", "flat/a.png,x").shares is None
+
+
+def test_another_share_is_another_content(root: Path) -> None:
+    before, after = read(root, *SHARES), read(root, *SHARES[:3], "flat/a.png,0.4,0.6")
+    assert (before.contents != after.contents).tolist() == [True, False, False]
+    assert np.array_equal(before.names, after.names)
+
+
+def test_trainings_get_shares_and_evaluations_labels(root: Path) -> None:
+    images, everything = read(root, *SHARES), np.arange(3)
+    cached = keep_in_memory(ResizedSet(images, 8), everything, BadImages(0, print))
+    assert images.shares is not None
+    for source in (images, cached):
+        transform = TrainTransform("standard", 6, Augmentation(crop="none", flip=False, jitter=0))
+        batches = training_batches(source, everything, transform, seed=0, batch_size=3, first_step=0, last_step=1)
+        (_, _, labels), *_ = batches
+        assert labels.dtype == torch.float32
+        assert sorted(labels.tolist()) == sorted(images.shares.tolist())
+    evaluated = evaluation_batches(images, everything, EvalTransform("standard", 6, stored=False), batch_size=3)
+    ((_, labels, numbers),) = evaluated
+    assert (labels.tolist(), numbers.tolist()) == ([0, 0, 1], [0, 1, 2])
+    assert labels.dtype == torch.int64
 
 
 @pytest.mark.parametrize(

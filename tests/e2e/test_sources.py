@@ -250,3 +250,44 @@ def test_a_mistake_in_a_list_is_one_line(tmp_path: Path, mistake: Mistake, spos:
 def test_an_unknown_data_set_of_torchvision(mistake: Mistake) -> None:
     message = mistake("supernet-train", "--set", "data.source=torchvision:OxfordPets")
     assert "did you mean OxfordIIITPet?" in message
+
+
+def write_shares(spos: Spos, share: float) -> None:
+    """List the images of each class with this share of it, and the rest evenly among the others."""
+    for split in IMAGES:
+        lines = ["path," + ",".join(CLASSES)]
+        for file in list_files(spos.folder, split):
+            shares = [share if name == file.parent.name else (1 - share) / 2 for name in CLASSES]
+            lines.append(f"{file.relative_to(spos.folder / 'D')}," + ",".join(map(str, shares)))
+        (spos.folder / "D" / f"{split}.csv").write_text("\n".join(lines) + "\n")
+
+
+def read_losses(spos: Spos, *options: object) -> list[float]:
+    spos("supernet-train", "--fresh", "--set", "data.source=csv", *options)
+    lines = (spos.run / "supernet" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def test_soft_labels(tmp_path: Path) -> None:
+    """With the whole share for one class, the loss is that of labels; label smoothing gives shares, too."""
+    spos = lay_out(tmp_path, use_csv)
+    hard, smoothed = read_losses(spos), read_losses(spos, "--set", "supernet.label_smoothing=0.3")
+    write_shares(spos, 1)
+    assert read_losses(spos) == pytest.approx(hard, rel=1e-4)
+    write_shares(spos, 0.8)  # 0.7 + 0.3 / 3
+    assert read_losses(spos, "--set", "supernet.label_smoothing=0") == pytest.approx(smoothed, rel=1e-4)
+    assert smoothed != pytest.approx(hard, rel=1e-3)
+    mixed = ("--set", "supernet.mixup=0.2", "--set", "supernet.class_weights=balanced")
+    assert len(read_losses(spos, *mixed)) == len(hard)
+    spos("search", "--set", "data.source=csv", *mixed)
+    spos("retrain", "0,0,0,0", "--set", "data.source=csv")
+    spos("evaluate", "--set", "data.source=csv")
+
+
+def test_other_shares_are_other_images(tmp_path: Path, mistake: Mistake, spos: Spos) -> None:
+    soft = prepare(tmp_path)
+    write_shares(soft, 0.8)
+    soft("supernet-train", "--set", "data.source=csv")
+    write_shares(soft, 0.9)
+    message = mistake("supernet-train", "--set", "data.source=csv")
+    assert "some of which have been replaced" in message
