@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 import tarfile
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from spos_cli.data.image_files import UNREADABLE, Pixels, get_extension, is_imag
 from spos_cli.data.image_set import GONE, MAX_LISTED, ImageSet
 from spos_cli.data.levels import Measured, ValueRange
 from spos_cli.data.place import Place, Split
+from spos_cli.data.tar_headers import list_entries
 from spos_cli.errors import DataError
 from spos_cli.files.os_errors import reason_of
 from spos_cli.files.quoting import plural, quote_value
@@ -28,7 +28,7 @@ INDEX = re.compile(r"0|[1-9]\d{0,8}", re.ASCII)  # a class as a number; those of
 MAX_SHARDS = 100_000
 # The name of a sample of WebDataset up to the first point of its last part, and its extension.
 SAMPLE = re.compile(r"((?:.*/)?[^/.]+)\.([^/]*)", re.DOTALL)
-LABEL_EXTENSIONS = ("cls", "json", "txt")  # The first one that a sample has names its class.
+LABEL_ENDINGS = (".cls", ".json", ".txt")  # The first one that a sample has names its class.
 LABEL_KEYS = ("cls", "label", "class")  # The first one that a JSON label has names its class.
 MAX_LABEL_BYTES = 2**20
 
@@ -208,36 +208,21 @@ def find_shards(root: Path, pattern: str, setting: str) -> list[Path]:
 def _read_headers(shard: Path, index: int) -> tuple[list[Member], dict[str, str]]:
     """Return the files in a tar file, and the texts of the labels among them, by path."""
     members, labels = [], {}
-    by_name: dict[str, tarfile.TarInfo] = {}  # for links
     try:
-        with tarfile.open(shard, "r:") as archive:
-            for info in archive:
-                target = by_name[info.linkname] if info.islnk() else info
-                by_name[info.name] = target
-                name = os.path.basename(info.name)  # noqa: PTH119  (a Path for each of a million names would be slow)
-                if not target.isreg() or name.startswith("."):
+        entries = list_entries(shard)
+        with shard.open("rb") as file:
+            for path, offset, size in entries:
+                path = path.removeprefix("./")
+                if path.rpartition("/")[2].startswith("."):
                     continue
-                if target.issparse():
-                    raise tarfile.ReadError(f"{info.name} is stored as a sparse file")
-                path = info.name.removeprefix("./")
-                members.append(Member(index, target.offset_data, target.size, path))
-                if get_extension(path)[1:] in LABEL_EXTENSIONS and target.size <= MAX_LABEL_BYTES:
-                    content = archive.extractfile(target)
-                    assert content is not None, "a regular file"
-                    labels[path] = content.read().decode("utf-8-sig").strip()
-            _require_end(archive)
+                members.append(Member(index, offset, size, path))
+                if path.endswith(LABEL_ENDINGS) and size <= MAX_LABEL_BYTES:
+                    file.seek(offset)
+                    labels[path] = file.read(size).decode().lstrip("\ufeff").strip()
     except (tarfile.TarError, OSError, EOFError, ValueError, KeyError) as error:
         reason = reason_of(error) if isinstance(error, OSError) else " ".join(str(error).split())
         raise DataError(f"cannot read the tar file {shard}: {reason}; it should be whole and not compressed") from None
     return members, labels
-
-
-def _require_end(archive: tarfile.TarFile) -> None:
-    """Raise ReadError if the last file is followed by anything but zeros: `tarfile` ends at a damaged header."""
-    assert archive.fileobj is not None, "it is open"
-    archive.fileobj.seek(archive.offset)
-    if archive.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise tarfile.ReadError(f"the header at byte {archive.offset:,} is damaged")
 
 
 def _name_folders(name: str, images: Sequence[Member], names: Sequence[str]) -> list[str]:
@@ -257,7 +242,7 @@ def _name_folders(name: str, images: Sequence[Member], names: Sequence[str]) -> 
 def _read_classes(name: str, images: Sequence[Member], labels: dict[str, str]) -> list[str]:
     """Return the class of each sample, as its label names it."""
     by_key: dict[str, str] = {}
-    for path in sorted(labels, key=lambda path: LABEL_EXTENSIONS.index(get_extension(path)[1:]), reverse=True):
+    for path in sorted(labels, key=lambda path: LABEL_ENDINGS.index(get_extension(path)), reverse=True):
         by_key[_get_key(path)] = path
     missing = [member.path for member in images if _get_key(member.path) not in by_key]
     if missing:
