@@ -271,6 +271,7 @@ class DataConfig(Section):
             if value != default and self.source_kind not in kinds:
                 allowed = " or ".join("torchvision:NAME" if kind == "torchvision" else kind for kind in kinds)
                 raise ValueError(
-                    f"{name} is for source: {allowed}, but source is {self.source}; remove {name}, or set source"
+                    f"{name} is for source: {allowed}, but source is {self.source}; set {name}: {default or 'null'}, or"
+                    " another source"
                 )
         return self

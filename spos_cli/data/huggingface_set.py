@@ -18,7 +18,7 @@ from spos_cli.data.encoded_images import decode_bytes, measure_bytes
 from spos_cli.data.image_files import UNREADABLE, Pixels
 from spos_cli.data.image_set import GONE, ImageSet
 from spos_cli.data.levels import Measured, ValueRange
-from spos_cli.data.mapped_set import name_classes, read_labels
+from spos_cli.data.mapped_set import name_classes, read_labels, with_advice
 from spos_cli.data.place import Place, Split
 from spos_cli.errors import DataError
 from spos_cli.files.os_errors import reason_of
@@ -113,7 +113,8 @@ def open_huggingface(place: Place, split: Split) -> TableSet:
             classes = tuple(feature.names)
         else:  # Texts are class names; numbers are labels.
             classes, values = _name_values(values)
-        labels = read_labels(values, len(table), len(classes), f"{where}, column {label_column}")
+        with with_advice("set data.label_column to the column of the labels"):
+            labels = read_labels(values, len(table), len(classes), f"{where}, column {label_column}")
         images = table.select_columns([image_column])
         if image_column != "image":
             images = images.rename_column(image_column, "image")
@@ -131,7 +132,7 @@ def _import_datasets(place: Place) -> Any:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         reason = f"{missing} is not installed" if missing else shorten_reason(error)
         raise DataError(
-            f"data.source: huggingface needs the package datasets for {place.root}, but {reason}: pip install"
+            f"data.source: huggingface needs the package datasets for {place.root}, but {reason}; pip install"
             " 'spos[huggingface]'"
         ) from None
 
@@ -169,7 +170,9 @@ def _load(datasets: Any, place: Place) -> Any:
     except DataError:
         raise
     except Exception as error:  # The network, the disk and the files may raise any kind of error.
-        raise DataError(f"cannot load {place.root} with the package datasets: {shorten_reason(error)}") from None
+        raise DataError(
+            f"cannot load {place.root} with the package datasets: {shorten_reason(error)}; data.root says which"
+        ) from None
 
 
 def _choose_split(datasets: Any, tables: Any, place: Place, split: Split) -> tuple[str, Any]:
@@ -180,32 +183,32 @@ def _choose_split(datasets: Any, tables: Any, place: Place, split: Split) -> tup
             " validate on"
         )
     usual = ("train",) if split == "train" else VALIDATION_NAMES
-    chosen = place.split_name(split)
-    name = next((name for name in ((chosen,) if chosen else usual) if name in tables), None)
+    setting = place.split_name(split)
+    name = next((name for name in ((setting,) if setting else usual) if name in tables), None)
     if name is None:
         raise DataError(
-            f"{place.root} has no split {chosen or ' or '.join(usual)}; it has {', '.join(tables)}: set"
+            f"{place.root} has no split {setting or ' or '.join(usual)}; it has {', '.join(tables)}: set"
             f" data.{split}_split"
         )
     if not len(tables[name]):
-        raise DataError(f"{place.root}: the split {name} is empty")
+        raise DataError(f"{place.root}: the split {name} is empty; set data.{split}_split to another one")
     return name, tables[name]
 
 
-def _choose_column(table: Any, kind: Any, chosen: str | None, what: str, where: str) -> str:
+def _choose_column(table: Any, kind: Any, setting: str | None, what: str, where: str) -> str:
     """Return the column that a setting names, or the only one of a type."""
     columns: list[str] = list(table.features)
-    if chosen is not None:
-        if chosen not in columns:
-            raise DataError(f"data.{what}_column: {where} has no column {chosen}; it has {', '.join(columns)}")
-        return chosen
-    found: list[str] = [name for name in columns if isinstance(table.features[name], kind)]
-    if len(found) != 1:
+    if setting is not None:
+        if setting not in columns:
+            raise DataError(f"data.{what}_column: {where} has no column {setting}; it has {', '.join(columns)}")
+        return setting
+    matches: list[str] = [name for name in columns if isinstance(table.features[name], kind)]
+    if len(matches) != 1:
         raise DataError(
-            f"{where} has {len(found)} columns of type {kind.__name__} ({', '.join(found or columns)}); set"
+            f"{where} has {len(matches)} columns of type {kind.__name__} ({', '.join(matches or columns)}); set"
             f" data.{what}_column to the one of the {what}s"
         )
-    return found[0]
+    return matches[0]
 
 
 def _name_values(values: Sequence[Any]) -> tuple[tuple[str, ...], Sequence[Any]]:

@@ -30,7 +30,7 @@ MAX_LISTED = 3  # lines, or columns, that a message lists
 Rows = Iterator[tuple[int, Mapping[str, Any]]]  # the line, and its values by column
 
 
-class ListedLabels(NamedTuple):
+class LabelList(NamedTuple):
     """What a list says of its images, line by line.
 
     Attributes:
@@ -55,27 +55,27 @@ def open_list(place: Place, split: Split) -> ListedFiles:
         DataError: the list cannot be read, or lines of it are wrong; the message has their numbers.
     """
     path = place.folder / place.list_of(split)
-    listed = _read_labels(path, place)
-    names = [place.name_image(image, split) for image in listed.paths]
-    _require_distinct(path, listed, names)
-    label_of = {name: label for label, name in enumerate(listed.classes)}
-    labels = np.array([label_of[name] for name in listed.labels], np.int64)
+    label_list = _read_labels(path, place)
+    names = [place.name_image(image, split) for image in label_list.paths]
+    _require_distinct(path, label_list, names)
+    label_of = {name: label for label, name in enumerate(label_list.classes)}
+    labels = np.array([label_of[name] for name in label_list.labels], np.int64)
     order = np.lexsort((np.array(names), labels))
     images = ListedFiles(
         str(path),
         place.folder,
-        [listed.paths[index] for index in order.tolist()],
+        [label_list.paths[index] for index in order.tolist()],
         [names[index] for index in order.tolist()],
-        listed.classes,
+        label_list.classes,
         labels[order],
         place.value_range,
-        None if listed.shares is None else listed.shares[order],
+        None if label_list.shares is None else label_list.shares[order],
     )
-    _require_files(path, listed, images, order)
+    _require_files(path, label_list, images, order)
     return images
 
 
-def _read_labels(path: Path, place: Place) -> ListedLabels:
+def _read_labels(path: Path, place: Place) -> LabelList:
     """Read all lines of a list; raise DataError for the first wrong ones."""
     columns, rows = _read_parquet(path) if path.suffix.lower() in PARQUET else _read_csv(path)
     path_column, label_column = place.image_column or PATH_COLUMN, place.label_column or LABEL_COLUMN
@@ -103,8 +103,8 @@ def _read_labels(path: Path, place: Place) -> ListedLabels:
     if not lines:
         raise DataError(f"{path} lists no images; write a line for each below the line {','.join(columns)}")
     if classes:
-        return ListedLabels(lines, paths, labels, classes, np.array(shares, np.float32))
-    return ListedLabels(lines, paths, labels, tuple(sorted(set(labels))), None)
+        return LabelList(lines, paths, labels, classes, np.array(shares, np.float32))
+    return LabelList(lines, paths, labels, tuple(sorted(set(labels))), None)
 
 
 def _choose_classes(
@@ -113,12 +113,12 @@ def _choose_classes(
     """Check the columns of a list; return the classes if each has a column of shares, or none if there are labels."""
     if path_column not in columns:
         raise DataError(
-            f"{path}, line 1: there is no column {path_column}; it has {_list_first(columns)}: name the column of the"
-            " paths (data.image_column)"
+            f"{path}, line 1: there is no column {path_column} among {_list_first(columns) or 'none'}; name the column"
+            " of the paths in data.image_column"
         )
     others = [column for column in columns if column != path_column]
     if len(set(columns)) < len(columns) or not all(columns):
-        raise DataError(f"{path}, line 1: two columns have the same name, or one has none: {_list_first(columns)}")
+        raise DataError(f"{path}, line 1: two columns have the same name, or one has none; name each once")
     if label_column in others:
         if len(others) > 1:
             unknown = [column for column in others if column != label_column]
@@ -129,8 +129,8 @@ def _choose_classes(
         return ()
     if place.label_column or len(others) < 2:
         raise DataError(
-            f"{path}, line 1: there is no column {label_column}; it has {_list_first(columns)}: name the column of the"
-            " class names (data.label_column), or write a column of shares for each class"
+            f"{path}, line 1: there is no column {label_column} among {_list_first(columns)}; name the column of the"
+            " class names in data.label_column, or write a column of shares for each class"
         )
     return tuple(sorted(others))
 
@@ -160,27 +160,28 @@ def _read_shares(row: Mapping[str, Any], classes: Sequence[str]) -> list[float]:
     return [share / total for share in shares]
 
 
-def _require_distinct(path: Path, listed: ListedLabels, names: Sequence[str]) -> None:
+def _require_distinct(path: Path, label_list: LabelList, names: Sequence[str]) -> None:
     """Raise DataError if two lines have the same image."""
     first: dict[str, int] = {}
     problems = []
-    for line, name in zip(listed.lines, names, strict=True):
+    for line, name in zip(label_list.lines, names, strict=True):
         if name in first:
             problems.append(f"line {line}: {name} is on line {first[name]} already")
         first.setdefault(name, line)
     _require_none(path, problems)
 
 
-def _require_files(path: Path, listed: ListedLabels, images: ListedFiles, order: NDArray[np.int64]) -> None:
+def _require_files(path: Path, label_list: LabelList, images: ListedFiles, order: NDArray[np.int64]) -> None:
     """Raise DataError if there is no file for some lines."""
+    lines, paths = label_list.lines, label_list.paths
     missing = np.sort(order[images.versions[:, 0] == GONE]).tolist()
-    _require_none(path, [f"line {listed.lines[index]}: there is no file {listed.paths[index]}" for index in missing])
+    _require_none(path, [f"line {lines[index]}: there is no file {paths[index]}" for index in missing])
 
 
 def _require_none(path: Path, problems: Sequence[str]) -> None:
     if problems:
-        more = f"; and {plural(len(problems) - MAX_LISTED, 'more line')}" if len(problems) > MAX_LISTED else ""
-        raise DataError(f"{path}, {'; '.join(problems[:MAX_LISTED])}{more}")
+        more = f", and {plural(len(problems) - MAX_LISTED, 'more line')}" if len(problems) > MAX_LISTED else ""
+        raise DataError(f"{path}, {', '.join(problems[:MAX_LISTED])}{more}; correct the list")
 
 
 def _read_csv(path: Path) -> tuple[list[str], Rows]:
@@ -190,7 +191,7 @@ def _read_csv(path: Path) -> tuple[list[str], Rows]:
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no name of a file
         reason = reason_of(error) if isinstance(error, OSError) else "it is not UTF-8"
         raise DataError(
-            f"cannot read the list of images {path}: {reason} (data.root, data.train_list and data.val_list say where)"
+            f"cannot read the list of images {path}: {reason}; data.root, data.train_list and data.val_list say where"
         ) from None
     delimiter = DELIMITERS.get(path.suffix.lower(), ",")
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -200,12 +201,12 @@ def _read_csv(path: Path) -> tuple[list[str], Rows]:
             for row in reader:
                 yield reader.line_num, row
         except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: {error}") from None
+            raise DataError(f"{path}, line {reader.line_num}: {error}; correct the list") from None
 
     try:
         columns = [column.strip() for column in reader.fieldnames or ()]
     except csv.Error as error:
-        raise DataError(f"{path}, line 1: {error}") from None
+        raise DataError(f"{path}, line 1: {error}; correct the list") from None
     reader.fieldnames = columns
     return columns, read_rows()
 
@@ -215,11 +216,11 @@ def _read_parquet(path: Path) -> tuple[list[str], Rows]:
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
-        raise DataError(f"{path} needs pyarrow, which is not installed: pip install 'spos[parquet]'") from None
+        raise DataError(f"{path} needs pyarrow, which is not installed; pip install 'spos[parquet]'") from None
     try:
         table = parquet.read_table(path)
     except Exception as error:  # pyarrow has errors of its own.
-        raise DataError(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from None
+        raise DataError(f"cannot read {path}: {' '.join(str(error).split())[:200]}; write the list again") from None
     return list(table.column_names), iter(enumerate(table.to_pylist(), 1))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -76,6 +77,17 @@ class MappedSet(ImageSet):
     @property
     def versions(self) -> NDArray[np.int64]:
         return self.numbers
+
+
+@contextlib.contextmanager
+def with_advice(advice: str) -> Iterator[None]:
+    """Add what to do to a DataError of the block that does not say it."""
+    try:
+        yield
+    except DataError as error:
+        if "; " in str(error):
+            raise
+        raise DataError(f"{error}; {advice}") from error
 
 
 def get_item(data: Any, index: int, where: str) -> tuple[Any, Any]:
@@ -194,16 +206,16 @@ def read_label(label: Any, where: str) -> int:
     return int(label)
 
 
-def name_classes(named: Any, labels: NDArray[np.int64], where: str) -> tuple[str, ...]:
+def name_classes(class_names: Any, labels: NDArray[np.int64], where: str) -> tuple[str, ...]:
     """Return class names: as the data set names them, else the numbers of the labels.
 
     Raises:
         DataError: there are names, but not one different text for each label.
     """
-    if named is None:
+    if class_names is None:
         return tuple(map(str, range(int(labels.max(initial=-1)) + 1)))
     try:
-        names = tuple(named)
+        names = tuple(class_names)
     except TypeError:
         names = ()
     if not names or not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from spos_cli.data.image_files import UNREADABLE
 from spos_cli.data.image_set import GONE
 from spos_cli.data.mapped_set import (
     MappedSet,
@@ -17,6 +18,7 @@ from spos_cli.data.mapped_set import (
     read_each_label,
     read_label,
     read_labels,
+    with_advice,
 )
 from spos_cli.data.place import Place, Split
 from spos_cli.errors import ConfigError, DataError
@@ -33,35 +35,51 @@ def open_own_set(path: str, place: Place, split: Split) -> MappedSet:
     Raises:
         DataError: it cannot be imported or called, or what it returns is not such a data set.
     """
+    with with_advice(f"correct {path}"):
+        return _open(path, place, split)
+
+
+def _open(path: str, place: Place, split: Split) -> MappedSet:
+    """Open the data set; raise DataError for the first thing that is wrong with it."""
     where = f"{path}({split!r})"
     try:
         data = call_own_code(path, f"data.source: cannot call {path}(split={split!r})", split=split)
     except ConfigError as error:
         raise DataError(str(error)) from error
     count = _count(data, where)
-    image, label = get_item(data, 0, f"{where}[0]")
-    get_bytes(image, f"{where}[0]")
-    first = read_label(label, f"{where}[0]")
-    named = getattr(data, "classes", None)
-    classes = None if named is None else name_classes(named, np.zeros(0, np.int64), f"{where}.classes")
-    class_count = None if classes is None else len(classes)
     targets, paths = getattr(data, "targets", None), getattr(data, "paths", None)
-    hashes = np.zeros(count, np.int64)
+    first = _try_first_item(data, where, may_be_broken=targets is not None)
+    class_names = getattr(data, "classes", None)
+    classes = None if class_names is None else name_classes(class_names, np.zeros(0, np.int64), f"{where}.classes")
+    class_count = None if classes is None else len(classes)
+    versions = np.zeros(count, np.int64)
     if targets is None:
-        labels, hashes = read_each_label(data, class_count, where)
+        labels, versions = read_each_label(data, class_count, where)
     else:
         labels = read_labels(targets, count, class_count, f"{where}.targets")
-        if labels[0] != first:
+        if first is not None and labels[0] != first:
             raise DataError(f"{where}: the label of index 0 is {first}, but targets has {labels[0]}")
     classes = classes or name_classes(None, labels, where)
     names = [f"{split}/{index}" for index in range(count)]
-    if paths is None:
-        return MappedSet(where, data, names, classes, labels, hashes, value_range=place.value_range)
-    texts = _read_paths(paths, count, where)
-    names = [place.name_image(text, split) for text in texts]
-    _require_distinct(names, where)
-    versions = np.array([_read_status(place, text) for text in texts], np.int64)  # (N, 2)
+    if paths is not None:
+        texts = _read_paths(paths, count, where)
+        names = [place.name_image(text, split) for text in texts]
+        _require_distinct(names, where)
+        if targets is not None:  # Otherwise, all pixels are known.
+            versions = np.array([_read_status(place, text) for text in texts], np.int64)  # (N, 2)
     return MappedSet(where, data, names, classes, labels, versions, value_range=place.value_range)
+
+
+def _try_first_item(data: Any, where: str, *, may_be_broken: bool) -> int | None:
+    """Check the kinds of the first image and label; return the label, or None for a broken image, if it may be one."""
+    try:
+        image, label = get_item(data, 0, f"{where}[0]")
+        get_bytes(image, f"{where}[0]")
+    except DataError as error:
+        if may_be_broken and str(error).startswith(UNREADABLE):  # The training will replace it.
+            return None
+        raise
+    return read_label(label, f"{where}[0]")
 
 
 def _count(data: Any, where: str) -> int:

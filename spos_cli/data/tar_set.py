@@ -135,9 +135,9 @@ def open_tar(place: Place, split: Split) -> TarSet:
     members: list[Member] = []
     labels: dict[str, str] = {}  # of samples, by the extension of their label and their key
     for index, shard in enumerate(shards):
-        found, found_labels = _read_headers(shard, index)
-        members += found
-        labels |= found_labels
+        shard_members, shard_labels = _read_headers(shard, index)
+        members += shard_members
+        labels |= shard_labels
     name, notes = str(place.folder / pattern), []
     images = [member for member in members if is_image(member.path)]
     if not images:
@@ -190,17 +190,17 @@ def find_shards(root: Path, pattern: str, setting: str) -> list[Path]:
         except (OSError, ValueError, NotImplementedError, IndexError):  # no pattern for Path.glob
             paths = []
         if not paths:
-            raise DataError(f"there are no tar files {root / pattern} (data.root and {setting} say where)")
+            raise DataError(f"there are no tar files {root / pattern}; data.root and {setting} say where")
         return paths
     (first, last), *more = ranges
     if more or int(first) > int(last) or int(last) - int(first) >= MAX_SHARDS:
-        raise DataError(f"{setting}: {pattern} should have one range such as {{000000..000146}}")
+        raise DataError(f"{setting}: {pattern} needs one ascending range; write {{000000..000146}} or the like")
     names = [BRACES.sub(str(number).zfill(len(first)), pattern) for number in range(int(first), int(last) + 1)]
     missing = [name for name in names if not (root / name).is_file()]
     if missing:
         raise DataError(
             f"{len(missing):,} of the {len(names):,} tar files {root / pattern} are missing, such as {missing[0]}"
-            f" (data.root and {setting} say where)"
+            f"; data.root and {setting} say where"
         )
     return [root / name for name in names]
 
@@ -248,7 +248,8 @@ def _read_classes(name: str, images: Sequence[Member], labels: dict[str, str]) -
     if missing:
         raise DataError(
             f"{name}: {plural(len(missing), 'image')} of {len(images):,} without a label (.cls, .json or .txt of the"
-            f" same name): {', '.join(missing[:MAX_LISTED])}{', ...' if len(missing) > MAX_LISTED else ''}"
+            f" same name): {', '.join(missing[:MAX_LISTED])}{', ...' if len(missing) > MAX_LISTED else ''}; write a"
+            " label for each"
         )
     return [_parse_label(name, by_key[_get_key(member.path)], labels) for member in images]
 
@@ -266,14 +267,14 @@ def _parse_label(name: str, path: str, labels: dict[str, str]) -> str:
         try:
             content = json.loads(text)
         except (ValueError, RecursionError):
-            raise DataError(f"{name}: the label {path} is not JSON: {quote_value(text)}") from None
+            raise DataError(f"{name}: the label {path} is not JSON: {quote_value(text)}; correct it") from None
         if isinstance(content, dict):
             content = next((content[key] for key in LABEL_KEYS if key in content), None)
         text = str(content).strip() if type(content) in (int, str) else ""
     if not text or "\n" in text:
         raise DataError(
             f"{name}: the label {path} should be one number or one class name ({', '.join(LABEL_KEYS)} in JSON), not"
-            f" {quote_value(labels[path])}"
+            f" {quote_value(labels[path])}; correct it"
         )
     return text
 

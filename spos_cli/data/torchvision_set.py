@@ -118,14 +118,14 @@ def _construct(name: str, splits: Splits, place: Place, split: Split) -> Any:
     import torchvision
 
     kind = getattr(torchvision.datasets, name)
-    chosen = place.split_name(split) or (splits.train if split == "train" else splits.val)
+    split_name = place.split_name(split) or (splits.train if split == "train" else splits.val)
     arguments = dict(splits.fixed)
     if splits.argument == "train":
-        if chosen not in ("train", "test"):
-            raise DataError(f"data.{split}_split: {name} has the splits train and test, not {chosen}")
-        arguments["train"] = chosen == "train"
+        if split_name not in ("train", "test"):
+            raise DataError(f"data.{split}_split: {name} has the splits train and test, not {split_name}")
+        arguments["train"] = split_name == "train"
     elif splits.argument:
-        arguments[splits.argument] = chosen
+        arguments[splits.argument] = split_name
     elif place.split_name(split):
         raise DataError(
             f"data.{split}_split: {name} has no splits, so its images are divided by the hashes of their names; remove"
@@ -143,7 +143,7 @@ def _construct(name: str, splits: Splits, place: Place, split: Split) -> Any:
     except Exception as error:  # The network, the disk and the archive may raise any kind of error.
         reason = shorten_reason(error)
         if isinstance(error, ValueError) and "for argument" in reason:
-            raise DataError(f"data.{split}_split: {name} has no split {chosen}: {reason}") from None
+            raise DataError(f"data.{split}_split: {name} has no split {split_name}: {reason}") from None
         raise DataError(
             f"cannot get {name} ({reason}); put its files where torchvision looks for them, below {place.root}"
             " (https://pytorch.org/vision/stable/datasets.html)"
@@ -158,9 +158,9 @@ def _find_files(data: Any) -> list[str] | None:
             files = [pair[0] for pair in samples]
             return [os.fspath(file) for file in files] if _are_paths(files) else None
     for attribute in FILE_ATTRIBUTES:
-        listed = getattr(data, attribute, None)
-        if isinstance(listed, (list, tuple)) and len(listed) == len(data) and _are_paths(listed):
-            return [os.fspath(file) for file in listed]
+        paths = getattr(data, attribute, None)
+        if isinstance(paths, (list, tuple)) and len(paths) == len(data) and _are_paths(paths):
+            return [os.fspath(path) for path in paths]
     return None
 
 
@@ -201,9 +201,9 @@ def _name_classes(data: Any, labels: NDArray[np.int64]) -> tuple[str, ...]:
     """Return class names: as the data set names them, else the numbers of the labels."""
     count = int(labels.max(initial=-1)) + 1
     for attribute in ("classes", "categories"):
-        named = getattr(data, attribute, None)
-        if isinstance(named, (list, tuple)) and len(named) >= count:
-            names = [", ".join(name) if isinstance(name, (list, tuple)) else str(name) for name in named]
+        class_names = getattr(data, attribute, None)
+        if isinstance(class_names, (list, tuple)) and len(class_names) >= count:
+            names = [", ".join(name) if isinstance(name, (list, tuple)) else str(name) for name in class_names]
             counts = Counter(names)  # Two classes of ImageNet are called crane.
             return tuple(f"{name} ({label})" if counts[name] > 1 else name for label, name in enumerate(names))
     return tuple(map(str, range(count)))
@@ -212,10 +212,10 @@ def _name_classes(data: Any, labels: NDArray[np.int64]) -> tuple[str, ...]:
 def _divide(names: Sequence[str], labels: NDArray[np.int64], split: Split) -> NDArray[np.int64]:
     """Return the indices of a split of an undivided set, ascending: the same whatever the seed is."""
     hashes = hash_each(name.encode(errors="surrogateescape") for name in names)
-    chosen = []
+    parts = []
     for label in np.unique(labels).tolist():
         members = np.flatnonzero(labels == label)
         members = members[np.argsort(hashes[members], kind="stable")]
         count = round(VALIDATION_SHARE * len(members))
-        chosen.append(members[:count] if split == "val" else members[count:])
-    return np.sort(np.concatenate(chosen))
+        parts.append(members[:count] if split == "val" else members[count:])
+    return np.sort(np.concatenate(parts))

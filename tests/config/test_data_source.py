@@ -54,7 +54,7 @@ def test_what_is_no_source(tmp_path: Path, source: str, phrase: str) -> None:
 
 @pytest.mark.parametrize("name", SETTINGS_OF_SOURCES)
 def test_a_setting_of_another_source(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{name} is for source: .*, but source is folder; remove {name}, or set"):
+    with pytest.raises(ConfigError, match=rf"{name} is for source: .*, but source is folder; set {name}: "):
         load(tmp_path, "", f"data.{name}=x")
     source = {"torchvision": "torchvision:DTD"}.get(SETTINGS_OF_SOURCES[name][0], SETTINGS_OF_SOURCES[name][0])
     settings = load(tmp_path, "", f"data.{name}=x", f"data.source={source}")

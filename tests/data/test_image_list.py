@@ -111,8 +111,8 @@ def test_trainings_get_shares_and_evaluations_labels(root: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "phrase"),
     [
-        (["file,label"], "line 1: there is no column path; it has file, label"),
-        (["path,kind"], "line 1: there is no column label; it has path, kind"),
+        (["file,label"], "line 1: there is no column path among file, label; name"),
+        (["path,kind"], "line 1: there is no column label among path, kind; name"),
         (["path,label,size"], "line 1: unknown columns size beside path and label"),
         (["path,label,label"], "line 1: two columns have the same name"),
         (["path,label"], "lists no images"),
@@ -141,7 +141,7 @@ def test_mistakes_have_their_lines(root: Path, lines: list[str], phrase: str) ->
 
 
 def test_a_list_that_cannot_be_read(root: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot read the list of images .*train\.csv: No such file.*data\.train_list"):
+    with pytest.raises(DataError, match=r"cannot read the list .*train\.csv: No such file.*; .*data\.train_list"):
         datasets.load("csv", root, "train")
     (root / "train.csv").write_bytes(b"path,label\n\xff\xfe,x\n")
     with pytest.raises(DataError, match="not UTF-8"):
@@ -172,5 +172,5 @@ def test_parquet(root: Path) -> None:
 
 def test_parquet_without_pyarrow(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(DataError, match=r"needs pyarrow, which is not installed: pip install 'spos\[parquet\]'"):
+    with pytest.raises(DataError, match=r"needs pyarrow, which is not installed; pip install 'spos\[parquet\]'"):
         datasets.load("csv", root, "train", train_list="train.parquet")

@@ -83,15 +83,15 @@ def test_labels_from_a_pass_over_all_images(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_labels_from_targets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No image but the first is opened."""
-    broken = {index: ValueError("opened") for index in (1, 2, 3)}
+    """Only the first image is opened, and it may be broken."""
+    broken = {index: ValueError("opened") for index in range(4)}
     for targets in ([0, 2, 1, 2], torch.tensor([0, 2, 1, 2]), np.array([0, 2, 1, 2], np.uint8)):
         images = load(monkeypatch, broken, targets=targets, classes=["a", "b", "c"])
         assert images.classes == ("a", "b", "c")
         assert images.labels.tolist() == [0, 2, 1, 2]
     with pytest.raises(DataError, match=r"cannot read the image .*Photos\('train'\)\[3\]: opened"):
         images.image(3)
-    assert inspection.find_unreadable(images, np.arange(4)).keys() == {1, 2, 3}
+    assert inspection.find_unreadable(images, np.arange(4)).keys() == {0, 1, 2, 3}
 
 
 def test_paths_name_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
