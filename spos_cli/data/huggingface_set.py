@@ -115,11 +115,7 @@ def open_huggingface(place: Place, split: Split) -> TableSet:
             classes, values = _name_values(values)
         with with_advice("set data.label_column to the column of the labels"):
             labels = read_labels(values, len(table), len(classes), f"{where}, column {label_column}")
-        images = table.select_columns([image_column])
-        if image_column != "image":
-            images = images.rename_column(image_column, "image")
-        images = images.cast_column("image", datasets.Image(decode=False))
-        paths, sizes = _read_column(images)
+        images, paths, sizes = _read_images(datasets, table, image_column, where)
     names = _name_images(paths, labels, classes, place, split)
     return TableSet(where, images, names, name_classes(classes, labels, where), labels, sizes, place.value_range)
 
@@ -219,6 +215,21 @@ def _name_values(values: Sequence[Any]) -> tuple[tuple[str, ...], Sequence[Any]]
         return classes, [label_of[value] for value in values]
     numbers = [value for value in values if isinstance(value, int)]
     return tuple(map(str, range(max(numbers, default=-1) + 1))), values
+
+
+def _read_images(datasets: Any, table: Any, column: str, where: str) -> tuple[Any, list[str | None], NDArray[np.int64]]:
+    """Return the column of the images by itself, as encoded bytes or paths, and what `_read_column` returns."""
+    try:
+        images = table.select_columns([column])
+        if column != "image":
+            images = images.rename_column(column, "image")
+        images = images.cast_column("image", datasets.Image(decode=False))
+        return images, *_read_column(images)
+    except Exception as error:  # `datasets` and Arrow have errors of their own.
+        raise DataError(
+            f"{where}, column {column} cannot be read as images: {shorten_reason(error)}; set data.image_column to the"
+            " column of the images"
+        ) from None
 
 
 def _read_column(images: Any) -> tuple[list[str | None], NDArray[np.int64]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -62,7 +63,7 @@ def _open(path: str, place: Place, split: Split) -> MappedSet:
     classes = classes or name_classes(None, labels, where)
     names = [f"{split}/{index}" for index in range(count)]
     if paths is not None:
-        texts = _read_paths(paths, count, where)
+        texts = [_put_below_root(text, place) for text in _read_paths(paths, count, where)]
         names = [place.name_image(text, split) for text in texts]
         _require_distinct(names, where)
         if targets is not None:  # Otherwise, all pixels are known.
@@ -108,6 +109,12 @@ def _read_paths(paths: Any, count: int, where: str) -> list[str]:
     return texts
 
 
+def _put_below_root(path: str, place: Place) -> str:
+    """Return the path of a file below the root as an absolute one, and any other one unchanged."""
+    absolute, root = os.path.abspath(path), os.path.abspath(place.root)  # noqa: PTH100  (links stay as they are)
+    return absolute if absolute.startswith(f"{root}/") and os.path.exists(absolute) else path  # noqa: PTH110
+
+
 def _require_distinct(names: Sequence[str], where: str) -> None:
     """Raise DataError if two images have the same path."""
     first: dict[str, int] = {}
@@ -117,9 +124,12 @@ def _require_distinct(names: Sequence[str], where: str) -> None:
 
 
 def _read_status(place: Place, path: str) -> tuple[int, int]:
-    """Return the size of a file in bytes and its modification time in nanoseconds; `GONE` if there is none."""
-    try:
-        status = os.stat(os.path.join(place.root, path))  # noqa: PTH116, PTH118 - a Path takes three times as long
-    except (OSError, ValueError):
-        return GONE, GONE
-    return status.st_size, status.st_mtime_ns
+    """Return the size of a file in bytes and its modification time in nanoseconds; `GONE` if there is none.
+
+    A path counts from the working folder, as the user's code opens it, or else from the root.
+    """
+    for file in (path, os.path.join(place.root, path)):  # noqa: PTH118 - a Path takes three times as long
+        with contextlib.suppress(OSError, ValueError):
+            status = os.stat(file)  # noqa: PTH116
+            return status.st_size, status.st_mtime_ns
+    return GONE, GONE

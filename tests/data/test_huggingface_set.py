@@ -89,6 +89,8 @@ def test_columns_and_splits_that_settings_name(package: Any, tmp_path: Path) -> 
     assert (by_number.classes, by_number.labels.tolist()) == (("0", "1", "2"), [0, 2, 1])
     with pytest.raises(DataError, match="column x should be 3 integers"):
         load(root, **settings, label_column="x")
+    with pytest.raises(DataError, match=r"column number cannot be read as images: .*; set data\.image_column"):
+        load(root, train_split="first", image_column="number", label_column="kind")
 
 
 def test_an_unreadable_image_and_a_missing_one(package: Any, tmp_path: Path) -> None:

@@ -98,10 +98,15 @@ def test_paths_name_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     (tmp_path / "D" / "train").mkdir(parents=True)
     (tmp_path / "D" / "train" / "x.png").write_bytes(b"12345")
     monkeypatch.chdir(tmp_path)
-    paths = [tmp_path / "D" / "train" / "x.png", "train/y.png", "z.png", "/elsewhere/x.png"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "y.png").write_bytes(b"123")
+    paths = [tmp_path / "D" / "train" / "x.png", "other/y.png", "train/z.png", "/elsewhere/x.png"]
     images = load(monkeypatch, targets=[0, 1, 0, 1], paths=paths)
-    assert [images.path(index) for index in range(4)] == ["x.png", "y.png", "z.png", "/elsewhere/x.png"]
-    assert images.contents.tolist() == [5, -1, -1, -1]
+    assert [images.path(index) for index in range(4)] == ["x.png", "other/y.png", "z.png", "/elsewhere/x.png"]
+    assert images.contents.tolist() == [5, 3, -1, -1]
+    for same in ("D/train/x.png", "train/x.png", Path("D", "train", "x.png")):
+        images = load(monkeypatch, targets=[0, 1, 0, 1], paths=[same, *paths[1:]])
+        assert (images.path(0), images.contents[0]) == ("x.png", 5)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from spos_cli.engine import checkpoint
 from spos_cli.official import self_test
 from tests.conftest import TINY, Mistake, Spos
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("cat", "dog", "fox")
 IMAGES = {"train": 20, "val": 4}  # of each class
 TORCHVISION_SPLITS = {"train": "train", "val": "test"}
