@@ -133,7 +133,7 @@ def open_tar(place: Place, split: Split) -> TarSet:
     pattern = place.shards_of(split)
     shards = find_shards(place.folder, pattern, f"data.{split}_shards")
     members: list[Member] = []
-    labels: dict[str, str] = {}  # of samples, by the extension of their label and their key
+    labels: dict[str, str] = {}  # texts of labels, by path
     for index, shard in enumerate(shards):
         shard_members, shard_labels = _read_headers(shard, index)
         members += shard_members
@@ -141,7 +141,9 @@ def open_tar(place: Place, split: Split) -> TarSet:
     name, notes = str(place.folder / pattern), []
     images = [member for member in members if is_image(member.path)]
     if not images:
-        raise DataError(f"there are no images in {name}; it holds {plural(len(members), 'other file')}")
+        raise DataError(
+            f"{name} holds {plural(len(members), 'file')}, but no images; data.{split}_shards says which tar files"
+        )
     keys = [_get_key(member.path) for member in images]
     samples = set(keys)
     labels = {path: text for path, text in labels.items() if _get_key(path) in samples}

@@ -104,7 +104,7 @@ def test_labels_of_samples(tmp_path: Path, labels: tuple[str, ...], classes: tup
         ({"a.png": b"", "a.json": '{"caption": "x"}'}, "should be one number or one class name (cls, label, class"),
         ({"a.png": b"", "a.jpg": b"", "a.cls": "0"}, "the same name, train.tar:a.png and train.tar:a.jpg"),
         ({"a.png": b""}, "a.png is in no class folder, and there are no labels"),
-        ({"a.cls": "0"}, "there are no images in"),
+        ({"a.cls": "0"}, "holds 1 file, but no images"),
         ({"cat/a.png": b"1", "train/cat/a.png": b"2"}, "two images have the same name"),
     ],
 )
