@@ -65,7 +65,7 @@ class FileImages(ImageSet):
         for path in self.paths:
             try:
                 status = os.stat(os.path.join(folder, path))  # noqa: PTH116, PTH118 - a Path takes three times as long
-            except OSError:
+            except (OSError, ValueError):  # ValueError: a name that no file can have
                 yield GONE
                 yield GONE
             else:

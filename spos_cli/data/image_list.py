@@ -188,8 +188,10 @@ def _read_csv(path: Path) -> tuple[list[str], Rows]:
     """Return the columns and the rows of a CSV or TSV file."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no name of a file
-        reason = reason_of(error) if isinstance(error, OSError) else "it is not UTF-8"
+    except UnicodeDecodeError:
+        raise DataError(f"cannot read the list of images {path}: it is not UTF-8; save it as UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = reason_of(error) if isinstance(error, OSError) else str(error)
         raise DataError(
             f"cannot read the list of images {path}: {reason}; data.root, data.train_list and data.val_list say where"
         ) from None

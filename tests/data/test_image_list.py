@@ -123,6 +123,8 @@ def test_trainings_get_shares_and_evaluations_labels(root: Path) -> None:
         (["path,label", "flat/a.png,x,y"], "line 2: it has more values than there are columns"),
         (["path,label", "flat/a.png,x", "", "./flat/a.png,y"], "line 4: flat/a.png is on line 2 already"),
         (["path,label", "flat/a.png,x", "flat/e.png,y"], "line 3: there is no file flat/e.png"),
+        (["path,label", "flat/a\0.png,x"], "line"),
+        (["path,label", f"{'a' * 5000},x"], "line 2: there is no file aaa"),
         (["path,label", *(f"{name},x" for name in "pqrst")], "and 2 more lines"),
         (["path,a,b", "flat/a.png,0.5,0.6"], "line 2: the shares of the classes should be from 0 to 1 with a sum of 1"),
         (["path,a,b", "flat/a.png,-1,2"], "line 2: the shares"),
@@ -146,6 +148,8 @@ def test_a_list_that_cannot_be_read(root: Path) -> None:
     (root / "train.csv").write_bytes(b"path,label\n\xff\xfe,x\n")
     with pytest.raises(DataError, match="not UTF-8"):
         datasets.load("csv", root, "train")
+    with pytest.raises(DataError, match="cannot read the list of images"):
+        datasets.load("csv", root, "train", train_list="a\0b")
 
 
 def test_a_removed_file_is_bad_and_a_replaced_one_is_another(root: Path) -> None:
