@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from spos_cli.config.data import AspectRatios
+from spos_cli.config.data import SOURCES, TORCHVISION, AspectRatios, Source
 from spos_cli.config.schema import Config
 from spos_cli.config.section import Section
 from spos_cli.config.units import ClassWeights, Cost, Devices, Duration, ValueRange
@@ -33,6 +33,7 @@ NAMES: list[tuple[Any, str]] = [
     (ClassWeights, "`balanced`, list of numbers above 0, or `null`"),
     (ValueRange, "`auto`, `dtype` or `[low, high]`"),
     (AspectRatios, "`[low, high]`"),
+    (Source, ", ".join(f"`{name}`" for name in (*SOURCES, f"{TORCHVISION}NAME")) + " or `package.module:name`"),
 ]
 PLAIN = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", type(None): "`null`"}
 

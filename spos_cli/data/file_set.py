@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from spos_cli.data.datasets import FolderSet, walk_folders
+from spos_cli.data.file_images import FileImages
+from spos_cli.data.folder_set import walk_folders
 from spos_cli.data.image_files import is_image, list_extensions
 from spos_cli.data.levels import ValueRange
 from spos_cli.errors import DataError
@@ -15,7 +16,7 @@ from spos_cli.errors import DataError
 MAX_LISTED = 3  # arguments in a message
 
 
-class FileSet(FolderSet):
+class FileSet(FileImages):
     """Image files anywhere, in the order of their paths; they have no classes, and 0 as their label.
 
     Args:
