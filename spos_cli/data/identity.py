@@ -133,6 +133,12 @@ def identify_each(images: ImageSet) -> NDArray[np.int64]:
     return np.stack((images.names, images.contents), 1)
 
 
+def digest_images(images: ImageSet, indices: NDArray[np.int64]) -> str:
+    """Return a digest of the names and contents of some images, whatever their order."""
+    numbers = identify_each(images)[indices]
+    return _digest(numbers[np.lexsort((numbers[:, 1], numbers[:, 0]))])
+
+
 def _digest(values: NDArray[np.int64]) -> str:
     return hashlib.blake2b(values.astype("<i8").tobytes(), digest_size=8).hexdigest()
 

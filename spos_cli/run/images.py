@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,8 +20,15 @@ from spos_cli.config.training import RetrainConfig, TrainingConfig
 from spos_cli.data import cache, datasets, inspection, levels
 from spos_cli.data.augmentation import Augmentation
 from spos_cli.data.cache import ResizedSet
-from spos_cli.data.identity import Identity, TrainedOn
-from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, images_per_pass, training_batches
+from spos_cli.data.identity import Identity, TrainedOn, digest_images
+from spos_cli.data.loaders import (
+    BadImages,
+    TrainingBatch,
+    evaluation_batches,
+    images_per_pass,
+    require_readable,
+    training_batches,
+)
 from spos_cli.data.transforms import EvalTransform, TrainTransform, preprocess
 from spos_cli.data.workers import shared_memory_free, shared_memory_needed
 from spos_cli.engine import accelerator, distributed
@@ -27,6 +36,8 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import track, warn
 from spos_cli.errors import ConfigError, DataError
 from spos_cli.files import lock
+from spos_cli.files.reading import read_json
+from spos_cli.files.writing import write_atomically
 from spos_cli.run.folder import RunFolder
 from spos_cli.run.output import format_bytes
 
@@ -251,6 +262,28 @@ class Images:
                     f"the processes do not see the same {purpose} images ({counts} in {images.name}); all machines need"
                     " the same files"
                 )
+
+    def require_readable_held_out(self, record: Path) -> None:
+        """Decode the images that a search will score on, before a training that it would otherwise end after.
+
+        All processes must ask at the same time; the first one decodes.
+
+        Args:
+            record: a file that says for which images this was done. For the same images it is not done again.
+
+        Raises:
+            DataError: some cannot be read; the message names all of them.
+        """
+        held_out = self.splits[1]
+        if self.config.search.split != "holdout" or isinstance(self.train, datasets.ArraySet):
+            return
+        digest = digest_images(self.train, held_out)
+        if self.processes.is_main and read_json(record).get("readable") != digest:
+            with track("checking held-out images", len(held_out), "images") as task:
+                problems = inspection.find_unreadable(self.train, held_out, self.data.workers, task.advance)
+            require_readable(problems.values(), self.train, "that are held out for the search")
+            write_atomically(record, (json.dumps({"readable": digest}) + "\n").encode())
+        self.processes.barrier()
 
     def check_levels(self, *sets: datasets.ImageSet) -> None:
         """Look at the values of some images of each set, so that a wrong `data.value_range` fails now, not hours later.

@@ -54,6 +54,7 @@ def run(run: Run, processes: Processes, init: Path | None = None) -> None:
     if inherited is not None:  # It fails before --fresh moves anything.
         inherited.fill(Supernet(space, training.affine), config, images.train.classes)
     with run.working_in(run.folder.supernet, processes):
+        images.require_readable_held_out(run.folder.supernet.held_out)
         train(run, processes, space, sampler, images, inherited)
 
 
