@@ -90,8 +90,8 @@ class Images:
         After `hold_out_as_in`, only images that were held out of the supernet's training are held out.
         """
         if self._trained_on is None:
-            return datasets.holdout(self.train, self.data.holdout_per_class)
-        held_out = self._trained_on.held_out_of(self.train, self.data.holdout_per_class)
+            return datasets.holdout(self.train, self.data.holdout_per_class, self.data.holdout_share)
+        held_out = self._trained_on.held_out_of(self.train, self.data.holdout_per_class, self.data.holdout_share)
         return np.setdiff1d(np.arange(len(self.train)), held_out), held_out
 
     def hold_out_as_in(self, trained_on: TrainedOn) -> None:

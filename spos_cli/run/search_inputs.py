@@ -144,9 +144,9 @@ def make_evaluator(
         image_set, indices = images.train, images.splits[1]
     else:
         image_set, indices = images.val, datasets.interleave(images.val)
-    scoring = decode(
-        run, folder.scoring_images, image_set, indices[: search.images], images.evaluation, None, processes
-    )
+    # A race looks at the first images, so these must be like all of them.
+    indices = datasets.spread_classes(indices[: search.images], image_set.labels[indices[: search.images]])
+    scoring = decode(run, folder.scoring_images, image_set, indices, images.evaluation, None, processes)
     calibration = decode_calibration(run, folder.path, images, processes)
     return Evaluator(
         supernet,

@@ -89,7 +89,14 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
             earlier_search.begin(run, journal, evolution, settings, len(evaluator.images), processes)
         overview, racing = Overview(evolution.generations), config.search.racing
         scoring = Scoring(
-            processes, evaluator, costs, journal, parents=evolution.parents, racing=racing, overview=overview
+            processes,
+            evaluator,
+            costs,
+            journal,
+            parents=evolution.parents,
+            racing=racing,
+            balanced=config.search.fitness == "balanced",
+            overview=overview,
         )
         if processes.is_main and not file.is_complete:
             run.say(f"the supernet is at step {file.step} only; its training is not complete", "yellow")
@@ -187,6 +194,7 @@ def write_result(run: Run, scoring: Scoring, results: Results, origin: Mapping[s
         "generations": results.candidates[-1].generation,
         "planned": search.generations,
         "complete": complete,
+        **({"fitness": search.fitness} if search.fitness != "top1" else {}),
         **{f"{name}_limit": limit for name, limit in list_limits(run).items()},
         **origin,
         "space": run.config.space.build().to_dict(),
@@ -200,7 +208,7 @@ def write_result(run: Run, scoring: Scoring, results: Results, origin: Mapping[s
 def show(run: Run, results: Results, images: int, overview: Overview) -> None:
     """Show the best candidates or the front, what is tied, how good predictions were, and the next command."""
     settings, comparison = run.config.search, results.comparison
-    is_front = settings.objective == "pareto"
+    is_front, is_balanced = settings.objective == "pareto", settings.fitness == "balanced"
     best = results.front(settings.pareto_cost) if is_front else results.ranking[:MAX_SHOWN]
     costs = [*("flops", "params"), *(("latency",) if uses_latency(settings) else ())]
     rows = [
@@ -208,6 +216,7 @@ def show(run: Run, results: Results, images: int, overview: Overview) -> None:
             rank,
             entry.architecture,
             *(format_cell(cost, getattr(entry, cost)) for cost in costs),
+            *([f"{entry.score:.2%}"] if is_balanced else []),
             f"{entry.top1:.2%}",
             format_interval(entry.interval),
             "yes" if comparison.is_tied(entry.architecture) else "",
@@ -222,7 +231,7 @@ def show(run: Run, results: Results, images: int, overview: Overview) -> None:
     kind = FRONTS[settings.pareto_cost] if is_front else "best"
     title = f"the {kind} of {candidates} candidates{under}, scored on {images:,} images"
     columns = ["number" if is_front else "rank", "architecture:", *(TITLES[cost] for cost in costs)]
-    columns += ["top-1", "95 % interval", "tied:", "origin:"]
+    columns += [*(["balanced accuracy"] if is_balanced else []), "top-1", "95 % interval", "tied:", "origin:"]
     run.show(title + (f"; {stopped} of them stopped early" if stopped else ""), columns, rows)
     if comparison.problem:
         run.say(comparison.problem, "yellow")
