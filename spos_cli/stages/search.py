@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import StopRequest, stop_on_signals
+from spos_cli.engine.mirrors import Mirrors
 from spos_cli.engine.progress import track, warn
-from spos_cli.engine.tensorboard import TensorBoardMirror
 from spos_cli.engine.timing import record_time
 from spos_cli.files.writing import write_atomically
 from spos_cli.report.live import LiveReport
@@ -128,13 +128,13 @@ def search(run: Run, processes: Processes, evolution: Evolution, scoring: Scorin
     total, overview = evolution.population * (evolution.generations + 1), scoring.overview
     request, report = StopRequest(), LiveReport(run)
     with (
-        open_tensorboard(run, processes) as write_scalars,
+        contextlib.closing(Mirrors(run.mirrors if processes.is_main else (), run.folder.search.path)) as mirrors,
         stop_on_signals(request),
         track("search", total, "candidates", quiet=not processes.is_main, dashboard=True) as task,
         record_time(run.folder.search.path, processes, lambda: scoring.lines, "candidates") as clock,
     ):
         for _ in evolution.search(lambda c: scoring.score(c, request, task), known, first, overview.begin):
-            write_scalars(overview.generation, overview.summary)
+            mirrors.log(overview.generation, {f"search/{name}": value for name, value in overview.summary.items()})
             if processes.is_main and scoring.changed:  # Not while a resumed search replays its journal.
                 clock.lap()
                 write_result(run, scoring, scoring.results, origin, complete=False)
@@ -158,18 +158,6 @@ def say_what_it_begins_with(run: Run, scoring: Scoring, known: int, rescored: in
             f"beginning with {len(scoring.imported):,} candidates of another search, which has scored them on other"
             f" images: the {rescored:,} best under the limits are scored again, the others count as seen",
             "yellow",
-        )
-
-
-@contextlib.contextmanager
-def open_tensorboard(run: Run, processes: Processes) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """Yield a function that writes the numbers of a generation to TensorBoard, or does nothing without it."""
-    if not (run.tensorboard and processes.is_main):
-        yield lambda generation, numbers: None
-        return
-    with contextlib.closing(TensorBoardMirror(run.folder.search.tensorboard)) as scalars:
-        yield lambda generation, numbers: scalars.add(
-            generation, {f"search/{name}": number for name, number in numbers.items()}
         )
 
 

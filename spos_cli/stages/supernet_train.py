@@ -94,7 +94,7 @@ def train(
         preprocess=images.preprocess,
         mixing=make_mixing(config, training),
         paths=sampler.paths,
-        tensorboard=run.tensorboard,
+        mirrors=run.mirrors,
         extend=run.extend,
         one_path=len(sampler.paths(0)) == 1,
     )
