@@ -83,7 +83,7 @@ def root(
 
 
 @app.command("supernet-train")
-@shared_options("devices", "max_restarts", "seed", "tensorboard", "fresh", "extend")
+@shared_options("devices", "max_restarts", "seed", "tensorboard", "wandb", "mlflow", "fresh", "extend")
 def supernet_train(options: Options, init: InitOption = None) -> None:
     """Train the weight-sharing supernet, one path per step.
 
@@ -143,7 +143,7 @@ def flops_table(
 
 
 @app.command()
-@shared_options("devices", "max_restarts", "seed", "tensorboard", "fresh", "as_json")
+@shared_options("devices", "max_restarts", "seed", "tensorboard", "wandb", "mlflow", "fresh", "as_json")
 def search(
     options: Options,
     flops_limit: FlopsLimitOption = None,
@@ -247,7 +247,7 @@ def export_network(
 
 
 @app.command()
-@shared_options("devices", "max_restarts", "seed", "tensorboard", "fresh", "extend")
+@shared_options("devices", "max_restarts", "seed", "tensorboard", "wandb", "mlflow", "fresh", "extend")
 def retrain(
     options: Options,
     arch: Annotated[

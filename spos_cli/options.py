@@ -18,6 +18,7 @@ from spos_cli.errors import ConfigError
 if TYPE_CHECKING:
     from spos_cli.config.loading import CliOption
     from spos_cli.config.schema import Config
+    from spos_cli.engine.mirrors import MirrorName
     from spos_cli.run.command import Run
     from spos_cli.run.folder import RunFolder
 
@@ -192,6 +193,12 @@ class Options:
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write the metrics as TensorBoard event files.")
     ] = False
+    wandb: Annotated[
+        bool, typer.Option("--wandb", help="Also send the metrics to Weights & Biases; WANDB_MODE=offline keeps them.")
+    ] = False
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Also send the metrics to MLflow, at MLFLOW_TRACKING_URI.")
+    ] = False
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over. Earlier results are kept under another name.")] = (
         False
     )
@@ -200,6 +207,12 @@ class Options:
     ] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")] = False
     search: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def mirrors(self) -> tuple[MirrorName, ...]:
+        """Where the metrics go besides the run folder."""
+        given: dict[MirrorName, bool] = {"tensorboard": self.tensorboard, "wandb": self.wandb, "mlflow": self.mlflow}
+        return tuple(name for name, is_given in given.items() if is_given)
 
     @property
     def flags(self) -> str:
@@ -245,10 +258,11 @@ class Options:
         Raises:
             ConfigError: all mistakes of the file and the options, each with its place.
         """
-        if self.tensorboard:
-            from spos_cli.engine.tensorboard import require_tensorboard
+        if self.mirrors:
+            from spos_cli.engine.mirrors import require_package
 
-            require_tensorboard()
+            for name in self.mirrors:
+                require_package(name)
         return self._print_if_asked(self._load())
 
     def load_for_weights(self, recorded: dict[str, Any] | None, *, reads_images: bool = True) -> Config:
@@ -308,7 +322,7 @@ class Options:
         if self.fresh and self.extend:
             raise ConfigError("--fresh starts over and --extend goes on; give one of them")
 
-        return Run(settings, self.fresh, self.tensorboard, self.extend, flags=self.flags, as_json=self.as_json)
+        return Run(settings, self.fresh, self.mirrors, self.extend, flags=self.flags, as_json=self.as_json)
 
     def find_folder_for(self, weights: Path) -> RunFolder:
         """Return the run folder for results about a weights file.

@@ -20,8 +20,8 @@ APP = typer.main.get_command(cli.app)
 COMMANDS = APP.commands  # type: ignore[attr-defined]
 LONGEST = 15  # lines of a command's body
 SHARED = (
-    *("config", "overrides", "run_dir", "devices", "max_restarts", "seed", "print_config", "tensorboard", "fresh"),
-    "extend",
+    *("config", "overrides", "run_dir", "devices", "max_restarts", "seed", "print_config", "tensorboard"),
+    *("wandb", "mlflow", "fresh", "extend"),
 )
 
 

@@ -234,8 +234,16 @@ class DataConfig(Section):
         " error. Images of 8 bits are used as they are.",
     )
     augmentation: AugmentationConfig = AugmentationConfig()
-    holdout_per_class: Annotated[Number, Field(ge=0, le=10**9)] = Field(
-        50, description="Training images of each class to hold out for the search. 0 needs search.split: val."
+    holdout_per_class: Annotated[Number, Field(ge=0, le=10**9)] | None = Field(
+        50,
+        description="Training images of each class to hold out for the search. 0 needs search.split: val. null, with"
+        " holdout_share.",
+    )
+    holdout_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Share of the training images of each class to hold out instead, rounded, such as 0.1; at least one"
+        " image is held out, and at least one is left. For classes of different sizes. null: holdout_per_class says how"
+        " many.",
     )
     store: Literal["none", "ram", "disk"] = Field(
         "none",
@@ -274,4 +282,27 @@ class DataConfig(Section):
                     f"{name} is for source: {allowed}, but source is {self.source}; set {name}: {default or 'null'}, or"
                     " another source"
                 )
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _replace_default_holdout(cls, values: Any) -> Any:
+        """Leave the default of `holdout_per_class` out where `holdout_share` is set."""
+        if isinstance(values, Mapping) and values.get("holdout_share") is not None:
+            return {"holdout_per_class": None, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _require_one_holdout(self) -> DataConfig:
+        if self.holdout_per_class is not None and self.holdout_share is not None:
+            raise ValueError(
+                f"holdout_per_class ({self.holdout_per_class}) and holdout_share ({self.holdout_share:g}) both say how"
+                " many images are held out, so only one of them can be set; set holdout_per_class: null, or"
+                " holdout_share: null"
+            )
+        if self.holdout_per_class is None and self.holdout_share is None:
+            raise ValueError(
+                "holdout_per_class and holdout_share are both null, so it is not known how many images are held out;"
+                " set one of them (holdout_per_class: 0 holds none out)"
+            )
         return self

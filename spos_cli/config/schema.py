@@ -60,6 +60,12 @@ class SearchConfig(Section):
         " them. On most of the public tables that were tried, 300 candidates with it are about as good as 1,000"
         " without, if scores are as noisy as those of a supernet. off: as in the paper.",
     )
+    fitness: Literal["top1", "balanced"] = Field(
+        "top1",
+        description="What is maximised. top1: the share of images that are right. balanced: balanced accuracy, the mean"
+        " over the classes of the share of their images that are right, so that each class counts the same; it differs"
+        " from top-1 only if the classes have different numbers of images to score on. balanced needs racing: null.",
+    )
     split: Literal["holdout", "val"] = Field(
         "holdout",
         description="Images to score on. val is as in the official code; the final accuracy is then measured on"
@@ -108,6 +114,11 @@ class SearchConfig(Section):
             raise ValueError(
                 f"pareto_cost: {self.pareto_cost} is for the front, which objective: {self.objective} does not look"
                 " for; set objective: pareto, or pareto_cost: flops"
+            )
+        if self.fitness == "balanced" and self.racing is not None:
+            raise ValueError(
+                "racing stops candidates by a test of top-1, so it does not work with fitness: balanced, where images"
+                " of small classes count more; set racing: null, or fitness: top1"
             )
         if self.objective == "pareto" and self.racing is not None:
             raise ValueError(
@@ -190,7 +201,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _require_consistent_sections(self) -> Config:
-        if self.search.split == "holdout" and not self.data.holdout_per_class:
+        if self.search.split == "holdout" and self.data.holdout_per_class == 0:
             raise ValueError(
                 "search.split is holdout, but data.holdout_per_class is 0; hold some images out, or set search.split:"
                 " val"

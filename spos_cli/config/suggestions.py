@@ -39,7 +39,7 @@ SYNONYMS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("data_dir", "data_path", "dataset", "dataset_path"): ("data.root",),
     ("mean", "std", "normalize", "normalization"): ("data.preset",),
     ("cache",): ("data.store",),
-    ("val_split", "holdout", "val_size", "validation_split"): ("data.holdout_per_class",),
+    ("val_split", "holdout", "val_size", "validation_split"): ("data.holdout_per_class", "data.holdout_share"),
     ("flops", "max_flops", "flops_constraint"): ("flops_limit",),
     ("params", "max_params"): ("params_limit",),
     ("latency", "max_latency"): ("latency_limit",),

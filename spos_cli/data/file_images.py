@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from spos_cli.data import image_files
 from spos_cli.data.image_files import Pixels, decode
-from spos_cli.data.image_set import GONE, ImageSet, hash_each
+from spos_cli.data.image_set import END_BYTES, GONE, ImageSet, hash_each
 from spos_cli.data.levels import Measured, ValueRange
 
 
@@ -48,6 +48,11 @@ class FileImages(ImageSet):
 
     def read_bytes(self, index: int) -> bytes:
         return self.file(index).read_bytes()
+
+    def read_end(self, index: int) -> bytes:
+        with self.file(index).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - END_BYTES))
+            return file.read()
 
     def measure(self, index: int) -> Measured | None:
         return image_files.measure(self.file(index))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spos_cli.data.image_set import ImageSet
-from spos_cli.data.splits import interleave
+from spos_cli.data.splits import count_held_out, interleave, rank_in_class
 from spos_cli.errors import RunError
 
 MAX_LISTED = 5  # classes, or images, that a message lists
@@ -134,6 +134,12 @@ def identify_each(images: ImageSet) -> NDArray[np.int64]:
     return np.stack((images.names, images.contents), 1)
 
 
+def digest_images(images: ImageSet, indices: NDArray[np.int64]) -> str:
+    """Return a digest of the names and contents of some images, whatever their order."""
+    numbers = identify_each(images)[indices]
+    return _digest(numbers[np.lexsort((numbers[:, 1], numbers[:, 0]))])
+
+
 def _digest(values: NDArray[np.int64]) -> str:
     return hashlib.blake2b(values.astype("<i8").tobytes(), digest_size=8).hexdigest()
 
@@ -235,20 +241,23 @@ class TrainedOn:
                 f" for other classes; rename the folders back, {OR_TRAIN_ANOTHER}"
             )
 
-    def held_out_of(self, images: ImageSet, per_class: int) -> NDArray[np.int64]:
-        """Return the indices of images that were held out then and still exist, at most `per_class` of each class.
+    def held_out_of(self, images: ImageSet, per_class: int | None, share: float | None = None) -> NDArray[np.int64]:
+        """Return the indices of images that were held out then and still exist, of each class at most as many as given.
 
         They are in the order of `holdout`, and equal to it if no image was added or removed. An image that was added
         since may be one that `holdout` would choose now; it was not trained on, but it is left out here.
+
+        Args:
+            images: all training images as they are now.
+            per_class, share: see `count_held_out`; the share is of the images that a class had then.
         """
         order = interleave(images)
         order = order[np.isin(images.names[order], self.held_out[:, 0])]
-        ranks = np.empty(len(order), np.int64)
-        for label in np.unique(images.labels[order]):
-            of_class = np.flatnonzero(images.labels[order] == label)
-            ranks[of_class] = np.arange(len(of_class))
-        kept = ranks < per_class
-        return order[kept][np.lexsort((images.labels[order[kept]], ranks[kept]))]
+        counts = [self.identity.classes[name].count if name in self.identity.classes else 0 for name in images.classes]
+        numbers = count_held_out(np.array(counts, np.int64), per_class, share)
+        kept = order[rank_in_class(images.labels[order]) < numbers[images.labels[order]]]
+        labels = images.labels[kept]
+        return kept[np.lexsort((labels, rank_in_class(labels)))]
 
     def require_unseen(self, images: ImageSet, now: Identity, scored: NDArray[np.int64], path: object) -> None:
         """Raise RunError if candidates would be scored on images that the supernet may have been trained on.

@@ -15,6 +15,7 @@ from spos_cli.data.image_files import Pixels
 from spos_cli.data.levels import Measured, ValueRange
 
 GONE = -1  # stands for the size and the time of a file that was removed
+END_BYTES = 4096  # tell most images of the same size apart
 MAX_LISTED = 5  # classes, or kinds of files, that a message lists
 
 
@@ -89,6 +90,14 @@ class ImageSet(ABC):
         """
         return self.image(index).tobytes()
 
+    def read_end(self, index: int) -> bytes:
+        """Return the last `END_BYTES` of an image's file; empty where reading a part is not faster than the whole.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        return b""
+
     def measure(self, index: int) -> Measured | None:
         """Measure the range of an image's values; None for 8 bits per channel.
 
@@ -121,7 +130,7 @@ def hash_each(texts: Iterable[bytes]) -> NDArray[np.int64]:
     return np.frombuffer(digests, "<i8").astype(np.int64)
 
 
-def count_classes(names: Sequence[str]) -> str:
+def count_classes(names: Sequence[object]) -> str:
     """Return `1 class`, `3 classes`."""
     return f"{len(names):,} {'class' if len(names) == 1 else 'classes'}"
 

@@ -25,6 +25,7 @@ from spos_cli.data.loaders import (
     chunks,
     draw_replacements,
     load_batches,
+    require_readable,
     transform_for_evaluation,
 )
 from spos_cli.data.order import Indices
@@ -70,24 +71,31 @@ class ImageStore:
             seed: of the augmentation, colours included; with a TrainTransform only.
             workers: loader processes.
             progress: called with the number of images just written.
-            bad_images: counts unreadable images, each of which is replaced by another one, with a TrainTransform only;
-                None makes the first an error.
+            bad_images: counts unreadable images, each of which is replaced by another one, with a TrainTransform only.
+                Without it, unreadable images are an error, which names all of them.
 
         Raises:
-            DataError: an image is unreadable, or too many are, or the disk is full.
+            DataError: images are unreadable, or too many are, or the disk is full.
             ConfigError: a setting does not fit an image.
         """
-        samples = Samples(images, *_prepare(transform, seed, indices, bad_images))
+        transformed, replacements = _prepare(transform, seed, indices, bad_images)
+        samples = Samples(images, transformed, replacements, skip_unreadable=bad_images is None)
         # Made before decoding, so that a file that changes meanwhile is noticed the next time.
         manifest = _make_manifest(images, indices, transform, seed)
         labels: list[int] = []
+        problems: dict[str, str] = {}
 
         def decode() -> Iterator[bytes]:
             keys = chunks([(0, index) for index in indices.tolist()], IMAGES_PER_BATCH)
-            for batch in load_batches(samples, keys, workers, bad_images=bad_images):
-                labels.extend(batch.labels.tolist())
-                yield batch.images.permute(0, 2, 3, 1).numpy().tobytes()
-                progress(len(batch.labels))
+            loaded = load_batches(samples, keys, workers, bad_images=bad_images)
+            for batch, keys_of_batch in zip(loaded, keys, strict=True):
+                if bad_images is None:
+                    problems.update(batch.problems)
+                if not problems:
+                    labels.extend(batch.labels.tolist())
+                    yield batch.images.permute(0, 2, 3, 1).numpy().tobytes()
+                progress(len(keys_of_batch))
+            require_readable(problems.values(), images, "to score on")
 
         try:
             pixel_file.write(path, decode(), lambda digest: {**manifest, "labels": labels, "sha256": digest})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable
+import itertools
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,37 +85,47 @@ def _measure(images: ImageSet, index: int) -> Measured | None:
         return None
 
 
-def find_in_both(
-    first: ImageSet,
-    second: ImageSet,
-    first_indices: Indices,
-    second_indices: Indices,
-    workers: int = 0,
-    progress: Progress = lambda done: None,
-) -> list[tuple[int, int]]:
-    """Return pairs of indices, into `first` and `second`, of images that are the same to the byte.
+def find_equal(
+    sets: Sequence[tuple[ImageSet, Indices]], workers: int = 0, progress: Progress = lambda done: None
+) -> list[tuple[list[int], ...]]:
+    """Find images that are the same to the byte, within a set and between sets.
 
-    A file is hashed only if a file of the other set has the same size. Copies that were saved again, in another size
-    or quality, are not found. Each index of `second` appears at most once.
+    Files are read in part only if another one has the same size, and as a whole only if another one has the same size
+    and the same end. Copies that were saved again, in another size or quality, are not found.
 
     Args:
-        first, second: both of files, or both of pixels.
-        first_indices, second_indices: the images to compare.
+        sets: image sets, all of files or all of pixels, each with the indices of the images to compare.
         workers: processes that read; 0 for this process.
         progress: called with the number of images just done.
+
+    Returns:
+        Groups of two equal images or more: for each set, the indices in it, ascending; empty for a set that has none.
+        Groups are in the order of their first images.
     """
-    workers = 0 if first.in_memory else workers
-    sets = ((first, first_indices), (second, second_indices))
-    sizes = [np.array(_map(functools.partial(_size, images), indices, workers), np.int64) for images, indices in sets]
-    common_sizes = np.setdiff1d(np.intersect1d(sizes[0], sizes[1]), [GONE])
-    digests: list[dict[int, bytes]] = []
-    for (images, indices), sizes_of_set in zip(sets, sizes, strict=True):
-        hashed = indices[np.isin(sizes_of_set, common_sizes)]
-        progress(len(indices) - len(hashed))
-        found = _map(functools.partial(_digest, images), hashed, workers, progress)
-        digests.append(dict(zip(hashed.tolist(), found, strict=True)))
-    by_digest = {digest: index for index, digest in digests[0].items() if digest}
-    return [(by_digest[digest], index) for index, digest in digests[1].items() if digest in by_digest]
+    workers = 0 if sets[0][0].in_memory else workers
+    rest = [indices for _, indices in sets]
+    keys = [_map(functools.partial(_size, images), indices, workers) for images, indices in sets]
+    for read in (_digest_end, _digest):
+        counts = Counter(itertools.chain.from_iterable(keys))
+        for number, (images, _) in enumerate(sets):
+            is_shared = np.array([counts[key] > 1 and key not in (GONE, b"") for key in keys[number]], bool)
+            progress(int((~is_shared).sum()))
+            rest[number] = rest[number][is_shared]
+            keys_before = itertools.compress(keys[number], is_shared)
+            digests = _map(
+                functools.partial(read, images),
+                rest[number],
+                workers,
+                progress if read is _digest else lambda done: None,
+            )
+            # A digest of the end alone would make equal what has different sizes; a missing file is equal to nothing.
+            keys[number] = [(key, digest) if digest else b"" for key, digest in zip(keys_before, digests, strict=True)]
+    groups: dict[Any, tuple[list[int], ...]] = {}
+    for number, indices in enumerate(rest):
+        for key, index in zip(keys[number], indices.tolist(), strict=True):
+            groups.setdefault(key, tuple([] for _ in sets))[number].append(index)
+    groups.pop(b"", None)
+    return [group for group in groups.values() if sum(map(len, group)) > 1]
 
 
 def _size(images: ImageSet, index: int) -> int:
@@ -122,6 +134,14 @@ def _size(images: ImageSet, index: int) -> int:
         return images.count_bytes(index)
     except SposError:
         return GONE
+
+
+def _digest_end(images: ImageSet, index: int) -> bytes:
+    """Return a digest of the end of a file; empty if it cannot be read."""
+    try:
+        return hashlib.sha256(images.read_end(index)).digest()
+    except OSError:  # `find_unreadable` reports it.
+        return b""
 
 
 def _digest(images: ImageSet, index: int) -> bytes:

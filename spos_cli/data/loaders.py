@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from spos_cli.data.order import Indices, Order, Sampling, make_order
 from spos_cli.data.transforms import Colours, EvalTransform, Prepared, TrainTransform
 from spos_cli.data.workers import stream
 from spos_cli.errors import ConfigError, DataError, SposError
+from spos_cli.files.quoting import plural
 
 # A sample: in training how often its image was drawn before, in an evaluation its position; and its index in the set.
 Key = tuple[int, int]
@@ -28,6 +29,7 @@ Replacements = Callable[[Key], Iterable[int]]  # returns the indices to try inst
 TrainingBatch = tuple[Tensor, Tensor | None, Tensor]
 
 MAX_REPLACEMENTS = 20  # images that are tried instead of an unreadable one
+MAX_NAMED = 20  # unreadable images that one message names
 
 
 class BadImages:
@@ -61,6 +63,29 @@ class BadImages:
                     " data.bad_images"
                 )
             self.say(f"{problem}; using another image instead")
+
+
+def require_readable(problems: Collection[str], images: ImageSet, purpose: str) -> None:
+    """Raise DataError, which names all images of an evaluation that cannot be read; without problems, do nothing.
+
+    Args:
+        problems: what is wrong with each of them.
+        images: the set that they are in.
+        purpose: what they are for, such as `to score on`.
+    """
+    if not problems:
+        return
+    listed = [problem.removeprefix(UNREADABLE) for problem in problems]
+    more = f" and {len(listed) - MAX_NAMED:,} more" if len(listed) > MAX_NAMED else ""
+    advice = f"is {images.name} still there?"
+    if not images.is_gone():
+        advice = (
+            "remove or replace them, and run the command again (spos doctor --full, with the same options, lists all"
+            " broken images, those to train on, too)"
+        )
+    raise DataError(
+        f"{plural(len(listed), 'image')} {purpose} cannot be read: {', '.join(listed[:MAX_NAMED])}{more}; {advice}"
+    )
 
 
 class Sample(NamedTuple):

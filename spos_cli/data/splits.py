@@ -5,24 +5,26 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from spos_cli.data.image_set import ImageSet
+from spos_cli.data.image_set import ImageSet, count_classes, list_first
 from spos_cli.errors import DataError
 
 
-def holdout(images: ImageSet, per_class: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def holdout(
+    images: ImageSet, per_class: int | None, share: float | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide training images into those to train on and held-out ones, which candidates are scored on.
 
     In each class, the images whose names have the smallest hashes are held out. So an image stays on its side when
     others are added or removed, whatever the seed and wherever the folder is. Adding or removing k files of a class
-    changes at most k of its held-out images, and a smaller `per_class` holds out a subset.
+    changes at most k of its held-out images, and a smaller `per_class` or `share` holds out a subset.
 
     Args:
         images: only their `names` and `labels` matter.
-        per_class: images to hold out in each class (50 for ImageNet in the paper).
+        per_class, share: see `count_held_out`.
 
     Returns:
-        Indices to train on, ascending; and held-out indices with the classes in turn, so that their first n are
-        balanced for any n.
+        Indices to train on, ascending; and held-out indices with the classes in turn, so that their first n are as
+        balanced as the classes allow, for any n.
 
     Raises:
         DataError: a class would have no image left to train on.
@@ -30,7 +32,14 @@ def holdout(images: ImageSet, per_class: int) -> tuple[NDArray[np.int64], NDArra
     if not len(images):
         raise DataError("there are no training images")
     counts = np.bincount(images.labels)
-    too_small = [label for label, count in enumerate(counts.tolist()) if 0 < count <= per_class]
+    numbers = count_held_out(counts, per_class, share)
+    too_small = np.flatnonzero((counts > 0) & (counts <= numbers)).tolist()
+    if too_small and share is not None:
+        raise DataError(
+            f"{count_classes(too_small)} {'has' if len(too_small) == 1 else 'have'} one training image only, so none"
+            f" can be held out ({list_first([images.classes[label] for label in too_small])}); add images, or remove"
+            " these classes"
+        )
     if too_small:
         smallest = min(too_small, key=lambda label: int(counts[label]))
         count = int(counts[smallest])
@@ -44,8 +53,24 @@ def holdout(images: ImageSet, per_class: int) -> tuple[NDArray[np.int64], NDArra
                 else "add images to it, or hold none out (data.holdout_per_class: 0 and search.split: val)"
             )
         )
-    held_out = interleave(images)[: per_class * np.count_nonzero(counts)]
+    order = interleave(images)
+    held_out = order[rank_in_class(images.labels[order]) < numbers[images.labels[order]]]
     return np.setdiff1d(np.arange(len(images)), held_out), held_out
+
+
+def count_held_out(counts: NDArray[np.int64], per_class: int | None, share: float | None = None) -> NDArray[np.int64]:
+    """Return how many images of each class are held out, `(classes,)`.
+
+    Args:
+        counts: training images of each class, `(classes,)`.
+        per_class: images to hold out in each class that has any (50 for ImageNet in the paper).
+        share: share of the images of each class to hold out instead, rounded: at least one, and one less than there
+            are at most. A class of one image has no such number; it gets 1.
+    """
+    if share is None:
+        return np.where(counts > 0, per_class or 0, 0)
+    numbers = np.floor(counts * share + 0.5).astype(np.int64)
+    return np.where(counts > 0, np.clip(numbers, 1, np.maximum(1, counts - 1)), 0)
 
 
 def interleave(images: ImageSet) -> NDArray[np.int64]:
@@ -54,7 +79,32 @@ def interleave(images: ImageSet) -> NDArray[np.int64]:
     Within a class, images are in the order of the hashes of their names.
     """
     by_class = np.lexsort((images.names, images.labels))
-    counts = np.bincount(images.labels)
-    rank_in_class = np.arange(len(images)) - np.repeat(np.cumsum(counts) - counts, counts)
-    order: NDArray[np.int64] = by_class[np.lexsort((images.labels[by_class], rank_in_class))]
+    labels = images.labels[by_class]
+    order: NDArray[np.int64] = by_class[np.lexsort((labels, rank_in_class(labels)))]
     return order
+
+
+def rank_in_class(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the position of each image among those of its class `(n,)`, from 0, in the order of the labels given."""
+    counts, by_class = np.bincount(labels), np.argsort(labels, kind="stable")
+    ranks = np.empty(len(labels), np.int64)
+    ranks[by_class] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return ranks
+
+
+def spread_classes(indices: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return indices in an order in which each class is spread evenly, so that the first n are like all of them.
+
+    Indices with the classes in turn, which end with images of the large classes, would not be. Classes whose sizes
+    differ by one image at most stay in turn.
+
+    Args:
+        indices: with the classes in turn, `(n,)`.
+        labels: of these, `(n,)`.
+    """
+    counts = np.bincount(labels)
+    sizes = counts[counts > 0]
+    if not len(sizes) or sizes.max() - sizes.min() <= 1:
+        return indices
+    place = (rank_in_class(labels) + 0.5) / counts[labels]
+    return indices[np.lexsort((labels, place))]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from spos_cli.data.encoded_images import decode_bytes, measure_bytes
 from spos_cli.data.image_files import UNREADABLE, Pixels, get_extension, is_image
-from spos_cli.data.image_set import GONE, MAX_LISTED, ImageSet
+from spos_cli.data.image_set import END_BYTES, GONE, MAX_LISTED, ImageSet
 from spos_cli.data.levels import Measured, ValueRange
 from spos_cli.data.place import Place, Split
 from spos_cli.data.tar_headers import list_entries
@@ -85,12 +85,19 @@ class TarSet(ImageSet):
         return self.members[index].size
 
     def read_bytes(self, index: int) -> bytes:
+        return self._read_last(index, self.members[index].size)
+
+    def read_end(self, index: int) -> bytes:
+        return self._read_last(index, min(END_BYTES, self.members[index].size))
+
+    def _read_last(self, index: int, number: int) -> bytes:
+        """Return the last bytes of an image's file, as many as asked for."""
         member = self.members[index]
         with self.shards[member.shard].open("rb", buffering=0) as file:
-            file.seek(member.offset)
-            content = file.read(member.size)
-        if len(content) != member.size:
-            raise OSError(f"the tar file ends after {len(content):,} of {member.size:,} bytes")
+            file.seek(member.offset + member.size - number)
+            content = file.read(number)
+        if len(content) != number:
+            raise OSError(f"the tar file ends {number - len(content):,} bytes before the end of the image")
         return content
 
     def _read(self, index: int) -> bytes:

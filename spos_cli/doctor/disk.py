@@ -106,7 +106,9 @@ def count_bytes(setup: Setup) -> dict[str, int]:
 def count_scoring_images(setup: Setup) -> int:
     """Return how many images the search scores candidates on, at most."""
     search = setup.config.search
-    images = setup.space.classes * setup.config.data.holdout_per_class
+    images = setup.space.classes * (setup.config.data.holdout_per_class or 0)
+    if setup.config.data.holdout_share is not None and setup.can_load:
+        images = len(setup.images.splits[1])
     if search.split == "val" and setup.images_error is None:
         images = len(setup.images.val)
     return min(images, search.images or images)

@@ -1,8 +1,8 @@
-"""Check image files: other, in both sets, unreadable, value range."""
+"""Check image files: other, unreadable, value range."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from spos_cli import seeding
 from spos_cli.data import inspection, levels
 from spos_cli.data.image_files import UNREADABLE
 from spos_cli.data.image_set import ImageSet
-from spos_cli.doctor.finding import Finding, Findings, Status, judge
+from spos_cli.doctor.finding import Finding, Findings, judge
 from spos_cli.doctor.setup import Setup
 from spos_cli.doctor.wording import examples, of_all
 from spos_cli.engine import distributed
@@ -20,16 +20,12 @@ from spos_cli.errors import DataError
 from spos_cli.files.quoting import plural
 
 DECODED_SAMPLE = 200  # images of each set that are decoded without --full
-COMPARED_SAMPLE = {"train": 50_000, "val": 2_000}  # images of each set that are compared without --full
-# Share of the validation images that may be training images, too; more of them change the accuracy.
-MAX_SHARE_IN_BOTH = 0.001
 
 
 def check(setup: Setup) -> Findings:
     """Check the image files of both sets; needs sets that can be opened."""
     return [
         check_other_files(setup),
-        check_images_in_both(setup),
         check_unreadable(setup),
         check_values(setup),
     ]
@@ -50,27 +46,6 @@ def check_other_files(setup: Setup) -> Finding:
     return Finding("other files", "warn", seen, advice)
 
 
-def check_images_in_both(setup: Setup) -> Finding:
-    """Look for validation images that are training images, too."""
-    train, val = setup.images.train, setup.images.val
-    sample_sizes = COMPARED_SAMPLE if train.knows_sizes else dict.fromkeys(COMPARED_SAMPLE, DECODED_SAMPLE)
-    if train.in_memory:
-        sample_sizes = {"train": len(train), "val": len(val)}
-    indices = {split: choose(setup, split, sample_sizes[split]) for split in ("train", "val")}
-    total = sum(map(len, indices.values()))
-    with track("comparing images", total, "images", quiet=setup.run.as_json) as task:
-        pairs = inspection.find_in_both(train, val, indices["train"], indices["val"], count_readers(), task.advance)
-    validation, training = of_all(len(indices["val"]), len(val)), of_all(len(indices["train"]), len(train))
-    compared = f"among {validation} validation and {training} training images"
-    compared += "" if total == len(train) + len(val) else " (--full compares all)"
-    if not pairs:
-        return Finding("images in both sets", "ok", f"none {compared}")
-    names = [f"{val.locate(second)} = {train.locate(first)}" for first, second in pairs]
-    status: Status = "fail" if len(pairs) > MAX_SHARE_IN_BOTH * len(indices["val"]) else "warn"
-    advice = "the accuracy will be too high: remove these images from the training images"
-    return Finding("images in both sets", status, f"{len(pairs):,} {compared}: {examples(names, setup.full)}", advice)
-
-
 def check_unreadable(setup: Setup) -> Finding:
     """Look for files that cannot be decoded: a training tolerates a few, everything else ends with an error."""
     sets = {"train": setup.images.train, "val": setup.images.val}
@@ -88,7 +63,8 @@ def check_unreadable(setup: Setup) -> Finding:
     allowed = setup.config.data.bad_images
     # As many as this sample makes likely in all training images.
     expected = len(problems["train"]) * len(sets["train"]) / len(indices["train"])
-    setup.has_fatal_images = bool(problems["val"]) or has_held_out(setup, problems["train"]) or expected > allowed
+    are_scored = are_held_out(setup, problems["train"])  # The search scores on all held-out images.
+    setup.has_fatal_images = bool(problems["val"]) or bool(are_scored.any()) or expected > allowed
     if setup.has_fatal_images:
         advice = "remove or replace them: a command that reads one of them ends with an error"
         return Finding("unreadable images", "fail", seen, advice)
@@ -124,12 +100,12 @@ def describe_read(sets: dict[str, ImageSet], indices: dict[str, NDArray[np.int64
     return f"{of_all(number, total)} images" + ("" if number == total else " (--full reads all)")
 
 
-def has_held_out(setup: Setup, indices: Iterable[int]) -> bool:
-    """Tell whether some of these training images are held out: the search scores on all held-out images."""
+def are_held_out(setup: Setup, indices: Collection[int]) -> NDArray[np.bool_]:
+    """Tell which of these training images are held out; none if the images cannot be divided."""
     try:
-        return bool(np.isin(list(indices), setup.images.splits[1]).any())
-    except DataError:  # The images cannot be divided; check_split reports it.
-        return False
+        return np.isin(np.fromiter(indices, np.int64, len(indices)), setup.images.splits[1])
+    except DataError:  # check_split reports it.
+        return np.zeros(len(indices), bool)
 
 
 def choose(setup: Setup, split: str, sample_size: int) -> NDArray[np.int64]:

@@ -1,11 +1,11 @@
-"""Keep the metrics of a training: `metrics.jsonl`, dashboard and TensorBoard."""
+"""Keep the metrics of a training: `metrics.jsonl`, dashboard and mirrors."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from spos_cli.engine import history
 from spos_cli.engine.accelerator import choose_sum_dtype
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.history import History, step_of
+from spos_cli.engine.mirrors import MirrorName, Mirrors
 from spos_cli.engine.progress import warn
-from spos_cli.engine.tensorboard import TensorBoardMirror
 from spos_cli.files.os_errors import reason_of
 from spos_cli.files.reading import parse_object
 from spos_cli.files.writing import append_line, write_atomically
@@ -30,30 +30,30 @@ class MetricsLog:
         history: the numbers so far, for the dashboard.
 
     Args:
-        folder: the training's folder, for `metrics.jsonl` and `tensorboard/`.
+        folder: the training's folder, for `metrics.jsonl` and what the mirrors keep.
         is_main: whether this is the first process.
-        tensorboard: whether to mirror the metrics to TensorBoard.
+        mirrors: where else the metrics go.
     """
 
-    def __init__(self, folder: Path, *, is_main: bool, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, *, is_main: bool, mirrors: Sequence[MirrorName] = ()) -> None:
         self.path, self.is_main = folder / "metrics.jsonl", is_main
-        self.event_folder = folder / "tensorboard" if tensorboard and is_main else None
-        self.mirror: TensorBoardMirror | None = None
+        self.folder, self.mirror_names = folder, mirrors if is_main else ()
+        self.mirrors: Mirrors | None = None
         self.history = History()
 
     @contextlib.contextmanager
     def mirrored(self, step: int) -> Iterator[None]:
-        """Mirror the metrics to TensorBoard within the block, if the user asked for it.
+        """Mirror the metrics within the block, if the user asked for it.
 
         Args:
-            step: where the training resumes. Lines of an earlier run that TensorBoard does not have yet come first.
+            step: where the training resumes. Lines of an earlier run that a mirror does not have yet come first.
         """
-        if self.event_folder is None:
+        if not self.mirror_names:
             yield
             return
-        with contextlib.closing(TensorBoardMirror(self.event_folder, step)) as self.mirror:
+        with contextlib.closing(Mirrors(self.mirror_names, self.folder, step)) as self.mirrors:
             for line in history.read(self.path):
-                self.mirror.add_metrics(line)
+                self.mirrors.log_metrics(line)
             yield
 
     def write(self, line: dict[str, Any]) -> None:
@@ -61,8 +61,8 @@ class MetricsLog:
         if not self.is_main:
             return
         self.history.add(line)
-        if self.mirror is not None:
-            self.mirror.add_metrics(line)
+        if self.mirrors is not None:
+            self.mirrors.log_metrics(line)
         try:
             append_line(self.path, json.dumps(line))
         except OSError as error:

@@ -24,6 +24,7 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.losses import compute_loss, compute_teacher_loss
 from spos_cli.engine.metrics_log import MetricsLog, MetricsWindow
+from spos_cli.engine.mirrors import MirrorName
 from spos_cli.engine.mixing import Mixing
 from spos_cli.engine.optim import MovingAverage, make_optimizer
 from spos_cli.engine.precision import autocast, prepare_images
@@ -69,7 +70,7 @@ class Trainer:
         one_path: whether `paths` has one path for each step, so that only its gradients are sent.
         evaluate: measures the model (or its moving average) during the training.
         evaluate_every: steps between evaluations.
-        tensorboard: mirror the metrics to `tensorboard/` in the folder.
+        mirrors: where the metrics go besides the folder.
         extend: go on with a checkpoint of another schedule. The plan's schedule then begins at its step.
     """
 
@@ -92,7 +93,7 @@ class Trainer:
         one_path: bool = True,
         evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
         evaluate_every: int = 0,
-        tensorboard: bool = False,
+        mirrors: Sequence[MirrorName] = (),
         extend: bool = False,
     ) -> None:
         self.plan, self.processes, self.name, self.folder, self.extend = plan, processes, name, folder, extend
@@ -125,7 +126,7 @@ class Trainer:
         )
         self.step = 0  # steps that are done
         self.window = MetricsWindow(processes)
-        self.metrics = MetricsLog(folder, is_main=processes.is_main, tensorboard=tensorboard)
+        self.metrics = MetricsLog(folder, is_main=processes.is_main, mirrors=mirrors)
         self.checkpoints = CheckpointFolder(folder, keep=plan.keep_checkpoints, milestone_every=plan.milestone_every)
 
     @property

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from spos_cli.engine.mistakes import Mistakes
-from spos_cli.report.findings import Audit, Findings, Number, Search, Training, TruthComparison, score_interval
+from spos_cli.report.findings import Audit, Findings, Number, Search, Training, TruthComparison
 from spos_cli.search.journal import Origin
 from spos_cli.search.results import Results, ranking
 from spos_cli.space.architecture import Architecture
@@ -123,7 +123,7 @@ def _space(space: SearchSpace) -> dict[str, Any]:
 
 def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
     entries = search.entries
-    intervals = [score_interval(entry.right, entry.images) for entry in entries]
+    intervals = [entry.interval for entry in entries]
     origins = list(get_args(Origin))
     comparable = [entries[line] for line in search.comparable]
     archs = [entry.architecture for entry in comparable]
@@ -134,7 +134,8 @@ def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
         "archs": "".join(DIGITS[choice] for entry in entries for choice in entry.architecture),
         "flops": [entry.flops for entry in entries],
         "params": [entry.params for entry in entries],
-        "top1": _rounded(entry.top1 for entry in entries),
+        "score": _rounded(entry.score for entry in entries),
+        "score_name": search.best.score_name,
         "top5": _rounded(entry.top5 for entry in entries),
         "low": _rounded(low for low, _ in intervals),
         "high": _rounded(high for _, high in intervals),
@@ -150,7 +151,7 @@ def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
         "front": {cost: search.front(cost) for cost in search.costs},
         "cost": search.front_cost if search.front_cost in search.costs else "flops",  # on the axis at first
         "limits": dict(search.limits),
-        "best": {"at": positions, "top1": _rounded(values)},
+        "best": {"at": positions, "score": _rounded(values)},
         "choice_shares": {
             "all": _matrix(count_choice_shares(space, archs)),
             "top": _matrix(count_choice_shares(space, top)),
@@ -185,7 +186,7 @@ def _audit(audit: Audit) -> dict[str, Any]:
     curves = {}
     for kind, seeds in audit.curves.items():
         improvements = [find_improvements(seed) for seed in seeds]
-        curves[kind] = [{"at": positions, "top1": _rounded(values)} for positions, values in improvements]
+        curves[kind] = [{"at": positions, "score": _rounded(values)} for positions, values in improvements]
     return {
         "curves": curves,
         "one_shot": _rounded(audit.one_shot),

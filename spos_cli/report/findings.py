@@ -295,9 +295,9 @@ class Search:
         return ["flops", "params", "latency"] if has_latency else ["flops", "params"]
 
     def front(self, cost: CostName) -> list[int]:
-        """Return the Pareto front of top-1 against a cost in `costs`: its lines, sorted by cost."""
+        """Return the Pareto front of the score against a cost in `costs`: its lines, sorted by cost."""
         costs = [float(getattr(self.entries[line], cost)) for line in self.comparable]
-        scores = [self.entries[line].top1 for line in self.comparable]
+        scores = [self.entries[line].score for line in self.comparable]
         return [self.comparable[index] for index in statistics.front(costs, scores)]
 
 

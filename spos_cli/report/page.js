@@ -88,7 +88,7 @@
     if (linesWith.earlier.has(line)) remarks.push("scored by an earlier search");
     if (linesWith.exported.has(line)) remarks.push("exported");
     const rows = [
-      ["top-1", `${formatPercent(search.top1[line])} (${formatPercent(search.low[line], 1)} to ${formatPercent(search.high[line], 1)})`],
+      [search.score_name, `${formatPercent(search.score[line])} (${formatPercent(search.low[line], 1)} to ${formatPercent(search.high[line], 1)})`],
       ["top-5", formatPercent(search.top5[line])],
       ["FLOPs", formatCost(search.flops[line])],
       ["parameters", formatCost(search.params[line])],
@@ -174,7 +174,7 @@
     const scale = [[0, cssVariable("early")], [0.5, cssVariable("middle")], [1, cssVariable("late")]];
     const points = (lines, marker, extra = {}) => ({
       type: traceType, mode: "markers", hoverinfo: "none", marker,
-      x: lines.map((line) => costs[line]), y: toPercent(lines.map((line) => search.top1[line])), lines, ...extra,
+      x: lines.map((line) => costs[line]), y: toPercent(lines.map((line) => search.score[line])), lines, ...extra,
     });
     const winner = search.winner, last = Math.max(1, ...search.generation.slice(-1));
     const many = groups.complete.length > MAX_SVG_POINTS;
@@ -195,10 +195,10 @@
         { hoverinfo: "skip", name: "statistically tied with the winner" }),
       { type: "scatter", mode: "lines+markers", hoverinfo: "skip", name: "Pareto front", line: { color: cssVariable("front"), width: 1.6, shape: "hv" },
         marker: { size: 4, color: cssVariable("front") },
-        x: front.map((line) => costs[line]), y: toPercent(front.map((line) => search.top1[line])) },
+        x: front.map((line) => costs[line]), y: toPercent(front.map((line) => search.score[line])) },
       { type: "scatter", mode: "markers", hoverinfo: "skip", name: "the winner",
         marker: { symbol: "star", size: 18, color: cssVariable("limit"), line: { color: cssVariable("sheet"), width: 1.5 } },
-        x: [costs[winner]], y: [100 * search.top1[winner]] },
+        x: [costs[winner]], y: [100 * search.score[winner]] },
     ].filter((trace) => trace.x.length);
     const shapes = [{
       type: "rect", xref: "paper", x0: 0, x1: 1, y0: 100 * search.low[winner], y1: 100 * search.high[winner],
@@ -219,7 +219,7 @@
     const narrow = isNarrow();
     return draw("scatter", traces, {
       xaxis: { tickformat: ticks, nticks: narrow ? 5 : 9 },
-      yaxis: { title: { text: "one-shot top-1, %" } },
+      yaxis: { title: { text: `one-shot ${search.score_name}, %` } },
       margin: { l: 46, r: 14, t: 40, b: 50 }, shapes, annotations,
     });
   }
@@ -251,7 +251,7 @@
   function drawBest() {
     const stepCurve = (name, curve, colour, width, extra = {}) => ({
       type: "scatter", mode: "lines", name, line: { color: colour, width, shape: "hv" },
-      x: curve.at, y: toPercent(curve.top1), hovertemplate: "%{y:.2f} % after %{x:,}<extra>" + escapeMarkup(name) + "</extra>", ...extra,
+      x: curve.at, y: toPercent(curve.score), hovertemplate: "%{y:.2f} % after %{x:,}<extra>" + escapeMarkup(name) + "</extra>", ...extra,
     });
     const traces = [];
     for (const [name, seeds] of Object.entries((audit && audit.curves) || {}))
@@ -261,7 +261,7 @@
       )));
     traces.push(stepCurve("this search", search.best, cssVariable("ink"), 2.6));
     return draw("best", traces, {
-      xaxis: { title: { text: "evaluations" }, rangemode: "tozero", tickformat: ",d" }, yaxis: { title: { text: "best top-1 so far, %" } },
+      xaxis: { title: { text: "evaluations" }, rangemode: "tozero", tickformat: ",d" }, yaxis: { title: { text: `best ${search.score_name} so far, %` } },
       showlegend: traces.length > 1, margin: { l: 46, r: 12, t: traces.length > 1 ? 40 : 14, b: 44 },
     });
   }

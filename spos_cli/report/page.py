@@ -125,8 +125,9 @@ def tiles(findings: Findings) -> list[Html]:
     shown = []
     if (search := findings.search) is not None:
         best = search.best
-        low, high = score_interval(best.right, best.images)
-        shown.append(tile("Best one-shot top-1", format_percent(best.top1), f"95 % interval {format_range(low, high)}"))
+        low, high = best.interval
+        title = f"Best one-shot {best.score_name}"
+        shown.append(tile(title, format_percent(best.score), f"95 % interval {format_range(low, high)}"))
         limit = search.limits.get("flops")
         share = f"{format_percent(best.flops / limit, 0)} of the limit" if limit else "no limit on FLOPs"
         shown.append(
@@ -153,8 +154,8 @@ def footer() -> Html:
     return element(
         "footer",
         paragraph(
-            "One-shot top-1 is a candidate’s accuracy with the supernet’s shared weights. It ranks architectures; it is"
-            " not the accuracy that they reach stand-alone. Intervals are Wilson’s, at 95 %. FLOPs are multiply-adds of"
-            " convolutions and linear layers. This page works without a network and requests nothing."
+            "A one-shot score is a candidate’s accuracy with the supernet’s shared weights. It ranks architectures; it"
+            " is not the accuracy that they reach stand-alone. Intervals are Wilson’s, at 95 %. FLOPs are multiply-adds"
+            " of convolutions and linear layers. This page works without a network and requests nothing."
         ),
     )

@@ -90,8 +90,8 @@ def tradeoff(search: Search) -> Html:
     if search.hypervolume is not None:
         notes.append(
             f"The front covers {format_percent(search.hypervolume, 1)} of the rectangle from 0 to the"
-            f" {COSTS[search.front_cost]} limit and from 0 to 100 % top-1 (its hypervolume). Use this number to compare"
-            " searches of the same space."
+            f" {COSTS[search.front_cost]} limit and from 0 to 100 % {search.best.score_name} (its hypervolume). Use"
+            " this number to compare searches of the same space."
         )
     if search.latency_of:
         notes.append(f"Latencies are sums over the blocks, by the table of {search.latency_of}.")
@@ -112,7 +112,7 @@ def tradeoff(search: Search) -> Html:
         "Accuracy against cost",
         paragraph(" ".join(notes)),
         switch,
-        chart("scatter", "Top-1 against cost of every candidate", "tall"),
+        chart("scatter", f"{search.best.score_name.capitalize()} against cost of every candidate", "tall"),
         element("p", id="drawing", class_="note", hidden=""),
         paragraph(
             "Select a point to keep its card here. At first, this is the winner’s card.",
@@ -137,7 +137,9 @@ def progress(search: Search, audit: Audit | None) -> Html:
         text += " " + describe_baseline(search, audit)
     else:
         text += " This does not show whether evolution beats random search: spos audit compares them."
-    return section("progress", "Best so far", paragraph(text), chart("best", "Best top-1 so far by evaluation"))
+    return section(
+        "progress", "Best so far", paragraph(text), chart("best", f"Best {search.best.score_name} so far by evaluation")
+    )
 
 
 def describe_baseline(search: Search, audit: Audit) -> str:
@@ -252,10 +254,12 @@ def ties(search: Search) -> Html:
     if search.ties is None:
         return section("tie", title, paragraph(f"The paired test is not possible: {search.ties_unknown}."))
     number = len(search.ties)
-    error = math.sqrt(best.top1 * (1 - best.top1) / best.images)
+    error = math.sqrt(best.score * (1 - best.score) / (best.effective_images or best.images))
+    test = "McNemar’s exact test" if best.balanced is None else "a sign-flip test with the weights of balanced accuracy"
     text = (
         f"All candidates{_which_scored(search)} are scored on the same {best.images:,} images, so they can be compared"
-        " image by image. By McNemar’s exact test (significance level 5 %, each pair by itself),"
+        " image by image. By"
+        f" {test} (significance level 5 %, each pair by itself),"
         f" {number:,} of the {len(search.comparable) - 1:,} other candidates {'is' if number == 1 else 'are'}"
         " statistically tied with the winner. The winner was selected on these images, so the set of truly equivalent"
         f" candidates is likely larger. The standard error of its score is {100 * error:.2f} points."
@@ -276,7 +280,7 @@ def ties(search: Search) -> Html:
         "tie",
         title,
         paragraph(text),
-        table(["architecture:", "top-1", "FLOPs", "p", "95 % interval", "params"], rows, marked=0),
+        table(["architecture:", best.score_name, "FLOPs", "p", "95 % interval", "params"], rows, marked=0),
         element("p", note, class_="note") if more else None,
     )
 
@@ -288,10 +292,10 @@ def _which_scored(search: Search) -> str:
 
 def _tied_row(search: Search, line: int) -> list[Content]:
     entry, p_value = search.entries[line], (search.ties or {}).get(line)
-    low, high = score_interval(entry.right, entry.images)
+    low, high = entry.interval
     return [
         element("span", strip(line), element("code", str(entry.architecture)), class_="arch"),
-        format_percent(entry.top1),
+        format_percent(entry.score),
         format_cost(entry.flops),
         "winner" if p_value is None else f"{p_value:.2f}",
         format_range(low, high),
@@ -422,7 +426,7 @@ def retrained(findings: Findings) -> Html:
             element("span", blocks, element("code", str(network.architecture)), class_="arch"),
             format_cost(entry.flops) if entry else "–",
             f"{network.steps:,}",
-            format_percent(entry.top1) if entry and is_counted(entry) else "–",
+            format_percent(entry.score) if entry and is_counted(entry) else "–",
             format_percent(network.top1),
             format_range(low, high),
         ]

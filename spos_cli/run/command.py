@@ -17,6 +17,7 @@ from spos_cli.run.output import Output
 
 if TYPE_CHECKING:
     from spos_cli.engine.distributed import Processes
+    from spos_cli.engine.mirrors import MirrorName
 
 
 def use_one_device(config: Config, work: str) -> Config:
@@ -40,13 +41,13 @@ class Run(Output):
     Attributes:
         config: the resolved settings.
         fresh: start the stage over; its earlier files are kept under `previous/`.
-        tensorboard: mirror the scalars of the metrics to TensorBoard's files.
+        mirrors: where the metrics go besides the run folder.
         extend: go on with a training that had another schedule.
     """
 
     config: Config
     fresh: bool = False
-    tensorboard: bool = False
+    mirrors: tuple[MirrorName, ...] = ()
     extend: bool = False
 
     @property

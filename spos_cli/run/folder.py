@@ -80,6 +80,11 @@ class TrainingFolder(StageFolder):
         return self.path / "choices.json"
 
     @property
+    def held_out(self) -> Path:
+        """For which held-out images a supernet's training has checked that they can be read."""
+        return self.path / "held_out.json"
+
+    @property
     def widths(self) -> Path:
         """How often each width of a supernet was trained."""
         return self.path / "widths.json"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,9 +22,16 @@ from spos_cli.data import cache, datasets, inspection, levels
 from spos_cli.data.augmentation import Augmentation
 from spos_cli.data.cache import ResizedSet
 from spos_cli.data.class_checks import check_classes
-from spos_cli.data.identity import Identity, TrainedOn
+from spos_cli.data.identity import Identity, TrainedOn, digest_images
 from spos_cli.data.image_set import ImageSet
-from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, images_per_pass, training_batches
+from spos_cli.data.loaders import (
+    BadImages,
+    TrainingBatch,
+    evaluation_batches,
+    images_per_pass,
+    require_readable,
+    training_batches,
+)
 from spos_cli.data.place import Place
 from spos_cli.data.splits import holdout
 from spos_cli.data.transforms import EvalTransform, TrainTransform, preprocess
@@ -32,6 +41,8 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import track, warn
 from spos_cli.errors import ConfigError, DataError
 from spos_cli.files import lock
+from spos_cli.files.reading import read_json
+from spos_cli.files.writing import write_atomically
 from spos_cli.run.folder import RunFolder
 from spos_cli.run.output import format_bytes
 
@@ -78,8 +89,8 @@ class Images:
         After `hold_out_as_in`, only images that were held out of the supernet's training are held out.
         """
         if self._trained_on is None:
-            return holdout(self.train, self.data.holdout_per_class)
-        held_out = self._trained_on.held_out_of(self.train, self.data.holdout_per_class)
+            return holdout(self.train, self.data.holdout_per_class, self.data.holdout_share)
+        held_out = self._trained_on.held_out_of(self.train, self.data.holdout_per_class, self.data.holdout_share)
         return np.setdiff1d(np.arange(len(self.train)), held_out), held_out
 
     def hold_out_as_in(self, trained_on: TrainedOn) -> None:
@@ -248,6 +259,28 @@ class Images:
                     f"the processes do not see the same {purpose} images ({counts} in {images.name}); all machines need"
                     " the same files"
                 )
+
+    def require_readable_held_out(self, record: Path) -> None:
+        """Decode the images that a search will score on, before a training that it would otherwise end after.
+
+        All processes must ask at the same time; the first one decodes.
+
+        Args:
+            record: a file that says for which images this was done. For the same images it is not done again.
+
+        Raises:
+            DataError: some cannot be read; the message names all of them.
+        """
+        held_out = self.splits[1]
+        if self.config.search.split != "holdout" or self.train.in_memory:
+            return
+        digest = digest_images(self.train, held_out)
+        if self.processes.is_main and read_json(record).get("readable") != digest:
+            with track("checking held-out images", len(held_out), "images") as task:
+                problems = inspection.find_unreadable(self.train, held_out, self.data.workers, task.advance)
+            require_readable(problems.values(), self.train, "that are held out for the search")
+            write_atomically(record, (json.dumps({"readable": digest}) + "\n").encode())
+        self.processes.barrier()
 
     def check_levels(self, *sets: ImageSet) -> None:
         """Look at the values of some images of each set, so that a wrong `data.value_range` fails now, not hours later.

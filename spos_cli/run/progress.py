@@ -249,6 +249,7 @@ def _read_search(run: Run) -> StageProgress:
             "architecture": best.architecture.to_list(),
             "flops": best.flops,
             "top1": best.top1,
+            **({} if best.balanced is None else {"balanced": best.balanced}),
             **({} if best.latency is None else {"latency": best.latency}),
         },
         changed=find_last_change(folder.path),

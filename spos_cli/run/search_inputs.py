@@ -15,7 +15,7 @@ from spos_cli import seeding
 from spos_cli.data.image_set import ImageSet
 from spos_cli.data.image_store import ImageStore
 from spos_cli.data.loaders import BadImages
-from spos_cli.data.splits import interleave
+from spos_cli.data.splits import interleave, spread_classes
 from spos_cli.data.transforms import EvalTransform, TrainTransform
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import track
@@ -145,9 +145,9 @@ def make_evaluator(
         image_set, indices = images.train, images.splits[1]
     else:
         image_set, indices = images.val, interleave(images.val)
-    scoring = decode(
-        run, folder.scoring_images, image_set, indices[: search.images], images.evaluation, None, processes
-    )
+    # A race looks at the first images, so these must be like all of them.
+    indices = spread_classes(indices[: search.images], image_set.labels[indices[: search.images]])
+    scoring = decode(run, folder.scoring_images, image_set, indices, images.evaluation, None, processes)
     calibration = decode_calibration(run, folder.path, images, processes)
     return Evaluator(
         supernet,

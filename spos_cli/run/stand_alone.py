@@ -131,7 +131,7 @@ def make_trainer(
         teacher=teacher,
         evaluate=evaluate_midway,
         evaluate_every=training.evaluate_every,
-        tensorboard=run.tensorboard,
+        mirrors=run.mirrors,
         extend=run.extend,
     )
 

@@ -9,6 +9,8 @@ Lines are in the order of scoring; those taken from another search come first. A
 - `generation`: of the evolution, from 0;
 - `origin`: `random`, `mutation`, `crossover` or `predicted`; `imported` for a score that another search found on other
   images, and `rescored` for such an architecture that this search has scored again;
+- `balanced`: balanced accuracy, and `effective_images`, the number of images of equal weights that tell as much, with
+  `search.fitness: balanced` (see `balance.py`);
 - `latency`: microseconds, if the search has a table of latencies;
 - `partial: true`: scoring stopped early, since the candidate had lost its race;
 - `earlier: true`: another search has found the score, with the same supernet on the same images.
@@ -20,6 +22,7 @@ each candidate got right.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -47,6 +50,7 @@ class Entry:
         latency: microseconds by the search's table of latencies; None without one.
         partial: whether the candidate was stopped early.
         earlier: whether another search has found the score, on the same images.
+        balanced, effective_images: with balanced accuracy as the fitness; else None.
     """
 
     architecture: Architecture
@@ -60,20 +64,34 @@ class Entry:
     partial: bool = False
     earlier: bool = False
     latency: int | None = None
+    balanced: float | None = None
+    effective_images: float | None = None
+
+    @property
+    def score(self) -> float:
+        """The number that candidates are compared by: top-1, or balanced accuracy if that is the fitness."""
+        return self.top1 if self.balanced is None else self.balanced
+
+    @property
+    def score_name(self) -> str:
+        """What `score` is, in words."""
+        return "top-1" if self.balanced is None else "balanced accuracy"
 
     @property
     def fitness(self) -> float:
-        """What a search maximises: top-1, below 0 for a candidate that was stopped early."""
-        return self.top1 - self.partial
+        """What a search maximises: the score, below 0 for a candidate that was stopped early."""
+        return self.score - self.partial
 
     @property
     def rank(self) -> tuple[bool, float, int, Architecture]:
-        """The order of candidates, the best first: not stopped early, higher top-1, fewer FLOPs."""
-        return self.partial, -self.top1, self.flops, self.architecture
+        """The order of candidates, the best first: not stopped early, higher score, fewer FLOPs."""
+        return self.partial, -self.score, self.flops, self.architecture
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of top-1 on all images of this kind. It does not include that a search selects the best."""
+        """The 95 % interval of the score on all such images. It does not include that a search selects the best."""
+        if self.balanced is not None and self.effective_images is not None:
+            return statistics.interval(self.balanced * self.effective_images, self.effective_images)
         return statistics.interval(self.right, self.images)
 
     @property
@@ -82,10 +100,11 @@ class Entry:
         return round(self.top1 * self.images)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain types for files, without flags that are false and without a latency that is unknown."""
+        """Return plain types for files, without flags that are false and without numbers that are unknown."""
         fields = {**asdict(self), "architecture": self.architecture.to_list()}
-        if self.latency is None:
-            del fields["latency"]
+        for name in ("latency", "balanced", "effective_images"):
+            if fields[name] is None:
+                del fields[name]
         for flag in ("partial", "earlier"):
             if not fields[flag]:
                 del fields[flag]
@@ -110,6 +129,11 @@ class Entry:
             raise ValueError("a number is out of range")
         if not (0 <= entry.top1 <= 1 and 0 <= entry.top5 <= 1 and entry.origin in get_args(Origin)):
             raise ValueError("a score is out of range, or the origin is unknown")
+        balanced, effective = entry.balanced, entry.effective_images
+        if (balanced is None) != (effective is None):
+            raise ValueError("of balanced accuracy and its effective images, one is missing")
+        if balanced is not None and effective is not None and not (0 <= balanced <= 1 and 0 < effective < math.inf):
+            raise ValueError("a score is out of range")
         if type(entry.partial) is not bool or type(entry.earlier) is not bool:
             raise ValueError("a flag is not true or false")
         if entry.earlier and entry.origin == "imported":

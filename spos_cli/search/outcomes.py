@@ -67,8 +67,14 @@ class OutcomesFile:
         parts = (content[row * size : (row + 1) * size] for row in rows)
         return b"".join(part if len(part) == size else bytes(size) for part in parts)
 
-    def count_overlaps(self, row: int, others: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def count_overlaps(
+        self, row: int, others: Sequence[int], among: Outcomes | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Count the images that each other row has right, and those that it and `row` both have right.
+
+        Args:
+            row, others: rows of the file.
+            among: which images to count, `(images,)`. None: all.
 
         Returns:
             Two arrays `(n,)`, one number per row in `others`. Both numbers are -1 for a row that the file does not
@@ -83,6 +89,8 @@ class OutcomesFile:
         bits = content[: count * self.bytes_per_row].reshape(count, self.bytes_per_row)
         if row >= count:
             return right, both
+        if among is not None:
+            bits = bits & np.packbits(among)
         numbers = np.array(others, np.int64)
         present = np.flatnonzero(numbers < count)
         for part in np.split(present, range(ROWS_AT_ONCE, len(present), ROWS_AT_ONCE)):

@@ -31,9 +31,9 @@ class Overview:
     Attributes:
         draws: of each operator, in all generations.
         best: the best candidate.
-        scores: top-1 of candidates that were not stopped early, in the order in which they were added.
-        best_so_far: the best top-1 after each of them.
-        pairs: predicted and scored top-1 of the last predicted candidates that were not stopped early.
+        scores: scores of candidates that were not stopped early, in the order in which they were added.
+        best_so_far: the best score after each of them.
+        pairs: predictions and scores of the last predicted candidates that were not stopped early.
     """
 
     def __init__(self, generations: int) -> None:
@@ -54,17 +54,17 @@ class Overview:
             self.draws[origin] = self.draws.get(origin, Draws()) + more
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Note scored candidates; those that were stopped early have no top-1 that can be compared."""
+        """Note scored candidates; those that were stopped early have no score that can be compared."""
         for entry in entries:
             if entry.partial:
                 continue
             if self.best is None or entry.rank < self.best.rank:
                 self.best = entry
-            self.scores.append(entry.top1)
-            self.best_so_far.append(self.best.top1)
-            self._scores_of_generation.append(entry.top1)
+            self.scores.append(entry.score)
+            self.best_so_far.append(self.best.score)
+            self._scores_of_generation.append(entry.score)
             if entry.architecture in self._predictions:
-                self.pairs.append((self._predictions[entry.architecture], entry.top1))
+                self.pairs.append((self._predictions[entry.architecture], entry.score))
 
     @property
     def phase(self) -> str:
@@ -73,11 +73,12 @@ class Overview:
 
     @property
     def summary(self) -> dict[str, float]:
-        """The best top-1 so far, and the mean top-1 of the generation, as shares; empty without scores."""
+        """The best score so far, and the mean score of the generation, as shares; empty without scores."""
         scores = self._scores_of_generation
         if self.best is None or not scores:
             return {}
-        return {"best_top1": self.best.top1, "mean_top1": sum(scores) / len(scores)}
+        name = "top1" if self.best.balanced is None else "balanced"
+        return {f"best_{name}": self.best.score, f"mean_{name}": sum(scores) / len(scores)}
 
     @property
     def tau(self) -> float | None:
@@ -100,7 +101,7 @@ class Overview:
             accepted.append(("predicted", [f"Kendall's tau {tau:.2f}", f"with {len(self.pairs):,} scores"]))
         if self.best is None:
             return accepted
-        best = (f"{self.best.top1:.2%}", f"{format_cost(self.best.flops)} FLOPs", str(self.best.architecture))
+        best = (f"{self.best.score:.2%}", f"{format_cost(self.best.flops)} FLOPs", str(self.best.architecture))
         return [
             ("best", best),
             ("so far", _curve(self.best_so_far)),

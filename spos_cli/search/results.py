@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spos_cli.search import statistics
+from spos_cli.search.balance import read_balance
 from spos_cli.search.evolution import Evolution
 from spos_cli.search.journal import Entry
 from spos_cli.search.outcomes import OutcomesFile
+from spos_cli.search.racing import Outcomes
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostName, CostTable
 
@@ -47,9 +49,9 @@ def ranking(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def pareto(entries: Iterable[Entry], cost: CostName = "flops") -> list[Entry]:
-    """Return the front over a cost and top-1, the cheapest first, without candidates that were stopped early."""
+    """Return the front over a cost and the score, the cheapest first, without candidates that were stopped early."""
     complete = [entry for entry in entries if not entry.partial]
-    costs, scores = [float(getattr(entry, cost)) for entry in complete], [entry.top1 for entry in complete]
+    costs, scores = [float(getattr(entry, cost)) for entry in complete], [entry.score for entry in complete]
     return [complete[index] for index in statistics.front(costs, scores)]
 
 
@@ -101,7 +103,8 @@ class Results:
     Attributes:
         candidates: in the order of the journal.
         rows: the line of each candidate in the journal, from 0, which is also its row in `outcomes`.
-        outcomes: the `outcomes.bits` beside the journal; only needed for `comparison`.
+        outcomes: the `outcomes.bits` beside the journal; only needed for `comparison`, as is the manifest of the scored
+            images beside it with balanced accuracy.
     """
 
     candidates: Sequence[Entry]
@@ -155,7 +158,7 @@ class Results:
         return min(self.candidates, key=lambda entry: entry.rank, default=None)
 
     def front(self, cost: CostName = "flops") -> list[Entry]:
-        """Return the front over a cost and top-1, the cheapest first."""
+        """Return the front over a cost and the score, the cheapest first."""
         return pareto(self.candidates, cost)
 
     @property
@@ -180,24 +183,34 @@ class Results:
             return Comparison(
                 problem="the best was scored by another search, whose outcomes are not here, so ties are unknown"
             )
-        pairs = self.count_disagreements(self.complete)
-        if pairs[self.complete.index(winner), 0] < 0:
+        weights, pairs = np.ones(1), self.count_disagreements(self.complete)[:, None]  # (candidates, 1, 2)
+        if winner.balanced is not None:
+            balance = read_balance(self.outcomes, winner.images)
+            if balance is None:
+                manifest = self.outcomes.with_name("scoring.u8.json")
+                return Comparison(problem=f"{manifest}, which names the classes, is missing, so ties are unknown")
+            is_lost = pairs < 0  # (candidates, 1, 2)
+            by_size = [self.count_disagreements(self.complete, mask) for mask in balance.masks()]
+            weights, pairs = balance.weights, np.where(is_lost, -1, np.stack(by_size, 1))  # (candidates, sizes, 2)
+        if pairs[self.complete.index(winner), 0, 0] < 0:
             return Comparison(
                 problem=f"{self.outcomes} is missing, or does not have the outcomes of the best, so ties are unknown"
             )
-        archs = [one.architecture for one, pair in zip(self.complete, pairs, strict=True) if pair[0] >= 0]
+        kept = pairs[:, 0, 0] >= 0
+        archs = [self.complete[index].architecture for index in np.flatnonzero(kept).tolist()]
         # Many candidates have the same counts, and each test takes a while.
-        distinct, index_of = np.unique(pairs[pairs[:, 0] >= 0], axis=0, return_inverse=True)
-        p_values = np.array([statistics.mcnemar(*pair) for pair in distinct.tolist()])[index_of.reshape(-1)]  # (archs,)
+        distinct, index_of = np.unique(pairs[kept], axis=0, return_inverse=True)
+        p_values = np.array([statistics.sign_flip(weights, *counts.T) for counts in distinct])[index_of.reshape(-1)]
         missing = len(pairs) - len(archs)
         problem = f"{self.outcomes} does not have the outcomes of {missing:,} candidates, so these were not compared"
         return Comparison(dict(zip(archs, p_values.tolist(), strict=True)), problem if missing else "")
 
-    def count_disagreements(self, others: Sequence[Entry]) -> NDArray[np.int64]:
+    def count_disagreements(self, others: Sequence[Entry], among: Outcomes | None = None) -> NDArray[np.int64]:
         """Count the images that only the winner has right, and those that only another candidate has right.
 
         Args:
             others: complete candidates that count.
+            among: which images to count, `(images,)`; whether outcomes are lost is not checked then. None: all.
 
         Returns:
             Pairs `(n, 2)`; a pair is -1, -1 if the outcomes of the winner or of the other are lost.
@@ -205,11 +218,12 @@ class Results:
         winner = self.winner
         assert winner is not None
         rows = [self.rows[entry.architecture] for entry in [winner, *others]]
-        right, both = OutcomesFile(self.outcomes, winner.images).count_overlaps(rows[0], rows)
-        # A row that was lost, and filled with zeros since, has fewer right than the journal says.
-        kept = right == np.array([entry.right for entry in [winner, *others]])
+        right, both = OutcomesFile(self.outcomes, winner.images).count_overlaps(rows[0], rows, among)
         pairs = np.stack([right[0] - both, right - both], 1)
-        pairs[~kept | ~kept[0]] = -1
+        if among is None:
+            # A row that was lost, and filled with zeros since, has fewer right than the journal says.
+            kept = right == np.array([entry.right for entry in [winner, *others]])
+            pairs[~kept | ~kept[0]] = -1
         return pairs[1:]
 
     def to_dict(self, entry: Entry) -> dict[str, Any]:
@@ -225,7 +239,7 @@ class Results:
             corner: the cost up to which the area is counted.
         """
         front = self.front(cost)
-        costs, scores = [float(getattr(entry, cost)) for entry in front], [entry.top1 for entry in front]
+        costs, scores = [float(getattr(entry, cost)) for entry in front], [entry.score for entry in front]
         area = statistics.hypervolume(costs, scores, corner)
         return {
             "front": [self.to_dict(entry) for entry in front],

@@ -18,6 +18,7 @@ from spos_cli.engine.progress import Task
 from spos_cli.errors import RunError
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import Costs
+from spos_cli.search.balance import Balance
 from spos_cli.search.evaluator import Evaluator, GoOn, Score
 from spos_cli.search.evolution import Candidate
 from spos_cli.search.journal import Entry, Journal
@@ -37,6 +38,7 @@ class Scoring:
     Args:
         journal: its candidates are not scored again.
         parents: number of best candidates from which the next generation is made.
+        balanced: whether the fitness is balanced accuracy; without races only.
         racing: risk of a race against the last parent, over all of its interim checks; None for no races.
         overview: receives all scores, for the dashboard of a search.
         known: more candidates that are not scored again, from elsewhere.
@@ -61,12 +63,15 @@ class Scoring:
         *,
         parents: int,
         racing: float | None,
+        balanced: bool = False,
         overview: Overview | None = None,
         known: Iterable[Entry] = (),
         group_size: int = GROUP_SIZE,
     ) -> None:
         self.processes, self.evaluator, self.costs, self.journal = processes, evaluator, costs, journal
+        assert not (balanced and racing), "a race compares top-1"
         self.parents, self.racing, self.overview = parents, racing, overview or Overview(0)
+        self.balance = Balance(evaluator.labels.cpu().numpy()) if balanced else None
         lines = journal.read_of(evaluator.supernet.space)
         before = Results.of(lines)
         self.imported = [entry for entry in lines if not is_counted(entry)]
@@ -107,7 +112,7 @@ class Scoring:
             task.rows = self.overview.rows
             generation = f"generation {group[0].generation}, " if self.overview.generations else ""
             best = self.overview.best
-            task.advance(len(group), note=generation + (f"best top-1 {best.top1:.2%}" if best else ""))
+            task.advance(len(group), note=generation + (f"best {best.score_name} {best.score:.2%}" if best else ""))
         entries = [self.entries[candidate.architecture] for candidate in candidates]
         self.used += entries
         return [entry.fitness for entry in entries]
@@ -185,6 +190,8 @@ class Scoring:
             origin=candidate.origin,
             partial=score.stopped_early,
             latency=None if self.costs.latency is None else self.costs.latency.of(arch),
+            balanced=None if self.balance is None else self.balance.accuracy(score.top1),
+            effective_images=None if self.balance is None else self.balance.effective_images(score.top1),
         )
         if self.processes.is_main:
             self.outcomes.write(self.lines, score.top1)

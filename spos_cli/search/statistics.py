@@ -16,15 +16,18 @@ from numpy.typing import ArrayLike, NDArray
 
 Numbers = Sequence[float] | NDArray[np.float64] | NDArray[np.int64]
 MIN_PAIRS = 8  # of a rank correlation; Kendall's tau of 8 random pairs has a standard deviation of 0.29
+MIN_EFFECTIVE_IMAGES = 25  # Of a weighted test: (sum of w^2)^2 / sum of w^4 over the images that differ.
+MAX_SUMS = 4096  # Different sums of weights that an exact test keeps apart.
 PAIRS_AT_ONCE = 1_000_000  # Pairs that Kendall's tau compares at once, which limits its memory.
 
 
-def interval(right: int, images: int, level: float = 0.95) -> tuple[float, float]:
+def interval(right: float, images: float, level: float = 0.95) -> tuple[float, float]:
     """Return Wilson's interval of a share (Wilson 1927), which is reliable near 0 and 1, too.
 
     Args:
         right: images that were classified right.
-        images: number of images, at least one.
+        images: number of images, above 0. Neither need be a whole number: images of unequal weights tell as much as
+            some number of equal ones.
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
     share, scale = right / images, 1 + z * z / images
@@ -50,6 +53,54 @@ def mcnemar(only_one: int, only_other: int) -> float:
     below = np.arange(less, 0, -1)
     tail = 1 + float(np.cumprod(below / (count - below + 1)).sum())
     return min(1.0, 2 * tail * math.exp(log_choose - count * math.log(2)))
+
+
+def sign_flip(weights: ArrayLike, only_one: ArrayLike, only_other: ArrayLike) -> float:
+    """Return the p-value of the two-sided sign-flip test: is the weighted difference of two candidates chance?
+
+    Images that both get right or both get wrong say nothing. Under the hypothesis, either candidate has each of the
+    others with probability 1/2, so the sign of each image's weight is random, and the p-value is the probability that
+    the sum of the weights is as far from 0 as it is. If all images have the same weight, this is `mcnemar`. If the
+    candidates are equal over all classes, but not in each class, the sum varies less than here, so that the test is
+    too cautious rather than too bold.
+
+    The distribution is exact for few images. From `MIN_EFFECTIVE_IMAGES` on it is normal: the first term that is
+    neglected, of the kurtosis, changes p-values near 5 % by less than 0.1 %.
+
+    Args:
+        weights: of an image of each group, `(groups,)`.
+        only_one, only_other: number of images of each group that only one of the two gets right, `(groups,)`.
+    """
+    weight, one, other = (np.asarray(values, np.float64) for values in (weights, only_one, only_other))
+    counts, distance = one + other, abs(float(weight @ (one - other)))
+    groups = np.flatnonzero(counts)
+    if len(np.unique(weight[groups])) <= 1:
+        return mcnemar(int(one.sum()), int(other.sum()))
+    variance, fourth = float(weight**2 @ counts), float(weight**4 @ counts)
+    if variance**2 / fourth >= MIN_EFFECTIVE_IMAGES:
+        return 2 * NormalDist().cdf(-distance / math.sqrt(variance))
+    sums: NDArray[np.float64] = np.zeros(1)
+    masses: NDArray[np.float64] = np.ones(1)
+    rounding = 0.0
+    for group in groups.tolist():
+        steps, shares = _flip_signs(int(counts[group]))
+        sums = np.add.outer(sums, weight[group] * steps).ravel()
+        masses = np.multiply.outer(masses, shares).ravel()
+        if len(sums) > MAX_SUMS:  # Sums that are nearly equal become one.
+            width = (float(sums.max()) - float(sums.min())) / MAX_SUMS
+            numbers, index = np.unique(np.rint(sums / width), return_inverse=True)
+            sums, masses = numbers * width, np.bincount(index.reshape(-1), masses).astype(np.float64)
+            rounding += width / 2
+    tolerance = rounding + 1e-9 * float(weight @ counts)
+    return min(1.0, float(masses[np.abs(sums) >= distance - tolerance].sum()))
+
+
+def _flip_signs(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the sums that `count` random signs have, and their probabilities, but for those below 1e-13."""
+    positive = np.arange(count + 1)
+    positive = positive[np.abs(2 * positive - count) <= max(8 * math.sqrt(count), 8)]
+    logs = [math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1) for k in positive.tolist()]
+    return np.asarray(2.0 * positive - count), np.asarray(np.exp(np.array(logs) - count * math.log(2)))
 
 
 def hypergeometric_tail(size: int, drawn: int, least: int) -> float:

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from spos_cli.config.schema import Config
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import StopRequest, stop_on_signals
 from spos_cli.engine.progress import track, warn
 from spos_cli.engine.teacher import Teacher
-from spos_cli.errors import RunError
+from spos_cli.errors import ConfigError, RunError
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
 from spos_cli.run.audit_settings import remember_audit, shorten
@@ -59,6 +60,7 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
         SposError: the supernet or the data do not allow it.
     """
     config, folder = run.config, run.folder.audit
+    require_top1(config)
     file, digest = read_supernet_of_search(run, processes, weights)
     supernet = file.supernet(config)
     file.require_same_preparation(config)
@@ -104,6 +106,15 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
         if processes.is_main:
             write_atomically(folder.result, (json.dumps(result, indent=1) + "\n").encode())
             show(run, result)
+
+
+def require_top1(config: Config) -> None:
+    """Raise ConfigError if the search is for another number than the trainings of the audit measure."""
+    if config.search.fitness != "top1":
+        raise ConfigError(
+            f"spos audit compares the top-1 of a search with chance and with stand-alone trainings, but search.fitness"
+            f" is {config.search.fitness}; use search.fitness: top1 and another --run-dir for a search to audit"
+        )
 
 
 def read_supernet_of_search(run: Run, processes: Processes, weights: Path | None) -> tuple[Weights, str]:

@@ -67,13 +67,12 @@ def run(
         images.require_same_everywhere(train=False)
         images.check_levels(images.val)
     logits = torch.zeros(len(images.val), run.config.space.classes) if save_logits is not None else None
-    predictions = Predictions(len(images.val)) if details is not None else None
+    predictions = Predictions(len(images.val))
 
     def keep(indices: Tensor, batch: Tensor) -> None:
         if logits is not None:
             logits[indices] = batch.float().cpu()
-        if predictions is not None:
-            predictions.add(indices, batch)
+        predictions.add(indices, batch)
 
     begin = time.monotonic()
     accuracy = measure(run, processes, classifier, images, keep)
@@ -82,13 +81,14 @@ def run(
         logits = processes.sum(logits.to(processes.device)).cpu()
         if processes.is_main:
             write_logits(save_logits, logits, images)
-    predicted = predictions.collect(processes) if predictions is not None else None
+    predicted = predictions.collect(processes)
     if processes.is_main:
-        mistakes = None
-        if predicted is not None and details is not None:
-            mistakes = count_and_write_mistakes(details.evaluation, weights, architecture, images, *predicted)
-        show(run, weights, architecture, accuracy, images, seconds, mistakes)
-        if mistakes is not None and details is not None:
+        names = name_classes(images.val.classes, run.config.space.classes)
+        mistakes = count_mistakes(names, images.val.labels, *predicted)
+        if details is not None:
+            write_mistakes(details.evaluation, weights, architecture, images, mistakes, *predicted)
+        show(run, weights, architecture, accuracy, images, seconds, mistakes, details=details is not None)
+        if details is not None:
             show_worst(run, mistakes)
             run.say(f"details: {details.evaluation}; spos report {quote_path(details.root)} shows them")
 
@@ -129,21 +129,20 @@ def write_logits(path: Path, logits: Tensor, images: Images) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def count_and_write_mistakes(
+def write_mistakes(
     folder: EvaluationFolder,
     weights: Weights,
     architecture: Architecture,
     images: Images,
+    mistakes: Mistakes,
     predictions: NDArray[np.int64],
     confidences: NDArray[np.float32],
-) -> Mistakes:
-    """Count what the network gets wrong, and write it to a folder.
+) -> None:
+    """Write what the network gets wrong to a folder.
 
     Args:
         predictions, confidences: `(N,)`: the predicted class of each image, and its probability.
     """
-    names = name_classes(images.val.classes, images.config.space.classes)
-    mistakes = count_mistakes(names, images.val.labels, predictions, confidences)
     content = {
         "weights": make_printable(str(weights.path)),
         "weights_digest": file_digest(weights.path),
@@ -153,7 +152,6 @@ def count_and_write_mistakes(
         "most_confident": make_gallery(images, predictions, confidences),
     }
     write_details(folder, mistakes, content)
-    return mistakes
 
 
 def show(
@@ -163,27 +161,37 @@ def show(
     accuracy: Accuracy,
     images: Images,
     seconds: float,
-    mistakes: Mistakes | None,
+    mistakes: Mistakes,
+    *,
+    details: bool,
 ) -> None:
-    """Show the accuracy, the costs and the speed, and what the network gets wrong if that was counted."""
+    """Show the accuracy, the costs and the speed, and with `details` what the network gets wrong.
+
+    The balanced accuracy is shown if the classes have different numbers of images; else it is the top-1.
+    """
     costs = count(run.config.space.build())
     result: dict[str, Any] = {
         "top1": accuracy.top1,
         "top5": accuracy.top5,
+        "balanced_accuracy": mistakes.balanced_accuracy,
         "loss": accuracy.loss,
         "images": accuracy.images,
         "flops": costs.flops.of(architecture),
         "params": costs.params.of(architecture),
         "images_per_second": round(accuracy.images / seconds, 1),
     }
-    run.result(result if mistakes is None else {**result, "details": make_content(mistakes)})
+    run.result({**result, "details": make_content(mistakes)} if details else result)
+    sizes = {one.support for one in mistakes.classes if one.support}
+    averages = summarize(mistakes)
+    if not details:
+        averages = averages[:1] if len(sizes) > 1 else []
     rows = [
         ("weights", weights.path),
         ("architecture", architecture),
         ("top-1", f"{accuracy.top1:.2%}"),
         ("top-5", f"{accuracy.top5:.2%}"),
         ("loss", f"{accuracy.loss:.4f}"),
-        *(summarize(mistakes) if mistakes is not None else ()),
+        *averages,
         ("images", f"{accuracy.images:,} of {images.val.name}"),
         ("FLOPs", format_cost(costs.flops.of(architecture))),
         ("parameters", format_cost(costs.params.of(architecture))),

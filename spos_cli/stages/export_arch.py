@@ -163,6 +163,7 @@ def write_architecture(run: Run, entry: Entry, origin: dict[str, Any], form: Arc
         "params": entry.params,
         **({} if entry.latency is None else {"latency": entry.latency}),
         "fitness": {
+            **({} if entry.balanced is None else {"balanced": entry.balanced}),
             "top1": entry.top1,
             "top5": entry.top5,
             "images": entry.images,
@@ -189,9 +190,10 @@ def show_exported(run: Run, numbering: str, entries: Sequence[Entry], files: Seq
     rows, known = [], [cost for cost in TITLES if any(getattr(entry, cost) is not None for entry in entries)]
     for number, (entry, file) in enumerate(zip(entries, files, strict=True), 1):
         costs = [format_cell(cost, getattr(entry, cost)) for cost in known]
-        rows.append((number, file, *costs, f"{entry.top1:.2%}", format_interval(entry.interval)))
+        rows.append((number, file, *costs, f"{entry.score:.2%}", format_interval(entry.interval)))
     titles = [TITLES[cost] for cost in known]
-    run.show("exported", [numbering, "file:", *titles, "one-shot top-1", "95 % interval"], rows)
+    score = f"one-shot {entries[0].score_name}" if entries else "one-shot top-1"
+    run.show("exported", [numbering, "file:", *titles, score, "95 % interval"], rows)
 
 
 def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | None) -> None:

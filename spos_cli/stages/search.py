@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
 
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.interrupt import StopRequest, stop_on_signals
+from spos_cli.engine.mirrors import Mirrors
 from spos_cli.engine.progress import track, warn
-from spos_cli.engine.tensorboard import TensorBoardMirror
 from spos_cli.engine.timing import record_time
 from spos_cli.files.writing import write_atomically
 from spos_cli.report.live import LiveReport
@@ -89,7 +89,14 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
             earlier_search.begin(run, journal, evolution, settings, len(evaluator.images), processes)
         overview, racing = Overview(evolution.generations), config.search.racing
         scoring = Scoring(
-            processes, evaluator, costs, journal, parents=evolution.parents, racing=racing, overview=overview
+            processes,
+            evaluator,
+            costs,
+            journal,
+            parents=evolution.parents,
+            racing=racing,
+            balanced=config.search.fitness == "balanced",
+            overview=overview,
         )
         if processes.is_main and not file.is_complete:
             run.say(f"the supernet is at step {file.step} only; its training is not complete", "yellow")
@@ -121,13 +128,13 @@ def search(run: Run, processes: Processes, evolution: Evolution, scoring: Scorin
     total, overview = evolution.population * (evolution.generations + 1), scoring.overview
     request, report = StopRequest(), LiveReport(run)
     with (
-        open_tensorboard(run, processes) as write_scalars,
+        contextlib.closing(Mirrors(run.mirrors if processes.is_main else (), run.folder.search.path)) as mirrors,
         stop_on_signals(request),
         track("search", total, "candidates", quiet=not processes.is_main, dashboard=True) as task,
         record_time(run.folder.search.path, processes, lambda: scoring.lines, "candidates") as clock,
     ):
         for _ in evolution.search(lambda c: scoring.score(c, request, task), known, first, overview.begin):
-            write_scalars(overview.generation, overview.summary)
+            mirrors.log(overview.generation, {f"search/{name}": value for name, value in overview.summary.items()})
             if processes.is_main and scoring.changed:  # Not while a resumed search replays its journal.
                 clock.lap()
                 write_result(run, scoring, scoring.results, origin, complete=False)
@@ -154,18 +161,6 @@ def say_what_it_begins_with(run: Run, scoring: Scoring, known: int, rescored: in
         )
 
 
-@contextlib.contextmanager
-def open_tensorboard(run: Run, processes: Processes) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """Yield a function that writes the numbers of a generation to TensorBoard, or does nothing without it."""
-    if not (run.tensorboard and processes.is_main):
-        yield lambda generation, numbers: None
-        return
-    with contextlib.closing(TensorBoardMirror(run.folder.search.tensorboard)) as scalars:
-        yield lambda generation, numbers: scalars.add(
-            generation, {f"search/{name}": number for name, number in numbers.items()}
-        )
-
-
 def write_result(run: Run, scoring: Scoring, results: Results, origin: Mapping[str, str], *, complete: bool) -> None:
     """Write `result.yaml`: the best candidates so far or the front, and what they were found with.
 
@@ -187,6 +182,7 @@ def write_result(run: Run, scoring: Scoring, results: Results, origin: Mapping[s
         "generations": results.candidates[-1].generation,
         "planned": search.generations,
         "complete": complete,
+        **({"fitness": search.fitness} if search.fitness != "top1" else {}),
         **{f"{name}_limit": limit for name, limit in list_limits(run).items()},
         **origin,
         "space": run.config.space.build().to_dict(),
@@ -200,7 +196,7 @@ def write_result(run: Run, scoring: Scoring, results: Results, origin: Mapping[s
 def show(run: Run, results: Results, images: int, overview: Overview) -> None:
     """Show the best candidates or the front, what is tied, how good predictions were, and the next command."""
     settings, comparison = run.config.search, results.comparison
-    is_front = settings.objective == "pareto"
+    is_front, is_balanced = settings.objective == "pareto", settings.fitness == "balanced"
     best = results.front(settings.pareto_cost) if is_front else results.ranking[:MAX_SHOWN]
     costs = [*("flops", "params"), *(("latency",) if uses_latency(settings) else ())]
     rows = [
@@ -208,6 +204,7 @@ def show(run: Run, results: Results, images: int, overview: Overview) -> None:
             rank,
             entry.architecture,
             *(format_cell(cost, getattr(entry, cost)) for cost in costs),
+            *([f"{entry.score:.2%}"] if is_balanced else []),
             f"{entry.top1:.2%}",
             format_interval(entry.interval),
             "yes" if comparison.is_tied(entry.architecture) else "",
@@ -222,7 +219,7 @@ def show(run: Run, results: Results, images: int, overview: Overview) -> None:
     kind = FRONTS[settings.pareto_cost] if is_front else "best"
     title = f"the {kind} of {candidates} candidates{under}, scored on {images:,} images"
     columns = ["number" if is_front else "rank", "architecture:", *(TITLES[cost] for cost in costs)]
-    columns += ["top-1", "95 % interval", "tied:", "origin:"]
+    columns += [*(["balanced accuracy"] if is_balanced else []), "top-1", "95 % interval", "tied:", "origin:"]
     run.show(title + (f"; {stopped} of them stopped early" if stopped else ""), columns, rows)
     if comparison.problem:
         run.say(comparison.problem, "yellow")

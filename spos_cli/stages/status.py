@@ -103,7 +103,9 @@ def describe_numbers(stage: StageProgress) -> str:
     best = stage.best
     if "val_top1" in best and stage.metrics.get("val_top1") != best["val_top1"]:
         texts.append(f"best {best['val_top1']:.2%}")
-    if "top1" in best:
+    if "balanced" in best:
+        texts.append(f"best balanced accuracy {best['balanced']:.2%}")
+    elif "top1" in best:
         texts.append(f"best top-1 {best['top1']:.2%}")
     if "flops" in best:
         texts.append(f"{format_cost(best['flops'])} FLOPs")

@@ -54,6 +54,7 @@ def run(run: Run, processes: Processes, init: Path | None = None) -> None:
     if inherited is not None:  # It fails before --fresh moves anything.
         inherited.fill(Supernet(space, training.affine), config, images.train.classes)
     with run.working_in(run.folder.supernet, processes):
+        images.require_readable_held_out(run.folder.supernet.held_out)
         train(run, processes, space, sampler, images, inherited)
 
 
@@ -93,7 +94,7 @@ def train(
         preprocess=images.preprocess,
         mixing=make_mixing(config, training),
         paths=sampler.paths,
-        tensorboard=run.tensorboard,
+        mirrors=run.mirrors,
         extend=run.extend,
         one_path=len(sampler.paths(0)) == 1,
     )

@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 
+from spos_cli.config import loading
 from spos_cli.config.schema import Config
 from spos_cli.config.section import Section
 from spos_cli.errors import ConfigError
@@ -90,6 +91,14 @@ from tests.config.yaml_texts import ALIASES, load
         ("supernet: {mixup: 0}\n", "supernet.mixup: input should be greater than or equal to 0.001"),
         ("retrain: {cutmix: 101}\n", "retrain.cutmix: input should be less than or equal to 100"),
         ("data: {holdout_per_class: 0}\n", "search.split is holdout, but data.holdout_per_class is 0"),
+        (
+            "data: {holdout_per_class: 5, holdout_share: 0.1}\n",
+            "can be set; set holdout_per_class: null, or",
+        ),
+        ("data: {holdout_per_class: null}\n", "holdout_per_class and holdout_share are both null"),
+        ("data: {holdout_share: 1}\n", "data.holdout_share: input should be less than 1"),
+        ("search: {fitness: balanced, racing: 0.01}\n", "does not work with fitness: balanced"),
+        ("search: {fitness: f1}\n", "search.fitness: input should be 'top1' or 'balanced'"),
         ("search: {objective: pareto, racing: 0.01}\n", "so it does not work with objective: pareto"),
         ("search: {pareto_cost: latency}\n", "set objective: pareto, or pareto_cost: flops"),
         (
@@ -184,3 +193,13 @@ def test_every_field_says_what_it_is() -> None:
                 assert field.description, f"{section.__name__}.{name}"
 
     walk(Config)
+
+
+def test_a_share_replaces_the_default_number_of_held_out_images() -> None:
+    """Resolved settings, which name both, are read again."""
+    config = loading.validate({"data": {"holdout_share": 0.1}}, [])
+    assert (config.data.holdout_per_class, config.data.holdout_share) == (None, 0.1)
+    assert loading.validate(config.dump(), []) == config
+    assert (Config().data.holdout_per_class, Config().data.holdout_share) == (50, None)
+    changed = loading.validate(Config().dump(), ["data.holdout_share=0.2", "data.holdout_per_class=null"])
+    assert changed.data.holdout_share == 0.2

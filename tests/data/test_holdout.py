@@ -14,7 +14,7 @@ from spos_cli.data import datasets
 from spos_cli.data.array_set import ArraySet
 from spos_cli.data.image_files import Pixels
 from spos_cli.data.image_set import ImageSet
-from spos_cli.data.splits import holdout, interleave
+from spos_cli.data.splits import holdout, interleave, spread_classes
 from spos_cli.errors import DataError
 
 Files = dict[str, list[str]]  # names of each class
@@ -128,3 +128,50 @@ def test_a_class_with_nothing_left_is_named() -> None:
         holdout(Named({**files, "c": ["x"]}), 1)
     with pytest.raises(DataError, match="no training images"):
         holdout(ArraySet("none", ("a",), np.zeros((0, 2, 2), np.uint8), np.zeros(0)), 3)
+
+
+def hold_share(files: Files, share: float) -> list[str]:
+    return Named(files).all(holdout(Named(files), None, share)[1])
+
+
+@given(st.dictionaries(FILE, st.lists(FILE, min_size=2, max_size=25, unique=True), min_size=1, max_size=4), st.data())
+def test_a_share_of_each_class_is_held_out(files: Files, data: st.DataObject) -> None:
+    """At least one image, and at least one is left; a smaller share is a subset, with the classes in turn."""
+    share = data.draw(st.floats(0.001, 0.999))
+    found = hold_share(files, share)
+    for name, group in files.items():
+        number = sum(path.partition("/")[0] == name for path in found)
+        assert number == min(max(1, int(share * len(group) + 0.5)), len(group) - 1)
+    smaller = hold_share(files, share * data.draw(st.floats(0.1, 1)))
+    assert set(smaller) <= set(found)
+    order = Named(files).all(interleave(Named(files)))
+    assert found == [path for path in order if path in found]
+
+
+@settings(max_examples=300)
+@given(GROUP, st.lists(FILE, max_size=6, unique=True), st.floats(0.05, 0.9))
+def test_k_files_more_or_less_change_at_most_k_of_a_share(group: list[str], more: list[str], share: float) -> None:
+    more = [name for name in more if name not in group]
+    before, after = hold_share({"c": group}, share), hold_share({"c": group + more}, share)
+    of_before = {f"c/{name}" for name in group}
+    assert len(set(before) ^ (set(after) & of_before)) <= len(more)
+
+
+def test_classes_of_one_image_have_no_share() -> None:
+    files = {"a": list("wxyz"), "b": ["y"], "c": ["x"]}
+    with pytest.raises(DataError, match=r"2 classes have one training image only.*\(b, c\)"):
+        holdout(Named(files), None, 0.5)
+
+
+def test_a_spread_order_begins_like_all_images() -> None:
+    """Of n images, each class has its share of the first k, up to one image, for every k."""
+    labels = np.repeat(np.arange(3), [4, 30, 66])
+    order = spread_classes(np.arange(100), labels)
+    assert sorted(order.tolist()) == list(range(100))
+    counts = np.cumsum(np.eye(3, dtype=int)[labels[order]], 0)  # (k, classes)
+    expected = np.arange(1, 101)[:, None] * np.array([0.04, 0.3, 0.66])
+    assert np.abs(counts - expected).max() <= 1
+    for label in range(3):
+        assert (np.diff(order[labels[order] == label]) > 0).all()
+    for even in ([0, 1, 2, 0, 1, 2, 0], [0, 1, 2] * 5):
+        assert spread_classes(np.arange(len(even)), np.array(even)).tolist() == list(range(len(even)))

@@ -167,6 +167,6 @@ def test_a_full_disk(tmp_path: Path, images: ImageSet, monkeypatch: pytest.Monke
 
 def test_a_broken_image_leaves_nothing_behind(tmp_path: Path, images: ImageSet, image_root: Path) -> None:
     (image_root / "train" / "chelsea" / "2.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"cannot read the image .*chelsea/2\.jpg"):
+    with pytest.raises(DataError, match=r"1 image to score on cannot be read: .*chelsea/2\.jpg"):
         ImageStore.build(tmp_path / "stores" / "store.u8", images, INDICES, EVAL, workers=1)
     assert not list((tmp_path / "stores").iterdir())

@@ -63,8 +63,22 @@ def test_a_class_with_few_images(root: Path) -> None:
     for image in range(15, 15 * 11):
         save(root / "train" / "class3" / f"{image}.jpg", 2000 + image)
     findings = data.check(make_folder_setup(root))
-    expect(findings, "training images", "warn", "from 15 (class class0) to 165 (class class3)")
+    finding = expect(findings, "training images", "warn", "from 15 (class class0) to 165 (class class3)")
+    assert "set retrain.class_weights=balanced, or retrain.sampling=balanced" in finding.advice
+    assert "fitness" not in finding.advice  # as many images of each class are held out
     expect(findings, "validation images", "ok", "3 per class")
+    settings = ["supernet.sampling=balanced", "retrain.class_weights=balanced", "data.holdout_share=0.2"]
+    settings.append("data.holdout_per_class=null")
+    findings = data.check(make_folder_setup(root, *settings))
+    expect(
+        findings,
+        "training images",
+        "warn",
+        "small classes; set search.fitness=balanced",
+    )
+    expect(findings, "search split", "ok", "60 training images are held out (20% of each class)")
+    findings = data.check(make_folder_setup(root, *settings, "search.fitness=balanced"))
+    expect(findings, "training images", "ok", "to 165")
 
 
 @pytest.mark.parametrize(
@@ -72,6 +86,7 @@ def test_a_class_with_few_images(root: Path) -> None:
     [
         (["data.holdout_per_class=15"], "fail", "data.holdout_per_class is 15"),
         (["data.holdout_per_class=8"], "warn", "lower data.holdout_per_class to at most 7"),
+        (["data.holdout_per_class=null", "data.holdout_share=0.54"], "warn", "lower data.holdout_share to at most 0.5"),
         (["search.calibration_batch_size=101"], "fail", "lower search.calibration_batch_size from 101 to at most 100"),
         (["search.split=val"], "warn", "set search.split=holdout"),
         (["search.split=val", "data.holdout_per_class=0"], "warn", "candidates are scored on the validation set"),

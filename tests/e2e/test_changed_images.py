@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from spos_cli.data import file_images, image_files
+from spos_cli.data import file_images, image_files, inspection
 from spos_cli.data.image_store import ImageStore
 from spos_cli.engine import checkpoint
+from spos_cli.run.images import Images
 from tests.conftest import Finished, Spos
 from tests.forks import Fork, environment, finish_all, free_port, make_environment
 
@@ -122,10 +123,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
         seen.add(digest(path))
         return decode(path, *arguments)
 
+    def forget_held_out(*arguments: Any) -> None:
+        require_readable(*arguments)
+        seen.clear()
+
+    require_readable = Images.require_readable_held_out
     run = Run(Spos(tmp_path_factory.mktemp("trained")), seen)
     draw(run.data)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(file_images, "decode", decoding)
+        patch.setattr(Images, "require_readable_held_out", forget_held_out)
         run("supernet-train")
     assert len(seen) == 90
     assert [len(run.of(name, held_out=True)) for name in CLASSES] == [10, 10, 10]
@@ -220,19 +227,56 @@ def test_images_that_are_moved_and_copied_are_the_same(run: Run) -> None:
     assert run.journal.read_bytes().startswith(before)
 
 
-def test_a_broken_image_to_score_on_can_be_repaired(run: Run) -> None:
-    """The supernet was not trained on it, so nothing else has to be repeated."""
-    broken = run.of("dog", held_out=True)[3]
-    content = broken.read_bytes()
-    broken.write_bytes(content[:300])
-    run.weights.unlink()
-    shutil.rmtree(run.weights.parent)
-    run("supernet-train")
-    assert broken.name in run("search", code=2).stderr
-    broken.write_bytes(content)
+def test_broken_images_to_score_on_can_be_repaired(run: Run) -> None:
+    """The supernet was not trained on them, so nothing else has to be repeated. All are named at once."""
+    broken = [run.of("dog", held_out=True)[3], *run.of("fox", held_out=True)[:2]]
+    for path in broken:
+        repaired = Image.open(path).convert("RGB")
+        path.write_bytes(path.read_bytes()[:300])
+        message = run("search", code=2).stderr
+        assert path.name in message
+        assert "doctor --full" in message
+        repaired.save(run.spos.folder / f"{path.parent.name}-{path.name}", quality=60)
+    assert "3 images to score on cannot be read" in message
+    assert all(f"{path.parent.name}/{path.name}" in message for path in broken)
+    assert not run.journal.exists()
+    for path in broken:
+        (run.spos.folder / f"{path.parent.name}-{path.name}").rename(path)
     assert "dog: 40 images, some of which have been replaced" in run("search").stderr
     assert len(set(run.scored)) == 30
     assert not run.scored_and_trained
+
+
+def test_broken_held_out_images_are_all_named_before_the_supernet_is_trained(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {path.name for path in run.of("cat", held_out=True)}
+    broken = [run.of(name, held_out=True)[place] for place, name in enumerate(CLASSES)]
+    sizes = [path.stat().st_size for path in broken]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:300])
+    message = run("supernet-train", "--run-dir", "new", code=2).stderr
+    assert "3 images that are held out for the search cannot be read" in message
+    assert all(f"{path.parent.name}/{path.name}" in message for path in broken)
+    assert "doctor --full" in message
+    assert sizes != [path.stat().st_size for path in broken]
+    assert not (run.spos.folder / "new" / "supernet" / "last.pt").exists()
+    for path in broken:
+        path.unlink()
+    checked: list[int] = []
+    find = inspection.find_unreadable
+
+    def finding(images: Any, indices: Any, *rest: Any) -> Any:
+        checked.append(len(indices))
+        return find(images, indices, *rest)
+
+    monkeypatch.setattr(inspection, "find_unreadable", finding)
+    run("supernet-train", "--run-dir", "new")
+    run("supernet-train", "--run-dir", "new")
+    assert checked == [30]  # not again when it is resumed
+    run("search", "--run-dir", "new")
+    scored = {path.name for path in run.scored if path.parent.name == "cat"}
+    assert len(scored & kept) == 9  # the others stay held out
 
 
 def test_a_broken_image_to_score_on_can_be_removed(run: Run) -> None:

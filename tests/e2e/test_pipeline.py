@@ -76,7 +76,8 @@ def test_evaluate_needs_nothing_but_the_file(finished: Spos, tmp_path: Path) -> 
     shutil.copy(model, elsewhere.folder / "some name.pt")
     done = elsewhere("evaluate", "--weights", "some name.pt", "--json", "--save-logits", "logits.npz")
     result = json.loads(done.stdout)
-    assert set(result) == {"top1", "top5", "loss", "images", "flops", "params", "images_per_second"}
+    names = {"top1", "top5", "balanced_accuracy", "loss", "images", "flops", "params", "images_per_second"}
+    assert set(result) == names
 
     metrics = torch.load(model, weights_only=True)["metrics"]
     assert {key: result[key] for key in ("top1", "top5", "images")} == {

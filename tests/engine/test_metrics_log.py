@@ -11,7 +11,7 @@ from spos_cli.engine.metrics_log import MetricsLog
 
 
 def make_log(folder: Path, *, is_main: bool = True) -> MetricsLog:
-    return MetricsLog(folder, is_main=is_main, tensorboard=False)
+    return MetricsLog(folder, is_main=is_main)
 
 
 def line(step: int) -> dict[str, Any]:

@@ -87,8 +87,8 @@ def test_the_page_has_every_candidate() -> None:
         widths = tuple(data["widths"][DIGITS.index(a) * 64 + DIGITS.index(b)] for a, b in codes)
         assert Architecture(choices, widths) == entry.architecture
     assert data["flops"] == [entry.flops for entry in search.entries]
-    assert data["top1"] == pytest.approx([entry.top1 for entry in search.entries], abs=1e-5)
-    assert all(low < top1 < high for low, top1, high in zip(data["low"], data["top1"], data["high"], strict=True))
+    assert data["score"] == pytest.approx([entry.top1 for entry in search.entries], abs=1e-5)
+    assert all(low < score < high for low, score, high in zip(data["low"], data["score"], data["high"], strict=True))
     assert data["images"] == 300
     assert search.entries[data["winner"]].architecture == search.winner
     front = [search.entries[line] for line in data["front"]["flops"]]
@@ -106,7 +106,7 @@ def test_stopped_and_imported_scores_are_not_compared() -> None:
     assert best not in (0, 1)
     data = make_chart_data(Findings("a run", SPACE, search))["search"]
     assert not {0, 1} & {*data["front"]["flops"], *data["front"]["params"]}
-    assert data["best"]["top1"][-1] == pytest.approx(search.best.top1, abs=1e-5)
+    assert data["best"]["score"][-1] == pytest.approx(search.best.top1, abs=1e-5)
     assert data["best"]["at"][-1] == len(entries) - 1  # a candidate that was stopped early is an evaluation
     assert data["stopped_early"] == [0]
     assert data["images"][:2] == [50, 9000]
