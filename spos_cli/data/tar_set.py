@@ -97,7 +97,7 @@ class TarSet(ImageSet):
             file.seek(member.offset + member.size - number)
             content = file.read(number)
         if len(content) != number:
-            raise OSError(f"the tar file ends {number - len(content):,} bytes before the end of the image")
+            raise OSError(f"the tar file ends after {len(content):,} of {number:,} bytes")
         return content
 
     def _read(self, index: int) -> bytes:
