@@ -27,6 +27,8 @@ def shorten(config: Config) -> Config:
         "warmup_steps": training.warmup_steps * steps // training.steps,
         "step_every": training.step_every and max(1, training.step_every * steps // training.steps),
         "evaluate_every": steps,
+        "keep_best": False,
+        "patience": None,
         "milestone_every": None,
     }
     return config.model_copy(update={"retrain": training.model_copy(update=changes)})
