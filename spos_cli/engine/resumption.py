@@ -1,4 +1,4 @@
-"""Compare a checkpoint with the training that resumes it: what may differ, and what to say."""
+"""Compare a checkpoint with the training that resumes it: what may differ."""
 
 from __future__ import annotations
 
