@@ -67,7 +67,7 @@ class BestWeights:
             content = checkpoint.load(self.path)
             if content["selection"]["images"] == images:
                 self.top1 = float(content["metrics"]["top1"])
-        except (CheckpointError, LookupError, TypeError, ValueError):
+        except (CheckpointError, RunError, LookupError, TypeError, ValueError):
             warn(f"{self.path} cannot be read; the next evaluation replaces it")
 
     def offer(self, state: dict[str, Tensor], scores: Scores, record: ValidationRecord) -> None:
@@ -93,10 +93,10 @@ class BestWeights:
             return
         try:
             content = checkpoint.load(self.path)
-            if content["selection"] != (selection := describe_selection(record)):
+            if content.get("selection") != (selection := describe_selection(record)):
                 checkpoint.save(self.path, {**content, "selection": selection})
         except (CheckpointError, RunError) as error:
-            warn(f"{error}; the weights of the best evaluation are not complete")
+            warn(f"{error}; the number of evaluations in {self.path} stays as it was")
 
 
 def describe_selection(record: ValidationRecord) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from spos_cli.config.training import RetrainConfig
 from spos_cli.engine import history
 from spos_cli.engine.history import is_number
 from spos_cli.files import lock
@@ -160,7 +161,7 @@ def _read_training(
     if numbers.validations:
         metrics["val_top1"] = numbers.validations[-1]
         best = {"val_top1": max(numbers.validations)}
-        if folder.best.is_file():
+        if isinstance(settings, RetrainConfig) and settings.keep_best and folder.best.is_file():
             best |= {"evaluations": len(numbers.validations), "weights": str(folder.best)}
     images_left = (settings.steps - done) * settings.batch_size
     return StageProgress(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import signal
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spos_cli.data.loaders import TrainingBatch
 from spos_cli.engine import checkpoint
 from spos_cli.engine.trainer import Trainer
+from spos_cli.models.blocks import ChoiceBlock
 from tests.conftest import PROGRAM, Mistake, Spos
 from tests.e2e.test_processes import started, until
 
@@ -130,6 +132,16 @@ def test_changes_that_are_noted(
     again = spos.here(*RETRAIN, *set_all(*settings)).stderr  # Nothing is left, and nothing has changed since.
     assert "from step" not in again
     assert list_changes(folder_of(spos)) == [(step, changes)]
+
+
+def test_blocks_may_be_compiled_from_now_on(killed: Spos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a backend that needs no compiler."""
+    monkeypatch.setattr(ChoiceBlock, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))
+    monkeypatch.setattr("spos_cli.engine.compilation.require_compiler", lambda device: "none, with that backend")
+    spos = copy_of(killed, tmp_path)
+    spos.here(*RETRAIN, "--set", "retrain.compile=blocks")
+    ((_, changes),) = list_changes(folder_of(spos))
+    assert changes == {"retrain.compile": ["off", "blocks"]}
 
 
 def test_a_change_is_noted_once_and_only_if_steps_with_it_are_kept(killed: Spos, tmp_path: Path) -> None:

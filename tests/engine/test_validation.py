@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from spos_cli.engine import checkpoint
+from spos_cli.engine.trainer import Trainer
 from spos_cli.engine.validation import BestWeights, Scores, Validation
+from spos_cli.errors import DataError
+from tests.engine.test_trainer import STEPS, batches, trainer
 
 IMAGES = 12
 
@@ -120,3 +124,30 @@ def test_weights_are_those_of_the_moving_average_or_of_the_model(tmp_path: Path)
     with torch.no_grad():
         model.get_parameter("weight").fill_(0.125)
     assert read_best(tmp_path)[1] == 0.5
+
+
+def test_a_missed_evaluation_may_end_the_training(tmp_path: Path) -> None:
+    """The training was stopped between its last checkpoint and the evaluation that ends it."""
+
+    def begin(folder: Path, fails: bool = False) -> Trainer:
+        def measure(model: nn.Module) -> Scores:
+            if fails and training.step == 4:
+                raise DataError("cannot read the image val/fox/03.jpg: torn")
+            return {"top1": 0.5}
+
+        training = trainer(folder)
+        training.validation = Validation(measure, every=2, patience=1)
+        training.resume()
+        return training
+
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    begin(whole).train(lambda first: batches(first, STEPS))
+    with pytest.raises(DataError):
+        begin(stopped, fails=True).train(lambda first: batches(first, STEPS))
+    for _ in range(2):  # The second time, there is nothing to do.
+        resumed = begin(stopped)
+        resumed.train(lambda first: batches(first, STEPS))
+        assert (resumed.step, resumed.is_finished, resumed.saved[0]) == (4, True, 4)
+        assert (stopped / "last.pt").read_bytes() == (whole / "last.pt").read_bytes()
+        ends = [json.loads(line) for line in (stopped / "metrics.jsonl").read_text().splitlines()][-1:]
+        assert ends == [{"step": 4, "ended_early": {"patience": 1}}]
