@@ -11,7 +11,14 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from spos_cli import __version__
-from spos_cli.exits import LOWER_BATCH_SIZES, RAISE_ACCUMULATE, count_images_at_once, run_across_processes, run_and_exit
+from spos_cli.exits import (
+    LOWER_BATCH_SIZES,
+    LOWER_BATCH_SIZES_OF_SEARCH,
+    RAISE_ACCUMULATE,
+    count_images_at_once,
+    run_across_processes,
+    run_and_exit,
+)
 from spos_cli.options import (
     ConvertedWeightsOption,
     ExportedPathOption,
@@ -173,7 +180,7 @@ def search(
         "search",
         settings,
         lambda processes: stage.run(options.make_run(settings), processes, weights, candidates),
-        LOWER_BATCH_SIZES,
+        LOWER_BATCH_SIZES_OF_SEARCH,
         images=CPU_BATCH,
         weights=weights,
         candidates=candidates,
@@ -408,7 +415,7 @@ def audit(
         "audit",
         settings,
         lambda processes: stage(options.make_run(settings), processes, weights),
-        f"{LOWER_BATCH_SIZES}, or {RAISE_ACCUMULATE.format('retrain')}",
+        f"{RAISE_ACCUMULATE.format('retrain')}; for the scores {LOWER_BATCH_SIZES_OF_SEARCH}",
         images=CPU_BATCH,  # as in the search, whose scores the audit continues
         weights=weights,
         fresh=options.fresh,

@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from spos_cli.engine.distributed import Processes
 
 # What to do if the memory of a GPU is too small.
-RAISE_ACCUMULATE = "raise {}.accumulate: the batch of a step stays as it is"
+RAISE_ACCUMULATE = (
+    "raise {}.accumulate: the batch of a step stays as it is, and the training goes on from its last checkpoint"
+)
 LOWER_BATCH_SIZES = "lower search.batch_size and search.calibration_batch_size"
+LOWER_BATCH_SIZES_OF_SEARCH = (
+    f"{LOWER_BATCH_SIZES}; scores depend on both, so a search that has scores then needs --fresh"
+)
 
 MISTAKE_EXIT_CODE = 2  # The user can fix the mistake.
 # Commands whose results are in the run folder, so that what they print may be lost.

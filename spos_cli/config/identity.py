@@ -14,7 +14,7 @@ from spos_cli.config.schema import Config
 # The settings that no result depends on: where a run is, on what machine it works, how often it reports.
 PLACE_AND_MACHINE = ("name", "run_dir", "devices", "threads", "timeout_minutes", "max_restarts")
 LOADING = ("workers", "bad_images")  # These are in `data`.
-REPORTING = ("log_every", "checkpoint_every", "keep_checkpoints", "milestone_every", "evaluate_every")
+REPORTING = ("log_every", "checkpoint_every", "keep_checkpoints", "milestone_every", "evaluate_every", "keep_best")
 
 # The settings of `data` that say where images are.
 IMAGE_PLACE = (

@@ -29,6 +29,8 @@ SYNONYMS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("criterion", "loss_function"): ("loss",),
     ("iterations", "iters", "max_iter", "max_iters", "max_steps", "num_steps", "updates"): ("steps", "generations"),
     ("eval_every", "eval_interval", "eval_steps", "val_interval", "validate_every"): ("evaluate_every",),
+    ("early_stopping", "early_stop", "early_stopping_patience"): ("patience",),
+    ("save_best", "save_best_only", "best_checkpoint"): ("keep_best",),
     ("save_every", "save_interval", "save_steps", "checkpoint_interval"): ("checkpoint_every",),
     ("log_interval", "logging_steps", "print_freq"): ("log_every",),
     ("distill", "distillation", "kd"): ("teacher",),
@@ -62,7 +64,6 @@ ADVICE = {
     ("pretrained", "weights", "init", "init_from", "checkpoint", "finetune"): "weights to begin with are an option of"
     " the trainings, --init FILE",
     ("resume", "resume_from", "auto_resume"): "the same command resumes by itself, and --fresh starts over",
-    ("patience", "early_stopping", "early_stop"): "a training always does all of its steps",
 }
 
 

@@ -305,6 +305,16 @@ class RetrainConfig(TrainingConfig):
         " logged loss is the whole loss; top-1 counts labels. null: none.",
     )
     evaluate_every: Count = Field(5000, description="Steps between evaluations on the validation set.")
+    keep_best: bool = Field(
+        True,
+        description="Whether to keep the weights with the highest top-1 of these evaluations, as best.pt. They are"
+        " chosen on the validation images, so their accuracy there is optimistic.",
+    )
+    patience: Count | None = Field(
+        None,
+        description="Evaluations without a new highest top-1 that end the training early. null: it does all steps."
+        " linear and cosine schedules gain most at their end, so patience is for step schedules and short fine-tuning.",
+    )
     batchnorm_pass_steps: Annotated[Number, Field(ge=0)] | None = Field(
         None, description="Batches of the final BatchNorm pass. null: one epoch, as in the official code. 0: no pass."
     )

@@ -119,6 +119,12 @@ class Processes:
                     " same command, settings and versions"
                 )
 
+    def copy_number(self, number: float | None) -> float | None:
+        """Return the number of the first process, or None if it has none. The exchange uses the CPU."""
+        value = torch.tensor([float("nan") if number is None else number], dtype=torch.float64)
+        self.copy_from_main([value])
+        return None if value.isnan() else float(value)
+
     def copy_from_main(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite tensors with those of the first process."""
         if self.world_size > 1:

@@ -11,6 +11,7 @@ from typing import Any
 from spos_cli.engine.progress import Curve, Row
 from spos_cli.files.reading import read_json_lines
 
+CHANGED, ENDED_EARLY = "changed", "ended_early"  # what a line without numbers says
 MAX_BYTES = 8 * 2**20  # read from the end of a metrics.jsonl
 MAX_NUMBER = 10**18  # far above what a training measures; larger ones overflow as floats, or in a sum
 DIVERGED_RATIO = 2  # to the loss of guessing; a training whose beginning is only noisy or slow does not reach it
@@ -33,6 +34,11 @@ def step_of(line: dict[str, Any] | None) -> float:
     return float(step) if step is not None and is_number(step) else math.inf
 
 
+def is_note(line: dict[str, Any] | None) -> bool:
+    """Return whether a line of metrics has no numbers, but says what has changed or ended at its step."""
+    return line is not None and (CHANGED in line or ENDED_EARLY in line)
+
+
 class History:
     """The numbers of a training so far.
 
@@ -41,6 +47,7 @@ class History:
         validations: top-1 of each evaluation.
         last: the newest line of the training.
         validated: the step of the newest evaluation.
+        ended_early: the step at which patience has ended the training; 0 if it has not.
     """
 
     def __init__(self, lines: Iterable[dict[str, Any]] = ()) -> None:
@@ -48,7 +55,7 @@ class History:
         self.top1: list[float] = []
         self.validations: list[float] = []
         self.last: dict[str, Any] = {}
-        self.validated = 0
+        self.validated = self.ended_early = 0
         for line in lines:
             self.add(line)
 
@@ -61,6 +68,12 @@ class History:
         elif is_number(line.get("val_top1")):
             self.validations.append(line["val_top1"])
             self.validated = line["step"]
+        elif ENDED_EARLY in line:
+            self.ended_early = line["step"]
+
+    def find_validation(self, step: int) -> float | None:
+        """Return the top-1 of the evaluation of a step if it is the newest one; else None."""
+        return self.validations[-1] if self.validations and self.validated == step else None
 
     @property
     def rows(self) -> list[Row]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from spos_cli.engine import history
 from spos_cli.engine.accelerator import choose_sum_dtype
 from spos_cli.engine.distributed import Processes
-from spos_cli.engine.history import History, step_of
+from spos_cli.engine.history import History, is_note, step_of
 from spos_cli.engine.mirrors import MirrorName, Mirrors
 from spos_cli.engine.progress import warn
 from spos_cli.files.os_errors import reason_of
@@ -74,10 +74,14 @@ class MetricsLog:
         return next((line for line in reversed(lines) if "loss" in line), {})
 
     def cut_after(self, step: int) -> None:
-        """Remove the lines that a killed run wrote after its last checkpoint, which is of `step`."""
+        """Remove the lines that a killed run wrote after its last checkpoint, which is of `step`.
+
+        What was noted at this step is about the steps that are lost, or about an end that the training goes beyond.
+        """
         if self.path.exists():
             lines = self.path.read_bytes().splitlines(keepends=True)
-            kept = [line for line in lines if step_of(parse_object(line)) <= step]
+            parsed = [(line, parse_object(line)) for line in lines]
+            kept = [line for line, values in parsed if step_of(values) + is_note(values) <= step]
             write_atomically(self.path, b"".join(kept))
             self.history = History(history.read(self.path))
 

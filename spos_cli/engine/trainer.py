@@ -19,8 +19,8 @@ from spos_cli import seeding
 from spos_cli.engine import checkpoint, parallel
 from spos_cli.engine.checkpoint_folder import CheckpointFolder
 from spos_cli.engine.compilation import compile_blocks
-from spos_cli.engine.differences import find_differences, require_same
 from spos_cli.engine.distributed import Processes
+from spos_cli.engine.history import CHANGED, ENDED_EARLY
 from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
 from spos_cli.engine.losses import compute_loss, compute_teacher_loss
 from spos_cli.engine.metrics_log import MetricsLog, MetricsWindow
@@ -29,20 +29,17 @@ from spos_cli.engine.mixing import Mixing
 from spos_cli.engine.optim import MovingAverage, make_optimizer
 from spos_cli.engine.precision import autocast, prepare_images
 from spos_cli.engine.progress import console, track, warn
+from spos_cli.engine.resumption import Resumption, compare
 from spos_cli.engine.teacher import Teacher
 from spos_cli.engine.timing import record_time
 from spos_cli.engine.training_plan import TrainingPlan
+from spos_cli.engine.validation import Validation, ValidationRecord
 from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
 from spos_cli.space.architecture import Architecture
 
 # Images (B, 3, H, W) uint8, colours (B, 3) or None, and labels (B,), or (B, classes) if they are soft.
 Batch = tuple[Tensor, Tensor | None, Tensor]
 Preprocess = Callable[[Tensor, Tensor | None], Tensor]  # from uint8 images and colours to float images
-
-# The settings that an extended training may change: those that say how the learning rate runs.
-SCHEDULE_SETTINGS = frozenset(
-    ("steps", "lr", "schedule", "min_lr", "step_every", "step_factor", "schedule_first", "warmup_steps")
-)
 
 
 class Trainer:
@@ -68,8 +65,7 @@ class Trainer:
         paths: the paths through the supernet that a step trains. Each batch goes through all of them, and their
             gradients are summed. None for a network, which is one path.
         one_path: whether `paths` has one path for each step, so that only its gradients are sent.
-        evaluate: measures the model (or its moving average) during the training.
-        evaluate_every: steps between evaluations.
+        validation: evaluates the model (or its moving average) during the training; None: nothing does.
         mirrors: where the metrics go besides the folder.
         extend: go on with a checkpoint of another schedule. The plan's schedule then begins at its step.
     """
@@ -91,15 +87,14 @@ class Trainer:
         teacher: Teacher | None = None,
         paths: Callable[[int], Sequence[Architecture]] | None = None,
         one_path: bool = True,
-        evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
-        evaluate_every: int = 0,
+        validation: Validation | None = None,
         mirrors: Sequence[MirrorName] = (),
         extend: bool = False,
     ) -> None:
         self.plan, self.processes, self.name, self.folder, self.extend = plan, processes, name, folder, extend
         self.identity, self.extra, self.require, self.seed = identity, extra or {}, require, seed
         self.preprocess, self.mixing, self.teacher, self.paths = preprocess, mixing, teacher, paths
-        self.evaluate, self.evaluate_every = evaluate, evaluate_every
+        self.validation, self.resumption = validation, Resumption()
         device = processes.device
         if plan.amp == "fp16" and device.type == "cpu":
             raise ConfigError("amp: fp16 needs a GPU; use bf16 or off")
@@ -125,6 +120,7 @@ class Trainer:
             class_weights=None if plan.class_weights is None else torch.tensor(plan.class_weights, device=device),
         )
         self.step = 0  # steps that are done
+        self.saved: tuple[int, ValidationRecord | None] = (0, None)  # step and evaluations of the newest checkpoint
         self.window = MetricsWindow(processes)
         self.metrics = MetricsLog(folder, is_main=processes.is_main, mirrors=mirrors)
         self.checkpoints = CheckpointFolder(folder, keep=plan.keep_checkpoints, milestone_every=plan.milestone_every)
@@ -146,23 +142,29 @@ class Trainer:
             TrainingError: a loss or a weight is not finite; the checkpoints before it are kept.
             Interrupted: on a signal, after saving.
         """
-        plan, request = self.plan, StopRequest()
-        if self.step == plan.steps:
-            with self.metrics.mirrored(self.step), stop_on_signals(request):
-                self.evaluate_if_missed()
-            return
-        stream = iter(batches(self.step))
-        quiet = not self.processes.is_main
+        request = StopRequest()
+        with self.metrics.mirrored(self.step), stop_on_signals(request):
+            self.evaluate_if_missed()
+            if not self.is_finished:
+                self.note_changes()
+                self.train_steps(iter(batches(self.step)), request)
+            self.finish()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all steps are done, or the training has ended early."""
+        return self.step == self.plan.steps or (self.validation is not None and self.validation.is_patience_over)
+
+    def train_steps(self, stream: Iterator[Batch], request: StopRequest) -> None:
+        """Train until the training is finished, or stopped by a signal."""
+        plan, quiet = self.plan, not self.processes.is_main
         with (
-            self.metrics.mirrored(self.step),
-            stop_on_signals(request),
             track(self.name, plan.steps, "steps", done=self.step, quiet=quiet, dashboard=True) as task,
             record_time(self.folder, self.processes, lambda: self.step, "steps"),
         ):
-            self.evaluate_if_missed()
             task.rows = self.metrics.history.rows
             self.model.train()
-            while self.step < plan.steps:
+            while not self.is_finished:
                 # Train one step: pick the path, load the batch, forward, loss, backward, average, clip, update.
                 self.update(stream)
                 self.step += 1
@@ -189,11 +191,28 @@ class Trainer:
                 if is_stopped:
                     raise Interrupted(request.number or signal.SIGTERM)
 
-                # Evaluate on the validation set.
-                if self.evaluate and self.evaluation_is_due():
+                # Evaluate on the validation set. That may end the training.
+                if self.validation and self.validation.is_due(self.step, plan.steps):
                     task.phase = "validating"
-                    self.log_evaluation(self.evaluate)
+                    self.log_evaluation(self.validation)
                     task.phase, task.rows = "", self.metrics.history.rows
+                    if self.is_finished and not is_logged:
+                        self.require_finite_loss()
+                        self.log()
+
+    def finish(self) -> None:
+        """Keep and say how the training has ended."""
+        validation = self.validation
+        if validation is None:
+            return
+        if self.step < self.plan.steps:
+            if self.processes.any(self.saved != (self.step, validation.record)):
+                self.save_or_continue(must=True)
+            self.metrics.write({"step": self.step, ENDED_EARLY: {"patience": validation.patience}})
+            if self.processes.is_main:
+                where = f"at step {self.step} of {self.plan.steps}"
+                console.print(f"{self.name} has ended early, {where}: {validation.describe_end()}", soft_wrap=True)
+        validation.finish()
 
     def update(self, stream: Iterator[Batch]) -> None:
         """Do one optimizer step on the next batches of a stream."""
@@ -302,23 +321,23 @@ class Trainer:
         self.metrics.write(line)
         return f"loss {line['loss']:.3f}, top-1 {line['top1']:.1%}, lr {line['lr']:.3g}"
 
-    def evaluation_is_due(self) -> bool:
-        """Tell whether the model is to be evaluated after the present step."""
-        return self.step == self.plan.steps or (self.step > 0 and self.step % self.evaluate_every == 0)
-
     def evaluate_if_missed(self) -> None:
-        """Evaluate the model of the last checkpoint if its evaluation was due, but was interrupted or failed."""
-        if self.evaluate is None or not self.evaluation_is_due():
-            return
-        # Only the first process has read the metrics.
-        is_missing = self.processes.is_main and self.metrics.history.validated != self.step
-        if self.processes.any(is_missing):
-            self.log_evaluation(self.evaluate)
+        """Count the evaluation of the last checkpoint's step; do it if it was due, but was interrupted or failed."""
+        validation = self.validation
+        if validation is not None and validation.record.step != self.step:
+            # Only the first process has read the metrics.
+            top1 = self.processes.copy_number(self.metrics.history.find_validation(self.step))
+            if top1 is not None:
+                validation.add(self.step, top1)
+            elif validation.is_due(self.step, self.plan.steps):
+                self.log_evaluation(validation)
+        if validation is not None and self.resumption.is_extension:
+            validation.renew_patience()
 
-    def log_evaluation(self, evaluate: Callable[[nn.Module], dict[str, float]]) -> None:
+    def log_evaluation(self, validation: Validation) -> None:
         """Evaluate the model, and write a line of metrics."""
         begin = time.monotonic()
-        scores = evaluate(self.result)
+        scores = validation.run(self.result, self.step)
         self.model.train()
         self.window.pause(time.monotonic() - begin)
         self.metrics.write({"step": self.step, **{f"val_{key}": value for key, value in scores.items()}})
@@ -366,6 +385,7 @@ class Trainer:
             self.require_same_weights()
         if self.processes.is_main:
             self.checkpoints.save(self.step, self.state())
+        self.saved = (self.step, self.validation.record if self.validation else None)
 
     def state(self) -> dict[str, Any]:
         """Return the content of a checkpoint: all that the next step depends on, and what its readers need."""
@@ -378,7 +398,15 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
             "schedule_begin": self.plan.schedule.begin,
+            **self.layout,
+            **({"validation": self.validation.state()} if self.validation else {}),
         }
+
+    @property
+    def layout(self) -> dict[str, int]:
+        """How a step is spread over the machine. BatchNorm's statistics are of the images of a pass."""
+        processes = self.processes.world_size
+        return {"processes": processes, "images_per_pass": self.plan.batch_size // (processes * self.plan.accumulate)}
 
     def require_same_weights(self) -> None:
         """Raise TrainingError, on all processes, if their weights differ."""
@@ -414,31 +442,15 @@ class Trainer:
             self.metrics.cut_after(self.step)
             if self.step:
                 console.print(f"resuming at step {self.step} of {self.plan.steps}")
+        if self.validation:
+            self.validation.open_best(self.step)
 
-    def require_same_settings(self, content: dict[str, Any], path: Path) -> bool:
-        """Return whether a checkpoint is to be extended: it has another schedule, and nothing else differs.
-
-        Raises:
-            RunError: it has other settings, or an extension would have no step.
-        """
-        what, differences = f"{path} was trained", list(find_differences(self.identity, content))
-        is_schedule = all(name.rpartition(".")[2] in SCHEDULE_SETTINGS for name, _, _ in differences)
-        if not (differences and is_schedule):
-            rule = "with --extend only the settings of the schedule may change: " if self.extend else ""
-            require_same(self.identity, content, f"{rule}{what}")
-            return False
-        if not self.extend:
-            require_same(self.identity, content, what, "add --extend to go on from its last step with a new schedule")
-        step, left = int(content["step"]), self.plan.steps - int(content["step"])
-        if left <= self.plan.schedule.warmup_steps:
-            raise RunError(
-                f"{path} is at step {step} already, so steps: {self.plan.steps} and warmup_steps:"
-                f" {self.plan.schedule.warmup_steps} leave nothing to extend; raise steps"
-            )
-        if self.processes.is_main:
-            changes = "; ".join(f"{name}: {ours}, was {theirs}" for name, ours, theirs in differences)
-            console.print(f"extending the training at step {step}, with a new schedule of {left} steps ({changes})")
-        return True
+    def note_changes(self) -> None:
+        """Write down, before the first step, what differs from the training that wrote the checkpoint."""
+        if content := self.resumption.content:
+            self.metrics.write({"step": self.step, CHANGED: content})
+        for line in self.resumption.describe(self.step, self.plan.steps) if self.processes.is_main else ():
+            console.print(line, soft_wrap=True, markup=False)
 
     def load(self, path: Path) -> None:
         """Load the state in a checkpoint.
@@ -448,17 +460,23 @@ class Trainer:
             CheckpointError: it is damaged, or not one of this training.
         """
         content = checkpoint.load(path)
-        is_extended = self.require_same_settings(content, path)
+        self.resumption = compare(
+            self.identity, content, path, layout=self.layout, schedule=self.plan.schedule, extend=self.extend
+        )
         self.require(content, f"{path} was trained")
         try:
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
-            self.scaler.load_state_dict(content["scaler"])
+            if content["scaler"]:  # It is empty in every precision but fp16.
+                self.scaler.load_state_dict(content["scaler"])
             if self.ema:
                 self.ema.load_state_dict(content["ema"])
             self.step = int(content["step"])
-            begin = self.step if is_extended else int(content["schedule_begin"])
+            begin = self.step if self.resumption.is_extension else int(content["schedule_begin"])
             self.plan = replace(self.plan, schedule=replace(self.plan.schedule, begin=begin))
+            if self.validation:
+                self.validation.load(content["validation"], self.step)
+                self.saved = (self.step, self.validation.record)
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).split("\n")[0]
             raise CheckpointError(f"{path} cannot be resumed: {reason}; use --fresh to start over") from None

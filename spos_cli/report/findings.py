@@ -38,12 +38,21 @@ class Training:
 
 @dataclass(frozen=True)
 class Retrained:
-    """A network that was trained stand-alone; `right` of `images` validation images are classified correctly."""
+    """A network that was trained stand-alone; `right` of `images` validation images are classified correctly.
+
+    Attributes:
+        steps: of its training.
+        planned_steps: of a training that has ended early; else None.
+        evaluations: during its training, on the same images. Its weights were chosen as the best of them; 0 if they are
+            the last weights.
+    """
 
     architecture: Architecture
     right: int
     images: int
     steps: int
+    planned_steps: int | None = None
+    evaluations: int = 0
 
     @property
     def top1(self) -> float:

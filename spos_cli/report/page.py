@@ -135,8 +135,8 @@ def tiles(findings: Findings) -> list[Html]:
         )
         if search.ties is not None:
             shown.append(tile("Statistically tied with it", f"{len(search.ties):,}", "candidates, by a paired test"))
-    if findings.retrained:
-        network = max(findings.retrained, key=lambda network: network.top1)
+    if last := [network for network in findings.retrained if not network.evaluations]:
+        network = max(last, key=lambda network: network.top1)
         low, high = score_interval(network.right, network.images)
         note = f"of {network.images:,} validation images, {format_range(low, high)}"
         shown.append(tile("Retrained top-1", format_percent(network.top1), note))

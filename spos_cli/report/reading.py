@@ -53,7 +53,7 @@ def read_findings(run: RunFolder) -> Findings:
     efforts = {name: measure_training(name, folder) for name, folder in folders.items()}
     searched = measure_search(run.search, search) if search is not None else None
     in_order = [efforts.pop("supernet"), searched, *efforts.values()]
-    networks = [read_retrained(folder.model) for folder in retrainings]
+    networks = [read_retrained(path) for folder in retrainings for path in (folder.model, folder.best)]
     return Findings(
         name=settings.name if settings is not None else run.root.resolve().name,
         space=space,
@@ -175,15 +175,17 @@ def read_training(name: str, folder: TrainingFolder) -> Training | None:
 
 
 def read_retrained(path: Path) -> Retrained | None:
-    """Return the result in a retrained network's `model.pt`; None if the file is missing or torn."""
+    """Return the result in a retrained network's `model.pt` or `best.pt`; None if the file is missing or torn."""
     if not path.is_file():
         return None
     with contextlib.suppress(SposError, LookupError, TypeError, AttributeError):
         content = checkpoint.load(path)
         arch, metrics = Architecture.from_list(content["architecture"]), content["metrics"]
         top1, images, steps = as_number(metrics["top1"]), as_count(metrics["images"]), as_count(metrics["steps"])
+        planned_steps = as_count(metrics.get("ended_early_of"))
+        evaluations = as_count(content["selection"]["evaluations"]) or 0 if "selection" in content else 0
         if top1 is not None and 0 <= top1 <= 1 and images and steps is not None:
-            return Retrained(arch, round(top1 * images), images, steps)
+            return Retrained(arch, round(top1 * images), images, steps, planned_steps, evaluations)
     return None
 
 

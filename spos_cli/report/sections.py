@@ -414,7 +414,7 @@ def more_images(audit: Audit, note: str) -> Html | None:
 
 
 def retrained(findings: Findings) -> Html:
-    """Return the table of networks that were trained stand-alone."""
+    """Return the table of networks that were trained stand-alone; those with the last weights come first."""
     search = findings.search
 
     def row(network: Retrained) -> list[Content]:
@@ -422,22 +422,31 @@ def retrained(findings: Findings) -> Html:
         entry = search.entries[line] if search and line is not None else None
         low, high = score_interval(network.right, network.images)
         blocks = strip(line) if line is not None else None
+        ended_early = f" of {network.planned_steps:,}, ended early" if network.planned_steps else ""
         return [
             element("span", blocks, element("code", str(network.architecture)), class_="arch"),
             format_cost(entry.flops) if entry else "–",
-            f"{network.steps:,}",
+            f"{network.steps:,}{ended_early}",
+            *([f"best of {network.evaluations:,}" if network.evaluations else "last"] if is_selected else []),
             format_percent(entry.score) if entry and is_counted(entry) else "–",
             format_percent(network.top1),
             format_range(low, high),
         ]
 
+    is_selected = any(network.evaluations for network in findings.retrained)
     text = (
         "Trained from scratch, and measured on the validation images at the end, after the last BatchNorm pass."
         " One-shot scores use the supernet’s weights and the search’s images, so compare only their order."
     )
-    columns = ["architecture:", "FLOPs", "steps", "one-shot top-1", "stand-alone top-1", "95 % interval"]
-    best_first = sorted(findings.retrained, key=lambda network: -network.top1)
-    return section("retrained", "Stand-alone networks", paragraph(text), table(columns, map(row, best_first)))
+    if is_selected:
+        text += (
+            " The weights of best.pt were chosen as the best of several evaluations on these validation images, so"
+            " their accuracy there is optimistic."
+        )
+    columns = ["architecture:", "FLOPs", "steps", *["weights"] * is_selected, "one-shot top-1", "stand-alone top-1"]
+    in_order = sorted(findings.retrained, key=lambda network: (network.evaluations > 0, -network.top1))
+    rows = table([*columns, "95 % interval"], map(row, in_order))
+    return section("retrained", "Stand-alone networks", paragraph(text), rows)
 
 
 def trainings() -> Html:

@@ -75,6 +75,11 @@ class TrainingFolder(StageFolder):
         return self.path / "model.pt"
 
     @property
+    def best(self) -> Path:
+        """The network of the evaluation with the highest top-1 during a retraining."""
+        return self.path / "best.pt"
+
+    @property
     def choices(self) -> Path:
         """How often each choice of a supernet was trained."""
         return self.path / "choices.json"

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from spos_cli.config.training import RetrainConfig
 from spos_cli.engine import history
 from spos_cli.engine.history import is_number
 from spos_cli.files import lock
@@ -145,15 +146,23 @@ def _read_training(
     process = lock.find_holder(folder.lock)
     saved = _find_saved_step(folder)
     model = folder.last if section == "supernet" else folder.model
-    state, done, note = _find_training_state(folder, model, process is not None, saved, settings.steps, bool(lines))
+    has_ended_early = 0 < numbers.ended_early == saved
+    end = saved if has_ended_early else settings.steps
+    state, done, note = _find_training_state(folder, model, process is not None, saved, end, bool(lines))
     if state == "not begun":
         return StageProgress(name, state, folder.path)
     if state == "running":
         done = max(saved, int(metrics.get("step", 0)))
     if guessing is not None:
         note = "; ".join(filter(None, (note, f"{guessing.verdict}: no better than guessing")))
+    if has_ended_early and state != "running":
+        note = "; ".join(filter(None, (note, f"ended early: {settings.patience} evaluations without a new best")))
+    best: Numbers = {}
     if numbers.validations:
         metrics["val_top1"] = numbers.validations[-1]
+        best = {"val_top1": max(numbers.validations)}
+        if isinstance(settings, RetrainConfig) and settings.keep_best and folder.best.is_file():
+            best |= {"evaluations": len(numbers.validations), "weights": str(folder.best)}
     images_left = (settings.steps - done) * settings.batch_size
     return StageProgress(
         name,
@@ -165,7 +174,7 @@ def _read_training(
         process=process,
         seconds_left=_estimate_time_left(images_left, metrics) if state == "running" else None,
         metrics=metrics,
-        best={"val_top1": max(numbers.validations)} if numbers.validations else {},
+        best=best,
         guessing={} if guessing is None else asdict(guessing),
         changed=find_last_change(folder.path),
         note=note,
@@ -186,6 +195,7 @@ def _find_training_state(
     Args:
         model: the file that a complete training leaves.
         saved: the step of the newest checkpoint.
+        total: the steps of the complete training.
     """
     if running:
         return "running", saved, ""

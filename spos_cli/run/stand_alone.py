@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from spos_cli.engine.precision import autocast, prepare_images
 from spos_cli.engine.progress import track, warn
 from spos_cli.engine.teacher import Teacher
 from spos_cli.engine.trainer import Trainer
+from spos_cli.engine.validation import BestWeights, Scores, Validation, ValidationRecord
 from spos_cli.models.network import Network, count_shortcuts
 from spos_cli.models.skeleton import build_initialized
 from spos_cli.run.command import Run
@@ -33,6 +36,21 @@ from spos_cli.space.architecture import Architecture
 CALIBRATION_STEPS = 20  # Batches for the statistics of an inherited path; more come no closer in a search.
 
 
+@dataclass(frozen=True)
+class StandAlone:
+    """The result of a stand-alone training.
+
+    Attributes:
+        accuracy: of the network on the validation images.
+        steps: that were done.
+        validation: what the evaluations during the training have shown.
+    """
+
+    accuracy: Accuracy
+    steps: int
+    validation: ValidationRecord
+
+
 def train_stand_alone(
     run: Run,
     processes: Processes,
@@ -41,7 +59,7 @@ def train_stand_alone(
     folder: TrainingFolder,
     inherited: Inherited | None = None,
     teacher: Teacher | None = None,
-) -> Accuracy:
+) -> StandAlone:
     """Train an architecture from its last checkpoint, or from the start, and save it as `model.pt`.
 
     Args:
@@ -49,9 +67,6 @@ def train_stand_alone(
         images: of a run that may have another seed, which says what is held out.
         inherited: the weights to begin with; None for random ones.
         teacher: a network to learn from; None for labels only.
-
-    Returns:
-        Its accuracy on the validation images.
 
     Raises:
         SposError: the data, the settings or an earlier checkpoint do not allow it.
@@ -67,7 +82,7 @@ def train_stand_alone(
     steps = training.batchnorm_pass_steps
     if steps is None:
         steps = max(1, len(indices) // training.batch_size)
-    recompute_batchnorm(run, trainer.result, images, processes, training.steps, steps)
+    recompute_batchnorm(run, trainer.result, images, processes, trainer.step, steps)
     accuracy = measure(run, trainer.result, images, processes)
     if processes.is_main:
         metrics = {
@@ -76,13 +91,15 @@ def train_stand_alone(
             "loss": accuracy.loss,
             "images": accuracy.images,
             "steps": trainer.step,
+            **({"ended_early_of": training.steps} if trainer.step < training.steps else {}),
         }
         state = trainer.result.state_dict()
         checkpoint.save(
             folder.model, make_network_content(run.config, architecture, state, images.val.classes, metrics)
         )
         warn_of_guessing(folder, run.config, "retrain")
-    return accuracy
+    assert trainer.validation is not None, "make_trainer has made it"
+    return StandAlone(accuracy, trainer.step, trainer.validation.record)
 
 
 def make_trainer(
@@ -106,10 +123,6 @@ def make_trainer(
     if inherited is not None and inherited.fill(network, config, images.val.classes) and processes.is_main:
         warn(inherited.describe_new_classifier(images.val.classes))
 
-    def evaluate_midway(network: nn.Module) -> dict[str, float]:
-        accuracy = measure(run, network, images, processes)
-        return {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
-
     return Trainer(
         network,
         make_training_plan(training, images),
@@ -129,10 +142,33 @@ def make_trainer(
         preprocess=images.preprocess,
         mixing=make_mixing(config, training),
         teacher=teacher,
-        evaluate=evaluate_midway,
-        evaluate_every=training.evaluate_every,
+        validation=make_validation(run, processes, architecture, images, folder),
         mirrors=run.mirrors,
         extend=run.extend,
+    )
+
+
+def make_validation(
+    run: Run, processes: Processes, architecture: Architecture, images: Images, folder: TrainingFolder
+) -> Validation:
+    """Return what evaluates the network during the training, and keeps its best weights if the settings say so."""
+    training = run.config.retrain
+
+    def measure_midway(network: nn.Module) -> Scores:
+        accuracy = measure(run, network, images, processes)
+        return {"top1": accuracy.top1, "top5": accuracy.top5, "loss": accuracy.loss}
+
+    def make_content(state: dict[str, Tensor], scores: Scores, step: int) -> dict[str, Any]:
+        metrics = {**scores, "images": len(images.val), "steps": step}
+        return make_network_content(run.config, architecture, state, images.val.classes, metrics)
+
+    is_kept = training.keep_best and processes.is_main
+    return Validation(
+        measure_midway,
+        every=training.evaluate_every,
+        images=images.val_identity.number,
+        patience=training.patience,
+        best=BestWeights(folder.best, make_content) if is_kept else None,
     )
 
 

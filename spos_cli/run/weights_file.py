@@ -35,6 +35,32 @@ REQUIRED_PARTS: dict[str, dict[str, type]] = {
 
 
 @dataclass(frozen=True)
+class Selection:
+    """How the weights of a `best.pt` were chosen.
+
+    Attributes:
+        evaluations: during the training; these weights had the highest top-1 of them.
+        images: hash of the validation images on which they were measured.
+    """
+
+    evaluations: int
+    images: int
+
+    def describe(self, images: int) -> str:
+        """Say what the selection means for an accuracy.
+
+        Args:
+            images: hash of the validation images on which that accuracy is measured.
+        """
+        if self.evaluations == 1:
+            return "of the only evaluation during the training"
+        evaluations = plural(self.evaluations, "evaluation")
+        if images != self.images:
+            return f"as the best of {evaluations} on other validation images"
+        return f"as the best of {evaluations} on these validation images, so its accuracy there is optimistic"
+
+
+@dataclass(frozen=True)
 class Weights:
     """What a weights file holds.
 
@@ -47,6 +73,7 @@ class Weights:
         classes: the names of the network's classes; empty if the file does not name them.
         step: the last training step of the supernet; None if the file does not say.
         trained_on: the images of the supernet; None if the file does not say which.
+        selection: how the weights were chosen among those of a training; None if they are the last ones.
         description: what an exported file says of its network; it has no `state`.
     """
 
@@ -58,6 +85,7 @@ class Weights:
     classes: tuple[str, ...] = ()
     step: int | None = None
     trained_on: TrainedOn | None = None
+    selection: Selection | None = None
     description: Description | None = None
 
     @property
@@ -207,7 +235,30 @@ def _read_network(path: Path, content: dict[str, Any]) -> Weights:
         architecture = None
     if architecture is None or not all(isinstance(name, str) for name in classes):
         raise CheckpointError(f"{path} is not a weights file of spos: its architecture or its classes are broken")
-    return Weights(path, "network", content["model"], content["config"], architecture, tuple(classes))
+    return Weights(
+        path,
+        "network",
+        content["model"],
+        content["config"],
+        architecture,
+        tuple(classes),
+        selection=read_selection(content, path),
+    )
+
+
+def read_selection(content: dict[str, Any], path: Path) -> Selection | None:
+    """Return how the weights of a network were chosen; None if they are the last ones of a training.
+
+    Raises:
+        CheckpointError: the file does not say it in our form.
+    """
+    selection = content.get("selection")
+    if selection is None:
+        return None
+    numbers = [selection.get(name) for name in ("evaluations", "images")] if isinstance(selection, dict) else [None]
+    if not all(isinstance(number, int) for number in numbers):
+        raise CheckpointError(f"{path} is not a weights file of spos: how its weights were chosen cannot be read")
+    return Selection(*numbers)
 
 
 def load_state(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -180,6 +180,9 @@ def show(
         "params": costs.params.of(architecture),
         "images_per_second": round(accuracy.images / seconds, 1),
     }
+    if weights.selection is not None:
+        result["best_of_evaluations"] = weights.selection.evaluations
+        result["selected_on_these_images"] = weights.selection.images == images.val_identity.number
     run.result({**result, "details": make_content(mistakes)} if details else result)
     sizes = {one.support for one in mistakes.classes if one.support}
     averages = summarize(mistakes)
@@ -188,6 +191,7 @@ def show(
     rows = [
         ("weights", weights.path),
         ("architecture", architecture),
+        *([("selected", weights.selection.describe(images.val_identity.number))] if weights.selection else ()),
         ("top-1", f"{accuracy.top1:.2%}"),
         ("top-5", f"{accuracy.top5:.2%}"),
         ("loss", f"{accuracy.loss:.4f}"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from spos_cli.engine.distributed import Processes
-from spos_cli.engine.metrics import Accuracy
 from spos_cli.files.quoting import quote_path
 from spos_cli.models.counting import count
 from spos_cli.models.network import Network
@@ -13,7 +12,7 @@ from spos_cli.run.command import Run
 from spos_cli.run.folder import TrainingFolder, require_only_one
 from spos_cli.run.images import Images
 from spos_cli.run.inherited_weights import Inherited, read_inherited
-from spos_cli.run.stand_alone import train_stand_alone
+from spos_cli.run.stand_alone import StandAlone, train_stand_alone
 from spos_cli.run.teacher import read_teacher
 from spos_cli.run.training import require_batch
 from spos_cli.space.architecture import Architecture, read
@@ -52,9 +51,9 @@ def run(run: Run, processes: Processes, arch: str | None, init: Path | None = No
             if training.teacher is not None:
                 begin += f" with the teacher {training.teacher.weights}"
             run.say(f"training {architecture} ({format_cost(flops)} FLOPs) {begin} on {len(indices):,} images")
-        accuracy = train_stand_alone(run, processes, architecture, images, folder, inherited, teacher)
+        trained = train_stand_alone(run, processes, architecture, images, folder, inherited, teacher)
     if processes.is_main:
-        show(run, architecture, flops, accuracy, folder)
+        show(run, architecture, flops, trained, folder)
 
 
 def choose_architecture(run: Run, arch: str | None, inherited: Inherited | None) -> Architecture:
@@ -71,15 +70,24 @@ def choose_architecture(run: Run, arch: str | None, inherited: Inherited | None)
     return read(str(require_only_one(run.folder.list_exported_archs(), "arch.yaml", run.command("export-arch"))))
 
 
-def show(run: Run, architecture: Architecture, flops: int, accuracy: Accuracy, folder: TrainingFolder) -> None:
+def show(run: Run, architecture: Architecture, flops: int, trained: StandAlone, folder: TrainingFolder) -> None:
     """Show the accuracy and the next command."""
+    accuracy, validation, steps = trained.accuracy, trained.validation, run.config.retrain.steps
+    ended_early = [("steps", f"{trained.steps:,} of {steps:,}: ended early")] if trained.steps < steps else []
+    best: list[tuple[str, object]] = []
+    if run.config.retrain.keep_best and folder.best.is_file() and validation.evaluations > 1:
+        evaluations = f"{validation.evaluations} evaluations on these images, so optimistic"
+        top1 = f"{validation.best_top1:.2%} at step {validation.best_step:,}, the best of {evaluations}"
+        best = [("best top-1 in training", top1), ("its weights", folder.best)]
     rows = [
         ("architecture", architecture),
         ("FLOPs", format_cost(flops)),
+        *ended_early,
         ("validation top-1", f"{accuracy.top1:.2%}"),
         ("validation top-5", f"{accuracy.top5:.2%}"),
         ("validation images", f"{accuracy.images:,}"),
         ("model", folder.model),
+        *best,
     ]
     run.show("retrained", ["what:", "value:"], rows)
     run.next(f"evaluate --weights {quote_path(folder.model)}")

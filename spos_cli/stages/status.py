@@ -101,7 +101,9 @@ def describe_numbers(stage: StageProgress) -> str:
         if key in stage.metrics and (stage.state == "running" or key not in ONLY_WHILE_RUNNING)
     ]
     best = stage.best
-    if "val_top1" in best and stage.metrics.get("val_top1") != best["val_top1"]:
+    if best.get("evaluations", 0) > 1:
+        texts.append(f"best.pt {best['val_top1']:.2%} (optimistic: best of {best['evaluations']} evaluations)")
+    elif "val_top1" in best and stage.metrics.get("val_top1") != best["val_top1"]:
         texts.append(f"best {best['val_top1']:.2%}")
     if "balanced" in best:
         texts.append(f"best balanced accuracy {best['balanced']:.2%}")

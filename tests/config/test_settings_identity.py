@@ -24,7 +24,10 @@ INDIFFERENT = {
     "audit.seeds=2",
 }
 # What a training reports, and what it keeps.
-REPORTING = {"log_every=7", "checkpoint_every=7", "keep_checkpoints=7", "milestone_every=7", "evaluate_every=7"}
+REPORTING = {
+    *("log_every=7", "checkpoint_every=7", "keep_checkpoints=7", "milestone_every=7", "evaluate_every=7"),
+    "keep_best=false",
+}
 
 
 @pytest.mark.parametrize("override", sorted(INDIFFERENT))

@@ -32,7 +32,9 @@ from tests.config.yaml_texts import load
         ("retrain.epochs", "set steps to epochs * training images / batch_size"),
         ("retrain.pretrained", "--init FILE"),
         ("retrain.weights", "--init FILE"),
-        ("retrain.patience", "a training always does all of its steps"),
+        ("retrain.early_stopping", "did you mean 'patience'?"),
+        ("supernet.patience", "did you mean 'retrain.patience'?"),
+        ("retrain.save_best", "did you mean 'keep_best'?"),
         ("search.resume", "the same command resumes"),
     ],
 )

@@ -15,6 +15,7 @@ from torch import nn
 
 from spos_cli.engine import checkpoint
 from spos_cli.engine.trainer import Batch, Trainer
+from spos_cli.engine.validation import Validation
 from spos_cli.errors import CheckpointError, DataError, RunError
 from tests.engine.test_trainer import STEPS, batches, trainer
 
@@ -183,7 +184,7 @@ def test_milestones_are_kept(tmp_path: Path) -> None:
 
 def resume_with(folder: Path, evaluate: Callable[[nn.Module], dict[str, float]]) -> Trainer:
     training = trainer(folder)
-    training.evaluate, training.evaluate_every = evaluate, 2
+    training.validation = Validation(evaluate, every=2)
     training.resume()
     return training
 
