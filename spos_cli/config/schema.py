@@ -190,6 +190,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _require_consistent_sections(self) -> Config:
+        if self.space.channels_of is not None:
+            return self  # `config.channels` makes settings with another space of these, which are then checked.
         if self.search.split == "holdout" and not self.data.holdout_per_class:
             raise ValueError(
                 "search.split is holdout, but data.holdout_per_class is 0; hold some images out, or set search.split:"

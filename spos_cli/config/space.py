@@ -11,6 +11,7 @@ from spos_cli.config.section import Section
 from spos_cli.config.units import (
     Count,
     Number,
+    PathText,
     Width,
     as_value_error,
 )
@@ -66,13 +67,21 @@ class SpaceConfig(Section):
         description="Width multipliers for each block's hidden channels, ascending. Empty: no channel search.",
     )
 
+    channels_of: PathText | None = Field(
+        None,
+        exclude=True,  # `config.channels` replaces it by the stages and widths that it stands for.
+        description="An architecture of this space, as a file or a literal: its blocks are fixed, and their widths are"
+        " searched, those of widths or else from 0.2 to 2.0. The run is then called NAME-channels-ID. null: all"
+        " choices are searched.",
+    )
+
     @model_validator(mode="after")
     def _require_possible_space(self) -> SpaceConfig:
         as_value_error(SpaceConfig.build)(self)
         return self
 
     def build(self) -> SearchSpace:
-        """Return the search space that this section describes."""
+        """Return the search space that this section describes; with `channels_of`, the space of that architecture."""
         return SearchSpace(
             stages=tuple(
                 Stage(
@@ -86,7 +95,7 @@ class SpaceConfig(Section):
             stem_channels=self.stem.channels,
             stem_stride=self.stem.stride,
             head_channels=self.head_channels,
-            widths=tuple(map(parse_width, self.widths)),
+            widths=() if self.channels_of is not None else tuple(map(parse_width, self.widths)),
         )
 
     @property

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -229,6 +229,27 @@ class SearchSpace:
             layer.hidden_channels(layer.choices[option.choice], option.width) if option.width else None
             for layer, option in zip(self.layers, arch.options, strict=True)
         ]
+
+    def fix_blocks(self, arch: Architecture, widths: tuple[int, ...]) -> SearchSpace:
+        """Return the space of the widths of an architecture's blocks: one network stage, with one choice, per block.
+
+        Blocks without a layer (`identity`) are left out.
+
+        Args:
+            arch: an architecture of this space.
+            widths: in thousandths, instead of those of this space.
+
+        Raises:
+            ConfigError: no block of the architecture has hidden channels, or a width does not fit one.
+        """
+        blocks = [(layer, layer.choices[choice]) for layer, choice in zip(self.layers, arch, strict=True)]
+        blocks = [(layer, choice) for layer, choice in blocks if choice.op != IDENTITY]
+        if not any(choice.is_scalable for _, choice in blocks):
+            names = ", ".join(dict.fromkeys(choice.name for _, choice in blocks)) or IDENTITY
+            raise ConfigError(f"no block of {arch} has hidden channels, which widths would scale: it has {names}")
+        stages = tuple(Stage(1, layer.out_channels, layer.stride, (choice,)) for layer, choice in blocks)
+        choices = tuple(dict.fromkeys(choice for _, choice in blocks))
+        return replace(self, stages=stages, choices=choices, widths=widths)
 
     @property
     def size(self) -> int:
