@@ -219,8 +219,8 @@ class Config(Section):
         layers = self.space.build().layers
         if not any(layer.has_shortcut(choice) for layer in layers for choice in layer.choices):
             raise ValueError(
-                "retrain.stochastic_depth needs mbconv blocks with a shortcut, so with stride 1 and as many output as"
-                " input channels, but the space has none; set retrain.stochastic_depth: 0"
+                "retrain.stochastic_depth needs blocks with a shortcut, such as mbconv with stride 1 and as many output"
+                " as input channels, but the space has none; set retrain.stochastic_depth: 0"
             )
 
     def _require_width_warmup(self) -> None:
