@@ -61,10 +61,11 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     assert ended.value.code == 0, arguments
 
 
-@pytest.mark.parametrize("name", ["imagenet", "imagenet_mobilenet", "imagenet_channels", "cifar10", "cifar10_mobilenet",
-                                  "cifar10_channels", "cifar10_nas_bench_macro", "fashion_mnist",
-                                  "fashion_mnist_mobilenet",
-                                  "fashion_mnist_channels", "demo"])  # fmt: skip
+@pytest.mark.parametrize("name", ["imagenet", "imagenet_mobilenet", "imagenet_channels", "imagenet_fbnet",
+                                  "imagenet_proxylessnas", "imagenet_resnet", "imagenet_shufflenet_v2_plus",
+                                  "cifar10", "cifar10_mobilenet", "cifar10_channels", "cifar10_nas_bench_macro",
+                                  "fashion_mnist", "fashion_mnist_mobilenet", "fashion_mnist_channels",
+                                  "demo"])  # fmt: skip
 def test_shipped_spaces(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("spos.yaml").write_text(yaml.safe_dump(quick(name)))
