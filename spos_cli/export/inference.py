@@ -235,11 +235,13 @@ def format_arguments(choice: Choice, layer: Layer, affine: bool) -> str:
 def fold_branch(
     branch: Branch, inputs: ChannelSelection = None, outputs: ChannelSelection = None, *, reverse_inputs: bool = False
 ) -> list[nn.Module]:
-    """Return the convolutions, with BatchNorm folded into them, the activations and the gates of a branch."""
+    """Return the convolutions of a branch, with BatchNorm folded into them, and what follows each of them."""
     modules: list[nn.Module] = []
     for unit in branch.list_units(inputs, outputs):
         modules.append(fold_unit(unit, reverse_inputs=reverse_inputs))
         modules += [kind(inplace=True) for kind, function in ACTIVATIONS.items() if function is unit.activation]
+        if unit.shuffle is not None:
+            modules.append(nn.ChannelShuffle(unit.shuffle.groups))
         if unit.gate is not None:
             modules.append(copy_gate(unit.gate, unit.outputs))
     return modules

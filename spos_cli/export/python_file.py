@@ -155,6 +155,8 @@ def _format_module(module: nn.Module) -> str:
     """Return the expression that makes a module of a branch."""
     if isinstance(module, Gate):
         return f"Gate({', '.join(map(_format_module, module))})"
+    if isinstance(module, nn.ChannelShuffle):
+        return f"nn.ChannelShuffle({module.groups})"
     if isinstance(module, nn.Linear):
         bias = "" if module.bias is not None else ", bias=False"
         return f"nn.Linear({module.in_features}, {module.out_features}{bias})"

@@ -156,7 +156,9 @@ class InvertedResidual(ResidualBlock):
 
     With stride 1 and as many output as input channels, the input is added. With `expand` 1 there is no first
     convolution. `activation` is ReLU6 as in MobileNetV2, ReLU, h-swish (MobileNetV3, arXiv 1905.02244), or SiLU
-    (EfficientNet, arXiv 1905.11946). With `se`, a gate follows the depthwise convolution, see `make_gate`.
+    (EfficientNet, arXiv 1905.11946). With `se`, a gate follows the depthwise convolution, see `make_gate`. With
+    `groups`, both 1x1 convolutions have groups, also with `expand` 1, and channels are shuffled after the first one
+    (FBNet, arXiv 1812.03443).
     """
 
     def __init__(
@@ -168,15 +170,17 @@ class InvertedResidual(ResidualBlock):
         expand: int,
         activation: str = "relu6",
         se: float = 0,
+        groups: int = 1,
     ) -> None:
         super().__init__(layer)
-        expansion = make_convolution(layer.in_channels, hidden, affine, activation=activation)
+        expansion = make_convolution(layer.in_channels, hidden, affine, groups=groups, activation=activation)
         self.layers = Branch(
-            *(expansion if expand > 1 else []),
+            *(expansion if expand > 1 or groups > 1 else []),
+            *([nn.ChannelShuffle(groups)] if groups > 1 else []),
             *make_depthwise(hidden, kernel, layer.stride, affine),
             make_activation(activation),
             *make_gate(layer, hidden, activation, se),
-            *make_convolution(hidden, layer.out_channels, affine, activation=None),
+            *make_convolution(hidden, layer.out_channels, affine, groups=groups, activation=None),
         )
 
 

@@ -35,9 +35,11 @@ class Part:
     unit: Unit
 
     def activate(self, features: Tensor) -> Tensor:
-        """Apply activation and gate, if there are any, to normalised features `(B, out, H, W)`."""
+        """Apply what follows BatchNorm to its output `(B, out, H, W)`."""
         if self.unit.activation:
             features = self.unit.activation(features)
+        if self.unit.shuffle is not None:
+            features = self.unit.shuffle(features)
         if self.unit.gate is not None and self.gate is not None:
             features = self.unit.gate.scale(features, self.gate)
         return features

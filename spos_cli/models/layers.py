@@ -109,11 +109,18 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 def make_convolution(
-    in_channels: int, out_channels: int, affine: bool, *, kernel: int = 1, stride: int = 1, activation: str | None
+    in_channels: int,
+    out_channels: int,
+    affine: bool,
+    *,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    activation: str | None,
 ) -> list[nn.Module]:
     """Make a convolution that keeps the size with stride 1, BatchNorm, and an activation unless it is None."""
     return [
-        Convolution(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
+        Convolution(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
         BatchNorm(out_channels, affine=affine),
         *([] if activation is None else [make_activation(activation)]),
     ]
@@ -222,18 +229,25 @@ class SqueezeExcitation(nn.Module):
 
 
 class Unit(NamedTuple):
-    """A convolution, BatchNorm, an activation (in place) and a gate, with the channels of the input and the output."""
+    """A convolution, BatchNorm and what follows them, with the channels of the input and the output.
+
+    Attributes:
+        activation: works in place.
+        shuffle: of the channels of several groups.
+        gate: squeeze and excitation.
+    """
 
     convolution: Convolution
     norm: BatchNorm
     activation: Callable[[Tensor], Tensor] | None
     inputs: ChannelSelection
     outputs: ChannelSelection
+    shuffle: nn.ChannelShuffle | None = None
     gate: SqueezeExcitation | None = None
 
 
 class Branch(nn.Sequential):
-    """A sequence of convolution, BatchNorm, and optionally an activation, then a gate.
+    """A sequence of convolution, BatchNorm, and optionally an activation, a shuffle of channels, and a gate.
 
     The last convolution is not depthwise.
     """
@@ -256,6 +270,8 @@ class Branch(nn.Sequential):
             features = unit.norm(unit.convolution(features, unit.inputs, unit.outputs), unit.outputs)
             if unit.activation:
                 features = unit.activation(features)
+            if unit.shuffle is not None:
+                features = unit.shuffle(features)
             if unit.gate is not None:
                 features = unit.gate(features, unit.outputs)
         return features
@@ -273,7 +289,8 @@ class Branch(nn.Sequential):
             assert isinstance(norm, BatchNorm)
             unit_outputs = inputs if convolution.is_depthwise else outputs if start == starts[-1] else hidden
             activation = next((ACTIVATIONS[type(module)] for module in rest if type(module) in ACTIVATIONS), None)
+            shuffle = next((module for module in rest if isinstance(module, nn.ChannelShuffle)), None)
             gate = next((module for module in rest if isinstance(module, SqueezeExcitation)), None)
-            units.append(Unit(convolution, norm, activation, inputs, unit_outputs, gate))
+            units.append(Unit(convolution, norm, activation, inputs, unit_outputs, shuffle, gate))
             inputs = unit_outputs
         return units

@@ -10,7 +10,7 @@ from typing import Any
 from spos_cli.errors import ConfigError
 from spos_cli.files.quoting import quote_value
 
-MAX_CHOICES, MAX_KERNEL, MAX_EXPAND = 64, 31, 64
+MAX_CHOICES, MAX_KERNEL, MAX_EXPAND, MAX_GROUPS = 64, 31, 64, 64
 MIN_SE = 0.001
 MAX_NAME, MAX_NUMBER = 64, 10**9  # Characters of a name, and size of any number, in a file.
 
@@ -38,7 +38,7 @@ class Op:
 OPS: dict[str, Op] = {
     "shuffle": Op(("kernel",), ("activation", "se"), lambda _, outputs, __: outputs // 2),
     "shuffle_xception": Op((), ("activation", "se"), lambda _, outputs, __: outputs // 2),
-    "mbconv": Op(("expand", "kernel"), ("activation", "se"), lambda inputs, _, expand: inputs * expand, True),
+    "mbconv": Op(("expand", "kernel"), ("activation", "groups", "se"), lambda inputs, _, expand: inputs * expand, True),
     "fused_mbconv": Op(("expand", "kernel"), ("activation", "se"), lambda inputs, _, expand: inputs * expand, True),
     "basic": Op(("kernel",), (), lambda _, outputs, __: outputs, True),
     "bottleneck": Op(("kernel",), (), lambda _, outputs, __: max(1, outputs // 4), True),
@@ -96,7 +96,8 @@ class Choice:
     def is_scalable(self) -> bool:
         """Whether widths scale the hidden channels of this op."""
         has_hidden = self.op in OPS and OPS[self.op].count_hidden is not None
-        return has_hidden and dict(self.parameters).get("expand") != 1
+        # With groups, the first hidden channels would all be of the first group.
+        return has_hidden and dict(self.parameters).get("expand") != 1 and "groups" not in dict(self.parameters)
 
     def __str__(self) -> str:
         return " ".join([self.op, *(f"{key}={value}" for key, value in self.parameters)])
@@ -105,11 +106,11 @@ class Choice:
     def name(self) -> str:
         """A short label for tables: `shuffle 5x5`, `mbconv 3x3 x6`, `mbconv 3x3 x6 relu se 0.25`."""
         parameters = dict(self.parameters)
-        kernel, expand, activation, se = (parameters.get(name) for name in ("kernel", "expand", "activation", "se"))
+        kernel, expand, activation = (parameters.get(name) for name in ("kernel", "expand", "activation"))
         if self.is_own:
             return " ".join([self.op.partition(":")[2], *(f"{name}={value}" for name, value in self.parameters)])
         parts = [f"{kernel}x{kernel}" if kernel else "", f"x{expand}" if expand else "", str(activation or "")]
-        parts.append(f"se {se}" if se else "")
+        parts += [f"{name} {parameters[name]}" for name in ("groups", "se") if name in parameters]
         return " ".join([self.op, *filter(None, parts)])
 
 
@@ -143,6 +144,9 @@ def _check_op(choice: Choice) -> None:
     share = parameters.get("se", 1)
     if isinstance(share, str) or not MIN_SE <= share <= 1:
         raise ConfigError(f"choices: {choice}: se must be a number from {MIN_SE} to 1, such as 0.25")
+    groups = parameters.get("groups", 2)
+    if type(groups) is not int or not 2 <= groups <= MAX_GROUPS:
+        raise ConfigError(f"choices: {choice}: groups must be a whole number from 2 to {MAX_GROUPS}")
     for name in op.required:
         if type(parameters[name]) is not int:
             raise ConfigError(f"choices: {choice}: {name} must be a whole number")

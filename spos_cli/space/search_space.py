@@ -414,6 +414,13 @@ def _check_layer(layer: Layer) -> None:
     """Raise ConfigError if a block has no op, or one that its channels do not allow."""
     if not layer.choices:
         raise ConfigError(f"layer {layer.index} changes the size of its input, so it needs an op other than identity")
+    for choice in layer.choices:
+        groups = 1 if choice.is_own else int(dict(choice.parameters).get("groups", 1))
+        if layer.in_channels % groups or layer.out_channels % groups:
+            raise ConfigError(
+                f"layer {layer.index}: {layer.in_channels} input and {layer.out_channels} output channels cannot be"
+                f" divided into the {groups} groups of {choice.name}"
+            )
     if not any(choice.op in SHUFFLE_OPS for choice in layer.choices):
         return
     if layer.out_channels % 2:

@@ -95,3 +95,11 @@ def test_resnet_18_and_34_are_near_those_of_the_space() -> None:
     small, large = parse("0,0,4,0,0,4,4,0,0,4,4,4,4,0,0,4"), parse(",".join("0" * 16))
     assert costs.flops.of(small) / 1e9 == pytest.approx(1.814, rel=0.05)
     assert costs.flops.of(large) / 1e9 == pytest.approx(3.664, rel=0.05)
+
+
+def test_fbnet_c_is_in_its_space() -> None:
+    """The architecture of its code; the paper reports 375M FLOPs and 5.5M parameters."""
+    costs = count(loading.load(loading.find_config("imagenet_fbnet")).space.build())
+    arch = parse("0,3,8,0,0,7,6,7,3,7,6,7,7,7,7,7,6,7,7,7,7,3")
+    assert costs.flops.of(arch) / 1e6 == pytest.approx(375, rel=0.01)
+    assert costs.params.of(arch) / 1e6 == pytest.approx(5.5, rel=0.02)

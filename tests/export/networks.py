@@ -40,6 +40,13 @@ GATED = replace(
     ),
     activation="hswish",
 )
+GROUPS = replace(
+    OFFICIAL_LIKE,
+    choices=tuple(
+        Choice.from_spec({"mbconv": {"kernel": 3, "expand": expand, "groups": 2, "activation": "relu"}})
+        for expand in (1, 3)
+    ),
+)
 SE = {"kernel": 3, "expand": 2, "se": 0.25}
 NEWER = replace(
     OFFICIAL_LIKE,
@@ -84,6 +91,7 @@ NETWORKS: dict[str, tuple[SearchSpace, Architecture]] = {
     "inverted residuals with gates": (NEWER, parse("0,1,1,0,6")),
     "fused": (NEWER, parse("2,3,3,2,6")),
     "ResNet": (NEWER, parse("4,5,5,4,4")),
+    "groups": (GROUPS, parse("0,1,0,1,0")),
     "own block": (OWN, parse("0,3,3,1,2")),
 }
 

@@ -49,7 +49,7 @@ def test_it_has_convolutions_activations_and_a_classifier_only(name: str) -> Non
     network = InferenceNetwork(make_network(*NETWORKS[name]), "spos")
     kinds = {type(module) for module in network.modules()} - {InferenceNetwork, nn.Sequential}
     activations = {nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU}
-    assert kinds - {Gate, nn.Hardsigmoid, nn.Sigmoid} <= {nn.Conv2d, nn.Linear} | activations
+    assert kinds - {Gate, nn.Hardsigmoid, nn.Sigmoid, nn.ChannelShuffle} <= {nn.Conv2d, nn.Linear} | activations
     assert (Gate in kinds) == ("gates" in name or name == "fused")
     assert not any(parameter.requires_grad for parameter in network.parameters())
 

@@ -48,6 +48,9 @@ GATES = make_choices(
 SHUFFLES = make_choices(
     {"shuffle": {"kernel": 3, "activation": "hswish", "se": 0.25}}, {"shuffle_xception": {"se": 0.5}}
 )
+GROUPS = make_choices(
+    *({"mbconv": {"kernel": 3, "expand": expand, "groups": 2, "activation": "relu"}} for expand in (1, 3)), "skip"
+)
 RESNET = make_choices({"basic": {"kernel": 3}}, {"bottleneck": {"kernel": 5}}, "identity")
 FIRST = make_choices({"mbconv": {"kernel": 3, "expand": 1}})
 SPACES = {
@@ -56,6 +59,7 @@ SPACES = {
     "mixed": SearchSpace((Stage(2, 12), Stage(2, 16)), MIXED, 8, 5, 8, 1, 16),
     "gates": SearchSpace((Stage(2, 12), Stage(2, 16)), GATES, 8, 5, 8, 1, 16, (), "silu", 24, True),
     "shuffles with gates": SearchSpace((Stage(3, 12), Stage(3, 20)), SHUFFLES, 8, 5, 8, 1, 16),
+    "groups": SearchSpace((Stage(2, 12), Stage(3, 16)), GROUPS, 8, 5, 8, 1, 16),
     "ResNet": SearchSpace((Stage(2, 12), Stage(3, 16)), RESNET, 8, 5, 8, 1, 16),
 }
 
@@ -383,3 +387,23 @@ def test_shuffles_with_gates_are_those_of_shufflenet_v2_plus() -> None:
     main = main * torch.clamp(gate + 3, 0, 6) / 6
     projected = F.hardswish(compute("branch_proj.2", compute("branch_proj.0", images, 2)))
     torch.testing.assert_close(block(images)[0], torch.cat((projected, main), 1))
+
+
+@pytest.mark.parametrize("expand", [1, 3])
+def test_groups_are_convolutions_of_halves_with_a_shuffle_between_them(expand: int) -> None:
+    """Each half of the hidden channels comes from one half of the input, and both halves see both."""
+    layer, hidden = Layer(0, 12, 16, 2, 9, (), False), 12 * expand
+    parameters = {"kernel": 3, "expand": expand, "groups": 2, "activation": "relu"}
+    block = build_block(Choice.from_spec({"mbconv": parameters}), layer, affine=True).eval()
+    first, depthwise, last = (tensor for tensor in block.state_dict().values() if tensor.dim() == 4)
+    assert [tuple(one.shape) for one in (first, depthwise, last)] == [
+        (hidden, 6, 1, 1),
+        (hidden, 1, 3, 3),
+        (16, hidden // 2, 1, 1),
+    ]
+    images, scale = torch.randn(2, 12, 9, 9), (1 + 1e-5) ** -0.5  # BatchNorm's with its first statistics
+    halves = [F.conv2d(images[:, 6 * i : 6 * i + 6], first[i * hidden // 2 :][: hidden // 2]) for i in range(2)]
+    shuffled = (torch.stack(halves, 2).flatten(1, 2) * scale).relu()  # (B, hidden, 9, 9), one of each half in turn
+    worked = (F.conv2d(shuffled, depthwise, None, 2, 1, 1, hidden) * scale).relu()
+    parts = [F.conv2d(worked[:, i * hidden // 2 :][:, : hidden // 2], last[8 * i : 8 * i + 8]) for i in range(2)]
+    torch.testing.assert_close(block(images)[0], torch.cat(parts, 1) * scale)

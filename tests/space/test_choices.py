@@ -50,9 +50,14 @@ def test_what_is_not_a_choice(spec: Any) -> None:
         ({"kernel": 3.0, "expand": 3}, "kernel must be a whole number"),
         ({"kernel": 3, "expand": 3, "se": 0}, "se must be a number from 0.001 to 1, such as 0.25"),
         ({"kernel": 3, "expand": 3, "se": 1.5}, "se must be a number from 0.001 to 1, such as 0.25"),
+        ({"kernel": 3, "expand": 3, "groups": 1}, "groups must be a whole number from 2 to 64"),
+        ({"kernel": 3, "expand": 3, "groups": 2.0}, "groups must be a whole number from 2 to 64"),
         ({"kernel": 3, "expand": 3, "se": "yes"}, "se must be a number from 0.001 to 1, such as 0.25"),
-        ({"kernel": 3, "expand": 3, "stride": 2}, "mbconv takes expand, kernel and optionally activation, se, not"),
-        ({"kernel": 3, "activation": "relu"}, "mbconv takes expand, kernel and optionally activation, se, not"),
+        (
+            {"kernel": 3, "expand": 3, "stride": 2},
+            "mbconv takes expand, kernel and optionally activation, groups, se, not",
+        ),
+        ({"kernel": 3, "activation": "relu"}, "mbconv takes expand, kernel and optionally activation, groups, se, not"),
     ],
 )
 def test_wrong_parameters_of_an_inverted_residual(parameters: dict[str, Any], message: str) -> None:

@@ -96,6 +96,9 @@ def test_the_digest_tells_spaces_apart_and_stays() -> None:
     assert len(OFFICIAL_SPACE.digest) == 64
 
 
+GROUPS = Choice("mbconv", (("expand", 3), ("groups", 3), ("kernel", 3)))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -116,6 +119,10 @@ def test_the_digest_tells_spaces_apart_and_stays() -> None:
         ({"image_size": -1}, "image_size is -1"),
         ({"classes": 0}, "classes is 0"),
         ({"head_channels": 0}, "head_channels is 0"),
+        (
+            {"choices": (GROUPS,)},
+            "16 input and 64 output channels cannot be divided into the 3 groups",
+        ),
         ({"head_linear": -1}, "head_linear is -1"),
         ({"activation": "gelu"}, "activation is 'gelu'; it must be one of relu6, relu, hswish, silu"),
     ],
