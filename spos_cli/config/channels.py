@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from spos_cli.config.schema import Config
-from spos_cli.errors import ArchitectureError
+from spos_cli.errors import ArchitectureError, ConfigError
 from spos_cli.space.architecture import read
 from spos_cli.space.search_space import parse_width
 
@@ -31,7 +31,13 @@ def fix_blocks(config: Config) -> dict[str, Any]:
         raise ArchitectureError(f"{arch} has widths already; write its choices only, without @")
     space = config.space.build()
     space.validate(arch)
-    fixed = space.fix_blocks(arch, tuple(map(parse_width, config.space.widths or WIDTHS))).to_dict()
+    try:
+        fixed = space.fix_blocks(arch, tuple(map(parse_width, config.space.widths or WIDTHS))).to_dict()
+    except ConfigError as error:
+        if config.space.widths:
+            raise
+        usual = ", ".join(map(str, WIDTHS))
+        raise ConfigError(f"{error} from {usual}, and give the others as space.widths") from None
     settings, suffix = config.dump(), f"-channels-{arch.id}"
     blocks = {name: fixed[name] for name in ("stages", "choices", "widths")}
     name = config.name[: MAX_NAME - len(suffix)] + suffix

@@ -254,13 +254,14 @@ class SearchSpace:
             widths: in thousandths, instead of those of this space.
 
         Raises:
-            ConfigError: no block of the architecture has hidden channels, or a width does not fit one.
+            ArchitectureError: none of its blocks has hidden channels.
+            ConfigError: a width does not fit one of its blocks.
         """
         blocks = [(layer, layer.choices[choice]) for layer, choice in zip(self.layers, arch, strict=True)]
         blocks = [(layer, choice) for layer, choice in blocks if choice.op != IDENTITY]
         if not any(choice.is_scalable for _, choice in blocks):
             names = ", ".join(dict.fromkeys(choice.name for _, choice in blocks)) or IDENTITY
-            raise ConfigError(f"no block of {arch} has hidden channels, which widths would scale: it has {names}")
+            raise ArchitectureError(f"no block of {arch} has hidden channels, which widths would scale: it has {names}")
         stages = tuple(Stage(1, layer.out_channels, layer.stride, (choice,)) for layer, choice in blocks)
         choices = tuple(dict.fromkeys(choice for _, choice in blocks))
         return replace(self, stages=stages, choices=choices, widths=widths)

@@ -76,6 +76,13 @@ def test_a_long_name_is_cut() -> None:
     assert len(resolve("imagenet", BLOCKS, f"name={'x' * 100}").name) == 100
 
 
+def test_usual_widths_that_do_not_fit_are_named() -> None:
+    small = ("space.stem.channels=4", "space.stages=[{blocks: 20, channels: 8}]", "supernet.sampler=uniform")
+    with pytest.raises(ConfigError, match=r"at least 1; remove that width from 0\.2, .*as space\.widths"):
+        resolve("imagenet", BLOCKS, *small)
+    assert resolve("imagenet", BLOCKS, *small, "space.widths=[0.5,1]").space.widths == (0.5, 1.0)
+
+
 @pytest.mark.parametrize(
     ("recipe", "arch", "more", "phrase"),
     [
