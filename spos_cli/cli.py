@@ -90,7 +90,7 @@ def root(
 
 
 @app.command("supernet-train")
-@shared_options("devices", "max_restarts", "seed", "tensorboard", "wandb", "mlflow", "fresh", "extend")
+@shared_options("channels_of", "devices", "max_restarts", "seed", "tensorboard", "wandb", "mlflow", "fresh", "extend")
 def supernet_train(options: Options, init: InitOption = None) -> None:
     """Train the weight-sharing supernet, one path per step.
 

@@ -160,6 +160,14 @@ class Options:
     option, such as `flops_limit`, as pairs of name and text.
     """
 
+    channels_of: Annotated[
+        str | None,
+        typer.Option(
+            "--channels-of",
+            metavar="ARCH",
+            help="Fix the blocks of this architecture, a file or a literal, and search their widths.",
+        ),
+    ] = None
     config: Annotated[
         str | None,
         typer.Option(
@@ -268,7 +276,8 @@ class Options:
     def load_for_weights(self, recorded: dict[str, Any] | None, *, reads_images: bool = True) -> Config:
         """Return the settings that a weights file has recorded, with the options laid over them.
 
-        They say how images are prepared. `--config` only says where images are, and what to compute on.
+        They say how images are prepared. `--config` only says where images are, and what to compute on. The recorded
+        space is that of the weights, whatever `space.channels_of` says.
 
         Args:
             recorded: plain values; None for official weights, which have no settings. Then this is `load`.
@@ -284,7 +293,8 @@ class Options:
             return self.load()
         origin = "the settings in the weights file"
         images = None if self.config is None else self._load()
-        settings = loading.validate(identity.without_machine(recorded), self._all_overrides(), origin=origin)
+        overrides = [one for one in self._all_overrides() if loading.get_key(one) != loading.CHANNELS_OF]
+        settings = loading.validate(identity.without_machine(recorded), overrides, origin=origin)
         if images is not None:
             settings = identity.with_images_of(settings, images)
         elif reads_images and not self._overrides_root():
@@ -342,6 +352,7 @@ class Options:
         from spos_cli.config.loading import CliOption
 
         given = [(name, name, getattr(self, name)) for name in ("run_dir", "devices", "seed", "max_restarts")]
+        given += [("channels_of", "space.channels_of", self.channels_of)]
         given += [(name, f"search.{name}", value) for name, value in self.search]
         return [CliOption(f"--{name.replace('_', '-')}", key, value) for name, key, value in given if value is not None]
 

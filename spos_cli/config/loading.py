@@ -16,9 +16,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from spos_cli.config.channels import fix_blocks
 from spos_cli.config.schema import Config
 from spos_cli.config.suggestions import find_section, list_fields, suggest_setting
-from spos_cli.errors import ConfigError
+from spos_cli.errors import ConfigError, SposError
 from spos_cli.files.quoting import quote_value
 from spos_cli.files.reading import YAML_ERRORS
 
@@ -27,6 +28,7 @@ MAX_DEPTH = 20  # No setting is as deep, and an alias may point to itself.
 MAX_QUOTED_OVERRIDE = 200  # characters
 
 Key = tuple[str, ...]  # A setting, such as ("space", "stages", "0", "channels").
+CHANNELS_OF: Key = ("space", "channels_of")
 Places = dict[Key, str]  # Where each setting was written, such as `imagenet.yaml:12` or `--set supernet.lr=0.1`.
 
 
@@ -116,7 +118,10 @@ def validate(
             key, value, place = _parse_override(override)
             _override(values, key, value, place, places)
     try:
-        return Config.model_validate(values)
+        settings = Config.model_validate(values)
+        return settings if settings.space.channels_of is None else Config.model_validate(fix_blocks(settings))
+    except SposError as error:
+        raise ConfigError(f"{places.get(CHANNELS_OF, origin)}: {'.'.join(CHANNELS_OF)}: {error}") from None
     except ValidationError as error:
         problems = [_describe(problem, places, origin) for problem in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(problems))) from None
@@ -170,6 +175,12 @@ def _parse_override(override: str) -> tuple[Key, Any, str]:
         return key, yaml.safe_load(text), place
     except YAML_ERRORS:
         raise ConfigError(f"{place}: {quote_value(text)} is not a valid YAML value") from None
+
+
+def get_key(override: str | CliOption) -> Key:
+    """Return the setting that an override changes, without checking it."""
+    name = override.key if isinstance(override, CliOption) else override.partition("=")[0]
+    return tuple(name.strip().split("."))
 
 
 def _shorten(text: str) -> str:

@@ -201,6 +201,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _require_consistent_sections(self) -> Config:
+        if self.space.channels_of is not None:
+            return self  # `config.channels` makes settings with another space of these, which are then checked.
         if self.search.split == "holdout" and self.data.holdout_per_class == 0:
             raise ValueError(
                 "search.split is holdout, but data.holdout_per_class is 0; hold some images out, or set search.split:"
@@ -228,8 +230,8 @@ class Config(Section):
         layers = self.space.build().layers
         if not any(layer.has_shortcut(choice) for layer in layers for choice in layer.choices):
             raise ValueError(
-                "retrain.stochastic_depth needs mbconv blocks with a shortcut, so with stride 1 and as many output as"
-                " input channels, but the space has none; set retrain.stochastic_depth: 0"
+                "retrain.stochastic_depth needs blocks with a shortcut, such as mbconv with stride 1 and as many output"
+                " as input channels, but the space has none; set retrain.stochastic_depth: 0"
             )
 
     def _require_width_warmup(self) -> None:

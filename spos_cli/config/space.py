@@ -11,13 +11,14 @@ from spos_cli.config.section import Section
 from spos_cli.config.units import (
     Count,
     Number,
+    PathText,
     Width,
     as_value_error,
 )
-from spos_cli.space.choices import Choice
+from spos_cli.space.choices import Choice, Value
 from spos_cli.space.search_space import SearchSpace, Stage, parse_width
 
-OpSpecs = tuple[str | dict[str, dict[str, int | str]], ...]  # such as (`shuffle_xception`, `{shuffle: {kernel: 5}}`)
+OpSpecs = tuple[str | dict[str, dict[str, Value]], ...]  # such as (`shuffle_xception`, `{shuffle: {kernel: 5}}`)
 
 
 class StemConfig(Section):
@@ -52,6 +53,19 @@ class SpaceConfig(Section):
         description="Network stages, in the order of the forward pass.",
     )
     head_channels: Count = Field(1024, description="Output channels of the last 1x1 convolution.")
+    head_linear: Count | None = Field(
+        None,
+        description="Outputs of a linear layer and an activation between pooling and classifier: 1280 in MobileNetV3."
+        " null: none.",
+    )
+    linear_bias: bool = Field(
+        False, description="Whether the linear layers have biases; not in the official code, but in torchvision."
+    )
+    activation: Literal["relu", "relu6", "hswish", "silu"] = Field(
+        "relu",
+        description="Activation of stem and head: relu6 in MobileNetV2, hswish in MobileNetV3, silu in EfficientNet."
+        " Ops have their own.",
+    )
     choices: OpSpecs = Field(
         (
             {"shuffle": {"kernel": 3}},
@@ -66,13 +80,21 @@ class SpaceConfig(Section):
         description="Width multipliers for each block's hidden channels, ascending. Empty: no channel search.",
     )
 
+    channels_of: PathText | None = Field(
+        None,
+        exclude=True,  # `config.channels` replaces it by the stages and widths that it stands for.
+        description="An architecture of this space, as a file or a literal: its blocks are fixed, and their widths are"
+        " searched, those of widths or else from 0.2 to 2.0. The run is then called NAME-channels-ID. null: all"
+        " choices are searched.",
+    )
+
     @model_validator(mode="after")
     def _require_possible_space(self) -> SpaceConfig:
         as_value_error(SpaceConfig.build)(self)
         return self
 
     def build(self) -> SearchSpace:
-        """Return the search space that this section describes."""
+        """Return the search space that this section describes; with `channels_of`, the space of that architecture."""
         return SearchSpace(
             stages=tuple(
                 Stage(
@@ -86,7 +108,10 @@ class SpaceConfig(Section):
             stem_channels=self.stem.channels,
             stem_stride=self.stem.stride,
             head_channels=self.head_channels,
-            widths=tuple(map(parse_width, self.widths)),
+            activation=self.activation,
+            head_linear=self.head_linear or 0,
+            linear_bias=self.linear_bias,
+            widths=() if self.channels_of is not None else tuple(map(parse_width, self.widths)),
         )
 
     @property
@@ -96,5 +121,5 @@ class SpaceConfig(Section):
         return {choice.op for specs in lists for choice in _ops(specs) if choice.is_own}
 
 
-def _ops(specs: Iterable[str | dict[str, dict[str, int | str]]]) -> tuple[Choice, ...]:
+def _ops(specs: Iterable[str | dict[str, dict[str, Value]]]) -> tuple[Choice, ...]:
     return tuple(map(Choice.from_spec, specs))

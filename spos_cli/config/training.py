@@ -291,7 +291,7 @@ class RetrainConfig(TrainingConfig):
     affine: bool = Field(True, description="Whether BatchNorm has a learned scale and shift.")
     stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = Field(
         0,
-        description="Probability of dropping the last block's output for an image, in mbconv blocks with a shortcut"
+        description="Probability of dropping the last block's output for an image, in blocks with a shortcut"
         " (arXiv 1603.09382). It grows linearly with depth, as in torchvision's EfficientNet, which has 0.2. 0: none.",
     )
     augmentation: AugmentationConfig | None = Field(

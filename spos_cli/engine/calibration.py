@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spos_cli.engine.distributed import Processes
-from spos_cli.models.blocks import AnyBatchNorm
+from spos_cli.models.layers import AnyBatchNorm
 
 
 @torch.no_grad()

@@ -13,18 +13,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from spos_cli.data.transforms import MEAN, STD, PresetName
 from spos_cli.export.steps import Add, Call, Concatenate, EverySecond, LayerSteps, Split, Step, Values
 from spos_cli.models.blocks import (
-    ACTIVATIONS,
-    Branch,
-    ChannelSelection,
     ChoiceBlock,
     Identity,
-    InvertedResidual,
     OwnBlock,
+    ResidualBlock,
+    ResNetBlock,
     Skip,
     TwoBranchBlock,
-    Unit,
-    select_values,
 )
+from spos_cli.models.layers import ACTIVATIONS, Branch, ChannelSelection, SqueezeExcitation, Unit, select_values
 from spos_cli.models.network import Network
 from spos_cli.models.routing import BlockChannels, Routing, make_routing
 from spos_cli.space.choices import Choice
@@ -59,10 +56,12 @@ class InferenceNetwork(nn.Module):
         self.layers, self.own_blocks = builder.layers, builder.own_blocks
         for name, module in builder.parts.items():
             self.add_module(name, module)
+        self.head_linear = None
+        if network.head_linear is not None:
+            linear, activation = network.head_linear.children()
+            self.head_linear = nn.Sequential(copy_linear(linear), type(activation)())
         (linear,) = network.classifier.children()
-        assert isinstance(linear, nn.Linear)
-        self.classifier = nn.Linear(linear.in_features, linear.out_features, bias=False)
-        self.classifier.weight = _freeze(linear.weight)
+        self.classifier = copy_linear(linear)
         if self.is_normalised:
             for name, values in (("pixel_mean", MEAN), ("pixel_std", STD)):
                 self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) * 255)
@@ -91,7 +90,10 @@ class InferenceNetwork(nn.Module):
         for layer in self.layers:
             for step in layer.steps:
                 step.run(values, self)
-        logits: Tensor = self.classifier(values["features"].mean((2, 3)))  # mean: (B, head_channels)
+        features = values["features"].mean((2, 3))  # (B, head_channels)
+        if self.head_linear is not None:
+            features = self.head_linear(features)  # (B, head_linear)
+        logits: Tensor = self.classifier(features)
         return logits
 
 
@@ -158,7 +160,9 @@ class _Builder:
         """Add the steps of a block, and return the names of its outputs."""
         if isinstance(block, TwoBranchBlock):
             return self.run_two_branches(name, block, source, channels, steps)
-        if isinstance(block, InvertedResidual):
+        if isinstance(block, ResNetBlock):
+            return self.run_resnet_block(name, block, source, steps)
+        if isinstance(block, ResidualBlock):
             branch = f"{name}_branch" if block.residual else name
             steps.append(self.call_branch(branch, block.layers, source))
             if block.residual:
@@ -173,6 +177,18 @@ class _Builder:
             return (name,)
         assert isinstance(block, Skip | Identity)
         return (source,)
+
+    def run_resnet_block(self, name: str, block: ResNetBlock, source: str, steps: list[Step]) -> tuple[str, ...]:
+        """Add the steps of a ResNet block; see its `forward`."""
+        branch, shortcut, total = f"{name}_branch", f"{name}_shortcut", f"{name}_sum"
+        steps.append(self.call_branch(branch, block.layers, source))
+        if block.shortcut is None:
+            shortcut = source
+        else:
+            steps.append(self.call_branch(shortcut, block.shortcut, source))
+        self.parts[name] = nn.Sequential(nn.ReLU())
+        steps += [Add(total, (shortcut, branch)), Call(name, name, total)]
+        return (name,)
 
     def run_two_branches(
         self, name: str, block: TwoBranchBlock, source: str, channels: BlockChannels, steps: list[Step]
@@ -219,12 +235,49 @@ def format_arguments(choice: Choice, layer: Layer, affine: bool) -> str:
 def fold_branch(
     branch: Branch, inputs: ChannelSelection = None, outputs: ChannelSelection = None, *, reverse_inputs: bool = False
 ) -> list[nn.Module]:
-    """Return the convolutions, with BatchNorm folded into them, and the activations of a branch."""
+    """Return the convolutions of a branch, with BatchNorm folded into them, and what follows each of them."""
     modules: list[nn.Module] = []
     for unit in branch.list_units(inputs, outputs):
         modules.append(fold_unit(unit, reverse_inputs=reverse_inputs))
         modules += [kind(inplace=True) for kind, function in ACTIVATIONS.items() if function is unit.activation]
+        if unit.shuffle is not None:
+            modules.append(nn.ChannelShuffle(unit.shuffle.groups))
+        if unit.gate is not None:
+            modules.append(copy_gate(unit.gate, unit.outputs))
     return modules
+
+
+class Gate(nn.Sequential):
+    """Multiply features by what the modules compute of the means of their channels (squeeze and excitation)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map `(B, C, H, W)` to the same shape."""
+        gates = features.mean((2, 3), keepdim=True)  # (B, C, 1, 1), as below
+        for module in self:
+            gates = module(gates)
+        return features * gates
+
+
+@torch.no_grad()
+def copy_gate(gate: SqueezeExcitation, channels: ChannelSelection) -> Gate:
+    """Return a gate for the selected channels."""
+    weights = gate.select_weights(channels)
+    squeezed, width = weights.squeeze.shape[:2]
+    squeeze, excite = nn.Conv2d(width, squeezed, 1), nn.Conv2d(squeezed, width, 1)
+    squeeze.weight, squeeze.bias = _freeze(weights.squeeze), _freeze(weights.squeeze_bias)
+    excite.weight, excite.bias = _freeze(weights.excite), _freeze(weights.excite_bias)
+    return Gate(squeeze, type(gate.activation)(), excite, type(gate.gate)())
+
+
+def copy_linear(linear: nn.Module) -> nn.Linear:
+    """Return a linear layer with parameters of its own."""
+    assert isinstance(linear, nn.Linear)
+    has_bias = linear.bias is not None
+    result = nn.Linear(linear.in_features, linear.out_features, has_bias)
+    result.weight = _freeze(linear.weight)
+    if has_bias:
+        result.bias = _freeze(linear.bias)
+    return result
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spos_cli.export.inference import InferenceNetwork, fold_branch
 from spos_cli.export.onnx_file import INPUT, make_model, open_session
 from spos_cli.export.quantization import quantize_model
-from spos_cli.models.blocks import Branch, ChannelSelection
+from spos_cli.models.layers import Branch, ChannelSelection
 from spos_cli.models.network import Network
 
 

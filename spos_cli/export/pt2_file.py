@@ -36,7 +36,8 @@ PLAIN_FILES = re.compile(
 # What trained networks consist of; there are operators of PyTorch that write files.
 OPERATORS = re.compile(
     r"torch\.ops\.aten\.("
-    r"_assert_tensor_metadata|adaptive_avg_pool2d|adaptive_max_pool2d|add_?|amax|avg_pool2d|batch_norm|bmm|cat|chunk"
+    r"_assert_tensor_metadata|adaptive_avg_pool2d|adaptive_max_pool2d|add_?|amax|avg_pool2d|batch_norm|bmm|cat"
+    r"|channel_shuffle|chunk"
     r"|clamp_?|clone|constant_pad_nd|contiguous|conv1d|conv2d|conv_transpose2d|detach|div_?|elu|exp|expand|flatten|gelu"
     r"|group_norm|hardsigmoid_?|hardswish_?|hardtanh_?|index_select|layer_norm|leaky_relu_?|linear|matmul|max_pool2d"
     r"|mean|mish|mul_?|narrow|neg|ones_like|pad|permute|pow|relu6?_?|reshape|rsqrt|select|sigmoid_?|silu_?|slice|softmax"

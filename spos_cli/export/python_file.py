@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from spos_cli.data.transforms import MEAN, STD
 from spos_cli.export import safetensors_file
 from spos_cli.export.description import Description
-from spos_cli.export.inference import InferenceNetwork
+from spos_cli.export.inference import Gate, InferenceNetwork
 from spos_cli.files.writing import write_atomically
 
 TEMPLATE = '''"""A network that `spos` has found, for use without it. It needs only PyTorch.
@@ -50,7 +50,7 @@ def conv(in_channels, out_channels, kernel, stride=1, groups=1):
     """Make a convolution that keeps the size of its input; with stride 2 it halves it."""
     return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups)
 
-
+{gate}
 def load(path=Path(__file__).with_suffix(".safetensors")):
     """Return the network with its weights, for inference; `network.classes` has the names of the classes."""
     content = Path(path).read_bytes()
@@ -67,6 +67,16 @@ def load(path=Path(__file__).with_suffix(".safetensors")):
     network.load_state_dict(state)
     network.classes = description["classes"]
     return network.eval().requires_grad_(False)
+'''
+
+# The class in files of networks with squeeze and excitation.
+GATE = '''
+class Gate(nn.Sequential):
+    """Multiply features by what the modules compute of the means of their channels."""
+
+    def forward(self, features):
+        return features * super().forward(features.mean((2, 3), keepdim=True))
+
 '''
 
 
@@ -108,6 +118,7 @@ def format_network(network: InferenceNetwork, description: Description, module: 
         images=f"{kind}, {network.image_size} x {network.image_size} pixels",
         architecture=description.architecture,
         imports="".join(f"\nimport {name}" for name in own) + ("\n" if own else ""),
+        gate=GATE if any(isinstance(module, Gate) for module in network.modules()) else "",
         modules="\n".join(_indent(_format_modules(network))),
         forward="\n".join(_indent(_format_forward(network))),
     )
@@ -132,8 +143,9 @@ def _format_modules(network: InferenceNetwork) -> Iterator[str]:
                     ")",
                 ]
             )
-    head = network.classifier
-    yield f"self.classifier = nn.Linear({head.in_features}, {head.out_features}, bias=False)"
+    if network.head_linear is not None:
+        yield f"self.head_linear = nn.Sequential({', '.join(map(_format_module, network.head_linear))})"
+    yield f"self.classifier = {_format_module(network.classifier)}"
     if network.is_normalised:
         for name, values in (("pixel_mean", MEAN), ("pixel_std", STD)):
             yield f'self.register_buffer("{name}", torch.tensor({list(values)}).view(1, 3, 1, 1) * 255)'
@@ -141,6 +153,13 @@ def _format_modules(network: InferenceNetwork) -> Iterator[str]:
 
 def _format_module(module: nn.Module) -> str:
     """Return the expression that makes a module of a branch."""
+    if isinstance(module, Gate):
+        return f"Gate({', '.join(map(_format_module, module))})"
+    if isinstance(module, nn.ChannelShuffle):
+        return f"nn.ChannelShuffle({module.groups})"
+    if isinstance(module, nn.Linear):
+        bias = "" if module.bias is not None else ", bias=False"
+        return f"nn.Linear({module.in_features}, {module.out_features}{bias})"
     if not isinstance(module, nn.Conv2d):
         return f"nn.{type(module).__name__}()"
     kernel, stride = module.kernel_size[0], module.stride[0]
@@ -158,7 +177,10 @@ def _format_forward(network: InferenceNetwork) -> Iterator[str]:
     for layer in network.layers:
         yield f"# {layer.title}"
         yield from map(str, layer.steps)
-    yield "return self.classifier(features.mean((2, 3)))"
+    if network.head_linear is None:
+        yield "return self.classifier(features.mean((2, 3)))"
+    else:
+        yield "return self.classifier(self.head_linear(features.mean((2, 3))))"
 
 
 def _indent(lines: Iterator[str]) -> Iterator[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,177 +16,18 @@ from torch import Tensor, nn
 
 from spos_cli.errors import ConfigError
 from spos_cli.files.own_code import call_own_code
-from spos_cli.models.depthwise import StripDepthwise, is_faster_in_strips
+from spos_cli.models.layers import (
+    BatchNorm,
+    Branch,
+    Convolution,
+    SqueezeExcitation,
+    make_activation,
+    make_convolution,
+    make_depthwise,
+)
 from spos_cli.models.routing import BlockChannels
-from spos_cli.space.choices import Choice
+from spos_cli.space.choices import Choice, Value
 from spos_cli.space.search_space import Layer
-
-AnyBatchNorm = nn.modules.batchnorm._BatchNorm  # A user's block may normalise one, two or three dimensions.
-# Channel selection: original indices `(C,)` int64, the first n, or None for all.
-ChannelSelection = Tensor | int | None
-
-
-class Convolution(nn.Conv2d):
-    """A convolution without bias that can work on a selection of its channels.
-
-    Attributes:
-        is_depthwise: whether each channel is convolved by itself. `groups` does not tell: with one channel it is 1 for
-            every convolution.
-    """
-
-    is_depthwise: ClassVar[bool] = False
-
-    def forward(self, features: Tensor, inputs: ChannelSelection = None, outputs: ChannelSelection = None) -> Tensor:
-        """Convolve `(B, in, H, W)` to `(B, out, H / stride, W / stride)`, for the selected channels."""
-        weight = self.select_weight(inputs, outputs)
-        if self.is_depthwise and is_faster_in_strips(features, weight, self.stride[0]):
-            result: Tensor = StripDepthwise.apply(features, weight)
-            return result
-        return self.convolve(features, weight)
-
-    def convolve(self, features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Convolve `(B, in, H, W)` with another weight `(out, in / groups, k, k)` and bias `(out,)`."""
-        groups = len(weight) if self.is_depthwise else self.groups
-        return F.conv2d(features, weight, bias, self.stride, self.padding, self.dilation, groups)
-
-    def select_weight(self, inputs: ChannelSelection, outputs: ChannelSelection) -> Tensor:
-        """Return the weight `(out, in / groups, k, k)` of the selected channels.
-
-        A depthwise convolution ignores `outputs`: they are its inputs.
-        """
-        if self.is_depthwise:
-            return _select_slices(self.weight, 0, inputs)
-        return _select_slices(_select_slices(self.weight, 0, outputs), 1, inputs)
-
-
-class DepthwiseConvolution(Convolution):
-    """A `kernel` x `kernel` convolution (odd) of each channel by itself; with stride 1 it keeps the size."""
-
-    is_depthwise = True
-
-    def __init__(self, channels: int, kernel: int, stride: int = 1) -> None:
-        super().__init__(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
-
-
-def _select_slices(tensor: Tensor, dimension: int, channels: ChannelSelection) -> Tensor:
-    """Return the slices of a tensor that belong to the selected channels, along one dimension."""
-    if channels is None:
-        return tensor
-    if isinstance(channels, int):
-        # PyTorch computes otherwise on a part of a larger tensor, so that results would differ in their last bits.
-        return tensor.narrow(dimension, 0, channels).contiguous(memory_format=torch.channels_last)
-    return tensor.index_select(dimension, channels)
-
-
-def select_values(values: Tensor, channels: ChannelSelection) -> Tensor:
-    """Return the values `(C,)` of the selected channels: a view for None or the first n, a copy for indices."""
-    # An index in brackets has the same result, but a GPU sorts the indices in its backward pass.
-    return values.index_select(0, channels) if isinstance(channels, Tensor) else values[:channels]
-
-
-class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm of a selection of its channels; parameters and statistics keep the official order."""
-
-    def forward(self, features: Tensor, channels: ChannelSelection = None) -> Tensor:
-        """Normalise `(B, C, H, W)`, whose channels are the selected ones."""
-        if channels is None:
-            return super().forward(features)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None, "a plain average needs momentum 1 / n, set for each batch"
-        # (C,) each
-        mean, variance = select_values(self.running_mean, channels), select_values(self.running_var, channels)
-        scale, shift = self.select_scale_and_shift(channels) or (None, None)
-        result = F.batch_norm(features, mean, variance, scale, shift, self.training, self.momentum, self.eps)
-        if self.training:
-            with torch.no_grad():
-                if isinstance(channels, Tensor):  # The others are views, which `batch_norm` has already updated.
-                    self.running_mean.index_copy_(0, channels, mean)
-                    self.running_var.index_copy_(0, channels, variance)
-                self.num_batches_tracked += 1
-        return result
-
-    def select_scale_and_shift(self, channels: ChannelSelection) -> tuple[Tensor, Tensor] | None:
-        """Return the learned scale and shift of the selected channels, `(C,)` each, or None if it has none."""
-        if not self.affine:
-            return None
-        return select_values(self.weight, channels), select_values(self.bias, channels)
-
-
-def make_pointwise(in_channels: int, out_channels: int, affine: bool) -> list[nn.Module]:
-    """Make a 1x1 convolution, BatchNorm and ReLU."""
-    return [
-        Convolution(in_channels, out_channels, 1, bias=False),
-        BatchNorm(out_channels, affine=affine),
-        nn.ReLU(inplace=True),
-    ]
-
-
-def make_depthwise(channels: int, kernel: int, stride: int, affine: bool) -> list[nn.Module]:
-    """Make a depthwise convolution and BatchNorm, without an activation (ShuffleNetV2, figure 3)."""
-    return [
-        DepthwiseConvolution(channels, kernel, stride),
-        BatchNorm(channels, affine=affine),
-    ]
-
-
-ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
-    nn.ReLU: torch.relu_,
-    nn.ReLU6: functools.partial(F.relu6, inplace=True),
-    nn.Hardswish: functools.partial(F.hardswish, inplace=True),
-}
-
-
-class Unit(NamedTuple):
-    """A convolution, its BatchNorm and its activation (in place), with the channels of its input and output."""
-
-    convolution: Convolution
-    norm: BatchNorm
-    activation: Callable[[Tensor], Tensor] | None
-    inputs: ChannelSelection
-    outputs: ChannelSelection
-
-
-class Branch(nn.Sequential):
-    """A sequence of convolution, BatchNorm and an optional activation; the last convolution is not depthwise."""
-
-    def forward(
-        self,
-        features: Tensor,
-        inputs: ChannelSelection = None,
-        outputs: ChannelSelection = None,
-        hidden: int | None = None,
-    ) -> Tensor:
-        """Map features `(B, in, H, W)` to `(B, out, H / stride, W / stride)`, for the selected channels.
-
-        Args:
-            inputs, outputs: channels of `features` and of the result.
-            hidden: how many of the hidden channels to use, the first ones; None for all.
-        """
-        for unit in self.list_units(inputs, outputs, hidden):
-            # (B, channels of unit.outputs, H, W)
-            features = unit.norm(unit.convolution(features, unit.inputs, unit.outputs), unit.outputs)
-            if unit.activation:
-                features = unit.activation(features)
-        return features
-
-    def list_units(
-        self, inputs: ChannelSelection = None, outputs: ChannelSelection = None, hidden: int | None = None
-    ) -> list[Unit]:
-        """List the units of the branch, each with the channels of its input and output."""
-        modules = list(self)
-        starts = [index for index, module in enumerate(modules) if isinstance(module, Convolution)]
-        units = []
-        for start in starts:
-            convolution, norm, *rest = modules[start : start + 3]
-            assert isinstance(convolution, Convolution)
-            assert isinstance(norm, BatchNorm)
-            unit_outputs = inputs if convolution.is_depthwise else outputs if start == starts[-1] else hidden
-            activation = ACTIVATIONS.get(type(rest[0])) if rest else None
-            units.append(Unit(convolution, norm, activation, inputs, unit_outputs))
-            inputs = unit_outputs
-        return units
 
 
 class ChoiceBlock(nn.Module):
@@ -202,27 +42,37 @@ class ChoiceBlock(nn.Module):
 class TwoBranchBlock(ChoiceBlock):
     """The base of ShuffleNetV2's blocks: a main branch, and with stride 2 a projection.
 
+    With `activation: hswish` and `se: 0.25` they are those of ShuffleNetV2+, but for the biases of the gates.
+
     Args:
         layer: channels and stride of the layer that the block is an op of.
         affine: whether BatchNorm has a learned scale and shift.
         hidden: number of channels between the convolutions of the main branch.
         kernel: side of the depthwise kernel of the projection, in pixels (odd).
+        activation: behind the 1x1 convolutions.
+        se: squeezed channels for each output channel of the main branch, which then ends with a gate; 0: no gate.
     """
 
     branch_main: Branch
 
-    def __init__(self, layer: Layer, affine: bool, hidden: int, kernel: int) -> None:
+    def __init__(
+        self, layer: Layer, affine: bool, hidden: int, kernel: int, activation: str = "relu", se: float = 0
+    ) -> None:
         super().__init__()
         self.stride, self.split = layer.stride, layer.split
         self.in_channels = layer.in_channels if layer.stride == 2 else layer.in_channels // 2
         self.hidden_channels = hidden
         self.main_channels = layer.out_channels - self.in_channels
+        self.make_pointwise = functools.partial(make_convolution, affine=affine, activation=activation)
         # The main branch comes before the projection, as in the official order of the tensors.
         self.branch_main = self.build_main(affine, kernel)
+        if se:
+            squeezed = max(1, int(self.main_channels * se))
+            self.branch_main.append(SqueezeExcitation(self.main_channels, se, squeezed))
         if self.stride == 2:
             self.branch_proj = Branch(
                 *make_depthwise(self.in_channels, kernel, 2, affine),
-                *make_pointwise(self.in_channels, self.in_channels, affine),
+                *self.make_pointwise(self.in_channels, self.in_channels),
             )
 
     def build_main(self, affine: bool, kernel: int) -> Branch:
@@ -252,66 +102,173 @@ class ShuffleBlock(TwoBranchBlock):
 
     def build_main(self, affine: bool, kernel: int) -> Branch:
         return Branch(
-            *make_pointwise(self.in_channels, self.hidden_channels, affine),
+            *self.make_pointwise(self.in_channels, self.hidden_channels),
             *make_depthwise(self.hidden_channels, kernel, self.stride, affine),
-            *make_pointwise(self.hidden_channels, self.main_channels, affine),
+            *self.make_pointwise(self.hidden_channels, self.main_channels),
         )
 
 
 class ShuffleXceptionBlock(TwoBranchBlock):
     """Three depthwise-separable convolutions, Xception style, all 3x3."""
 
-    def __init__(self, layer: Layer, affine: bool, hidden: int) -> None:
-        super().__init__(layer, affine, hidden, 3)
+    def __init__(self, layer: Layer, affine: bool, hidden: int, activation: str = "relu", se: float = 0) -> None:
+        super().__init__(layer, affine, hidden, 3, activation, se)
 
     def build_main(self, affine: bool, kernel: int) -> Branch:
         return Branch(
             *make_depthwise(self.in_channels, kernel, self.stride, affine),
-            *make_pointwise(self.in_channels, self.hidden_channels, affine),
+            *self.make_pointwise(self.in_channels, self.hidden_channels),
             *make_depthwise(self.hidden_channels, kernel, 1, affine),
-            *make_pointwise(self.hidden_channels, self.hidden_channels, affine),
+            *self.make_pointwise(self.hidden_channels, self.hidden_channels),
             *make_depthwise(self.hidden_channels, kernel, 1, affine),
-            *make_pointwise(self.hidden_channels, self.main_channels, affine),
+            *self.make_pointwise(self.hidden_channels, self.main_channels),
         )
 
 
-class InvertedResidual(ChoiceBlock):
-    """MobileNetV2's block: 1x1 to `expand` times the channels, depthwise, 1x1 (Sandler et al., arXiv 1801.04381).
-
-    With stride 1 and as many output as input channels, the input is added. With `expand` 1 there is no first
-    convolution. `activation` is ReLU6 as in MobileNetV2, ReLU, or h-swish (MobileNetV3, arXiv 1905.02244).
+class ResidualBlock(ChoiceBlock):
+    """The base of blocks that add their input to the output of `layers` where both have the same shape.
 
     Attributes:
-        residual: whether the input is added.
+        residual: whether the input is added as it is.
         stochastic_depth: what drops the output of random images in training, so that only their input is left; None
             for nothing (`network.set_stochastic_depth`).
     """
 
-    def __init__(
-        self, layer: Layer, affine: bool, hidden: int, kernel: int, expand: int, activation: str = "relu6"
-    ) -> None:
+    layers: Branch
+
+    def __init__(self, layer: Layer) -> None:
         super().__init__()
-        make_activation = {"relu6": nn.ReLU6, "relu": nn.ReLU, "hswish": nn.Hardswish}[activation]
         self.residual = layer.stride == 1 and layer.in_channels == layer.out_channels
         self.stochastic_depth: nn.Module | None = None
-        expansion = [
-            Convolution(layer.in_channels, hidden, 1, bias=False),
-            BatchNorm(hidden, affine=affine),
-            make_activation(),
-        ]
-        self.layers = Branch(
-            *(expansion if expand > 1 else []),
-            *make_depthwise(hidden, kernel, layer.stride, affine),
-            make_activation(),
-            Convolution(hidden, layer.out_channels, 1, bias=False),
-            BatchNorm(layer.out_channels, affine=affine),
-        )
+
+    def work(self, features: Tensor, channels: BlockChannels) -> Tensor:
+        """Map features `(B, in, H, W)` to `(B, out, H / stride, W / stride)`, without the input."""
+        output: Tensor = self.layers(features, hidden=channels.hidden)
+        return output if self.stochastic_depth is None else self.stochastic_depth(output)
 
     def forward(self, features: Tensor, channels: BlockChannels = BlockChannels()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
-        output: Tensor = self.layers(features, hidden=channels.hidden)  # (B, out, H / stride, W / stride)
-        if self.stochastic_depth is not None:
-            output = self.stochastic_depth(output)
+        output = self.work(features, channels)
         return (features + output if self.residual else output,)
+
+
+class InvertedResidual(ResidualBlock):
+    """MobileNetV2's block: 1x1 to `expand` times the channels, depthwise, 1x1 (Sandler et al., arXiv 1801.04381).
+
+    With stride 1 and as many output as input channels, the input is added. With `expand` 1 there is no first
+    convolution. `activation` is ReLU6 as in MobileNetV2, ReLU, h-swish (MobileNetV3, arXiv 1905.02244), or SiLU
+    (EfficientNet, arXiv 1905.11946). With `se`, a gate follows the depthwise convolution, see `make_gate`. With
+    `groups`, both 1x1 convolutions have groups, also with `expand` 1, and channels are shuffled after the first one
+    (FBNet, arXiv 1812.03443).
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        affine: bool,
+        hidden: int,
+        kernel: int,
+        expand: int,
+        activation: str = "relu6",
+        se: float = 0,
+        groups: int = 1,
+    ) -> None:
+        super().__init__(layer)
+        expansion = make_convolution(layer.in_channels, hidden, affine, groups=groups, activation=activation)
+        self.layers = Branch(
+            *(expansion if expand > 1 or groups > 1 else []),
+            *([nn.ChannelShuffle(groups)] if groups > 1 else []),
+            *make_depthwise(hidden, kernel, layer.stride, affine),
+            make_activation(activation),
+            *make_gate(layer, hidden, activation, se),
+            *make_convolution(hidden, layer.out_channels, affine, groups=groups, activation=None),
+        )
+
+
+class FusedInvertedResidual(ResidualBlock):
+    """EfficientNetV2's block: `kernel` x `kernel` to `expand` times the channels, 1x1 (Tan and Le, arXiv 2104.00298).
+
+    With `expand` 1, the first convolution is the only one. `activation` and `se` are as in `InvertedResidual`.
+    """
+
+    def __init__(
+        self,
+        layer: Layer,
+        affine: bool,
+        hidden: int,
+        kernel: int,
+        expand: int,
+        activation: str = "relu6",
+        se: float = 0,
+    ) -> None:
+        super().__init__(layer)
+        widest = hidden if expand > 1 else layer.out_channels
+        projection = make_convolution(hidden, layer.out_channels, affine, activation=None)
+        self.layers = Branch(
+            *make_convolution(
+                layer.in_channels, widest, affine, kernel=kernel, stride=layer.stride, activation=activation
+            ),
+            *make_gate(layer, widest, activation, se),
+            *(projection if expand > 1 else []),
+        )
+
+
+def make_gate(layer: Layer, channels: int, activation: str, se: float) -> list[nn.Module]:
+    """Make the gate of an inverted residual's hidden channels; none for `se` 0.
+
+    It is MobileNetV3's, which squeezes the hidden channels. With SiLU it is EfficientNet's, which squeezes them to a
+    share of the block's input channels.
+    """
+    if not se:
+        return []
+    if activation == "silu":
+        return [SqueezeExcitation(channels, se, max(1, int(layer.in_channels * se)), is_smooth=True)]
+    return [SqueezeExcitation(channels, se)]
+
+
+class ResNetBlock(ResidualBlock):
+    """The base of ResNet's blocks (He et al., arXiv 1512.03385): the input is added, then comes ReLU.
+
+    Where the shape changes, a 1x1 convolution with BatchNorm projects the input. The stride is that of the first 3x3
+    convolution, as in torchvision.
+    """
+
+    def __init__(self, layer: Layer, affine: bool, hidden: int, kernel: int) -> None:
+        super().__init__(layer)
+        self.layers = self.build_layers(layer, affine, hidden, kernel)
+        self.shortcut = None
+        if not self.residual:
+            self.shortcut = Branch(
+                *make_convolution(layer.in_channels, layer.out_channels, affine, stride=layer.stride, activation=None)
+            )
+
+    def build_layers(self, layer: Layer, affine: bool, hidden: int, kernel: int) -> Branch:
+        """Build what works on the input: `(B, in, H, W)` to `(B, out, H / stride, W / stride)`."""
+        raise NotImplementedError
+
+    def forward(self, features: Tensor, channels: BlockChannels = BlockChannels()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
+        shortcut = features if self.shortcut is None else self.shortcut(features)
+        return (F.relu(shortcut + self.work(features, channels)),)
+
+
+class BasicBlock(ResNetBlock):
+    """The block of ResNet-18 and 34: two `kernel` x `kernel` convolutions."""
+
+    def build_layers(self, layer: Layer, affine: bool, hidden: int, kernel: int) -> Branch:
+        return Branch(
+            *make_convolution(layer.in_channels, hidden, affine, kernel=kernel, stride=layer.stride, activation="relu"),
+            *make_convolution(hidden, layer.out_channels, affine, kernel=kernel, activation=None),
+        )
+
+
+class Bottleneck(ResNetBlock):
+    """The block of ResNet-50: 1x1 to a quarter of the output channels, `kernel` x `kernel`, 1x1."""
+
+    def build_layers(self, layer: Layer, affine: bool, hidden: int, kernel: int) -> Branch:
+        return Branch(
+            *make_convolution(layer.in_channels, hidden, affine, activation="relu"),
+            *make_convolution(hidden, hidden, affine, kernel=kernel, stride=layer.stride, activation="relu"),
+            *make_convolution(hidden, layer.out_channels, affine, activation=None),
+        )
 
 
 class Skip(ChoiceBlock):
@@ -344,6 +301,9 @@ BLOCKS: dict[str, Callable[..., ChoiceBlock]] = {
     "shuffle": ShuffleBlock,
     "shuffle_xception": ShuffleXceptionBlock,
     "mbconv": InvertedResidual,
+    "fused_mbconv": FusedInvertedResidual,
+    "basic": BasicBlock,
+    "bottleneck": Bottleneck,
     "skip": Skip,
     "identity": Identity,
 }
@@ -367,7 +327,7 @@ class OwnBlock(ChoiceBlock):
         ConfigError: it cannot be imported or built. Its output is checked when its costs are counted.
     """
 
-    def __init__(self, path: str, layer: Layer, affine: bool, parameters: dict[str, int | str]) -> None:
+    def __init__(self, path: str, layer: Layer, affine: bool, parameters: dict[str, Value]) -> None:
         super().__init__()
         what = f"choices: cannot build {path} for layer {layer.index}"
         block = call_own_code(path, what, layer.in_channels, layer.out_channels, layer.stride, affine, **parameters)

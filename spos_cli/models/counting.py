@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from spos_cli.errors import ConfigError
-from spos_cli.models.blocks import BatchNorm, build_block
+from spos_cli.models.blocks import build_block
+from spos_cli.models.layers import BatchNorm
 from spos_cli.models.network import Network
 from spos_cli.space.choices import Choice
 from spos_cli.space.cost import CostTable

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
-from spos_cli.models.blocks import AnyBatchNorm, Branch, ChannelSelection, ChoiceBlock, Unit
+from spos_cli.models.blocks import ChoiceBlock
+from spos_cli.models.layers import AnyBatchNorm, Branch, ChannelSelection, GateWeights, Unit
 from spos_cli.models.routing import BlockChannels
 
 
@@ -24,12 +25,24 @@ class Part:
     Attributes:
         weight: of the convolution, `(out, in / groups, k, k)`, in the type to compute in.
         affine: scale and shift of BatchNorm, `(out,)` float32 each, or None.
+        gate: of the unit's gate, in the type to compute in; None without one.
         unit: the layers of the supernet.
     """
 
     weight: Tensor
     affine: tuple[Tensor, Tensor] | None
+    gate: GateWeights | None
     unit: Unit
+
+    def activate(self, features: Tensor) -> Tensor:
+        """Apply what follows BatchNorm to its output `(B, out, H, W)`."""
+        if self.unit.activation:
+            features = self.unit.activation(features)
+        if self.unit.shuffle is not None:
+            features = self.unit.shuffle(features)
+        if self.unit.gate is not None and self.gate is not None:
+            features = self.unit.gate.scale(features, self.gate)
+        return features
 
 
 Plan = list[Part]
@@ -49,6 +62,7 @@ def make_plan(
         Part(
             unit.convolution.select_weight(unit.inputs, unit.outputs).to(dtype),
             unit.norm.select_scale_and_shift(unit.outputs),
+            None if unit.gate is None else unit.gate.select_weights(unit.outputs).to(dtype),
             unit,
         )
         for unit in branch.list_units(inputs, outputs, hidden)
@@ -73,8 +87,7 @@ class BranchStatistics:
             features = part.unit.convolution.convolve(features, part.weight)  # (B, out, H, W)
             scale, shift = part.affine or (None, None)
             features = F.batch_norm(features, mean, variance, scale, shift, True, momentum, part.unit.norm.eps)
-            if part.unit.activation:
-                features = part.unit.activation(features)
+            features = part.activate(features)
         return features
 
     def fold(self) -> FoldedBranch:
@@ -142,7 +155,5 @@ class FoldedBranch:
     def __call__(self, features: Tensor) -> Tensor:
         """Run a batch `(B, in, H, W)`."""
         for part, weight, bias in zip(self.parts, self.weights, self.biases, strict=True):
-            features = part.unit.convolution.convolve(features, weight, bias)  # (B, out, H, W)
-            if part.unit.activation:
-                features = part.unit.activation(features)
+            features = part.activate(part.unit.convolution.convolve(features, weight, bias))  # (B, out, H, W)
         return features

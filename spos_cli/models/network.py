@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from spos_cli.models.blocks import InvertedResidual, build_block
+from spos_cli.models.blocks import ResidualBlock, build_block
 from spos_cli.models.skeleton import Skeleton
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import SearchSpace
@@ -68,10 +68,10 @@ def set_stochastic_depth(blocks: Sequence[nn.Module], rate: float) -> None:
 
     working = [block for block in blocks if any(True for _ in block.parameters())]
     for position, block in enumerate(working):
-        if isinstance(block, InvertedResidual) and block.residual:
+        if isinstance(block, ResidualBlock) and block.residual:
             block.stochastic_depth = StochasticDepth(rate * position / len(working), "row")
 
 
 def count_shortcuts(network: Network) -> int:
     """Count the blocks that add their input to their output. What a user's own blocks do is unknown."""
-    return sum(isinstance(block, InvertedResidual) and block.residual for block in network.features)
+    return sum(isinstance(block, ResidualBlock) and block.residual for block in network.features)

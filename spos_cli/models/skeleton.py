@@ -8,7 +8,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from spos_cli.models.blocks import AnyBatchNorm, BatchNorm, Branch, Convolution, make_pointwise
+from spos_cli.models.layers import (
+    AnyBatchNorm,
+    BatchNorm,
+    Branch,
+    Convolution,
+    make_activation,
+    make_convolution,
+)
 from spos_cli.models.routing import concatenate, make_routing
 from spos_cli.space.search_space import SearchSpace
 
@@ -32,12 +39,19 @@ class Skeleton(nn.Module):
         self.first_conv = Branch(
             Convolution(3, space.stem_channels, 3, space.stem_stride, 1, bias=False),
             BatchNorm(space.stem_channels, affine=affine),
-            nn.ReLU(inplace=True),
+            make_activation(space.activation),
         )
         self.features = self.build_features(affine)
-        self.conv_last = Branch(*make_pointwise(space.stages[-1].channels, space.head_channels, affine))
+        self.conv_last = Branch(
+            *make_convolution(space.stages[-1].channels, space.head_channels, affine, activation=space.activation)
+        )
+        self.head_linear = None
+        if space.head_linear:
+            linear = make_linear(space.head_channels, space.head_linear, bias=space.linear_bias)
+            self.head_linear = nn.Sequential(linear, make_activation(space.activation))
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Sequential(nn.Linear(space.head_channels, space.classes, bias=False))
+        features = space.head_linear or space.head_channels
+        self.classifier = nn.Sequential(make_linear(features, space.classes, bias=space.linear_bias))
 
     def build_features(self, affine: bool) -> nn.ModuleList | nn.Sequential:
         """Build the choice blocks, in the order of the layers."""
@@ -65,8 +79,19 @@ class Skeleton(nn.Module):
 
     def classify(self, features: Tensor) -> Tensor:
         """Compute logits `(B, classes)` of the last convolution's features `(B, head_channels, H, W)`."""
-        logits: Tensor = self.classifier(self.dropout(features.mean((2, 3))))  # mean: (B, head_channels)
+        features = features.mean((2, 3))  # (B, head_channels)
+        if self.head_linear is not None:
+            features = self.head_linear(features)  # (B, head_linear)
+        logits: Tensor = self.classifier(self.dropout(features))
         return logits
+
+
+def make_linear(in_features: int, out_features: int, *, bias: bool) -> nn.Linear:
+    """Make a linear layer whose bias, if it has one, is 0."""
+    linear = nn.Linear(in_features, out_features, bias=bias)
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
 
 
 SkeletonT = TypeVar("SkeletonT", bound="Skeleton")

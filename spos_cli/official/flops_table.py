@@ -18,7 +18,7 @@ from spos_cli.files import pickles
 from spos_cli.files.quoting import quote_value
 from spos_cli.models.counting import count_multiply_adds
 from spos_cli.models.network import Network
-from spos_cli.space.choices import SHUFFLE_OPS, Choice
+from spos_cli.space.choices import OPS, SHUFFLE_OPS, Choice
 from spos_cli.space.cost import CostTable
 from spos_cli.space.search_space import SearchSpace
 
@@ -56,7 +56,7 @@ def _name_op(choice: Choice) -> str:
     Raises:
         ConfigError: it has no official name.
     """
-    if choice.op not in SHUFFLE_OPS:
+    if choice.op not in SHUFFLE_OPS or dict(choice.parameters).keys() & set(OPS[choice.op].optional):
         raise ConfigError(f"the official FLOPs table has no {choice.name}; its ops are {' and '.join(SHUFFLE_OPS)}")
     if choice.op == "shuffle_xception":
         return "xception_3x3"

@@ -194,7 +194,8 @@ def network(space: SearchSpace, arch: Architecture) -> Html:
         groups.append(layer_group(f"Stage {number + 1}", f"{stage.channels} channels · {size} × {size} px", blocks))
     head = [
         fixed_layer("1×1 conv", f"{space.head_channels} channels", 1),
-        fixed_layer("pool, linear", f"{space.classes} classes", 1),
+        *([fixed_layer("pool, linear", f"{space.head_linear} features", 1)] if space.head_linear else []),
+        fixed_layer("linear" if space.head_linear else "pool, linear", f"{space.classes} classes", 1),
     ]
     groups.append(layer_group("Head", f"{last.out_size} × {last.out_size} px", head))
     return element("div", groups, class_="network")

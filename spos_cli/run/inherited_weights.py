@@ -16,7 +16,7 @@ from spos_cli.config.schema import Config
 from spos_cli.engine.distributed import Processes
 from spos_cli.errors import CheckpointError, RunError
 from spos_cli.files.digests import file_digest
-from spos_cli.models.blocks import AnyBatchNorm
+from spos_cli.models.layers import AnyBatchNorm
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import Skeleton
 from spos_cli.models.supernet import Supernet

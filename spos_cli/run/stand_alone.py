@@ -119,7 +119,7 @@ def make_trainer(
         make_weights_seed(config, "network"),
     )
     if training.stochastic_depth and processes.is_main and not count_shortcuts(network):
-        warn(f"{architecture} has no mbconv block with a shortcut, so retrain.stochastic_depth has no effect on it")
+        warn(f"{architecture} has no block with a shortcut, so retrain.stochastic_depth has no effect on it")
     if inherited is not None and inherited.fill(network, config, images.val.classes) and processes.is_main:
         warn(inherited.describe_new_classifier(images.val.classes))
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from spos_cli.models.blocks import Branch, ChoiceBlock, TwoBranchBlock
+from spos_cli.models.blocks import ChoiceBlock, TwoBranchBlock
 from spos_cli.models.folding import BlockStatistics, BranchStatistics, Plan, make_plan
+from spos_cli.models.layers import Branch
 from spos_cli.models.routing import BlockChannels, Pieces, concatenate, make_routing
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture, Option

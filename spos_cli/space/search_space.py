@@ -6,14 +6,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from spos_cli.errors import ArchitectureError, ConfigError
 from spos_cli.files.quoting import plural, quote_value
 from spos_cli.space.architecture import WIDTH_UNIT, Architecture, Option, format_width
-from spos_cli.space.choices import IDENTITY, MAX_NUMBER, SHUFFLE_OPS, SKIP, Choice, check_choices
+from spos_cli.space.choices import ACTIVATIONS, IDENTITY, MAX_NUMBER, OPS, SHUFFLE_OPS, SKIP, Choice, check_choices
 from spos_cli.space.options import Options
 
 MAX_LAYERS, MAX_CHANNELS, MAX_PIXELS, MAX_CLASSES = 512, 65_536, 8_192, 1_000_000
@@ -108,7 +108,8 @@ class Layer:
 
     def has_shortcut(self, choice: Choice) -> bool:
         """Return whether an op adds its input to its output in this layer. What a user's own block does is unknown."""
-        return choice.op == "mbconv" and self.stride == 1 and self.in_channels == self.out_channels
+        keeps_shape = self.stride == 1 and self.in_channels == self.out_channels
+        return choice.op in OPS and OPS[choice.op].adds_input and keeps_shape
 
     def hidden_channels(self, choice: Choice, width: int = 0) -> int:
         """Return the channels between an op's convolutions at a width, rounded down; 0 if the op has none.
@@ -117,8 +118,10 @@ class Layer:
             choice: the op.
             width: in thousandths; 0 for the op as it is without channel search.
         """
-        expand = int(dict(choice.parameters).get("expand", 0))
-        channels = self.out_channels // 2 if choice.op in SHUFFLE_OPS else self.in_channels * expand
+        count_hidden = OPS[choice.op].count_hidden if choice.op in OPS else None
+        if count_hidden is None:
+            return 0
+        channels = count_hidden(self.in_channels, self.out_channels, int(dict(choice.parameters).get("expand", 1)))
         return channels * width // WIDTH_UNIT if width else channels
 
 
@@ -136,6 +139,10 @@ class SearchSpace:
         head_channels: output channels of the last 1x1 convolution.
         widths: width multipliers for each block's hidden channels, in thousandths, ascending (channel search; paper,
             section 3.3); empty without channel search.
+        activation: of stem and head.
+        head_linear: outputs of a linear layer, with the activation, between the pooled features and the classifier; 0:
+            there is none.
+        linear_bias: whether the linear layers have biases.
 
     Raises:
         ConfigError: no network can be built with these numbers.
@@ -149,6 +156,9 @@ class SearchSpace:
     stem_stride: int
     head_channels: int
     widths: tuple[int, ...] = ()
+    activation: str = "relu"
+    head_linear: int = 0
+    linear_bias: bool = False
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -167,6 +177,7 @@ class SearchSpace:
             ("classes", self.classes, MAX_CLASSES),
             ("stem channels", self.stem_channels, MAX_CHANNELS),
             ("head_channels", self.head_channels, MAX_CHANNELS),
+            ("head_linear", self.head_linear or 1, MAX_CHANNELS),
             *((f"stage {i} blocks", stage.blocks, MAX_LAYERS) for i, stage in enumerate(self.stages)),
             *((f"stage {i} channels", stage.channels, MAX_CHANNELS) for i, stage in enumerate(self.stages)),
             ("number of layers", sum(stage.blocks for stage in self.stages), MAX_LAYERS),
@@ -174,6 +185,9 @@ class SearchSpace:
         for what, value, most in bounds:
             if not 1 <= value <= most:
                 raise ConfigError(f"{what} is {value}; it must be from 1 to {most:,}")
+        if self.activation not in ACTIVATIONS:
+            allowed = ", ".join(ACTIVATIONS)
+            raise ConfigError(f"activation is {quote_value(self.activation)}; it must be one of {allowed}")
         if self.stem_stride not in (1, 2) or any(stage.stride not in (1, 2) for stage in self.stages):
             raise ConfigError("every stride must be 1 or 2")
         for choices in self._choice_lists:
@@ -230,6 +244,28 @@ class SearchSpace:
             for layer, option in zip(self.layers, arch.options, strict=True)
         ]
 
+    def fix_blocks(self, arch: Architecture, widths: tuple[int, ...]) -> SearchSpace:
+        """Return the space of the widths of an architecture's blocks: one network stage, with one choice, per block.
+
+        Blocks without a layer (`identity`) are left out.
+
+        Args:
+            arch: an architecture of this space.
+            widths: in thousandths, instead of those of this space.
+
+        Raises:
+            ArchitectureError: none of its blocks has hidden channels.
+            ConfigError: a width does not fit one of its blocks.
+        """
+        blocks = [(layer, layer.choices[choice]) for layer, choice in zip(self.layers, arch, strict=True)]
+        blocks = [(layer, choice) for layer, choice in blocks if choice.op != IDENTITY]
+        if not any(choice.is_scalable for _, choice in blocks):
+            names = ", ".join(dict.fromkeys(choice.name for _, choice in blocks)) or IDENTITY
+            raise ArchitectureError(f"no block of {arch} has hidden channels, which widths would scale: it has {names}")
+        stages = tuple(Stage(1, layer.out_channels, layer.stride, (choice,)) for layer, choice in blocks)
+        choices = tuple(dict.fromkeys(choice for _, choice in blocks))
+        return replace(self, stages=stages, choices=choices, widths=widths)
+
     @property
     def size(self) -> int:
         """Number of architectures."""
@@ -281,6 +317,9 @@ class SearchSpace:
             "head_channels": self.head_channels,
             "choices": [choice.to_spec() for choice in self.choices],
             **({"widths": [width / WIDTH_UNIT for width in self.widths]} if self.widths else {}),
+            **({"activation": self.activation} if self.activation != "relu" else {}),
+            **({"head_linear": self.head_linear} if self.head_linear else {}),
+            **({"linear_bias": True} if self.linear_bias else {}),
         }
 
     @staticmethod
@@ -290,10 +329,12 @@ class SearchSpace:
         Raises:
             ConfigError: the values do not describe a space, or have keys that this version does not know.
         """
-        widths: list[Any] = []
-        if isinstance(values, Mapping) and "widths" in values:
-            widths = _read_items(values["widths"])
-            values = {name: value for name, value in values.items() if name != "widths"}
+        optional: dict[str, Any] = {"widths": (), "activation": "relu", "head_linear": 0, "linear_bias": False}
+        if isinstance(values, Mapping):
+            optional |= {name: values[name] for name in optional if name in values}
+            values = {name: value for name, value in values.items() if name not in optional}
+        if type(optional["linear_bias"]) is not bool:
+            raise ConfigError(f"cannot read the search space: linear_bias is {quote_value(optional['linear_bias'])}")
         image_size, classes, stem, stages, head_channels, choices = _read_fields(
             values, "image_size", "classes", "stem", "stages", "head_channels", "choices"
         )
@@ -306,7 +347,10 @@ class SearchSpace:
             stem_channels=_read_whole(stem_channels),
             stem_stride=_read_whole(stem_stride),
             head_channels=_read_whole(head_channels),
-            widths=tuple(map(parse_width, widths)),
+            widths=tuple(map(parse_width, _read_items(optional["widths"]))),
+            activation=optional["activation"],
+            head_linear=_read_whole(optional["head_linear"]),
+            linear_bias=optional["linear_bias"],
         )
 
     @property
@@ -371,6 +415,13 @@ def _check_layer(layer: Layer) -> None:
     """Raise ConfigError if a block has no op, or one that its channels do not allow."""
     if not layer.choices:
         raise ConfigError(f"layer {layer.index} changes the size of its input, so it needs an op other than identity")
+    for choice in layer.choices:
+        groups = 1 if choice.is_own else int(dict(choice.parameters).get("groups", 1))
+        if layer.in_channels % groups or layer.out_channels % groups:
+            raise ConfigError(
+                f"layer {layer.index}: {layer.in_channels} input and {layer.out_channels} output channels cannot be"
+                f" divided into the {groups} groups of {choice.name}"
+            )
     if not any(choice.op in SHUFFLE_OPS for choice in layer.choices):
         return
     if layer.out_channels % 2:

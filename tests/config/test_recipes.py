@@ -10,6 +10,8 @@ import pytest
 
 from spos_cli.config import loading
 from spos_cli.config.schema import Config
+from spos_cli.models.counting import count
+from spos_cli.space.architecture import parse
 from tests.config.yaml_texts import load
 
 
@@ -72,3 +74,32 @@ def test_what_is_printed_loads_again(tmp_path: Path) -> None:
     for name, path in loading.list_recipes().items():
         settings = loading.load(path)
         assert load(tmp_path, settings.to_yaml()) == settings, name
+
+
+def test_the_network_of_shufflenet_v2_plus_is_in_its_space() -> None:
+    """The architecture of its code has 360M FLOPs and 6.7M parameters, as its README says, with its last gate.
+
+    This gate of 1280 channels has no place in the space.
+    """
+    space = loading.load(loading.find_config("imagenet_shufflenet_v2_plus")).space.build()
+    costs, arch = count(space), parse("0,0,3,1,1,1,0,0,2,0,2,1,1,0,2,0,2,1,3,2")
+    gate = 2 * 1280 * 320
+    assert (costs.flops.of(arch) + gate) / 1e6 == pytest.approx(360, abs=0.5)
+    assert (costs.params.of(arch) + gate) / 1e6 == pytest.approx(6.7, abs=0.1)
+    assert all(layer.split for layer in space.layers)
+
+
+def test_resnet_18_and_34_are_near_those_of_the_space() -> None:
+    """With stem and head as they are here, and with other projections; torchvision has 1.814G and 3.664G FLOPs."""
+    costs = count(loading.load(loading.find_config("imagenet_resnet")).space.build())
+    small, large = parse("0,0,4,0,0,4,4,0,0,4,4,4,4,0,0,4"), parse(",".join("0" * 16))
+    assert costs.flops.of(small) / 1e9 == pytest.approx(1.814, rel=0.05)
+    assert costs.flops.of(large) / 1e9 == pytest.approx(3.664, rel=0.05)
+
+
+def test_fbnet_c_is_in_its_space() -> None:
+    """The architecture of its code; the paper reports 375M FLOPs and 5.5M parameters."""
+    costs = count(loading.load(loading.find_config("imagenet_fbnet")).space.build())
+    arch = parse("0,3,8,0,0,7,6,7,3,7,6,7,7,7,7,7,6,7,7,7,7,3")
+    assert costs.flops.of(arch) / 1e6 == pytest.approx(375, rel=0.01)
+    assert costs.params.of(arch) / 1e6 == pytest.approx(5.5, rel=0.02)

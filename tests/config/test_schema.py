@@ -55,7 +55,7 @@ from tests.config.yaml_texts import ALIASES, load
         ),
         (
             "retrain: {stochastic_depth: 0.2}\n",
-            "stochastic_depth needs mbconv blocks with a shortcut, so with stride 1",
+            "stochastic_depth needs blocks with a shortcut, such as mbconv with stride 1",
         ),
         (
             "space: {stages: [{blocks: 1, channels: 32}], choices: [mbconv: {kernel: 3, expand: 2}]}\n"
@@ -137,7 +137,10 @@ from tests.config.yaml_texts import ALIASES, load
             "use supernet.sampler: uniform",
         ),
         ("space: {choices: [{shuffle: {kernel: 4}}]}\n", "kernel must be an odd number"),
-        ("space: {choices: [{shuffle_xception: {kernel: 3}}]}\n", "shuffle_xception takes no parameters, not kernel"),
+        (
+            "space: {choices: [{shuffle_xception: {kernel: 3}}]}\n",
+            "shuffle_xception takes optionally activation, se, not kernel",
+        ),
         (
             "supernet: {flops_bins: {low: 400M}}\n",
             "must divide the range from low to high, got width 10,000,000",

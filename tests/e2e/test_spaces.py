@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 
 from spos_cli import cli
 from spos_cli.config import loading
+from spos_cli.space.architecture import read
 from tests.conftest import Spos
 
 pytestmark = pytest.mark.slow
@@ -59,10 +61,11 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     assert ended.value.code == 0, arguments
 
 
-@pytest.mark.parametrize("name", ["imagenet", "imagenet_mobilenet", "imagenet_channels", "cifar10", "cifar10_mobilenet",
-                                  "cifar10_channels", "cifar10_nas_bench_macro", "fashion_mnist",
-                                  "fashion_mnist_mobilenet",
-                                  "fashion_mnist_channels", "demo"])  # fmt: skip
+@pytest.mark.parametrize("name", ["imagenet", "imagenet_mobilenet", "imagenet_channels", "imagenet_fbnet",
+                                  "imagenet_proxylessnas", "imagenet_resnet", "imagenet_shufflenet_v2_plus",
+                                  "cifar10", "cifar10_mobilenet", "cifar10_channels", "cifar10_nas_bench_macro",
+                                  "fashion_mnist", "fashion_mnist_mobilenet", "fashion_mnist_channels",
+                                  "demo"])  # fmt: skip
 def test_shipped_spaces(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("spos.yaml").write_text(yaml.safe_dump(quick(name)))
@@ -74,6 +77,37 @@ def test_shipped_spaces(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert all(sum(row) == 2 for row in trained)
     has_widths = "@" in next(Path().glob("runs/quick/archs/*/arch.yaml")).read_text()
     assert has_widths == bool(space.widths) == Path("runs/quick/supernet/widths.json").exists()
+
+
+@pytest.mark.parametrize(("name", "arch"), [("imagenet", ""), ("fashion_mnist_mobilenet", "0,1,5,2,3,5,0,5")])
+def test_channels_of_a_found_architecture(
+    name: str, arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both steps of the paper: the blocks, then the widths of the winner's, each in a run of its own."""
+    monkeypatch.chdir(tmp_path)
+    Path("spos.yaml").write_text(yaml.safe_dump(quick(name)))
+    if not arch:
+        for command in ("supernet-train", "search", "export-arch"):
+            run(monkeypatch, command)
+        (path,) = Path().glob("runs/quick/archs/*/arch.yaml")
+        arch = str(path)
+    capsys.readouterr()
+    run(monkeypatch, "supernet-train", "--channels-of", arch)
+    for command in ("search", "export-arch", "retrain", "evaluate"):
+        following = shlex.split(capsys.readouterr().out.rpartition("next: spos ")[2])
+        assert following[0] == command
+        assert following[-2:] == ["--set", f"space.channels_of={arch}"]
+        run(monkeypatch, *following)
+    capsys.readouterr()
+    (folder,) = Path("runs").glob("quick-channels-*")
+    run(monkeypatch, "status", str(folder))
+    assert "next: spos evaluate" in capsys.readouterr().out
+    space = loading.load(folder / "config.yaml").space.build()
+    (found,) = folder.glob("archs/*/arch.yaml")
+    widths = read(str(found)).widths
+    assert len(widths) == space.num_layers
+    assert set(widths) <= {0, *range(200, 2001, 200)}
+    assert all(len(layer.choices) == 1 for layer in space.layers)
 
 
 OWN = """

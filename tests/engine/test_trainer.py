@@ -361,8 +361,10 @@ def test_accumulated_gradients_are_averaged_once(two: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
-    space = SearchSpace((Stage(2, 8),), (Choice("shuffle", (("kernel", 3),)),), 8, SPACE.classes, 4, 1, 8)
+@pytest.mark.parametrize("more", [{}, {"activation": "hswish", "se": 0.25}], ids=["plain", "with a gate"])
+def test_compiled_blocks_train_alike(tmp_path: Path, more: dict[str, int | float | str]) -> None:
+    choice = Choice.from_spec({"shuffle": {"kernel": 3, **more}})
+    space = SearchSpace((Stage(2, 8),), (choice,), 8, SPACE.classes, 4, 1, 8)
     states = []
     for compile in ("off", "blocks"):
         model = Supernet(space, dropout=0.0)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spos_cli.export.description import Description
 from spos_cli.export.inference import InferenceNetwork, InputKind
-from spos_cli.models.blocks import AnyBatchNorm
+from spos_cli.models.layers import AnyBatchNorm
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture, parse
 from spos_cli.space.choices import Choice
@@ -27,6 +27,47 @@ MIXED = replace(OFFICIAL_LIKE, choices=(*SHUFFLES, *INVERTED, Choice("identity")
 SKIPS = replace(OFFICIAL_LIKE, choices=(Choice("skip"), INVERTED[1]))
 WIDE = replace(OFFICIAL_LIKE, widths=(500, 1000, 1500))
 OWN = replace(OFFICIAL_LIKE, choices=(*SHUFFLES, Choice.from_spec({"own_blocks:Plain": {"kernel": 3}})))
+GATED = replace(
+    OFFICIAL_LIKE,
+    choices=tuple(
+        map(
+            Choice.from_spec,
+            (
+                {"shuffle": {"kernel": 5, "activation": "hswish", "se": 0.25}},
+                {"shuffle_xception": {"activation": "silu", "se": 0.5}},
+            ),
+        )
+    ),
+    activation="hswish",
+)
+GROUPS = replace(
+    OFFICIAL_LIKE,
+    choices=tuple(
+        Choice.from_spec({"mbconv": {"kernel": 3, "expand": expand, "groups": 2, "activation": "relu"}})
+        for expand in (1, 3)
+    ),
+)
+SE = {"kernel": 3, "expand": 2, "se": 0.25}
+NEWER = replace(
+    OFFICIAL_LIKE,
+    choices=tuple(
+        map(
+            Choice.from_spec,
+            (
+                {"mbconv": {**SE, "activation": "hswish"}},
+                {"mbconv": {**SE, "activation": "silu"}},
+                {"fused_mbconv": {**SE, "activation": "silu"}},
+                {"fused_mbconv": {"kernel": 3, "expand": 1}},
+                {"basic": {"kernel": 3}},
+                {"bottleneck": {"kernel": 5}},
+                {"shuffle": {"kernel": 3, "activation": "hswish", "se": 0.25}},
+            ),
+        )
+    ),
+    activation="silu",
+    head_linear=12,
+    linear_bias=True,
+)
 OWN_CODE = """
 from torch import nn
 
@@ -45,6 +86,12 @@ NETWORKS: dict[str, tuple[SearchSpace, Architecture]] = {
     "mixed, strided": (MIXED, parse("5,0,2,1,6")),
     "skips": (SKIPS, parse("0,1,0,0,1")),
     "widths": (WIDE, parse("0@0.5,1@1.5,2@1.0,0@1.5,2@0.5")),
+    "gates": (GATED, parse("0,1,1,0,1")),
+    "gates and widths": (replace(GATED, widths=(500, 1500)), parse("0@0.5,1@1.5,1@0.5,0@1.5,1@0.5")),
+    "inverted residuals with gates": (NEWER, parse("0,1,1,0,6")),
+    "fused": (NEWER, parse("2,3,3,2,6")),
+    "ResNet": (NEWER, parse("4,5,5,4,4")),
+    "groups": (GROUPS, parse("0,1,0,1,0")),
     "own block": (OWN, parse("0,3,3,1,2")),
 }
 
@@ -81,6 +128,8 @@ def make_network(space: SearchSpace, arch: Architecture, affine: bool = True) ->
                     module.bias.copy_(draw(module.bias, -0.5, 0.5))
             elif isinstance(module, nn.Linear):
                 module.weight.copy_(draw(module.weight, -0.5, 0.5))
+                if module.bias is not None:
+                    module.bias.copy_(draw(module.bias, -0.5, 0.5))
     return network.eval()
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from spos_cli.data.transforms import PresetName, preprocess
-from spos_cli.export.inference import InferenceNetwork, InputKind
+from spos_cli.export.inference import Gate, InferenceNetwork, InputKind
 from spos_cli.export.steps import EverySecond
-from spos_cli.models.blocks import AnyBatchNorm
+from spos_cli.models.layers import AnyBatchNorm
 from spos_cli.models.network import Network
 from spos_cli.official.golden import IMAGES, NETWORK, SALT, WINNER, fill_weights, make_images
 from spos_cli.space.search_space import OFFICIAL_SPACE
@@ -48,7 +48,9 @@ def test_it_computes_what_the_network_computes(
 def test_it_has_convolutions_activations_and_a_classifier_only(name: str) -> None:
     network = InferenceNetwork(make_network(*NETWORKS[name]), "spos")
     kinds = {type(module) for module in network.modules()} - {InferenceNetwork, nn.Sequential}
-    assert kinds <= {nn.Conv2d, nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Linear}
+    activations = {nn.ReLU, nn.ReLU6, nn.Hardswish, nn.SiLU}
+    assert kinds - {Gate, nn.Hardsigmoid, nn.Sigmoid, nn.ChannelShuffle} <= {nn.Conv2d, nn.Linear} | activations
+    assert (Gate in kinds) == ("gates" in name or name == "fused")
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from spos_cli.export import onnx_latency
 from spos_cli.export.onnx_file import open_session
 from spos_cli.export.onnx_latency import fold, make_call
-from spos_cli.models.blocks import AnyBatchNorm, ChoiceBlock, OwnBlock, build_block
+from spos_cli.models.blocks import ChoiceBlock, OwnBlock, build_block
+from spos_cli.models.layers import AnyBatchNorm
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import parse
 from spos_cli.space.choices import Choice
@@ -42,7 +43,23 @@ SHUFFLES = SearchSpace((Stage(2, 16), Stage(2, 24)), tuple(map(Choice.from_spec,
 MIXED = replace(SHUFFLES, choices=tuple(map(Choice.from_spec, SPECS)))
 SKIPS = replace(SHUFFLES, choices=(Choice("skip"), Choice.from_spec(SPECS[2])))
 WIDE = replace(SHUFFLES, widths=(500, 1500))
-SPACES = {"shuffles": SHUFFLES, "mixed": MIXED, "skips": SKIPS, "wide": WIDE}
+SE = {"kernel": 3, "expand": 2, "se": 0.25}
+NEWER_SPECS = (
+    {"mbconv": {**SE, "activation": "hswish"}},
+    {"fused_mbconv": {**SE, "activation": "silu"}},
+    {"basic": {"kernel": 3}},
+    {"bottleneck": {"kernel": 5}},
+    {"shuffle": {"kernel": 3, "activation": "hswish", "se": 0.25}},
+)
+NEWER = replace(
+    SHUFFLES,
+    choices=tuple(map(Choice.from_spec, NEWER_SPECS)),
+    widths=(500, 1500),
+    activation="silu",
+    head_linear=8,
+    linear_bias=True,
+)
+SPACES = {"newer": NEWER, "shuffles": SHUFFLES, "mixed": MIXED, "skips": SKIPS, "wide": WIDE}
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import json
 import sys
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,20 @@ SPACE = SearchSpace(
     stem_stride=1,
     image_size=16,
 )
+# The same with gates, and with the ops of newer families.
+NEWER = replace(
+    SPACE,
+    choices=(
+        Choice.from_spec({"shuffle": {"kernel": 3, "activation": "hswish", "se": 0.25}}),
+        Choice.from_spec({"mbconv": {"kernel": 5, "expand": 3, "activation": "hswish", "se": 0.25}}),
+        Choice.from_spec({"fused_mbconv": {"kernel": 3, "expand": 2, "activation": "silu", "se": 0.25}}),
+        Choice.from_spec({"bottleneck": {"kernel": 3}}),
+    ),
+    activation="hswish",
+    head_linear=64,
+    linear_bias=True,
+)
+SPACES = {"older": SPACE, "newer": NEWER}
 ARCHITECTURE = parse("0,2,1,2,3")
 INT8 = 3  # onnx.TensorProto.INT8
 
@@ -48,12 +63,12 @@ def draw_images(count: int, seed: int = 0) -> torch.Tensor:
     return (colours + noise).to(torch.uint8)
 
 
-@pytest.fixture(scope="module")
-def network() -> Network:
+@pytest.fixture(scope="module", params=SPACES)
+def network(request: pytest.FixtureRequest) -> Network:
     """A network whose BatchNorm statistics are those of its images, so that no layer's values are near 0."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = Network(SPACE, ARCHITECTURE, dropout=0.0)
+        network = Network(SPACES[request.param], ARCHITECTURE, dropout=0.0)
     with torch.no_grad():
         for _ in range(30):
             network(draw_images(64).float() / 64 - 2)

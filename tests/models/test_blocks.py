@@ -8,12 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.models import mobilenetv3, resnet
+from torchvision.models.efficientnet import FusedMBConv, FusedMBConvConfig, MBConv, MBConvConfig
 from torchvision.models.mobilenetv2 import InvertedResidual as Oracle
+from torchvision.models.mobilenetv3 import InvertedResidualConfig
 
 from spos_cli.engine.calibration import calibrate
 from spos_cli.errors import CheckpointError, ConfigError
-from spos_cli.models.blocks import BatchNorm, InvertedResidual, Skip
+from spos_cli.models.blocks import InvertedResidual, Skip, build_block
 from spos_cli.models.counting import count, count_multiply_adds, count_parameters
+from spos_cli.models.layers import BatchNorm
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import build_initialized
 from spos_cli.models.supernet import Supernet
@@ -35,11 +39,28 @@ MACRO = make_choices(
     {"mbconv": {"kernel": 3, "expand": 3, "activation": "relu"}},
     {"mbconv": {"kernel": 5, "expand": 2, "activation": "hswish"}},
 )
+SE = {"kernel": 3, "expand": 3, "se": 0.25}
+GATES = make_choices(
+    {"mbconv": {**SE, "activation": "hswish"}},
+    {"fused_mbconv": {**SE, "activation": "silu"}},
+    {"shuffle": {"kernel": 3, "activation": "hswish", "se": 0.25}},
+)
+SHUFFLES = make_choices(
+    {"shuffle": {"kernel": 3, "activation": "hswish", "se": 0.25}}, {"shuffle_xception": {"se": 0.5}}
+)
+GROUPS = make_choices(
+    *({"mbconv": {"kernel": 3, "expand": expand, "groups": 2, "activation": "relu"}} for expand in (1, 3)), "skip"
+)
+RESNET = make_choices({"basic": {"kernel": 3}}, {"bottleneck": {"kernel": 5}}, "identity")
 FIRST = make_choices({"mbconv": {"kernel": 3, "expand": 1}})
 SPACES = {
     "inverted": SearchSpace((Stage(1, 8, 1, FIRST), Stage(3, 12), Stage(2, 12, 1)), INVERTED, 8, 5, 8, 1, 16),
     "macro": SearchSpace((Stage(2, 12), Stage(2, 12, 1), Stage(1, 16, 1)), MACRO, 8, 5, 8, 1, 16),
     "mixed": SearchSpace((Stage(2, 12), Stage(2, 16)), MIXED, 8, 5, 8, 1, 16),
+    "gates": SearchSpace((Stage(2, 12), Stage(2, 16)), GATES, 8, 5, 8, 1, 16, (), "silu", 24, True),
+    "shuffles with gates": SearchSpace((Stage(3, 12), Stage(3, 20)), SHUFFLES, 8, 5, 8, 1, 16),
+    "groups": SearchSpace((Stage(2, 12), Stage(3, 16)), GROUPS, 8, 5, 8, 1, 16),
+    "ResNet": SearchSpace((Stage(2, 12), Stage(3, 16)), RESNET, 8, 5, 8, 1, 16),
 }
 
 
@@ -104,8 +125,7 @@ def run_plainly(net: Supernet, images: Tensor, arch: Architecture) -> Tensor:
     features = net.first_conv(images)
     for block in net.select_blocks(arch):
         (features,) = block(features)
-    logits: Tensor = net.classifier(net.conv_last(features).mean((2, 3)))
-    return logits
+    return net.classify(net.conv_last(features))
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -118,10 +138,11 @@ def test_paths_networks_and_costs_agree(name: str) -> None:
         network = Network(space, arch, affine=False, dropout=0.0).eval()
         for ours, theirs in zip(network.features, supernet.select_blocks(arch), strict=True):
             ours.load_state_dict(theirs.state_dict())
-        for part in ("first_conv", "conv_last", "classifier"):
+        for part in ("first_conv", "conv_last", *(["head_linear"] if space.head_linear else []), "classifier"):
             getattr(network, part).load_state_dict(getattr(supernet, part).state_dict())
         assert torch.equal(network(images), supernet(images, arch))
-        torch.testing.assert_close(supernet(images, arch), run_plainly(supernet, images, arch))
+        if not space.layers[0].split:
+            torch.testing.assert_close(supernet(images, arch), run_plainly(supernet, images, arch))
         affine = Network(space, arch)
         assert costs.params.of(arch) == count_parameters(affine)
         with torch.device("meta"):
@@ -171,9 +192,9 @@ def test_candidates_are_calibrated_as_in_plain_pytorch_and_independently(name: s
             torch.testing.assert_close(ours, supernet(images, arch).detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_shuffle_blocks_compute_the_same_beside_identity() -> None:
+@pytest.mark.parametrize("ops", [make_choices({"shuffle": {"kernel": 3}}, "shuffle_xception"), SHUFFLES])
+def test_shuffle_blocks_compute_the_same_beside_identity(ops: tuple[Choice, ...]) -> None:
     """Channels are routed, or handed to each layer as a whole because a layer may be the identity."""
-    ops = make_choices({"shuffle": {"kernel": 3}}, "shuffle_xception")
     routed = Supernet(SearchSpace((Stage(3, 12), Stage(3, 20)), ops, 8, 5, 8, 1, 16), dropout=0.0)
     whole = Supernet(
         SearchSpace((Stage(3, 12), Stage(3, 20)), (*ops, *make_choices("identity")), 8, 5, 8, 1, 16), dropout=0.0
@@ -291,3 +312,98 @@ def test_batchnorm_of_some_channels_sorts_nothing_in_its_backward_pass() -> None
     assert torch.equal(selected[0], norm.weight[channels])
     assert gradient is not None
     assert torch.equal(gradient, norm.weight.grad)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("outputs", [12, 16])
+@pytest.mark.parametrize("name", ["basic", "bottleneck"])
+def test_resnet_blocks_equal_torchvisions(name: str, stride: int, outputs: int) -> None:
+    layer = Layer(0, 12, outputs, stride, 9, (), False)
+    choice = Choice.from_spec({name: {"kernel": 3}})
+    ours = build_block(choice, layer, affine=True).eval()
+    shortcut = None
+    if (stride, outputs) != (1, 12):
+        shortcut = nn.Sequential(nn.Conv2d(12, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    planes = outputs if name == "basic" else outputs // 4
+    make_oracle: type[nn.Module] = resnet.BasicBlock if name == "basic" else resnet.Bottleneck
+    theirs = make_oracle(12, planes, stride, shortcut).eval()
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+    assert layer.has_shortcut(choice) == (shortcut is None)
+    images = torch.randn(2, 12, 9, 9)
+    torch.testing.assert_close(ours(images)[0], theirs(images))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("expand", [1, 4])
+def test_fused_inverted_residual_equals_torchvisions(expand: int, stride: int) -> None:
+    layer = Layer(0, 8, 8, stride, 9, (), False)
+    choice = Choice.from_spec({"fused_mbconv": {"kernel": 3, "expand": expand, "activation": "silu"}})
+    ours = build_block(choice, layer, affine=True).eval()
+    theirs = FusedMBConv(FusedMBConvConfig(expand, 3, stride, 8, 8, 1), 0.0, nn.BatchNorm2d).eval()
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
+    images = torch.randn(2, 8, 9, 9)
+    torch.testing.assert_close(ours(images)[0], theirs(images))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("activation", ["relu", "hswish", "silu"])
+def test_gates_of_inverted_residuals_equal_torchvisions(activation: str, stride: int) -> None:
+    """With SiLU against EfficientNet's, whose squeeze depends on the input, else against MobileNetV3's."""
+    layer = Layer(0, 40, 40, stride, 9, (), False)
+    parameters = {"kernel": 5, "expand": 3, "se": 0.25, "activation": activation}
+    ours = build_block(Choice.from_spec({"mbconv": parameters}), layer, affine=True).eval()
+    theirs: nn.Module
+    if activation == "silu":
+        theirs = MBConv(MBConvConfig(3, 5, stride, 40, 40, 1), 0.0, nn.BatchNorm2d)
+    else:
+        kind = {"relu": "RE", "hswish": "HS"}[activation]
+        config = InvertedResidualConfig(40, 5, 120, 40, True, kind, stride, 1, 1.0)
+        theirs = mobilenetv3.InvertedResidual(config, nn.BatchNorm2d)
+    ours.load_state_dict(dict(zip(ours.state_dict(), theirs.eval().state_dict().values(), strict=True)))
+    images = 8 * torch.randn(2, 40, 9, 9)
+    torch.testing.assert_close(ours(images)[0], theirs(images))
+
+
+def test_shuffles_with_gates_are_those_of_shufflenet_v2_plus() -> None:
+    """Against the block of megvii-model/ShuffleNet-Series, written out; but gates have biases instead of BatchNorm."""
+    layer = Layer(0, 12, 20, 2, 8, (), False)
+    choice = Choice.from_spec({"shuffle": {"kernel": 5, "activation": "hswish", "se": 0.25}})
+    block = build_block(choice, layer, affine=True).eval()
+    state, images = block.state_dict(), torch.randn(2, 12, 8, 8)
+
+    def compute(name: str, features: Tensor, stride: int = 1) -> Tensor:
+        weight = state[f"{name}.weight"]
+        groups = len(weight) if weight.shape[1] == 1 else 1
+        features = F.conv2d(features, weight, None, stride, weight.shape[2] // 2, 1, groups)
+        return features / (1 + 1e-5) ** 0.5  # BatchNorm with its first statistics
+
+    main = F.hardswish(compute("branch_main.0", images))
+    main = compute("branch_main.3", main, 2)
+    main = F.hardswish(compute("branch_main.5", main))
+    gate = main.mean((2, 3), keepdim=True)
+    gate = F.conv2d(gate, state["branch_main.8.fc1.weight"], state["branch_main.8.fc1.bias"]).relu()
+    assert gate.shape[1] == 2  # a quarter of the 8 channels of the main branch
+    gate = F.conv2d(gate, state["branch_main.8.fc2.weight"], state["branch_main.8.fc2.bias"])
+    main = main * torch.clamp(gate + 3, 0, 6) / 6
+    projected = F.hardswish(compute("branch_proj.2", compute("branch_proj.0", images, 2)))
+    torch.testing.assert_close(block(images)[0], torch.cat((projected, main), 1))
+
+
+@pytest.mark.parametrize("expand", [1, 3])
+def test_groups_are_convolutions_of_halves_with_a_shuffle_between_them(expand: int) -> None:
+    """Each half of the hidden channels comes from one half of the input, and both halves see both."""
+    layer, hidden = Layer(0, 12, 16, 2, 9, (), False), 12 * expand
+    parameters = {"kernel": 3, "expand": expand, "groups": 2, "activation": "relu"}
+    block = build_block(Choice.from_spec({"mbconv": parameters}), layer, affine=True).eval()
+    first, depthwise, last = (tensor for tensor in block.state_dict().values() if tensor.dim() == 4)
+    assert [tuple(one.shape) for one in (first, depthwise, last)] == [
+        (hidden, 6, 1, 1),
+        (hidden, 1, 3, 3),
+        (16, hidden // 2, 1, 1),
+    ]
+    images, scale = torch.randn(2, 12, 9, 9), (1 + 1e-5) ** -0.5  # BatchNorm's with its first statistics
+    halves = [F.conv2d(images[:, 6 * i : 6 * i + 6], first[i * hidden // 2 :][: hidden // 2]) for i in range(2)]
+    shuffled = (torch.stack(halves, 2).flatten(1, 2) * scale).relu()  # (B, hidden, 9, 9), one of each half in turn
+    worked = (F.conv2d(shuffled, depthwise, None, 2, 1, 1, hidden) * scale).relu()
+    parts = [F.conv2d(worked[:, i * hidden // 2 :][:, : hidden // 2], last[8 * i : 8 * i + 8]) for i in range(2)]
+    torch.testing.assert_close(block(images)[0], torch.cat(parts, 1) * scale)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from spos_cli.models import depthwise
-from spos_cli.models.blocks import DepthwiseConvolution
+from spos_cli.models.layers import DepthwiseConvolution
 
 
 @pytest.mark.parametrize("kernel", [5, 7, 9, 11])

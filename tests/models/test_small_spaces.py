@@ -30,10 +30,14 @@ from tests.models import reference
 
 SHUFFLE, WIDE = {"shuffle": {"kernel": 3}}, {"shuffle": {"kernel": 7}}
 INVERTED, EXPANDED = {"mbconv": {"kernel": 5, "expand": 1}}, {"mbconv": {"kernel": 3, "expand": 2}}
+GATED, BOTTLENECK = {"shuffle": {"kernel": 3, "se": 0.25}}, {"bottleneck": {"kernel": 5}}
+SE = {"kernel": 3, "expand": 2, "se": 0.01}
 OPS: list[tuple[str | dict[str, Any], ...]] = [
     ("shuffle_xception",),
     (INVERTED, EXPANDED, "identity"),
     (WIDE, "shuffle_xception", EXPANDED, "identity"),
+    (GATED, {"shuffle_xception": {"se": 0.25, "activation": "silu"}}),
+    ({"mbconv": {**SE, "activation": "silu"}}, {"fused_mbconv": SE}, {"basic": {"kernel": 3}}, BOTTLENECK),
 ]
 WIDTHS: list[list[float]] = [[], [1.0], [0.5, 1.5]]
 SIZES = [(1, 1, 2), (4, 2, 1), (7, 1, 2)]  # side of the image, strides of stem and stage
@@ -77,7 +81,8 @@ def step(model: Supernet | Network, images: Tensor, labels: Tensor, *arch: Archi
 
 def exercise(space: SearchSpace) -> None:
     """Count costs, train the supernet and networks, and score architectures that cover all options of a space."""
-    costs, is_shuffled = count(space), all(choice.op in SHUFFLE_OPS for choice in space.choices)
+    costs = count(space)
+    is_official = all(choice.op in SHUFFLE_OPS and "se" not in dict(choice.parameters) for choice in space.choices)
     counts = space.options.counts
     archs = [space.options.architecture([min(index, n - 1) for n in counts]) for index in range(max(counts))]
     images = torch.randn(4, 3, space.image_size, space.image_size, generator=torch.Generator().manual_seed(0))
@@ -89,10 +94,10 @@ def exercise(space: SearchSpace) -> None:
         step(network, images, labels)
         assert all(parameter.grad is not None for parameter in network.parameters())
         assert costs.params.of(arch) == count_parameters(network)
-        if is_shuffled:
+        if is_official:
             network.eval()
             torch.testing.assert_close(network(images), compute_logits(network, arch, images))
-    if is_shuffled:
+    if is_official:
         assert flops_table.make_table(space, costs.flops)["conv1"]
     pixels = torch.randint(0, 256, (6, 3, space.image_size, space.image_size), dtype=torch.uint8)
     evaluator = Evaluator(

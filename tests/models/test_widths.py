@@ -28,6 +28,18 @@ OFFICIAL = parse(
 
 SHUFFLES = tuple(map(Choice.from_spec, ({"shuffle": {"kernel": 3}}, {"shuffle": {"kernel": 5}}, "shuffle_xception")))
 INVERTED = tuple({"mbconv": {"kernel": kernel, "expand": expand}} for kernel, expand in ((3, 1), (3, 3), (5, 6)))
+GATED = tuple(
+    map(
+        Choice.from_spec,
+        ({"shuffle": {"kernel": 3, "activation": "hswish", "se": 0.25}}, {"shuffle_xception": {"se": 0.5}}),
+    )
+)
+SE = {"kernel": 3, "expand": 4, "se": 0.25}
+SQUEEZED = tuple(
+    Choice.from_spec({op: {**SE, "activation": activation}})
+    for op, activation in (("mbconv", "hswish"), ("mbconv", "silu"), ("fused_mbconv", "relu6"))
+)
+RESNET = tuple(map(Choice.from_spec, ({"basic": {"kernel": 3}}, {"bottleneck": {"kernel": 3}})))
 SPACES = {
     "shuffles": SearchSpace((Stage(2, 16), Stage(3, 24)), SHUFFLES, 12, 5, 8, 1, 16, (250, 700, 1000, 1600)),
     "beside identity": SearchSpace(
@@ -43,6 +55,11 @@ SPACES = {
         16,
         (333, 1000),
     ),
+    "shuffles with gates": SearchSpace((Stage(2, 16), Stage(3, 24)), GATED, 12, 5, 8, 1, 16, (250, 700, 1600)),
+    "gates": SearchSpace(
+        (Stage(2, 16), Stage(3, 24)), SQUEEZED, 12, 5, 8, 1, 16, (250, 1000), "silu", 12, linear_bias=True
+    ),
+    "ResNet": SearchSpace((Stage(2, 16), Stage(3, 24)), RESNET, 12, 5, 8, 1, 16, (250, 1000)),
 }
 
 

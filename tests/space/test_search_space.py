@@ -96,6 +96,9 @@ def test_the_digest_tells_spaces_apart_and_stays() -> None:
     assert len(OFFICIAL_SPACE.digest) == 64
 
 
+GROUPS = Choice("mbconv", (("expand", 3), ("groups", 3), ("kernel", 3)))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -116,11 +119,28 @@ def test_the_digest_tells_spaces_apart_and_stays() -> None:
         ({"image_size": -1}, "image_size is -1"),
         ({"classes": 0}, "classes is 0"),
         ({"head_channels": 0}, "head_channels is 0"),
+        (
+            {"choices": (GROUPS,)},
+            "16 input and 64 output channels cannot be divided into the 3 groups",
+        ),
+        ({"head_linear": -1}, "head_linear is -1"),
+        ({"activation": "gelu"}, "activation is 'gelu'; it must be one of relu6, relu, hswish, silu"),
     ],
 )
 def test_impossible_spaces(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(OFFICIAL_SPACE, **change)
+
+
+def test_stem_and_head_of_other_families_survive_as_plain_values() -> None:
+    space = dataclasses.replace(OFFICIAL_SPACE, activation="hswish", head_linear=1280, linear_bias=True)
+    values = yaml.safe_load(yaml.safe_dump(space.to_dict()))
+    assert SearchSpace.from_dict(values) == space
+    assert space.digest != OFFICIAL_SPACE.digest
+    assert OFFICIAL_SPACE.to_dict().keys() == values.keys() - {"activation", "head_linear", "linear_bias"}
+    for wrong in ({"activation": 3}, {"head_linear": True}, {"linear_bias": 1}):
+        with pytest.raises(ConfigError):
+            SearchSpace.from_dict(values | wrong)
 
 
 def test_the_narrowest_spaces_that_are_possible() -> None:

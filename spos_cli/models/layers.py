@@ -1,0 +1,296 @@
+"""Layers that can work on a selection of their channels, and branches of them.
+
+They have the official names of their tensors (`blocks.py` of megvii-model/SinglePathOneShot).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spos_cli.models.depthwise import StripDepthwise, is_faster_in_strips
+
+AnyBatchNorm = nn.modules.batchnorm._BatchNorm  # A user's block may normalise one, two or three dimensions.
+# Channel selection: original indices `(C,)` int64, the first n, or None for all.
+ChannelSelection = Tensor | int | None
+
+
+class Convolution(nn.Conv2d):
+    """A convolution without bias that can work on a selection of its channels.
+
+    Attributes:
+        is_depthwise: whether each channel is convolved by itself. `groups` does not tell: with one channel it is 1 for
+            every convolution.
+    """
+
+    is_depthwise: ClassVar[bool] = False
+
+    def forward(self, features: Tensor, inputs: ChannelSelection = None, outputs: ChannelSelection = None) -> Tensor:
+        """Convolve `(B, in, H, W)` to `(B, out, H / stride, W / stride)`, for the selected channels."""
+        weight = self.select_weight(inputs, outputs)
+        if self.is_depthwise and is_faster_in_strips(features, weight, self.stride[0]):
+            result: Tensor = StripDepthwise.apply(features, weight)
+            return result
+        return self.convolve(features, weight)
+
+    def convolve(self, features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Convolve `(B, in, H, W)` with another weight `(out, in / groups, k, k)` and bias `(out,)`."""
+        groups = len(weight) if self.is_depthwise else self.groups
+        return F.conv2d(features, weight, bias, self.stride, self.padding, self.dilation, groups)
+
+    def select_weight(self, inputs: ChannelSelection, outputs: ChannelSelection) -> Tensor:
+        """Return the weight `(out, in / groups, k, k)` of the selected channels.
+
+        A depthwise convolution ignores `outputs`: they are its inputs.
+        """
+        if self.is_depthwise:
+            return _select_slices(self.weight, 0, inputs)
+        return _select_slices(_select_slices(self.weight, 0, outputs), 1, inputs)
+
+
+class DepthwiseConvolution(Convolution):
+    """A `kernel` x `kernel` convolution (odd) of each channel by itself; with stride 1 it keeps the size."""
+
+    is_depthwise = True
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(channels, channels, kernel, stride, kernel // 2, groups=channels, bias=False)
+
+
+def _select_slices(tensor: Tensor, dimension: int, channels: ChannelSelection) -> Tensor:
+    """Return the slices of a tensor that belong to the selected channels, along one dimension."""
+    if channels is None:
+        return tensor
+    if isinstance(channels, int):
+        # PyTorch computes otherwise on a part of a larger tensor, so that results would differ in their last bits.
+        return tensor.narrow(dimension, 0, channels).contiguous(memory_format=torch.channels_last)
+    return tensor.index_select(dimension, channels)
+
+
+def select_values(values: Tensor, channels: ChannelSelection) -> Tensor:
+    """Return the values `(C,)` of the selected channels: a view for None or the first n, a copy for indices."""
+    # An index in brackets has the same result, but a GPU sorts the indices in its backward pass.
+    return values.index_select(0, channels) if isinstance(channels, Tensor) else values[:channels]
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm of a selection of its channels; parameters and statistics keep the official order."""
+
+    def forward(self, features: Tensor, channels: ChannelSelection = None) -> Tensor:
+        """Normalise `(B, C, H, W)`, whose channels are the selected ones."""
+        if channels is None:
+            return super().forward(features)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None, "a plain average needs momentum 1 / n, set for each batch"
+        # (C,) each
+        mean, variance = select_values(self.running_mean, channels), select_values(self.running_var, channels)
+        scale, shift = self.select_scale_and_shift(channels) or (None, None)
+        result = F.batch_norm(features, mean, variance, scale, shift, self.training, self.momentum, self.eps)
+        if self.training:
+            with torch.no_grad():
+                if isinstance(channels, Tensor):  # The others are views, which `batch_norm` has already updated.
+                    self.running_mean.index_copy_(0, channels, mean)
+                    self.running_var.index_copy_(0, channels, variance)
+                self.num_batches_tracked += 1
+        return result
+
+    def select_scale_and_shift(self, channels: ChannelSelection) -> tuple[Tensor, Tensor] | None:
+        """Return the learned scale and shift of the selected channels, `(C,)` each, or None if it has none."""
+        if not self.affine:
+            return None
+        return select_values(self.weight, channels), select_values(self.bias, channels)
+
+
+def make_convolution(
+    in_channels: int,
+    out_channels: int,
+    affine: bool,
+    *,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    activation: str | None,
+) -> list[nn.Module]:
+    """Make a convolution that keeps the size with stride 1, BatchNorm, and an activation unless it is None."""
+    return [
+        Convolution(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
+        BatchNorm(out_channels, affine=affine),
+        *([] if activation is None else [make_activation(activation)]),
+    ]
+
+
+def make_depthwise(channels: int, kernel: int, stride: int, affine: bool) -> list[nn.Module]:
+    """Make a depthwise convolution and BatchNorm, without an activation (ShuffleNetV2, figure 3)."""
+    return [
+        DepthwiseConvolution(channels, kernel, stride),
+        BatchNorm(channels, affine=affine),
+    ]
+
+
+ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "hswish": nn.Hardswish,
+    "silu": nn.SiLU,
+}
+ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
+    nn.ReLU: torch.relu_,
+    nn.ReLU6: functools.partial(F.relu6, inplace=True),
+    nn.Hardswish: functools.partial(F.hardswish, inplace=True),
+    nn.SiLU: functools.partial(F.silu, inplace=True),
+}
+
+
+def make_activation(name: str) -> nn.Module:
+    """Make an activation of `space.choices.ACTIVATIONS`, in place."""
+    return ACTIVATION_MODULES[name](inplace=True)
+
+
+class GateWeights(NamedTuple):
+    """The tensors of a `SqueezeExcitation` for the selected channels C, with S squeezed channels.
+
+    Attributes:
+        squeeze, squeeze_bias: `(S, C, 1, 1)` and `(S,)`.
+        excite, excite_bias: `(C, S, 1, 1)` and `(C,)`.
+    """
+
+    squeeze: Tensor
+    squeeze_bias: Tensor
+    excite: Tensor
+    excite_bias: Tensor
+
+    def to(self, dtype: torch.dtype) -> GateWeights:
+        """Return the tensors in another type."""
+        return GateWeights(*(tensor.to(dtype) for tensor in self))
+
+
+class SqueezeExcitation(nn.Module):
+    """Multiply each channel by a gate that depends on the means of all channels (Hu et al., arXiv 1709.01507).
+
+    The gates come from two 1x1 convolutions with biases, which begin at 0. As in MobileNetV3 (arXiv 1905.02244), ReLU
+    and the hard sigmoid follow them. With `is_smooth`, SiLU and the sigmoid do, as in EfficientNet (arXiv 1905.11946).
+
+    Args:
+        channels: of the features, C.
+        ratio: squeezed channels for each of the channels. They are rounded as in MobileNetV3, so that a selection of
+            the first channels is squeezed to fewer of them.
+        squeezed: squeezed channels of all selections; 0: by the ratio.
+        is_smooth: which activations.
+    """
+
+    def __init__(self, channels: int, ratio: float, squeezed: int = 0, *, is_smooth: bool = False) -> None:
+        super().__init__()
+        self.ratio, self.squeezed = ratio, squeezed
+        self.activation: nn.Module = nn.SiLU() if is_smooth else nn.ReLU()
+        self.gate: nn.Module = nn.Sigmoid() if is_smooth else nn.Hardsigmoid()
+        self.fc1 = nn.Conv2d(channels, self.count_squeezed(channels), 1)
+        self.fc2 = nn.Conv2d(self.count_squeezed(channels), channels, 1)
+        for convolution in (self.fc1, self.fc2):
+            assert convolution.bias is not None
+            nn.init.zeros_(convolution.bias)
+
+    def count_squeezed(self, channels: int) -> int:
+        """Return S of so many channels: multiples of 8, and not below nine tenths of the ratio."""
+        if self.squeezed:
+            return self.squeezed
+        exact = int(channels * self.ratio)
+        rounded = max(8, int(exact + 4) // 8 * 8)
+        return rounded if rounded >= 0.9 * exact else rounded + 8
+
+    def select_weights(self, channels: ChannelSelection) -> GateWeights:
+        """Return the tensors for the selected channels."""
+        squeezed = self.count_squeezed(channels) if isinstance(channels, int) else None
+        assert self.fc1.bias is not None
+        assert self.fc2.bias is not None
+        return GateWeights(
+            _select_slices(_select_slices(self.fc1.weight, 0, squeezed), 1, channels),
+            select_values(self.fc1.bias, squeezed),
+            _select_slices(_select_slices(self.fc2.weight, 0, channels), 1, squeezed),
+            select_values(self.fc2.bias, channels),
+        )
+
+    def scale(self, features: Tensor, weights: GateWeights) -> Tensor:
+        """Multiply features `(B, C, H, W)` by their gates."""
+        means = features.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
+        squeezed = self.activation(F.conv2d(means, weights.squeeze, weights.squeeze_bias))  # (B, S, 1, 1)
+        gates: Tensor = self.gate(F.conv2d(squeezed, weights.excite, weights.excite_bias))  # (B, C, 1, 1)
+        return features * gates
+
+    def forward(self, features: Tensor, channels: ChannelSelection = None) -> Tensor:
+        """Multiply features `(B, C, H, W)`, whose channels are the selected ones, by their gates."""
+        return self.scale(features, self.select_weights(channels))
+
+
+class Unit(NamedTuple):
+    """A convolution, BatchNorm and what follows them, with the channels of the input and the output.
+
+    Attributes:
+        activation: works in place.
+        shuffle: of the channels of several groups.
+        gate: squeeze and excitation.
+    """
+
+    convolution: Convolution
+    norm: BatchNorm
+    activation: Callable[[Tensor], Tensor] | None
+    inputs: ChannelSelection
+    outputs: ChannelSelection
+    shuffle: nn.ChannelShuffle | None = None
+    gate: SqueezeExcitation | None = None
+
+
+class Branch(nn.Sequential):
+    """A sequence of convolution, BatchNorm, and optionally an activation, a shuffle of channels, and a gate.
+
+    The last convolution is not depthwise.
+    """
+
+    def forward(
+        self,
+        features: Tensor,
+        inputs: ChannelSelection = None,
+        outputs: ChannelSelection = None,
+        hidden: int | None = None,
+    ) -> Tensor:
+        """Map features `(B, in, H, W)` to `(B, out, H / stride, W / stride)`, for the selected channels.
+
+        Args:
+            inputs, outputs: channels of `features` and of the result.
+            hidden: how many of the hidden channels to use, the first ones; None for all.
+        """
+        for unit in self.list_units(inputs, outputs, hidden):
+            # (B, channels of unit.outputs, H, W)
+            features = unit.norm(unit.convolution(features, unit.inputs, unit.outputs), unit.outputs)
+            if unit.activation:
+                features = unit.activation(features)
+            if unit.shuffle is not None:
+                features = unit.shuffle(features)
+            if unit.gate is not None:
+                features = unit.gate(features, unit.outputs)
+        return features
+
+    def list_units(
+        self, inputs: ChannelSelection = None, outputs: ChannelSelection = None, hidden: int | None = None
+    ) -> list[Unit]:
+        """List the units of the branch, each with the channels of its input and output."""
+        modules = list(self)
+        starts = [index for index, module in enumerate(modules) if isinstance(module, Convolution)]
+        units = []
+        for start, end in zip(starts, [*starts[1:], len(modules)], strict=True):
+            convolution, norm, *rest = modules[start:end]
+            assert isinstance(convolution, Convolution)
+            assert isinstance(norm, BatchNorm)
+            unit_outputs = inputs if convolution.is_depthwise else outputs if start == starts[-1] else hidden
+            activation = next((ACTIVATIONS[type(module)] for module in rest if type(module) in ACTIVATIONS), None)
+            shuffle = next((module for module in rest if isinstance(module, nn.ChannelShuffle)), None)
+            gate = next((module for module in rest if isinstance(module, SqueezeExcitation)), None)
+            units.append(Unit(convolution, norm, activation, inputs, unit_outputs, shuffle, gate))
+            inputs = unit_outputs
+        return units
