@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spos_cli.config.schema import Config
     from spos_cli.run.command import Run
     from spos_cli.run.folder import RunFolder
+    from spos_cli.space.limits import Limit
 
 FolderArgument = Annotated[
     Path | None, typer.Argument(metavar="RUN_DIR", help="Folder of the run. Default: runs/<name>.")
@@ -39,10 +40,14 @@ InitOption = Annotated[
     ),
 ]
 FlopsLimitOption = Annotated[
-    str | None, typer.Option("--flops-limit", metavar="SIZE", help="Maximum FLOPs, such as 330M.")
+    str | None,
+    typer.Option("--flops-limit", metavar="LIMIT", help="Maximum FLOPs, such as 330M, or a range, 250M-330M."),
 ]
 ParamsLimitOption = Annotated[
-    str | None, typer.Option("--params-limit", metavar="SIZE", help="Maximum number of parameters, such as 3M.")
+    str | None,
+    typer.Option(
+        "--params-limit", metavar="LIMIT", help="Maximum number of parameters, such as 3M, or a range, 2M-3M."
+    ),
 ]
 
 ParetoCostOption = Annotated[
@@ -127,8 +132,8 @@ LatencyLimitOption = Annotated[
     str | None,
     typer.Option(
         "--latency-limit",
-        metavar="TIME",
-        help="Maximum latency, such as 12ms, by the table that spos flops-table measures or imports.",
+        metavar="LIMIT",
+        help="Maximum latency, such as 12ms, or a range, by the table that spos flops-table measures or imports.",
     ),
 ]
 ObjectiveOption = Annotated[
@@ -279,7 +284,9 @@ class Options:
             settings.require_known_blocks(loading.load(loading.find_config(self.config)).own_blocks, origin)
         return self._print_if_asked(settings)
 
-    def load_limits(self, flops_limit: str | None, params_limit: str | None = None) -> tuple[int | None, int | None]:
+    def load_limits(
+        self, flops_limit: str | None, params_limit: str | None = None
+    ) -> tuple[Limit | None, Limit | None]:
         """Return FLOPs and parameters as limits of this command alone; None where the option was not given.
 
         They are read as a search reads its limits, so that a mistake has the same message in every command.
