@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spos_cli.config.schema import Config
     from spos_cli.run.command import Run
     from spos_cli.run.folder import RunFolder
+    from spos_cli.space.image_size import ImageSize
     from spos_cli.space.limits import Limit
 
 FolderArgument = Annotated[
@@ -152,6 +153,15 @@ NetworkWeightsOption = Annotated[
     ),
 ]
 
+ImageSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--image-size",
+        metavar="SIZE",
+        help="Size of the images that the network is used on: side, or HEIGHTxWIDTH. Default: as it was trained.",
+    ),
+]
+
 # From a run folder to its `--config` and `--run-dir`, and to overrides that find its images from the working folder.
 FindSettings = Callable[[Path], tuple[str | None, str | None, list[str]]]
 
@@ -161,7 +171,7 @@ class Options:
     """The options that commands share, as the user gave them.
 
     Each annotated field is an option of the command line. `search` has settings of the search that have their own
-    option, such as `flops_limit`, as pairs of name and text.
+    option, such as `flops_limit`, as pairs of name and text. `image_side` is `--image-size` of square images.
     """
 
     config: Annotated[
@@ -205,6 +215,7 @@ class Options:
     ] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")] = False
     search: tuple[tuple[str, str], ...] = ()
+    image_side: int | None = None
 
     @property
     def flags(self) -> str:
@@ -224,6 +235,32 @@ class Options:
     def with_search(self, **given: str | None) -> Options:
         """Return these options with settings of the search that have their own option; None: it was not given."""
         return replace(self, search=tuple((name, value) for name, value in given.items() if value is not None))
+
+    def with_image_size(self, text: str | None) -> tuple[Options, ImageSize | None]:
+        """Return these options with the size of square images as the setting, and any other size by itself.
+
+        A space has square images only. Other images are for use of a network that was trained.
+
+        Raises:
+            ConfigError: the text is not a size.
+        """
+        from spos_cli.space.image_size import parse_image_size
+
+        size = None if text is None else parse_image_size(text)
+        if size is None or not size.is_square:
+            return self, size
+        return replace(self, image_side=size.height), None
+
+    def with_square_images(self, text: str | None) -> Options:
+        """Return these options with a size of images for an exported network.
+
+        Raises:
+            ConfigError: the text is not a size, or not of a square.
+        """
+        options, other_size = self.with_image_size(text)
+        if other_size is not None:
+            raise ConfigError(f"an exported network takes square images, not {other_size}; give --image-size one side")
+        return options
 
     def in_folder(self, folder: Path | None, find: FindSettings) -> Options:
         """Return these options with the settings in a run folder that is named as RUN_DIR, unless `--config` is given.
@@ -334,6 +371,7 @@ class Options:
 
         given = [(name, name, getattr(self, name)) for name in ("run_dir", "devices", "seed", "max_restarts")]
         given += [(name, f"search.{name}", value) for name, value in self.search]
+        given.append(("image_size", "space.image_size", self.image_side))
         return [CliOption(f"--{name.replace('_', '-')}", key, value) for name, key, value in given if value is not None]
 
     def _overrides_root(self) -> bool:

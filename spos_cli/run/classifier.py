@@ -26,10 +26,9 @@ class Classifier:
     """A network that classifies images.
 
     Attributes:
-        forward: from `(B, 3, S, S)` float to logits `(B, classes)`, in eval mode.
-        preprocess: from `(B, 3, S, S) uint8` RGB, on the device, to what `forward` takes.
+        forward: from `(B, 3, H, W)` float to logits `(B, classes)`, in eval mode.
+        preprocess: from `(B, 3, H, W) uint8` RGB, on the device, to what `forward` takes.
         device: where the network is.
-        image_size: side of the images, S, in pixels.
         architecture: of the network.
         classes: their names; empty if they are not known.
         amp: mixed precision of `forward`.
@@ -38,14 +37,13 @@ class Classifier:
     forward: Callable[[Tensor], Tensor]
     preprocess: Callable[[Tensor], Tensor]
     device: torch.device
-    image_size: int
     architecture: Architecture
     classes: tuple[str, ...] = ()
     amp: Amp = "off"
 
     @torch.inference_mode()
     def classify(self, pixels: Tensor) -> Tensor:
-        """Compute logits `(B, classes)` of images `(B, 3, S, S) uint8` RGB on the device."""
+        """Compute logits `(B, classes)` of images `(B, 3, H, W) uint8` RGB on the device."""
         with autocast(self.device, self.amp):
             return self.forward(self.preprocess(pixels))
 
@@ -63,6 +61,10 @@ def load_classifier(run: Run, weights: Weights, arch: str | None, images: Images
     Raises:
         SposError: the file, the architecture or the images do not allow it.
     """
+    if weights.kind != "network" and not images.evaluated_size.is_square:
+        raise ConfigError(
+            f"{weights.path} works on square images only; --image-size HEIGHTxWIDTH is for the model.pt of a network"
+        )
     if weights.kind == "supernet":
         return load_path(run, weights, arch, images, device)
     if arch is not None:
@@ -72,8 +74,8 @@ def load_classifier(run: Run, weights: Weights, arch: str | None, images: Images
 
 
 def load_network(run: Run, weights: Weights, images: Images, device: torch.device) -> Classifier:
-    """Return a retrained network."""
-    network = weights.network(run.config)
+    """Return a retrained network. Its images may have another size than those of its training."""
+    network = weights.network(run.config, any_size=True)
     weights.require_same_preparation(run.config)
     classes = weights.find_classes(run.config)
     network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -81,7 +83,6 @@ def load_network(run: Run, weights: Weights, images: Images, device: torch.devic
         forward=network,
         preprocess=images.preprocess,
         device=device,
-        image_size=images.size,
         architecture=network.arch,
         classes=classes,
         amp=run.config.retrain.amp,
@@ -104,7 +105,6 @@ def load_export(run: Run, weights: Weights, images: Images, device: torch.device
         forward=forward,
         preprocess=images.preprocess if description.input == "float" else keep_pixels,
         device=device,
-        image_size=images.size,
         architecture=description.architecture,
         classes=weights.find_classes(run.config),
     )
@@ -141,7 +141,6 @@ def load_path(run: Run, weights: Weights, arch: str | None, images: Images, devi
         forward=forward,  # It has a precision of its own.
         preprocess=images.preprocess,
         device=device,
-        image_size=images.size,
         architecture=architecture,
         classes=() if weights.trained_on is None else tuple(weights.trained_on.identity.classes),
     )

@@ -23,7 +23,7 @@ from spos_cli.errors import make_printable
 from spos_cli.files.digests import file_digest
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
-from spos_cli.models.counting import count
+from spos_cli.models.counting import count, count_flops_at
 from spos_cli.run.classifier import Classifier, keep_pixels, load_classifier
 from spos_cli.run.command import Run
 from spos_cli.run.details import make_content, make_gallery, name_classes, write_details
@@ -33,6 +33,7 @@ from spos_cli.run.images import Images
 from spos_cli.run.weights_file import Weights
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
+from spos_cli.space.image_size import ImageSize
 
 Keep = Callable[[Tensor, Tensor], None]
 
@@ -46,6 +47,7 @@ def run(
     arch: str | None,
     save_logits: Path | None,
     details: RunFolder | None,
+    image_size: ImageSize | None = None,
 ) -> None:
     """Print the accuracy and the costs of a network.
 
@@ -55,11 +57,12 @@ def run(
         arch: the path of the supernet to measure, a literal or a file. It is calibrated first.
         save_logits: an `.npz` file to write `logits (N, classes)`, `labels (N,)` and `paths (N,)` to.
         details: a run folder to write what the network gets wrong to.
+        image_size: of the prepared images, if they are not square.
 
     Raises:
         SposError: the file, the architecture or the data do not allow it.
     """
-    images = Images(run.config, processes)
+    images = Images(run.config, processes, image_size)
     classifier = load_classifier(run, weights, arch, images, processes.device)
     architecture = classifier.architecture
     if weights.kind != "supernet":
@@ -149,6 +152,8 @@ def count_and_write_mistakes(
         "weights_digest": file_digest(weights.path),
         "architecture": str(architecture),
         "images_of": make_printable(images.val.name),
+        "image_size": list(images.evaluated_size),
+        "trained_image_size": list_trained_size(weights),
         **make_content(mistakes),
         "most_confident": make_gallery(images, predictions, confidences),
     }
@@ -166,13 +171,17 @@ def show(
     mistakes: Mistakes | None,
 ) -> None:
     """Show the accuracy, the costs and the speed, and what the network gets wrong if that was counted."""
-    costs = count(run.config.space.build())
+    space, size = run.config.space.build(), images.evaluated_size
+    costs = count(space)
+    flops = costs.flops.of(architecture) if size.is_square else count_flops_at(space, architecture, *size)
     result: dict[str, Any] = {
         "top1": accuracy.top1,
         "top5": accuracy.top5,
         "loss": accuracy.loss,
         "images": accuracy.images,
-        "flops": costs.flops.of(architecture),
+        "image_size": list(size),
+        "trained_image_size": list_trained_size(weights),
+        "flops": flops,
         "params": costs.params.of(architecture),
         "images_per_second": round(accuracy.images / seconds, 1),
     }
@@ -185,11 +194,29 @@ def show(
         ("loss", f"{accuracy.loss:.4f}"),
         *(summarize(mistakes) if mistakes is not None else ()),
         ("images", f"{accuracy.images:,} of {images.val.name}"),
-        ("FLOPs", format_cost(costs.flops.of(architecture))),
+        ("image size", describe_size(size, weights)),
+        ("FLOPs", format_cost(flops)),
         ("parameters", format_cost(costs.params.of(architecture))),
         ("images per second", result["images_per_second"]),
     ]
     run.show("evaluated", ["what:", "value:"], rows)
+
+
+def describe_size(size: ImageSize, weights: Weights) -> str:
+    """Return the size of the images that a network was measured on, and of those that it was trained on."""
+    shown = f"{size} pixels{'' if size.is_square else ' (height x width)'}"
+    trained = list_trained_size(weights)
+    if trained is None:
+        return shown
+    if list(size) == trained:
+        return f"{shown}, as in the training"
+    return f"{shown}; trained on {trained[0]} x {trained[1]}"
+
+
+def list_trained_size(weights: Weights) -> list[int] | None:
+    """Return height and width of the images that a network was trained on; None if the file does not say."""
+    side = weights.trained_size
+    return None if side is None else [side, side]
 
 
 def summarize(mistakes: Mistakes) -> list[tuple[str, str]]:

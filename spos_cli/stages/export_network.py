@@ -114,7 +114,9 @@ def export(
     FORMATS[form].require_packages()  # It fails before any work.
     images = Images(run.config, Processes(0, 1, torch.device("cpu")))
     network, classes = build_network(run, weights, arch, images)
-    output = choose_output(folder, network, output, form, "-int8" if int8 else "")
+    side, trained = run.config.space.image_size, weights.trained_size
+    size = "" if trained in (None, side) else f"-{side}px"
+    output = choose_output(folder, network, output, form, size + ("-int8" if int8 else ""))
     if int8:
         require_images(images, classes)
     inference = InferenceNetwork(network, run.config.data.preset, input_kind)
@@ -158,7 +160,7 @@ def build_network(run: Run, weights: Weights, arch: str | None, images: Images) 
     if arch is not None:
         raise ConfigError(f"{weights.path} is a network and has its architecture in it; do not pass --arch")
     weights.require_same_preparation(run.config)
-    return weights.network(run.config).eval(), weights.find_classes(run.config)
+    return weights.network(run.config, any_size=True).eval(), weights.find_classes(run.config)
 
 
 def describe_network(
@@ -174,6 +176,7 @@ def describe_network(
         quantized=int8,
         source=file_digest(weights.path),
         config=portable_settings(run.config),
+        trained_size=weights.trained_size,
     )
 
 
