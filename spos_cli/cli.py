@@ -13,6 +13,7 @@ import typer
 from spos_cli import __version__
 from spos_cli.exits import LOWER_BATCH_SIZES, RAISE_ACCUMULATE, count_images_at_once, run_across_processes, run_and_exit
 from spos_cli.options import (
+    ClassesOption,
     ConvertedWeightsOption,
     ExportedPathOption,
     ExportFormatOption,
@@ -296,6 +297,7 @@ def evaluate(
         typer.Option("--details", help="Also show what goes wrong, by class, and write it to evaluate/."),
     ] = False,
     image_size: ImageSizeOption = None,
+    classes: ClassesOption = None,
 ) -> None:
     """Measure a network on the validation images. Its settings come from the weights file.
 
@@ -311,9 +313,10 @@ def evaluate(
     settings = options.load_for_weights(content.config)
     run = options.make_run(settings)
     folder = options.find_folder_for(content.path) if details else None
-    work = partial(stage.run, run, weights=content, arch=arch, save_logits=save_logits, details=folder, image_size=size)
+    work = partial(stage.run, run, weights=content, arch=arch, save_logits=save_logits, details=folder)
+    work = partial(work, image_size=size, class_file=classes)
     same = {"weights": weights, "arch": arch and str(architecture.read(arch)), "details": details, "image_size": size}
-    run_across_processes("evaluate", settings, work, LOWER_BATCH_SIZES, images=CPU_BATCH, **same)
+    run_across_processes("evaluate", settings, work, LOWER_BATCH_SIZES, images=CPU_BATCH, classes=classes, **same)
 
 
 @app.command()

@@ -162,6 +162,15 @@ ImageSizeOption = Annotated[
     ),
 ]
 
+ClassesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes",
+        metavar="FILE",
+        help="Which class of the network each class of the images is: folder: class in each line (text, YAML or CSV).",
+    ),
+]
+
 # From a run folder to its `--config` and `--run-dir`, and to overrides that find its images from the working folder.
 FindSettings = Callable[[Path], tuple[str | None, str | None, list[str]]]
 

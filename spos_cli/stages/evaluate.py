@@ -30,6 +30,7 @@ from spos_cli.run.details import make_content, make_gallery, name_classes, write
 from spos_cli.run.folder import EvaluationFolder, RunFolder
 from spos_cli.run.image_comparison import require_classes_of_network
 from spos_cli.run.images import Images
+from spos_cli.run.mapped_classes import map_classes
 from spos_cli.run.weights_file import Weights
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
@@ -48,6 +49,7 @@ def run(
     save_logits: Path | None,
     details: RunFolder | None,
     image_size: ImageSize | None = None,
+    class_file: Path | None = None,
 ) -> None:
     """Print the accuracy and the costs of a network.
 
@@ -58,11 +60,13 @@ def run(
         save_logits: an `.npz` file to write `logits (N, classes)`, `labels (N,)` and `paths (N,)` to.
         details: a run folder to write what the network gets wrong to.
         image_size: of the prepared images, if they are not square.
+        class_file: which class of the network each class of the images is; None if they have the same classes.
 
     Raises:
         SposError: the file, the architecture or the data do not allow it.
     """
     images = Images(run.config, processes, image_size)
+    subset = None if class_file is None else map_classes(images, class_file, weights)
     classifier = load_classifier(run, weights, arch, images, processes.device)
     architecture = classifier.architecture
     if weights.kind != "supernet":
@@ -75,8 +79,9 @@ def run(
     def keep(indices: Tensor, batch: Tensor) -> None:
         if logits is not None:
             logits[indices] = batch.float().cpu()
-        if predictions is not None:
-            predictions.add(indices, batch)
+        for one in (predictions, subset):
+            if one is not None:
+                one.add(indices, batch)
 
     begin = time.monotonic()
     accuracy = measure(run, processes, classifier, images, keep)
@@ -86,11 +91,12 @@ def run(
         if processes.is_main:
             write_logits(save_logits, logits, images)
     predicted = predictions.collect(processes) if predictions is not None else None
+    among = subset.total(processes) if subset is not None else None
     if processes.is_main:
         mistakes = None
         if predicted is not None and details is not None:
             mistakes = count_and_write_mistakes(details.evaluation, weights, architecture, images, *predicted)
-        show(run, weights, architecture, accuracy, images, seconds, mistakes)
+        show(run, weights, architecture, accuracy, images, seconds, mistakes, among)
         if mistakes is not None and details is not None:
             show_worst(run, mistakes)
             run.say(f"details: {details.evaluation}; spos report {quote_path(details.root)} shows them")
@@ -169,8 +175,13 @@ def show(
     images: Images,
     seconds: float,
     mistakes: Mistakes | None,
+    among: Accuracy | None,
 ) -> None:
-    """Show the accuracy, the costs and the speed, and what the network gets wrong if that was counted."""
+    """Show the accuracy, the costs and the speed, and what the network gets wrong if that was counted.
+
+    Args:
+        among: the accuracy among the classes of the images only, if these are some of the network's.
+    """
     space, size = run.config.space.build(), images.evaluated_size
     costs = count(space)
     flops = costs.flops.of(architecture) if size.is_square else count_flops_at(space, architecture, *size)
@@ -185,6 +196,9 @@ def show(
         "params": costs.params.of(architecture),
         "images_per_second": round(accuracy.images / seconds, 1),
     }
+    present = len(np.unique(images.val.labels))
+    if among is not None:
+        result["among_classes_of_images"] = {"classes": present, "top1": among.top1, "top5": among.top5}
     run.result(result if mistakes is None else {**result, "details": make_content(mistakes)})
     rows = [
         ("weights", weights.path),
@@ -192,6 +206,7 @@ def show(
         ("top-1", f"{accuracy.top1:.2%}"),
         ("top-5", f"{accuracy.top5:.2%}"),
         ("loss", f"{accuracy.loss:.4f}"),
+        *(describe_subset(among, present, space.classes) if among is not None else ()),
         *(summarize(mistakes) if mistakes is not None else ()),
         ("images", f"{accuracy.images:,} of {images.val.name}"),
         ("image size", describe_size(size, weights)),
@@ -200,6 +215,15 @@ def show(
         ("images per second", result["images_per_second"]),
     ]
     run.show("evaluated", ["what:", "value:"], rows)
+
+
+def describe_subset(among: Accuracy, present: int, classes: int) -> list[tuple[str, str]]:
+    """Return rows that say among which classes the network has chosen, and its accuracy among those of the images."""
+    return [
+        ("these are among", f"all {classes:,} classes of the network, of which the images have {present:,}"),
+        (f"top-1 among these {present:,}", f"{among.top1:.2%}"),
+        (f"top-5 among these {present:,}", f"{among.top5:.2%}"),
+    ]
 
 
 def describe_size(size: ImageSize, weights: Weights) -> str:

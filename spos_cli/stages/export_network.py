@@ -114,9 +114,7 @@ def export(
     FORMATS[form].require_packages()  # It fails before any work.
     images = Images(run.config, Processes(0, 1, torch.device("cpu")))
     network, classes = build_network(run, weights, arch, images)
-    side, trained = run.config.space.image_size, weights.trained_size
-    size = "" if trained in (None, side) else f"-{side}px"
-    output = choose_output(folder, network, output, form, size + ("-int8" if int8 else ""))
+    output = choose_output(folder, network, output, form, make_ending(run, weights, int8=int8))
     if int8:
         require_images(images, classes)
     inference = InferenceNetwork(network, run.config.data.preset, input_kind)
@@ -178,6 +176,12 @@ def describe_network(
         config=portable_settings(run.config),
         trained_size=weights.trained_size,
     )
+
+
+def make_ending(run: Run, weights: Weights, *, int8: bool) -> str:
+    """Return the end of a file's default name, before the suffix: another image size, and 8 bits."""
+    side, trained = run.config.space.image_size, weights.trained_size
+    return ("" if trained in (None, side) else f"-{side}px") + ("-int8" if int8 else "")
 
 
 def choose_output(folder: RunFolder, network: Network, output: Path | None, form: str, ending: str) -> Path:
