@@ -51,18 +51,16 @@ class ClassMap:
     entries: Sequence[Entry]
     is_list: bool
 
-    def find_labels(self, classes: Sequence[str], names: Sequence[str], number: int) -> list[int]:
-        """Return the network's class of each class of the images.
+    def find_labels(self, names: Sequence[str], number: int) -> dict[str, int]:
+        """Return the network's class of each folder in the file.
 
         Args:
-            classes: of the images.
             names: of the network's classes; empty if they are not known.
             number: of the network's classes.
 
         Raises:
             ConfigError: the file names a class that the network does not have, or the same class twice, or its list
                 has another length.
-            DataError: a class of the images is not in the file.
         """
         if self.is_list and len(self.entries) != number:
             raise ConfigError(
@@ -79,14 +77,7 @@ class ClassMap:
                     f" {quote_value(folder_of[label])}; each class of the network may have one folder"
                 )
             label_of[entry.folder], folder_of[label] = label, entry.folder
-        missing = [name for name in classes if name not in label_of]
-        if missing:
-            listed = ", ".join(missing[:MAX_LISTED]) + (", ..." if len(missing) > MAX_LISTED else "")
-            raise DataError(
-                f"{self.path} does not say which class of the network these are: {listed} ({len(missing):,} of"
-                f" {len(classes):,} classes of the images; its first entry is {quote_value(self.entries[0].folder)})"
-            )
-        return [label_of[name] for name in classes]
+        return label_of
 
     def _find_label(self, entry: Entry, names: Sequence[str], number: int) -> int:
         """Return the class that an entry names: a name comes before an index."""
@@ -110,17 +101,30 @@ class MappedSet(ImageSet):
 
     Args:
         images: with classes of their own.
-        labels: of the network, for each class of the images.
-        names: of all classes of the network; empty if they are not known. Then the classes of the images keep their
-            names, and each other one is `class 7`.
+        mapping: says which class of the network each of them is.
+        names: of all classes of the network; empty if they are not known. Then classes have the names of their folders,
+            and one without a folder is `class 7`.
         number: of the network's classes.
+
+    Raises:
+        ConfigError: the mapping does not fit the network.
+        DataError: the mapping does not have a class of the images.
     """
 
-    def __init__(self, images: ImageSet, labels: Sequence[int], names: Sequence[str], number: int) -> None:
+    def __init__(self, images: ImageSet, mapping: ClassMap, names: Sequence[str], number: int) -> None:
         self.images, self.name, self.value_range = images, images.name, images.value_range
-        self.labels = np.array(labels, np.int64)[images.labels]
-        own = dict(zip(labels, images.classes, strict=True))
-        self.classes = tuple(names) or tuple(own.get(label, f"class {label}") for label in range(number))
+        label_of = mapping.find_labels(names, number)
+        missing = [name for name in images.classes if name not in label_of]
+        if missing:
+            listed = ", ".join(missing[:MAX_LISTED]) + (", ..." if len(missing) > MAX_LISTED else "")
+            raise DataError(
+                f"{mapping.path} does not say which class of the network these are: {listed} ({len(missing):,} of"
+                f" {plural(len(images.classes), 'class', 'classes')} of {images.name}; its first entry is"
+                f" {quote_value(mapping.entries[0].folder)})"
+            )
+        self.labels = np.array([label_of[name] for name in images.classes], np.int64)[images.labels]
+        folder_of = {label: folder for folder, label in label_of.items()}
+        self.classes = tuple(names) or tuple(folder_of.get(label, f"class {label}") for label in range(number))
 
     def image(self, index: int) -> Pixels:
         return self.images.image(index)

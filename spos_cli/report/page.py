@@ -25,7 +25,7 @@ from spos_cli.report.elements import (
 from spos_cli.report.findings import Findings, Search, score_interval
 from spos_cli.report.sections import make_sections
 from spos_cli.space.cost import LABELS, format_cost
-from spos_cli.space.limits import describe_limits, format_limit
+from spos_cli.space.limits import describe_all, format_limit
 
 PLOTLY_MISSING = "the report needs plotly, which is not installed: pip install 'spos[report]'"
 
@@ -90,7 +90,7 @@ def header(findings: Findings) -> Html:
     if space is not None:
         sentences.append(f"A space of {format_size(space.size)} architectures with {space.num_layers} choice blocks.")
     if search is not None:
-        sentences.append(f"{describe_scores(search)}{describe_limits_of(search)}.")
+        sentences.append(f"{describe_scores(search)}{describe_limits(search)}.")
     else:
         sentences.append("It has not been searched yet.")
     return element(
@@ -102,11 +102,11 @@ def header(findings: Findings) -> Html:
     )
 
 
-def describe_limits_of(search: Search) -> str:
+def describe_limits(search: Search) -> str:
     """Return the limits of a search, to end a sentence with; empty if there are none."""
     limits = [(name, limit) for name, limit in search.limits.items() if limit is not None]
     if any(limit.is_range for _, limit in limits):
-        return f", with {describe_limits(limits)}"
+        return f", with {describe_all(limits)}"
     written = ", ".join(f"{format_limit(name, limit)} {LABELS[name]}" for name, limit in limits)
     return f", under a limit of {written}" if limits else ""
 

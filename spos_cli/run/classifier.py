@@ -11,6 +11,7 @@ from torch import Tensor
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.precision import Amp, autocast
 from spos_cli.errors import ConfigError
+from spos_cli.models.counting import count_flops_at
 from spos_cli.run.command import Run
 from spos_cli.run.exported_files import load_exported
 from spos_cli.run.image_comparison import compare_with_supernet
@@ -77,6 +78,8 @@ def load_network(run: Run, weights: Weights, images: Images, device: torch.devic
     """Return a retrained network. Its images may have another size than those of its training."""
     network = weights.network(run.config, any_size=True)
     weights.require_same_preparation(run.config)
+    if images.evaluated_size != (weights.trained_size, weights.trained_size):
+        count_flops_at(network.space, network.arch, *images.evaluated_size)  # Fails now, not after all other work.
     classes = weights.find_classes(run.config)
     network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Classifier(

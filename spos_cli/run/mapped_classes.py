@@ -36,8 +36,7 @@ def map_classes(images: Images, path: Path, weights: Weights) -> SubsetMeter:
             " export-arch --weights FILE --arch ARCH"
         )
     names, number = weights.find_classes(images.config), images.config.space.classes
-    labels = read_class_map(path).find_labels(images.val.classes, names, number)
-    images.val = MappedSet(images.val, labels, names, number)
+    images.val = MappedSet(images.val, read_class_map(path), names, number)
     return SubsetMeter(images.val, images.processes.device)
 
 

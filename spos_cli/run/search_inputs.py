@@ -30,7 +30,7 @@ from spos_cli.run.weights_file import Weights, read_weights
 from spos_cli.search.evaluator import CalibrationSet, Evaluator
 from spos_cli.search.evolution import Evolution
 from spos_cli.space.cost import LABELS
-from spos_cli.space.limits import Limit, describe_limit, format_limit, get_bounds
+from spos_cli.space.limits import Limit, describe_all, format_limit, get_bounds
 from spos_cli.space.search_space import SearchSpace
 
 
@@ -97,7 +97,7 @@ def describe_limits(run: Run) -> str:
     """
     limits = {name: limit for name, limit in list_limits(run).items() if limit is not None}
     if any(limit.is_range for limit in limits.values()):
-        return f"at {' and '.join(describe_limit(name, limit) for name, limit in limits.items())}"
+        return f"at {describe_all(limits.items())}"
     written = [
         format_limit(name, limit) + (f" {LABELS[name]}" if name != "latency" else "") for name, limit in limits.items()
     ]

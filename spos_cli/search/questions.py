@@ -12,7 +12,7 @@ from spos_cli.models.counting import Costs, count
 from spos_cli.search.journal import Entry
 from spos_cli.search.results import Results
 from spos_cli.space.cost import LABELS, CostName, CostTable, format_as
-from spos_cli.space.limits import Limit, describe_limits, explain_idle_limit, format_limit, parse_limit, write_limit
+from spos_cli.space.limits import Limit, describe_all, explain_idle_limit, format_limit, parse_limit, write_limit
 from spos_cli.space.search_space import SearchSpace
 
 
@@ -149,7 +149,7 @@ def _describe_unreachable(
             minima.append(f"{table.format_exactly(table.minimum)} {label}")
         elif table is not None and limit.low is not None and table.maximum < limit.low:
             maxima.append(f"{table.format_exactly(table.maximum)} {label}")
-    text = f"no scored candidate has {describe_limits(question.limits)}; they have {' and '.join(ranges)}"
+    text = f"no scored candidate has {describe_all(question.limits)}; they have {' and '.join(ranges)}"
     if minima or maxima:
         impossible = [f"less than {' and '.join(minima)}"] if minima else []
         impossible += [f"more than {' and '.join(maxima)}"] if maxima else []

@@ -125,7 +125,7 @@ def describe_limit(name: str, limit: Limit) -> str:
     return f"{'' if limit.is_range else 'at most '}{format_limit(name, limit)} {LABELS.get(name, name)}"
 
 
-def describe_limits(limits: Iterable[tuple[str, Limit]]) -> str:
+def describe_all(limits: Iterable[tuple[str, Limit]]) -> str:
     """Return what limits allow: `at most 330M FLOPs and 3M parameters`, or `250M to 330M FLOPs and at most ...`."""
     pairs = list(limits)
     if any(limit.is_range for _, limit in pairs):

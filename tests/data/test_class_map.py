@@ -35,29 +35,28 @@ def write(folder: Path, name: str, text: str) -> Path:
 )
 def test_all_forms_say_the_same(tmp_path: Path, name: str, text: str) -> None:
     mapping = read_class_map(write(tmp_path, name, text))
-    assert mapping.find_labels(["7", "n 02", "n01"], NAMES, 5) == [0, 3, 1]
-    assert mapping.find_labels(["n01"], NAMES, 5) == [1]  # The file may have more than the images.
+    assert mapping.find_labels(NAMES, 5) == {"n01": 1, "n 02": 3, "7": 0}
 
 
 def test_a_name_comes_before_an_index(tmp_path: Path) -> None:
     path = write(tmp_path, "map.yaml", "a: 7\nb: 3\n")
-    assert read_class_map(path).find_labels(["a", "b"], NAMES, 5) == [4, 3]
-    assert read_class_map(path).find_labels(["a", "b"], (), 10) == [7, 3]
+    assert read_class_map(path).find_labels(NAMES, 5) == {"a": 4, "b": 3}
+    assert read_class_map(path).find_labels((), 10) == {"a": 7, "b": 3}
 
 
 @pytest.mark.parametrize(("name", "text"), [("list.txt", "n3\nn1\n\n# end\nn2\n"), ("list.yaml", "[n3, n1, n2]")])
 def test_a_list_has_the_folders_of_all_classes(tmp_path: Path, name: str, text: str) -> None:
     mapping = read_class_map(write(tmp_path, name, text))
-    assert mapping.find_labels(["n1", "n3"], (), 3) == [1, 0]
-    assert mapping.find_labels(["n2"], ("a", "b", "2"), 3) == [2]
+    for names in ((), ("a", "b", "2"), ("2", "0", "1")):
+        assert mapping.find_labels(names, 3) == {"n3": 0, "n1": 1, "n2": 2}
     with pytest.raises(ConfigError, match="lists 3 folders, one a line, but the network has 1,000 classes"):
-        mapping.find_labels(["n1"], (), 1000)
+        mapping.find_labels((), 1000)
 
 
 def test_numbers_as_folders_keep_their_number(tmp_path: Path) -> None:
     """As in ImageNetV2, whose folders 0, 1, 10, 100 ... are not in the order of their names."""
     path = write(tmp_path, "list.txt", "\n".join(map(str, range(1000))))
-    assert read_class_map(path).find_labels(["0", "1", "10", "100", "999"], (), 1000) == [0, 1, 10, 100, 999]
+    assert read_class_map(path).find_labels((), 1000) == {str(index): index for index in range(1000)}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +83,7 @@ def test_numbers_as_folders_keep_their_number(tmp_path: Path) -> None:
 )
 def test_mistakes_have_their_line(tmp_path: Path, name: str, text: str, phrase: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        read_class_map(write(tmp_path, name, text)).find_labels(["a"], NAMES, 5)
+        read_class_map(write(tmp_path, name, text)).find_labels(NAMES, 5)
     assert phrase in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -92,13 +91,14 @@ def test_mistakes_have_their_line(tmp_path: Path, name: str, text: str, phrase: 
 def test_a_network_without_names_wants_indices(tmp_path: Path) -> None:
     path = write(tmp_path, "map.txt", "a: cat\n")
     with pytest.raises(ConfigError, match="does not name its classes; write an index from 0 to 999"):
-        read_class_map(path).find_labels(["a"], (), 1000)
+        read_class_map(path).find_labels((), 1000)
 
 
 def test_each_class_of_the_images_needs_an_entry(tmp_path: Path) -> None:
-    path = write(tmp_path, "map.txt", "a: cat\n")
-    with pytest.raises(DataError, match=r"these are: b, c, d, e, f, \.\.\. \(6 of 7 classes .* first entry is 'a'\)"):
-        read_class_map(path).find_labels(list("abcdefg"), NAMES, 5)
+    images = ArraySet("some", tuple("abcdefg"), np.zeros((7, 2, 2), np.uint8), np.arange(7))
+    mapping = read_class_map(write(tmp_path, "map.txt", "a: cat\n"))
+    with pytest.raises(DataError, match=r"are: b, c, d, e, f, \.\.\. \(6 of 7 classes of some; .* entry is 'a'\)"):
+        MappedSet(images, mapping, NAMES, 5)
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -112,14 +112,15 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_class_map(tmp_path / "large.txt")
 
 
-def test_images_get_the_classes_of_the_network() -> None:
+def test_images_get_the_classes_of_the_network(tmp_path: Path) -> None:
     pixels = np.arange(4 * 12, dtype=np.uint8).reshape(4, 2, 2, 3)
     images = ArraySet("some", ("a", "b"), pixels, np.array([0, 1, 1, 0]))
-    named, unnamed = MappedSet(images, [3, 0], NAMES, 5), MappedSet(images, [3, 0], (), 5)
+    mapping = read_class_map(write(tmp_path, "map.txt", "a: 3\nb: 0\nother: 1\n"))
+    named, unnamed = MappedSet(images, mapping, NAMES, 5), MappedSet(images, mapping, (), 5)
     for mapped in (named, unnamed):
         assert mapped.labels.tolist() == [3, 0, 0, 3]
         assert (len(mapped), mapped.name, mapped.path(2)) == (4, images.name, images.path(2))
         assert np.array_equal(mapped.image(2), images.image(2))
         assert np.array_equal(mapped.contents, images.contents)
     assert named.classes == NAMES
-    assert unnamed.classes == ("b", "class 1", "class 2", "a", "class 4")
+    assert unnamed.classes == ("b", "other", "class 2", "a", "class 4")

@@ -163,3 +163,35 @@ def test_mistakes_are_one_line_each(spos: Spos, mistake: Mistake) -> None:
     assert "works on square images only" in mistake(*path, "8x12")
     other = ("--set", "space.head_channels=64")
     assert "another space" in mistake("evaluate", "--weights", "model.pt", *other, "--image-size", 12)
+
+
+OWN_BLOCK = """
+import torch
+from torch import nn
+
+
+class Positions(nn.Module):  # It has numbers for the positions of 8 x 8 images only.
+    def __init__(self, in_channels, out_channels, stride, affine):
+        super().__init__()
+        size = {16: 4, 32: 2}[out_channels]
+        self.positions = nn.Parameter(torch.zeros(1, out_channels, size, size))
+        self.layer = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+
+    def forward(self, features):
+        return self.layer(features) + self.positions
+"""
+
+
+def test_a_block_that_works_at_one_size_only(spos: Spos, mistake: Mistake, monkeypatch: pytest.MonkeyPatch) -> None:
+    (spos.folder / "sized_block.py").write_text(OWN_BLOCK)
+    monkeypatch.syspath_prepend(spos.folder)
+    settings = yaml.safe_load((spos.folder / "spos.yaml").read_text())
+    settings["space"]["choices"] = ["sized_block:Positions", {"mbconv": {"kernel": 3, "expand": 2}}]
+    (spos.folder / "spos.yaml").write_text(yaml.safe_dump(settings))
+    config, arch = loading.load(spos.folder / "spos.yaml"), parse("1,0,1,0")
+    state = build_initialized(lambda: Network(config.space.build(), arch), 3).state_dict()
+    checkpoint.save(spos.folder / "model.pt", make_network_content(config, arch, state, CLASSES, {}))
+    command = ("evaluate", "--weights", "model.pt", "--config", "spos.yaml")
+    assert "as in the training" in spos.here(*command).stdout
+    for size in ("12", "8x12"):
+        assert "the network fails on images of" in mistake(*command, "--image-size", size)

@@ -11,8 +11,8 @@ from spos_cli.errors import ConfigError, LimitError
 from spos_cli.space.cost import CostTable
 from spos_cli.space.limits import (
     Limit,
+    describe_all,
     describe_limit,
-    describe_limits,
     explain_idle_limit,
     format_limit,
     get_bounds,
@@ -82,8 +82,8 @@ def test_limits_are_written_as_people_do() -> None:
     assert write_limit("latency", Limit(12_345, 8_000)) == "8ms-12345us"
     assert (format_limit("flops", limit), format_limit("latency", Limit(12_000))) == ("250M to 330M", "12ms")
     assert describe_limit("flops", limit) == "250M to 330M FLOPs"
-    assert describe_limits([("flops", Limit(5)), ("params", Limit(6))]) == "at most 5 FLOPs and 6 parameters"
-    both = describe_limits([("flops", limit), ("params", Limit(6))])
+    assert describe_all([("flops", Limit(5)), ("params", Limit(6))]) == "at most 5 FLOPs and 6 parameters"
+    both = describe_all([("flops", limit), ("params", Limit(6))])
     assert both == "250M to 330M FLOPs and at most 6 parameters"
 
 
