@@ -204,6 +204,7 @@ class Evaluation:
         mistakes: what the network gets wrong.
         most_confident: the mistakes with the highest confidence, the highest first.
         is_outdated: whether the weights file has changed since, as by another training.
+        other_size: of the images, in words, if it is not that of the training; else empty.
     """
 
     weights: str
@@ -212,6 +213,7 @@ class Evaluation:
     mistakes: Mistakes
     most_confident: Sequence[ConfidentMistake] = ()
     is_outdated: bool = False
+    other_size: str = ""
 
 
 @dataclass(frozen=True)

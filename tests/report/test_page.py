@@ -40,7 +40,8 @@ def test_the_number_of_images_of_a_score() -> None:
     assert "Crosses" not in text
 
     entries[2] = replace(entries[2], top1=1.0, images=50, partial=True)
-    text = text_of(Findings("a run", SPACE, Search(entries, {"flops": 10**9}, entries[best].architecture, {2: 0.5})))
+    limits = {"flops": Limit(10**9)}
+    text = text_of(Findings("a run", SPACE, Search(entries, limits, entries[best].architecture, {2: 0.5})))
     assert "each on the same" not in text
     assert (
         "78 candidates were scored with the supernet’s weights on the same 300 images (1 of them stopped early, on the"
