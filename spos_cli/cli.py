@@ -20,12 +20,14 @@ from spos_cli.exits import (
     run_and_exit,
 )
 from spos_cli.options import (
+    ClassesOption,
     ConvertedWeightsOption,
     ExportedPathOption,
     ExportFormatOption,
     ExportOutputOption,
     FlopsLimitOption,
     FolderArgument,
+    ImageSizeOption,
     ImportLatencyOption,
     ImportTableOption,
     InitOption,
@@ -205,6 +207,7 @@ def export_arch(
     arch: ExportedPathOption = None,
     raw_input: RawInputOption = False,
     quantize: QuantizeOption = None,
+    image_size: ImageSizeOption = None,
 ) -> None:
     """Write the best scored architectures to archs/<id>/arch.yaml. Nothing is scored again.
 
@@ -219,9 +222,9 @@ def export_arch(
     from spos_cli.stages import export_arch as stage
 
     question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto, pareto_cost=pareto_cost)
-    stage.require_one_purpose(weights, arch, form, question, journal, output, raw_input=raw_input, quantize=quantize)
+    stage.require_one_purpose(weights, arch, form, question, journal, output, raw_input, quantize, image_size)
     if form is not None and form in stage.NETWORK_FORMATS:
-        export_network(options, weights, arch, form, output, raw_input, quantize)
+        export_network(options.with_square_images(image_size), weights, arch, form, output, raw_input, quantize)
         return
     run = options.make_run(options.load())
     if arch is not None:
@@ -300,6 +303,8 @@ def evaluate(
         bool,
         typer.Option("--details", help="Also show what goes wrong, by class, and write it to evaluate/."),
     ] = False,
+    image_size: ImageSizeOption = None,
+    classes: ClassesOption = None,
 ) -> None:
     """Measure a network on the validation images. Its settings come from the weights file.
 
@@ -310,13 +315,15 @@ def evaluate(
     from spos_cli.space import architecture
     from spos_cli.stages import evaluate as stage
 
+    options, size = options.with_image_size(image_size)
     content = read_weights(weights or find_weights(options.make_run(options.load())))
     settings = options.load_for_weights(content.config)
     run = options.make_run(settings)
     folder = options.find_folder_for(content.path) if details else None
     work = partial(stage.run, run, weights=content, arch=arch, save_logits=save_logits, details=folder)
-    same = {"weights": weights, "arch": arch and str(architecture.read(arch)), "details": details}
-    run_across_processes("evaluate", settings, work, LOWER_BATCH_SIZES, images=CPU_BATCH, **same)
+    work = partial(work, image_size=size, class_file=classes)
+    same = {"weights": weights, "arch": arch and str(architecture.read(arch)), "details": details, "image_size": size}
+    run_across_processes("evaluate", settings, work, LOWER_BATCH_SIZES, images=CPU_BATCH, classes=classes, **same)
 
 
 @app.command()
@@ -336,6 +343,7 @@ def predict(
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write to this .csv or .jsonl file, not to the screen."),
     ] = None,
+    image_size: ImageSizeOption = None,
 ) -> None:
     """Name the most likely classes of images. The settings come from the weights file.
 
@@ -348,13 +356,14 @@ def predict(
     from spos_cli.run.weights_file import find_weights, read_weights
     from spos_cli.stages import predict as stage
 
+    options, size = options.with_image_size(image_size)
     content = read_weights(weights or find_weights(options.make_run(options.load())))
     recorded = options.load_for_weights(content.config, reads_images=arch is not None)
     settings = use_one_device(recorded, "spos predict works on")
     run_across_processes(
         "predict",
         settings,
-        lambda processes: stage.run(options.make_run(settings), processes, content, arch, images, top, output),
+        lambda processes: stage.run(options.make_run(settings), processes, content, arch, images, top, output, size),
         LOWER_BATCH_SIZES,
         images=CPU_BATCH,
     )

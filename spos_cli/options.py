@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from spos_cli.engine.mirrors import MirrorName
     from spos_cli.run.command import Run
     from spos_cli.run.folder import RunFolder
+    from spos_cli.space.image_size import ImageSize
+    from spos_cli.space.limits import Limit
 
 FolderArgument = Annotated[
     Path | None, typer.Argument(metavar="RUN_DIR", help="Folder of the run. Default: runs/<name>.")
@@ -40,10 +42,14 @@ InitOption = Annotated[
     ),
 ]
 FlopsLimitOption = Annotated[
-    str | None, typer.Option("--flops-limit", metavar="SIZE", help="Maximum FLOPs, such as 330M.")
+    str | None,
+    typer.Option("--flops-limit", metavar="LIMIT", help="Maximum FLOPs, such as 330M, or a range, 250M-330M."),
 ]
 ParamsLimitOption = Annotated[
-    str | None, typer.Option("--params-limit", metavar="SIZE", help="Maximum number of parameters, such as 3M.")
+    str | None,
+    typer.Option(
+        "--params-limit", metavar="LIMIT", help="Maximum number of parameters, such as 3M, or a range, 2M-3M."
+    ),
 ]
 
 ParetoCostOption = Annotated[
@@ -128,8 +134,8 @@ LatencyLimitOption = Annotated[
     str | None,
     typer.Option(
         "--latency-limit",
-        metavar="TIME",
-        help="Maximum latency, such as 12ms, by the table that spos flops-table measures or imports.",
+        metavar="LIMIT",
+        help="Maximum latency, such as 12ms, or a range, by the table that spos flops-table measures or imports.",
     ),
 ]
 ObjectiveOption = Annotated[
@@ -148,6 +154,24 @@ NetworkWeightsOption = Annotated[
     ),
 ]
 
+ImageSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--image-size",
+        metavar="SIZE",
+        help="Size of the images that the network is used on: side, or HEIGHTxWIDTH. Default: as it was trained.",
+    ),
+]
+
+ClassesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes",
+        metavar="FILE",
+        help="Which class of the network each class of the images is: folder: class in each line (text, YAML or CSV).",
+    ),
+]
+
 # From a run folder to its `--config` and `--run-dir`, and to overrides that find its images from the working folder.
 FindSettings = Callable[[Path], tuple[str | None, str | None, list[str]]]
 
@@ -157,7 +181,7 @@ class Options:
     """The options that commands share, as the user gave them.
 
     Each annotated field is an option of the command line. `search` has settings of the search that have their own
-    option, such as `flops_limit`, as pairs of name and text.
+    option, such as `flops_limit`, as pairs of name and text. `image_side` is `--image-size` of square images.
     """
 
     channels_of: Annotated[
@@ -215,6 +239,7 @@ class Options:
     ] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")] = False
     search: tuple[tuple[str, str], ...] = ()
+    image_side: int | None = None
 
     @property
     def mirrors(self) -> tuple[MirrorName, ...]:
@@ -240,6 +265,32 @@ class Options:
     def with_search(self, **given: str | None) -> Options:
         """Return these options with settings of the search that have their own option; None: it was not given."""
         return replace(self, search=tuple((name, value) for name, value in given.items() if value is not None))
+
+    def with_image_size(self, text: str | None) -> tuple[Options, ImageSize | None]:
+        """Return these options with the size of square images as the setting, and any other size by itself.
+
+        A space has square images only. Other images are for use of a network that was trained.
+
+        Raises:
+            ConfigError: the text is not a size.
+        """
+        from spos_cli.space.image_size import parse_image_size
+
+        size = None if text is None else parse_image_size(text)
+        if size is None or not size.is_square:
+            return self, size
+        return replace(self, image_side=size.height), None
+
+    def with_square_images(self, text: str | None) -> Options:
+        """Return these options with a size of images for an exported network.
+
+        Raises:
+            ConfigError: the text is not a size, or not of a square.
+        """
+        options, other_size = self.with_image_size(text)
+        if other_size is not None:
+            raise ConfigError(f"an exported network takes square images, not {other_size}; give --image-size one side")
+        return options
 
     def in_folder(self, folder: Path | None, find: FindSettings) -> Options:
         """Return these options with the settings in a run folder that is named as RUN_DIR, unless `--config` is given.
@@ -305,7 +356,9 @@ class Options:
             settings.require_known_blocks(loading.load(loading.find_config(self.config)).own_blocks, origin)
         return self._print_if_asked(settings)
 
-    def load_limits(self, flops_limit: str | None, params_limit: str | None = None) -> tuple[int | None, int | None]:
+    def load_limits(
+        self, flops_limit: str | None, params_limit: str | None = None
+    ) -> tuple[Limit | None, Limit | None]:
         """Return FLOPs and parameters as limits of this command alone; None where the option was not given.
 
         They are read as a search reads its limits, so that a mistake has the same message in every command.
@@ -354,6 +407,7 @@ class Options:
         given = [(name, name, getattr(self, name)) for name in ("run_dir", "devices", "seed", "max_restarts")]
         given += [("channels_of", "space.channels_of", self.channels_of)]
         given += [(name, f"search.{name}", value) for name, value in self.search]
+        given.append(("image_size", "space.image_size", self.image_side))
         return [CliOption(f"--{name.replace('_', '-')}", key, value) for name, key, value in given if value is not None]
 
     def _overrides_root(self) -> bool:

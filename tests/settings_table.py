@@ -18,7 +18,16 @@ from pydantic_core import PydanticUndefined
 from spos_cli.config.data import SOURCES, TORCHVISION, AspectRatios, Source
 from spos_cli.config.schema import Config
 from spos_cli.config.section import Section
-from spos_cli.config.units import ClassWeights, Cost, Devices, Duration, ValueRange
+from spos_cli.config.units import (
+    ClassWeights,
+    Cost,
+    Devices,
+    FlopsLimit,
+    LatencyLimit,
+    ParamsLimit,
+    ValueRange,
+)
+from spos_cli.space.limits import Limit
 
 PAGE = Path(__file__).parents[1] / "configs" / "README.md"
 BEGIN = "<!-- Written by `make docs`. Change the descriptions in spos_cli/config instead. -->\n"
@@ -28,7 +37,9 @@ LARGE = 10**9  # The tables leave out upper bounds from here on: they only catch
 # Names for types whose Python name says little to a reader of YAML.
 NAMES: list[tuple[Any, str]] = [
     (Cost, "size, such as `330M`"),
-    (Duration, "time, such as `12ms`"),
+    (FlopsLimit, "size `330M`, range `250M-330M`"),
+    (ParamsLimit, "size `3M`, range `2M-3M`"),
+    (LatencyLimit, "time `12ms`, range `8ms-12ms`"),
     (Devices, "`auto`, `cpu` or a whole number, 1 to 10,000"),
     (ClassWeights, "`balanced`, list of numbers above 0, or `null`"),
     (ValueRange, "`auto`, `dtype` or `[low, high]`"),
@@ -178,6 +189,8 @@ def _default(field: FieldInfo, cost: bool) -> str:
     value = field.default
     if value == "off":
         return "`off`"  # YAML would quote it, but `Off` also reads it without quotes.
+    if isinstance(value, Limit):
+        cost, value = True, value.high
     if cost and value:
         return f"`{value // 10**6}M`"
     if isinstance(value, tuple):

@@ -19,10 +19,21 @@ from spos_cli.config.data import DataConfig, fill_from_data
 from spos_cli.config.section import Section
 from spos_cli.config.space import SpaceConfig
 from spos_cli.config.training import RetrainConfig, SupernetConfig
-from spos_cli.config.units import Cost, Count, Devices, Duration, Fraction, Number, Off, PathText
+from spos_cli.config.units import (
+    Count,
+    Devices,
+    FlopsLimit,
+    Fraction,
+    LatencyLimit,
+    Number,
+    Off,
+    ParamsLimit,
+    PathText,
+)
 from spos_cli.errors import ConfigError, SposError
 from spos_cli.files.quoting import as_override, plural
 from spos_cli.space.cost import CostName
+from spos_cli.space.limits import Limit
 
 
 class SearchConfig(Section):
@@ -39,12 +50,17 @@ class SearchConfig(Section):
         description="Cost of the front, with objective: pareto. latency: by the table that flops-table --latency has"
         " measured, or --import-latency has imported.",
     )
-    flops_limit: Cost | None = Field(330_000_000, description="Largest FLOPs of a candidate. null: no limit.")
-    params_limit: Cost | None = Field(None, description="Largest number of parameters of a candidate. null: no limit.")
-    latency_limit: Duration | None = Field(
+    flops_limit: FlopsLimit | None = Field(
+        Limit(330_000_000),
+        description="Largest FLOPs of a candidate, or the fewest and the most, both included. null: no limit.",
+    )
+    params_limit: ParamsLimit | None = Field(
+        None, description="Largest number of parameters of a candidate, or a range. null: no limit."
+    )
+    latency_limit: LatencyLimit | None = Field(
         None,
-        description="Largest latency of a candidate, by the table that flops-table --latency has measured, or"
-        " --import-latency has imported. null: no limit.",
+        description="Largest latency of a candidate, or a range, by the table that flops-table --latency has measured,"
+        " or --import-latency has imported. null: no limit.",
     )
     population: Count = Field(50, description="Candidates per generation.")
     generations: Annotated[Number, Field(ge=0, le=10**6)] = Field(

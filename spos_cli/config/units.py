@@ -6,15 +6,17 @@ Each type below is an annotation for a field of `schema.py`: pydantic passes the
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from spos_cli.errors import SposError
 from spos_cli.files.home import expand_home
 from spos_cli.files.quoting import quote_value
 from spos_cli.space.architecture import WIDTH_UNIT
-from spos_cli.space.cost import MAX_DURATION, parse_cost, parse_duration
+from spos_cli.space.cost import parse_cost
+from spos_cli.space.limits import Limit, parse_limit, write_limit
 from spos_cli.space.search_space import parse_width
 
 MAX_PROCESSES = 10_000
@@ -45,9 +47,15 @@ def _read_off(value: Any) -> Any:
     return "off" if value is False else value
 
 
-def _read_duration(value: Any) -> int:
-    """Read a time such as `12ms`, or whole microseconds, which is how the resolved settings write it."""
-    return value if type(value) is int and 1 <= value <= MAX_DURATION else parse_duration(value)
+def _read_limit(name: str) -> BeforeValidator:
+    """Return the reader of a limit on a cost; defaults are limits already."""
+    read = as_value_error(partial(parse_limit, name))
+    return BeforeValidator(lambda value: value if isinstance(value, Limit) else read(value))
+
+
+def _write_limit(name: str) -> PlainSerializer:
+    """Return what writes a limit on a cost into the resolved settings."""
+    return PlainSerializer(partial(write_limit, name))
 
 
 def _read_width(value: Any) -> float:
@@ -107,7 +115,9 @@ Number = Annotated[int, BeforeValidator(_refuse_switch)]
 Count = Annotated[Number, Field(ge=1, le=10**12)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Cost = Annotated[int, BeforeValidator(as_value_error(parse_cost))]
-Duration = Annotated[int, BeforeValidator(as_value_error(_read_duration))]  # microseconds
+FlopsLimit = Annotated[Limit, _read_limit("flops"), _write_limit("flops")]
+ParamsLimit = Annotated[Limit, _read_limit("params"), _write_limit("params")]
+LatencyLimit = Annotated[Limit, _read_limit("latency"), _write_limit("latency")]  # microseconds
 Width = Annotated[float, BeforeValidator(as_value_error(_read_width))]
 Devices = Annotated[int | str, BeforeValidator(_read_devices)]
 ClassWeights = Annotated[Literal["balanced"] | tuple[float, ...] | None, BeforeValidator(_read_class_weights)]

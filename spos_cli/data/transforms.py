@@ -161,41 +161,50 @@ class EvalTransform:
     """Resizes and crops the centre, for validation.
 
     The short side becomes 256 / 224 of the crop: with `spos` by OpenCV's bilinear resize, as in the official code;
-    with `standard` by torchvision's antialiased resize.
+    with `standard` by torchvision's antialiased resize. For a crop that is not a square, that is the side that is
+    shorter in proportion to the crop's; the image keeps its proportions, and covers the crop.
 
     Args:
         preset: how to resize.
-        image_size: side of the result, S, in pixels.
+        image_size: height of the result, H, in pixels.
         stored: True if the images are stored in the size that the network takes, as in small data sets: an image of
-            S x S pixels is then returned unchanged.
+            H x W pixels is then returned unchanged.
+        width: of the result, W, in pixels; None for a square.
     """
 
-    def __init__(self, preset: PresetName, image_size: int, *, stored: bool) -> None:
+    def __init__(self, preset: PresetName, image_size: int, *, stored: bool, width: int | None = None) -> None:
         self.preset, self.image_size, self.stored = preset, image_size, stored
-        self.short_side = round(image_size * 256 / 224)
+        self.width = image_size if width is None else width
+        self.short_side = round(min(image_size, self.width) * 256 / 224)
 
     def __call__(self, image: Pixels) -> Tensor:
-        """Return an image `(H, W, 3) uint8` as `(3, S, S) uint8`, RGB."""
-        size = self.image_size
-        if self.stored and image.shape[:2] == (size, size):
+        """Return an image `(rows, columns, 3) uint8` as `(3, H, W) uint8`, RGB."""
+        height, width = self.image_size, self.width
+        if self.stored and image.shape[:2] == (height, width):
             return to_tensor(image)
+        resized_size = self._compute_size(*image.shape[:2])
         if self.preset == "spos":
-            resized = to_tensor(opencv_resize(image, *self._official_size(*image.shape[:2])))
+            resized = to_tensor(opencv_resize(image, *resized_size))
         else:
-            resized = antialiased_resize(image, *compute_size(self.short_side, *image.shape[:2]))
+            resized = antialiased_resize(image, *resized_size)
         # As in torchvision's CenterCrop, half a pixel is rounded to the even number.
-        top, left = (round((side - size) / 2) for side in resized.shape[1:])
-        return resized[:, top : top + size, left : left + size]
+        top, left = (round((side - crop) / 2) for side, crop in zip(resized.shape[1:], (height, width), strict=True))
+        return resized[:, top : top + height, left : left + width]
 
-    def _official_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return height and width after the resize; the official code rounds the long side half up."""
-        short = self.short_side
-        if height < width:
-            return short, int(short / height * width + 0.5)
-        return int(short / width * height + 0.5), short
+    def _compute_size(self, rows: int, columns: int) -> tuple[int, int]:
+        """Return rows and columns after the resize."""
+        height, width = (round(side * 256 / 224) for side in (self.image_size, self.width))
+        if rows * width < columns * height:
+            return height, self._scale(columns, height, rows)
+        return self._scale(rows, width, columns), width
+
+    def _scale(self, side: int, target: int, other: int) -> int:
+        """Return a side after the resize of the other one to `target`; the official code rounds half up."""
+        return int(target / other * side + 0.5) if self.preset == "spos" else int(target * side / other)
 
     def __repr__(self) -> str:
-        return f"EvalTransform({self.preset!r}, {self.image_size}, stored={self.stored})"
+        width = "" if self.width == self.image_size else f", width={self.width}"
+        return f"EvalTransform({self.preset!r}, {self.image_size}, stored={self.stored}{width})"
 
 
 def antialiased_resize(image: Pixels, height: int, width: int) -> Tensor:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from spos_cli.doctor.finding import Finding, Findings, attempt, judge
 from spos_cli.doctor.setup import Setup
 from spos_cli.doctor.wording import percent
-from spos_cli.errors import RunError
+from spos_cli.errors import LimitError, RunError
 from spos_cli.files.quoting import plural
 from spos_cli.models.counting import count
 from spos_cli.official import golden
 from spos_cli.run.latency_table import read_latency
 from spos_cli.run.training import make_sampler
 from spos_cli.space.cost import CostTable, format_cost
+from spos_cli.space.limits import Limit, explain_idle_limit, format_limit, get_bounds
 from spos_cli.space.sampling import CostBinSampler
 from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace
 
@@ -62,24 +64,35 @@ def check_limits(setup: Setup) -> Finding:
     limits = read_limits(setup)
     if not limits:
         return Finding("search space", "ok", f"{seen}; no limit is set")
-    too_low, advice = [], []
+    impossible, advice = [], []
     for table, limit in limits:
-        name, share = f"search.{table.name}_limit", table.distribution().share(None, limit)
-        seen += f"; {percent(share)} are at or under {name} ({table.format(limit)})"
-        if share == 0:
-            # A rounded number may be below the cheapest architecture.
-            lowest = table.format_exactly(table.minimum).replace(",", "")
-            too_low.append(f"raise {name} to {lowest} or more")
-        elif idle := table.explain_idle_limit(limit):
-            advice.append(f"{idle}; lower {name}, or set it to null")
+        name, share = f"search.{table.name}_limit", table.distribution().share(*get_bounds(limit))
+        where, wider = ("within", "widen") if limit.is_range else ("at or under", "raise")
+        seen += f"; {percent(share)} are {where} {name} ({format_limit(table.name, limit)})"
+        if empty := explain_empty_limit(table, limit):
+            impossible.append(f"{empty}: change {name}" if limit.is_range else f"raise {name} to {empty} or more")
+        elif idle := explain_idle_limit(table, limit):
+            advice.append(f"{idle}; {'narrow' if limit.is_range else 'lower'} {name}, or set it to null")
         elif share < MIN_SHARE_WITHIN_LIMIT:
-            advice.append(f"less than {percent(MIN_SHARE_WITHIN_LIMIT)} of the space is left to search: raise {name}")
-    if too_low:
-        return Finding("search space", "fail", seen, "; ".join(too_low))
+            advice.append(f"less than {percent(MIN_SHARE_WITHIN_LIMIT)} of the space is left to search: {wider} {name}")
+    if impossible:
+        return Finding("search space", "fail", seen, "; ".join(impossible))
     return judge("search space", seen, advice)
 
 
-def read_limits(setup: Setup) -> list[tuple[CostTable, int]]:
+def explain_empty_limit(table: CostTable, limit: Limit) -> str:
+    """Say which costs a limit without architectures misses: the smallest one, or those around a range; else `""`."""
+    if not limit.is_range:
+        # A rounded number may be below the cheapest architecture.
+        return "" if limit.high >= table.minimum else table.format_exactly(table.minimum).replace(",", "")
+    try:
+        table.distribution().draw(np.random.default_rng(0), *get_bounds(limit))
+    except LimitError as error:
+        return str(error)
+    return ""
+
+
+def read_limits(setup: Setup) -> list[tuple[CostTable, Limit]]:
     """Return the search's limits, each with the costs that it applies to."""
     search = setup.config.search
     limits = [(setup.costs.flops, search.flops_limit), (setup.costs.params, search.params_limit)]
@@ -149,10 +162,16 @@ def check_sampler(setup: Setup) -> Finding:
         f"uniform over {plural((bins.high - bins.low) // bins.width, 'FLOPs bin')} from {format_cost(bins.low)} to"
         f" {format_cost(bins.high)}, which hold {percent(share)} of the space"
     )
-    if limit is not None and limit < bins.low:
+    if limit is not None and limit.high < bins.low:
         advice = (
-            f"no path at or under search.flops_limit ({format_cost(limit)}) is trained: lower supernet.flops_bins.low,"
-            " or raise the limit"
+            f"no path at or under search.flops_limit ({format_cost(limit.high)}) is trained: lower"
+            " supernet.flops_bins.low, or raise the limit"
+        )
+        return Finding("path sampler", "warn", seen, advice)
+    if limit is not None and limit.low is not None and limit.low > bins.high:
+        advice = (
+            f"no path within search.flops_limit ({format_limit('flops', limit)}) is trained: raise"
+            " supernet.flops_bins.high, or lower the limit"
         )
         return Finding("path sampler", "warn", seen, advice)
     idle = sampler.explain_unreachable_bins() if isinstance(sampler, CostBinSampler) else ""

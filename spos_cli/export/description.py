@@ -39,6 +39,7 @@ class Description:
         quantized: whether weights and activations have 8 bits.
         source: SHA-256 of the weights file that was exported, in hex.
         config: portable settings of the run.
+        trained_size: side of the images that the network was trained on, in pixels; None if that is not known.
     """
 
     architecture: Architecture
@@ -49,6 +50,7 @@ class Description:
     quantized: bool
     source: str
     config: dict[str, Any]
+    trained_size: int | None = None
 
     def to_json(self) -> str:
         """Return the text that is written."""
@@ -73,6 +75,7 @@ def parse_description(text: str | bytes, what: str) -> Description:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise problem
     fits = all(type(values.get(name)) is kind for name, kind in FIELD_TYPES.items())
+    fits = fits and type(values.get("trained_size")) in (int, type(None))
     if not fits or values["input"] not in ("uint8", "float") or values["preset"] not in ("spos", "standard"):
         raise problem
     if not values["architecture"] or not all(isinstance(name, str) for name in values["classes"]):
@@ -82,4 +85,5 @@ def parse_description(text: str | bytes, what: str) -> Description:
     except ArchitectureError:
         raise problem from None
     fields = {name: values[name] for name in FIELD_TYPES}
-    return Description(**fields | {"architecture": architecture, "classes": tuple(values["classes"])})
+    fields |= {"architecture": architecture, "classes": tuple(values["classes"])}
+    return Description(**fields, trained_size=values.get("trained_size"))

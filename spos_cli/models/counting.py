@@ -14,6 +14,7 @@ from spos_cli.errors import ConfigError
 from spos_cli.models.blocks import build_block
 from spos_cli.models.layers import BatchNorm
 from spos_cli.models.network import Network
+from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
 from spos_cli.space.cost import CostTable
 from spos_cli.space.search_space import Layer, SearchSpace
@@ -114,6 +115,23 @@ def count_multiply_adds(forward: Callable[[Tensor], object], images: Tensor) -> 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         forward(images)
     return int(counter.get_total_flops()) // 2
+
+
+def count_flops_at(space: SearchSpace, arch: Architecture, height: int, width: int) -> int:
+    """Count the multiply-adds of a network for one image of any size, in pixels.
+
+    Raises:
+        ConfigError: a user's own block fails at this size.
+    """
+    with torch.device("meta"):
+        network = Network(space, arch).eval()
+        if not any(choice.is_own for layer in space.layers for choice in layer.choices):
+            skip_batchnorm(network)
+        try:
+            return count_multiply_adds(network, torch.empty(1, 3, height, width))
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"the network fails on images of {height} x {width} pixels: {reason}") from error
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -14,6 +14,7 @@ from spos_cli.search.journal import Origin
 from spos_cli.search.results import Results, ranking
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
+from spos_cli.space.limits import Limit
 from spos_cli.space.search_space import SearchSpace
 
 # The digits of choices (at most `MAX_CHOICES`, one digit each) and of widths (two digits each); as in page.js.
@@ -150,7 +151,8 @@ def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
         "winner": search.winner_line,
         "front": {cost: search.front(cost) for cost in search.costs},
         "cost": search.front_cost if search.front_cost in search.costs else "flops",  # on the axis at first
-        "limits": dict(search.limits),
+        # By cost, its maximum, or the two ends of its range.
+        "limits": {name: _bounds(limit) for name, limit in search.limits.items()},
         "best": {"at": positions, "score": _rounded(values)},
         "choice_shares": {
             "all": _matrix(count_choice_shares(space, archs)),
@@ -160,6 +162,12 @@ def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
     if "latency" in search.costs:
         data["latency"] = [entry.latency for entry in entries]  # microseconds
     return data | _widths(space, search, archs, top) if space.widths else data
+
+
+def _bounds(limit: Limit | None) -> int | list[int] | None:
+    if limit is None:
+        return None
+    return limit.high if limit.low is None else [limit.low, limit.high]
 
 
 def _widths(

@@ -6,8 +6,6 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from spos_cli.space.cost import LABELS, format_cost, format_duration
-
 BEFORE_PERCENT = re.compile(r"(?<=\d) (?=%)")  # becomes a space at which no line is broken
 
 
@@ -120,11 +118,6 @@ def format_signed(number: float) -> str:
 def format_count(number: int, noun: str) -> str:
     """Return `1 candidate`, `1,000 candidates`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def format_limit(name: str, limit: int) -> str:
-    """Return a limit as `330M FLOPs`, `4.2M parameters` or `12ms of latency`."""
-    return f"{format_duration(limit) if name == 'latency' else format_cost(limit)} {LABELS[name]}"
 
 
 def format_size(number: int) -> str:

@@ -12,6 +12,7 @@ from spos_cli.search.journal import Entry
 from spos_cli.search.results import Results, is_counted, is_new
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostName
+from spos_cli.space.limits import Limit
 from spos_cli.space.search_space import SearchSpace
 
 Number = float | None  # None where a file has no number, or one that is not finite
@@ -103,7 +104,7 @@ class Audit:
     Attributes:
         curves: for `random` and `evolution`, one curve per seed: the best top-1 so far after each candidate.
         operators: for each operator, how many children it proposed, and how many of them were accepted, were
-            duplicates, or were over a limit.
+            duplicates, or were outside of a limit.
         fidelity_steps: steps of each stand-alone training.
         one_shot, stand_alone: top-1 of the same architectures in the supernet and after stand-alone training. Without
             the winner, because it was selected for its score.
@@ -212,6 +213,7 @@ class Evaluation:
         mistakes: what the network gets wrong.
         most_confident: the mistakes with the highest confidence, the highest first.
         is_outdated: whether the weights file has changed since, as by another training.
+        other_size: of the images, in words, if it is not that of the training; else empty.
     """
 
     weights: str
@@ -220,6 +222,7 @@ class Evaluation:
     mistakes: Mistakes
     most_confident: Sequence[ConfidentMistake] = ()
     is_outdated: bool = False
+    other_size: str = ""
 
 
 @dataclass(frozen=True)
@@ -228,7 +231,7 @@ class Search:
 
     Attributes:
         entries: the lines of the journal, in order.
-        limits: by cost (`flops`, `params`, `latency` in microseconds); None is no limit.
+        limits: by cost (`flops`, `params`, `latency`); None is no limit.
         winner: the best candidate.
         ties: p-values of the lines that are statistically tied with the winner; None if the test was not possible.
         ties_unknown: why the test was not possible, or not for all candidates, in words; else empty.
@@ -241,7 +244,7 @@ class Search:
     """
 
     entries: Sequence[Entry]
-    limits: Mapping[str, int | None]
+    limits: Mapping[str, Limit | None]
     winner: Architecture
     ties: Mapping[int, float] | None = None
     ties_unknown: str = ""

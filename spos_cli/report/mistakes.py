@@ -28,7 +28,7 @@ def show_mistakes(evaluation: Evaluation) -> Html:
     mistakes = evaluation.mistakes
     text = [
         f"What spos evaluate --details has counted on {format_count(mistakes.images, 'image')} of"
-        f" {evaluation.images_of}, for ",
+        f" {evaluation.images_of}{f' {evaluation.other_size}' if evaluation.other_size else ''}, for ",
         element("code", evaluation.weights),
         ", architecture ",
         element("code", evaluation.architecture),

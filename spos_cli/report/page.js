@@ -169,7 +169,7 @@
   }
 
   function drawScatter() {
-    const { title, unit, ticks, format } = COSTS[costAxis], limit = search.limits[costAxis];
+    const { title, unit, ticks, format } = COSTS[costAxis], limits = [search.limits[costAxis] ?? []].flat();
     const costs = search[costAxis].map((cost) => cost / unit);
     const scale = [[0, cssVariable("early")], [0.5, cssVariable("middle")], [1, cssVariable("late")]];
     const points = (lines, marker, extra = {}) => ({
@@ -209,10 +209,11 @@
       xref: "paper", x: 0.5, yref: "paper", y: 0, yshift: -24, yanchor: "top", showarrow: false,
       text: title, font: { size: 14 },
     }];
-    if (limit) {
+    for (const limit of limits) {
       shapes.push({ type: "line", yref: "paper", y0: 0, y1: 1, x0: limit / unit, x1: limit / unit, line: { color: cssVariable("limit"), width: 1.5, dash: "dash" } });
       annotations.push({
-        x: limit / unit, yref: "paper", y: 1, text: "limit " + format(limit), showarrow: false, xanchor: "right", yanchor: "bottom",
+        x: limit / unit, yref: "paper", y: 1, text: "limit " + format(limit), showarrow: false, yanchor: "bottom",
+        xanchor: limits.length > 1 && limit === limits[0] ? "left" : "right",
         font: { color: cssVariable("limit") },
       });
     }

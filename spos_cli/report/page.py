@@ -16,7 +16,6 @@ from spos_cli.report.chart_data import make_chart_data
 from spos_cli.report.elements import (
     Html,
     element,
-    format_limit,
     format_percent,
     format_range,
     format_size,
@@ -25,7 +24,8 @@ from spos_cli.report.elements import (
 )
 from spos_cli.report.findings import Findings, Search, score_interval
 from spos_cli.report.sections import make_sections
-from spos_cli.space.cost import format_cost
+from spos_cli.space.cost import LABELS, format_cost
+from spos_cli.space.limits import describe_all, format_limit
 
 PLOTLY_MISSING = "the report needs plotly, which is not installed: pip install 'spos[report]'"
 
@@ -90,8 +90,7 @@ def header(findings: Findings) -> Html:
     if space is not None:
         sentences.append(f"A space of {format_size(space.size)} architectures with {space.num_layers} choice blocks.")
     if search is not None:
-        limits = ", ".join(format_limit(name, limit) for name, limit in search.limits.items() if limit is not None)
-        sentences.append(f"{describe_scores(search)}{', under a limit of ' + limits if limits else ''}.")
+        sentences.append(f"{describe_scores(search)}{describe_limits(search)}.")
     else:
         sentences.append("It has not been searched yet.")
     return element(
@@ -101,6 +100,15 @@ def header(findings: Findings) -> Html:
         element("p", " ".join(sentences), class_="lede"),
         element("dl", *tiles(findings), class_="tiles"),
     )
+
+
+def describe_limits(search: Search) -> str:
+    """Return the limits of a search, to end a sentence with; empty if there are none."""
+    limits = [(name, limit) for name, limit in search.limits.items() if limit is not None]
+    if any(limit.is_range for _, limit in limits):
+        return f", with {describe_all(limits)}"
+    written = ", ".join(f"{format_limit(name, limit)} {LABELS[name]}" for name, limit in limits)
+    return f", under a limit of {written}" if limits else ""
 
 
 def describe_scores(search: Search) -> str:
@@ -129,7 +137,9 @@ def tiles(findings: Findings) -> list[Html]:
         title = f"Best one-shot {best.score_name}"
         shown.append(tile(title, format_percent(best.score), f"95 % interval {format_range(low, high)}"))
         limit = search.limits.get("flops")
-        share = f"{format_percent(best.flops / limit, 0)} of the limit" if limit else "no limit on FLOPs"
+        share = f"{format_percent(best.flops / limit.high, 0)} of the limit" if limit else "no limit on FLOPs"
+        if limit is not None and limit.is_range:
+            share = f"from a range of {format_limit('flops', limit)}"
         shown.append(
             tile("FLOPs of the winner", format_cost(best.flops), f"{share} · {format_cost(best.params)} params")
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from spos_cli.config.schema import Config
 from spos_cli.engine import checkpoint
-from spos_cli.errors import RunError, SposError
+from spos_cli.errors import ConfigError, RunError, SposError
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.reading import read_json_lines, read_yaml
 from spos_cli.report.findings import Effort, Findings, Number, Retrained, Search, Training
@@ -24,6 +24,7 @@ from spos_cli.search.results import Results
 from spos_cli.space import architecture
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostName
+from spos_cli.space.limits import Limit, parse_limit
 from spos_cli.space.search_space import SearchSpace
 
 MAX_DEVICE_LETTERS, MAX_ORIGIN_LETTERS = 80, 160
@@ -129,16 +130,19 @@ def _read_hypervolume(result: dict[str, Any], cost: CostName) -> float | None:
     return None
 
 
-def _read_limits(result: dict[str, Any], settings: Config | None) -> dict[str, int | None]:
+def _read_limits(result: dict[str, Any], settings: Config | None) -> dict[str, Limit | None]:
     """Return the limits by cost; None is no limit.
 
     A search that was killed in its first generation has no result yet, but it has settings.
     """
-    limits: dict[str, int | None] = {}
+    limits: dict[str, Limit | None] = {}
     for name in ("flops", "params", "latency"):
-        in_settings = getattr(settings.search, f"{name}_limit") if settings is not None else None
-        if f"{name}_limit" in result or in_settings is not None:
-            limits[name] = as_count(result.get(f"{name}_limit", in_settings))
+        limit = getattr(settings.search, f"{name}_limit") if settings is not None else None
+        if f"{name}_limit" in result:
+            with contextlib.suppress(ConfigError):
+                limit = result[f"{name}_limit"] and parse_limit(name, result[f"{name}_limit"])
+        if f"{name}_limit" in result or limit is not None:
+            limits[name] = limit
     return limits
 
 

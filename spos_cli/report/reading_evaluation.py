@@ -38,7 +38,17 @@ def read_evaluation(folder: EvaluationFolder) -> Evaluation | None:
         mistakes=Mistakes(known, _read_confusions(content.get("confusions"), known), bins),
         most_confident=[one for one in gallery if one is not None][:MAX_PICTURES],
         is_outdated=_has_changed(content.get("weights"), content.get("weights_digest")),
+        other_size=_describe_other_size(content.get("image_size"), content.get("trained_image_size")),
     )
+
+
+def _describe_other_size(size: Any, trained: Any) -> str:
+    """Return the size of the images if it is another one than that of the training, as in `at 12 x 20 pixels`."""
+    pairs = [[as_count(side) or 0 for side in pair] if isinstance(pair, list) else [] for pair in (size, trained)]
+    if any(len(pair) != 2 or 0 in pair for pair in pairs) or pairs[0] == pairs[1]:
+        return ""
+    (height, width), (trained_height, trained_width) = pairs
+    return f"at {height:,} x {width:,} pixels (height x width; trained at {trained_height:,} x {trained_width:,})"
 
 
 def _has_changed(path: Any, digest: Any) -> bool:

@@ -396,7 +396,7 @@ def operators(audit: Audit, note: str) -> Html | None:
         ]
         rows.append([name, f"{proposed:,}", *shares])
     text = f"What happened to the children that each operator proposed.{note}"
-    columns = ["operator:", "proposed", "accepted", "seen before", "over a limit"]
+    columns = ["operator:", "proposed", "accepted", "seen before", "outside a limit"]
     return section("operators", "Operators", paragraph(text), table(columns, rows))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.precision import Amp, autocast
 from spos_cli.errors import ConfigError
+from spos_cli.models.counting import count_flops_at
 from spos_cli.run.command import Run
 from spos_cli.run.exported_files import load_exported
 from spos_cli.run.image_comparison import compare_with_supernet
@@ -26,10 +27,9 @@ class Classifier:
     """A network that classifies images.
 
     Attributes:
-        forward: from `(B, 3, S, S)` float to logits `(B, classes)`, in eval mode.
-        preprocess: from `(B, 3, S, S) uint8` RGB, on the device, to what `forward` takes.
+        forward: from `(B, 3, H, W)` float to logits `(B, classes)`, in eval mode.
+        preprocess: from `(B, 3, H, W) uint8` RGB, on the device, to what `forward` takes.
         device: where the network is.
-        image_size: side of the images, S, in pixels.
         architecture: of the network.
         classes: their names; empty if they are not known.
         amp: mixed precision of `forward`.
@@ -38,14 +38,13 @@ class Classifier:
     forward: Callable[[Tensor], Tensor]
     preprocess: Callable[[Tensor], Tensor]
     device: torch.device
-    image_size: int
     architecture: Architecture
     classes: tuple[str, ...] = ()
     amp: Amp = "off"
 
     @torch.inference_mode()
     def classify(self, pixels: Tensor) -> Tensor:
-        """Compute logits `(B, classes)` of images `(B, 3, S, S) uint8` RGB on the device."""
+        """Compute logits `(B, classes)` of images `(B, 3, H, W) uint8` RGB on the device."""
         with autocast(self.device, self.amp):
             return self.forward(self.preprocess(pixels))
 
@@ -63,6 +62,10 @@ def load_classifier(run: Run, weights: Weights, arch: str | None, images: Images
     Raises:
         SposError: the file, the architecture or the images do not allow it.
     """
+    if weights.kind != "network" and not images.evaluated_size.is_square:
+        raise ConfigError(
+            f"{weights.path} works on square images only; --image-size HEIGHTxWIDTH is for the model.pt of a network"
+        )
     if weights.kind == "supernet":
         return load_path(run, weights, arch, images, device)
     if arch is not None:
@@ -72,16 +75,17 @@ def load_classifier(run: Run, weights: Weights, arch: str | None, images: Images
 
 
 def load_network(run: Run, weights: Weights, images: Images, device: torch.device) -> Classifier:
-    """Return a retrained network."""
-    network = weights.network(run.config)
+    """Return a retrained network. Its images may have another size than those of its training."""
+    network = weights.network(run.config, any_size=True)
     weights.require_same_preparation(run.config)
+    if images.evaluated_size != (weights.trained_size, weights.trained_size):
+        count_flops_at(network.space, network.arch, *images.evaluated_size)  # Fails now, not after all other work.
     classes = weights.find_classes(run.config)
     network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     return Classifier(
         forward=network,
         preprocess=images.preprocess,
         device=device,
-        image_size=images.size,
         architecture=network.arch,
         classes=classes,
         amp=run.config.retrain.amp,
@@ -104,7 +108,6 @@ def load_export(run: Run, weights: Weights, images: Images, device: torch.device
         forward=forward,
         preprocess=images.preprocess if description.input == "float" else keep_pixels,
         device=device,
-        image_size=images.size,
         architecture=description.architecture,
         classes=weights.find_classes(run.config),
     )
@@ -141,7 +144,6 @@ def load_path(run: Run, weights: Weights, arch: str | None, images: Images, devi
         forward=forward,  # It has a precision of its own.
         preprocess=images.preprocess,
         device=device,
-        image_size=images.size,
         architecture=architecture,
         classes=() if weights.trained_on is None else tuple(weights.trained_on.identity.classes),
     )

@@ -10,29 +10,30 @@ from spos_cli.run.command import Run
 from spos_cli.run.output import arrange_by_choice
 from spos_cli.space.architecture import Architecture, format_width
 from spos_cli.space.cost import CostTable, format_cost
+from spos_cli.space.limits import Limit, format_limit, get_bounds, parse_limit, write_limit
 from spos_cli.space.search_space import SearchSpace
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the FLOPs of all architectures
 
 
-def show_architectures(run: Run, costs: Costs, architectures: Sequence[Architecture], limit: int | None) -> None:
-    """Show the FLOPs and parameters of architectures, and whether each is at or under a limit of FLOPs."""
+def show_architectures(run: Run, costs: Costs, architectures: Sequence[Architecture], limit: Limit | None) -> None:
+    """Show the FLOPs and parameters of architectures, and whether each is within a limit of FLOPs."""
     values = [(arch, costs.flops.of(arch), costs.params.of(arch)) for arch in architectures]
     columns = ["architecture:", "FLOPs (multiply-adds)", "parameters"]
     rows = [[arch, f"{flops:,}", f"{params:,}"] for arch, flops, params in values]
     if limit is not None:
-        columns.append(f"at or under {format_cost(limit)}:")
+        columns.append(f"{'' if limit.is_range else 'at or under '}{format_limit('flops', limit)}:")
         for row, (_, flops, _) in zip(rows, values, strict=True):
-            row.append("yes" if flops <= limit else "no")
+            row.append("yes" if limit.allows(flops) else "no")
     run.show("costs", columns, rows)
     run.result([{"architecture": arch.to_list(), "flops": flops, "params": params} for arch, flops, params in values])
 
 
-def summarize_space(space: SearchSpace, costs: Costs, limit: int | None) -> dict[str, Any]:
+def summarize_space(space: SearchSpace, costs: Costs, limit: Limit | None) -> dict[str, Any]:
     """Return the costs of all choices and the distribution of FLOPs over the space, as plain values for a file.
 
     Args:
-        limit: FLOPs; the summary then has the share of architectures at or under it.
+        limit: on FLOPs; the summary then has the share of architectures within it.
     """
     flops, distribution = costs.flops, costs.flops.distribution()
     summary = {
@@ -48,7 +49,8 @@ def summarize_space(space: SearchSpace, costs: Costs, limit: int | None) -> dict
         "quantiles": {f"{q:g}": distribution.quantile(q) for q in QUANTILES},
     }
     if limit is not None:
-        summary |= {"limit": limit, "share_under_limit": distribution.share(None, limit)}
+        share = "share_within_limit" if limit.is_range else "share_under_limit"
+        summary |= {"limit": write_limit("flops", limit), share: distribution.share(*get_bounds(limit))}
     return summary
 
 
@@ -70,7 +72,12 @@ def show_space(run: Run, space: SearchSpace, costs: Costs, summary: dict[str, An
         *((f"{float(q):.0%} are at or under", format_cost(value)) for q, value in summary["quantiles"].items()),
     ]
     if "limit" in summary:
-        facts.append((f"share at or under {format_cost(summary['limit'])}", f"{summary['share_under_limit']:.1%}"))
+        limit = parse_limit("flops", summary["limit"])
+        within = format_limit("flops", limit)
+        if limit.is_range:
+            facts.append((f"share of {within}", f"{summary['share_within_limit']:.1%}"))
+        else:
+            facts.append((f"share at or under {within}", f"{summary['share_under_limit']:.1%}"))
     run.show("the whole space", ["what:", "value"], facts)
 
 

@@ -142,12 +142,12 @@ def require_classes_of_network(classes: Sequence[str], images: Images) -> None:
     if classes and tuple(classes) != theirs:
         raise CheckpointError(
             f"the network was trained for {len(classes)} classes ({', '.join(classes[:3])}, ...), the images have"
-            f" {len(theirs)} ({', '.join(theirs[:3])}, ...)"
+            f" {len(theirs)} ({', '.join(theirs[:3])}, ...); spos evaluate --classes FILE says which are the same"
         )
     if len(theirs) > expected:
         raise CheckpointError(f"the network was trained for {expected} classes, {images.val.name} has {len(theirs)}")
     if len(theirs) < expected and images.processes.is_main:
         warn(
             f"{images.val.name} has {len(theirs)} of the network's {expected} classes; they count as the first ones in"
-            " the order of names, else the accuracy means nothing"
+            " the order of names, else the accuracy means nothing; spos evaluate --classes FILE says which they are"
         )

@@ -45,6 +45,7 @@ from spos_cli.files.reading import read_json
 from spos_cli.files.writing import write_atomically
 from spos_cli.run.folder import RunFolder
 from spos_cli.run.output import format_bytes
+from spos_cli.space.image_size import ImageSize
 
 PLACE_SETTINGS = {field.name for field in fields(Place)} - {"root"}  # of the section `data`
 CHECKED_IMAGES = 16  # images of each set whose values are checked before any work
@@ -53,17 +54,22 @@ CHECKED_IMAGES = 16  # images of each set whose values are checked before any wo
 class Images:
     """The images of a run. Nothing is read before it is asked for.
 
+    Args:
+        image_size: of the images of an evaluation; None for the size of the settings.
+
     Raises:
         DataError: images are missing, broken, too few, or of other classes than the space expects.
     """
 
-    def __init__(self, config: Config, processes: Processes) -> None:
+    def __init__(self, config: Config, processes: Processes, image_size: ImageSize | None = None) -> None:
         self.config, self.data, self.processes = config, config.data, processes
         self.size = config.space.image_size
         # A training with random crops takes images of any size. Other trainings take images of the network's size,
         # which an evaluation then leaves unchanged.
         stored = self.data.augmentation.crop != "random_resized"
-        self.evaluation = EvalTransform(self.data.preset, self.size, stored=stored)
+        self.evaluated_size = image_size or ImageSize(self.size, self.size)
+        height, width = self.evaluated_size
+        self.evaluation = EvalTransform(self.data.preset, height, stored=stored, width=width)
         self.preprocess = partial(preprocess, self.data.preset)
         self._trained_on: TrainedOn | None = None  # set by hold_out_as_in
 

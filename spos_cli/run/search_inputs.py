@@ -30,7 +30,8 @@ from spos_cli.run.latency_table import read_latency, uses_latency
 from spos_cli.run.weights_file import Weights, read_weights
 from spos_cli.search.evaluator import CalibrationSet, Evaluator
 from spos_cli.search.evolution import Evolution
-from spos_cli.space.cost import LABELS, format_as
+from spos_cli.space.cost import LABELS
+from spos_cli.space.limits import Limit, describe_all, format_limit, get_bounds
 from spos_cli.space.search_space import SearchSpace
 
 
@@ -83,7 +84,7 @@ def read_costs(run: Run, space: SearchSpace) -> Costs:
     return replace(costs, latency=read_latency(run)) if uses_latency(run.config.search) else costs
 
 
-def list_limits(run: Run) -> dict[str, int | None]:
+def list_limits(run: Run) -> dict[str, Limit | None]:
     """Return the limits on candidates by cost: always the one on FLOPs, others where they are set."""
     search = run.config.search
     others = {"params": search.params_limit, "latency": search.latency_limit}
@@ -91,10 +92,15 @@ def list_limits(run: Run) -> dict[str, int | None]:
 
 
 def describe_limits(run: Run) -> str:
-    """Return the limits on candidates in words, such as `at or under 330M FLOPs and 3M parameters`; empty if none."""
+    """Return the limits on candidates in words; empty if there are none.
+
+    They are such as `at or under 330M FLOPs and 3M parameters`, or `at 250M to 330M FLOPs and at most 3M parameters`.
+    """
     limits = {name: limit for name, limit in list_limits(run).items() if limit is not None}
+    if any(limit.is_range for limit in limits.values()):
+        return f"at {describe_all(limits.items())}"
     written = [
-        format_as(name, limit) + (f" {LABELS[name]}" if name != "latency" else "") for name, limit in limits.items()
+        format_limit(name, limit) + (f" {LABELS[name]}" if name != "latency" else "") for name, limit in limits.items()
     ]
     return f"at or under {' and '.join(written)}" if written else ""
 
@@ -102,7 +108,7 @@ def describe_limits(run: Run) -> str:
 def make_evolution(run: Run, costs: Costs) -> Evolution:
     """Make the evolution from the settings; a random search is an evolution without parents.
 
-    Under the limit that excludes most of the space, every draw counts; the other limits reject draws.
+    Within the limit that excludes most of the space, every draw counts; the other limits reject draws.
 
     Args:
         costs: of the space, as from `read_costs`.
@@ -114,7 +120,7 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
         (costs.latency, search.latency_limit),
     ]
     tightest_first = [(table, limit) for table, limit in limits if table is not None and limit is not None]
-    tightest_first.sort(key=lambda pair: pair[0].distribution().share(None, pair[1]))
+    tightest_first.sort(key=lambda pair: pair[0].distribution().share(*get_bounds(pair[1])))
     table, limit = tightest_first[0] if tightest_first else (costs.flops, None)
     return Evolution(
         table=table,

@@ -112,8 +112,20 @@ class Weights:
         load_state(model, self.state, self.path)
         return model
 
-    def network(self, config: Config) -> Network:
+    @property
+    def trained_size(self) -> int | None:
+        """Side of the images that it was trained on, in pixels; None if the file does not say."""
+        if self.description is not None:
+            return self.description.trained_size
+        space = self.config.get("space") if self.config is not None else None
+        size = space.get("image_size") if isinstance(space, dict) else None
+        return size if type(size) is int else None
+
+    def network(self, config: Config, *, any_size: bool = False) -> Network:
         """Return the network, without dropout.
+
+        Args:
+            any_size: whether the images of the config may have another size than those of the training.
 
         Raises:
             CheckpointError: the network is not in the space of the config, or was exported.
@@ -122,7 +134,7 @@ class Weights:
             raise CheckpointError(
                 f"{self.path} was exported, for spos evaluate and spos predict; name its model.pt here"
             )
-        self.require_space(config)
+        self.require_space(config, any_size=any_size)
         model = Network(config.space.build(), self.find_architecture(config), self.affine, dropout=0.0)
         load_state(model, self.state, self.path)
         return model
@@ -168,12 +180,31 @@ class Weights:
                     f" would mean nothing; set data.{name} to {theirs.get(name)}"
                 )
 
-    def require_space(self, config: Config) -> None:
-        """Raise CheckpointError if the config has another space than the file was trained on."""
-        if self.config is not None and self.config.get("space") != portable_settings(config)["space"]:
+    def require_space(self, config: Config, *, any_size: bool = False) -> None:
+        """Raise CheckpointError if the config has another space than the file was trained on.
+
+        Args:
+            any_size: whether the images may have another size.
+        """
+        theirs = self.config.get("space") if self.config is not None else None
+        if self.config is None or theirs == (ours := portable_settings(config)["space"]):
+            return
+        if not isinstance(theirs, dict) or {**theirs, "image_size": None} != {**ours, "image_size": None}:
             raise CheckpointError(
                 f"{self.path} was trained on another space than this config has; use the config of its run"
             )
+        if any_size:
+            return
+        advice = {
+            "supernet": "write a path of it as a network with spos export-arch --weights FILE --arch ARCH, and use that"
+            " at another size",
+            "exported": "export its network again with spos export-arch --image-size",
+            "network": f"set space.image_size to {theirs.get('image_size')}",
+        }
+        raise CheckpointError(
+            f"{self.path} is for images of {theirs.get('image_size')} x {theirs.get('image_size')} pixels, not of"
+            f" {ours['image_size']} x {ours['image_size']}; {advice[self.kind]}"
+        )
 
 
 def find_weights(run: Run) -> Path:

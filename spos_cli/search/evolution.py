@@ -22,6 +22,7 @@ from spos_cli.search.predictor import Predictor
 from spos_cli.search.statistics import crowding, fronts
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
+from spos_cli.space.limits import Limit, describe_limit, get_bounds
 
 MAX_TRIES = 2000  # Draws of a random candidate under several limits.
 MAX_ENUMERATED = 100_000  # Architectures that are listed one by one when draws have failed.
@@ -49,7 +50,7 @@ class Draws:
         proposed: all draws; each is counted in one of the others.
         accepted: draws that became candidates.
         duplicate: draws of an architecture that was a candidate before.
-        over_limit: other draws of an architecture over a limit.
+        over_limit: other draws of an architecture outside of a limit.
     """
 
     proposed: int = 0
@@ -88,15 +89,15 @@ class Evolution:
     same budget.
 
     Attributes:
-        table: the cost that is limited. Candidates are drawn exactly under this limit.
-        limit: largest cost of a candidate, or None.
+        table: the cost that is limited. Candidates are drawn exactly within this limit.
+        limit: the costs that a candidate may have; None for any.
         population: candidates per generation.
         generations: number of generations after the first.
         parents: number of best candidates so far from which children are made.
         mutations, crossovers: children per generation; random candidates fill the rest.
         mutation_probability: probability of each layer to be drawn again.
         flops: of two candidates with the same fitness, the one with fewer FLOPs comes first; None takes `table`.
-        others: more limits, under which candidates are drawn by rejection, so they should exclude less.
+        others: more limits, within which candidates are drawn by rejection, so they should exclude less.
         front_on: a cost; the search is for the whole front, this cost against fitness. None: it is for the best
             fitness.
         predictor: ridge predicts fitness from all scores so far. Then most candidates of a generation are the best that
@@ -104,7 +105,7 @@ class Evolution:
     """
 
     table: CostTable
-    limit: int | None
+    limit: Limit | None
     population: int
     generations: int
     parents: int
@@ -113,7 +114,7 @@ class Evolution:
     mutation_probability: float
     seed: int
     flops: CostTable | None = None
-    others: tuple[tuple[CostTable, int], ...] = ()
+    others: tuple[tuple[CostTable, Limit], ...] = ()
     front_on: CostTable | None = None
     predictor: Literal["off", "ridge"] = "off"
 
@@ -178,39 +179,41 @@ class Evolution:
         return best[:number]
 
     def allows(self, arch: Architecture) -> bool:
-        """Return whether an architecture is under all limits."""
-        under = self.limit is None or self.table.of(arch) <= self.limit
-        return under and all(table.of(arch) <= limit for table, limit in self.others)
+        """Return whether an architecture is within all limits."""
+        within = self.limit is None or self.limit.allows(self.table.of(arch))
+        return within and all(limit.allows(table.of(arch)) for table, limit in self.others)
 
     def require_candidates(self) -> None:
-        """Raise LimitError if no architecture is found under the limits; the message says why."""
+        """Raise LimitError if no architecture is found within the limits; the message says why."""
         if self.find_any() is not None:
             return
         rng, unseen = seeding.generator(self.seed, "probe"), _Unseen(self, set())
-        drawn = [unseen.draw_under_first_limit(rng) for _ in range(MAX_TRIES)]
+        drawn = [unseen.draw_within_first_limit(rng) for _ in range(MAX_TRIES)]
         reasons = []
         for table, limit in self.others:
             costs = [table.of(arch) for arch in drawn]
-            under = sum(cost <= limit for cost in costs)
+            up_to = f" to {table.format(table.maximum)}" if limit.is_range else ""
             reasons.append(
-                f"{under:,} have at most {table.format(limit)} {table.label} (they have from"
+                f"{sum(map(limit.allows, costs)):,} have {describe_limit(table.name, limit)} (they have from"
                 f" {table.format(min(costs))} to {table.format(max(costs))}, the space from"
-                f" {table.format(table.minimum)})"
+                f" {table.format(table.minimum)}{up_to})"
             )
-        first = "" if self.limit is None else f" with at most {self.table.format(self.limit)} {self.table.label}"
+        first = "" if self.limit is None else f" with {describe_limit(self.table.name, self.limit)}"
+        limits = [self.limit, *(limit for _, limit in self.others)]
+        advice = "widen" if any(limit is not None and limit.is_range for limit in limits) else "raise"
         raise LimitError(
-            f"no architecture was found under all limits: of {len(drawn):,} drawn{first}, {'; '.join(reasons)}; raise"
-            " a limit"
+            f"no architecture was found under all limits: of {len(drawn):,} drawn{first}, {'; '.join(reasons)};"
+            f" {advice} a limit"
         )
 
     def find_any(self) -> Architecture | None:
-        """Return one architecture under all limits, the same on every call; None if none is found.
+        """Return one architecture within all limits, the same on every call; None if none is found.
 
         Raises:
             LimitError: the first limit alone allows none.
         """
         rng, unseen = seeding.generator(self.seed, "probe"), _Unseen(self, set())
-        unseen.draw_under_first_limit(rng)
+        unseen.draw_within_first_limit(rng)
         return unseen.draw(rng)
 
     def propose(
@@ -287,10 +290,10 @@ class Evolution:
         return self.select_best(new, fitness, number)
 
     def _draw_any(self, best: Sequence[Architecture], rng: np.random.Generator) -> Architecture:
-        """Draw by mutation, by crossover or at random, a third each; seen or not, under the first limit or not."""
+        """Draw by mutation, by crossover or at random, a third each; seen or not, within the first limit or not."""
         operator = int(rng.integers(3))
         if operator == 0 or not best:
-            return self.table.distribution().draw(rng, None, self.limit)
+            return self.table.distribution().draw(rng, *get_bounds(self.limit))
         parent = _pick(best, rng)
         return self.mutate(parent, rng) if operator == 1 else self.cross(parent, _pick(best, rng), rng)
 
@@ -322,23 +325,23 @@ def _pick(best: Sequence[Architecture], rng: np.random.Generator) -> Architectur
 
 
 class _Unseen:
-    """The architectures under all limits that have not been seen.
+    """The architectures within all limits that have not been seen.
 
     Attributes:
         draws: of the operator that draws now.
-        count: number of architectures under the first limit, whatever the others exclude.
+        count: number of architectures within the first limit, whatever the others exclude.
     """
 
     def __init__(self, evolution: Evolution, seen: set[Architecture]) -> None:
-        self.table, self.limit, self.others = evolution.table, evolution.limit, evolution.others
+        self.bounds, self.others = get_bounds(evolution.limit), evolution.others
         self.allows, self.seen = evolution.allows, seen
         self.draws = Draws()
         self.distribution = evolution.table.distribution()
-        self.count = self.distribution.count(None, self.limit)
+        self.count = self.distribution.count(*self.bounds)
         self._remaining: list[Architecture] | None = None  # Listed once most of the space is seen.
 
     def accept(self, arch: Architecture) -> bool:
-        """Count a draw and mark it as seen; return False if it was seen before or is over a limit."""
+        """Count a draw and mark it as seen; return False if it was seen before or is outside of a limit."""
         self.draws.proposed += 1
         if arch in self.seen:
             self.draws.duplicate += 1
@@ -355,13 +358,13 @@ class _Unseen:
         # While at most half are seen, two tries are enough on average, unless other limits exclude many.
         if len(self.seen) * 2 <= self.count:
             for _ in range(MAX_TRIES) if self.others or not self.distribution.is_exact else itertools.count():
-                if self.accept(arch := self.draw_under_first_limit(rng)):
+                if self.accept(arch := self.draw_within_first_limit(rng)):
                     return arch
             if self.count > MAX_ENUMERATED:
                 return None
             self._remaining = None
         if self._remaining is None:
-            every = self.distribution.enumerate(None, self.limit)  # in lexicographic order
+            every = self.distribution.enumerate(*self.bounds)  # in lexicographic order
             self._remaining = [arch for arch in every if arch not in self.seen and self.allows(arch)]
         if not self._remaining:
             return None
@@ -369,6 +372,6 @@ class _Unseen:
         self.accept(arch)
         return arch
 
-    def draw_under_first_limit(self, rng: np.random.Generator) -> Architecture:
-        """Draw any architecture at or under the first limit, seen or not."""
-        return self.distribution.draw(rng, None, self.limit)
+    def draw_within_first_limit(self, rng: np.random.Generator) -> Architecture:
+        """Draw any architecture within the first limit, seen or not."""
+        return self.distribution.draw(rng, *self.bounds)

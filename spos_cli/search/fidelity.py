@@ -19,6 +19,7 @@ from spos_cli.search.results import ranking
 from spos_cli.search.statistics import Numbers
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
+from spos_cli.space.limits import Limit
 
 EQUAL_SHARE = 0.03  # FLOPs are about equal if they differ by at most this share.
 NetworkKey = Callable[[Architecture], Hashable]
@@ -30,23 +31,25 @@ def choose_architectures(
     number: int,
     evolution: Evolution,
     flops: CostTable,
-    flops_limit: int | None,
+    flops_limit: Limit | None,
     network_key: NetworkKey,
 ) -> list[Architecture]:
     """Choose up to `number` architectures for stand-alone trainings: the winner, and others whatever their scores.
 
-    The others are one random architecture from each equal part of the range of FLOPs. A part in which none is found
-    under all limits is left out.
+    The others are one random architecture from each equal part of the range of FLOPs that the limit allows. A part in
+    which none is found within all limits is left out.
 
     Args:
         candidates: of the search, at least one.
         network_key: equal for architectures that are the same network; each network is chosen once.
     """
     winner, parts = ranking(candidates)[0].architecture, number - 1
-    reach = min(flops.maximum, flops.maximum if flops_limit is None else flops_limit) - flops.minimum
+    lowest, highest = flops.minimum, flops.maximum
+    if flops_limit is not None:
+        lowest, highest = max(lowest, flops_limit.low or 0), min(highest, flops_limit.high)
     archs = [winner]
     for part in range(parts):
-        low, high = (flops.minimum + reach * end // parts for end in (part, part + 1))
+        low, high = (lowest + (highest - lowest) * end // parts for end in (part, part + 1))
         rng = seeding.generator(evolution.seed, "audit", part)
         with contextlib.suppress(LimitError):
             drawn = (flops.distribution().draw(rng, low, high) for _ in range(MAX_DRAWS))

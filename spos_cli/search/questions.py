@@ -12,6 +12,7 @@ from spos_cli.models.counting import Costs, count
 from spos_cli.search.journal import Entry
 from spos_cli.search.results import Results
 from spos_cli.space.cost import LABELS, CostName, CostTable, format_as
+from spos_cli.space.limits import Limit, describe_all, explain_idle_limit, format_limit, parse_limit, write_limit
 from spos_cli.space.search_space import SearchSpace
 
 
@@ -21,23 +22,23 @@ class Question:
 
     Attributes:
         top: how many; None for one, or with `front` for all of it.
-        flops_limit, params_limit: only candidates at or under them are considered.
+        flops_limit, params_limit: only candidates within them are considered.
         smallest: instead of the best, the cheapest of those that are statistically tied with it.
         front: the whole Pareto front, a cost against top-1.
         pareto_cost: the cost of the front; None for that of the search, or FLOPs.
-        latency_limit: of the search, in microseconds.
+        latency_limit: of the search.
 
     Raises:
         ConfigError: the parts of the question contradict each other.
     """
 
     top: int | None = None
-    flops_limit: int | None = None
-    params_limit: int | None = None
+    flops_limit: Limit | None = None
+    params_limit: Limit | None = None
     smallest: bool = False
     front: bool = False
     pareto_cost: CostName | None = None
-    latency_limit: int | None = None
+    latency_limit: Limit | None = None
 
     def __post_init__(self) -> None:
         for given, name in ((self.top is not None, "--top"), (self.smallest, "--prefer smallest")):
@@ -47,8 +48,8 @@ class Question:
             raise ConfigError("--pareto-cost is the cost of the front; pass --pareto, too")
 
     @property
-    def limits(self) -> list[tuple[str, int]]:
-        """The limits that were given: the name of the cost in an entry, and its maximum."""
+    def limits(self) -> list[tuple[str, Limit]]:
+        """The limits that were given: the name of the cost in an entry, and what it may be."""
         limits = {"flops": self.flops_limit, "params": self.params_limit, "latency": self.latency_limit}
         return [(name, limit) for name, limit in limits.items() if limit is not None]
 
@@ -60,16 +61,25 @@ class Question:
     def within(self, search: Mapping[str, Any]) -> Question:
         """Return this question with the limits and the front of the search where it has none of its own.
 
-        A search may hold candidates over its limits: those of an earlier search that it began with.
+        A search may hold candidates outside of its limits: those of an earlier search that it began with.
+
+        Args:
+            search: the settings of the search, as recorded.
+
+        Raises:
+            ConfigError: a recorded limit cannot be read.
         """
-        flops, params = search.get("flops_limit"), search.get("params_limit")
+        flops, params, latency = (
+            None if search.get(f"{name}_limit") is None else parse_limit(name, search[f"{name}_limit"])
+            for name in ("flops", "params", "latency")
+        )
         cost = self.pareto_cost or search.get("pareto_cost")
         return replace(
             self,
             flops_limit=flops if self.flops_limit is None else self.flops_limit,
             params_limit=params if self.params_limit is None else self.params_limit,
             pareto_cost=cost if self.front else None,
-            latency_limit=search.get("latency_limit"),
+            latency_limit=latency,
         )
 
 
@@ -88,7 +98,7 @@ def answer(
         LimitError: there is no such candidate.
     """
     scored = Results.to_export(entries, bits)
-    allowed = scored.under(question.limits)
+    allowed = scored.within(question.limits)
     if not allowed.candidates:
         raise LimitError(_describe_unreachable(question, scored.candidates, count(space), command))
     best, notes = allowed.ranking, []
@@ -111,33 +121,44 @@ def answer(
     return chosen, notes
 
 
-def describe_idle_limits(limits: Sequence[tuple[str, int]], entries: Sequence[Entry], space: SearchSpace) -> list[str]:
-    """Return a sentence for each limit that is above the whole space, and so excludes nothing."""
-    # Counting costs takes long. It is needed only for a limit that no candidate exceeds.
-    idle = [(name, limit) for name, limit in limits if all(getattr(entry, name) <= limit for entry in entries)]
+def describe_idle_limits(
+    limits: Sequence[tuple[str, Limit]], entries: Sequence[Entry], space: SearchSpace
+) -> list[str]:
+    """Return a sentence for each limit that excludes nothing of the space."""
+    # Counting costs takes long. It is needed only for a limit that excludes no candidate.
+    idle = [(name, limit) for name, limit in limits if all(limit.allows(getattr(entry, name)) for entry in entries)]
     if not idle:
         return []
     costs = count(space)
-    return [text for name, limit in idle if (text := getattr(costs, name).explain_idle_limit(limit))]
+    return [text for name, limit in idle if (text := explain_idle_limit(getattr(costs, name), limit))]
 
 
 def _describe_unreachable(
     question: Question, entries: Sequence[Entry], costs: Costs, command: Callable[[str], str]
 ) -> str:
-    """Say why no candidate is under the limits, and which command may find one."""
-    limits, ranges, impossible = [], [], []
+    """Say why no candidate is within the limits, and which command may find one."""
+    ranges, minima, maxima = [], [], []
     for name, limit in question.limits:
         values = [getattr(entry, name) for entry in entries]
-        number_under, label, most = sum(cost <= limit for cost in values), LABELS[name], format_as(name, limit)
-        limits.append(f"{most} {label}")
-        several = f" ({number_under:,} of them at most {most})" if len(question.limits) > 1 else ""
+        number_within, label = sum(map(limit.allows, values)), LABELS[name]
+        allowed = f"{'' if limit.is_range else 'at most '}{format_limit(name, limit)}"
+        several = f" ({number_within:,} of them {allowed})" if len(question.limits) > 1 else ""
         ranges.append(f"{format_as(name, min(values))} to {format_as(name, max(values))} {label}{several}")
         table: CostTable | None = getattr(costs, name)
-        if table is not None and table.minimum > limit:
-            impossible.append(f"{table.format_exactly(table.minimum)} {label}")
-    text = f"no scored candidate has at most {' and '.join(limits)}; they have {' and '.join(ranges)}"
-    if impossible:
-        return f"{text}, and no architecture of the space has less than {' and '.join(impossible)}"
-    units = {"latency": "us"}
-    options = " ".join(f"--{name}-limit {limit}{units.get(name, '')}" for name, limit in question.limits)
+        if table is not None and table.minimum > limit.high:
+            minima.append(f"{table.format_exactly(table.minimum)} {label}")
+        elif table is not None and limit.low is not None and table.maximum < limit.low:
+            maxima.append(f"{table.format_exactly(table.maximum)} {label}")
+    text = f"no scored candidate has {describe_all(question.limits)}; they have {' and '.join(ranges)}"
+    if minima or maxima:
+        impossible = [f"less than {' and '.join(minima)}"] if minima else []
+        impossible += [f"more than {' and '.join(maxima)}"] if maxima else []
+        return f"{text}, and no architecture of the space has {' or '.join(impossible)}"
+    options = " ".join(f"--{name}-limit {_write_option(name, limit)}" for name, limit in question.limits)
     return f"{text}; {command(f'search --fresh {options}')} may find some"
+
+
+def _write_option(name: str, limit: Limit) -> str:
+    """Return a limit as its option takes it."""
+    written = str(write_limit(name, limit))
+    return f"{written}us" if name == "latency" and not limit.is_range else written

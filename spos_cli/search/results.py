@@ -24,6 +24,7 @@ from spos_cli.search.outcomes import OutcomesFile
 from spos_cli.search.racing import Outcomes
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostName, CostTable
+from spos_cli.space.limits import Limit
 
 SIGNIFICANCE_LEVEL = 0.05  # of each paired test against the winner
 
@@ -126,10 +127,10 @@ class Results:
         counted = Results.of(lines, outcomes)
         return counted if counted.candidates else replace(counted, candidates=lines)
 
-    def under(self, limits: Iterable[tuple[str, int]]) -> Results:
-        """Return the candidates at or under all limits, which are pairs such as `("flops", 330_000_000)`."""
+    def within(self, limits: Iterable[tuple[str, Limit]]) -> Results:
+        """Return the candidates within all limits, which are pairs such as `("flops", Limit(330_000_000))`."""
         pairs = list(limits)
-        allowed = [one for one in self.candidates if all(getattr(one, name) <= limit for name, limit in pairs)]
+        allowed = [one for one in self.candidates if all(limit.allows(getattr(one, name)) for name, limit in pairs)]
         return replace(self, candidates=allowed)
 
     @cached_property

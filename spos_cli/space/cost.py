@@ -29,6 +29,7 @@ MAX_CELLS = 2**27  # Size of a table of exact counts: 1 GiB of int64.
 MAX_CELLS_WITH_WIDTHS = 2**21  # With widths, there are so many architectures that counts are Python's own integers.
 COARSE_CELLS = 2**20  # Size of a table for rounded costs: rounding then moves few architectures into a range.
 MAX_DRAWS = 10_000  # A range of rounded costs counts as empty after so many draws outside of it.
+NEIGHBOUR_DRAWS = 200  # Draws in each window of costs beside an empty range of rounded costs.
 MAX_COST = 10**18
 MAX_DURATION = 10**9  # microseconds
 MAX_STEPS_PER_NETWORK = 20_000  # The latency of an average network has at most about this many steps.
@@ -102,17 +103,6 @@ class CostTable:
     def format_exactly(self, cost: int) -> str:
         """Write a cost with all its digits: `330,012,345`, or `12,512us`."""
         return f"{cost:,}{'us' * (self.name == 'latency')}"
-
-    def explain_idle_limit(self, limit: int) -> str:
-        """Return a message if a limit is above the whole space, so that it excludes nothing; otherwise `""`."""
-        if limit <= self.maximum:
-            return ""
-        look_alike = self.format(limit) == self.format(self.maximum)
-        write = self.format_exactly if look_alike else self.format
-        return (
-            f"the limit of {write(limit)} {self.label} excludes nothing: no architecture of the space has more than"
-            f" {write(self.maximum)}"
-        )
 
     def distribution(self) -> CostDistribution:
         """Return how many architectures cost how much; computed at the first call."""
@@ -299,11 +289,36 @@ class CostDistribution:
         if low > high or high < minimum or low > maximum:
             return f"no architecture has {write(low)} to {write(high)} {label}; {reach}"
         if not self.is_exact:
-            return f"no architecture was found with {low:,} to {high:,} {label}; {reach}"
+            near = self._describe_neighbours(low, high)
+            return f"no architecture was found with {low:,} to {high:,} {label}; {near}{reach}"
         # The range is in a gap between two costs, which may look alike when rounded.
         below = self.count(None, low - 1)
         nearest = f"{self._cost_of_rank(below):,} and {self._cost_of_rank(below + 1):,}"
         return f"no architecture has {low:,} to {high:,} {label}; the nearest have {nearest}, and {reach}"
+
+    def _describe_neighbours(self, low: int, high: int) -> str:
+        """Name costs below and above a range in which draws found nothing; costs are rounded.
+
+        Draws look in ever larger windows beside the range, so a cost is near the range, but seldom the nearest.
+        """
+        rng, near = np.random.default_rng(low), []
+        for downward in (True, False):
+            width, cost = max(1, high - low), None
+            while cost is None and width < 2 * (self.table.maximum - self.table.minimum):
+                window = (low - width, low - 1) if downward else (high + 1, high + width)
+                cost, width = self._find_cost(rng, *window), 2 * width
+            near += [] if cost is None else [f"{cost:,}"]
+        return f"near it are {' and '.join(near)}, and " if near else ""
+
+    def _find_cost(self, rng: np.random.Generator, low: int, high: int) -> int | None:
+        """Return the cost of an architecture in a range; None if a few draws find none."""
+        if not self.count(low, high):
+            return None
+        costs = (
+            self.table.of(self.table.options.architecture(self._draw_indices(rng, low, high)))
+            for _ in range(NEIGHBOUR_DRAWS)
+        )
+        return next((cost for cost in costs if low <= cost <= high), None)
 
 
 def _to_python_ints(counts: NDArray[Any]) -> Sequence[int]:

@@ -273,7 +273,7 @@ def show(run: Run, result: dict[str, Any]) -> None:
         (origin, f"{one['proposed']:,}", *(_share(one, kind) for kind in ("accepted", "duplicate", "over_limit")))
         for origin, one in result["operators"].items()
     ]
-    run.show("the draws of each operator", ["operator:", "drawn", "new", "seen before", "over a limit"], draws)
+    run.show("the draws of each operator", ["operator:", "drawn", "new", "seen before", "outside a limit"], draws)
     images = [(f"{row['images']:,}", f"{100 * row['tie_width']:.2f} points", row["tied"]) for row in result["images"]]
     if images:
         title = f"statistically tied of the {MAX_COMPARED} best, including the winner, with more search images"

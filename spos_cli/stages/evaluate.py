@@ -23,16 +23,18 @@ from spos_cli.errors import make_printable
 from spos_cli.files.digests import file_digest
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
-from spos_cli.models.counting import count
+from spos_cli.models.counting import count, count_flops_at
 from spos_cli.run.classifier import Classifier, keep_pixels, load_classifier
 from spos_cli.run.command import Run
 from spos_cli.run.details import make_content, make_gallery, name_classes, write_details
 from spos_cli.run.folder import EvaluationFolder, RunFolder
 from spos_cli.run.image_comparison import require_classes_of_network
 from spos_cli.run.images import Images
+from spos_cli.run.mapped_classes import map_classes
 from spos_cli.run.weights_file import Weights
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import format_cost
+from spos_cli.space.image_size import ImageSize
 
 Keep = Callable[[Tensor, Tensor], None]
 
@@ -46,6 +48,8 @@ def run(
     arch: str | None,
     save_logits: Path | None,
     details: RunFolder | None,
+    image_size: ImageSize | None = None,
+    class_file: Path | None = None,
 ) -> None:
     """Print the accuracy and the costs of a network.
 
@@ -55,11 +59,14 @@ def run(
         arch: the path of the supernet to measure, a literal or a file. It is calibrated first.
         save_logits: an `.npz` file to write `logits (N, classes)`, `labels (N,)` and `paths (N,)` to.
         details: a run folder to write what the network gets wrong to.
+        image_size: of the prepared images, if they are not square.
+        class_file: which class of the network each class of the images is; None if they have the same classes.
 
     Raises:
         SposError: the file, the architecture or the data do not allow it.
     """
-    images = Images(run.config, processes)
+    images = Images(run.config, processes, image_size)
+    subset = None if class_file is None else map_classes(images, class_file, weights)
     classifier = load_classifier(run, weights, arch, images, processes.device)
     architecture = classifier.architecture
     if weights.kind != "supernet":
@@ -73,6 +80,8 @@ def run(
         if logits is not None:
             logits[indices] = batch.float().cpu()
         predictions.add(indices, batch)
+        if subset is not None:
+            subset.add(indices, batch)
 
     begin = time.monotonic()
     accuracy = measure(run, processes, classifier, images, keep)
@@ -82,12 +91,13 @@ def run(
         if processes.is_main:
             write_logits(save_logits, logits, images)
     predicted = predictions.collect(processes)
+    among = subset.total(processes) if subset is not None else None
     if processes.is_main:
         names = name_classes(images.val.classes, run.config.space.classes)
         mistakes = count_mistakes(names, images.val.labels, *predicted)
         if details is not None:
             write_mistakes(details.evaluation, weights, architecture, images, mistakes, *predicted)
-        show(run, weights, architecture, accuracy, images, seconds, mistakes, details=details is not None)
+        show(run, weights, architecture, accuracy, images, seconds, mistakes, among, details=details is not None)
         if details is not None:
             show_worst(run, mistakes)
             run.say(f"details: {details.evaluation}; spos report {quote_path(details.root)} shows them")
@@ -148,6 +158,8 @@ def write_mistakes(
         "weights_digest": file_digest(weights.path),
         "architecture": str(architecture),
         "images_of": make_printable(images.val.name),
+        "image_size": list(images.evaluated_size),
+        "trained_image_size": list_trained_size(weights),
         **make_content(mistakes),
         "most_confident": make_gallery(images, predictions, confidences),
     }
@@ -162,27 +174,38 @@ def show(
     images: Images,
     seconds: float,
     mistakes: Mistakes,
+    among: Accuracy | None,
     *,
     details: bool,
 ) -> None:
     """Show the accuracy, the costs and the speed, and with `details` what the network gets wrong.
 
     The balanced accuracy is shown if the classes have different numbers of images; else it is the top-1.
+
+    Args:
+        among: the accuracy among the classes of the images only, if these are some of the network's.
     """
-    costs = count(run.config.space.build())
+    space, size = run.config.space.build(), images.evaluated_size
+    costs = count(space)
+    flops = costs.flops.of(architecture) if size.is_square else count_flops_at(space, architecture, *size)
     result: dict[str, Any] = {
         "top1": accuracy.top1,
         "top5": accuracy.top5,
         "balanced_accuracy": mistakes.balanced_accuracy,
         "loss": accuracy.loss,
         "images": accuracy.images,
-        "flops": costs.flops.of(architecture),
+        "image_size": list(size),
+        "trained_image_size": list_trained_size(weights),
+        "flops": flops,
         "params": costs.params.of(architecture),
         "images_per_second": round(accuracy.images / seconds, 1),
     }
     if weights.selection is not None:
         result["best_of_evaluations"] = weights.selection.evaluations
         result["selected_on_these_images"] = weights.selection.images == images.val_identity.number
+    present = len(np.unique(images.val.labels))
+    if among is not None:
+        result["among_classes_of_images"] = {"classes": present, "top1": among.top1, "top5": among.top5}
     run.result({**result, "details": make_content(mistakes)} if details else result)
     sizes = {one.support for one in mistakes.classes if one.support}
     averages = summarize(mistakes)
@@ -195,13 +218,41 @@ def show(
         ("top-1", f"{accuracy.top1:.2%}"),
         ("top-5", f"{accuracy.top5:.2%}"),
         ("loss", f"{accuracy.loss:.4f}"),
+        *(describe_subset(among, present, space.classes) if among is not None else ()),
         *averages,
         ("images", f"{accuracy.images:,} of {images.val.name}"),
-        ("FLOPs", format_cost(costs.flops.of(architecture))),
+        ("image size", describe_size(size, weights)),
+        ("FLOPs", format_cost(flops)),
         ("parameters", format_cost(costs.params.of(architecture))),
         ("images per second", result["images_per_second"]),
     ]
     run.show("evaluated", ["what:", "value:"], rows)
+
+
+def describe_subset(among: Accuracy, present: int, classes: int) -> list[tuple[str, str]]:
+    """Return rows that say among which classes the network has chosen, and its accuracy among those of the images."""
+    return [
+        ("these are among", f"all {classes:,} classes of the network, of which the images have {present:,}"),
+        (f"top-1 among these {present:,}", f"{among.top1:.2%}"),
+        (f"top-5 among these {present:,}", f"{among.top5:.2%}"),
+    ]
+
+
+def describe_size(size: ImageSize, weights: Weights) -> str:
+    """Return the size of the images that a network was measured on, and of those that it was trained on."""
+    shown = f"{size} pixels{'' if size.is_square else ' (height x width)'}"
+    trained = list_trained_size(weights)
+    if trained is None:
+        return shown
+    if list(size) == trained:
+        return f"{shown}, as in the training"
+    return f"{shown}; trained on {trained[0]} x {trained[1]}"
+
+
+def list_trained_size(weights: Weights) -> list[int] | None:
+    """Return height and width of the images that a network was trained on; None if the file does not say."""
+    side = weights.trained_size
+    return None if side is None else [side, side]
 
 
 def summarize(mistakes: Mistakes) -> list[tuple[str, str]]:

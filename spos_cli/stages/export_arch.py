@@ -65,9 +65,9 @@ def require_one_purpose(
     question: Question,
     journal: Path | None,
     output: Path | None,
-    *,
     raw_input: bool,
     quantize: str | None,
+    image_size: str | None,
 ) -> None:
     """Raise ConfigError if options are for something else than what is exported.
 
@@ -76,12 +76,14 @@ def require_one_purpose(
         output: is for weights; architectures have their places.
         raw_input: is for files that can have the preparation of images in them.
         quantize: is for `QUANTIZED_FORMATS`.
+        image_size: is for `NETWORK_FORMATS`.
     """
     is_network = form in NETWORK_FORMATS
     if quantize is not None and form not in QUANTIZED_FORMATS:
         raise ConfigError(f"--quantize {quantize} is for --format {' and '.join(QUANTIZED_FORMATS)}")
-    if raw_input and not is_network:
-        raise ConfigError(f"--raw-input is for --format {', '.join(NETWORK_FORMATS)}")
+    for name, is_given in (("--raw-input", raw_input), ("--image-size", image_size is not None)):
+        if is_given and not is_network:
+            raise ConfigError(f"{name} is for --format {', '.join(NETWORK_FORMATS)}")
     exports_weights = weights is not None or arch is not None or is_network
     if output is not None and not exports_weights:
         raise ConfigError("--output is for --weights; architectures are written to archs/<id>/ of the run folder")

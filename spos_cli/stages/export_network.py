@@ -114,7 +114,7 @@ def export(
     FORMATS[form].require_packages()  # It fails before any work.
     images = Images(run.config, Processes(0, 1, torch.device("cpu")))
     network, classes = build_network(run, weights, arch, images)
-    output = choose_output(folder, network, output, form, "-int8" if int8 else "")
+    output = choose_output(folder, network, output, form, make_ending(run, weights, int8=int8))
     if int8:
         require_images(images, classes)
     inference = InferenceNetwork(network, run.config.data.preset, input_kind)
@@ -158,7 +158,7 @@ def build_network(run: Run, weights: Weights, arch: str | None, images: Images) 
     if arch is not None:
         raise ConfigError(f"{weights.path} is a network and has its architecture in it; do not pass --arch")
     weights.require_same_preparation(run.config)
-    return weights.network(run.config).eval(), weights.find_classes(run.config)
+    return weights.network(run.config, any_size=True).eval(), weights.find_classes(run.config)
 
 
 def describe_network(
@@ -174,7 +174,14 @@ def describe_network(
         quantized=int8,
         source=file_digest(weights.path),
         config=portable_settings(run.config),
+        trained_size=weights.trained_size,
     )
+
+
+def make_ending(run: Run, weights: Weights, *, int8: bool) -> str:
+    """Return the end of a file's default name, before the suffix: another image size, and 8 bits."""
+    side, trained = run.config.space.image_size, weights.trained_size
+    return ("" if trained in (None, side) else f"-{side}px") + ("-int8" if int8 else "")
 
 
 def choose_output(folder: RunFolder, network: Network, output: Path | None, form: str, ending: str) -> Path:

@@ -37,6 +37,7 @@ from spos_cli.search import statistics
 from spos_cli.space.architecture import read
 from spos_cli.space.cost import CostTable, format_duration
 from spos_cli.space.latency_csv import make_template, read_latencies
+from spos_cli.space.limits import Limit, explain_idle_limit
 from spos_cli.space.search_space import SearchSpace
 
 FITTED_NETWORKS = 20  # The sums of a table of latencies are fitted to so many whole networks.
@@ -68,7 +69,7 @@ def require_one_question(
 def run(
     run: Run,
     archs: Sequence[str],
-    limit: int | None,
+    limit: Limit | None,
     form: Literal["json", "pkl"],
     *,
     official: Path | None,
@@ -93,12 +94,12 @@ def run(
         show_costs(run, archs, limit, form)
 
 
-def show_costs(run: Run, archs: Sequence[str], limit: int | None, form: Literal["json", "pkl"]) -> None:
+def show_costs(run: Run, archs: Sequence[str], limit: Limit | None, form: Literal["json", "pkl"]) -> None:
     """Show the costs of architectures; if there are none, write and show the table of the whole space.
 
     Args:
         archs: each a literal or a file.
-        limit: FLOPs; the table then says what share of the space, or which architectures, are at or under it.
+        limit: on FLOPs; the table then says what share of the space, or which architectures, are within it.
         form: of the file: `json`, or `pkl` for the official `op_flops_dict.pkl`.
 
     Raises:
@@ -109,7 +110,7 @@ def show_costs(run: Run, archs: Sequence[str], limit: int | None, form: Literal[
     for arch in architectures:
         space.validate(arch)
     costs = count(space)
-    if limit is not None and (idle := costs.flops.explain_idle_limit(limit)):
+    if limit is not None and (idle := explain_idle_limit(costs.flops, limit)):
         warn(idle)
     if architectures:
         show_architectures(run, costs, architectures, limit)

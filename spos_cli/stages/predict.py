@@ -18,6 +18,7 @@ from spos_cli.run.command import Run
 from spos_cli.run.images import Images
 from spos_cli.run.top_classes import RankedClass, choose_form, open_output, rank_classes, require_known_form
 from spos_cli.run.weights_file import Weights
+from spos_cli.space.image_size import ImageSize
 
 UNREADABLE_EXIT_CODE = 1  # Some images could not be read; the others are classified.
 
@@ -30,6 +31,7 @@ def run(
     named: Sequence[Path],
     top: int,
     output: Path | None,
+    image_size: ImageSize | None = None,
 ) -> None:
     """Name the most likely classes of each image that can be read, in the order of the images.
 
@@ -40,6 +42,7 @@ def run(
         named: image files, and folders of them.
         top: how many classes to name; all if there are fewer.
         output: a .csv or .jsonl file; None for stdout.
+        image_size: of the prepared images, if they are not square.
 
     Raises:
         SposError: the file, the architecture or the images do not allow it.
@@ -49,7 +52,7 @@ def run(
         raise ConfigError("spos predict is one process; start it without torchrun")
     if output is not None:
         require_known_form(output)  # It fails before any work.
-    paths, images = find_images(named), Images(run.config, processes)
+    paths, images = find_images(named), Images(run.config, processes, image_size)
     classifier = load_classifier(run, weights, arch, images, processes.device)
     form = choose_form(output, run.as_json, paths, classifier.classes)
     files, classified = FileSet(paths, run.config.data.value_range), 0

@@ -40,6 +40,7 @@ from spos_cli.search.overview import Overview
 from spos_cli.search.results import Results, choose_to_rescore, format_interval, with_latency
 from spos_cli.search.scoring import Scoring
 from spos_cli.space.cost import TITLES, format_cell
+from spos_cli.space.limits import explain_idle_limit, write_limit
 
 MAX_SHOWN = 10  # The best candidates that the result and the table list.
 # The front in the title of a table, by its cost.
@@ -111,8 +112,9 @@ def warn_of_poor_inputs(run: Run, file: Weights, evolution: Evolution) -> None:
     if guessing := read_guessing(folder, run.config.space.classes, trained_with.supernet.loss, file.step):
         warn(f"the supernet has {guessing.verdict}, so scores are hardly more than chance: {guessing}; train it again")
     for table, limit in [(evolution.table, evolution.limit), *evolution.others]:
-        if limit is not None and (idle := table.explain_idle_limit(limit)):
-            warn(f"{idle}; set search.{table.name}_limit lower, or to null for none")
+        if limit is not None and (idle := explain_idle_limit(table, limit)):
+            advice = "narrower" if limit.is_range else "lower"
+            warn(f"{idle}; set search.{table.name}_limit {advice}, or to null for none")
 
 
 def search(run: Run, processes: Processes, evolution: Evolution, scoring: Scoring, origin: Mapping[str, str]) -> None:
@@ -173,7 +175,7 @@ def write_result(run: Run, scoring: Scoring, results: Results, origin: Mapping[s
     if search.objective == "pareto":
         # The hypervolume is counted up to the limit on the front's cost, or else up to the largest cost of the space.
         limit = list_limits(run).get(search.pareto_cost)
-        corner = getattr(scoring.costs, search.pareto_cost).maximum if limit is None else limit
+        corner = getattr(scoring.costs, search.pareto_cost).maximum if limit is None else limit.high
         front = results.front_to_dict(search.pareto_cost, corner)
     content = {
         "candidates": len(results.candidates),
@@ -183,7 +185,7 @@ def write_result(run: Run, scoring: Scoring, results: Results, origin: Mapping[s
         "planned": search.generations,
         "complete": complete,
         **({"fitness": search.fitness} if search.fitness != "top1" else {}),
-        **{f"{name}_limit": limit for name, limit in list_limits(run).items()},
+        **{f"{name}_limit": limit and write_limit(name, limit) for name, limit in list_limits(run).items()},
         **origin,
         "space": run.config.space.build().to_dict(),
         "best": [{"rank": rank, **results.to_dict(one)} for rank, one in enumerate(results.ranking[:MAX_SHOWN], 1)],

@@ -31,6 +31,7 @@ from spos_cli.search.evolution import Evolution
 from spos_cli.search.scoring import GROUP_SIZE
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.limits import Limit
 from spos_cli.space.search_space import OFFICIAL_SPACE
 from tests.benchmarks import official, photographs
 from tests.benchmarks.comparison import Comparison
@@ -50,7 +51,7 @@ def draw_candidates() -> list[list[Architecture]]:
     table, rng = count(OFFICIAL_SPACE).flops, np.random.default_rng(0)
     evolution = Evolution(
         table=table,
-        limit=LIMIT,
+        limit=Limit(LIMIT),
         population=CANDIDATES // 5,
         generations=4,
         parents=5,

@@ -23,6 +23,7 @@ from spos_cli.search.results import Results
 from spos_cli.space import choices as choices_module
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
+from spos_cli.space.limits import Limit
 from spos_cli.space.sampling import CostBinSampler
 from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace, Stage
 from tests.benchmarks import photographs
@@ -50,7 +51,7 @@ def make_evolution(candidates: int) -> Evolution:
     """Make a search with the official sizes that ends after a number of candidates."""
     return Evolution(
         table=count_costs().flops,
-        limit=LIMIT,
+        limit=Limit(LIMIT),
         population=POPULATION,
         generations=candidates // POPULATION - 1,
         parents=10,
@@ -104,7 +105,7 @@ def export(path: Path, candidates: int) -> None:
     assert len(entries) == candidates
     for entry in entries:
         OFFICIAL_SPACE.validate(entry.architecture)
-    assert Results.to_export(entries).under([("flops", OTHER_LIMIT)]).ranking
+    assert Results.to_export(entries).within([("flops", Limit(OTHER_LIMIT))]).ranking
 
 
 def search_again(path: Path, candidates: int) -> None:

@@ -38,6 +38,7 @@ from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.predictor import Predictor
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostDistribution, CostTable, parse_cost
+from spos_cli.space.limits import Limit
 
 EVALUATIONS = (50, 100, 200, 300, 500, 1000)
 TAUS = (1.0, 0.75, 0.6)  # 1: no noise
@@ -312,13 +313,13 @@ def make_evolution(
     evaluations = MAX_PREDICTED_EVALUATIONS if "predictor" in changes else EVALUATIONS[-1]
     settings["generations"] = -(-evaluations // settings["population"]) - 1
     if isinstance(networks, Space):
-        return Evolution(networks.table, networks.limit, **settings)
+        return Evolution(networks.table, Limit(networks.limit), **settings)
     flops = KnownCost(networks.counts, dict(zip(networks.archs, networks.flops.tolist(), strict=True)))
     if isinstance(networks, Sample):
         table = SampleCost(networks)
         return SampleEvolution(table, None, flops=flops, networks=networks, is_scored=is_scored, **settings)
     table = CostTable("flops", 0, flops.rows)
-    return Evolution(table, None, flops=flops, others=((flops, KnownCost.MISSING - 1),), **settings)
+    return Evolution(table, None, flops=flops, others=((flops, Limit(KnownCost.MISSING - 1)),), **settings)
 
 
 def search(networks: Networks, noise: float, seed: int, changes: Mapping[str, Any]) -> NDArray[np.float64]:

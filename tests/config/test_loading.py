@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from spos_cli.config import loading
 from spos_cli.config.schema import Config
 from spos_cli.errors import ConfigError
+from spos_cli.space.limits import Limit
 from tests.config.yaml_texts import load
 
 
@@ -32,7 +33,7 @@ def test_overrides(tmp_path: Path) -> None:
     overrides = ["supernet.lr=0.1", "search.flops_limit=0.3G", "space.stages.1.blocks=7", "name=other"]
     settings = load(tmp_path, "space:\n  stages: [{blocks: 1, channels: 32}, {blocks: 1, channels: 64}]\n", *overrides)
     assert settings.supernet.lr == 0.1
-    assert settings.search.flops_limit == 300_000_000
+    assert settings.search.flops_limit == Limit(300_000_000)
     assert settings.space.stages[1].blocks == 7
     assert settings.name == "other"
     changed = load(tmp_path, "", "space.stages.2.blocks=9")

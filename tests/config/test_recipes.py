@@ -12,6 +12,7 @@ from spos_cli.config import loading
 from spos_cli.config.schema import Config
 from spos_cli.models.counting import count
 from spos_cli.space.architecture import parse
+from spos_cli.space.limits import Limit
 from tests.config.yaml_texts import load
 
 
@@ -39,7 +40,7 @@ def test_imagenet_recipe_is_the_papers() -> None:
     assert supernet.sampler == "flops_bins"
     assert (search.population, search.generations, search.parents) == (50, 20, 10)
     assert (search.mutations, search.crossovers, search.mutation_probability) == (25, 25, 0.1)
-    assert (search.flops_limit, search.split) == (330_000_000, "holdout")
+    assert (search.flops_limit, search.split) == (Limit(330_000_000), "holdout")
     assert search.calibration_images == 2_560  # not 20,000: measured to be as close as the official 200 batches
     assert (supernet.affine, retrain.affine, settings.data.holdout_per_class) == (False, True, 50)
     assert settings == Config(name="imagenet", data=settings.data)  # the defaults say the same

@@ -338,3 +338,28 @@ def test_the_number_of_images_at_a_time_does_not_matter(monkeypatch: pytest.Monk
     for number in (1, 2, 3, 7):
         monkeypatch.setattr(transforms, "VALUES_PER_PASS", number * 3 * 32 * 32)
         torch.testing.assert_close(recolour(images, colours), whole, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(96, 160), (160, 96), (64, 65), (33, 200)])
+def test_an_evaluation_of_height_and_width(photographs: dict[str, Any], size: tuple[int, int]) -> None:
+    """The image keeps its proportions and covers 256 / 224 of the crop; then its centre is cropped."""
+    height, width = size
+    for preset in ("spos", "standard"):
+        transform = EvalTransform(preset, height, stored=False, width=width)  # type: ignore[arg-type]
+        for photograph in photographs.values():
+            rows, columns = photograph.shape[:2]
+            scale = max(round(height * 256 / 224) / rows, round(width * 256 / 224) / columns)
+            add = 0.5 if preset == "spos" else 1e-9
+            target = int(rows * scale + add), int(columns * scale + add)
+            if preset == "standard":
+                oracle = v2.Compose([v2.Resize(target, antialias=True), v2.CenterCrop(size)])
+                assert as_torchvision(transform(photograph), oracle(to_tensor(photograph)))
+            else:
+                resized = cv2.resize(photograph, target[::-1], interpolation=cv2.INTER_LINEAR)
+                expected = np.array(classic.CenterCrop(size)(Image.fromarray(resized)))
+                assert np.array_equal(transform(photograph).permute(1, 2, 0).numpy(), expected)
+    assert repr(transform) == f"EvalTransform('standard', {height}, stored=False, width={width})"
+    stored = np.zeros((height, width, 3), np.uint8)
+    stored[0, 0] = 9
+    kept = EvalTransform("standard", height, stored=True, width=width)(stored)
+    assert np.array_equal(kept.permute(1, 2, 0).numpy(), stored)

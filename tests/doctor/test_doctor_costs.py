@@ -77,3 +77,27 @@ def test_the_advised_limit_leaves_architectures(limit: str) -> None:
     advised = re.search(rf"raise search\.{limit} to (\S+) or more", finding.advice)
     assert advised
     assert costs.check_limits(make_setup(f"search.{limit}={advised[1]}")).status != "fail"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "check", "status", "phrase"),
+    [
+        (["search.flops_limit=1M-2M"], "search space", "fail", "no architecture has 1M to 2M FLOPs; the space reaches"),
+        ([f"search.flops_limit={LEAST}-{MOST}"], "search space", "ok", "100% are within search.flops_limit"),
+        (["search.flops_limit=1K-1G"], "search space", "warn", "narrow search.flops_limit, or set it to null"),
+        ([f"search.flops_limit={LEAST}-{LEAST}"], "search space", "warn", "widen search.flops_limit"),
+        ([f"search.flops_limit={LEAST + 1}-{LEAST + 1}"], "search space", "fail", "the nearest have 38,912 and"),
+        (
+            [
+                f"search.flops_limit={MOST}-{MOST}",
+                "supernet.sampler=flops_bins",
+                f"supernet.flops_bins={{low: {LEAST}, high: {MOST - 1}, width: {MOST - 1 - LEAST}}}",
+            ],
+            "path sampler",
+            "warn",
+            "raise supernet.flops_bins.high, or lower the limit",
+        ),
+    ],
+)
+def test_ranges(overrides: list[str], check: str, status: str, phrase: str) -> None:
+    expect(costs.check(make_setup(*overrides)), check, status, phrase)

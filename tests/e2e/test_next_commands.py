@@ -23,6 +23,7 @@ from spos_cli.config.schema import Config
 from spos_cli.engine import checkpoint
 from spos_cli.official.weights import to_official
 from spos_cli.search.journal import Journal
+from spos_cli.space.limits import Limit
 from tests.conftest import TINY, Spos
 
 RUN = "my run's 1"  # the run folder, below the working folder
@@ -234,7 +235,7 @@ def test_a_search_that_may_find_more(finished: Spos, spos: Spos) -> None:
     message = spos.here("export-arch", *where, "--flops-limit", low - 1, code=2).stderr
     (quoted,) = re.findall("(spos search --fresh.*) may find some", message)
     settings = Folder(spos).settings(quoted)
-    assert (settings.search.flops_limit, settings.folder) == (low - 1, finished.run)
+    assert (settings.search.flops_limit, settings.folder) == (Limit(low - 1), finished.run)
 
 
 @pytest.mark.parametrize("data", ["im ages", "it's", "a: b", "010"])

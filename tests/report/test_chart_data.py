@@ -24,6 +24,7 @@ from spos_cli.report.page import make_page
 from spos_cli.search.results import pareto
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import MAX_CHOICES
+from spos_cli.space.limits import Limit
 from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace
 from tests.report.searches import SPACE, read_data, search_in
 
@@ -116,10 +117,13 @@ def test_the_axis_is_the_cost_of_the_searched_front() -> None:
     """A latency is on the axis if every candidate has one."""
     search = search_in(SPACE)
     entries = [replace(entry, latency=10**6 - entry.flops // 1000) for entry in search.entries]
-    timed = replace(search, entries=entries, limits={"latency": 950_000}, front_cost="latency")
+    timed = replace(search, entries=entries, limits={"latency": Limit(950_000)}, front_cost="latency")
     data = make_chart_data(Findings("a run", SPACE, timed))["search"]
     assert data["latency"] == [entry.latency for entry in entries]
     assert (data["cost"], data["limits"]) == ("latency", {"latency": 950_000})
+    ranges = replace(timed, limits={"latency": Limit(950_000, 900_000), "flops": None})
+    data = make_chart_data(Findings("a run", SPACE, ranges))["search"]
+    assert data["limits"] == {"latency": [900_000, 950_000], "flops": None}
     assert data["front"].keys() == {"flops", "params", "latency"}
     assert [entries[line] for line in data["front"]["latency"]] == pareto(entries, "latency")
     assert data["front"]["latency"] != data["front"]["flops"]

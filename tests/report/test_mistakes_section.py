@@ -163,6 +163,22 @@ def test_details_of_a_file_that_has_changed_say_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("size", "trained", "phrase"),
+    [
+        ([12, 20], [8, 8], "of val at 12 x 20 pixels (height x width; trained at 8 x 8), for "),
+        ([8, 8], [8, 8], "of val, for "),
+        ([12, 12], None, "of val, for "),
+        ("12", [8], "of val, for "),
+        ([12, "<b>"], [8, 8], "of val, for "),
+    ],
+)
+def test_another_image_size_is_named(tmp_path: Path, size: Any, trained: Any, phrase: str) -> None:
+    evaluation = read_evaluation(write(tmp_path, image_size=size, trained_image_size=trained).evaluation)
+    assert evaluation is not None
+    assert phrase in str(show_mistakes(evaluation))
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"classes": []},

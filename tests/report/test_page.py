@@ -16,6 +16,7 @@ from spos_cli.report.chart_data import make_chart_data
 from spos_cli.report.elements import element
 from spos_cli.report.findings import Audit, Findings, Search, Training
 from spos_cli.report.page import make_page
+from spos_cli.space.limits import Limit
 from tests.report.searches import SPACE, read_data, search_in
 
 
@@ -39,7 +40,8 @@ def test_the_number_of_images_of_a_score() -> None:
     assert "Crosses" not in text
 
     entries[2] = replace(entries[2], top1=1.0, images=50, partial=True)
-    text = text_of(Findings("a run", SPACE, Search(entries, {"flops": 10**9}, entries[best].architecture, {2: 0.5})))
+    limits = {"flops": Limit(10**9)}
+    text = text_of(Findings("a run", SPACE, Search(entries, limits, entries[best].architecture, {2: 0.5})))
     assert "each on the same" not in text
     assert (
         "78 candidates were scored with the supernet’s weights on the same 300 images (1 of them stopped early, on the"
@@ -68,13 +70,17 @@ def test_the_cost_of_the_front_and_its_device_are_named() -> None:
     timed = replace(
         search,
         entries=[replace(entry, latency=entry.flops // 1000) for entry in search.entries],
-        limits={"latency": 250_000},
+        limits={"latency": Limit(250_000)},
         front_cost="latency",
         hypervolume=0.5,
         latency_of="<b>Pixel</b> 8, imported",
     )
     text = text_of(Findings("a run", SPACE, timed))
     assert "under a limit of 250ms of latency" in text
+    ranges = replace(timed, limits={"flops": Limit(4_000_000, 2_000_000), "latency": Limit(250_000)})
+    text_of_ranges = text_of(Findings("a run", SPACE, ranges))
+    assert "images, with 2M to 4M FLOPs and at most 250ms of latency." in text_of_ranges
+    assert "from a range of 2M to 4M" in text_of_ranges
     assert "of the rectangle from 0 to the latency limit and" in text
     assert "by the table of <b>Pixel</b> 8, imported." in text
     html_text = make_page(Findings("a run", SPACE, timed))

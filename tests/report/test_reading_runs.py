@@ -24,6 +24,7 @@ from spos_cli.search.outcomes import OutcomesFile
 from spos_cli.search.results import SIGNIFICANCE_LEVEL, ranking
 from spos_cli.search.statistics import mcnemar
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.limits import Limit
 from spos_cli.stages import report
 from tests.conftest import TINY, Mistake
 from tests.runs import make_audit, write_run
@@ -132,7 +133,12 @@ def test_the_winner_of_a_search_that_was_killed_in_a_generation(tmp_path: Path) 
     assert search.ties
     assert search.ties_unknown == ""
     assert min(search.ties) > 1
-    assert search.limits == {"flops": 10**9, "params": 10**9}
+    assert search.limits == {"flops": Limit(10**9), "params": Limit(10**9)}
+    for written, limit in (("2M-4M", Limit(4_000_000, 2_000_000)), ([1, 2], Limit(10**9)), (None, None)):
+        result.write_text(yaml.safe_dump({"flops_limit": written}))
+        search = read(run).search
+        assert search is not None
+        assert search.limits == {"flops": limit, "params": Limit(10**9)}
     (effort,) = [effort for effort in read(run).efforts if effort.stage == "search"]
     assert effort.work == f"{len(entries) - 1} candidates"
     journal.write_text("".join(entry.to_line() for entry in imported))

@@ -19,6 +19,7 @@ from spos_cli.search.results import ranking
 from spos_cli.search.statistics import crowding, fronts, hypervolume
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostDistribution, CostTable
+from spos_cli.space.limits import Limit
 from spos_cli.space.options import Options
 
 LAYERS, CHOICES = 8, 4
@@ -26,7 +27,7 @@ TABLE = CostTable("flops", 100, np.random.default_rng(0).integers(1, 50, (LAYERS
 VALUES = np.random.default_rng(1).random((LAYERS, CHOICES))
 EVOLUTION = Evolution(
     table=TABLE,
-    limit=300,
+    limit=Limit(300),
     population=20,
     generations=10,
     parents=5,
@@ -96,7 +97,7 @@ def test_it_beats_random_search_at_the_same_budget() -> None:
 def test_a_small_space_is_searched_to_the_end() -> None:
     table = CostTable("flops", 0, np.arange(8).reshape(2, 4) + 1)
     limit = int(table.distribution().quantile(0.6))
-    small = replace(EVOLUTION, table=table, limit=limit)
+    small = replace(EVOLUTION, table=table, limit=Limit(limit))
     seen = {candidate.architecture for candidate, _ in run(small)}
     assert seen == set(table.distribution().enumerate(None, limit))
 
@@ -112,7 +113,7 @@ def test_a_space_is_listed_once_a_generation_at_most(monkeypatch: pytest.MonkeyP
 
 def test_an_impossible_limit_says_what_is_reachable() -> None:
     with pytest.raises(LimitError):
-        replace(EVOLUTION, limit=50).require_candidates()
+        replace(EVOLUTION, limit=Limit(50)).require_candidates()
     EVOLUTION.require_candidates()
 
 
@@ -129,7 +130,7 @@ def wide_evolution() -> Evolution:
     options = Options(((True, True, False),) * 6, (500, 1000, 1500, 2000))
     rng = np.random.default_rng(4)
     table = CostTable("flops", 10, [sorted(rng.integers(1, 50, 9).tolist()) for _ in range(6)], options)
-    return replace(EVOLUTION, table=table, limit=table.distribution().quantile(0.5))
+    return replace(EVOLUTION, table=table, limit=Limit(table.distribution().quantile(0.5)))
 
 
 def test_mutation_draws_choices_and_widths_apart() -> None:
@@ -282,7 +283,7 @@ def test_random_draws_by_rejection_and_by_enumeration_are_counted() -> None:
 
 def several(limits: tuple[int, int]) -> Evolution:
     other = CostTable("params", 10, np.random.default_rng(1).integers(1, 50, (LAYERS, CHOICES)))
-    return replace(EVOLUTION, limit=limits[0], others=((other, limits[1]),))
+    return replace(EVOLUTION, limit=Limit(limits[0]), others=((other, Limit(limits[1])),))
 
 
 @pytest.mark.parametrize("population", [20, 5000])
@@ -291,12 +292,70 @@ def test_candidates_under_several_limits(population: int) -> None:
     evolution = replace(several((240, 200)), population=population, generations=0)
     ((other, most),) = evolution.others
     every = [Architecture(path) for path in itertools.product(range(CHOICES), repeat=LAYERS)]
-    allowed = {arch for arch in every if evolution.table.of(arch) <= 240 and other.of(arch) <= most}
+    allowed = {arch for arch in every if evolution.table.of(arch) <= 240 and most.allows(other.of(arch))}
     assert 20 < len(allowed) < 5000
     (generation,) = evolution.search(lambda candidates: [0.0] * len(candidates))
     proposed = [candidate.architecture for candidate, _ in generation]
     assert set(proposed) <= allowed
     assert len(proposed) == len(set(proposed)) == min(population, len(allowed))
+
+
+RANGES = Limit(280, 220), Limit(240, 190)
+
+
+def in_ranges() -> Evolution:
+    """Ranges of two costs."""
+    evolution = several((0, 0))
+    return replace(evolution, limit=RANGES[0], others=((evolution.others[0][0], RANGES[1]),))
+
+
+def list_in_ranges() -> set[Architecture]:
+    (other, _), every = in_ranges().others[0], itertools.product(range(CHOICES), repeat=LAYERS)
+    archs = map(Architecture, every)
+    return {arch for arch in archs if 220 <= TABLE.of(arch) <= 280 and 190 <= other.of(arch) <= 240}
+
+
+def test_all_operators_respect_ranges_of_two_costs() -> None:
+    allowed, scored = list_in_ranges(), run(replace(in_ranges(), mutation_probability=0.3))
+    assert 500 < len(allowed) < CHOICES**LAYERS / 10
+    assert {candidate.architecture for candidate, _ in scored} <= allowed
+    counts = Counter(candidate.origin for candidate, _ in scored)
+    assert min(counts[origin] for origin in ("mutation", "crossover", "random")) >= 20
+    predicted = run(replace(in_ranges(), predictor="ridge", generations=3))
+    assert {candidate.architecture for candidate, _ in predicted} <= allowed
+    assert sum(candidate.origin == "predicted" for candidate, _ in predicted) == 48
+
+
+def test_random_candidates_are_uniform_within_ranges_of_two_costs() -> None:
+    allowed, seen = sorted(list_in_ranges()), Counter[Architecture]()
+    for seed in range(600):
+        evolution = replace(in_ranges(), parents=0, generations=0, seed=seed)
+        seen.update(candidate.architecture for candidate, _ in run(evolution))
+    assert set(seen) <= set(allowed)
+    # In the order of one of the costs, so that a slope would show.
+    parts = np.array_split([seen[arch] for arch in sorted(allowed, key=lambda arch: (TABLE.of(arch), arch))], 20)
+    expected = np.array([len(part) for part in parts]) * 600 * 20 / len(allowed)
+    assert chisquare([part.sum() for part in parts], expected).pvalue > 1e-3
+
+
+def test_all_of_a_range_is_found() -> None:
+    table = CostTable("flops", 0, np.arange(8).reshape(2, 4) + 1)
+    small = replace(EVOLUTION, table=table, limit=Limit(10, 8))
+    expected = {Architecture(path) for path in itertools.product(range(4), repeat=2) if 8 <= sum(path) + 6 <= 10}
+    assert {candidate.architecture for candidate, _ in run(small)} == expected
+    best = small.select_best(expected, dict.fromkeys(expected, 0.5), 2)
+    assert [table.of(arch) for arch in best] == [8, 8]  # of equal fitness, the cheaper ones
+
+
+def test_ranges_that_exclude_each_other_are_named() -> None:
+    evolution = in_ranges()
+    ((other, _),) = evolution.others
+    far = replace(evolution, others=((other, Limit(400, 390)),))
+    with pytest.raises(LimitError, match=r"220 to 280 FLOPs, 0 have 390 to 400 parameters .* widen a limit"):
+        far.require_candidates()
+    evolution.require_candidates()
+    with pytest.raises(LimitError, match="no architecture has 10 to 20 FLOPs"):
+        replace(evolution, limit=Limit(20, 10)).require_candidates()
 
 
 def test_a_limit_that_starves_the_space_is_named() -> None:
@@ -328,7 +387,7 @@ def test_costs_that_are_too_fine_to_be_counted_exactly() -> None:
     evolution.require_candidates()
     (generation,) = evolution.search(lambda candidates: [0.0] * len(candidates))
     assert {candidate.architecture.choices for candidate, _ in generation} == set(itertools.product(range(2), repeat=3))
-    limited = replace(evolution, limit=10**9)
+    limited = replace(evolution, limit=Limit(10**9))
     (generation,) = limited.search(lambda candidates: [0.0] * len(candidates))
     assert {candidate.architecture.choices for candidate, _ in generation} == {(0, 0, 0), (0, 0, 1)}
 
@@ -344,7 +403,8 @@ def test_it_finds_the_optimum_in_far_fewer_evaluations_than_random_search() -> N
     costs, values = every(6)
     limit, most = int(np.median(costs)), 800
     optimum = values[costs <= limit].max()
-    toy = replace(EVOLUTION, table=CostTable("flops", TABLE.fixed, TABLE.rows[:6]), limit=limit, generations=most // 20)
+    table = CostTable("flops", TABLE.fixed, TABLE.rows[:6])
+    toy = replace(EVOLUTION, table=table, limit=Limit(limit), generations=most // 20)
 
     def needed(evolution: Evolution) -> int:
         """Evaluations until the optimum is found; `most` if it takes more, which favours the slower one."""
@@ -361,8 +421,8 @@ def test_it_finds_the_optimum_in_far_fewer_evaluations_than_random_search() -> N
 def test_a_search_for_the_front_comes_close_to_the_whole_of_it(share: float | None) -> None:
     """500 of 65,536 architectures; the corner is the most expensive allowed and the worst of all: little is given."""
     costs, values = every(LAYERS)
-    limit = None if share is None else int(np.quantile(costs, share))
-    corner = (TABLE.maximum if limit is None else limit, float(values.min()))
+    limit = None if share is None else Limit(int(np.quantile(costs, share)))
+    corner = (TABLE.maximum if limit is None else limit.high, float(values.min()))
     exact = hypervolume(costs, values, *corner)
 
     def volume(evolution: Evolution) -> float:

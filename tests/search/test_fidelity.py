@@ -17,10 +17,17 @@ from spos_cli.models.counting import count
 from spos_cli.run.command import Run
 from spos_cli.search import statistics
 from spos_cli.search.evolution import Evolution
-from spos_cli.search.fidelity import choose_equal_flops, compare_rankings, compare_with_equals
+from spos_cli.search.fidelity import (
+    choose_architectures,
+    choose_equal_flops,
+    compare_rankings,
+    compare_with_equals,
+)
 from spos_cli.search.journal import Entry
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
+from spos_cli.space.cost import CostTable
+from spos_cli.space.limits import Limit
 from spos_cli.space.search_space import SearchSpace, Stage
 from spos_cli.stages import audit
 from tests.conftest import TINY
@@ -117,7 +124,7 @@ def test_random_architectures_of_equal_flops() -> None:
     archs = [Architecture(choices) for choices in itertools.product(range(4), repeat=4)]
     middle = sorted(archs, key=costs.flops.of)[128]
     winner = Entry(middle, costs.flops.of(middle), 1, 0.9, 1.0, 100, 0, "random")
-    evolution = Evolution(costs.flops, winner.flops, 1, 0, 1, 0, 0, 0.1, 0, flops=costs.flops)
+    evolution = Evolution(costs.flops, Limit(winner.flops), 1, 0, 1, 0, 0, 0.1, 0, flops=costs.flops)
     about = {arch for arch in archs if 0.97 * winner.flops <= costs.flops.of(arch) <= winner.flops} - {middle}
     assert len(about) > 3
     rest = (evolution, costs.flops, SPACE.network_key)
@@ -138,3 +145,17 @@ def test_the_winner_under_another_name_is_not_compared_with_itself() -> None:
     equals = choose_equal_flops(winner, 1000, evolution, costs.flops, space.network_key)
     keys = [space.network_key(one) for one in [arch, *equals]]
     assert len(set(keys)) == len(keys) > 2
+
+
+@pytest.mark.parametrize("limit", [None, Limit(280), Limit(280, 220)])
+def test_architectures_of_an_audit_cover_what_the_limit_allows(limit: Limit | None) -> None:
+    table = CostTable("flops", 100, np.random.default_rng(0).integers(1, 50, (8, 4)))
+    evolution = Evolution(table, limit, 10, 4, 4, 4, 4, 0.2, 0)
+    winner = Entry(table.distribution().draw(np.random.default_rng(0), 220, 280), 0, 0, 0.9, 1.0, 100, 0, "random")
+    archs = choose_architectures([winner], 9, evolution, table, limit, lambda arch: arch)
+    low = table.minimum if limit is None or limit.low is None else limit.low
+    high = table.maximum if limit is None else limit.high
+    assert archs[0] == winner.architecture
+    ends = [low + (high - low) * part // 8 for part in range(9)]
+    for arch, (begin, end) in zip(archs[1:], itertools.pairwise(ends), strict=True):
+        assert begin <= table.of(arch) <= end

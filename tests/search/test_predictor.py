@@ -18,6 +18,7 @@ from spos_cli.search.predictor import PENALTY, Predictor
 from spos_cli.search.statistics import hypervolume, kendall
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
+from spos_cli.space.limits import Limit
 from spos_cli.space.options import Options
 
 RNG = np.random.default_rng(0)
@@ -25,9 +26,10 @@ COUNTS = (4, 3, 5, 2, 4, 4, 3, 4)  # layers have different numbers of choices: 2
 TABLE = CostTable("flops", 100, [RNG.integers(1, 50, count).tolist() for count in COUNTS])
 PARAMS = CostTable("params", 10, [RNG.integers(1, 50, count).tolist() for count in COUNTS])
 EFFECTS = [RNG.random(count) / len(COUNTS) for count in COUNTS]
+LIMIT = Limit(TABLE.distribution().quantile(0.5))
 EVOLUTION = Evolution(
     table=TABLE,
-    limit=TABLE.distribution().quantile(0.5),
+    limit=LIMIT,
     population=20,
     generations=6,
     parents=5,
@@ -127,11 +129,11 @@ def test_one_score_is_enough_to_go_on(known: int) -> None:
 
 
 def several() -> Evolution:
-    return replace(EVOLUTION, others=((PARAMS, PARAMS.distribution().quantile(0.5)),))
+    return replace(EVOLUTION, others=((PARAMS, Limit(PARAMS.distribution().quantile(0.5))),))
 
 
 def wide() -> Evolution:
-    return replace(EVOLUTION, table=WIDE, limit=WIDE.distribution().quantile(0.5))
+    return replace(EVOLUTION, table=WIDE, limit=Limit(WIDE.distribution().quantile(0.5)))
 
 
 @pytest.mark.parametrize("evolution", [EVOLUTION, several(), wide(), replace(EVOLUTION, limit=None, front_on=TABLE)])
@@ -181,15 +183,16 @@ def test_it_finds_the_optimum_of_an_additive_score_in_far_fewer_evaluations() ->
 def test_a_small_space_is_searched_to_the_end() -> None:
     table = CostTable("flops", 0, np.arange(8).reshape(2, 4) + 1)
     limit = int(table.distribution().quantile(0.6))
-    seen = {candidate.architecture for candidate, _ in run(replace(EVOLUTION, table=table, limit=limit, population=3))}
+    small = replace(EVOLUTION, table=table, limit=Limit(limit), population=3)
+    seen = {candidate.architecture for candidate, _ in run(small)}
     assert seen == set(table.distribution().enumerate(None, limit))
 
 
 def test_all_that_narrow_limits_allow_is_found() -> None:
     """Where few of the architectures that are drawn under the first limit are under the second one."""
     every = [Architecture(path) for path in itertools.product(*map(range, COUNTS))]
-    limit = sorted(PARAMS.of(arch) for arch in every if TABLE.of(arch) <= EVOLUTION.limit)[100]
-    narrow = replace(EVOLUTION, others=((PARAMS, limit),))
+    limit = sorted(PARAMS.of(arch) for arch in every if LIMIT.allows(TABLE.of(arch)))[100]
+    narrow = replace(EVOLUTION, others=((PARAMS, Limit(limit)),))
     allowed = {arch for arch in every if narrow.allows(arch)}
     assert 100 <= len(allowed) < 140
     assert {candidate.architecture for candidate, _ in run(narrow)} == allowed
@@ -215,10 +218,11 @@ def test_chance_has_no_predictor() -> None:
 def test_proposals_are_fast_in_a_large_space() -> None:
     """4^20 architectures, of which 1,000 have scores; this takes about 0.1 s."""
     table = CostTable("flops", 100, np.random.default_rng(0).integers(1, 400, (20, 4)))
-    evolution = replace(EVOLUTION, table=table, limit=table.distribution().quantile(0.5), population=50)
+    median = table.distribution().quantile(0.5)
+    evolution = replace(EVOLUTION, table=table, limit=Limit(median), population=50)
     evolution = replace(evolution, mutations=25, crossovers=25, parents=10)
     rng = np.random.default_rng(1)
-    fitness = {table.distribution().draw(rng, None, evolution.limit): float(rng.random()) for _ in range(1000)}
+    fitness = {table.distribution().draw(rng, None, median): float(rng.random()) for _ in range(1000)}
     best = evolution.select_best(fitness, fitness)
     start = time.process_time()
     assert len(evolution.propose(1, best, fitness).candidates) == 50

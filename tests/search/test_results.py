@@ -14,6 +14,7 @@ from spos_cli.search.journal import Entry
 from spos_cli.search.results import Results, choose_to_rescore, is_new, pareto, ranking, with_latency
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostName, CostTable
+from spos_cli.space.limits import Limit
 
 LAYERS, CHOICES = 20, 4
 RNG = np.random.default_rng(5)
@@ -22,7 +23,7 @@ BY_CHOICE, BY_PAIR = RNG.normal(size=(LAYERS, CHOICES)), RNG.normal(size=(LAYERS
 LIMIT = TABLE.distribution().quantile(0.5)
 EVOLUTION = Evolution(
     table=TABLE,
-    limit=LIMIT,
+    limit=Limit(LIMIT),
     population=50,
     generations=20,
     parents=10,
@@ -143,19 +144,19 @@ def test_the_lines_that_count() -> None:
     assert Results.of(foreign).candidates == []
     assert Results.of(foreign).winner is None
     assert Results.to_export(foreign).candidates == foreign
-    assert results.under([("flops", again.flops), ("params", 1)]).candidates == [
+    assert results.within([("flops", Limit(again.flops)), ("params", Limit(1))]).candidates == [
         entry for entry in results.candidates if entry.flops <= again.flops
     ]
-    assert results.under([("params", 0)]).candidates == []
+    assert results.within([("params", Limit(0))]).candidates == []
 
 
 def test_imported_architectures_are_scored_again_by_their_rank_and_under_the_limits() -> None:
     archs = drawn(30)
     lines = [entry(arch, 0.5 + number / 100, origin="imported") for number, arch in enumerate(archs)]
     lines[3] = replace(lines[3], top1=0.9, partial=True)
-    tight = replace(EVOLUTION, limit=int(np.median([TABLE.of(arch) for arch in archs])))
+    tight = replace(EVOLUTION, limit=Limit(int(np.median([TABLE.of(arch) for arch in archs]))))
     found = choose_to_rescore([*lines, entry(drawn(31)[-1], 1.0)], tight)
-    assert found == [one.architecture for one in ranking(lines) if TABLE.of(one.architecture) <= tight.limit]
+    assert found == [one.architecture for one in ranking(lines) if tight.allows(one.architecture)]
     assert 5 < len(found) < 25
 
     front = choose_to_rescore(lines, replace(EVOLUTION, front_on=TABLE))
@@ -205,7 +206,8 @@ ENTRIES = [
 def test_ranking_prefers_the_cheaper_of_equals_and_respects_a_limit() -> None:
     results = Results.of(ENTRIES)
     assert [entry.architecture[1] for entry in results.ranking] == [1, 2, 3, 0]
-    assert [entry.architecture[1] for entry in results.under([("flops", 101)]).ranking] == [1, 0]
+    assert [entry.architecture[1] for entry in results.within([("flops", Limit(101))]).ranking] == [1, 0]
+    assert [entry.architecture[1] for entry in results.within([("flops", Limit(102, 101))]).ranking] == [1, 2]
     assert results.winner == ENTRIES[1]
 
 
@@ -250,4 +252,4 @@ def test_latencies_are_those_of_a_table() -> None:
     entries = with_latency(ENTRIES, table)
     assert [entry.latency for entry in entries] == [18, 28, 38, 48]
     assert with_latency(entries, None) == ENTRIES
-    assert [entry.latency for entry in Results.of(entries).under([("latency", 28)]).candidates] == [18, 28]
+    assert [entry.latency for entry in Results.of(entries).within([("latency", Limit(28))]).candidates] == [18, 28]

@@ -28,6 +28,7 @@ from spos_cli.search.truth_comparison import (
 )
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
+from spos_cli.space.limits import Limit
 from spos_cli.space.search_space import SearchSpace, Stage
 
 KERNELS = tuple(Choice("mbconv", (("expand", 2), ("kernel", kernel))) for kernel in (3, 5, 7))
@@ -65,7 +66,7 @@ def give_scores(networks: list[Network], noise: float) -> ScoredNetworks:
 
 
 def make_evolution(limit: int | None) -> Evolution:
-    return Evolution(COSTS.flops, limit, 10, 4, 4, 4, 4, 0.2, 0, flops=COSTS.flops)
+    return Evolution(COSTS.flops, None if limit is None else Limit(limit), 10, 4, 4, 4, 4, 0.2, 0, flops=COSTS.flops)
 
 
 def test_correlations_are_those_of_scipy() -> None:

@@ -291,14 +291,3 @@ def test_what_is_no_duration(text: object) -> None:
 @given(st.integers(1, 10**9))
 def test_durations_come_back(microseconds: int) -> None:
     assert parse_duration(format_duration(microseconds)) == pytest.approx(microseconds, rel=5e-4, abs=0.5)
-
-
-def test_a_limit_above_the_whole_space_is_idle() -> None:
-    table = CostTable("flops", 10, [[1, 2], [3, 5]])
-    assert [bool(table.explain_idle_limit(limit)) for limit in (1, 14, 16, 17, 18, 10**18)] == [False] * 4 + [True] * 2
-    explained = table.explain_idle_limit(330_000_000)
-    assert "330M FLOPs excludes nothing: no architecture of the space has more than 17" in explained
-    large = CostTable("params", 330_000_000, [[0, 1]])
-    # Rounded, both the limit and the largest cost would be 330M.
-    assert "330,000,002 parameters excludes nothing" in large.explain_idle_limit(330_000_002)
-    assert "12ms of latency excludes nothing" in CostTable("latency", 0, [[11_000, 9]]).explain_idle_limit(12_000)
