@@ -162,6 +162,11 @@ class DataConfig(Section):
         " or floating-point ones: [low, high], or dtype for the whole range of their type. auto: such images are an"
         " error. Images of 8 bits are used as they are.",
     )
+    exif: Literal["apply", "ignore"] = Field(
+        "apply",
+        description="apply: turn an image upright as its EXIF says. ignore: leave it as it is stored, as the official"
+        " code and torchvision's ImageFolder do. Pillow turns TIFF files itself, with either.",
+    )
     augmentation: AugmentationConfig = AugmentationConfig()
     holdout_per_class: Annotated[Number, Field(ge=0, le=10**9)] = Field(
         50, description="Training images of each class to hold out for the search. 0 needs search.split: val."

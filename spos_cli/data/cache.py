@@ -40,7 +40,7 @@ class ResizedSet(ImageSet):
     def __init__(self, images: ImageSet, short_side: int) -> None:
         self.images, self.short_side = images, short_side
         self.name = f"{images.name} at {short_side} px"
-        self.classes, self.labels, self.value_range = images.classes, images.labels, images.value_range
+        self.classes, self.labels, self.decoding = images.classes, images.labels, images.decoding
 
     def image(self, index: int) -> Pixels:
         image = self.images.image(index)
@@ -286,7 +286,6 @@ def _make_manifest(images: ResizedSet, indices: Indices) -> dict[str, Any]:
     """Return everything that the bytes of the cache depend on."""
     return {
         **pixel_file.describe_images(images.images, indices),
-        "value_range": str(images.value_range),
         "short_side": images.short_side,
     }
 

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spos_cli.data.arrays import Split, read_cifar, read_digits, read_fashion_mnist
-from spos_cli.data.image_files import Pixels, decode, get_extension, is_image, list_extensions
-from spos_cli.data.levels import ValueRange
+from spos_cli.data.image_files import Decoding, Pixels, decode, get_extension, is_image, list_extensions
 from spos_cli.errors import DataError
 from spos_cli.files.os_errors import reason_of
 
@@ -36,13 +35,13 @@ class ImageSet(ABC):
         name: for messages.
         classes: the class names, by label.
         labels: `(N,)` int64.
-        value_range: how values that are not 8 bits per channel become 8 bits; see `decode`.
+        decoding: how files become pixels.
     """
 
     name: str
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
-    value_range: ValueRange = "auto"
+    decoding: Decoding = Decoding()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,7 +52,7 @@ class ImageSet(ABC):
 
         Raises:
             DataError: the file is missing or damaged.
-            ConfigError: `value_range` does not fit its values.
+            ConfigError: `decoding.value_range` does not fit its values.
         """
 
     @abstractmethod
@@ -87,7 +86,7 @@ class FolderSet(ImageSet):
 
     Args:
         folder: holds the class folders.
-        value_range: see `decode`.
+        decoding: how files become pixels.
         setting: the setting that names the folder, such as `data.train_folder: train`, for messages.
 
     Attributes:
@@ -97,8 +96,8 @@ class FolderSet(ImageSet):
         DataError: there is no such folder, or a class folder holds no images.
     """
 
-    def __init__(self, folder: Path, value_range: ValueRange = "auto", setting: str = "") -> None:
-        self.value_range, self.setting = value_range, setting
+    def __init__(self, folder: Path, decoding: Decoding = Decoding(), setting: str = "") -> None:  # noqa: B008, it is immutable
+        self.decoding, self.setting = decoding, setting
         try:
             classes = _list_folders(folder)
         except (OSError, ValueError):  # ValueError: a name that no folder can have
@@ -125,7 +124,7 @@ class FolderSet(ImageSet):
         self.labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files]).astype(np.int64)
 
     def image(self, index: int) -> Pixels:
-        return decode(self.folder / self.paths[index], self.value_range)
+        return decode(self.folder / self.paths[index], self.decoding)
 
     def path(self, index: int) -> str:
         return self.paths[index]
@@ -264,7 +263,7 @@ def load(
     *,
     train_folder: str = "train",
     val_folder: str = "val",
-    value_range: ValueRange = "auto",
+    decoding: Decoding = Decoding(),  # noqa: B008, it is immutable
 ) -> ImageSet:
     """Open a data set.
 
@@ -273,7 +272,7 @@ def load(
         root: its folder; data sets of torchvision are downloaded to it if they are missing.
         split: training or validation images.
         train_folder, val_folder: the folders of the splits, below `root`, for class folders.
-        value_range: for images in class folders; see `decode`.
+        decoding: how files in class folders become pixels.
 
     Raises:
         DataError: images are missing or damaged; the message says what was expected where.
@@ -281,7 +280,7 @@ def load(
     root = Path(root)
     if source == "folder":
         name = train_folder if split == "train" else val_folder
-        return FolderSet(root / name, value_range, f"data.{split}_folder: {name}")
+        return FolderSet(root / name, decoding, f"data.{split}_folder: {name}")
     if source == "digits":
         arrays = read_digits(split)
     elif source == "fashion_mnist":

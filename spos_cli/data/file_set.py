@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from spos_cli.data.datasets import FolderSet, walk_folders
-from spos_cli.data.image_files import is_image, list_extensions
-from spos_cli.data.levels import ValueRange
+from spos_cli.data.image_files import Decoding, is_image, list_extensions
 from spos_cli.errors import DataError
 
 MAX_LISTED = 3  # arguments in a message
@@ -20,12 +19,12 @@ class FileSet(FolderSet):
 
     Args:
         paths: absolute, or from the working folder.
-        value_range: see `decode`.
+        decoding: how files become pixels.
     """
 
-    def __init__(self, paths: Sequence[str], value_range: ValueRange = "auto") -> None:
+    def __init__(self, paths: Sequence[str], decoding: Decoding = Decoding()) -> None:  # noqa: B008, it is immutable
         self.name, self.folder, self.classes = "images to classify", Path(), ()
-        self.paths, self.value_range = list(paths), value_range
+        self.paths, self.decoding = list(paths), decoding
         self.labels = np.zeros(len(paths), np.int64)
 
 

@@ -10,7 +10,7 @@ import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from PIL import Image, features
 
 from spos_cli.data import levels
 from spos_cli.data.levels import ValueRange
+from spos_cli.data.orientation import Exif, read_jpeg_orientation, read_orientation, turn_upright
 from spos_cli.errors import ConfigError, DataError
 
 Pixels = NDArray[np.uint8]
@@ -30,6 +31,20 @@ OPTIONAL_FORMATS = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 MAX_ASPECT_RATIO = 100  # Long side to short side: resizing a longer line of pixels to a square would fill the memory.
 MAX_JPEG_BYTES = 2**28  # A larger JPEG file is not read into memory as a whole.
 UNREADABLE = "cannot read the image "  # The first words of every message about an image that cannot be decoded.
+
+
+class Decoding(NamedTuple):
+    """How image files become pixels.
+
+    Attributes:
+        value_range: for images that do not have 8 bits per channel: the two values that become 0 and 255, or `dtype`
+            for the smallest and the largest of their type. `auto` refuses such images. Ignored for 8-bit images.
+        exif: turn images upright as their EXIF says (`apply`), or leave them as they are stored (`ignore`). Pillow
+            turns TIFF files itself, with either.
+    """
+
+    value_range: ValueRange = "auto"
+    exif: Exif = "apply"
 
 
 @functools.lru_cache(maxsize=1)
@@ -61,7 +76,7 @@ def get_extension(name: str) -> str:
     return os.path.splitext(name)[1].lower()  # noqa: PTH122  (a Path for each of a million names would be slow)
 
 
-def decode(path: Path, value_range: ValueRange = "auto") -> Pixels:
+def decode(path: Path, decoding: Decoding = Decoding()) -> Pixels:  # noqa: B008, it is immutable
     """Decode one image file to `(H, W, 3) uint8` RGB. Grey is repeated, transparency dropped.
 
     Of several frames or pages, the first is decoded. If simplejpeg is installed it decodes JPEG files, to the same
@@ -69,24 +84,42 @@ def decode(path: Path, value_range: ValueRange = "auto") -> Pixels:
 
     Args:
         path: the file.
-        value_range: for images that do not have 8 bits per channel: the two values that become 0 and 255, or `dtype`
-            for the smallest and the largest of their type. `auto` refuses such images. Ignored for 8-bit images.
+        decoding: how its values and its orientation are read.
 
     Raises:
         DataError: the file is missing, damaged, or so large that it must be an attack.
-        ConfigError: `value_range` does not fit the image's values.
+        ConfigError: `decoding.value_range` does not fit the image's values.
     """
     with _as_data_error(path):
-        pixels = _decode_with_simplejpeg(path) if _check_file(path) <= MAX_JPEG_BYTES else None
+        pixels = _decode_with_simplejpeg(path, decoding.exif) if _check_file(path) <= MAX_JPEG_BYTES else None
         if pixels is not None:
             return pixels
         with _open(path) as image:
-            depth = levels.get_depth(image)
-            if depth is None:
-                return np.array(image.convert("RGB"))
-            scaled = levels.to_8_bits(image, depth, value_range)
-            return scaled if scaled.ndim == 3 else np.repeat(scaled[..., None], 3, 2)
+            pixels = _decode_with_pillow(image, decoding.value_range)
+            return turn_upright(pixels, read_orientation(image)) if decoding.exif == "apply" else pixels
     raise AssertionError("either pixels or an error")
+
+
+def _decode_with_pillow(image: Any, value_range: ValueRange) -> Pixels:
+    """Decode an opened image to `(H, W, 3) uint8`, as it is stored."""
+    depth = levels.get_depth(image)
+    if depth is None:
+        return np.array(image.convert("RGB"))
+    scaled = levels.to_8_bits(image, depth, value_range)
+    return scaled if scaled.ndim == 3 else np.repeat(scaled[..., None], 3, 2)
+
+
+def find_orientation(path: Path) -> int:
+    """Return the orientation that the EXIF of an image file says, from 1 to 8; 1 (upright) if it says none.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    with _as_data_error(path):
+        _check_file(path)
+        with _open(path) as image:
+            return read_orientation(image)
+    raise AssertionError("either an orientation or an error")
 
 
 def measure(path: Path) -> levels.Measured | None:
@@ -138,7 +171,7 @@ def _open(path: Path) -> Iterator[Any]:
             yield image
 
 
-def _decode_with_simplejpeg(path: Path) -> Pixels | None:
+def _decode_with_simplejpeg(path: Path, exif: Exif) -> Pixels | None:
     """Decode a JPEG file with simplejpeg; None where PIL has to: not plain colour or grey, or not complete.
 
     Both call libjpeg-turbo, with the accurate DCT and smooth upsampling.
@@ -159,7 +192,7 @@ def _decode_with_simplejpeg(path: Path) -> Pixels | None:
         pixels: Pixels = simplejpeg.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False)
     except ValueError:  # From libjpeg or `_check_size`. PIL will meet the same fault, and decide.
         return None
-    return pixels
+    return turn_upright(pixels, read_jpeg_orientation(content)) if exif == "apply" else pixels
 
 
 @functools.lru_cache(maxsize=1)

@@ -157,7 +157,6 @@ def _make_manifest(
     return {
         **pixel_file.describe_images(images, indices),
         "transform": repr(transform),
-        "value_range": str(images.value_range),
         "seed": seed,
         "shape": [len(indices), transform.image_size, transform.image_size, 3],
     }

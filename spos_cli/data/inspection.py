@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from spos_cli.data.datasets import GONE, SYSTEM_FILES, ArraySet, FolderSet, ImageSet, walk_folders
-from spos_cli.data.image_files import is_image, measure
+from spos_cli.data.image_files import find_orientation, is_image, measure
 from spos_cli.data.levels import Measured
 from spos_cli.data.loaders import chunks
+from spos_cli.data.orientation import UPRIGHT
 from spos_cli.data.workers import stream
 from spos_cli.errors import ConfigError, DataError
 
@@ -80,6 +81,28 @@ def _measure(images: FolderSet, index: int) -> Measured | None:
         return measure(_file(images, index))
     except DataError:
         return None
+
+
+def find_rotated(
+    images: ImageSet, indices: Indices, workers: int = 0, progress: Progress = lambda done: None
+) -> dict[int, int]:
+    """Return the orientation, from 2 to 8, of each image that its EXIF does not call upright, by index.
+
+    Arguments are as for `measure_values`; unreadable images are left out.
+    """
+    if not isinstance(images, FolderSet):
+        progress(len(indices))
+        return {}
+    orientations = _map(functools.partial(_find_orientation, images), indices, workers, progress)
+    return {index: found for index, found in zip(indices.tolist(), orientations, strict=True) if found != UPRIGHT}
+
+
+def _find_orientation(images: FolderSet, index: int) -> int:
+    """Return the orientation of an image; that of an unreadable image is upright."""
+    try:
+        return find_orientation(_file(images, index))
+    except DataError:
+        return UPRIGHT
 
 
 def find_in_both(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from spos_cli.data.datasets import FolderSet, ImageSet, require_classes
-from spos_cli.doctor import image_files
+from spos_cli.doctor import image_files, pixels
 from spos_cli.doctor.finding import Finding, Findings, attempt, from_error, judge
 from spos_cli.doctor.setup import Setup
 from spos_cli.doctor.wording import examples
@@ -15,7 +15,7 @@ MAX_CLASS_RATIO = 10  # images of the largest class to images of the smallest
 
 
 def check(setup: Setup) -> Findings:
-    """Check augmentation, classes, the search's split, and the image files."""
+    """Check augmentation, classes, the search's split, the image files and their pixels."""
     augmentation = attempt("augmentation", lambda: check_augmentation(setup))
     if setup.images_error is not None:
         rest = Finding("other image checks", "warn", "not run: the images cannot be opened", "fix the images first")
@@ -28,6 +28,7 @@ def check(setup: Setup) -> Findings:
         attempt("classes", lambda: check_classes(train, val, setup.space.classes)),
         attempt("search split", lambda: check_split(setup)),
         *image_files.check(setup),
+        *pixels.check(setup),
     ]
 
 

@@ -19,6 +19,7 @@ from spos_cli.data import cache, datasets, inspection, levels
 from spos_cli.data.augmentation import Augmentation
 from spos_cli.data.cache import ResizedSet
 from spos_cli.data.identity import Identity, TrainedOn
+from spos_cli.data.image_files import Decoding
 from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, images_per_pass, training_batches
 from spos_cli.data.transforms import EvalTransform, TrainTransform, preprocess
 from spos_cli.data.workers import shared_memory_free, shared_memory_needed
@@ -48,6 +49,7 @@ class Images:
         stored = self.data.augmentation.crop != "random_resized"
         self.evaluation = EvalTransform(self.data.preset, self.size, stored=stored)
         self.preprocess = partial(preprocess, self.data.preset)
+        self.decoding = Decoding(self.data.value_range, self.data.exif)
         self._trained_on: TrainedOn | None = None  # set by hold_out_as_in
 
     @cached_property
@@ -69,7 +71,7 @@ class Images:
                 split,
                 train_folder=data.train_folder,
                 val_folder=data.val_folder,
-                value_range=data.value_range,
+                decoding=self.decoding,
             )
 
     @cached_property

@@ -131,7 +131,7 @@ class Weights:
         if not isinstance(theirs, dict):
             return
         ours = portable_settings(config)["data"]
-        for name in ("preset", "value_range"):
+        for name in ("preset", "value_range", "exif"):
             # With "auto", all images had 8 bits, which any range leaves as they are.
             fits = theirs.get(name) == ours[name] or (name == "value_range" and theirs.get(name) == "auto")
             if not fits:
@@ -238,7 +238,7 @@ def make_network_content(
         "space": space.to_dict(),
         "affine": weights.is_affine(state),
         "classes": list(classes),
-        "preprocessing": {"preset": config.data.preset, "image_size": space.image_size},
+        "preprocessing": {"preset": config.data.preset, "image_size": space.image_size, "exif": config.data.exif},
         "metrics": metrics,
         "config": portable_settings(config),
         "model": {name: tensor.contiguous() for name, tensor in state.items()},

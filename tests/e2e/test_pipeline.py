@@ -65,7 +65,7 @@ def test_what_each_command_writes(finished: Spos) -> None:
     (model,) = run.glob("retrain/*/model.pt")
     content = torch.load(model, weights_only=True)
     assert content["architecture"] == best["architecture"]
-    assert content["preprocessing"] == {"preset": "standard", "image_size": 8}
+    assert content["preprocessing"] == {"preset": "standard", "image_size": 8, "exif": "apply"}
     assert content["classes"] == list("0123456789")
 
 
