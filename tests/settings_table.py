@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 from spos_cli.config.data import AspectRatios
 from spos_cli.config.schema import Config
 from spos_cli.config.section import Section
-from spos_cli.config.units import ClassWeights, Cost, Devices, Duration, ValueRange
+from spos_cli.config.units import ChannelDeviations, ChannelMeans, ClassWeights, Cost, Devices, Duration, ValueRange
 
 PAGE = Path(__file__).parents[1] / "configs" / "README.md"
 BEGIN = "<!-- Written by `make docs`. Change the descriptions in spos_cli/config instead. -->\n"
@@ -33,6 +33,8 @@ NAMES: list[tuple[Any, str]] = [
     (ClassWeights, "`balanced`, list of numbers above 0, or `null`"),
     (ValueRange, "`auto`, `dtype` or `[low, high]`"),
     (AspectRatios, "`[low, high]`"),
+    (ChannelMeans, "list of numbers, 0 to 1, or `null`"),
+    (ChannelDeviations, "list of numbers, 0.001 to 1, or `null`"),
 ]
 PLAIN = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", type(None): "`null`"}
 

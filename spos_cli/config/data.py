@@ -9,6 +9,8 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from spos_cli.config.section import Section
 from spos_cli.config.units import (
+    ChannelDeviations,
+    ChannelMeans,
     Count,
     Fraction,
     Number,
@@ -96,7 +98,7 @@ class AugmentationConfig(Section):
     )
     erasing: Fraction = Field(
         0.0,
-        description="Probability that 2 to 33 % of an image's area become a rectangle of ImageNet's mean colour"
+        description="Probability that 2 to 33 % of an image's area become a rectangle of the mean colour, data.mean"
         " (random erasing, arXiv 1708.04896), before the colour jitter.",
     )
 
@@ -156,6 +158,14 @@ class DataConfig(Section):
         "spos",
         description="spos: BGR from 0 to 255 and OpenCV's resize, as in the official code. standard: RGB, normalised.",
     )
+    mean: ChannelMeans = Field(
+        None,
+        description="preset standard: mean of each channel, of pixels scaled from 0 to 1. null: ImageNet's."
+        " spos doctor measures it.",
+    )
+    std: ChannelDeviations = Field(
+        None, description="preset standard: standard deviation of each channel, likewise. null: ImageNet's."
+    )
     value_range: ValueRange = Field(
         "auto",
         description="Pixel values that become black and white, for images of more than 8 bits a channel, and for signed"
@@ -180,3 +190,13 @@ class DataConfig(Section):
     bad_images: Annotated[Number, Field(ge=0, le=10**9)] = Field(
         20, description="Broken training images that a process may skip, naming each once, before the run ends."
     )
+
+    @model_validator(mode="after")
+    def _require_normalisation_of_preset(self) -> DataConfig:
+        set_names = [name for name in ("mean", "std") if getattr(self, name) is not None]
+        if self.preset == "spos" and set_names:
+            raise ValueError(
+                f"{' and '.join(set_names)} {'is' if len(set_names) == 1 else 'are'} for preset standard, since preset"
+                " spos does not normalise pixels; set preset: standard, or mean: null and std: null"
+            )
+        return self

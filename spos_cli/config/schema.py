@@ -199,6 +199,7 @@ class Config(Section):
             self.space.build().require_variance(self.search.calibration_batch_size, "search.calibration_batch_size")
         except SposError as error:
             raise ValueError(str(error)) from None
+        self._require_values_of_channels()
         if self.supernet.width_warmup_steps:
             self._require_width_warmup()
         if self.retrain.stochastic_depth:
@@ -211,6 +212,16 @@ class Config(Section):
                     f" {self.space.classes}"
                 )
         return self
+
+    def _require_values_of_channels(self) -> None:
+        """Raise ValueError if `data.mean` or `data.std` is not for the channels of the images."""
+        channels = 3
+        for name, values in (("mean", self.data.mean), ("std", self.data.std)):
+            if values is not None and len(values) != channels:
+                raise ValueError(
+                    f"data.{name} has {plural(len(values), 'value')}, but images have {plural(channels, 'channel')};"
+                    " give one value for each channel"
+                )
 
     def _require_shortcuts(self) -> None:
         """Raise ValueError if no architecture of the space has a block for `retrain.stochastic_depth`."""

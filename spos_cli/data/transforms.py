@@ -23,10 +23,19 @@ from spos_cli.errors import ConfigError
 
 PresetName = Literal["spos", "standard"]
 Colours = tuple[float, float, float]  # alpha, beta and delta of `compose_jitter`
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 0-1
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # of R, G and B, as in torchvision
 VALUES_PER_PASS = 2**19  # that a CPU works on at a time: they fit into its cache
 SEED_LIMIT = 2**63  # of a seed of torchvision's changes
+
+
+class Normalisation(NamedTuple):
+    """Mean and standard deviation of each channel, of pixels scaled to 0-1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # RGB
 
 
 class Prepared(NamedTuple):
@@ -43,12 +52,19 @@ class TrainTransform:
         preset: how to resize images if the crop does not do it.
         image_size: side of the result, S, in pixels.
         augmentation: the changes.
+        mean: of each channel, of pixels scaled to 0-1; erased rectangles get this colour.
 
     Raises:
         ConfigError: the padding is as large as the image.
     """
 
-    def __init__(self, preset: PresetName, image_size: int, augmentation: Augmentation) -> None:
+    def __init__(
+        self,
+        preset: PresetName,
+        image_size: int,
+        augmentation: Augmentation,
+        mean: tuple[float, ...] = IMAGENET.mean,
+    ) -> None:
         if augmentation.crop == "padded" and augmentation.padding >= image_size:
             raise ConfigError(
                 f"augmentation.padding is {augmentation.padding}, which can push an image of {image_size} pixels out"
@@ -56,7 +72,8 @@ class TrainTransform:
             )
         self.preset, self.image_size, self.augmentation = preset, image_size, augmentation
         self.resize = EvalTransform(preset, image_size, stored=True)
-        self.change = make_torchvision_changes(augmentation) if augmentation.uses_torchvision else None
+        self.fill = tuple(round(255 * value) for value in mean)
+        self.change = make_torchvision_changes(augmentation, self.fill) if augmentation.uses_torchvision else None
 
     def __call__(self, image: Pixels, rng: np.random.Generator) -> Prepared:
         """Return an image `(H, W, 3) uint8` as `(3, S, S) uint8`, and its colour changes, which are not made yet."""
@@ -81,7 +98,8 @@ class TrainTransform:
         return Prepared(result, compose_jitter([1 - jitter + 2 * jitter * draw for draw in factors], int(order * 6)))
 
     def __repr__(self) -> str:
-        return f"TrainTransform({self.preset!r}, {self.image_size}, {self.augmentation})"
+        fill = f", fill={self.fill}" if self.augmentation.erasing else ""
+        return f"TrainTransform({self.preset!r}, {self.image_size}, {self.augmentation}{fill})"
 
 
 def random_crop(
@@ -279,15 +297,18 @@ def _interpolate(
     return first, second, first_weight, second_weight
 
 
-def preprocess(preset: PresetName, images: Tensor, colours: Tensor | None = None) -> Tensor:
+def preprocess(
+    preset: PresetName, images: Tensor, colours: Tensor | None = None, normalisation: Normalisation = IMAGENET
+) -> Tensor:
     """Return images as the network takes them: `(B, 3, S, S)` float32 on the same device, in channels_last memory.
 
-    `spos`: BGR, values 0-255, as in the official code. `standard`: RGB, normalised with ImageNet's mean and deviation.
+    `spos`: BGR, values 0-255, as in the official code. `standard`: RGB, normalised.
 
     Args:
         preset: `spos` or `standard`.
         images: `(B, 3, S, S) uint8` RGB on the device.
         colours: `(B, 3)` float32 on the device: colour changes of training images.
+        normalisation: for `standard`.
     """
     bgr = preset == "spos"
     if colours is not None:
@@ -298,7 +319,7 @@ def preprocess(preset: PresetName, images: Tensor, colours: Tensor | None = None
         values = images.float()
     if bgr:
         return values
-    mean, std = (_constant(channels, images.device) * 255 for channels in (MEAN, STD))
+    mean, std = (_constant(channels, images.device) * 255 for channels in normalisation)
     return values.sub_(mean).div_(std)
 
 
@@ -340,6 +361,6 @@ def recolour(images: Tensor, colours: Tensor, *, bgr: bool = False) -> Tensor:
 
 @functools.lru_cache(maxsize=16)
 def _constant(channels: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return constants `(3, 1, 1)` on the device. They are kept there, since each copy to a GPU would wait for it."""
+    """Return constants `(C, 1, 1)` on the device. They are kept there, since each copy to a GPU would wait for it."""
     with torch.inference_mode(False):
-        return torch.tensor(channels, device=device).view(3, 1, 1)
+        return torch.tensor(channels, device=device).view(-1, 1, 1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from spos_cli.data.transforms import MEAN, STD, PresetName
+from spos_cli.data.transforms import IMAGENET, Normalisation, PresetName
 from spos_cli.export.steps import Add, Call, Concatenate, EverySecond, LayerSteps, Split, Step, Values
 from spos_cli.models.blocks import (
     ACTIVATIONS,
@@ -43,6 +43,7 @@ class InferenceNetwork(nn.Module):
         network: in eval mode, on the CPU; it is not changed.
         preset: how images are prepared.
         input_kind: `uint8` prepares images in the network itself.
+        normalisation: of images, with preset `standard`.
 
     Attributes:
         layers: what the forward pass does, layer by layer. The steps call modules of this network by their names.
@@ -52,9 +53,16 @@ class InferenceNetwork(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, network: Network, preset: PresetName, input_kind: InputKind = "uint8") -> None:
+    def __init__(
+        self,
+        network: Network,
+        preset: PresetName,
+        input_kind: InputKind = "uint8",
+        normalisation: Normalisation = IMAGENET,
+    ) -> None:
         super().__init__()
         self.preset, self.input_kind, self.image_size = preset, input_kind, network.space.image_size
+        self.normalisation = normalisation
         builder = _Builder(network, reverse_colours=preset == "spos" and input_kind == "uint8")
         self.layers, self.own_blocks = builder.layers, builder.own_blocks
         for name, module in builder.parts.items():
@@ -64,8 +72,8 @@ class InferenceNetwork(nn.Module):
         self.classifier = nn.Linear(linear.in_features, linear.out_features, bias=False)
         self.classifier.weight = _freeze(linear.weight)
         if self.is_normalised:
-            for name, values in (("pixel_mean", MEAN), ("pixel_std", STD)):
-                self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) * 255)
+            for name, values in zip(("pixel_mean", "pixel_std"), normalisation, strict=True):
+                self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1) * 255)
         self.eval()
 
     @property

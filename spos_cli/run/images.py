@@ -30,6 +30,7 @@ from spos_cli.errors import ConfigError, DataError
 from spos_cli.files import lock
 from spos_cli.run.folder import RunFolder
 from spos_cli.run.output import format_bytes
+from spos_cli.run.preparation import make_normalisation
 
 CHECKED_IMAGES = 16  # images of each set whose values are checked before any work
 
@@ -48,7 +49,8 @@ class Images:
         # which an evaluation then leaves unchanged.
         stored = self.data.augmentation.crop != "random_resized"
         self.evaluation = EvalTransform(self.data.preset, self.size, stored=stored)
-        self.preprocess = partial(preprocess, self.data.preset)
+        self.normalisation = make_normalisation(config)
+        self.preprocess = partial(preprocess, self.data.preset, normalisation=self.normalisation)
         self.decoding = Decoding(self.data.value_range, self.data.exif)
         self._trained_on: TrainedOn | None = None  # set by hold_out_as_in
 
@@ -103,15 +105,16 @@ class Images:
     @cached_property
     def augmented(self) -> TrainTransform:
         """How a training image is augmented for the supernet and for BatchNorm statistics of candidates."""
-        return TrainTransform(self.data.preset, self.size, read_augmentation(self.data.augmentation))
+        return self._make_transform(self.data.augmentation)
 
     @cached_property
     def augmented_for_retraining(self) -> TrainTransform:
         """How a training image is augmented for a retraining."""
         chosen = self.config.retrain.augmentation
-        if chosen is None:
-            return self.augmented
-        return TrainTransform(self.data.preset, self.size, read_augmentation(chosen))
+        return self.augmented if chosen is None else self._make_transform(chosen)
+
+    def _make_transform(self, settings: AugmentationConfig) -> TrainTransform:
+        return TrainTransform(self.data.preset, self.size, read_augmentation(settings), self.normalisation.mean)
 
     @cached_property
     def bad_images(self) -> BadImages:

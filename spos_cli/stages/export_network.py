@@ -37,6 +37,7 @@ from spos_cli.run.exported_files import load_exported
 from spos_cli.run.folder import RunFolder
 from spos_cli.run.images import Images
 from spos_cli.run.output import format_bytes
+from spos_cli.run.preparation import make_normalisation
 from spos_cli.run.quantization_cost import (
     QuantizationCost,
     load_calibration_pixels,
@@ -117,7 +118,7 @@ def export(
     output = choose_output(folder, network, output, form, "-int8" if int8 else "")
     if int8:
         require_images(images, classes)
-    inference = InferenceNetwork(network, run.config.data.preset, input_kind)
+    inference = InferenceNetwork(network, run.config.data.preset, input_kind, images.normalisation)
     description = describe_network(run, weights, network, classes, input_kind, int8)
     run.say(f"writing {output}")
     with tempfile.TemporaryDirectory() as drafts:
@@ -165,10 +166,14 @@ def describe_network(
     run: Run, weights: Weights, network: Network, classes: Sequence[str], input_kind: InputKind, int8: bool
 ) -> Description:
     """Return what the file says of its network."""
+    preset = run.config.data.preset
+    mean, std = make_normalisation(run.config) if preset == "standard" else ((), ())
     return Description(
         architecture=network.arch,
         classes=tuple(classes),
-        preset=run.config.data.preset,
+        preset=preset,
+        mean=mean,
+        std=std,
         image_size=run.config.space.image_size,
         input=input_kind,
         quantized=int8,

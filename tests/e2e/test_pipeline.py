@@ -65,7 +65,13 @@ def test_what_each_command_writes(finished: Spos) -> None:
     (model,) = run.glob("retrain/*/model.pt")
     content = torch.load(model, weights_only=True)
     assert content["architecture"] == best["architecture"]
-    assert content["preprocessing"] == {"preset": "standard", "image_size": 8, "exif": "apply"}
+    assert content["preprocessing"] == {
+        "preset": "standard",
+        "image_size": 8,
+        "exif": "apply",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }
     assert content["classes"] == list("0123456789")
 
 
