@@ -167,7 +167,8 @@ def test_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 def test_settings_load() -> None:
-    own_space, mobilenet_v3 = find_blocks("yaml")
+    five_channels, own_space, mobilenet_v3 = find_blocks("yaml")
+    assert loading.validate(yaml.safe_load(five_channels)).space.build().in_channels == 5
     assert loading.validate(yaml.safe_load(mobilenet_v3)).retrain.optimizer == "rmsprop"
     space = loading.validate(yaml.safe_load(own_space)).space.build()
     assert space.widths == (500, 1000, 1500)

@@ -19,6 +19,8 @@ from spos_cli.config.units import (
 )
 
 DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist")  # The values of data.source that torchvision may download.
+IN_MEMORY = (*DOWNLOADED, "digits")  # The values of data.source whose images are not files.
+GREY, COLOUR = 1, 3  # channels
 ASPECT_RATIOS = (3 / 4, 4 / 3)  # of the official code's crops, as in torchvision, width to height
 
 # What each value of `augmentation.policy` sets. Crops and mirroring depend on the images, so `light` and `strong` leave
@@ -41,6 +43,9 @@ POLICIES: dict[str, dict[str, Any]] = {
     # torchvision's references/classification for its newer weights: --auto-augment ta_wide --random-erase 0.1.
     "strong": {"jitter": 0.0, "grayscale": 0.0, "rand_augment": None, "trivial_augment": True, "erasing": 0.1},
 }
+
+# The changes of an augmentation that need colours, and the values that turn them off.
+OFF: dict[str, Any] = {"jitter": 0, "grayscale": 0, "rand_augment": "null", "trivial_augment": "false"}
 
 
 def _require_ratio(value: tuple[float, float]) -> tuple[float, float]:
@@ -115,6 +120,14 @@ class AugmentationConfig(Section):
                 " rand_augment: null, or trivial_augment: false"
             )
         return self
+
+    def list_refused(self, channels: int) -> list[str]:
+        """List the changes that images of so many channels do not allow.
+
+        Grey images have brightness and contrast, and torchvision's operations take them. It takes no others.
+        """
+        refused = {GREY: ("grayscale",), COLOUR: ()}.get(channels, tuple(OFF))
+        return [name for name in refused if getattr(self, name)]
 
 
 def fill_from_policy(values: Mapping[str, Any]) -> dict[str, Any]:

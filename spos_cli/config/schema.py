@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
-from spos_cli.config.data import DOWNLOADED, DataConfig, fill_from_data
+from spos_cli.config.data import COLOUR, DOWNLOADED, GREY, IN_MEMORY, OFF, DataConfig, fill_from_data
 from spos_cli.config.section import Section
 from spos_cli.config.space import SpaceConfig
 from spos_cli.config.training import RetrainConfig, SupernetConfig
@@ -214,13 +214,37 @@ class Config(Section):
         return self
 
     def _require_values_of_channels(self) -> None:
-        """Raise ValueError if `data.mean` or `data.std` is not for the channels of the images."""
-        channels = 3
-        for name, values in (("mean", self.data.mean), ("std", self.data.std)):
+        """Raise ValueError if settings do not go together with `space.stem.in_channels`."""
+        channels, data, teacher = self.space.stem.in_channels, self.data, self.retrain.teacher
+        if channels != COLOUR and "spos" in (data.preset, teacher and teacher.preset):
+            name = "data.preset" if data.preset == "spos" else "retrain.teacher.preset"
+            raise ValueError(
+                f"{name}: spos is the official preparation of three channels, but space.stem.in_channels is"
+                f" {channels}; set {name}: standard"
+            )
+        for name, values in (("mean", data.mean), ("std", data.std)):
+            if values is None and channels not in (GREY, COLOUR):
+                raise ValueError(
+                    f"data.{name} has no default for space.stem.in_channels: {channels}; set data.mean and data.std to"
+                    f" {channels} numbers each, of pixels scaled from 0 to 1 (spos doctor measures them; until then,"
+                    " 0.5 will do)"
+                )
             if values is not None and len(values) != channels:
                 raise ValueError(
-                    f"data.{name} has {plural(len(values), 'value')}, but images have {plural(channels, 'channel')};"
-                    " give one value for each channel"
+                    f"data.{name} has {plural(len(values), 'value')}, but space.stem.in_channels is {channels}; give"
+                    " one value for each channel"
+                )
+        if channels not in (GREY, COLOUR) and data.source in IN_MEMORY:
+            raise ValueError(
+                f"data.source: {data.source} has grey or colour images, but space.stem.in_channels is {channels}; set"
+                " space.stem.in_channels: 1 or 3"
+            )
+        for section, augmentation in (("data", data.augmentation), ("retrain", self.retrain.augmentation)):
+            if augmentation is not None and (refused := augmentation.list_refused(channels)):
+                raise ValueError(
+                    f"{section}.augmentation.{' and '.join(refused)} {'changes' if len(refused) == 1 else 'change'}"
+                    f" colours, but space.stem.in_channels is {channels}; set"
+                    f" {', '.join(f'{section}.augmentation.{name}: {OFF[name]}' for name in refused)}"
                 )
 
     def _require_shortcuts(self) -> None:

@@ -23,6 +23,9 @@ OpSpecs = tuple[str | dict[str, dict[str, int | str]], ...]  # such as (`shuffle
 class StemConfig(Section):
     """The first 3x3 convolution."""
 
+    in_channels: Annotated[Number, Field(ge=1, le=16)] = Field(
+        3, description="Channels of the images: 3 for RGB, 1 for grey, or as many as your files have."
+    )
     channels: Count = Field(16, description="Output channels of the first 3x3 convolution.")
     stride: Literal[1, 2] = Field(2, description="Stride of the first convolution; 1 for small images.")
 
@@ -87,6 +90,7 @@ class SpaceConfig(Section):
             stem_stride=self.stem.stride,
             head_channels=self.head_channels,
             widths=tuple(map(parse_width, self.widths)),
+            in_channels=self.stem.in_channels,
         )
 
     @property

@@ -57,7 +57,7 @@ class Augmentation:
 
 
 def make_torchvision_changes(augmentation: Augmentation, fill: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
-    """Make torchvision's transforms that change `(3, S, S) uint8`, RGB, in the order of its reference training.
+    """Make torchvision's transforms that change `(C, S, S) uint8`, RGB, in the order of its reference training.
 
     They draw from PyTorch's global generator: call them through `change_with_seed`.
 
@@ -85,7 +85,7 @@ def make_torchvision_changes(augmentation: Augmentation, fill: tuple[int, ...]) 
 
 
 def change_with_seed(changes: Callable[[Tensor], Tensor], image: Tensor, seed: int) -> Tensor:
-    """Change an image `(3, S, S)` by the draws of one seed; leave the global generators as they are."""
+    """Change an image `(C, S, S)` by the draws of one seed; leave the global generators as they are."""
     with torch.random.fork_rng(devices=[]):
         # `torch.manual_seed` would seed the generators of GPUs as well, and dropout masks come from these.
         torch.default_generator.manual_seed(seed)

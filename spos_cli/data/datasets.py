@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spos_cli.data.arrays import Split, read_cifar, read_digits, read_fashion_mnist
+from spos_cli.data.channels import fit_channels
 from spos_cli.data.image_files import Decoding, Pixels, decode, get_extension, is_image, list_extensions
 from spos_cli.errors import DataError
 from spos_cli.files.os_errors import reason_of
@@ -48,7 +49,7 @@ class ImageSet(ABC):
 
     @abstractmethod
     def image(self, index: int) -> Pixels:
-        """Return an image, `(H, W, 3) uint8` RGB.
+        """Return an image, `(H, W, C) uint8`: RGB, unless `decoding` says otherwise.
 
         Raises:
             DataError: the file is missing or damaged.
@@ -234,13 +235,19 @@ def _list_first(names: Sequence[str]) -> str:
 class ArraySet(ImageSet):
     """Images in memory: `(N, H, W)` or `(N, H, W, 3)` uint8."""
 
-    def __init__(self, name: str, classes: tuple[str, ...], pixels: Pixels, labels: NDArray[Any]) -> None:
-        self.name, self.classes, self.pixels = name, classes, pixels
+    def __init__(
+        self,
+        name: str,
+        classes: tuple[str, ...],
+        pixels: Pixels,
+        labels: NDArray[Any],
+        decoding: Decoding = Decoding(),  # noqa: B008, it is immutable
+    ) -> None:
+        self.name, self.classes, self.pixels, self.decoding = name, classes, pixels, decoding
         self.labels = np.asarray(labels, np.int64)
 
     def image(self, index: int) -> Pixels:
-        pixels = self.pixels[index]
-        return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, 2)
+        return fit_channels(self.pixels[index], self.decoding.channels)
 
     def path(self, index: int) -> str:
         return f"{self.name}/{index}"
@@ -287,7 +294,7 @@ def load(
         arrays = read_fashion_mnist(root, split)
     else:
         arrays = read_cifar("CIFAR10" if source == "cifar10" else "CIFAR100", root, split)
-    return ArraySet(f"{source}/{split}", *arrays)
+    return ArraySet(f"{source}/{split}", *arrays, decoding)
 
 
 def holdout(images: ImageSet, per_class: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

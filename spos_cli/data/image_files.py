@@ -1,4 +1,4 @@
-"""Decode image files to 8-bit RGB, and tell images from other files."""
+"""Decode image files to 8 bits a channel, and tell images from other files."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from spos_cli.data import levels
+from spos_cli.data import levels, npy_file
+from spos_cli.data.channels import COLOUR, GREY, fit_channels, read_bands
 from spos_cli.data.levels import ValueRange
-from spos_cli.data.orientation import Exif, read_jpeg_orientation, read_orientation, turn_upright
+from spos_cli.data.orientation import UPRIGHT, Exif, read_jpeg_orientation, read_orientation, turn_upright
 from spos_cli.errors import ConfigError, DataError
 
 Pixels = NDArray[np.uint8]
@@ -41,10 +42,12 @@ class Decoding(NamedTuple):
             for the smallest and the largest of their type. `auto` refuses such images. Ignored for 8-bit images.
         exif: turn images upright as their EXIF says (`apply`), or leave them as they are stored (`ignore`). Pillow
             turns TIFF files itself, with either.
+        channels: of the pixels. To 1 and 3, grey and colour are converted; other images must have this number.
     """
 
     value_range: ValueRange = "auto"
     exif: Exif = "apply"
+    channels: int = COLOUR
 
 
 @functools.lru_cache(maxsize=1)
@@ -61,9 +64,10 @@ def list_formats() -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=1)
 def list_extensions() -> frozenset[str]:
-    """Return the file name extensions, in lower case, that PIL has for the formats of `list_formats`."""
+    """Return the file name extensions of images, in lower case: PIL's for `list_formats`, and `.npy`."""
     readable = {*list_formats(), "MPO"}
-    return frozenset(extension for extension, name in Image.registered_extensions().items() if name in readable)
+    names = Image.registered_extensions().items()
+    return frozenset((npy_file.EXTENSION, *(extension for extension, name in names if name in readable)))
 
 
 def is_image(name: str) -> bool:
@@ -77,36 +81,68 @@ def get_extension(name: str) -> str:
 
 
 def decode(path: Path, decoding: Decoding = Decoding()) -> Pixels:  # noqa: B008, it is immutable
-    """Decode one image file to `(H, W, 3) uint8` RGB. Grey is repeated, transparency dropped.
+    """Decode one image file to `(H, W, C) uint8`: RGB, grey, or as many channels as it has.
+
+    In RGB, grey is repeated and transparency dropped.
 
     Of several frames or pages, the first is decoded. If simplejpeg is installed it decodes JPEG files, to the same
     pixels as PIL and in two thirds of the time.
 
     Args:
         path: the file.
-        decoding: how its values and its orientation are read.
+        decoding: how its values, its orientation and its channels are read.
 
     Raises:
-        DataError: the file is missing, damaged, or so large that it must be an attack.
+        DataError: the file is missing, damaged, has another number of channels, or is so large that it must be an
+            attack.
         ConfigError: `decoding.value_range` does not fit the image's values.
     """
     with _as_data_error(path):
-        pixels = _decode_with_simplejpeg(path, decoding.exif) if _check_file(path) <= MAX_JPEG_BYTES else None
-        if pixels is not None:
-            return pixels
+        size, channels = _check_file(path), decoding.channels
+        if is_array(path):
+            return fit_channels(_decode_array(path, decoding), channels)
+        if size <= MAX_JPEG_BYTES and channels in (GREY, COLOUR):
+            pixels = _decode_with_simplejpeg(path, decoding.exif)
+            if pixels is not None:
+                return fit_channels(pixels, channels)
         with _open(path) as image:
-            pixels = _decode_with_pillow(image, decoding.value_range)
+            pixels = fit_channels(_decode_with_pillow(image, decoding), channels)
             return turn_upright(pixels, read_orientation(image)) if decoding.exif == "apply" else pixels
     raise AssertionError("either pixels or an error")
 
 
-def _decode_with_pillow(image: Any, value_range: ValueRange) -> Pixels:
-    """Decode an opened image to `(H, W, 3) uint8`, as it is stored."""
+def _decode_with_pillow(image: Any, decoding: Decoding) -> Pixels:
+    """Decode an opened image to `(H, W)` or `(H, W, C) uint8`, as it is stored."""
     depth = levels.get_depth(image)
+    if depth is not None:
+        return levels.to_8_bits(image, depth, decoding.value_range, decoding.channels)
+    return np.array(image.convert("RGB")) if decoding.channels in (GREY, COLOUR) else read_bands(image)
+
+
+def is_array(path: Path) -> bool:
+    """Tell by its name whether an image is an array of NumPy."""
+    return get_extension(path.name) == npy_file.EXTENSION
+
+
+def _open_array(path: Path, channels: int) -> NDArray[Any]:
+    """Map the array of a file, `(H, W)` or `(H, W, C)`, of a size that an image may have."""
+    values = npy_file.open_array(path, channels)
+    height, width = values.shape[:2]
+    _check_size(width, height)
+    if height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise Image.DecompressionBombError
+    return values
+
+
+def _decode_array(path: Path, decoding: Decoding) -> Pixels:
+    """Decode an array in a file to `(H, W)` or `(H, W, C) uint8`."""
+    values = _open_array(path, decoding.channels)
+    depth = npy_file.get_depth(values)
     if depth is None:
-        return np.array(image.convert("RGB"))
-    scaled = levels.to_8_bits(image, depth, value_range)
-    return scaled if scaled.ndim == 3 else np.repeat(scaled[..., None], 3, 2)
+        return np.array(values)
+    if not levels.fits(depth, decoding.value_range):
+        levels.require([levels.measure_array(values, depth, str(path))], decoding.value_range)
+    return levels.array_to_8_bits(values, depth, decoding.value_range)
 
 
 def find_orientation(path: Path) -> int:
@@ -117,22 +153,32 @@ def find_orientation(path: Path) -> int:
     """
     with _as_data_error(path):
         _check_file(path)
+        if is_array(path):
+            return UPRIGHT
         with _open(path) as image:
             return read_orientation(image)
     raise AssertionError("either an orientation or an error")
 
 
-def measure(path: Path) -> levels.Measured | None:
+def measure(path: Path, channels: int = COLOUR) -> levels.Measured | None:
     """Measure the range of an image file's values; None for 8 bits per channel, where reading the header is enough.
+
+    Args:
+        path: the file.
+        channels: of `Decoding`.
 
     Raises:
         DataError: the file is missing or damaged.
     """
     with _as_data_error(path):
         _check_file(path)
+        if is_array(path):
+            values = _open_array(path, channels)
+            depth = npy_file.get_depth(values)
+            return None if depth is None else levels.measure_array(values, depth, str(path))
         with _open(path) as image:
             depth = levels.get_depth(image)
-            return None if depth is None else levels.measure(image, depth)
+            return None if depth is None else levels.measure(image, depth, channels)
     raise AssertionError("either a range or an error")
 
 

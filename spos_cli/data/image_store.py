@@ -41,7 +41,7 @@ class ImageStore:
     """Transformed images in one memory-mapped file, which all processes share.
 
     Attributes:
-        images: `(N, 3, S, S) uint8` in channels_last memory.
+        images: `(N, C, S, S) uint8` in channels_last memory.
         labels: `(N,)`.
     """
 
@@ -158,7 +158,7 @@ def _make_manifest(
         **pixel_file.describe_images(images, indices),
         "transform": repr(transform),
         "seed": seed,
-        "shape": [len(indices), transform.image_size, transform.image_size, 3],
+        "shape": [len(indices), transform.image_size, transform.image_size, images.decoding.channels],
     }
 
 

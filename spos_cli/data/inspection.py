@@ -79,7 +79,7 @@ def measure_values(
 def _measure(images: FolderSet, index: int) -> Measured | None:
     """Return the value range of an image; None for 8 bits per channel, and for an unreadable image."""
     try:
-        return measure(_file(images, index))
+        return measure(_file(images, index), images.decoding.channels)
     except DataError:
         return None
 

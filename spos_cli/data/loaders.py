@@ -67,7 +67,7 @@ class Sample(NamedTuple):
     A user's mistake is a value here, since torch would wrap an exception.
     """
 
-    image: Tensor | None  # `(3, S, S) uint8`
+    image: Tensor | None  # `(C, S, S) uint8`
     label: int
     number: int  # the first part of its key
     colours: Colours | None = None
@@ -76,7 +76,7 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Samples of one batch: images `(b, 3, S, S) uint8`, colours `(b, 3)`, labels and numbers `(b,)`; or an error.
+    """Samples of one batch: images `(b, C, S, S) uint8`, colours `(b, 3)`, labels and numbers `(b,)`; or an error.
 
     If every image was unreadable and skipped, there is neither.
     """
@@ -173,7 +173,7 @@ def _collate(samples: list[Sample]) -> Batch:
     labels, numbers = ([getattr(sample, name) for sample in samples] for name in ("label", "number"))
     drawn = [sample.colours for sample in samples if sample.colours is not None]
     colours = torch.tensor(drawn) if drawn else None
-    images = pixels.permute(0, 3, 1, 2)  # (b, 3, S, S) in channels_last memory
+    images = pixels.permute(0, 3, 1, 2)  # (b, C, S, S) in channels_last memory
     return Batch(images, colours, torch.tensor(labels), torch.tensor(numbers), problems, None)
 
 
@@ -283,7 +283,7 @@ def training_batches(
         sampling: which images an epoch has: each once, or each class equally often.
 
     Yields:
-        Images `(b, 3, S, S) uint8` in channels_last memory; their colour changes, `(b, 3)` float32, or None if there
+        Images `(b, C, S, S) uint8` in channels_last memory; their colour changes, `(b, 3)` float32, or None if there
         are none (`preprocess` takes both); and labels `(b,)`. `b` is `batch_size / (world_size * accumulate)`.
 
     Raises:
@@ -312,7 +312,7 @@ def evaluation_batches(
     """Return this process's share of images, each image exactly once over all processes.
 
     Yields:
-        Images `(b, 3, S, S) uint8` in channels_last memory, labels `(b,)` and positions `(b,)` in `indices`. Batches
+        Images `(b, C, S, S) uint8` in channels_last memory, labels `(b,)` and positions `(b,)` in `indices`. Batches
         are the same for any number of processes, which take turns; the last batch may be smaller.
 
     Raises:

@@ -62,7 +62,7 @@ class InferenceNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.preset, self.input_kind, self.image_size = preset, input_kind, network.space.image_size
-        self.normalisation = normalisation
+        self.in_channels, self.normalisation = network.space.in_channels, normalisation
         builder = _Builder(network, reverse_colours=preset == "spos" and input_kind == "uint8")
         self.layers, self.own_blocks = builder.layers, builder.own_blocks
         for name, module in builder.parts.items():
@@ -82,15 +82,15 @@ class InferenceNetwork(nn.Module):
         return self.preset == "standard" and self.input_kind == "uint8"
 
     def make_example(self, batch: int) -> Tensor:
-        """Return images as `forward` takes them, all black or zero: `(batch, 3, S, S)`."""
+        """Return images as `forward` takes them, all black or zero: `(batch, C, S, S)`."""
         kind = torch.uint8 if self.input_kind == "uint8" else torch.float32
-        return torch.zeros((batch, 3, self.image_size, self.image_size), dtype=kind)
+        return torch.zeros((batch, self.in_channels, self.image_size, self.image_size), dtype=kind)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits `(B, classes)`.
 
         Args:
-            images: `(B, 3, S, S)`: RGB uint8, or prepared float.
+            images: `(B, C, S, S)`: uint8 (RGB with three channels), or prepared float.
         """
         features = images.float() if self.input_kind == "uint8" else images
         if self.is_normalised:

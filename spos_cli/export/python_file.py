@@ -19,7 +19,7 @@ TEMPLATE = '''"""A network that `spos` has found, for use without it. It needs o
     from {module} import load
 
     network = load()                                            # reads {weights} beside this file
-    images = torch.zeros(1, 3, {size}, {size}{dtype})
+    images = torch.zeros(1, {channels}, {size}, {size}{dtype})
     logits = network(images)                                    # (1, {classes})
     name = network.classes[logits.argmax()]                     # if the classes have names
 
@@ -42,7 +42,7 @@ class Network(nn.Module):
 {modules}
 
     def forward(self, images):
-        """Compute logits (B, {classes}) of images (B, 3, {size}, {size})."""
+        """Compute logits (B, {classes}) of images (B, {channels}, {size}, {size})."""
 {forward}
 
 
@@ -101,6 +101,7 @@ def format_network(network: InferenceNetwork, description: Description, module: 
         module=module,
         weights=f"{module}.safetensors",
         size=network.image_size,
+        channels=network.in_channels,
         dtype=", dtype=torch.uint8" if is_uint8 else "",
         classes=network.classifier.out_features,
         images=f"{_describe_input(network)}, {network.image_size} x {network.image_size} pixels",
@@ -113,14 +114,15 @@ def format_network(network: InferenceNetwork, description: Description, module: 
 
 def _describe_input(network: InferenceNetwork) -> str:
     """Describe the images that the network takes, but for their size."""
+    colours = {1: "grey", 3: "RGB"}.get(network.in_channels, f"of {network.in_channels} channels")
     if network.input_kind == "uint8":
-        return "RGB, uint8 from 0 to 255"
+        return f"{colours}, uint8 from 0 to 255"
     if network.preset == "spos":
         return "BGR, float from 0 to 255"
     if network.normalisation == IMAGENET:
         return "RGB, float, normalised with ImageNet's mean"
     mean, std = map(list, network.normalisation)
-    return f"RGB, float, from 0 to 1, then normalised with the mean {mean} and the deviation {std}"
+    return f"{colours}, float, from 0 to 1, then normalised with the mean {mean} and the deviation {std}"
 
 
 def _format_modules(network: InferenceNetwork) -> Iterator[str]:

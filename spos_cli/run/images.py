@@ -51,7 +51,7 @@ class Images:
         self.evaluation = EvalTransform(self.data.preset, self.size, stored=stored)
         self.normalisation = make_normalisation(config)
         self.preprocess = partial(preprocess, self.data.preset, normalisation=self.normalisation)
-        self.decoding = Decoding(self.data.value_range, self.data.exif)
+        self.decoding = Decoding(self.data.value_range, self.data.exif, config.space.stem.in_channels)
         self._trained_on: TrainedOn | None = None  # set by hold_out_as_in
 
     @cached_property
@@ -274,7 +274,7 @@ class Images:
         """Warn if shared memory has no room for the batches of a training: they then take a slower way."""
         free, processes_here = shared_memory_free(), distributed.count_local_processes()
         size = images_per_pass(training.batch_size, self.processes.world_size, training.accumulate)
-        needed = processes_here * shared_memory_needed(self.data.workers, size, self.size)
+        needed = processes_here * shared_memory_needed(self.data.workers, size, self.size, self.decoding.channels)
         if free is not None and needed > free and self.processes.is_main:
             warn(
                 f"/dev/shm has {format_bytes(free)} free, and batches on their way from the loader workers take up to"

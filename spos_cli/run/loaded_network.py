@@ -13,6 +13,7 @@ from torch import Tensor
 from spos_cli.config import loading
 from spos_cli.config.identity import without_machine
 from spos_cli.config.schema import Config
+from spos_cli.data.channels import COLOUR, GREY, fit_channels, read_bands
 from spos_cli.data.image_files import MAX_ASPECT_RATIO, Decoding, Pixels, decode
 from spos_cli.data.levels import EIGHT_BIT_MODES
 from spos_cli.data.orientation import read_orientation, turn_upright
@@ -57,23 +58,23 @@ class LoadedNetwork(Network):
         return self.arch
 
     def preprocess(self, image: AnyImage) -> Tensor:
-        """Return an image as the network takes it, as in `spos evaluate`: `(1, 3, S, S)`, on the network's device.
+        """Return an image as the network takes it, as in `spos evaluate`: `(1, C, S, S)`, on the network's device.
 
         Args:
-            image: a path, an image of PIL with 8 bits per channel, or an array `(H, W, 3) uint8`, RGB.
+            image: a path, an image of PIL with 8 bits per channel, or an array `(H, W, C) uint8` (RGB).
 
         Raises:
             DataError: the image cannot be read, or is of another kind.
             ConfigError: the file has more than 8 bits per channel, and the network was trained on images of 8 bits.
         """
         weight = next(self.parameters())
-        cropped = self._crop(read_pixels(image, self._decoding))[None].to(weight.device)  # (1, 3, S, S) uint8
+        cropped = self._crop(read_pixels(image, self._decoding))[None].to(weight.device)  # (1, C, S, S) uint8
         prepared: Tensor = self._prepare(cropped)
         return prepared.to(weight.dtype)
 
 
 def read_pixels(image: AnyImage, decoding: Decoding) -> Pixels:
-    """Return an image as `(H, W, 3) uint8`, RGB.
+    """Return an image as `(H, W, C) uint8`: RGB, if the network takes three channels.
 
     Args:
         image: a path, an image of PIL, or such an array.
@@ -87,15 +88,26 @@ def read_pixels(image: AnyImage, decoding: Decoding) -> Pixels:
     if isinstance(image, Image.Image):
         if image.mode not in EIGHT_BIT_MODES:
             raise DataError(f"an image of mode {image.mode} does not have 8 bits per channel; pass its path")
-        pixels = np.array(image.convert("RGB"))
-        image = turn_upright(pixels, read_orientation(image)) if decoding.exif == "apply" else pixels
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        image = _read_pil_image(image, decoding)
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (decoding.channels,):
         kind = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DataError(f"an image must be a path, an image of PIL, or (height, width, 3) uint8, got {kind}")
+        raise DataError(
+            f"an image must be a path, an image of PIL, or (height, width, {decoding.channels}) uint8, got {kind}"
+        )
     short, long = sorted(image.shape[:2])
     if short < 1 or long > MAX_ASPECT_RATIO * short:
         raise DataError(f"an image of {image.shape[1]} x {image.shape[0]} pixels cannot be used")
     return image
+
+
+def _read_pil_image(image: Image.Image, decoding: Decoding) -> Pixels:
+    """Return an image of PIL with 8 bits per channel as `(H, W, C) uint8`."""
+    try:
+        pixels = np.array(image.convert("RGB")) if decoding.channels in (GREY, COLOUR) else read_bands(image)
+        pixels = fit_channels(pixels, decoding.channels)
+    except ValueError as error:
+        raise DataError(f"an image of mode {image.mode} cannot be used: {error}") from None
+    return turn_upright(pixels, read_orientation(image)) if decoding.exif == "apply" else pixels
 
 
 def load_network(path: Path, config: str | None) -> LoadedNetwork:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from spos_cli.config.schema import Config
-from spos_cli.data.transforms import IMAGENET, Normalisation
+from spos_cli.data.transforms import IMAGENET, IMAGENET_GREY, Normalisation
 
 
 def make_normalisation(config: Config) -> Normalisation:
     """Return mean and deviation that the settings give; where they give none, those of ImageNet."""
-    return Normalisation(config.data.mean or IMAGENET.mean, config.data.std or IMAGENET.std)
+    usual = IMAGENET_GREY if config.space.stem.in_channels == 1 else IMAGENET
+    return Normalisation(config.data.mean or usual.mean, config.data.std or usual.std)
 
 
 def describe_preparation(config: Config) -> dict[str, Any]:
@@ -19,6 +20,7 @@ def describe_preparation(config: Config) -> dict[str, Any]:
     return {
         "preset": config.data.preset,
         "image_size": config.space.image_size,
+        "in_channels": config.space.stem.in_channels,
         "exif": config.data.exif,
         "mean": mean,
         "std": std,

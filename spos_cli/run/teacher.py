@@ -181,7 +181,12 @@ def require_logits(teacher: Teacher, config: Config, count: int, device: torch.d
     """
     assert config.retrain.teacher is not None
     name, size, classes = config.retrain.teacher.weights, config.space.image_size, config.space.classes
-    noise = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    noise = torch.randint(
+        256,
+        (count, config.space.stem.in_channels, size, size),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(0),
+    )
     own = partial(preprocess, config.data.preset, normalisation=make_normalisation(config))
     images = (teacher.preprocess or own)(noise.to(device), None)
     before, seen = fingerprint_tensors(teacher.module), f"{count} images of {teacher.image_size} pixels"

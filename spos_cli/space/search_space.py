@@ -17,6 +17,7 @@ from spos_cli.space.choices import IDENTITY, MAX_NUMBER, SHUFFLE_OPS, SKIP, Choi
 from spos_cli.space.options import Options
 
 MAX_LAYERS, MAX_CHANNELS, MAX_PIXELS, MAX_CLASSES = 512, 65_536, 8_192, 1_000_000
+MAX_IN_CHANNELS = 16
 MAX_WIDTHS, MAX_WIDTH = 64, 100 * WIDTH_UNIT
 
 
@@ -136,6 +137,7 @@ class SearchSpace:
         head_channels: output channels of the last 1x1 convolution.
         widths: width multipliers for each block's hidden channels, in thousandths, ascending (channel search; paper,
             section 3.3); empty without channel search.
+        in_channels: of the images: 3 for RGB.
 
     Raises:
         ConfigError: no network can be built with these numbers.
@@ -149,6 +151,7 @@ class SearchSpace:
     stem_stride: int
     head_channels: int
     widths: tuple[int, ...] = ()
+    in_channels: int = 3
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -166,6 +169,7 @@ class SearchSpace:
             ("image_size", self.image_size, MAX_PIXELS),
             ("classes", self.classes, MAX_CLASSES),
             ("stem channels", self.stem_channels, MAX_CHANNELS),
+            ("stem in_channels", self.in_channels, MAX_IN_CHANNELS),
             ("head_channels", self.head_channels, MAX_CHANNELS),
             *((f"stage {i} blocks", stage.blocks, MAX_LAYERS) for i, stage in enumerate(self.stages)),
             *((f"stage {i} channels", stage.channels, MAX_CHANNELS) for i, stage in enumerate(self.stages)),
@@ -273,10 +277,11 @@ class SearchSpace:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types, for files."""
+        images = {} if self.in_channels == 3 else {"in_channels": self.in_channels}
         return {
             "image_size": self.image_size,
             "classes": self.classes,
-            "stem": {"channels": self.stem_channels, "stride": self.stem_stride},
+            "stem": {**images, "channels": self.stem_channels, "stride": self.stem_stride},
             "stages": [stage.to_dict() for stage in self.stages],
             "head_channels": self.head_channels,
             "choices": [choice.to_spec() for choice in self.choices],
@@ -297,6 +302,10 @@ class SearchSpace:
         image_size, classes, stem, stages, head_channels, choices = _read_fields(
             values, "image_size", "classes", "stem", "stages", "head_channels", "choices"
         )
+        in_channels: Any = 3
+        if isinstance(stem, Mapping) and "in_channels" in stem:
+            in_channels = stem["in_channels"]
+            stem = {name: value for name, value in stem.items() if name != "in_channels"}
         stem_channels, stem_stride = _read_fields(stem, "channels", "stride")
         return SearchSpace(
             stages=tuple(map(Stage.from_dict, _read_items(stages))),
@@ -307,6 +316,7 @@ class SearchSpace:
             stem_stride=_read_whole(stem_stride),
             head_channels=_read_whole(head_channels),
             widths=tuple(map(parse_width, widths)),
+            in_channels=_read_whole(in_channels),
         )
 
     @property

@@ -212,8 +212,8 @@ def list_files(output: Path) -> list[Path]:
 
 
 def load_pixels(run: Run, images: Images) -> Iterator[Tensor]:
-    """Yield some validation images `(B, 3, S, S) uint8`, the last one alone; random ones where there are none."""
-    count, size = 0, run.config.space.image_size
+    """Yield some validation images `(B, C, S, S) uint8`, the last one alone; random ones where there are none."""
+    count, size, channels = 0, run.config.space.image_size, run.config.space.stem.in_channels
     try:
         for pixels, _, _ in images.val_batches(BATCH):
             yield pixels
@@ -225,7 +225,7 @@ def load_pixels(run: Run, images: Images) -> Iterator[Tensor]:
         run.say(f"comparing on random images, since there are no validation images: {error}")
         generator = torch.Generator().manual_seed(run.config.seed)
         for batch in (BATCH, 1):
-            yield torch.randint(256, (batch, 3, size, size), dtype=torch.uint8, generator=generator)
+            yield torch.randint(256, (batch, channels, size, size), dtype=torch.uint8, generator=generator)
 
 
 def check(
@@ -245,7 +245,7 @@ def check(
         images: of the run; they say how images are prepared.
         classify: runs the file.
         draft: the file.
-        pixels: images `(B, 3, S, S) uint8`.
+        pixels: images `(B, C, S, S) uint8`.
         output: the name that the file gets afterwards.
 
     Raises:

@@ -66,7 +66,7 @@ def test_mean_and_deviation_that_do_not_fit(tmp_path: Path) -> None:
     for values in ("[0.2, 0, 0.2]", "[0.2, 0.0001, 0.2]"):
         with pytest.raises(ConfigError, match=r"data\.std: should be null or a list of numbers from 0\.001"):
             load(tmp_path, STANDARD, f"data.std={values}")
-    with pytest.raises(ConfigError, match=r"data\.std has 2 values, but images have 3 channels"):
+    with pytest.raises(ConfigError, match=r"data\.std has 2 values, but space\.stem\.in_channels is 3"):
         load(tmp_path, STANDARD, "data.std=[0.2, 0.2]")
     with pytest.raises(ConfigError, match=r"mean and std are for preset standard.*set preset: standard"):
         load(tmp_path, "", "data.mean=[0.5, 0.5, 0.5]", "data.std=[0.5, 0.5, 0.5]")
