@@ -17,10 +17,10 @@ from spos_cli.config.units import (
     PathText,
     ValueRange,
 )
+from spos_cli.space.search_space import COLOUR, GREY
 
 DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist")  # The values of data.source that torchvision may download.
 IN_MEMORY = (*DOWNLOADED, "digits")  # The values of data.source whose images are not files.
-GREY, COLOUR = 1, 3  # channels
 ASPECT_RATIOS = (3 / 4, 4 / 3)  # of the official code's crops, as in torchvision, width to height
 
 # What each value of `augmentation.policy` sets. Crops and mirroring depend on the images, so `light` and `strong` leave
@@ -44,8 +44,8 @@ POLICIES: dict[str, dict[str, Any]] = {
     "strong": {"jitter": 0.0, "grayscale": 0.0, "rand_augment": None, "trivial_augment": True, "erasing": 0.1},
 }
 
-# The changes of an augmentation that need colours, and the values that turn them off.
-OFF: dict[str, Any] = {"jitter": 0, "grayscale": 0, "rand_augment": "null", "trivial_augment": "false"}
+# The changes of an augmentation that need colours, and what turns them off.
+COLOUR_CHANGES = {"jitter": "0", "grayscale": "0", "rand_augment": "null", "trivial_augment": "false"}
 
 
 def _require_ratio(value: tuple[float, float]) -> tuple[float, float]:
@@ -122,11 +122,11 @@ class AugmentationConfig(Section):
         return self
 
     def list_refused(self, channels: int) -> list[str]:
-        """List the changes that images of so many channels do not allow.
+        """List the changes that cannot be made of images of so many channels.
 
-        Grey images have brightness and contrast, and torchvision's operations take them. It takes no others.
+        Grey images have brightness and contrast, and torchvision's operations take them and RGB, but no others.
         """
-        refused = {GREY: ("grayscale",), COLOUR: ()}.get(channels, tuple(OFF))
+        refused = {GREY: ("grayscale",), COLOUR: ()}.get(channels, tuple(COLOUR_CHANGES))
         return [name for name in refused if getattr(self, name)]
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
-from spos_cli.config.data import COLOUR, DOWNLOADED, GREY, IN_MEMORY, OFF, DataConfig, fill_from_data
+from spos_cli.config.data import COLOUR_CHANGES, DOWNLOADED, IN_MEMORY, DataConfig, fill_from_data
 from spos_cli.config.section import Section
 from spos_cli.config.space import SpaceConfig
 from spos_cli.config.training import RetrainConfig, SupernetConfig
@@ -23,6 +23,7 @@ from spos_cli.config.units import Cost, Count, Devices, Duration, Fraction, Numb
 from spos_cli.errors import ConfigError, SposError
 from spos_cli.files.quoting import as_override, plural
 from spos_cli.space.cost import CostName
+from spos_cli.space.search_space import COLOUR, GREY
 
 
 class SearchConfig(Section):
@@ -244,7 +245,7 @@ class Config(Section):
                 raise ValueError(
                     f"{section}.augmentation.{' and '.join(refused)} {'changes' if len(refused) == 1 else 'change'}"
                     f" colours, but space.stem.in_channels is {channels}; set"
-                    f" {', '.join(f'{section}.augmentation.{name}: {OFF[name]}' for name in refused)}"
+                    f" {', '.join(f'{section}.augmentation.{name}: {COLOUR_CHANGES[name]}' for name in refused)}"
                 )
 
     def _require_shortcuts(self) -> None:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spos_cli.files.quoting import plural
+from spos_cli.space.search_space import COLOUR, GREY
 
-GREY, COLOUR = 1, 3  # numbers of channels that an image file is converted to; images of others must have them
 SAMPLES_PER_PIXEL = 277  # a tag of TIFF
 
 

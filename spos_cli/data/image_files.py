@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from spos_cli.data import levels, npy_file
-from spos_cli.data.channels import COLOUR, GREY, fit_channels, read_bands
+from spos_cli.data.channels import fit_channels, read_bands
 from spos_cli.data.levels import ValueRange
 from spos_cli.data.orientation import UPRIGHT, Exif, read_jpeg_orientation, read_orientation, turn_upright
 from spos_cli.errors import ConfigError, DataError
+from spos_cli.space.search_space import COLOUR, GREY
 
 Pixels = NDArray[np.uint8]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from spos_cli.config import loading
 from spos_cli.config.identity import without_machine
 from spos_cli.config.schema import Config
-from spos_cli.data.channels import COLOUR, GREY, fit_channels, read_bands
+from spos_cli.data.channels import fit_channels, read_bands
 from spos_cli.data.image_files import MAX_ASPECT_RATIO, Decoding, Pixels, decode
 from spos_cli.data.levels import EIGHT_BIT_MODES
 from spos_cli.data.orientation import read_orientation, turn_upright
@@ -24,6 +24,7 @@ from spos_cli.models.network import Network
 from spos_cli.run.images import Images
 from spos_cli.run.weights_file import Weights, load_state, read_weights
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.search_space import COLOUR, GREY
 
 AnyImage = str | os.PathLike[str] | Image.Image | Pixels
 

@@ -18,6 +18,7 @@ from spos_cli.space.options import Options
 
 MAX_LAYERS, MAX_CHANNELS, MAX_PIXELS, MAX_CLASSES = 512, 65_536, 8_192, 1_000_000
 MAX_IN_CHANNELS = 16
+GREY, COLOUR = 1, 3  # channels of the images that every file can become; other numbers must be in the file
 MAX_WIDTHS, MAX_WIDTH = 64, 100 * WIDTH_UNIT
 
 
