@@ -140,7 +140,7 @@ def _decode_array(path: Path, decoding: Decoding) -> Pixels:
     values = _open_array(path, decoding.channels)
     depth = npy_file.get_depth(values)
     if depth is None:
-        return np.array(values)
+        return np.array(values, order="C")
     if not levels.fits(depth, decoding.value_range):
         levels.require([levels.measure_array(values, depth, str(path))], decoding.value_range)
     return levels.array_to_8_bits(values, depth, decoding.value_range)

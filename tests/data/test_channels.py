@@ -87,6 +87,20 @@ def test_16_bits_become_grey(tmp_path: Path, name: str, channels: int) -> None:
         decode(path, GREY)
 
 
+@pytest.mark.parametrize("name", ["x.tif", "x.npy"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_floating_point_numbers_become_grey(tmp_path: Path, name: str, orientation: int) -> None:
+    values = np.random.default_rng(0).uniform(-1, 1, (20, 30)).astype(np.float32)
+    if name == "x.npy":
+        save_array(tmp_path / name, values)
+    else:
+        tifffile.imwrite(tmp_path / name, values, extratags=[(274, "H", 1, orientation, True)])
+        values = np.rot90(values, -1) if orientation == 6 else values
+    expected = np.clip((values.astype(float) + 0.5) * 255 + 0.5, 0, 255).astype(np.uint8)
+    assert np.array_equal(decode(tmp_path / name, Decoding((-0.5, 0.5), channels=1))[..., 0], expected)
+    assert np.array_equal(decode(tmp_path / name, Decoding((-0.5, 0.5)))[..., 2], expected)
+
+
 def write_png(path: Path, values: NDArray[Any]) -> None:
     assert cv2.imwrite(str(path), values[..., ::-1])
 
@@ -151,7 +165,9 @@ def test_arrays_of_grey_and_colour_are_converted(tmp_path: Path) -> None:
     assert np.array_equal(decode(save_array(tmp_path / "x.npy", grey)), np.repeat(grey[..., None], 3, 2))
     assert np.array_equal(decode(save_array(tmp_path / "x.npy", grey[..., None]), GREY), grey[..., None])
     assert np.array_equal(decode(save_array(tmp_path / "x.npy", colour)), colour)
-    assert np.array_equal(decode(save_array(tmp_path / "x.npy", np.asfortranarray(colour))), colour)
+    pixels = decode(save_array(tmp_path / "x.npy", np.asfortranarray(colour)))
+    assert np.array_equal(pixels, colour)
+    assert pixels.flags.c_contiguous
 
 
 def test_sixteen_bits_need_a_range(tmp_path: Path) -> None:

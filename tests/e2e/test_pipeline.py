@@ -68,6 +68,7 @@ def test_what_each_command_writes(finished: Spos) -> None:
     assert content["preprocessing"] == {
         "preset": "standard",
         "image_size": 8,
+        "in_channels": 3,
         "exif": "apply",
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
