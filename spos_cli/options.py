@@ -275,6 +275,8 @@ class Options:
             settings = identity.with_images_of(settings, images)
         elif reads_images and not self._overrides_root():
             settings.require_root_here(origin)
+        if images is None and reads_images and settings.data.source_kind == "own":
+            settings.require_known_source(self._load().data.source, origin)
         if settings.own_blocks:
             settings.require_known_blocks(loading.load(loading.find_config(self.config)).own_blocks, origin)
         return self._print_if_asked(settings)

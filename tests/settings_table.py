@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from spos_cli.config.data import AspectRatios
+from spos_cli.config.data import SOURCES, TORCHVISION, AspectRatios, Source
 from spos_cli.config.schema import Config
 from spos_cli.config.section import Section
 from spos_cli.config.units import ChannelDeviations, ChannelMeans, ClassWeights, Cost, Devices, Duration, ValueRange
@@ -35,6 +35,7 @@ NAMES: list[tuple[Any, str]] = [
     (AspectRatios, "`[low, high]`"),
     (ChannelMeans, "list of numbers, 0 to 1, or `null`"),
     (ChannelDeviations, "list of numbers, 0.001 to 1, or `null`"),
+    (Source, ", ".join(f"`{name}`" for name in (*SOURCES, f"{TORCHVISION}NAME")) + " or `package.module:name`"),
 ]
 PLAIN = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", type(None): "`null`"}
 

@@ -167,10 +167,11 @@ def test_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 def test_settings_load() -> None:
-    five_channels, own_space, mobilenet_v3 = find_blocks("yaml")
-    assert loading.validate(yaml.safe_load(five_channels)).space.build().in_channels == 5
-    assert loading.validate(yaml.safe_load(mobilenet_v3)).retrain.optimizer == "rmsprop"
-    space = loading.validate(yaml.safe_load(own_space)).space.build()
+    blocks = [loading.validate(yaml.safe_load(text)) for text in find_blocks("yaml")]
+    assert {"csv", "tar", "huggingface"} <= {config.data.source for config in blocks}
+    assert "rmsprop" in {config.retrain.optimizer for config in blocks}
+    assert 5 in {config.space.stem.in_channels for config in blocks}
+    (space,) = (config.space.build() for config in blocks if config.space.widths)
     assert space.widths == (500, 1000, 1500)
     assert space.options.counts == [6, 7, 7, 3, 4, 4, 4]
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from spos_cli.config.section import Section
 from spos_cli.config.units import (
@@ -17,10 +18,27 @@ from spos_cli.config.units import (
     PathText,
     ValueRange,
 )
+from spos_cli.files.quoting import quote_value
+from spos_cli.space.choices import OWN_CODE
 from spos_cli.space.search_space import COLOUR, GREY
 
-DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist")  # The values of data.source that torchvision may download.
-IN_MEMORY = (*DOWNLOADED, "digits")  # The values of data.source whose images are not files.
+SOURCES = ("folder", "csv", "tar", "huggingface", "cifar10", "cifar100", "fashion_mnist", "digits")
+TORCHVISION = "torchvision:"  # The name of a data set of torchvision follows.
+HUB = "hf://"  # The name of a data set on the Hugging Face Hub follows, in data.root.
+DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist")  # Sources that torchvision may download, beside `TORCHVISION`.
+MAX_SOURCE = 200  # characters
+
+# The kinds of sources that a setting is for. With others it must keep its default.
+SETTINGS_OF_SOURCES = {
+    "train_list": ("csv",),
+    "val_list": ("csv",),
+    "train_shards": ("tar",),
+    "val_shards": ("tar",),
+    "train_split": ("torchvision", "huggingface"),
+    "val_split": ("torchvision", "huggingface"),
+    "image_column": ("csv", "huggingface"),
+    "label_column": ("csv", "huggingface"),
+}
 ASPECT_RATIOS = (3 / 4, 4 / 3)  # of the official code's crops, as in torchvision, width to height
 
 # What each value of `augmentation.policy` sets. Crops and mirroring depend on the images, so `light` and `strong` leave
@@ -55,7 +73,26 @@ def _require_ratio(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
+def _read_source(value: Any) -> str:
+    """Read `data.source`: a name, a data set of torchvision, or the import path of the user's own."""
+    if isinstance(value, str) and len(value) <= MAX_SOURCE:
+        if value in SOURCES or OWN_CODE.fullmatch(value):
+            return value
+        similar = difflib.get_close_matches(value, SOURCES, n=1)
+    else:
+        similar = []
+    names = ", ".join(map(repr, SOURCES))
+    hint = f"; did you mean {similar[0]!r}?" if similar else ""
+    raise ValueError(
+        f"should be {names}, '{TORCHVISION}NAME' or your own 'package.module:name', not {quote_value(value)}{hint}"
+    )
+
+
+Source = Annotated[str, BeforeValidator(_read_source)]
 AspectRatios = Annotated[tuple[float, float], AfterValidator(_require_ratio)]
+
+
+Text = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class RandAugmentConfig(Section):
@@ -161,12 +198,45 @@ def fill_from_data(values: Mapping[str, Any], data: Mapping[str, Any]) -> dict[s
 class DataConfig(Section):
     """Where images come from and how they are prepared."""
 
-    source: Literal["folder", "cifar10", "cifar100", "fashion_mnist", "digits"] = Field(
-        "folder", description="Class folders, a torchvision data set, or scikit-learn's digits."
+    source: Source = Field(
+        "folder",
+        description="folder: class folders. csv: lists of files and labels. tar: tar files or shards of WebDataset."
+        " huggingface: a data set of the package datasets. torchvision:NAME, also as cifar10, cifar100 and"
+        " fashion_mnist. package.module:name: your own data set. digits: those of scikit-learn.",
     )
-    root: PathText = Field("data", description="Folder of the data set.")
+    root: PathText = Field(
+        "data", description="Folder of the data set; hf://NAME for one of the Hugging Face Hub (source: huggingface)."
+    )
     train_folder: PathText = Field("train", description="Folder of the training images, below root (source: folder).")
     val_folder: PathText = Field("val", description="Folder of the validation images, below root (source: folder).")
+    train_list: PathText = Field(
+        "train.csv", description="List of the training images, below root: CSV, TSV or Parquet (source: csv)."
+    )
+    val_list: PathText = Field("val.csv", description="List of the validation images, below root (source: csv).")
+    train_shards: PathText = Field(
+        "train*.tar",
+        description="Tar files of the training images, below root: a name with * or {000..146} (source: tar).",
+    )
+    val_shards: PathText = Field(
+        "val*.tar", description="Tar files of the validation images, below root (source: tar)."
+    )
+    train_split: Text | None = Field(
+        None,
+        description="Name of the split to train on (source: torchvision:NAME or huggingface). null: the usual one.",
+    )
+    val_split: Text | None = Field(
+        None, description="Name of the split to validate on (source: torchvision:NAME or huggingface)."
+    )
+    image_column: Text | None = Field(
+        None,
+        description="Column of the paths (source: csv; null: path), or of the images (source: huggingface; null: the"
+        " only one).",
+    )
+    label_column: Text | None = Field(
+        None,
+        description="Column of the class names (source: csv; null: label), or of the labels (source: huggingface; null:"
+        " the only one).",
+    )
     preset: Literal["spos", "standard"] = Field(
         "spos",
         description="spos: BGR from 0 to 255 and OpenCV's resize, as in the official code. standard: RGB, normalised.",
@@ -212,4 +282,33 @@ class DataConfig(Section):
                 f"{' and '.join(set_names)} {'is' if len(set_names) == 1 else 'are'} for preset standard, since preset"
                 " spos does not normalise pixels; set preset: standard, or mean: null and std: null"
             )
+        return self
+
+    @property
+    def source_kind(self) -> str:
+        """The source without the name of a data set: `torchvision`, `own` for an import path, else the source."""
+        if self.source.startswith(TORCHVISION):
+            return "torchvision"
+        return "own" if ":" in self.source else self.source
+
+    @property
+    def may_download(self) -> bool:
+        """Whether the images may have to be downloaded to `root`."""
+        return self.source in DOWNLOADED or self.source_kind == "torchvision"
+
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether `root` names a data set of the Hugging Face Hub."""
+        return self.source == "huggingface" and self.root.startswith(HUB)
+
+    @model_validator(mode="after")
+    def _require_settings_of_source(self) -> DataConfig:
+        for name, kinds in SETTINGS_OF_SOURCES.items():
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if value != default and self.source_kind not in kinds:
+                allowed = " or ".join("torchvision:NAME" if kind == "torchvision" else kind for kind in kinds)
+                raise ValueError(
+                    f"{name} is for source: {allowed}, but source is {self.source}; set {name}: {default or 'null'}, or"
+                    " another source"
+                )
         return self

@@ -17,7 +17,10 @@ LOADING = ("workers", "bad_images")  # These are in `data`.
 REPORTING = ("log_every", "checkpoint_every", "keep_checkpoints", "milestone_every", "evaluate_every")
 
 # The settings of `data` that say where images are.
-IMAGE_PLACE = ("source", "root", "train_folder", "val_folder")
+IMAGE_PLACE = (
+    *("source", "root", "train_folder", "val_folder", "train_list", "val_list", "train_shards", "val_shards"),
+    *("train_split", "val_split", "image_column", "label_column"),
+)
 
 
 def portable_settings(config: Config) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
-from spos_cli.config.data import COLOUR_CHANGES, DOWNLOADED, IN_MEMORY, DataConfig, fill_from_data
+from spos_cli.config.data import COLOUR_CHANGES, DataConfig, fill_from_data
 from spos_cli.config.section import Section
 from spos_cli.config.space import SpaceConfig
 from spos_cli.config.training import RetrainConfig, SupernetConfig
@@ -235,7 +235,7 @@ class Config(Section):
                     f"data.{name} has {plural(len(values), 'value')}, but space.stem.in_channels is {channels}; give"
                     " one value for each channel"
                 )
-        if channels not in (GREY, COLOUR) and data.source in IN_MEMORY:
+        if channels not in (GREY, COLOUR) and (data.may_download or data.source == "digits"):
             raise ValueError(
                 f"data.source: {data.source} has grey or colour images, but space.stem.in_channels is {channels}; set"
                 " space.stem.in_channels: 1 or 3"
@@ -270,7 +270,7 @@ class Config(Section):
         if supernet.sampler in ("flops_bins", "sandwich"):
             raise ValueError(
                 "supernet.width_warmup_steps starts with the widest paths, which bins of FLOPs may exclude, and a"
-                " sandwich has the narrowest in each step; use supernet.sampler: uniform or fair"
+                " sandwich has the narrowest in each step; use supernet.sampler: uniform"
             )
 
     @property
@@ -295,6 +295,22 @@ class Config(Section):
         """The user's own blocks that the space names, as import paths."""
         return self.space.own_blocks
 
+    def require_known_source(self, known: str, origin: str) -> None:
+        """Refuse to import a data set only because a weights file names it: it may come from anybody.
+
+        Args:
+            known: the source that the user's own settings name.
+            origin: where these settings come from, for the message.
+
+        Raises:
+            ConfigError: the settings name another data set to import.
+        """
+        if self.data.source_kind == "own" and self.data.source != known:
+            raise ConfigError(
+                f"{origin} name a data set to import: {self.data.source}; if it is yours, also give the --config that"
+                " names it"
+            )
+
     def require_known_blocks(self, known: set[str], origin: str) -> None:
         """Refuse to import blocks only because a weights file names them: it may come from anybody.
 
@@ -312,16 +328,22 @@ class Config(Section):
             )
 
     def require_root_here(self, origin: str) -> None:
-        """Refuse to download a data set out of the working folder only because a weights file says so.
+        """Refuse to download a data set only because a weights file says so: out of the working folder, or from a hub.
 
         Args:
             origin: where these settings come from, for the message.
 
         Raises:
-            ConfigError: `data.root` is outside of the working folder, and the data set may be downloaded to it.
+            ConfigError: `data.root` is outside of the working folder, and the data set may be downloaded to it; or it
+                names a data set of a hub.
         """
+        if self.data.is_on_hub:
+            raise ConfigError(
+                f"{origin} ask for images of {self.data.root}, which would be downloaded; if that is right, give --set"
+                f" {shlex.quote(as_override('data.root', self.data.root))}"
+            )
         root, here = Path(self.data.root).resolve(), Path.cwd().resolve()
-        if self.data.source in DOWNLOADED and not root.is_relative_to(here):
+        if self.data.may_download and not root.is_relative_to(here):
             raise ConfigError(
                 f"{origin} ask for images in {self.data.root}, where they might be downloaded to; if that is right,"
                 f" give --set {shlex.quote(as_override('data.root', self.data.root))}"

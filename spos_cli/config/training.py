@@ -221,10 +221,10 @@ class SupernetConfig(TrainingConfig):
 
     steps: Count = Field(150_000, description="Optimizer updates.")
     affine: bool = Field(False, description="Whether BatchNorm has a learned scale and shift.")
-    sampler: Literal["uniform", "flops_bins", "fair", "sandwich"] = Field(
+    sampler: Literal["uniform", "flops_bins", "sandwich"] = Field(
         "flops_bins",
         description="How paths are drawn. uniform: over the space. flops_bins: over bins of FLOPs, as in the official"
-        " code. fair: several paths per step, so that each step trains every choice of every block (FairNAS)."
+        " code."
         " sandwich: four paths per step, those of the most and of the fewest FLOPs and two random ones; the first"
         " learns from the labels, and the others from its predictions (BigNAS, arXiv 2003.11142).",
     )

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from spos_cli import seeding
 from spos_cli.data.image_files import Pixels
+from spos_cli.data.place import Split
 from spos_cli.errors import DataError
-
-Split = Literal["train", "val"]
 
 MAX_IDX_BYTES = 2**30  # of an IDX file, unpacked
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")

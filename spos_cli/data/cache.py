@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spos_cli.data import pixel_file
-from spos_cli.data.datasets import ImageSet
 from spos_cli.data.image_files import Pixels
+from spos_cli.data.image_set import ImageSet
 from spos_cli.data.loaders import BadImages, chunks
 from spos_cli.data.order import Indices
 from spos_cli.data.transforms import antialiased_resize, compute_size
@@ -42,6 +42,7 @@ class ResizedSet(ImageSet):
         self.images, self.short_side = images, short_side
         self.name = f"{images.name} at {short_side} px"
         self.classes, self.labels, self.decoding = images.classes, images.labels, images.decoding
+        self.shares = images.shares
 
     def image(self, index: int) -> Pixels:
         image = self.images.image(index)

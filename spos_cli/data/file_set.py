@@ -7,14 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from spos_cli.data.datasets import FolderSet, walk_folders
-from spos_cli.data.image_files import Decoding, is_image, list_extensions
+from spos_cli.data.file_images import FileImages
+from spos_cli.data.folder_set import walk_folders
+from spos_cli.data.image_files import DEFAULT_DECODING, Decoding, is_image, list_extensions
 from spos_cli.errors import DataError
 
 MAX_LISTED = 3  # arguments in a message
 
 
-class FileSet(FolderSet):
+class FileSet(FileImages):
     """Image files anywhere, in the order of their paths; they have no classes, and 0 as their label.
 
     Args:
@@ -22,7 +23,7 @@ class FileSet(FolderSet):
         decoding: how files become pixels.
     """
 
-    def __init__(self, paths: Sequence[str], decoding: Decoding = Decoding()) -> None:  # noqa: B008, it is immutable
+    def __init__(self, paths: Sequence[str], decoding: Decoding = DEFAULT_DECODING) -> None:
         self.name, self.folder, self.classes = "images to classify", Path(), ()
         self.paths, self.decoding = list(paths), decoding
         self.labels = np.zeros(len(paths), np.int64)

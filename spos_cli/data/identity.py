@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spos_cli.data.datasets import ImageSet, interleave
+from spos_cli.data.image_set import ImageSet
+from spos_cli.data.splits import interleave
 from spos_cli.errors import RunError
 
 MAX_LISTED = 5  # classes, or images, that a message lists

@@ -51,6 +51,9 @@ class Decoding(NamedTuple):
     channels: int = COLOUR
 
 
+DEFAULT_DECODING = Decoding()
+
+
 @functools.lru_cache(maxsize=1)
 def list_formats() -> tuple[str, ...]:
     """Return those of `FORMATS` that the installed PIL can decode."""
@@ -81,7 +84,7 @@ def get_extension(name: str) -> str:
     return os.path.splitext(name)[1].lower()  # noqa: PTH122  (a Path for each of a million names would be slow)
 
 
-def decode(path: Path, decoding: Decoding = Decoding()) -> Pixels:  # noqa: B008, it is immutable
+def decode(path: Path, decoding: Decoding = DEFAULT_DECODING) -> Pixels:
     """Decode one image file to `(H, W, C) uint8`: RGB, grey, or as many channels as it has.
 
     In RGB, grey is repeated and transparency dropped.
@@ -118,6 +121,18 @@ def _decode_with_pillow(image: Any, decoding: Decoding) -> Pixels:
     if depth is not None:
         return levels.to_8_bits(image, depth, decoding.value_range, decoding.channels)
     return np.array(image.convert("RGB")) if decoding.channels in (GREY, COLOUR) else read_bands(image)
+
+
+def read_pil_image(image: Image.Image, decoding: Decoding) -> Pixels:
+    """Return an image of PIL with 8 bits per channel as a file with it is decoded, `(H, W, C) uint8`.
+
+    Raises:
+        ValueError: it has another number of channels.
+        OSError: its file is damaged.
+    """
+    pixels = np.array(image.convert("RGB")) if decoding.channels in (GREY, COLOUR) else read_bands(image)
+    pixels = fit_channels(pixels, decoding.channels)
+    return turn_upright(pixels, read_orientation(image)) if decoding.exif == "apply" else pixels
 
 
 def is_array(path: Path) -> bool:

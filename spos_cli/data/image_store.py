@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from spos_cli.data import pixel_file
-from spos_cli.data.datasets import ImageSet
 from spos_cli.data.image_files import Pixels
+from spos_cli.data.image_set import ImageSet
 from spos_cli.data.loaders import (
     BadImages,
     Key,

@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from spos_cli.data.datasets import GONE, SYSTEM_FILES, ArraySet, FolderSet, ImageSet, walk_folders
-from spos_cli.data.image_files import find_orientation, is_image, measure
+from spos_cli.data.folder_set import SYSTEM_FILES, walk_folders
+from spos_cli.data.image_files import is_image
+from spos_cli.data.image_set import GONE, ImageSet
 from spos_cli.data.levels import Measured
 from spos_cli.data.loaders import chunks
 from spos_cli.data.orientation import UPRIGHT
 from spos_cli.data.transforms import EvalTransform, Normalisation
 from spos_cli.data.workers import stream
-from spos_cli.errors import ConfigError, DataError
+from spos_cli.errors import ConfigError, DataError, SposError
 
 Indices = NDArray[np.int64]
 Progress = Callable[[int], object]  # Called with the number of images that were just done.
@@ -40,7 +41,7 @@ def find_unreadable(
         workers: processes that read; 0 for this process.
         progress: called with the number of images just done.
     """
-    if isinstance(images, ArraySet):
+    if images.in_memory:
         progress(len(indices))
         return {}
     problems = _map(functools.partial(_find_problem, images), indices, workers, progress)
@@ -69,17 +70,17 @@ def measure_values(
         workers: processes that read; 0 for this process.
         progress: called with the number of images just done.
     """
-    if not isinstance(images, FolderSet):
+    if images.in_memory:
         progress(len(indices))
         return []
     ranges = _map(functools.partial(_measure, images), indices, workers, progress)
     return [measured for measured in ranges if measured is not None]
 
 
-def _measure(images: FolderSet, index: int) -> Measured | None:
+def _measure(images: ImageSet, index: int) -> Measured | None:
     """Return the value range of an image; None for 8 bits per channel, and for an unreadable image."""
     try:
-        return measure(_file(images, index), images.decoding.channels)
+        return images.measure(index)
     except DataError:
         return None
 
@@ -91,17 +92,17 @@ def find_rotated(
 
     Arguments are as for `measure_values`; unreadable images are left out.
     """
-    if not isinstance(images, FolderSet):
+    if images.in_memory:
         progress(len(indices))
         return {}
     orientations = _map(functools.partial(_find_orientation, images), indices, workers, progress)
     return {index: found for index, found in zip(indices.tolist(), orientations, strict=True) if found != UPRIGHT}
 
 
-def _find_orientation(images: FolderSet, index: int) -> int:
+def _find_orientation(images: ImageSet, index: int) -> int:
     """Return the orientation of an image; that of an unreadable image is upright."""
     try:
-        return find_orientation(_file(images, index))
+        return images.find_orientation(index)
     except DataError:
         return UPRIGHT
 
@@ -154,12 +155,12 @@ def find_in_both(
     or quality, are not found. Each index of `second` appears at most once.
 
     Args:
-        first, second: both class folders, or both in memory.
+        first, second: both of files, or both of pixels.
         first_indices, second_indices: the images to compare.
         workers: processes that read; 0 for this process.
         progress: called with the number of images just done.
     """
-    workers = 0 if isinstance(first, ArraySet) else workers
+    workers = 0 if first.in_memory else workers
     sets = ((first, first_indices), (second, second_indices))
     sizes = [np.array(_map(functools.partial(_size, images), indices, workers), np.int64) for images, indices in sets]
     common_sizes = np.setdiff1d(np.intersect1d(sizes[0], sizes[1]), [GONE])
@@ -174,42 +175,33 @@ def find_in_both(
 
 
 def _size(images: ImageSet, index: int) -> int:
-    """Return the bytes of a file, or of the pixels of an image in memory; `GONE` if there is no file."""
+    """Return the bytes of a file, or of the pixels of an image; `GONE` if there is no file, or it is unreadable."""
     try:
-        return _file(images, index).stat().st_size if isinstance(images, FolderSet) else images.image(index).nbytes
-    except OSError:
+        return images.count_bytes(index)
+    except SposError:
         return GONE
 
 
 def _digest(images: ImageSet, index: int) -> bytes:
-    """Return a digest of a file, or of the pixels of an image in memory; empty if the file cannot be read."""
+    """Return a digest of a file, or of the pixels of an image; empty if it cannot be read."""
     try:
-        content = _file(images, index).read_bytes() if isinstance(images, FolderSet) else images.image(index).tobytes()
-    except OSError:  # `find_unreadable` reports it.
+        content = images.read_bytes(index)
+    except (OSError, SposError):  # `find_unreadable` reports it.
         return b""
     return hashlib.sha256(content).digest()
 
 
-def _file(images: FolderSet, index: int) -> Path:
-    return images.folder / images.paths[index]
-
-
-def locate(images: ImageSet, index: int) -> str:
-    """Return the path of an image's file, or the name of an image in memory."""
-    return str(_file(images, index)) if isinstance(images, FolderSet) else images.path(index)
-
-
-def find_other_files(images: FolderSet) -> list[str]:
-    """Return the files in the folders of a set that are not images of it: of another kind, or in no class folder.
+def find_other_files(folder: Path) -> list[str]:
+    """Return the files below class folders that are not images: of another kind, or in no class folder.
 
     Hidden files and folders, and files that file managers leave behind, do not count.
     """
     others = []
-    for folder, files in walk_folders(images.folder):
-        in_class_folder = Path(folder) != images.folder
+    for walked, files in walk_folders(folder):
+        in_class_folder = Path(walked) != folder
         for name in files:
             if not (in_class_folder and is_image(name)) and name.lower() not in SYSTEM_FILES:
-                others.append(str(Path(folder) / name))
+                others.append(str(Path(walked) / name))
     return sorted(others)
 
 

@@ -7,13 +7,15 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from spos_cli import seeding
-from spos_cli.data.datasets import ImageSet
 from spos_cli.data.image_files import UNREADABLE, Pixels
+from spos_cli.data.image_set import ImageSet
 from spos_cli.data.order import Indices, Order, Sampling, make_order
 from spos_cli.data.transforms import Colours, EvalTransform, Prepared, TrainTransform
 from spos_cli.data.workers import stream
@@ -68,7 +70,7 @@ class Sample(NamedTuple):
     """
 
     image: Tensor | None  # `(C, S, S) uint8`
-    label: int
+    label: int | NDArray[np.float32]  # or the share of each class, `(classes,)`
     number: int  # the first part of its key
     colours: Colours | None = None
     problems: Mapping[str, str] = {}  # of the unreadable images that it replaces, by path
@@ -78,7 +80,7 @@ class Sample(NamedTuple):
 class Batch(NamedTuple):
     """Samples of one batch: images `(b, C, S, S) uint8`, colours `(b, 3)`, labels and numbers `(b,)`; or an error.
 
-    If every image was unreadable and skipped, there is neither.
+    Soft labels are `(b, classes)`. If every image was unreadable and skipped, there is neither.
     """
 
     images: Tensor | None
@@ -98,6 +100,7 @@ class Samples(Dataset[Sample]):
         replacements: indices of other images, tried in turn if the image of a key is unreadable; None makes that an
             error.
         skip_unreadable: do not replace an unreadable image: its sample has the problem, but no image.
+        soft: labels are the shares of the classes, if the images have shares.
     """
 
     def __init__(
@@ -107,9 +110,10 @@ class Samples(Dataset[Sample]):
         replacements: Replacements | None = None,
         *,
         skip_unreadable: bool = False,
+        soft: bool = False,
     ) -> None:
         self.images, self.transform, self.replacements = images, transform, replacements
-        self.skip_unreadable = skip_unreadable
+        self.skip_unreadable, self.shares = skip_unreadable, images.shares if soft else None
         self.fatal: SposError | None = None
 
     def __getitem__(self, key: Key) -> Sample:
@@ -120,7 +124,8 @@ class Samples(Dataset[Sample]):
         for candidate in itertools.chain([index], self._draw_replacements(key)):
             try:
                 image, colours = self.transform(self.images.image(candidate), key)
-                return Sample(image, int(self.images.labels[candidate]), number, colours, problems)
+                label = int(self.images.labels[candidate]) if self.shares is None else self.shares[candidate]
+                return Sample(image, label, number, colours, problems)
             except DataError as error:
                 problems[self.images.path(candidate)] = str(error)
             except ConfigError as error:  # The image is readable, but a setting does not fit it.
@@ -170,11 +175,11 @@ def _collate(samples: list[Sample]) -> Batch:
     if not samples:
         return Batch(None, None, None, None, problems, None)
     pixels = torch.stack([sample.image.permute(1, 2, 0) for sample in samples if sample.image is not None])
-    labels, numbers = ([getattr(sample, name) for sample in samples] for name in ("label", "number"))
+    labels, numbers = (np.array([getattr(sample, name) for sample in samples]) for name in ("label", "number"))
     drawn = [sample.colours for sample in samples if sample.colours is not None]
     colours = torch.tensor(drawn) if drawn else None
     images = pixels.permute(0, 3, 1, 2)  # (b, C, S, S) in channels_last memory
-    return Batch(images, colours, torch.tensor(labels), torch.tensor(numbers), problems, None)
+    return Batch(images, colours, torch.from_numpy(labels), torch.from_numpy(numbers), problems, None)
 
 
 def load_batches(
@@ -284,7 +289,8 @@ def training_batches(
 
     Yields:
         Images `(b, C, S, S) uint8` in channels_last memory; their colour changes, `(b, 3)` float32, or None if there
-        are none (`preprocess` takes both); and labels `(b,)`. `b` is `batch_size / (world_size * accumulate)`.
+        are none (`preprocess` takes both); and labels `(b,)`, or `(b, classes)` if the images have shares. `b` is
+        `batch_size / (world_size * accumulate)`.
 
     Raises:
         ConfigError: the batch cannot be divided evenly, or a setting does not fit an image.
@@ -293,7 +299,7 @@ def training_batches(
     order = make_order(sampling, indices, images.labels[indices], seed)
     keys = _TrainingKeys(order, batch_size, range(first_step, last_step), rank, world_size, accumulate)
     replacements = None if bad_images is None else functools.partial(draw_replacements, indices, seed)
-    samples = Samples(images, functools.partial(augment, transform, seed), replacements)
+    samples = Samples(images, functools.partial(augment, transform, seed), replacements, soft=True)
     loaded = load_batches(samples, keys, workers, pin_memory, bad_images)
     return ((batch.images, batch.colours, batch.labels) for batch in loaded)
 

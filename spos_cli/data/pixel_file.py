@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spos_cli.data.datasets import ImageSet
+from spos_cli.data.image_set import ImageSet
 
 # What reading a missing or damaged manifest may raise: not JSON, other fields, absurd numbers, endless nesting.
 MANIFEST_ERRORS = (OSError, OverflowError, ValueError, KeyError, TypeError, AttributeError, RecursionError)

@@ -140,7 +140,6 @@ def check_sampler(setup: Setup) -> Finding:
     if supernet.sampler != "flops_bins":
         kinds = {
             "uniform": "uniform over the space",
-            "fair": "every choice of every layer in each step",
             "sandwich": "the largest path, the smallest one and two random ones in each step",
         }
         return Finding("path sampler", "ok", kinds[supernet.sampler])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from spos_cli.data.datasets import FolderSet, ImageSet, require_classes
+from spos_cli.data.class_checks import require_classes
+from spos_cli.data.image_set import ImageSet
 from spos_cli.doctor import image_files, pixels
 from spos_cli.doctor.finding import Finding, Findings, attempt, from_error, judge
 from spos_cli.doctor.setup import Setup
@@ -77,12 +78,12 @@ def check_classes(train: ImageSet, val: ImageSet, expected: int) -> Finding:
             for where, names in only_in.items()
             if names
         ]
-        advice = f"name the class folders of {train.name} and {val.name} alike"
+        advice = f"name the class{' folders' if train.class_folder else 'es'} of {train.name} and {val.name} alike"
         return Finding("classes", "fail", "; ".join(differences), advice)
     if len(train.classes) != expected:
         seen = f"{plural(len(train.classes), 'class', 'classes')} ({examples(train.classes)})"
         advice = f"set space.classes={len(train.classes)}"
-        advice += ", or remove the folders that are not classes" if isinstance(train, FolderSet) else ""
+        advice += ", or remove the folders that are not classes" if train.class_folder else ""
         return Finding("classes", "fail", f"{seen}, but space.classes is {expected}", advice)
     return Finding("classes", "ok", f"the same {expected:,} classes in training and validation, as in space.classes")
 

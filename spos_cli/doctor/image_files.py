@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from spos_cli import seeding
 from spos_cli.data import inspection, levels
-from spos_cli.data.datasets import FolderSet, ImageSet
 from spos_cli.data.image_files import UNREADABLE
+from spos_cli.data.image_set import ImageSet
 from spos_cli.doctor.finding import Finding, Findings, Status, judge
 from spos_cli.doctor.setup import Setup
 from spos_cli.doctor.wording import examples, of_all
@@ -37,9 +37,11 @@ def check(setup: Setup) -> Findings:
 
 def check_other_files(setup: Setup) -> Finding:
     """Look for files in the image folders that no command uses."""
-    folders = [images for images in (setup.images.train, setup.images.val) if isinstance(images, FolderSet)]
+    sets = (setup.images.train, setup.images.val)
+    folders = [images.class_folder for images in sets if images.class_folder]
     if not folders:
-        return Finding("other files", "ok", "not checked, since all images are in memory")
+        where = "in memory" if all(images.in_memory for images in sets) else "in no class folders"
+        return Finding("other files", "ok", f"not checked, since all images are {where}")
     files = [file for folder in folders for file in inspection.find_other_files(folder)]
     if not files:
         return Finding("other files", "ok", "none: every file is an image in a class folder")
@@ -51,7 +53,9 @@ def check_other_files(setup: Setup) -> Finding:
 def check_images_in_both(setup: Setup) -> Finding:
     """Look for validation images that are training images, too."""
     train, val = setup.images.train, setup.images.val
-    sample_sizes = COMPARED_SAMPLE if isinstance(train, FolderSet) else {"train": len(train), "val": len(val)}
+    sample_sizes = COMPARED_SAMPLE if train.knows_sizes else dict.fromkeys(COMPARED_SAMPLE, DECODED_SAMPLE)
+    if train.in_memory:
+        sample_sizes = {"train": len(train), "val": len(val)}
     indices = {split: choose(setup, split, sample_sizes[split]) for split in ("train", "val")}
     total = sum(map(len, indices.values()))
     with track("comparing images", total, "images", quiet=setup.run.as_json) as task:
@@ -61,7 +65,7 @@ def check_images_in_both(setup: Setup) -> Finding:
     compared += "" if total == len(train) + len(val) else " (--full compares all)"
     if not pairs:
         return Finding("images in both sets", "ok", f"none {compared}")
-    names = [f"{inspection.locate(val, second)} = {inspection.locate(train, first)}" for first, second in pairs]
+    names = [f"{val.locate(second)} = {train.locate(first)}" for first, second in pairs]
     status: Status = "fail" if len(pairs) > MAX_SHARE_IN_BOTH * len(indices["val"]) else "warn"
     advice = "the accuracy will be too high: remove these images from the training images"
     return Finding("images in both sets", status, f"{len(pairs):,} {compared}: {examples(names, setup.full)}", advice)
@@ -70,7 +74,7 @@ def check_images_in_both(setup: Setup) -> Finding:
 def check_unreadable(setup: Setup) -> Finding:
     """Look for files that cannot be decoded: a training tolerates a few, everything else ends with an error."""
     sets = {"train": setup.images.train, "val": setup.images.val}
-    if not any(isinstance(images, FolderSet) for images in sets.values()):
+    if all(images.in_memory for images in sets.values()):
         return Finding("unreadable images", "ok", "not checked, since all images are in memory")
     indices = {split: choose(setup, split, DECODED_SAMPLE) for split in sets}
     problems: dict[str, dict[int, str]] = {}
@@ -96,7 +100,7 @@ def check_values(setup: Setup) -> Finding:
     """Check that values have 8 bits per channel, or that `data.value_range` fits those that have more."""
     check, value_range = "value range", setup.config.data.value_range
     sets = {"train": setup.images.train, "val": setup.images.val}
-    if not any(isinstance(images, FolderSet) for images in sets.values()):
+    if all(images.in_memory for images in sets.values()):
         return Finding(check, "ok", "8 bits per channel: all images are in memory")
     indices = {split: choose(setup, split, DECODED_SAMPLE) for split in sets}
     deep: list[levels.Measured] = []

@@ -34,7 +34,7 @@ class Mixing:
 
         Args:
             images: `(B, C, H, W)` float, on any device.
-            labels: `(B,)`.
+            labels: `(B,)`; or soft, `(B, classes)`.
             step: of the training.
             part: which part of the step's batch this is; each pass of each process is one.
         """

@@ -34,7 +34,8 @@ from spos_cli.engine.training_plan import TrainingPlan
 from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
 from spos_cli.space.architecture import Architecture
 
-Batch = tuple[Tensor, Tensor | None, Tensor]  # images (B, C, H, W) uint8, colours (B, 3) or None, labels (B,)
+# Images (B, C, H, W) uint8, colours (B, 3) or None, and labels (B,), or (B, classes) if they are soft.
+Batch = tuple[Tensor, Tensor | None, Tensor]
 Preprocess = Callable[[Tensor, Tensor | None], Tensor]  # from uint8 images and colours to float images
 
 # The settings that an extended training may change: those that say how the learning rate runs.
@@ -203,10 +204,10 @@ class Trainer:
         for batch in range(plan.accumulate):
             # Load the next batch, and augment its colours on the device.
             pixels, colours, labels = next(stream)
-            labels = labels.to(device, non_blocking=True)  # (B,)
+            labels = labels.to(device, non_blocking=True)  # (B,), or (B, classes) if they are soft
             part = batch * self.processes.world_size + self.processes.rank
             # Mix the images of the pass, if the plan says so. From then on, the label of a mixed image is that of the
-            # larger weight. images: (B, C, H, W) float; targets: (B,), or (B, classes) if mixed.
+            # larger weight. images: (B, C, H, W) float; targets: (B,), or (B, classes) if mixed or soft.
             images, targets = self.prepare(self.preprocess, pixels, colours, labels, part)
             # Ask the teacher, if there is one: (B, classes).
             teacher_logits = self.ask_teacher(images, pixels, colours, labels, part)
@@ -223,8 +224,8 @@ class Trainer:
                         loss = objective = self.criterion(logits, targets)
                         if self.teacher is not None and teacher_logits is not None:
                             loss = objective = self.teacher.add_loss(loss, logits, teacher_logits)
-                        # In-place distillation: the step's first path teaches the others.
-                        if plan.distill and first_logits is not None:
+                        # In-place distillation: of several paths, the first one teaches the others.
+                        if first_logits is not None:
                             objective = compute_teacher_loss(logits, first_logits)
                     # Backward. Blocks outside of the path get no gradients.
                     self.scaler.scale(objective / plan.accumulate).backward()  # type: ignore[no-untyped-call]
@@ -253,7 +254,7 @@ class Trainer:
         Args:
             preprocess: of the network that takes them.
             pixels, colours: as the loader gives them.
-            labels: `(B,)`, on the device. They are the targets, unless the images are mixed.
+            labels: `(B,)`, or `(B, classes)`, on the device. They are the targets, unless the images are mixed.
             part: which part of the step's batch this is.
         """
         images = prepare_images(preprocess, pixels, colours, self.processes.device)

@@ -20,7 +20,6 @@ class TrainingPlan:
         batch_size: images per step, over all processes.
         accumulate: batches per step and process, whose gradients are added up.
         class_weights: weight of the loss of each class's images, or None.
-        distill: whether the first path of a step teaches the others, which then do not learn from the labels.
         ema_decay: decay per step of the moving average of the weights, or None.
         keep_checkpoints: how many of the newest checkpoints to keep.
         milestone_every: steps between checkpoints that are kept for good, or None.
@@ -38,7 +37,6 @@ class TrainingPlan:
     loss: LossKind = "cross_entropy"
     label_smoothing: float = 0.1
     class_weights: tuple[float, ...] | None = None
-    distill: bool = False
     clip_grad_norm: float | None = None
     amp: Amp = "off"
     compile: Compile = "off"

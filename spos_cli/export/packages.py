@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from spos_cli.errors import ConfigError
-from spos_cli.models.own_code import shorten_reason
+from spos_cli.files.own_code import shorten_reason
 
 
 def import_package(name: str, purpose: str, install: str) -> Any:

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spos_cli.errors import ConfigError
+from spos_cli.files.own_code import call_own_code
 from spos_cli.models.depthwise import StripDepthwise, is_faster_in_strips
-from spos_cli.models.own_code import call_own_code
 from spos_cli.models.routing import BlockChannels
 from spos_cli.space.choices import Choice
 from spos_cli.space.search_space import Layer

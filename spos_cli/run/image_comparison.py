@@ -10,7 +10,7 @@ import numpy as np
 
 from spos_cli.config.identity import value_range
 from spos_cli.data import identity
-from spos_cli.data.datasets import require_classes
+from spos_cli.data.class_checks import require_classes
 from spos_cli.data.identity import Identity, TrainedOn
 from spos_cli.engine.progress import warn
 from spos_cli.errors import CheckpointError, RunError

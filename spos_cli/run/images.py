@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cached_property, partial
 from typing import Literal
 
@@ -18,9 +19,13 @@ from spos_cli.config.training import RetrainConfig, TrainingConfig
 from spos_cli.data import cache, datasets, inspection, levels
 from spos_cli.data.augmentation import Augmentation
 from spos_cli.data.cache import ResizedSet
+from spos_cli.data.class_checks import check_classes
 from spos_cli.data.identity import Identity, TrainedOn
 from spos_cli.data.image_files import Decoding
+from spos_cli.data.image_set import ImageSet
 from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, images_per_pass, training_batches
+from spos_cli.data.place import Place
+from spos_cli.data.splits import holdout
 from spos_cli.data.transforms import EvalTransform, TrainTransform, preprocess
 from spos_cli.data.workers import shared_memory_free, shared_memory_needed
 from spos_cli.engine import accelerator, distributed
@@ -32,6 +37,7 @@ from spos_cli.run.folder import RunFolder
 from spos_cli.run.output import format_bytes
 from spos_cli.run.preparation import make_normalisation
 
+PLACE_SETTINGS = {field.name for field in fields(Place)} - {"root", "decoding"}  # of the section `data`
 CHECKED_IMAGES = 16  # images of each set whose values are checked before any work
 
 
@@ -55,26 +61,20 @@ class Images:
         self._trained_on: TrainedOn | None = None  # set by hold_out_as_in
 
     @cached_property
-    def train(self) -> datasets.ImageSet:
+    def train(self) -> ImageSet:
         """All training images, including the held-out ones."""
         return self._load("train")
 
     @cached_property
-    def val(self) -> datasets.ImageSet:
+    def val(self) -> ImageSet:
         """The validation images, on which the final accuracy is reported."""
         return self._load("val")
 
-    def _load(self, split: Literal["train", "val"]) -> datasets.ImageSet:
+    def _load(self, split: Literal["train", "val"]) -> ImageSet:
         data = self.data
         with self.processes.one_first():
-            return datasets.load(
-                data.source,
-                data.root,
-                split,
-                train_folder=data.train_folder,
-                val_folder=data.val_folder,
-                decoding=self.decoding,
-            )
+            where = data.model_dump(include=PLACE_SETTINGS)
+            return datasets.load(data.source, data.root, split, **where, decoding=self.decoding)
 
     @cached_property
     def splits(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -83,7 +83,7 @@ class Images:
         After `hold_out_as_in`, only images that were held out of the supernet's training are held out.
         """
         if self._trained_on is None:
-            return datasets.holdout(self.train, self.data.holdout_per_class)
+            return holdout(self.train, self.data.holdout_per_class)
         held_out = self._trained_on.held_out_of(self.train, self.data.holdout_per_class)
         return np.setdiff1d(np.arange(len(self.train)), held_out), held_out
 
@@ -165,14 +165,14 @@ class Images:
         )
 
     @cached_property
-    def to_augment(self) -> datasets.ImageSet:
+    def to_augment(self) -> ImageSet:
         """The training images before augmentation. With `data.store`, they are no larger than augmentation needs."""
-        if self.data.store == "none" or isinstance(self.train, datasets.ArraySet):
+        if self.data.store == "none" or self.train.in_memory:
             return self.train
         return ResizedSet(self.train, self.evaluation.short_side)
 
     @cached_property
-    def cached(self) -> datasets.ImageSet:
+    def cached(self) -> ImageSet:
         """The same images, from a cache if `data.store` asks for one. All processes must ask at the same time.
 
         Raises:
@@ -185,7 +185,7 @@ class Images:
             return images
         return self._cache_in_memory(images) if self.data.store == "ram" else self._cache_on_disk(images)
 
-    def _cache_in_memory(self, images: ResizedSet) -> datasets.ImageSet:
+    def _cache_in_memory(self, images: ResizedSet) -> ImageSet:
         if self.processes.world_size > 1:
             raise ConfigError(
                 f"data.store is ram, but {self.processes.world_size} processes would hold the images once each; use"
@@ -197,7 +197,7 @@ class Images:
                 images, training, self.bad_images, workers=self.data.workers, progress=task.advance
             )
 
-    def _cache_on_disk(self, images: ResizedSet) -> datasets.ImageSet:
+    def _cache_on_disk(self, images: ResizedSet) -> ImageSet:
         folder, (training, _) = RunFolder(self.config.folder), self.splits
         path = folder.cache
         if self.processes.is_main:
@@ -219,8 +219,7 @@ class Images:
     def check(self) -> None:
         """Check that both sets and the space have the same classes, and look at the values of some images.
 
-        Also check that all processes see the same images, and warn of files that are passed over: the user may expect
-        that they are used.
+        Also check that all processes see the same images, and warn of what the user may not expect of the sets.
 
         Raises:
             DataError: the classes differ, there are too few images to hold out, or processes see different images.
@@ -228,10 +227,9 @@ class Images:
         """
         both = self.train, self.val  # All processes load them together.
         for images in both if self.processes.is_main else ():
-            if isinstance(images, datasets.FolderSet) and (count := images.other_files.total()):
-                files = "1 file is" if count == 1 else f"{count:,} files are"
-                warn(f"{images.name}: {files} passed over: {datasets.describe_kinds(images.other_files)}")
-        datasets.check_classes(self.train, self.val, self.config.space.classes)
+            for note in images.list_notes():
+                warn(note)
+        check_classes(self.train, self.val, self.config.space.classes)
         _ = self.splits
         self.require_same_everywhere(train=True)
         self.check_levels(self.train, self.val)
@@ -257,7 +255,7 @@ class Images:
                     " the same files"
                 )
 
-    def check_levels(self, *sets: datasets.ImageSet) -> None:
+    def check_levels(self, *sets: ImageSet) -> None:
         """Look at the values of some images of each set, so that a wrong `data.value_range` fails now, not hours later.
 
         Raises:

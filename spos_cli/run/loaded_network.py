@@ -13,10 +13,8 @@ from torch import Tensor
 from spos_cli.config import loading
 from spos_cli.config.identity import without_machine
 from spos_cli.config.schema import Config
-from spos_cli.data.channels import fit_channels, read_bands
-from spos_cli.data.image_files import MAX_ASPECT_RATIO, Decoding, Pixels, decode
+from spos_cli.data.image_files import MAX_ASPECT_RATIO, Decoding, Pixels, decode, read_pil_image
 from spos_cli.data.levels import EIGHT_BIT_MODES
-from spos_cli.data.orientation import read_orientation, turn_upright
 from spos_cli.engine import accelerator
 from spos_cli.engine.distributed import Processes
 from spos_cli.errors import CheckpointError, DataError
@@ -24,7 +22,6 @@ from spos_cli.models.network import Network
 from spos_cli.run.images import Images
 from spos_cli.run.weights_file import Weights, load_state, read_weights
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import COLOUR, GREY
 
 AnyImage = str | os.PathLike[str] | Image.Image | Pixels
 
@@ -89,7 +86,11 @@ def read_pixels(image: AnyImage, decoding: Decoding) -> Pixels:
     if isinstance(image, Image.Image):
         if image.mode not in EIGHT_BIT_MODES:
             raise DataError(f"an image of mode {image.mode} does not have 8 bits per channel; pass its path")
-        image = _read_pil_image(image, decoding)
+        mode = image.mode
+        try:
+            image = read_pil_image(image, decoding)
+        except ValueError as error:
+            raise DataError(f"an image of mode {mode} cannot be used: {error}") from None
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (decoding.channels,):
         kind = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
         raise DataError(
@@ -99,16 +100,6 @@ def read_pixels(image: AnyImage, decoding: Decoding) -> Pixels:
     if short < 1 or long > MAX_ASPECT_RATIO * short:
         raise DataError(f"an image of {image.shape[1]} x {image.shape[0]} pixels cannot be used")
     return image
-
-
-def _read_pil_image(image: Image.Image, decoding: Decoding) -> Pixels:
-    """Return an image of PIL with 8 bits per channel as `(H, W, C) uint8`."""
-    try:
-        pixels = np.array(image.convert("RGB")) if decoding.channels in (GREY, COLOUR) else read_bands(image)
-        pixels = fit_channels(pixels, decoding.channels)
-    except ValueError as error:
-        raise DataError(f"an image of mode {image.mode} cannot be used: {error}") from None
-    return turn_upright(pixels, read_orientation(image)) if decoding.exif == "apply" else pixels
 
 
 def load_network(path: Path, config: str | None) -> LoadedNetwork:

@@ -37,7 +37,7 @@ def make_root_override(recorded: Path, folder: Path) -> list[str]:
         One override for `--set`, or none.
     """
     settings = read_recorded_config(recorded.parent)
-    if settings is None or settings.data.source == "digits":
+    if settings is None or settings.data.source == "digits" or settings.data.is_on_hub:
         return []
     run_dir, root, absolute = settings.folder, Path(settings.data.root), folder.resolve()
     if run_dir.is_absolute() or root.is_absolute() or absolute.parts[-len(run_dir.parts) :] != run_dir.parts:

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spos_cli import seeding
-from spos_cli.data import datasets
+from spos_cli.data.image_set import ImageSet
 from spos_cli.data.image_store import ImageStore
 from spos_cli.data.loaders import BadImages
+from spos_cli.data.splits import interleave
 from spos_cli.data.transforms import EvalTransform, TrainTransform
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import track
@@ -143,7 +144,7 @@ def make_evaluator(
     if search.split == "holdout":
         image_set, indices = images.train, images.splits[1]
     else:
-        image_set, indices = images.val, datasets.interleave(images.val)
+        image_set, indices = images.val, interleave(images.val)
     scoring = decode(
         run, folder.scoring_images, image_set, indices[: search.images], images.evaluation, None, processes
     )
@@ -208,7 +209,7 @@ def draw_calibration_indices(run: Run, images: Images) -> NDArray[np.int64]:
 def decode(
     run: Run,
     path: Path,
-    images: datasets.ImageSet,
+    images: ImageSet,
     indices: NDArray[np.int64],
     transform: EvalTransform | TrainTransform,
     seed: int | None,

@@ -23,7 +23,7 @@ from spos_cli.engine.teacher import Teacher
 from spos_cli.errors import CheckpointError, ConfigError, RunError
 from spos_cli.files.digests import file_digest
 from spos_cli.files.os_errors import os_errors_as
-from spos_cli.models.own_code import call_own_code, shorten_reason
+from spos_cli.files.own_code import call_own_code, shorten_reason
 from spos_cli.run.images import Images
 from spos_cli.run.preparation import make_normalisation
 from spos_cli.run.weights_file import read_weights

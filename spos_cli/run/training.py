@@ -8,7 +8,7 @@ import numpy as np
 
 from spos_cli import seeding
 from spos_cli.config.schema import Config
-from spos_cli.config.training import SupernetConfig, TrainingConfig
+from spos_cli.config.training import TrainingConfig
 from spos_cli.data.loaders import images_per_pass
 from spos_cli.engine import history
 from spos_cli.engine.history import Guessing, find_guessing
@@ -22,7 +22,7 @@ from spos_cli.models.counting import count
 from spos_cli.run.command import Run
 from spos_cli.run.folder import TrainingFolder
 from spos_cli.run.images import Images
-from spos_cli.space.sampling import CostBinSampler, FairSampler, Sampler, SandwichSampler, UniformSampler, WidthWarmUp
+from spos_cli.space.sampling import CostBinSampler, Sampler, SandwichSampler, UniformSampler, WidthWarmUp
 from spos_cli.space.search_space import SearchSpace
 
 
@@ -92,7 +92,6 @@ def make_training_plan(training: TrainingConfig, images: Images | None = None) -
         loss=training.loss,
         label_smoothing=training.label_smoothing,
         class_weights=weights,
-        distill=isinstance(training, SupernetConfig) and training.sampler == "sandwich",
         clip_grad_norm=training.clip_grad_norm,
         amp=training.amp,
         compile=training.compile,
@@ -115,8 +114,6 @@ def make_sampler(run: Run, space: SearchSpace) -> Sampler:
     warm_up = WidthWarmUp(len(space.widths), config.supernet.width_warmup_steps)
     if config.supernet.sampler == "uniform":
         return UniformSampler(options, config.seed, warm_up)
-    if config.supernet.sampler == "fair":
-        return FairSampler(options, config.seed, warm_up)
     if config.supernet.sampler == "sandwich":
         return SandwichSampler(count(space).flops, config.seed)
     bins = config.supernet.flops_bins

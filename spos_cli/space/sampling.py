@@ -9,8 +9,6 @@ import contextlib
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
 from spos_cli import seeding
 from spos_cli.errors import ConfigError, LimitError
 from spos_cli.space.architecture import Architecture
@@ -27,8 +25,9 @@ class Sampler(Protocol):
     def paths(self, step: int) -> list[Architecture]:
         """Return the paths of a step (0, 1, ...); the same for every call and process, and as many in each step.
 
-        The gradients of the paths are summed, not averaged (FairNAS, algorithm 1; BigNAS, section 3.1). So to first
-        order in the learning rate, a step of n paths is n steps of one path each.
+        Of several paths, the first one learns from the labels, and the others from its predictions.
+        The gradients of the paths are summed, not averaged (BigNAS, section 3.1). So to first order in the learning
+        rate, a step of n paths is n steps of one path each.
         """
 
 
@@ -73,35 +72,6 @@ class UniformSampler:
     def paths(self, step: int) -> list[Architecture]:
         """Return the path of a step, as a list of one."""
         return [self.draw(step)]
-
-
-class FairSampler:
-    """Trains every choice of every layer in each step (strict fairness; Chu et al., FairNAS, arXiv 1907.01845).
-
-    A step has as many paths as the layer with the most choices has choices. Each layer goes through its choices in a
-    random order of its own; a layer with fewer choices starts over in a new order, so it trains some of them again.
-    Widths are drawn uniformly for each path and layer.
-
-    Args:
-        options: of each layer.
-        seed: of all draws.
-        warm_up: of the widths.
-    """
-
-    def __init__(self, options: Options, seed: int, warm_up: WidthWarmUp = WidthWarmUp()) -> None:
-        self.options, self.seed, self.warm_up = options, seed, warm_up
-
-    def paths(self, step: int) -> list[Architecture]:
-        """Return the paths of a step."""
-        counts, widest = self.options.choice_counts, self.warm_up.count_widest(step)
-        rng, num_paths = seeding.generator(self.seed, "path", step), max(counts)
-        orders = [  # of each layer, (paths,)
-            np.concatenate([rng.permutation(count) for _ in range(-(-num_paths // count))])[:num_paths]
-            for count in counts
-        ]
-        return [
-            self.options.combine(choices, self.options.draw_widths(rng, widest)) for choices in np.stack(orders, axis=1)
-        ]
 
 
 class SandwichSampler:

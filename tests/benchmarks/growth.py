@@ -13,7 +13,7 @@ from unittest import mock
 
 import numpy as np
 
-from spos_cli.data.datasets import FolderSet
+from spos_cli.data.folder_set import FolderSet
 from spos_cli.data.loaders import training_batches
 from spos_cli.data.transforms import Augmentation, TrainTransform
 from spos_cli.models.counting import Costs, count

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from spos_cli.data.cache import ResizedSet, keep_in_memory
-from spos_cli.data.datasets import FolderSet, ImageSet
+from spos_cli.data.folder_set import FolderSet
+from spos_cli.data.image_set import ImageSet
 from spos_cli.data.loaders import BadImages, training_batches
 from spos_cli.data.transforms import Augmentation, TrainTransform, preprocess
 from tests.benchmarks import official, photographs

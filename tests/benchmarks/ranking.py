@@ -1,7 +1,7 @@
 """Measure how well supernets rank: `python -m tests.benchmarks.ranking FOLDER`, about half an hour.
 
 The data is Fashion-MNIST, in a space of very different networks (kernels, widths, depth). Three supernets see the same
-number of images: with uniform paths, without and with a warm-up of the widths, and with fair paths. Twelve
+number of passes: with uniform paths, without and with a warm-up of the widths, and with the sandwich rule. Twelve
 architectures, one from each twelfth of the range of FLOPs, are trained stand-alone with a short budget, two of them
 with three seeds each to measure the noise. Results that are already in FOLDER are used again.
 """
@@ -44,11 +44,12 @@ SUPERNETS = {
         "supernet.steps": STEPS,
         "supernet.width_warmup_steps": STEPS // 3,
     },
-    "fair": {
-        "supernet.sampler": "fair",
-        "supernet.steps": STEPS // 3,
+    "sandwich": {
+        "supernet.sampler": "sandwich",
+        "supernet.steps": STEPS // 4,  # of four paths
+        "supernet.lr": 0.02,
         "supernet.width_warmup_steps": 0,
-    },  # three paths each
+    },
 }
 
 

@@ -111,7 +111,7 @@ from tests.config.yaml_texts import ALIASES, load
         ),
         ("space: {widths: [0.01, 1]}\n", "layer 0: width 0.01 gives shuffle 3x3 0 of 32 hidden channels"),
         (
-            "space: {widths: [0.5, 1]}\nsupernet: {steps: 9, width_warmup_steps: 9, sampler: fair}\n",
+            "space: {widths: [0.5, 1]}\nsupernet: {steps: 9, width_warmup_steps: 9, sampler: uniform}\n",
             "width_warmup_steps (9) must be below supernet.steps (9)",
         ),
         (
@@ -121,11 +121,11 @@ from tests.config.yaml_texts import ALIASES, load
         ("supernet: {width_warmup_steps: 9}\n", "width_warmup_steps needs a space with widths"),
         (
             "space: {widths: [0.5, 1]}\nsupernet: {width_warmup_steps: 9}\n",
-            "use supernet.sampler: uniform or fair",
+            "use supernet.sampler: uniform",
         ),
         (
             "space: {widths: [0.5, 1]}\nsupernet: {width_warmup_steps: 9, sampler: sandwich}\n",
-            "use supernet.sampler: uniform or fair",
+            "use supernet.sampler: uniform",
         ),
         ("space: {choices: [{shuffle: {kernel: 4}}]}\n", "kernel must be an odd number"),
         ("space: {choices: [{shuffle_xception: {kernel: 3}}]}\n", "shuffle_xception takes no parameters, not kernel"),

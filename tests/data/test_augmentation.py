@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from spos_cli import seeding
+from spos_cli.data.array_set import ArraySet
 from spos_cli.data.augmentation import Augmentation, change_with_seed, make_torchvision_changes
-from spos_cli.data.datasets import ArraySet
 from spos_cli.data.loaders import TrainingBatch, training_batches
 from spos_cli.data.transforms import SEED_LIMIT, Normalisation, TrainTransform, preprocess, to_tensor
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from spos_cli.data.array_set import ArraySet
 from spos_cli.data.cache import ResizedSet
-from spos_cli.data.datasets import ArraySet, ImageSet, load
+from spos_cli.data.datasets import load
 from spos_cli.data.image_files import Pixels
+from spos_cli.data.image_set import ImageSet
 from spos_cli.data.image_store import ImageStore
 from spos_cli.data.loaders import BadImages, TrainingBatch, evaluation_batches, training_batches
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform

@@ -15,9 +15,11 @@ import torch
 from torchvision.transforms import v2
 
 from spos_cli.data import cache
+from spos_cli.data.array_set import ArraySet
 from spos_cli.data.cache import CachedSet, ResizedSet
-from spos_cli.data.datasets import ArraySet, ImageSet, load
+from spos_cli.data.datasets import load
 from spos_cli.data.image_files import Pixels
+from spos_cli.data.image_set import ImageSet
 from spos_cli.data.loaders import BadImages, training_batches
 from spos_cli.data.transforms import Augmentation, TrainTransform
 from spos_cli.errors import DataError

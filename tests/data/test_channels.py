@@ -18,10 +18,11 @@ from PIL import Image
 from skimage import data as photographs
 
 from spos_cli.data import cache, image_files
+from spos_cli.data.array_set import ArraySet
 from spos_cli.data.augmentation import Augmentation
 from spos_cli.data.cache import ResizedSet
 from spos_cli.data.channels import fit_channels
-from spos_cli.data.datasets import ArraySet, FolderSet
+from spos_cli.data.folder_set import FolderSet
 from spos_cli.data.image_files import Decoding, Pixels, decode, measure
 from spos_cli.data.image_store import ImageStore
 from spos_cli.data.levels import ValueRange

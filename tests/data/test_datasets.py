@@ -13,6 +13,10 @@ from skimage import data as photographs
 from torchvision.datasets import ImageFolder
 
 from spos_cli.data import datasets, inspection
+from spos_cli.data.array_set import ArraySet
+from spos_cli.data.class_checks import check_classes, require_classes
+from spos_cli.data.folder_set import OUTSIDE_CLASSES, FolderSet, describe_kinds
+from spos_cli.data.image_set import GONE
 from spos_cli.errors import DataError
 
 PHOTO = photographs.astronaut()[:60, :80]
@@ -51,15 +55,15 @@ def test_files_tell_their_size_and_time(tmp_path: Path) -> None:
     assert after[3, 1] == 123_456_789_000_000_001
     images = datasets.load("folder", root, "train")
     path.unlink()
-    assert images.contents.tolist() == [*before[:3, 0], datasets.GONE]
+    assert images.contents.tolist() == [*before[:3, 0], GONE]
 
 
 def test_images_in_memory_tell_their_pixels(tmp_path: Path) -> None:
     images = datasets.load("digits", tmp_path, "train")
-    assert isinstance(images, datasets.ArraySet)
+    assert isinstance(images, ArraySet)
     other = images.pixels.copy()
     other[7, 3, 3] ^= 1
-    changed = datasets.ArraySet(images.name, images.classes, other, images.labels)
+    changed = ArraySet(images.name, images.classes, other, images.labels)
     assert np.flatnonzero(images.contents != changed.contents).tolist() == [7]
     assert np.array_equal(images.names, changed.names)
 
@@ -79,14 +83,14 @@ def test_classes_are_compared(tmp_path: Path) -> None:
     one = datasets.load("folder", tree(tmp_path / "a"), "train")
     other = datasets.load("folder", tree(tmp_path / "b", ("cat", "cow")), "val")
     with pytest.raises(DataError, match=r"only in the first \['dog'\], only in the second \['cow'\]"):
-        datasets.check_classes(one, other, 2)
+        check_classes(one, other, 2)
     with pytest.raises(DataError, match=r"has 2 classes \(cat, dog\), but space\.classes is 3; set space\.classes: 2"):
-        datasets.check_classes(one, one, 3)
+        check_classes(one, one, 3)
     many = datasets.load("digits", ".", "train")
     with pytest.raises(DataError, match=r"has 10 classes \(0, 1, 2, 3, 4, \.\.\.\), but space\.classes is 3") as raised:
-        datasets.check_classes(many, many, 3)
+        check_classes(many, many, 3)
     assert "folders" not in str(raised.value)
-    datasets.check_classes(one, one, 2)
+    check_classes(one, one, 2)
 
 
 def test_a_folder_is_read_as_torchvision_does(image_root: Path) -> None:
@@ -106,7 +110,7 @@ def test_one_class_is_refused(tmp_path: Path) -> None:
     one, two = (datasets.load("folder", tree(tmp_path / str(n), ("cat", "dog")[:n]), "train") for n in (1, 2))
     for train, val in ((one, one), (one, two), (two, one)):
         with pytest.raises(DataError, match=r"has only 1 class \(cat\); put the images of each class into .*<class>/"):
-            datasets.check_classes(train, val, 1)
+            check_classes(train, val, 1)
 
 
 def test_nested_folders_are_named(tmp_path: Path) -> None:
@@ -118,10 +122,10 @@ def test_nested_folders_are_named(tmp_path: Path) -> None:
     val = datasets.load("folder", nested, "val")
     for other in (val, train):
         with pytest.raises(DataError, match=r"holds only one folder, a/b, which holds cat, dog; ") as raised:
-            datasets.require_classes(other, train)
+            require_classes(other, train)
         assert str(raised.value).endswith("set data.train_folder: train/a/b")
     below = datasets.load("folder", tmp_path / "D", "train", train_folder="train/a/b")
-    datasets.check_classes(below, val, 2)
+    check_classes(below, val, 2)
 
 
 def test_a_link_that_leads_back_is_not_a_nested_folder(tmp_path: Path) -> None:
@@ -130,20 +134,20 @@ def test_a_link_that_leads_back_is_not_a_nested_folder(tmp_path: Path) -> None:
         path.rename(tmp_path / "train" / path.name)
     (tmp_path / "train" / "cat" / "again").symlink_to(tmp_path / "train")
     with pytest.raises(DataError, match="only 1 class"):
-        datasets.require_classes(datasets.load("folder", tmp_path, "train"))
+        require_classes(datasets.load("folder", tmp_path, "train"))
 
 
 @pytest.mark.parametrize(
     "hidden", ["cat/._0.JPEG", "cat/.0.JPEG", ".ipynb_checkpoints/0.JPEG", "cat/.ipynb_checkpoints/0-checkpoint.JPEG"]
 )
 def test_hidden_files_and_folders_are_left_out(tmp_path: Path, hidden: str) -> None:
-    before = datasets.FolderSet(tree(tmp_path / ".data") / "train")
+    before = FolderSet(tree(tmp_path / ".data") / "train")
     (tmp_path / ".data" / "train" / hidden).parent.mkdir(exist_ok=True)
     Image.fromarray(PHOTO).save(tmp_path / ".data" / "train" / hidden)
-    after = datasets.FolderSet(tmp_path / ".data" / "train")
+    after = FolderSet(tmp_path / ".data" / "train")
     assert (after.classes, after.paths) == (before.classes, before.paths) == (("cat", "dog"), after.paths)
     assert len(after) == 4
-    assert inspection.find_other_files(after) == []
+    assert inspection.find_other_files(after.folder) == []
 
 
 @pytest.mark.parametrize(
@@ -155,16 +159,16 @@ def test_other_kinds_are_counted_and_never_opened(tmp_path: Path, ending: str) -
         for name in (f"file{ending}", f".file{ending}", "Thumbs.db"):
             (folder / place / name).parent.mkdir(exist_ok=True)
             (folder / place / name).write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0")
-    images = datasets.FolderSet(folder)
-    assert images.other_files == {ending: 3, datasets.OUTSIDE_CLASSES: 1}
-    assert datasets.describe_kinds(images.other_files) == f"3 {ending}, 1 in no class folder"
-    assert sum(images.other_files.values()) == len(inspection.find_other_files(images))
+    images = FolderSet(folder)
+    assert images.other_files == {ending: 3, OUTSIDE_CLASSES: 1}
+    assert describe_kinds(images.other_files) == f"3 {ending}, 1 in no class folder"
+    assert sum(images.other_files.values()) == len(inspection.find_other_files(images.folder))
     assert len(images) == 2
 
 
 def test_many_kinds_are_cut_short() -> None:
     files = Counter({f".{letter}": 10 - rank for rank, letter in enumerate("abcdefgh")})
-    assert datasets.describe_kinds(files) == "10 .a, 9 .b, 8 .c, 7 .d, 6 .e and 12 more"
+    assert describe_kinds(files) == "10 .a, 9 .b, 8 .c, 7 .d, 6 .e and 12 more"
 
 
 def test_a_class_of_another_kind_only_says_which(tmp_path: Path) -> None:
@@ -172,7 +176,7 @@ def test_a_class_of_another_kind_only_says_which(tmp_path: Path) -> None:
     for path in (tmp_path / "train" / "dog").iterdir():
         path.rename(path.with_suffix(".heic"))
     with pytest.raises(DataError, match=r"no images for 1 of 2 classes: dog; of other kinds: 2 \.heic; put .*\.avif"):
-        datasets.FolderSet(tmp_path / "train")
+        FolderSet(tmp_path / "train")
 
 
 def test_one_class_without_images_is_named(image_root: Path) -> None:

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from spos_cli.data import datasets
-from spos_cli.data.datasets import ArraySet, ImageSet, holdout, interleave
+from spos_cli.data.array_set import ArraySet
 from spos_cli.data.image_files import Pixels
+from spos_cli.data.image_set import ImageSet
+from spos_cli.data.splits import holdout, interleave
 from spos_cli.errors import DataError
 
 Files = dict[str, list[str]]  # names of each class

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from spos_cli.data import datasets
-from spos_cli.data.datasets import ImageSet, holdout
+from spos_cli.data.array_set import ArraySet
 from spos_cli.data.identity import Identity, TrainedOn, require_same
+from spos_cli.data.image_set import ImageSet
+from spos_cli.data.splits import holdout
 from spos_cli.errors import RunError
 
 
@@ -89,11 +91,11 @@ def test_only_the_first_classes_are_listed(image_root: Path) -> None:
 
 def test_images_in_memory_are_known_by_their_pixels() -> None:
     images = datasets.load("digits", "", "val")
-    assert isinstance(images, datasets.ArraySet)
+    assert isinstance(images, ArraySet)
     before = Identity.of(images)
     pixels = images.pixels.copy()
     pixels[0] += 1
-    now = Identity.of(datasets.ArraySet(images.name, images.classes, pixels, images.labels))
+    now = Identity.of(ArraySet(images.name, images.classes, pixels, images.labels))
     assert now.changes(before) == [
         f"{images.labels[0]}: {np.count_nonzero(images.labels == images.labels[0])} images, some of which have been"
         " replaced"

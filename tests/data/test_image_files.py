@@ -11,7 +11,7 @@ from skimage import data as photographs
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from spos_cli.data import image_files
-from spos_cli.data.datasets import FolderSet
+from spos_cli.data.folder_set import FolderSet
 from spos_cli.data.image_files import Decoding, Pixels
 from spos_cli.errors import DataError
 

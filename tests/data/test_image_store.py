@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from spos_cli import seeding
-from spos_cli.data.datasets import ImageSet, load
+from spos_cli.data.datasets import load
+from spos_cli.data.image_set import ImageSet
 from spos_cli.data.image_store import ImageStore
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform, recolour
 from spos_cli.errors import DataError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spos_cli.data import inspection
-from spos_cli.data.datasets import FolderSet
+from spos_cli.data.folder_set import FolderSet
 
 
 def all_indices(images: FolderSet) -> inspection.Indices:
@@ -62,4 +62,4 @@ def test_links_that_lead_in_circles_are_walked_once(image_root: Path) -> None:
         for number in range(3):
             (image_root / "train" / name / f"link{number}").symlink_to(image_root / "train")
     (image_root / "train" / "coffee" / "notes.txt").write_text("no image")
-    assert [Path(file).name for file in inspection.find_other_files(images)] == ["notes.txt"]
+    assert [Path(file).name for file in inspection.find_other_files(images.folder)] == ["notes.txt"]

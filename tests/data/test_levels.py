@@ -22,7 +22,7 @@ from PIL import Image
 from spos_cli.config import loading
 from spos_cli.data import image_files, inspection, levels
 from spos_cli.data.cache import ResizedSet, keep_in_memory
-from spos_cli.data.datasets import FolderSet
+from spos_cli.data.folder_set import FolderSet
 from spos_cli.data.image_files import Decoding, Pixels, list_extensions, measure
 from spos_cli.data.image_store import ImageStore
 from spos_cli.data.levels import ValueRange

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spos_cli import seeding
-from spos_cli.data.datasets import ArraySet, ImageSet
+from spos_cli.data.array_set import ArraySet
 from spos_cli.data.image_files import Pixels
+from spos_cli.data.image_set import ImageSet
 from spos_cli.data.loaders import TrainingBatch, evaluation_batches, training_batches
 from spos_cli.data.transforms import Augmentation, EvalTransform, TrainTransform
 from spos_cli.errors import ConfigError, DataError

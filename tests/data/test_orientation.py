@@ -13,7 +13,7 @@ from skimage import data as photographs
 
 from spos_cli.data import cache, image_files, inspection
 from spos_cli.data.cache import ResizedSet
-from spos_cli.data.datasets import FolderSet
+from spos_cli.data.folder_set import FolderSet
 from spos_cli.data.image_files import Decoding, decode, find_orientation
 from spos_cli.data.image_store import ImageStore
 from spos_cli.data.loaders import BadImages

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from spos_cli.data.datasets import ArraySet, FolderSet
+from spos_cli.data.array_set import ArraySet
+from spos_cli.data.folder_set import FolderSet
 from spos_cli.doctor import data, image_files, speed
 from spos_cli.doctor.setup import Setup
 from tests.doctor.setups import expect, make_folder_setup, make_setup, save

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spos_cli.data.datasets import ArraySet
+from spos_cli.data.array_set import ArraySet
 from spos_cli.doctor import disk, speed
 from spos_cli.engine import accelerator
 from spos_cli.engine.trainer import Batch, Trainer

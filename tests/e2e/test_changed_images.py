@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from spos_cli.data import datasets, image_files
+from spos_cli.data import file_images, image_files
 from spos_cli.data.image_store import ImageStore
 from spos_cli.engine import checkpoint
 from tests.conftest import Finished, Spos
@@ -125,7 +125,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = Run(Spos(tmp_path_factory.mktemp("trained")), seen)
     draw(run.data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets, "decode", decoding)
+        patch.setattr(file_images, "decode", decoding)
         run("supernet-train")
     assert len(seen) == 90
     assert [len(run.of(name, held_out=True)) for name in CLASSES] == [10, 10, 10]

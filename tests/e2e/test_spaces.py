@@ -115,18 +115,18 @@ def fresh_imports() -> Iterator[None]:
 
 @pytest.mark.usefixtures("fresh_imports")
 def test_a_block_of_the_users(spos: Spos) -> None:
-    """In a space with shuffles, inverted residuals, identity and widths; fair paths; one and two processes."""
+    """In a space with shuffles, inverted residuals, identity and widths; a sandwich; one and two processes."""
     kernel = {"blocks:Plain": {"kernel": 3, "groups": 2}}
     use_own_block(spos, {"shuffle": {"kernel": 3}}, {"mbconv": {"kernel": 3, "expand": 2}}, kernel, "identity")
     settings = yaml.safe_load((spos.folder / "spos.yaml").read_text())
     settings["space"]["widths"] = [0.5, 1, 1.5]
-    settings["supernet"] |= {"steps": 12, "sampler": "fair", "width_warmup_steps": 6}
+    settings["supernet"] |= {"steps": 12, "sampler": "sandwich"}
     (spos.folder / "spos.yaml").write_text(yaml.safe_dump(settings))
     message = spos("supernet-train").stdout
     assert "how often each choice was trained" in message
     assert "how often each width was trained" in message
     trained = json.loads((spos.run / "supernet" / "choices.json").read_text())
-    assert trained == [[16, 16, 16], [12] * 4, [16, 16, 16], [12] * 4] or [sum(row) for row in trained] == [48] * 4
+    assert [sum(row) for row in trained] == [48] * 4
     spos.here("search")
     spos.together("search", "--run-dir", "two", "--weights", spos.run / "supernet" / "last.pt")
     journals = [folder / "search" / "journal.jsonl" for folder in (spos.run, spos.folder / "two")]

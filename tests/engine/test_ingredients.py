@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from spos_cli.data.array_set import ArraySet
 from spos_cli.data.augmentation import Augmentation
-from spos_cli.data.datasets import ArraySet
 from spos_cli.data.loaders import training_batches
 from spos_cli.data.transforms import TrainTransform, preprocess
 from spos_cli.engine import checkpoint

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from spos_cli.config.data import DataConfig
 from spos_cli.data.cache import ResizedSet, keep_in_memory
-from spos_cli.data.datasets import FolderSet, ImageSet
+from spos_cli.data.folder_set import FolderSet
+from spos_cli.data.image_set import ImageSet
 from spos_cli.data.loaders import BadImages, training_batches
 from spos_cli.data.transforms import Augmentation, TrainTransform, preprocess
 from spos_cli.data.workers import PREFETCH

@@ -11,8 +11,8 @@ from spos_cli.config.loading import load
 from spos_cli.errors import LimitError
 from spos_cli.models.counting import count
 from spos_cli.run.command import Run
-from spos_cli.run.training import make_sampler, make_training_plan
-from spos_cli.space.sampling import CostBinSampler, FairSampler, SandwichSampler, UniformSampler
+from spos_cli.run.training import make_sampler
+from spos_cli.space.sampling import CostBinSampler, SandwichSampler, UniformSampler
 from tests.conftest import Spos
 
 BINS = "supernet.flops_bins={low: 40K, high: 60K, width: 10K}"
@@ -23,7 +23,6 @@ BINS = "supernet.flops_bins={low: 40K, high: 60K, width: 10K}"
     [
         ("uniform", UniformSampler, 1),
         ("flops_bins", CostBinSampler, 1),
-        ("fair", FairSampler, 4),
         ("sandwich", SandwichSampler, 4),
     ],
 )
@@ -32,8 +31,6 @@ def test_the_sampler_and_its_paths(spos: Spos, sampler: str, kind: type, paths: 
     made = make_sampler(Run(config), config.space.build())
     assert isinstance(made, kind)
     assert [len(made.paths(step)) for step in range(3)] == [paths] * 3
-    assert make_training_plan(config.supernet).distill == (sampler == "sandwich")
-    assert not make_training_plan(config.retrain).distill
 
 
 @pytest.mark.slow

@@ -7,18 +7,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import chi2_contingency, chisquare
 
 from spos_cli.errors import ConfigError, LimitError
 from spos_cli.space import cost
-from spos_cli.space.architecture import Architecture, Option
+from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 from spos_cli.space.options import Options
 from spos_cli.space.sampling import (
     CostBinSampler,
-    FairSampler,
     SandwichSampler,
     UniformSampler,
     WidthWarmUp,
@@ -95,29 +92,9 @@ def test_empty_bins_are_named_where_costs_are_rounded(monkeypatch: pytest.Monkey
     assert {table.of(CostBinSampler(table, 130, 150, 10, 3).draw(step)) for step in range(500)} == {130, 140, 150}
 
 
-@given(st.lists(st.integers(1, 7), min_size=1, max_size=6), st.integers(0, 99))
-def test_fair_paths_train_every_choice_in_every_step(counts: list[int], seed: int) -> None:
-    sampler = FairSampler(Options.without_widths(counts), seed)
-    paths = sampler.paths(3)
-    assert len(paths) == max(counts)
-    for layer, count in enumerate(counts):
-        trained = Counter(path[layer] for path in paths)
-        assert sorted(trained) == list(range(count))
-        assert max(trained.values()) - min(trained.values()) <= 1
-    assert sampler.paths(3) == FairSampler(Options.without_widths(counts), seed).paths(3)
-
-
-def test_fair_orders_are_uniform_and_differ_by_layer() -> None:
-    sampler = FairSampler(Options.without_widths([3, 3]), 0)
-    seen = Counter(tuple(zip(*sampler.paths(step), strict=True)) for step in range(3600))
-    assert len(seen) == 36
-    assert chisquare(list(seen.values())).pvalue > 0.001
-
-
 def test_how_often_choices_are_trained() -> None:
-    fair, uniform = Options.without_widths([2, 4]), Options.without_widths([3, 1])
-    assert count_draws(FairSampler(fair, 0), 10, fair).choices == [[20, 20], [10, 10, 10, 10]]
-    counted = count_draws(UniformSampler(uniform, 0), 300, uniform)
+    options = Options.without_widths([3, 1])
+    counted = count_draws(UniformSampler(options, 0), 300, options)
     assert counted.choices[1] == [300]
     assert sum(counted.choices[0]) == 300
     assert min(counted.choices[0]) > 70
@@ -156,19 +133,8 @@ def test_choices_are_uniform_whatever_their_widths() -> None:
     assert chisquare([seen[arch] for arch in expected], list(expected.values())).pvalue > 1e-3
 
 
-def test_fair_paths_have_widths() -> None:
-    seen: Counter[Option] = Counter()
-    for step in range(2000):
-        paths = FairSampler(WIDE, 0).paths(step)
-        assert sorted(path[0] for path in paths) == [0, 1, 2]
-        seen.update(path.options[0] for path in paths)
-    assert seen[Option(2)] == 2000
-    assert chisquare([seen[Option(choice, width)] for choice in (0, 1) for width in WIDE.widths]).pvalue > 1e-3
-
-
-@pytest.mark.parametrize("sampler", [UniformSampler, FairSampler])
-def test_wide_paths_come_first(sampler: type[UniformSampler | FairSampler]) -> None:
-    warm, cold = sampler(WIDE, 3, WidthWarmUp(4, 80)), sampler(WIDE, 3)
+def test_wide_paths_come_first() -> None:
+    warm, cold = UniformSampler(WIDE, 3, WidthWarmUp(4, 80)), UniformSampler(WIDE, 3)
     drawn = [{width for path in warm.paths(step) for width in path.widths} - {0} for step in range(81)]
     for quarter in range(4):
         inside = set().union(*drawn[20 * quarter + 1 : 20 * quarter + 20])

@@ -1,0 +1,41 @@
+"""Check that the classes of image sets agree with each other and with the space."""
+
+from __future__ import annotations
+
+from spos_cli.data.image_set import MAX_LISTED, ImageSet, count_classes, list_first
+from spos_cli.errors import DataError
+
+
+def check_classes(train: ImageSet, val: ImageSet, expected: int) -> None:
+    """Compare the classes of two sets with each other and with the number that the space expects.
+
+    Raises:
+        DataError: they differ, or there is only one class.
+    """
+    require_classes(train, val)
+    if train.classes != val.classes:
+        only_train = sorted(set(train.classes) - set(val.classes))[:MAX_LISTED]
+        only_val = sorted(set(val.classes) - set(train.classes))[:MAX_LISTED]
+        raise DataError(
+            f"{train.name} and {val.name} have different classes: only in the first {only_train}, only in the second"
+            f" {only_val}"
+        )
+    if len(train.classes) != expected:
+        folders = ", or remove the folders that are not classes" if train.class_folder else ""
+        raise DataError(
+            f"{train.name} has {count_classes(train.classes)} ({list_first(train.classes)}), but space.classes is"
+            f" {expected}; set space.classes: {len(train.classes)}{folders}"
+        )
+
+
+def require_classes(*sets: ImageSet) -> None:
+    """Refuse sets of one class, for which every network is right.
+
+    Raises:
+        DataError: a set has one class. If the classes are deeper in the folders, the message says which setting to use.
+    """
+    single = [images for images in sets if len(images.classes) < 2]
+    if not single:
+        return
+    problems, advice = zip(*(images.explain_single_class() for images in single), strict=True)
+    raise DataError(f"{' and '.join(problems)}; {' and '.join(dict.fromkeys(advice))}")

@@ -1,0 +1,155 @@
+"""Images in class folders."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from spos_cli.data.file_images import FileImages
+from spos_cli.data.image_files import DEFAULT_DECODING, Decoding, get_extension, is_image, list_extensions
+from spos_cli.data.image_set import MAX_LISTED, count_classes, list_first
+from spos_cli.errors import DataError
+from spos_cli.files.os_errors import reason_of
+
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # that file managers leave behind
+OUTSIDE_CLASSES = "in no class folder"
+MAX_NESTED_FOLDERS = 20  # that hold one folder each; a link may lead back to itself
+
+
+class FolderSet(FileImages):
+    """Images in `folder/<class>/<image>`, classes and images sorted by name, as in torchvision's ImageFolder.
+
+    Hidden folders and files, whose names begin with a dot, are left out: copies and leftovers of other programs.
+
+    Args:
+        folder: holds the class folders.
+        decoding: how files become pixels.
+        setting: the setting that names the folder, such as `data.train_folder: train`, for messages.
+
+    Attributes:
+        other_files: counts the files that are not images of the set, by kind.
+
+    Raises:
+        DataError: there is no such folder, or a class folder holds no images.
+    """
+
+    def __init__(self, folder: Path, decoding: Decoding = DEFAULT_DECODING, setting: str = "") -> None:
+        self.decoding, self.setting = decoding, setting
+        try:
+            classes = _list_folders(folder)
+        except (OSError, ValueError):  # ValueError: a name that no folder can have
+            raise DataError(
+                f"there is no image folder {folder}; it should hold a folder of images for each class"
+                " (data.root, data.train_folder and data.val_folder say where)"
+            ) from None
+        if not classes:
+            raise DataError(f"{folder} holds no class folders; images belong in {folder}/<class>/")
+        self.other_files = Counter[str]()
+        files = [sorted(_find_images(folder, name, self.other_files)) for name in classes]
+        empty = [name for name, paths in zip(classes, files, strict=True) if not paths]
+        if empty:
+            others = f"; of other kinds: {describe_kinds(self.other_files)}" if self.other_files else ""
+            raise DataError(
+                f"{folder}: no images for {len(empty)} of {count_classes(classes)}: {list_first(empty)}{others};"
+                f" put some there ({' '.join(sorted(list_extensions()))}), or remove the empty folders"
+            )
+        self.other_files[OUTSIDE_CLASSES] = sum(
+            _may_be_missed(entry.name) for entry in folder.iterdir() if entry.is_file()
+        )
+        self.name, self.folder, self.classes = str(folder), folder, tuple(classes)
+        self.class_folder = folder
+        self.paths = [path for paths in files for path in paths]
+        self.labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files]).astype(np.int64)
+
+    def list_notes(self) -> list[str]:
+        count = self.other_files.total()
+        if not count:
+            return []
+        files = "1 file is" if count == 1 else f"{count:,} files are"
+        return [f"{self.name}: {files} passed over: {describe_kinds(self.other_files)}"]
+
+    def explain_single_class(self) -> tuple[str, str]:
+        nested, inner = _skip_nested_folders(self.folder)
+        if inner:
+            problem = f"{self.name} holds only one folder, {nested}, which holds {list_first(inner)}"
+            return problem, f"set {self.setting}/{nested}" if self.setting else f"name {self.folder / nested}"
+        problem = f"{self.name} has only 1 class ({list_first(self.classes)})"
+        return problem, f"put the images of each class into {self.name}/<class>/, of two classes or more"
+
+
+def _find_images(folder: Path, name: str, other_files: Counter[str]) -> Iterator[str]:
+    """Yield the paths, below `folder`, of a class's images, and count its other files by kind.
+
+    Paths are text, since a million Path objects would take a gigabyte.
+    """
+    for walked, files in walk_folders(folder / name):
+        below = Path(walked).relative_to(folder)
+        for file in files:
+            if is_image(file):
+                yield f"{below}/{file}"
+            elif _may_be_missed(file):
+                other_files[get_extension(file) or "without an extension"] += 1
+
+
+def _may_be_missed(name: str) -> bool:
+    """Tell whether somebody may wonder why a file is not used."""
+    return not _is_hidden(name) and name.lower() not in SYSTEM_FILES
+
+
+def describe_kinds(files: Counter[str]) -> str:
+    """List the most frequent kinds of files, such as `40 .txt, 3 .heic`."""
+    listed = [f"{count:,} {kind}" for kind, count in files.most_common(MAX_LISTED) if count]
+    rest = files.total() - sum(count for _, count in files.most_common(MAX_LISTED))
+    return ", ".join(listed) + (f" and {rest:,} more" if rest else "")
+
+
+def walk_folders(top: Path) -> Iterator[tuple[str, list[str]]]:
+    """Walk a folder and all folders below it; yield each with the names of its files, without hidden ones.
+
+    Links to folders are followed last, and no folder is entered twice: a link may lead to a folder that contains it,
+    and a few links may lead to each other in millions of ways.
+
+    Raises:
+        DataError: one of the folders cannot be read.
+    """
+
+    def stop(error: OSError) -> None:
+        raise DataError(f"cannot read the folder {error.filename}: {reason_of(error)}")
+
+    entered: set[tuple[int, int]] = set()
+    waiting = deque([top])
+    while waiting:
+        for folder, folders, files in os.walk(waiting.popleft(), onerror=stop):
+            status = Path(folder).stat()
+            if (status.st_dev, status.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not _is_hidden(name))
+            waiting.extend(link for name in folders if (link := Path(folder, name)).is_symlink())
+            yield folder, [file for file in files if not _is_hidden(file)]
+
+
+def _list_folders(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder, sorted, without hidden ones."""
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
+
+
+def _is_hidden(name: str) -> bool:
+    """Tell whether file managers and `ls` hide a file, such as `.ipynb_checkpoints` or `._00.jpg`."""
+    return name.startswith(".")
+
+
+def _skip_nested_folders(folder: Path) -> tuple[str, list[str]]:
+    """Follow folders that hold one folder only; return the path of the last one, and the folders in it."""
+    nested = Path()
+    for _ in range(MAX_NESTED_FOLDERS):
+        inner = _list_folders(folder / nested)
+        if len(inner) != 1:
+            return nested.as_posix(), inner
+        nested /= inner[0]
+    return "", []
