@@ -19,6 +19,8 @@ from spos_cli.config.data import SOURCES, TORCHVISION, AspectRatios, Source
 from spos_cli.config.schema import Config
 from spos_cli.config.section import Section
 from spos_cli.config.units import (
+    ChannelDeviations,
+    ChannelMeans,
     ClassWeights,
     Cost,
     Devices,
@@ -44,6 +46,8 @@ NAMES: list[tuple[Any, str]] = [
     (ClassWeights, "`balanced`, list of numbers above 0, or `null`"),
     (ValueRange, "`auto`, `dtype` or `[low, high]`"),
     (AspectRatios, "`[low, high]`"),
+    (ChannelMeans, "list of numbers, 0 to 1, or `null`"),
+    (ChannelDeviations, "list of numbers, 0.001 to 1, or `null`"),
     (Source, ", ".join(f"`{name}`" for name in (*SOURCES, f"{TORCHVISION}NAME")) + " or `package.module:name`"),
 ]
 PLAIN = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text", type(None): "`null`"}

@@ -19,6 +19,7 @@ from PIL import Image
 from spos_cli import cli
 from spos_cli.config import loading
 from spos_cli.config.schema import Config
+from spos_cli.data.transforms import IMAGENET
 from spos_cli.engine import checkpoint
 from spos_cli.export import onnx_file
 from spos_cli.export.description import Description
@@ -157,7 +158,7 @@ def test_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     checkpoint.save(tmp_path / "model.pt", content)
     Image.new("RGB", (30, 20)).save(tmp_path / "cat.jpg")
     network = InferenceNetwork(Network(config.space.build(), architecture).eval(), config.data.preset)
-    description = Description(architecture, (), config.data.preset, 8, "uint8", False, "", {})
+    description = Description(architecture, (), config.data.preset, *IMAGENET, 8, "uint8", False, "", {})
     onnx_file.write(network, description, tmp_path / "network.onnx")
     monkeypatch.chdir(tmp_path)
     for code in find_blocks("python"):
@@ -169,6 +170,7 @@ def test_settings_load() -> None:
     blocks = [loading.validate(yaml.safe_load(text)) for text in find_blocks("yaml")]
     assert {"csv", "tar", "huggingface"} <= {config.data.source for config in blocks}
     assert "rmsprop" in {config.retrain.optimizer for config in blocks}
+    assert 5 in {config.space.stem.in_channels for config in blocks}
     (space,) = (config.space.build() for config in blocks if config.space.widths)
     assert space.widths == (500, 1000, 1500)
     assert space.options.counts == [6, 7, 7, 3, 4, 4, 4]

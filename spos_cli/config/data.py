@@ -10,6 +10,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from spos_cli.config.section import Section
 from spos_cli.config.units import (
+    ChannelDeviations,
+    ChannelMeans,
     Count,
     Fraction,
     Number,
@@ -18,6 +20,7 @@ from spos_cli.config.units import (
 )
 from spos_cli.files.quoting import quote_value
 from spos_cli.space.choices import OWN_CODE
+from spos_cli.space.search_space import COLOUR, GREY
 
 SOURCES = ("folder", "csv", "tar", "huggingface", "cifar10", "cifar100", "fashion_mnist", "digits")
 TORCHVISION = "torchvision:"  # The name of a data set of torchvision follows.
@@ -58,6 +61,9 @@ POLICIES: dict[str, dict[str, Any]] = {
     # torchvision's references/classification for its newer weights: --auto-augment ta_wide --random-erase 0.1.
     "strong": {"jitter": 0.0, "grayscale": 0.0, "rand_augment": None, "trivial_augment": True, "erasing": 0.1},
 }
+
+# The changes of an augmentation that need colours, and what turns them off.
+COLOUR_CHANGES = {"jitter": "0", "grayscale": "0", "rand_augment": "null", "trivial_augment": "false"}
 
 
 def _require_ratio(value: tuple[float, float]) -> tuple[float, float]:
@@ -134,7 +140,7 @@ class AugmentationConfig(Section):
     )
     erasing: Fraction = Field(
         0.0,
-        description="Probability that 2 to 33 % of an image's area become a rectangle of ImageNet's mean colour"
+        description="Probability that 2 to 33 % of an image's area become a rectangle of the mean colour, data.mean"
         " (random erasing, arXiv 1708.04896), before the colour jitter.",
     )
 
@@ -151,6 +157,14 @@ class AugmentationConfig(Section):
                 " rand_augment: null, or trivial_augment: false"
             )
         return self
+
+    def list_refused(self, channels: int) -> list[str]:
+        """List the changes that cannot be made of images of so many channels.
+
+        Grey images have brightness and contrast, and torchvision's operations take them and RGB, but no others.
+        """
+        refused = {GREY: ("grayscale",), COLOUR: ()}.get(channels, tuple(COLOUR_CHANGES))
+        return [name for name in refused if getattr(self, name)]
 
 
 def fill_from_policy(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,11 +241,24 @@ class DataConfig(Section):
         "spos",
         description="spos: BGR from 0 to 255 and OpenCV's resize, as in the official code. standard: RGB, normalised.",
     )
+    mean: ChannelMeans = Field(
+        None,
+        description="preset standard: mean of each channel, of pixels scaled from 0 to 1. null: ImageNet's."
+        " spos doctor measures it.",
+    )
+    std: ChannelDeviations = Field(
+        None, description="preset standard: standard deviation of each channel, likewise. null: ImageNet's."
+    )
     value_range: ValueRange = Field(
         "auto",
         description="Pixel values that become black and white, for images of more than 8 bits a channel, and for signed"
         " or floating-point ones: [low, high], or dtype for the whole range of their type. auto: such images are an"
         " error. Images of 8 bits are used as they are.",
+    )
+    exif: Literal["apply", "ignore"] = Field(
+        "apply",
+        description="apply: turn an image upright as its EXIF says. ignore: leave it as it is stored, as the official"
+        " code and torchvision's ImageFolder do. Pillow turns TIFF files itself, with either.",
     )
     augmentation: AugmentationConfig = AugmentationConfig()
     holdout_per_class: Annotated[Number, Field(ge=0, le=10**9)] | None = Field(
@@ -254,6 +281,16 @@ class DataConfig(Section):
     bad_images: Annotated[Number, Field(ge=0, le=10**9)] = Field(
         20, description="Broken training images that a process may skip, naming each once, before the run ends."
     )
+
+    @model_validator(mode="after")
+    def _require_normalisation_of_preset(self) -> DataConfig:
+        set_names = [name for name in ("mean", "std") if getattr(self, name) is not None]
+        if self.preset == "spos" and set_names:
+            raise ValueError(
+                f"{' and '.join(set_names)} {'is' if len(set_names) == 1 else 'are'} for preset standard, since preset"
+                " spos does not normalise pixels; set preset: standard, or mean: null and std: null"
+            )
+        return self
 
     @property
     def source_kind(self) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
-from spos_cli.config.data import DataConfig, fill_from_data
+from spos_cli.config.data import COLOUR_CHANGES, DataConfig, fill_from_data
 from spos_cli.config.section import Section
 from spos_cli.config.space import SpaceConfig
 from spos_cli.config.training import RetrainConfig, SupernetConfig
@@ -34,6 +34,7 @@ from spos_cli.errors import ConfigError, SposError
 from spos_cli.files.quoting import as_override, plural
 from spos_cli.space.cost import CostName
 from spos_cli.space.limits import Limit
+from spos_cli.space.search_space import COLOUR, GREY
 
 
 class SearchConfig(Section):
@@ -228,6 +229,7 @@ class Config(Section):
             self.space.build().require_variance(self.search.calibration_batch_size, "search.calibration_batch_size")
         except SposError as error:
             raise ValueError(str(error)) from None
+        self._require_values_of_channels()
         if self.supernet.width_warmup_steps:
             self._require_width_warmup()
         if self.retrain.stochastic_depth:
@@ -240,6 +242,40 @@ class Config(Section):
                     f" {self.space.classes}"
                 )
         return self
+
+    def _require_values_of_channels(self) -> None:
+        """Raise ValueError if settings do not go together with `space.stem.in_channels`."""
+        channels, data, teacher = self.space.stem.in_channels, self.data, self.retrain.teacher
+        if channels != COLOUR and "spos" in (data.preset, teacher and teacher.preset):
+            name = "data.preset" if data.preset == "spos" else "retrain.teacher.preset"
+            raise ValueError(
+                f"{name}: spos is the official preparation of three channels, but space.stem.in_channels is"
+                f" {channels}; set {name}: standard"
+            )
+        for name, values in (("mean", data.mean), ("std", data.std)):
+            if values is None and channels not in (GREY, COLOUR):
+                raise ValueError(
+                    f"data.{name} has no default for space.stem.in_channels: {channels}; set data.mean and data.std to"
+                    f" {channels} numbers each, of pixels scaled from 0 to 1 (spos doctor measures them; until then,"
+                    " 0.5 will do)"
+                )
+            if values is not None and len(values) != channels:
+                raise ValueError(
+                    f"data.{name} has {plural(len(values), 'value')}, but space.stem.in_channels is {channels}; give"
+                    " one value for each channel"
+                )
+        if channels not in (GREY, COLOUR) and (data.may_download or data.source == "digits"):
+            raise ValueError(
+                f"data.source: {data.source} has grey or colour images, but space.stem.in_channels is {channels}; set"
+                " space.stem.in_channels: 1 or 3"
+            )
+        for section, augmentation in (("data", data.augmentation), ("retrain", self.retrain.augmentation)):
+            if augmentation is not None and (refused := augmentation.list_refused(channels)):
+                raise ValueError(
+                    f"{section}.augmentation.{' and '.join(refused)} {'changes' if len(refused) == 1 else 'change'}"
+                    f" colours, but space.stem.in_channels is {channels}; set"
+                    f" {', '.join(f'{section}.augmentation.{name}: {COLOUR_CHANGES[name]}' for name in refused)}"
+                )
 
     def _require_shortcuts(self) -> None:
         """Raise ValueError if no architecture of the space has a block for `retrain.stochastic_depth`."""

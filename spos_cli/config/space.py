@@ -24,6 +24,9 @@ OpSpecs = tuple[str | dict[str, dict[str, Value]], ...]  # such as (`shuffle_xce
 class StemConfig(Section):
     """The first 3x3 convolution."""
 
+    in_channels: Annotated[Number, Field(ge=1, le=16)] = Field(
+        3, description="Channels of the images: 3 for RGB, 1 for grey, or as many as your files have."
+    )
     channels: Count = Field(16, description="Output channels of the first 3x3 convolution.")
     stride: Literal[1, 2] = Field(2, description="Stride of the first convolution; 1 for small images.")
 
@@ -112,6 +115,7 @@ class SpaceConfig(Section):
             head_linear=self.head_linear or 0,
             linear_bias=self.linear_bias,
             widths=() if self.channels_of is not None else tuple(map(parse_width, self.widths)),
+            in_channels=self.stem.in_channels,
         )
 
     @property

@@ -20,6 +20,7 @@ from spos_cli.space.limits import Limit, parse_limit, write_limit
 from spos_cli.space.search_space import parse_width
 
 MAX_PROCESSES = 10_000
+MIN_DEVIATION = 0.001  # of a channel, where white is 1: a quarter of a grey level
 MAX_NUMBER = 1e39  # just above the largest 32-bit floating-point number
 
 
@@ -98,6 +99,20 @@ def _read_class_weights(value: Any) -> str | tuple[float, ...] | None:
     )
 
 
+def _read_channels(value: Any, least: float) -> tuple[float, ...] | None:
+    """Read null, or a number for each channel from `least` to 1."""
+    if value is None:
+        return None
+    if isinstance(value, (list, tuple)) and value:
+        numbers = tuple(map(_read_number, value))
+        if all(least <= number <= 1 for number in numbers):  # This is false for NaN.
+            return numbers
+    raise ValueError(
+        f"should be null or a list of numbers from {least:g} to 1, one for each channel, of pixels scaled from 0 to 1,"
+        f" not {quote_value(value)}"
+    )
+
+
 def _read_number(value: Any) -> float:
     """Return a number; NaN for what is not a number, or beyond `MAX_NUMBER`."""
     if isinstance(value, bool):
@@ -121,4 +136,6 @@ LatencyLimit = Annotated[Limit, _read_limit("latency"), _write_limit("latency")]
 Width = Annotated[float, BeforeValidator(as_value_error(_read_width))]
 Devices = Annotated[int | str, BeforeValidator(_read_devices)]
 ClassWeights = Annotated[Literal["balanced"] | tuple[float, ...] | None, BeforeValidator(_read_class_weights)]
+ChannelMeans = Annotated[tuple[float, ...] | None, BeforeValidator(partial(_read_channels, least=0))]
+ChannelDeviations = Annotated[tuple[float, ...] | None, BeforeValidator(partial(_read_channels, least=MIN_DEVIATION))]
 ValueRange = Annotated[Literal["auto", "dtype"] | tuple[int | float, int | float], BeforeValidator(_read_value_range)]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spos_cli.data.image_files import Pixels
+from spos_cli.data.channels import fit_channels
+from spos_cli.data.image_files import DEFAULT_DECODING, Decoding, Pixels
 from spos_cli.data.image_set import ImageSet, hash_each
 
 
@@ -17,13 +18,19 @@ class ArraySet(ImageSet):
 
     in_memory = True
 
-    def __init__(self, name: str, classes: tuple[str, ...], pixels: Pixels, labels: NDArray[Any]) -> None:
-        self.name, self.classes, self.pixels = name, classes, pixels
+    def __init__(
+        self,
+        name: str,
+        classes: tuple[str, ...],
+        pixels: Pixels,
+        labels: NDArray[Any],
+        decoding: Decoding = DEFAULT_DECODING,
+    ) -> None:
+        self.name, self.classes, self.pixels, self.decoding = name, classes, pixels, decoding
         self.labels = np.asarray(labels, np.int64)
 
     def image(self, index: int) -> Pixels:
-        pixels = self.pixels[index]
-        return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, 2)
+        return fit_channels(self.pixels[index], self.decoding.channels)
 
     def path(self, index: int) -> str:
         return f"{self.name}/{index}"

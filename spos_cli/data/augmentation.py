@@ -9,8 +9,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-MEAN_COLOUR = (124, 116, 104)  # of ImageNet, RGB in 0-255: nearly 0 once the image is normalised
-
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -26,7 +24,7 @@ class Augmentation:
         rand_augment: operations of an image and their magnitude from 0 to 30, or None.
         trivial_augment: one random operation of random strength.
         grayscale: probability of no colours.
-        erasing: probability of a rectangle of the mean colour.
+        erasing: probability of a rectangle of one colour.
         jitter: strength of brightness, contrast and saturation changes, which are made on the device; 0 is off.
     """
 
@@ -58,10 +56,14 @@ class Augmentation:
         return ", ".join([*parts, f"colour jitter {self.jitter:g}"])
 
 
-def make_torchvision_changes(augmentation: Augmentation) -> Callable[[Tensor], Tensor]:
-    """Make torchvision's transforms that change `(3, S, S) uint8`, RGB, in the order of its reference training.
+def make_torchvision_changes(augmentation: Augmentation, fill: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """Make torchvision's transforms that change `(C, S, S) uint8`, RGB, in the order of its reference training.
 
     They draw from PyTorch's global generator: call them through `change_with_seed`.
+
+    Args:
+        augmentation: the changes.
+        fill: colour of erased rectangles, from 0 to 255.
     """
     from torchvision.transforms import v2  # It takes long to import, and many trainings do not use it.
 
@@ -77,13 +79,13 @@ def make_torchvision_changes(augmentation: Augmentation) -> Callable[[Tensor], T
     if augmentation.grayscale:
         changes.append(v2.RandomGrayscale(augmentation.grayscale))
     if augmentation.erasing:
-        changes.append(v2.RandomErasing(augmentation.erasing, value=MEAN_COLOUR))
+        changes.append(v2.RandomErasing(augmentation.erasing, value=fill))
     composed: Callable[[Tensor], Tensor] = v2.Compose(changes)
     return composed
 
 
 def change_with_seed(changes: Callable[[Tensor], Tensor], image: Tensor, seed: int) -> Tensor:
-    """Change an image `(3, S, S)` by the draws of one seed; leave the global generators as they are."""
+    """Change an image `(C, S, S)` by the draws of one seed; leave the global generators as they are."""
     with torch.random.fork_rng(devices=[]):
         # `torch.manual_seed` would seed the generators of GPUs as well, and dropout masks come from these.
         torch.default_generator.manual_seed(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,7 +41,7 @@ class ResizedSet(ImageSet):
     def __init__(self, images: ImageSet, short_side: int) -> None:
         self.images, self.short_side = images, short_side
         self.name = f"{images.name} at {short_side} px"
-        self.classes, self.labels, self.value_range = images.classes, images.labels, images.value_range
+        self.classes, self.labels, self.decoding = images.classes, images.labels, images.decoding
         self.shares = images.shares
 
     def image(self, index: int) -> Pixels:
@@ -98,7 +99,8 @@ class CachedSet(ResizedSet):
         self.sizes, self.problems = sizes, problems
         self.rows = np.full(len(self.labels), -1)  # by index; -1: not in the cache
         self.rows[indices] = np.arange(len(indices))
-        self.begins = np.cumsum(3 * sizes.prod(1)) - 3 * sizes.prod(1)  # in bytes, by row
+        lengths = self.decoding.channels * sizes.prod(1)
+        self.begins = np.cumsum(lengths) - lengths  # in bytes, by row
         self.file = blocks if isinstance(blocks, Path) else None
         self._open(blocks)
 
@@ -119,7 +121,8 @@ class CachedSet(ResizedSet):
         height, width = self.sizes[row].tolist()
         block = int(np.searchsorted(self.block_begins, self.begins[row], "right")) - 1
         begin = int(self.begins[row] - self.block_begins[block])
-        return self.blocks[block][begin : begin + 3 * height * width].reshape(height, width, 3)
+        shape = height, width, self.decoding.channels
+        return self.blocks[block][begin : begin + math.prod(shape)].reshape(shape)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for workers that are not forked: they map the file themselves."""
@@ -273,7 +276,8 @@ def read(
         expected = _make_manifest(images, indices)
         if not check:
             manifest["versions"] = expected["versions"]
-        is_complete = len(sizes) == len(indices) and sizes.min() >= 0 and path.stat().st_size == 3 * sizes.prod(1).sum()
+        length = images.decoding.channels * sizes.prod(1).sum()  # in bytes
+        is_complete = len(sizes) == len(indices) and sizes.min() >= 0 and path.stat().st_size == length
         if manifest != expected or not is_complete:
             return None
         if check and digest != file_digest(path, progress):
@@ -287,7 +291,6 @@ def _make_manifest(images: ResizedSet, indices: Indices) -> dict[str, Any]:
     """Return everything that the bytes of the cache depend on."""
     return {
         **pixel_file.describe_images(images.images, indices),
-        "value_range": str(images.value_range),
         "short_side": images.short_side,
     }
 

@@ -113,12 +113,7 @@ class RelabelledSet(ImageSet):
     """
 
     def __init__(self, images: ImageSet, mapping: ClassMap, names: Sequence[str], number: int) -> None:
-        self.images, self.name, self.value_range, self.in_memory = (
-            images,
-            images.name,
-            images.value_range,
-            images.in_memory,
-        )
+        self.images, self.name, self.in_memory = images, images.name, images.in_memory
         label_of = mapping.find_labels(names, number)
         missing = [name for name in images.classes if name not in label_of]
         if missing:

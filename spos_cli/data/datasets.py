@@ -24,12 +24,12 @@ TORCHVISION = "torchvision:"  # The name of a data set follows.
 def open_folder(place: Place, split: Split) -> FolderSet:
     """Open class folders."""
     name = place.folder_of(split)
-    return FolderSet(place.folder / name, place.value_range, f"data.{split}_folder: {name}")
+    return FolderSet(place.folder / name, place.decoding, f"data.{split}_folder: {name}")
 
 
 def open_arrays(name: str, read: Callable[[Path, Split], Arrays], place: Place, split: Split) -> ArraySet:
     """Open a data set that fits in memory."""
-    return ArraySet(f"{name}/{split}", *read(place.folder, split))
+    return ArraySet(f"{name}/{split}", *read(place.folder, split), place.decoding)
 
 
 SOURCES: dict[str, Callable[[Place, Split], ImageSet]] = {

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spos_cli.data import image_files
-from spos_cli.data.image_files import UNREADABLE, Pixels, get_extension
-from spos_cli.data.levels import Measured, ValueRange
+from spos_cli.data.image_files import DEFAULT_DECODING, UNREADABLE, Decoding, Pixels, get_extension
+from spos_cli.data.levels import Measured
 from spos_cli.errors import ConfigError, DataError
 from spos_cli.files.os_errors import reason_of
 
@@ -20,33 +20,44 @@ JPEG = b"\xff\xd8\xff"  # the first bytes of a JPEG file
 HAS_MEMORY_FILES = hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd")  # noqa: PTH112
 
 
-def decode_bytes(content: bytes, name: str, value_range: ValueRange = "auto") -> Pixels:
-    """Decode an encoded image to `(H, W, 3) uint8` RGB, as `image_files.decode` decodes a file with this content.
+def decode_bytes(content: bytes, name: str, decoding: Decoding = DEFAULT_DECODING) -> Pixels:
+    """Decode an encoded image to `(H, W, C) uint8`, as `image_files.decode` decodes a file with this content.
 
     Args:
         content: of a file.
         name: for messages; its extension is that of the file.
-        value_range: see `image_files.decode`.
+        decoding: how encoded images become pixels.
 
     Raises:
         DataError: the content is damaged.
-        ConfigError: `value_range` does not fit the image's values.
+        ConfigError: `decoding.value_range` does not fit the image's values.
     """
     with _as_file(content, name) as path:
-        return image_files.decode(path, value_range)
+        return image_files.decode(path, decoding)
     raise AssertionError("either pixels or an error")
 
 
-def measure_bytes(content: bytes, name: str) -> Measured | None:
-    """Measure the range of an encoded image's values; None for 8 bits per channel.
+def measure_bytes(content: bytes, name: str, channels: int) -> Measured | None:
+    """Measure the range of an encoded image's values, as `image_files.measure` does for a file with this content.
 
     Raises:
         DataError: the content is damaged.
     """
     with _as_file(content, name) as path:
-        measured = image_files.measure(path)
+        measured = image_files.measure(path, channels)
         return None if measured is None else measured._replace(path=name)
     raise AssertionError("either a range or an error")
+
+
+def find_orientation_of_bytes(content: bytes, name: str) -> int:
+    """Return the orientation that the EXIF of an encoded image says, as `image_files.find_orientation` does.
+
+    Raises:
+        DataError: the content is damaged.
+    """
+    with _as_file(content, name) as path:
+        return image_files.find_orientation(path)
+    raise AssertionError("either an orientation or an error")
 
 
 @contextlib.contextmanager

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spos_cli.data import image_files
-from spos_cli.data.image_files import Pixels, decode
+from spos_cli.data.image_files import DEFAULT_DECODING, Decoding, Pixels, decode
 from spos_cli.data.image_set import END_BYTES, GONE, ImageSet, hash_each
-from spos_cli.data.levels import Measured, ValueRange
+from spos_cli.data.levels import Measured
 
 
 class FileImages(ImageSet):
@@ -32,7 +32,7 @@ class FileImages(ImageSet):
         return self.folder / self.paths[index]
 
     def image(self, index: int) -> Pixels:
-        return decode(self.file(index), self.value_range)
+        return decode(self.file(index), self.decoding)
 
     def path(self, index: int) -> str:
         return self.paths[index]
@@ -55,7 +55,10 @@ class FileImages(ImageSet):
             return file.read()
 
     def measure(self, index: int) -> Measured | None:
-        return image_files.measure(self.file(index))
+        return image_files.measure(self.file(index), self.decoding.channels)
+
+    def find_orientation(self, index: int) -> int:
+        return image_files.find_orientation(self.file(index))
 
     @functools.cached_property
     def versions(self) -> NDArray[np.int64]:
@@ -96,7 +99,7 @@ class ListedFiles(FileImages):
         names: of the images, the same wherever the files are.
         classes: the class names, by label.
         labels: `(N,)`.
-        value_range: see `decode`.
+        decoding: how files become pixels.
         shares: of the classes, `(N, classes)`; None if each image is of one class.
     """
 
@@ -108,11 +111,11 @@ class ListedFiles(FileImages):
         names: Sequence[str],
         classes: Sequence[str],
         labels: NDArray[np.int64],
-        value_range: ValueRange = "auto",
+        decoding: Decoding = DEFAULT_DECODING,
         shares: NDArray[np.float32] | None = None,
     ) -> None:
         self.name, self.folder, self.paths, self.image_names = name, folder, paths, names
-        self.classes, self.labels, self.value_range = tuple(classes), labels, value_range
+        self.classes, self.labels, self.decoding = tuple(classes), labels, decoding
         self.shares = shares
 
     def path(self, index: int) -> str:

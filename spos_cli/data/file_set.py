@@ -9,8 +9,7 @@ import numpy as np
 
 from spos_cli.data.file_images import FileImages
 from spos_cli.data.folder_set import walk_folders
-from spos_cli.data.image_files import is_image, list_extensions
-from spos_cli.data.levels import ValueRange
+from spos_cli.data.image_files import DEFAULT_DECODING, Decoding, is_image, list_extensions
 from spos_cli.errors import DataError
 
 MAX_LISTED = 3  # arguments in a message
@@ -21,12 +20,12 @@ class FileSet(FileImages):
 
     Args:
         paths: absolute, or from the working folder.
-        value_range: see `decode`.
+        decoding: how files become pixels.
     """
 
-    def __init__(self, paths: Sequence[str], value_range: ValueRange = "auto") -> None:
+    def __init__(self, paths: Sequence[str], decoding: Decoding = DEFAULT_DECODING) -> None:
         self.name, self.folder, self.classes = "images to classify", Path(), ()
-        self.paths, self.value_range = list(paths), value_range
+        self.paths, self.decoding = list(paths), decoding
         self.labels = np.zeros(len(paths), np.int64)
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from spos_cli.data.file_images import FileImages
-from spos_cli.data.image_files import get_extension, is_image, list_extensions
+from spos_cli.data.image_files import DEFAULT_DECODING, Decoding, get_extension, is_image, list_extensions
 from spos_cli.data.image_set import MAX_LISTED, count_classes, list_first
-from spos_cli.data.levels import ValueRange
 from spos_cli.errors import DataError
 from spos_cli.files.os_errors import reason_of
 
@@ -28,7 +27,7 @@ class FolderSet(FileImages):
 
     Args:
         folder: holds the class folders.
-        value_range: see `decode`.
+        decoding: how files become pixels.
         setting: the setting that names the folder, such as `data.train_folder: train`, for messages.
 
     Attributes:
@@ -38,8 +37,8 @@ class FolderSet(FileImages):
         DataError: there is no such folder, or a class folder holds no images.
     """
 
-    def __init__(self, folder: Path, value_range: ValueRange = "auto", setting: str = "") -> None:
-        self.value_range, self.setting = value_range, setting
+    def __init__(self, folder: Path, decoding: Decoding = DEFAULT_DECODING, setting: str = "") -> None:
+        self.decoding, self.setting = decoding, setting
         try:
             classes = _list_folders(folder)
         except (OSError, ValueError):  # ValueError: a name that no folder can have

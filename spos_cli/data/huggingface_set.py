@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spos_cli.data.encoded_images import decode_bytes, measure_bytes
-from spos_cli.data.image_files import UNREADABLE, Pixels
+from spos_cli.data.encoded_images import decode_bytes, find_orientation_of_bytes, measure_bytes
+from spos_cli.data.image_files import DEFAULT_DECODING, UNREADABLE, Decoding, Pixels
 from spos_cli.data.image_set import GONE, ImageSet
-from spos_cli.data.levels import Measured, ValueRange
+from spos_cli.data.levels import Measured
 from spos_cli.data.mapped_set import name_classes, read_labels, with_advice
 from spos_cli.data.place import Place, Split
 from spos_cli.errors import DataError
@@ -39,7 +39,7 @@ class TableSet(ImageSet):
         classes: the class names, by label.
         labels: `(N,)`.
         sizes: of the encoded images in bytes, `(N,)`.
-        value_range: see `decode`.
+        decoding: how encoded images become pixels.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class TableSet(ImageSet):
         classes: Sequence[str],
         labels: NDArray[np.int64],
         sizes: NDArray[np.int64],
-        value_range: ValueRange = "auto",
+        decoding: Decoding = DEFAULT_DECODING,
     ) -> None:
         self.name, self.images, self.image_names, self.classes = name, images, names, tuple(classes)
-        self.labels, self.sizes, self.value_range = labels, sizes, value_range
+        self.labels, self.sizes, self.decoding = labels, sizes, decoding
 
     def image(self, index: int) -> Pixels:
-        return decode_bytes(self._read(index), self.locate(index), self.value_range)
+        return decode_bytes(self._read(index), self.locate(index), self.decoding)
 
     def path(self, index: int) -> str:
         return self.image_names[index]
@@ -83,7 +83,10 @@ class TableSet(ImageSet):
             raise DataError(f"{UNREADABLE}{self.locate(index)}: {shorten_reason(error)}") from None
 
     def measure(self, index: int) -> Measured | None:
-        return measure_bytes(self._read(index), self.locate(index))
+        return measure_bytes(self._read(index), self.locate(index), self.decoding.channels)
+
+    def find_orientation(self, index: int) -> int:
+        return find_orientation_of_bytes(self._read(index), self.locate(index))
 
     @property
     def contents(self) -> NDArray[np.int64]:
@@ -117,7 +120,7 @@ def open_huggingface(place: Place, split: Split) -> TableSet:
             labels = read_labels(values, len(table), len(classes), f"{where}, column {label_column}")
         images, paths, sizes = _read_images(datasets, table, image_column, where)
     names = _name_images(paths, labels, classes, place, split)
-    return TableSet(where, images, names, name_classes(classes, labels, where), labels, sizes, place.value_range)
+    return TableSet(where, images, names, name_classes(classes, labels, where), labels, sizes, place.decoding)
 
 
 def _import_datasets(place: Place) -> Any:

@@ -1,4 +1,4 @@
-"""Decode image files to 8-bit RGB, and tell images from other files."""
+"""Decode image files to 8 bits a channel, and tell images from other files."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from spos_cli.data import levels
+from spos_cli.data import levels, npy_file
+from spos_cli.data.channels import fit_channels, read_bands
 from spos_cli.data.levels import ValueRange
+from spos_cli.data.orientation import UPRIGHT, Exif, read_jpeg_orientation, read_orientation, turn_upright
 from spos_cli.errors import ConfigError, DataError
+from spos_cli.space.search_space import COLOUR, GREY
 
 Pixels = NDArray[np.uint8]
 
@@ -30,6 +33,25 @@ OPTIONAL_FORMATS = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 MAX_ASPECT_RATIO = 100  # Long side to short side: resizing a longer line of pixels to a square would fill the memory.
 MAX_JPEG_BYTES = 2**28  # A larger JPEG file is not read into memory as a whole.
 UNREADABLE = "cannot read the image "  # The first words of every message about an image that cannot be decoded.
+
+
+class Decoding(NamedTuple):
+    """How image files become pixels.
+
+    Attributes:
+        value_range: for images that do not have 8 bits per channel: the two values that become 0 and 255, or `dtype`
+            for the smallest and the largest of their type. `auto` refuses such images. Ignored for 8-bit images.
+        exif: turn images upright as their EXIF says (`apply`), or leave them as they are stored (`ignore`). Pillow
+            turns TIFF files itself, with either.
+        channels: of the pixels. To 1 and 3, grey and colour are converted; other images must have this number.
+    """
+
+    value_range: ValueRange = "auto"
+    exif: Exif = "apply"
+    channels: int = COLOUR
+
+
+DEFAULT_DECODING = Decoding()
 
 
 @functools.lru_cache(maxsize=1)
@@ -46,9 +68,10 @@ def list_formats() -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=1)
 def list_extensions() -> frozenset[str]:
-    """Return the file name extensions, in lower case, that PIL has for the formats of `list_formats`."""
+    """Return the file name extensions of images, in lower case: PIL's for `list_formats`, and `.npy`."""
     readable = {*list_formats(), "MPO"}
-    return frozenset(extension for extension, name in Image.registered_extensions().items() if name in readable)
+    names = Image.registered_extensions().items()
+    return frozenset((npy_file.EXTENSION, *(extension for extension, name in names if name in readable)))
 
 
 def is_image(name: str) -> bool:
@@ -61,45 +84,117 @@ def get_extension(name: str) -> str:
     return os.path.splitext(name)[1].lower()  # noqa: PTH122  (a Path for each of a million names would be slow)
 
 
-def decode(path: Path, value_range: ValueRange = "auto") -> Pixels:
-    """Decode one image file to `(H, W, 3) uint8` RGB. Grey is repeated, transparency dropped.
+def decode(path: Path, decoding: Decoding = DEFAULT_DECODING) -> Pixels:
+    """Decode one image file to `(H, W, C) uint8`: RGB, grey, or as many channels as it has.
+
+    In RGB, grey is repeated and transparency dropped.
 
     Of several frames or pages, the first is decoded. If simplejpeg is installed it decodes JPEG files, to the same
     pixels as PIL and in two thirds of the time.
 
     Args:
         path: the file.
-        value_range: for images that do not have 8 bits per channel: the two values that become 0 and 255, or `dtype`
-            for the smallest and the largest of their type. `auto` refuses such images. Ignored for 8-bit images.
+        decoding: how its values, its orientation and its channels are read.
 
     Raises:
-        DataError: the file is missing, damaged, or so large that it must be an attack.
-        ConfigError: `value_range` does not fit the image's values.
+        DataError: the file is missing, damaged, has another number of channels, or is so large that it must be an
+            attack.
+        ConfigError: `decoding.value_range` does not fit the image's values.
     """
     with _as_data_error(path):
-        pixels = _decode_with_simplejpeg(path) if _check_file(path) <= MAX_JPEG_BYTES else None
-        if pixels is not None:
-            return pixels
+        size, channels = _check_file(path), decoding.channels
+        if is_array(path):
+            return fit_channels(_decode_array(path, decoding), channels)
+        if size <= MAX_JPEG_BYTES and channels in (GREY, COLOUR):
+            pixels = _decode_with_simplejpeg(path, decoding.exif)
+            if pixels is not None:
+                return fit_channels(pixels, channels)
         with _open(path) as image:
-            depth = levels.get_depth(image)
-            if depth is None:
-                return np.array(image.convert("RGB"))
-            scaled = levels.to_8_bits(image, depth, value_range)
-            return scaled if scaled.ndim == 3 else np.repeat(scaled[..., None], 3, 2)
+            pixels = fit_channels(_decode_with_pillow(image, decoding), channels)
+            return turn_upright(pixels, read_orientation(image)) if decoding.exif == "apply" else pixels
     raise AssertionError("either pixels or an error")
 
 
-def measure(path: Path) -> levels.Measured | None:
-    """Measure the range of an image file's values; None for 8 bits per channel, where reading the header is enough.
+def _decode_with_pillow(image: Any, decoding: Decoding) -> Pixels:
+    """Decode an opened image to `(H, W)` or `(H, W, C) uint8`, as it is stored."""
+    depth = levels.get_depth(image)
+    if depth is not None:
+        return levels.to_8_bits(image, depth, decoding.value_range, decoding.channels)
+    return np.array(image.convert("RGB")) if decoding.channels in (GREY, COLOUR) else read_bands(image)
+
+
+def read_pil_image(image: Image.Image, decoding: Decoding) -> Pixels:
+    """Return an image of PIL with 8 bits per channel as a file with it is decoded, `(H, W, C) uint8`.
+
+    Raises:
+        ValueError: it has another number of channels.
+        OSError: its file is damaged.
+    """
+    pixels = np.array(image.convert("RGB")) if decoding.channels in (GREY, COLOUR) else read_bands(image)
+    pixels = fit_channels(pixels, decoding.channels)
+    return turn_upright(pixels, read_orientation(image)) if decoding.exif == "apply" else pixels
+
+
+def is_array(path: Path) -> bool:
+    """Tell by its name whether an image is an array of NumPy."""
+    return get_extension(path.name) == npy_file.EXTENSION
+
+
+def _open_array(path: Path, channels: int) -> NDArray[Any]:
+    """Map the array of a file, `(H, W)` or `(H, W, C)`, of a size that an image may have."""
+    values = npy_file.open_array(path, channels)
+    height, width = values.shape[:2]
+    _check_size(width, height)
+    if height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise Image.DecompressionBombError
+    return values
+
+
+def _decode_array(path: Path, decoding: Decoding) -> Pixels:
+    """Decode an array in a file to `(H, W)` or `(H, W, C) uint8`."""
+    values = _open_array(path, decoding.channels)
+    depth = npy_file.get_depth(values)
+    if depth is None:
+        return np.array(values, order="C")
+    if not levels.fits(depth, decoding.value_range):
+        levels.require([levels.measure_array(values, depth, str(path))], decoding.value_range)
+    return levels.array_to_8_bits(values, depth, decoding.value_range)
+
+
+def find_orientation(path: Path) -> int:
+    """Return the orientation that the EXIF of an image file says, from 1 to 8; 1 (upright) if it says none.
 
     Raises:
         DataError: the file is missing or damaged.
     """
     with _as_data_error(path):
         _check_file(path)
+        if is_array(path):
+            return UPRIGHT
+        with _open(path) as image:
+            return read_orientation(image)
+    raise AssertionError("either an orientation or an error")
+
+
+def measure(path: Path, channels: int = COLOUR) -> levels.Measured | None:
+    """Measure the range of an image file's values; None for 8 bits per channel, where reading the header is enough.
+
+    Args:
+        path: the file.
+        channels: of `Decoding`.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    with _as_data_error(path):
+        _check_file(path)
+        if is_array(path):
+            values = _open_array(path, channels)
+            depth = npy_file.get_depth(values)
+            return None if depth is None else levels.measure_array(values, depth, str(path))
         with _open(path) as image:
             depth = levels.get_depth(image)
-            return None if depth is None else levels.measure(image, depth)
+            return None if depth is None else levels.measure(image, depth, channels)
     raise AssertionError("either a range or an error")
 
 
@@ -138,7 +233,7 @@ def _open(path: Path) -> Iterator[Any]:
             yield image
 
 
-def _decode_with_simplejpeg(path: Path) -> Pixels | None:
+def _decode_with_simplejpeg(path: Path, exif: Exif) -> Pixels | None:
     """Decode a JPEG file with simplejpeg; None where PIL has to: not plain colour or grey, or not complete.
 
     Both call libjpeg-turbo, with the accurate DCT and smooth upsampling.
@@ -159,7 +254,7 @@ def _decode_with_simplejpeg(path: Path) -> Pixels | None:
         pixels: Pixels = simplejpeg.decode_jpeg(content, "RGB", fastdct=False, fastupsample=False)
     except ValueError:  # From libjpeg or `_check_size`. PIL will meet the same fault, and decide.
         return None
-    return pixels
+    return turn_upright(pixels, read_jpeg_orientation(content)) if exif == "apply" else pixels
 
 
 @functools.lru_cache(maxsize=1)

@@ -68,7 +68,7 @@ def open_list(place: Place, split: Split) -> ListedFiles:
         [names[index] for index in order.tolist()],
         label_list.classes,
         labels[order],
-        place.value_range,
+        place.decoding,
         None if label_list.shares is None else label_list.shares[order],
     )
     _require_files(path, label_list, images, order)

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from spos_cli.data.image_files import Pixels
-from spos_cli.data.levels import Measured, ValueRange
+from spos_cli.data.image_files import DEFAULT_DECODING, Decoding, Pixels
+from spos_cli.data.levels import Measured
+from spos_cli.data.orientation import UPRIGHT
 
 GONE = -1  # stands for the size and the time of a file that was removed
 END_BYTES = 4096  # tell most images of the same size apart
@@ -28,7 +29,7 @@ class ImageSet(ABC):
         labels: `(N,)` int64.
         shares: `(N, classes)` float32: the share of each class in each image, which a training learns; the label is the
             class with the largest one. None: each image is of its class alone.
-        value_range: how values that are not 8 bits per channel become 8 bits; see `decode`.
+        decoding: how files become pixels.
         in_memory: the images are arrays in memory, so that none can be unreadable.
         knows_sizes: `count_bytes` does not have to decode an image.
         class_folder: the folder that holds a folder for each class, if there is one.
@@ -38,7 +39,7 @@ class ImageSet(ABC):
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     shares: NDArray[np.float32] | None = None
-    value_range: ValueRange = "auto"
+    decoding: Decoding = DEFAULT_DECODING
     in_memory: bool = False
     knows_sizes: bool = True
     class_folder: Path | None = None
@@ -48,11 +49,11 @@ class ImageSet(ABC):
 
     @abstractmethod
     def image(self, index: int) -> Pixels:
-        """Return an image, `(H, W, 3) uint8` RGB.
+        """Return an image, `(H, W, C) uint8`: RGB, unless `decoding` says otherwise.
 
         Raises:
             DataError: the file is missing or damaged.
-            ConfigError: `value_range` does not fit its values.
+            ConfigError: `decoding.value_range` does not fit its values.
         """
 
     @abstractmethod
@@ -105,6 +106,14 @@ class ImageSet(ABC):
             DataError: the image is missing or damaged.
         """
         return None
+
+    def find_orientation(self, index: int) -> int:
+        """Return the orientation that the EXIF of an image says, from 1 to 8; 1 (upright) if it says none.
+
+        Raises:
+            DataError: the image is missing or damaged.
+        """
+        return UPRIGHT
 
     def list_notes(self) -> list[str]:
         """Return what a user may not expect of this set, each as the text of a warning."""

@@ -42,7 +42,7 @@ class ImageStore:
     """Transformed images in one memory-mapped file, which all processes share.
 
     Attributes:
-        images: `(N, 3, S, S) uint8` in channels_last memory.
+        images: `(N, C, S, S) uint8` in channels_last memory.
         labels: `(N,)`.
     """
 
@@ -165,9 +165,8 @@ def _make_manifest(
     return {
         **pixel_file.describe_images(images, indices),
         "transform": repr(transform),
-        "value_range": str(images.value_range),
         "seed": seed,
-        "shape": [len(indices), transform.image_size, transform.image_size, 3],
+        "shape": [len(indices), transform.image_size, transform.image_size, images.decoding.channels],
     }
 
 

@@ -19,6 +19,8 @@ from spos_cli.data.image_files import is_image
 from spos_cli.data.image_set import GONE, ImageSet
 from spos_cli.data.levels import Measured
 from spos_cli.data.loaders import chunks
+from spos_cli.data.orientation import UPRIGHT
+from spos_cli.data.transforms import EvalTransform, Normalisation
 from spos_cli.data.workers import stream
 from spos_cli.errors import ConfigError, DataError, SposError
 
@@ -83,6 +85,62 @@ def _measure(images: ImageSet, index: int) -> Measured | None:
         return images.measure(index)
     except DataError:
         return None
+
+
+def find_rotated(
+    images: ImageSet, indices: Indices, workers: int = 0, progress: Progress = lambda done: None
+) -> dict[int, int]:
+    """Return the orientation, from 2 to 8, of each image that its EXIF does not call upright, by index.
+
+    Arguments are as for `measure_values`; unreadable images are left out.
+    """
+    if images.in_memory:
+        progress(len(indices))
+        return {}
+    orientations = _map(functools.partial(_find_orientation, images), indices, workers, progress)
+    return {index: found for index, found in zip(indices.tolist(), orientations, strict=True) if found != UPRIGHT}
+
+
+def _find_orientation(images: ImageSet, index: int) -> int:
+    """Return the orientation of an image; that of an unreadable image is upright."""
+    try:
+        return images.find_orientation(index)
+    except DataError:
+        return UPRIGHT
+
+
+def measure_normalisation(
+    images: ImageSet,
+    indices: Indices,
+    transform: EvalTransform,
+    workers: int = 0,
+    progress: Progress = lambda done: None,
+) -> Normalisation | None:
+    """Measure mean and standard deviation of each channel over all pixels of some images, as an evaluation sees them.
+
+    Unreadable images are left out; return None if there are no others.
+
+    Args:
+        transform: crops each image, so that all have as many pixels.
+    """
+    sums = [found for found in _map(functools.partial(_sum, images, transform), indices, workers, progress) if found]
+    if not sums:
+        return None
+    pixels, total, squares = (np.sum([one[part] for one in sums], 0) for part in range(3))
+    mean = total / pixels
+    deviation = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    return Normalisation(tuple(mean.tolist()), tuple(deviation.tolist()))
+
+
+def _sum(
+    images: ImageSet, transform: EvalTransform, index: int
+) -> tuple[int, NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return an image's number of pixels, and by channel the sums of its values, from 0 to 1, and of their squares."""
+    try:
+        values = transform(images.image(index)).numpy().astype(np.float64) / 255  # (C, S, S)
+    except (DataError, ConfigError):  # Other checks report it.
+        return None
+    return values[0].size, values.sum((1, 2)), (values**2).sum((1, 2))
 
 
 def find_equal(

@@ -72,7 +72,8 @@ def get_depth(image: Any) -> Depth | None:
     return depth
 
 
-def _make_depth(bits: int, signed: bool, layout: Layout) -> Depth:
+def make_depth(bits: int, signed: bool, layout: Layout) -> Depth:
+    """Return the depth of whole numbers."""
     low = -(2 ** (bits - 1)) if signed else 0
     return Depth(f"{'signed ' if signed else ''}{bits}-bit", low, low + 2**bits - 1, layout)
 
@@ -87,18 +88,18 @@ def _get_tiff_depth(image: Any) -> Depth | None:
     if bits <= 8 and sample_format != SIGNED:
         return None
     if image.mode in ("L", "I") or image.mode.startswith("I;16"):
-        return _make_depth(bits, sample_format == SIGNED, "grey")
+        return make_depth(bits, sample_format == SIGNED, "grey")
     if image.tag_v2.get(PLANAR_CONFIGURATION, 1) == SEPARATE_PLANES:  # Pillow would read each byte as a pixel.
-        return _make_depth(bits, False, "none")
+        return make_depth(bits, False, "none")
     is_readable = _get_rawmode(image).startswith(("RGB;16", "RGBA;16", "RGBX;16"))
-    return _make_depth(bits, False, "colour" if is_readable else "eight")
+    return make_depth(bits, False, "colour" if is_readable else "eight")
 
 
 def _get_png_depth(image: Any) -> Depth | None:
     rawmode = _get_rawmode(image)
     if not rawmode.endswith(";16B"):
         return None
-    return _make_depth(16, False, "grey" if image.mode.startswith("I") else "colour")
+    return make_depth(16, False, "grey" if image.mode.startswith("I") else "colour")
 
 
 def _get_ppm_depth(image: Any) -> Depth | None:
@@ -124,7 +125,7 @@ def _get_jpeg2000_depth(image: Any) -> Depth | None:
     bits, signed = max(depth % 128 + 1 for depth in depths), max(depths) >= 128
     if image.mode.startswith("I"):
         return Depth(f"{bits}-bit", 0, 65535, "grey")  # Pillow scales the values to 16 bits.
-    return _make_depth(bits, signed, "eight") if bits > 8 or signed else None
+    return make_depth(bits, signed, "eight") if bits > 8 or signed else None
 
 
 def _get_avif_depth(image: Any) -> Depth | None:
@@ -133,7 +134,7 @@ def _get_avif_depth(image: Any) -> Depth | None:
         head = file.read(AVIF_HEADER_BYTES)
     configuration = head.find(b"av1C")
     flags = head[configuration + 6] if 0 <= configuration < len(head) - 6 else 0
-    return _make_depth(12 if flags & 0x20 else 10, False, "eight") if flags & 0x40 else None
+    return make_depth(12 if flags & 0x20 else 10, False, "eight") if flags & 0x40 else None
 
 
 DEPTH_BY_FORMAT: dict[str | None, Callable[[Any], Depth | None]] = {
@@ -159,13 +160,17 @@ def _get_rawmode(image: Any) -> str:
 # Read
 
 
-def read_values(image: Any, depth: Depth) -> NDArray[Any]:
-    """Read the values of an opened image as they are in the file, `(H, W)` or `(H, W, 3)`, without alpha.
+def read_values(image: Any, depth: Depth, channels: int) -> NDArray[Any]:
+    """Read the values of an opened image as they are in the file, `(H, W)` or `(H, W, C)`.
+
+    Args:
+        channels: 4 if the network takes them, so that the fourth one is read, too. Otherwise that is alpha, which is
+            dropped.
 
     Raises:
         OSError: the file is damaged.
     """
-    return _read_grey(image, depth) if depth.layout == "grey" else _read_colours(image)
+    return _read_grey(image, depth) if depth.layout == "grey" else _read_colours(image)[..., : max(3, channels)]
 
 
 def _read_grey(image: Any, depth: Depth) -> NDArray[Any]:
@@ -194,7 +199,7 @@ LITTLE_ENDIAN = {"I;16BS": "I;16S", "I;32BS": "I;32S", "F;32BF": "F;32F"}
 
 
 def _read_colours(image: Any) -> NDArray[Any]:
-    """Read colours of 16 bits by reading 8 bits twice.
+    """Read colours of 16 bits, `(H, W, C)`, with alpha, by reading 8 bits twice; of grey with alpha, grey alone.
 
     Pillow has no mode for them, but the high bytes in one byte order are the low bytes in the other.
     """
@@ -203,7 +208,7 @@ def _read_colours(image: Any) -> NDArray[Any]:
         _set_rawmode(image, "RGBA")  # It has as many bytes per pixel.
         image.load()
         grey_alpha = np.asarray(image).astype(np.uint16)
-        return grey_alpha[..., 0] << 8 | grey_alpha[..., 1]
+        return (grey_alpha[..., 0] << 8 | grey_alpha[..., 1])[..., None]
     if image.format == "PPM":
         rawmode, codec = "RGB;16B", "raw"
     order = rawmode[-1] if rawmode[-1] != "N" else sys.byteorder[0].upper()
@@ -211,11 +216,11 @@ def _read_colours(image: Any) -> NDArray[Any]:
     with Image.open(image.filename, formats=[image.format]) as again:
         _set_rawmode(again, other, codec)
         again.load()
-        low = np.asarray(again)[..., :3].astype(np.uint16)
+        low = np.asarray(again).astype(np.uint16)
     if codec:
         _set_rawmode(image, rawmode, codec)
     image.load()
-    return np.asarray(image)[..., :3].astype(np.uint16) << 8 | low
+    return np.asarray(image).astype(np.uint16) << 8 | low
 
 
 def _set_rawmode(image: Any, rawmode: str, codec: str | None = None) -> None:
@@ -232,25 +237,32 @@ def _set_rawmode(image: Any, rawmode: str, codec: str | None = None) -> None:
 # Measure and scale
 
 
-def measure(image: Any, depth: Depth) -> Measured:
-    """Measure the range of an opened image's values.
+def measure(image: Any, depth: Depth, channels: int = 3) -> Measured:
+    """Measure the range of an opened image's values; `channels` as in `read_values`.
 
     Raises:
         OSError: the file is damaged.
     """
     if depth.layout in ("eight", "none"):
         return Measured(image.filename, depth, None, None)
-    values = read_values(image, depth)
+    return measure_array(read_values(image, depth, channels), depth, image.filename)
+
+
+def measure_array(values: NDArray[Any], depth: Depth, path: str) -> Measured:
+    """Measure the range of an image's values."""
     finite = values[np.isfinite(values)] if depth.low is None else values
     least, most = (finite.min().item(), finite.max().item()) if finite.size else (None, None)
-    return Measured(image.filename, depth, least, most)
+    return Measured(path, depth, least, most)
 
 
-def to_8_bits(image: Any, depth: Depth, value_range: ValueRange) -> NDArray[np.uint8]:
+def to_8_bits(image: Any, depth: Depth, value_range: ValueRange, channels: int = 3) -> NDArray[np.uint8]:
     """Scale an opened image's values from `value_range` to 0..255, rounded; values outside the range are clipped.
 
+    Args:
+        channels: as in `read_values`.
+
     Returns:
-        `(H, W)` or `(H, W, 3)`.
+        `(H, W)` or `(H, W, C)`.
 
     Raises:
         ConfigError: the setting does not give a range, or the image cannot be scaled to it.
@@ -258,10 +270,18 @@ def to_8_bits(image: Any, depth: Depth, value_range: ValueRange) -> NDArray[np.u
         OSError: the file is damaged.
     """
     if not fits(depth, value_range):
-        require([measure(image, depth)], value_range)
+        require([measure(image, depth, channels)], value_range)
     if depth.layout == "eight":
         return np.array(image.convert("RGB"))
-    values = read_values(image, depth)
+    return array_to_8_bits(read_values(image, depth, channels), depth, value_range)
+
+
+def array_to_8_bits(values: NDArray[Any], depth: Depth, value_range: ValueRange) -> NDArray[np.uint8]:
+    """Scale values as `to_8_bits` does, by a setting that fits them.
+
+    Raises:
+        ValueError: some values are not finite.
+    """
     if depth.low is None and not np.isfinite(values).all():
         raise ValueError("some of its pixels are not finite numbers")
     return scale(values, *get_bounds(depth, value_range))

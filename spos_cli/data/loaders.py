@@ -94,7 +94,7 @@ class Sample(NamedTuple):
     A user's mistake is a value here, since torch would wrap an exception.
     """
 
-    image: Tensor | None  # `(3, S, S) uint8`
+    image: Tensor | None  # `(C, S, S) uint8`
     label: int | NDArray[np.float32]  # or the share of each class, `(classes,)`
     number: int  # the first part of its key
     colours: Colours | None = None
@@ -103,7 +103,7 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Samples of one batch: images `(b, 3, S, S) uint8`, colours `(b, 3)`, labels and numbers `(b,)`; or an error.
+    """Samples of one batch: images `(b, C, S, S) uint8`, colours `(b, 3)`, labels and numbers `(b,)`; or an error.
 
     Soft labels are `(b, classes)`. If every image was unreadable and skipped, there is neither.
     """
@@ -203,7 +203,7 @@ def _collate(samples: list[Sample]) -> Batch:
     labels, numbers = (np.array([getattr(sample, name) for sample in samples]) for name in ("label", "number"))
     drawn = [sample.colours for sample in samples if sample.colours is not None]
     colours = torch.tensor(drawn) if drawn else None
-    images = pixels.permute(0, 3, 1, 2)  # (b, 3, S, S) in channels_last memory
+    images = pixels.permute(0, 3, 1, 2)  # (b, C, S, S) in channels_last memory
     return Batch(images, colours, torch.from_numpy(labels), torch.from_numpy(numbers), problems, None)
 
 
@@ -313,7 +313,7 @@ def training_batches(
         sampling: which images an epoch has: each once, or each class equally often.
 
     Yields:
-        Images `(b, 3, S, S) uint8` in channels_last memory; their colour changes, `(b, 3)` float32, or None if there
+        Images `(b, C, S, S) uint8` in channels_last memory; their colour changes, `(b, 3)` float32, or None if there
         are none (`preprocess` takes both); and labels `(b,)`, or `(b, classes)` if the images have shares. `b` is
         `batch_size / (world_size * accumulate)`.
 
@@ -343,7 +343,7 @@ def evaluation_batches(
     """Return this process's share of images, each image exactly once over all processes.
 
     Yields:
-        Images `(b, 3, S, S) uint8` in channels_last memory, labels `(b,)` and positions `(b,)` in `indices`. Batches
+        Images `(b, C, S, S) uint8` in channels_last memory, labels `(b,)` and positions `(b,)` in `indices`. Batches
         are the same for any number of processes, which take turns; the last batch may be smaller.
 
     Raises:

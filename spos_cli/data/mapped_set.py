@@ -12,14 +12,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from spos_cli.data.channels import fit_channels
 from spos_cli.data.encoded_images import decode_bytes, measure_bytes
-from spos_cli.data.image_files import UNREADABLE, Pixels
+from spos_cli.data.image_files import DEFAULT_DECODING, UNREADABLE, Decoding, Pixels, read_pil_image
 from spos_cli.data.image_set import ImageSet, hash_each
-from spos_cli.data.levels import EIGHT_BIT_MODES, Measured, ValueRange
+from spos_cli.data.levels import EIGHT_BIT_MODES, Measured
+from spos_cli.data.orientation import UPRIGHT, read_orientation
 from spos_cli.errors import ConfigError, DataError
 from spos_cli.files.own_code import shorten_reason
-
-IMAGE_KINDS = "an image of PIL, an array (H, W) or (H, W, 3) or a tensor (H, W) or (3, H, W) of uint8"
+from spos_cli.space.search_space import COLOUR, GREY
 
 
 class MappedSet(ImageSet):
@@ -33,7 +34,7 @@ class MappedSet(ImageSet):
         labels: `(N,)`.
         versions: `(N,)` or `(N, k)`: numbers that change when an image is replaced; the first one is its content.
         indices: the images of `data` that belong to the set, `(N,)`; None for all.
-        value_range: see `decode`.
+        decoding: how encoded images become pixels.
     """
 
     knows_sizes = False
@@ -47,15 +48,15 @@ class MappedSet(ImageSet):
         labels: NDArray[np.int64],
         versions: NDArray[np.int64],
         indices: NDArray[np.int64] | None = None,
-        value_range: ValueRange = "auto",
+        decoding: Decoding = DEFAULT_DECODING,
     ) -> None:
         self.name, self.data, self.image_names, self.classes = name, data, names, tuple(classes)
-        self.labels, self.numbers, self.value_range = labels, versions, value_range
+        self.labels, self.numbers, self.decoding = labels, versions, decoding
         self.indices = np.arange(len(labels)) if indices is None else indices
 
     def image(self, index: int) -> Pixels:
         image, _ = get_item(self.data, int(self.indices[index]), self.locate(index))
-        return to_pixels(image, self.locate(index), self.value_range)
+        return to_pixels(image, self.locate(index), self.decoding)
 
     def path(self, index: int) -> str:
         return self.image_names[index]
@@ -67,7 +68,11 @@ class MappedSet(ImageSet):
         image, _ = get_item(self.data, int(self.indices[index]), self.locate(index))
         if not isinstance(image, Image.Image) or image.mode in EIGHT_BIT_MODES:
             return None
-        return measure_bytes(_encode(image, self.locate(index)), self.locate(index))
+        return measure_bytes(_encode(image, self.locate(index)), self.locate(index), self.decoding.channels)
+
+    def find_orientation(self, index: int) -> int:
+        image, _ = get_item(self.data, int(self.indices[index]), self.locate(index))
+        return read_orientation(image) if isinstance(image, Image.Image) else UPRIGHT
 
     @property
     def contents(self) -> NDArray[np.int64]:
@@ -107,36 +112,43 @@ def get_item(data: Any, index: int, where: str) -> tuple[Any, Any]:
     return item[0], item[1]
 
 
-def to_pixels(image: Any, where: str, value_range: ValueRange) -> Pixels:
-    """Return an image as `(H, W, 3) uint8` RGB. Grey is repeated, transparency dropped, as when files are decoded.
+def to_pixels(image: Any, where: str, decoding: Decoding) -> Pixels:
+    """Return an image as `(H, W, C) uint8`, as when files are decoded.
 
     Raises:
-        DataError: it is something else than `IMAGE_KINDS`, or damaged.
-        ConfigError: `value_range` does not fit its values.
+        DataError: it is of another kind than `describe_kinds` says, or damaged.
+        ConfigError: `decoding.value_range` does not fit its values.
     """
     if isinstance(image, Image.Image):
         if image.mode not in EIGHT_BIT_MODES:
-            return decode_bytes(_encode(image, where), where, value_range)
+            return decode_bytes(_encode(image, where), where, decoding)
         try:
-            return np.array(image.convert("RGB"))
+            return read_pil_image(image, decoding)
         except Exception as error:  # PIL reads the file now, and raises almost any kind of error for a damaged one.
             raise DataError(f"{UNREADABLE}{where}: {shorten_reason(error)}") from None
-    pixels = image
+    pixels, channels = image, decoding.channels
+    shapes = ((), (GREY,), (COLOUR,)) if channels in (GREY, COLOUR) else ((channels,),)
     if isinstance(image, torch.Tensor) and image.dtype == torch.uint8:
         pixels = (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy()
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[2:] not in ((), (1,), (3,)):
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[2:] not in shapes:
         kind = f"{tuple(image.shape)} {image.dtype}" if hasattr(image, "dtype") else type(image).__name__
-        raise DataError(f"the image of {where} should be {IMAGE_KINDS}, not {kind}")
+        raise DataError(f"the image of {where} should be {describe_kinds(channels)}, not {kind}")
     if pixels.ndim < 2 or not pixels.size:
         raise DataError(f"the image of {where} has no pixels")
-    grey = pixels[..., None] if pixels.ndim == 2 else pixels
-    return np.ascontiguousarray(np.broadcast_to(grey, (*grey.shape[:2], 3)))
+    return np.ascontiguousarray(fit_channels(pixels, channels))
 
 
-def get_bytes(image: Any, where: str) -> bytes:
-    """Return the values of an image as bytes; raise DataError if it is not one of `IMAGE_KINDS`, or damaged."""
+def describe_kinds(channels: int) -> str:
+    """Describe the images that a data set may return for a network of some channels."""
+    if channels not in (GREY, COLOUR):
+        return f"an image of PIL, an array (H, W, {channels}) or a tensor ({channels}, H, W) of uint8"
+    return "an image of PIL, an array (H, W) or (H, W, 3) or a tensor (H, W) or (3, H, W) of uint8"
+
+
+def get_bytes(image: Any, where: str, decoding: Decoding) -> bytes:
+    """Return the values of an image as bytes; raise DataError if it is of another kind, or damaged."""
     if not isinstance(image, Image.Image):
-        return to_pixels(image, where, "auto").tobytes()
+        return to_pixels(image, where, decoding).tobytes()
     try:
         return image.tobytes()
     except Exception as error:  # As in `to_pixels`.
@@ -179,7 +191,9 @@ def read_labels(labels: Any, count: int, classes: int | None, where: str) -> NDA
     return numbers.astype(np.int64)
 
 
-def read_each_label(data: Any, classes: int | None, where: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def read_each_label(
+    data: Any, classes: int | None, where: str, decoding: Decoding
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Read all images once: return their labels and the hashes of their pixels, both `(N,)`.
 
     Raises:
@@ -191,7 +205,7 @@ def read_each_label(data: Any, classes: int | None, where: str) -> tuple[NDArray
         for index in range(len(data)):
             image, label = get_item(data, index, f"{where}[{index}]")
             labels.append(read_label(label, f"{where}[{index}]"))
-            yield get_bytes(image, f"{where}[{index}]")
+            yield get_bytes(image, f"{where}[{index}]", decoding)
 
     hashes = hash_each(read_items())
     return read_labels(np.array(labels, np.int64), len(labels), classes, where), hashes

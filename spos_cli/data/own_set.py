@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spos_cli.data.image_files import UNREADABLE
+from spos_cli.data.image_files import UNREADABLE, Decoding
 from spos_cli.data.image_set import GONE
 from spos_cli.data.mapped_set import (
     MappedSet,
@@ -49,13 +49,13 @@ def _open(path: str, place: Place, split: Split) -> MappedSet:
         raise DataError(str(error)) from error
     count = _count(data, where)
     targets, paths = getattr(data, "targets", None), getattr(data, "paths", None)
-    first = _try_first_item(data, where, may_be_broken=targets is not None)
+    first = _try_first_item(data, where, place.decoding, may_be_broken=targets is not None)
     class_names = getattr(data, "classes", None)
     classes = None if class_names is None else name_classes(class_names, np.zeros(0, np.int64), f"{where}.classes")
     class_count = None if classes is None else len(classes)
     versions = np.zeros(count, np.int64)
     if targets is None:
-        labels, versions = read_each_label(data, class_count, where)
+        labels, versions = read_each_label(data, class_count, where, place.decoding)
     else:
         labels = read_labels(targets, count, class_count, f"{where}.targets")
         if first is not None and labels[0] != first:
@@ -68,14 +68,14 @@ def _open(path: str, place: Place, split: Split) -> MappedSet:
         _require_distinct(names, where)
         if targets is not None:  # Otherwise, all pixels are known.
             versions = np.array([_read_status(place, text) for text in texts], np.int64)  # (N, 2)
-    return MappedSet(where, data, names, classes, labels, versions, value_range=place.value_range)
+    return MappedSet(where, data, names, classes, labels, versions, decoding=place.decoding)
 
 
-def _try_first_item(data: Any, where: str, *, may_be_broken: bool) -> int | None:
+def _try_first_item(data: Any, where: str, decoding: Decoding, *, may_be_broken: bool) -> int | None:
     """Check the kinds of the first image and label; return the label, or None for a broken image, if it may be one."""
     try:
         image, label = get_item(data, 0, f"{where}[0]")
-        get_bytes(image, f"{where}[0]")
+        get_bytes(image, f"{where}[0]", decoding)
     except DataError as error:
         if may_be_broken and str(error).startswith(UNREADABLE):  # The training will replace it.
             return None

@@ -31,13 +31,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def describe_images(images: ImageSet, indices: NDArray[np.int64]) -> dict[str, Any]:
-    """Return what the manifest says of the images that were decoded: which set, which images, which versions."""
+    """Return what the manifest says of the images that were decoded: which ones, and how."""
     paths = "\n".join(images.path(index) for index in indices.tolist())
     return {
         "images": images.name,
         "of": len(images),
         "chosen": hashlib.sha256(paths.encode(errors="surrogateescape")).hexdigest(),
         "versions": hashlib.sha256(images.versions[indices].astype("<i8").tobytes()).hexdigest(),
+        **{name: str(value) for name, value in images.decoding._asdict().items()},
     }
 
 

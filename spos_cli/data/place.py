@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from spos_cli.data.levels import ValueRange
+from spos_cli.data.image_files import DEFAULT_DECODING, Decoding
 
 Split = Literal["train", "val"]
 
@@ -24,7 +24,7 @@ class Place:
         train_shards, val_shards: tar files: a name with `*` or `{000..146}`.
         train_split, val_split: what the data set calls its splits.
         image_column, label_column: columns of a list or a table.
-        value_range: see `image_files.decode`.
+        decoding: how files become pixels.
     """
 
     root: str = "data"
@@ -38,7 +38,7 @@ class Place:
     val_split: str | None = None
     image_column: str | None = None
     label_column: str | None = None
-    value_range: ValueRange = "auto"
+    decoding: Decoding = DEFAULT_DECODING
 
     @property
     def folder(self) -> Path:

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from spos_cli.data.encoded_images import decode_bytes, measure_bytes
-from spos_cli.data.image_files import UNREADABLE, Pixels, get_extension, is_image
+from spos_cli.data.encoded_images import decode_bytes, find_orientation_of_bytes, measure_bytes
+from spos_cli.data.image_files import DEFAULT_DECODING, UNREADABLE, Decoding, Pixels, get_extension, is_image
 from spos_cli.data.image_set import END_BYTES, GONE, MAX_LISTED, ImageSet
-from spos_cli.data.levels import Measured, ValueRange
+from spos_cli.data.levels import Measured
 from spos_cli.data.place import Place, Split
 from spos_cli.data.tar_headers import list_entries
 from spos_cli.errors import DataError
@@ -52,7 +52,7 @@ class TarSet(ImageSet):
         names: of the images, the same however they are divided into shards.
         classes: the class names, by label.
         labels: `(N,)`.
-        value_range: see `decode`.
+        decoding: how encoded images become pixels.
         notes: what a user may not expect of these files.
     """
 
@@ -64,15 +64,15 @@ class TarSet(ImageSet):
         names: Sequence[str],
         classes: Sequence[str],
         labels: NDArray[np.int64],
-        value_range: ValueRange = "auto",
+        decoding: Decoding = DEFAULT_DECODING,
         notes: Sequence[str] = (),
     ) -> None:
         self.name, self.shards, self.members, self.image_names = name, shards, members, names
-        self.classes, self.labels, self.value_range, self.notes = tuple(classes), labels, value_range, list(notes)
+        self.classes, self.labels, self.decoding, self.notes = tuple(classes), labels, decoding, list(notes)
         self.shard_times = [_get_time(shard) for shard in shards]
 
     def image(self, index: int) -> Pixels:
-        return decode_bytes(self._read(index), self.locate(index), self.value_range)
+        return decode_bytes(self._read(index), self.locate(index), self.decoding)
 
     def path(self, index: int) -> str:
         return self.image_names[index]
@@ -108,7 +108,10 @@ class TarSet(ImageSet):
             raise DataError(f"{UNREADABLE}{self.locate(index)}: {reason_of(error)}") from None
 
     def measure(self, index: int) -> Measured | None:
-        return measure_bytes(self._read(index), self.locate(index))
+        return measure_bytes(self._read(index), self.locate(index), self.decoding.channels)
+
+    def find_orientation(self, index: int) -> int:
+        return find_orientation_of_bytes(self._read(index), self.locate(index))
 
     def list_notes(self) -> list[str]:
         return self.notes
@@ -174,7 +177,7 @@ def open_tar(place: Place, split: Split) -> TarSet:
         [names[index] for index in order],
         classes,
         numbers[order],
-        place.value_range,
+        place.decoding,
         notes,
     )
 

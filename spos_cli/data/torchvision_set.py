@@ -78,7 +78,7 @@ def open_torchvision(name: str, place: Place, split: Split) -> ImageSet:
     pixels = _find_pixels(data) if files is None and labels is not None else None
     hashes = None
     if labels is None:
-        labels, hashes = read_each_label(data, None, where)
+        labels, hashes = read_each_label(data, None, where, place.decoding)
     classes = _name_classes(data, labels)
     if files is not None:
         folder = os.path.commonpath([os.path.dirname(file) for file in files])  # noqa: PTH120  (as fast as possible)
@@ -89,11 +89,11 @@ def open_torchvision(name: str, place: Place, split: Split) -> ImageSet:
     labels, names = labels[indices], [names[index] for index in indices.tolist()]
     if files is not None:
         paths = [os.path.abspath(files[index]) for index in indices.tolist()]  # noqa: PTH100
-        return ListedFiles(where, Path(place.root), paths, names, classes, labels, place.value_range)
+        return ListedFiles(where, Path(place.root), paths, names, classes, labels, place.decoding)
     if pixels is not None:
-        return ArraySet(where, classes, pixels[indices], labels)
+        return ArraySet(where, classes, pixels[indices], labels, place.decoding)
     versions = np.zeros(len(labels), np.int64) if hashes is None else hashes[indices]
-    return MappedSet(where, data, names, classes, labels, versions, indices, place.value_range)
+    return MappedSet(where, data, names, classes, labels, versions, indices, place.decoding)
 
 
 def _find_splits(name: str) -> Splits:

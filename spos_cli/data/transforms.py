@@ -1,8 +1,9 @@
 """Turn an image into the network's input: crop in a worker, colours on the device.
 
 Workers crop, resize, flip and otherwise augment uint8 images; colour jitter and normalisation are left to the device.
-Images are `(3, H, W)` tensors with the memory layout of `(H, W, 3)`: PyTorch's antialiased resize of uint8, its flip
-and the network itself are fastest with it, and nothing is ever transposed.
+Images are `(C, H, W)` tensors with the memory layout of `(H, W, C)`: PyTorch's antialiased resize of uint8, its flip
+and the network itself are fastest with it, and nothing is ever transposed. C is 3 (RGB), unless the network takes grey
+images or others.
 """
 
 from __future__ import annotations
@@ -23,14 +24,24 @@ from spos_cli.errors import ConfigError
 
 PresetName = Literal["spos", "standard"]
 Colours = tuple[float, float, float]  # alpha, beta and delta of `compose_jitter`
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 0-1
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)  # of R, G and B, as in torchvision
 VALUES_PER_PASS = 2**19  # that a CPU works on at a time: they fit into its cache
 SEED_LIMIT = 2**63  # of a seed of torchvision's changes
 
 
+class Normalisation(NamedTuple):
+    """Mean and standard deviation of each channel, of pixels scaled to 0-1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # RGB
+IMAGENET_GREY = Normalisation((0.459,), (0.226,))  # the means of `IMAGENET` by `GRAY_WEIGHTS`
+
+
 class Prepared(NamedTuple):
-    """An image `(3, S, S) uint8`, RGB, and the colour changes that `recolour` has still to make, if any."""
+    """An image `(C, S, S) uint8`, RGB, and the colour changes that `recolour` has still to make, if any."""
 
     image: Tensor
     colours: Colours | None = None
@@ -43,12 +54,19 @@ class TrainTransform:
         preset: how to resize images if the crop does not do it.
         image_size: side of the result, S, in pixels.
         augmentation: the changes.
+        mean: of each channel, of pixels scaled to 0-1; erased rectangles get this colour.
 
     Raises:
         ConfigError: the padding is as large as the image.
     """
 
-    def __init__(self, preset: PresetName, image_size: int, augmentation: Augmentation) -> None:
+    def __init__(
+        self,
+        preset: PresetName,
+        image_size: int,
+        augmentation: Augmentation,
+        mean: tuple[float, ...] = IMAGENET.mean,
+    ) -> None:
         if augmentation.crop == "padded" and augmentation.padding >= image_size:
             raise ConfigError(
                 f"augmentation.padding is {augmentation.padding}, which can push an image of {image_size} pixels out"
@@ -56,10 +74,11 @@ class TrainTransform:
             )
         self.preset, self.image_size, self.augmentation = preset, image_size, augmentation
         self.resize = EvalTransform(preset, image_size, stored=True)
-        self.change = make_torchvision_changes(augmentation) if augmentation.uses_torchvision else None
+        self.fill = tuple(round(255 * value) for value in mean)
+        self.change = make_torchvision_changes(augmentation, self.fill) if augmentation.uses_torchvision else None
 
     def __call__(self, image: Pixels, rng: np.random.Generator) -> Prepared:
-        """Return an image `(H, W, 3) uint8` as `(3, S, S) uint8`, and its colour changes, which are not made yet."""
+        """Return an image `(H, W, C) uint8` as `(C, S, S) uint8`, and its colour changes, which are not made yet."""
         size, augmentation = self.image_size, self.augmentation
         if augmentation.crop == "random_resized":
             rows, columns = image.shape[:2]
@@ -81,7 +100,8 @@ class TrainTransform:
         return Prepared(result, compose_jitter([1 - jitter + 2 * jitter * draw for draw in factors], int(order * 6)))
 
     def __repr__(self) -> str:
-        return f"TrainTransform({self.preset!r}, {self.image_size}, {self.augmentation})"
+        fill = f", fill={self.fill}" if self.augmentation.erasing else ""
+        return f"TrainTransform({self.preset!r}, {self.image_size}, {self.augmentation}{fill})"
 
 
 def random_crop(
@@ -143,7 +163,7 @@ def compose_jitter(factors: list[float], order: int) -> Colours:
 
 
 def shift(image: Tensor, right: int, down: int) -> Tensor:
-    """Shift an image `(3, H, W)` by whole pixels; the pixels that enter at the border are black.
+    """Shift an image `(C, H, W)` by whole pixels; the pixels that enter at the border are black.
 
     The result equals that of torchvision's RandomCrop with padding, in a tenth of the time. On small images, RandomCrop
     would take most of the time of a sample.
@@ -178,7 +198,7 @@ class EvalTransform:
         self.short_side = round(min(image_size, self.width) * 256 / 224)
 
     def __call__(self, image: Pixels) -> Tensor:
-        """Return an image `(rows, columns, 3) uint8` as `(3, H, W) uint8`, RGB."""
+        """Return an image `(rows, columns, C) uint8` as `(C, H, W) uint8`, RGB."""
         height, width = self.image_size, self.width
         if self.stored and image.shape[:2] == (height, width):
             return to_tensor(image)
@@ -208,14 +228,14 @@ class EvalTransform:
 
 
 def antialiased_resize(image: Pixels, height: int, width: int) -> Tensor:
-    """Resize `(H, W, 3) uint8` to `(3, height, width)` as torchvision's bilinear resize with antialiasing."""
+    """Resize `(H, W, C) uint8` to `(C, height, width)` as torchvision's bilinear resize with antialiasing."""
     # With the batch dimension added before the permutation, PyTorch takes the strides for channels_last.
     batch = _share_memory(image)[None].permute(0, 3, 1, 2)
     return F.interpolate(batch, (height, width), mode="bilinear", antialias=True)[0]
 
 
 def mirror(image: Tensor) -> Tensor:
-    """Exchange left and right of an image `(3, H, W)`."""
+    """Exchange left and right of an image `(C, H, W)`."""
     # The batch of one is for the same strides as in `antialiased_resize`.
     return image.permute(1, 2, 0)[None].permute(0, 3, 1, 2).flip(3)[0]
 
@@ -228,7 +248,7 @@ def compute_size(short_side: int, height: int, width: int) -> tuple[int, int]:
 
 
 def to_tensor(image: Pixels) -> Tensor:
-    """Return `(H, W, 3)` as `(3, H, W)`, in the same memory if it is writable."""
+    """Return `(H, W, C)` as `(C, H, W)`, in the same memory if it is writable."""
     return _share_memory(image).permute(2, 0, 1)
 
 
@@ -288,15 +308,18 @@ def _interpolate(
     return first, second, first_weight, second_weight
 
 
-def preprocess(preset: PresetName, images: Tensor, colours: Tensor | None = None) -> Tensor:
-    """Return images as the network takes them: `(B, 3, S, S)` float32 on the same device, in channels_last memory.
+def preprocess(
+    preset: PresetName, images: Tensor, colours: Tensor | None = None, normalisation: Normalisation = IMAGENET
+) -> Tensor:
+    """Return images as the network takes them: `(B, C, S, S)` float32 on the same device, in channels_last memory.
 
-    `spos`: BGR, values 0-255, as in the official code. `standard`: RGB, normalised with ImageNet's mean and deviation.
+    `spos`: BGR, values 0-255, as in the official code. `standard`: RGB, normalised.
 
     Args:
         preset: `spos` or `standard`.
-        images: `(B, 3, S, S) uint8` RGB on the device.
+        images: `(B, C, S, S) uint8` RGB on the device.
         colours: `(B, 3)` float32 on the device: colour changes of training images.
+        normalisation: for `standard`.
     """
     bgr = preset == "spos"
     if colours is not None:
@@ -307,48 +330,48 @@ def preprocess(preset: PresetName, images: Tensor, colours: Tensor | None = None
         values = images.float()
     if bgr:
         return values
-    mean, std = (_constant(channels, images.device) * 255 for channels in (MEAN, STD))
+    mean, std = (_constant(channels, images.device) * 255 for channels in normalisation)
     return values.sub_(mean).div_(std)
 
 
 def recolour(images: Tensor, colours: Tensor, *, bgr: bool = False) -> Tensor:
     """Change brightness, contrast and saturation of each image as `compose_jitter` says.
 
-    Each pixel is multiplied with a 3x3 matrix, and a number of the whole image is added. Four pixels at a time, with
-    the matrix four times on the diagonal, are faster than one.
+    Each pixel is multiplied with a C x C matrix, and a number of the whole image is added. Four pixels at a time, with
+    the matrix four times on the diagonal, are faster than one. A grey image has no saturation to change.
 
     Args:
-        images: `(B, 3, H, W) uint8` RGB, in channels_last memory or copied to it.
+        images: `(B, C, H, W) uint8`, RGB or grey, in channels_last memory or copied to it.
         colours: `(B, 3)` float32: alpha, beta and delta.
         bgr: also reverse the channels, which costs nothing here.
 
     Returns:
-        `(B, 3, H, W)` float32 in channels_last memory, 0-255, not rounded.
+        `(B, C, H, W)` float32 in channels_last memory, 0-255, not rounded.
     """
-    batch, _, height, width = images.shape
+    batch, channels, height, width = images.shape
     group = math.gcd(height * width, 4)
-    pixels = images.permute(0, 2, 3, 1).contiguous().view(batch, -1, 3 * group)  # (B, H * W / group, 3 * group)
-    gray = _constant(GRAY_WEIGHTS, images.device).view(3, 1)
+    pixels = images.permute(0, 2, 3, 1).contiguous().view(batch, -1, channels * group)  # (B, H * W / group, C * group)
+    gray = _constant(GRAY_WEIGHTS if channels == 3 else (1.0,), images.device).view(channels, 1)
     alpha, beta, delta = colours.view(batch, 3, 1, 1).unbind(1)
-    mix = alpha * torch.eye(3, device=images.device) + beta * gray  # (B, 3 channels of x, 3 of the result)
-    weights = images.new_zeros((batch, group, 3, group, 3), dtype=torch.float32)
+    mix = alpha * torch.eye(channels, device=images.device) + beta * gray  # (B, C channels of x, C of the result)
+    weights = images.new_zeros((batch, group, channels, group, channels), dtype=torch.float32)
     weights.diagonal(dim1=1, dim2=3).copy_((mix.flip(2) if bgr else mix)[..., None])
-    weights = weights.view(batch, 3 * group, 3 * group)
+    weights = weights.view(batch, channels * group, channels * group)
     result = torch.empty(pixels.shape, device=images.device)
-    # (3 * W,): the share of each value of a row in the mean gray value.
-    shares = gray.view(3).repeat(width) / (height * width)
-    images_per_pass = max(1, VALUES_PER_PASS // (3 * height * width)) if images.device.type == "cpu" else batch
+    # (C * W,): the share of each value of a row in the mean gray value.
+    shares = gray.view(channels).repeat(width) / (height * width)
+    images_per_pass = max(1, VALUES_PER_PASS // (channels * height * width)) if images.device.type == "cpu" else batch
     for begin in range(0, batch, images_per_pass):
         part = slice(begin, begin + images_per_pass)
         values = pixels[part].float()
-        mean = (values.view(-1, height, 3 * width).sum(1) * shares).sum(1).view(-1, 1, 1)
+        mean = (values.view(-1, height, channels * width).sum(1) * shares).sum(1).view(-1, 1, 1)
         # With `out`, mixed precision does not apply to the product.
         torch.baddbmm(delta[part] * mean, values, weights[part], out=result[part]).clamp_(0, 255)
-    return result.view(batch, height, width, 3).permute(0, 3, 1, 2)
+    return result.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 @functools.lru_cache(maxsize=16)
 def _constant(channels: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return constants `(3, 1, 1)` on the device. They are kept there, since each copy to a GPU would wait for it."""
+    """Return constants `(C, 1, 1)` on the device. They are kept there, since each copy to a GPU would wait for it."""
     with torch.inference_mode(False):
-        return torch.tensor(channels, device=device).view(3, 1, 1)
+        return torch.tensor(channels, device=device).view(-1, 1, 1)

@@ -115,9 +115,9 @@ def _take_over(batch: Any) -> Any:
     )
 
 
-def shared_memory_needed(workers: int, images: int, image_size: int) -> int:
+def shared_memory_needed(workers: int, images: int, image_size: int, channels: int) -> int:
     """Count the bytes of shared memory that batches of `images` need on their way from the workers of one process."""
-    return PREFETCH * workers * images * 3 * image_size**2
+    return PREFETCH * workers * images * channels * image_size**2
 
 
 def shared_memory_free() -> int | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from spos_cli.data.class_checks import require_classes
 from spos_cli.data.image_set import ImageSet
-from spos_cli.doctor import copies, image_files
+from spos_cli.doctor import copies, image_files, pixels
 from spos_cli.doctor.finding import Finding, Findings, attempt, from_error, judge
 from spos_cli.doctor.setup import Setup
 from spos_cli.doctor.wording import examples, percent
@@ -21,7 +21,7 @@ COMPARE_BALANCED = (
 
 
 def check(setup: Setup) -> Findings:
-    """Check augmentation, classes, the search's split, the image files, and copies of images."""
+    """Check augmentation, classes, the search's split, the image files and their pixels, and copies of images."""
     augmentation = attempt("augmentation", lambda: check_augmentation(setup))
     if setup.images_error is not None:
         rest = Finding("other image checks", "warn", "not run: the images cannot be opened", "fix the images first")
@@ -34,6 +34,7 @@ def check(setup: Setup) -> Findings:
         attempt("classes", lambda: check_classes(train, val, setup.space.classes)),
         attempt("search split", lambda: check_split(setup)),
         *image_files.check(setup),
+        *pixels.check(setup),
         *copies.check(setup),
     ]
 

@@ -98,7 +98,7 @@ def count_bytes(setup: Setup) -> dict[str, int]:
     return {
         **cached,
         "supernet": supernet_checkpoint * supernet_checkpoints,
-        "search": (count_scoring_images(setup) + calibration) * 3 * config.space.image_size**2,
+        "search": (count_scoring_images(setup) + calibration) * setup.space.in_channels * config.space.image_size**2,
         "retraining": network_checkpoint * retrain_checkpoints + state_bytes(network),
     }
 

@@ -80,7 +80,9 @@ def check_shared_memory(setup: Setup) -> Finding:
     """Check that batches from loader workers fit into shared memory; Docker gives a container 64 MB."""
     name, config = "shared memory", setup.config
     size = max(map(setup.batch_per_process, (config.supernet, config.retrain)))
-    needed = setup.processes * shared_memory_needed(config.data.workers, size, config.space.image_size)
+    needed = setup.processes * shared_memory_needed(
+        config.data.workers, size, setup.space.image_size, setup.space.in_channels
+    )
     free = shared_memory_free()
     if not needed:
         return Finding(name, "ok", "not used, since data.workers is 0")

@@ -133,10 +133,11 @@ def make_batch(setup: Setup, size: int) -> tuple[torch.Tensor, torch.Tensor | No
     """Make a batch of noise, in the memory that the loader would use.
 
     Returns:
-        Images `(size, 3, S, S)` uint8, colours `(size, 3)` or None, labels `(size,)`.
+        Images `(size, C, S, S)` uint8, colours `(size, 3)` or None, labels `(size,)`.
     """
     rng = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (size, 3, *[setup.space.image_size] * 2), dtype=torch.uint8, generator=rng)
+    shape = size, setup.space.in_channels, setup.space.image_size, setup.space.image_size
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=rng)
     labels = torch.randint(0, setup.space.classes, (size,), generator=rng)
     colours = torch.tensor([[1.0, 0.0, 0.0]]).repeat(size, 1) if setup.config.data.augmentation.jitter else None
     if accelerator.pins_memory(setup.device):

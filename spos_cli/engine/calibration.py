@@ -25,7 +25,7 @@ def calibrate(
 
     Args:
         model: its other layers stay in their mode.
-        batches: inputs `(B, 3, H, W)` float; the same number on each process.
+        batches: inputs `(B, C, H, W)` float; the same number on each process.
         processes: if given, average over the batches of all processes.
         momentum: of the running statistics; None for the plain average.
     """

@@ -27,8 +27,8 @@ def evaluate(
     """Count the correct predictions of a model.
 
     Args:
-        forward: maps `(B, 3, H, W)` float to logits `(B, classes)`, in eval mode.
-        batches: images `(B, 3, H, W) uint8` and labels `(B,)`.
+        forward: maps `(B, C, H, W)` float to logits `(B, classes)`, in eval mode.
+        batches: images `(B, C, H, W) uint8` and labels `(B,)`.
         preprocess: maps uint8 images on the device to float.
         device: where to compute.
         amp: mixed precision of the forward pass.

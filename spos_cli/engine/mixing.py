@@ -30,10 +30,10 @@ class Mixing:
         self.mix, self.seed = chosen[0] if len(chosen) == 1 else v2.RandomChoice(chosen), seed
 
     def __call__(self, images: Tensor, labels: Tensor, step: int, part: int) -> tuple[Tensor, Tensor]:
-        """Return mixed images `(B, 3, H, W)` and targets `(B, classes)`, which add up to 1 for each image.
+        """Return mixed images `(B, C, H, W)` and targets `(B, classes)`, which add up to 1 for each image.
 
         Args:
-            images: `(B, 3, H, W)` float, on any device.
+            images: `(B, C, H, W)` float, on any device.
             labels: `(B,)`; or soft, `(B, classes)`.
             step: of the training.
             part: which part of the step's batch this is; each pass of each process is one.

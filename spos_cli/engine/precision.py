@@ -20,10 +20,10 @@ def autocast(device: torch.device, amp: Amp) -> torch.autocast:
 def prepare_images(
     preprocess: Callable[[Tensor, Tensor | None], Tensor], images: Tensor, colours: Tensor | None, device: torch.device
 ) -> Tensor:
-    """Send training images `(B, 3, H, W) uint8` to the device, and turn them into the network's input.
+    """Send training images `(B, C, H, W) uint8` to the device, and turn them into the network's input.
 
     Args:
-        preprocess: maps uint8 images and their colour changes, on the device, to `(B, 3, H, W)` float.
+        preprocess: maps uint8 images and their colour changes, on the device, to `(B, C, H, W)` float.
         images: on any device.
         colours: the drawn colour changes of the images, or None.
         device: of the network.
@@ -33,5 +33,5 @@ def prepare_images(
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:
-    """Copy `(B, 3, H, W)` to channels_last memory on the device, without waiting if the source is pinned."""
+    """Copy `(B, C, H, W)` to channels_last memory on the device, without waiting if the source is pinned."""
     return images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)

@@ -19,9 +19,9 @@ class Teacher:
     It is never trained: it works in inference mode, and no optimizer and no checkpoint has its weights.
 
     Args:
-        module: maps `(B, 3, image_size, image_size)` float to logits `(B, classes)`; on the device, in eval mode.
+        module: maps `(B, C, image_size, image_size)` float to logits `(B, classes)`; on the device, in eval mode.
         image_size: side of its images, in pixels.
-        preprocess: makes its images of `(B, 3, H, W) uint8` images and colours. None: they are prepared like those of
+        preprocess: makes its images of `(B, C, H, W) uint8` images and colours. None: they are prepared like those of
             the network that is trained.
         weight: share of the teacher's part in the loss, 0 to 1.
         loss: kind of the teacher's part.
@@ -48,7 +48,7 @@ class Teacher:
         """Compute logits `(B, classes)`.
 
         Args:
-            images: `(B, 3, H, W)` float, prepared for the teacher, of any size; they are not changed.
+            images: `(B, C, H, W)` float, prepared for the teacher, of any size; they are not changed.
             amp: mixed precision of the forward pass.
         """
         with torch.inference_mode(), autocast(images.device, amp):
@@ -56,7 +56,7 @@ class Teacher:
         return logits.clone()  # Autograd refuses to keep a tensor of the inference mode.
 
     def resize(self, images: Tensor) -> Tensor:
-        """Resize prepared images `(B, 3, H, W)` to the teacher's size; copy them if they have it already.
+        """Resize prepared images `(B, C, H, W)` to the teacher's size; copy them if they have it already.
 
         Preparing is linear in the pixels, so it may come before the resize. A copy, since a user's own teacher may
         change its input in place, from which the trained network learns as well.

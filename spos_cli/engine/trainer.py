@@ -37,7 +37,7 @@ from spos_cli.engine.validation import Validation, ValidationRecord
 from spos_cli.errors import CheckpointError, ConfigError, RunError, TrainingError
 from spos_cli.space.architecture import Architecture
 
-# Images (B, 3, H, W) uint8, colours (B, 3) or None, and labels (B,), or (B, classes) if they are soft.
+# Images (B, C, H, W) uint8, colours (B, 3) or None, and labels (B,), or (B, classes) if they are soft.
 Batch = tuple[Tensor, Tensor | None, Tensor]
 Preprocess = Callable[[Tensor, Tensor | None], Tensor]  # from uint8 images and colours to float images
 
@@ -59,7 +59,7 @@ class Trainer:
         require: checks a checkpoint's content before it is resumed. It is also given the beginning of a message, and
             raises a RunError that begins so.
         seed: of the masks of dropout and of stochastic depth.
-        preprocess: makes float images of `(B, 3, H, W) uint8` images and colours, both on the device.
+        preprocess: makes float images of `(B, C, H, W) uint8` images and colours, both on the device.
         mixing: mixes the images of a pass and their labels; top-1 then counts the label of the larger weight.
         teacher: a network whose predictions are a part of the loss; it is not trained, and in no checkpoint.
         paths: the paths through the supernet that a step trains. Each batch goes through all of them, and their
@@ -227,7 +227,7 @@ class Trainer:
             labels = labels.to(device, non_blocking=True)  # (B,), or (B, classes) if they are soft
             part = batch * self.processes.world_size + self.processes.rank
             # Mix the images of the pass, if the plan says so. From then on, the label of a mixed image is that of the
-            # larger weight. images: (B, 3, H, W) float; targets: (B,), or (B, classes) if mixed or soft.
+            # larger weight. images: (B, C, H, W) float; targets: (B,), or (B, classes) if mixed or soft.
             images, targets = self.prepare(self.preprocess, pixels, colours, labels, part)
             # Ask the teacher, if there is one: (B, classes).
             teacher_logits = self.ask_teacher(images, pixels, colours, labels, part)
@@ -269,7 +269,7 @@ class Trainer:
     def prepare(
         self, preprocess: Preprocess, pixels: Tensor, colours: Tensor | None, labels: Tensor, part: int
     ) -> tuple[Tensor, Tensor]:
-        """Return the images of a pass as a network takes them, `(B, 3, H, W)` float, and their targets.
+        """Return the images of a pass as a network takes them, `(B, C, H, W)` float, and their targets.
 
         Args:
             preprocess: of the network that takes them.

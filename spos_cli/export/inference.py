@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from spos_cli.data.transforms import MEAN, STD, PresetName
+from spos_cli.data.transforms import IMAGENET, Normalisation, PresetName
 from spos_cli.export.steps import Add, Call, Concatenate, EverySecond, LayerSteps, Split, Step, Values
 from spos_cli.models.blocks import (
     ChoiceBlock,
@@ -40,6 +40,7 @@ class InferenceNetwork(nn.Module):
         network: in eval mode, on the CPU; it is not changed.
         preset: how images are prepared.
         input_kind: `uint8` prepares images in the network itself.
+        normalisation: of images, with preset `standard`.
 
     Attributes:
         layers: what the forward pass does, layer by layer. The steps call modules of this network by their names.
@@ -49,9 +50,16 @@ class InferenceNetwork(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, network: Network, preset: PresetName, input_kind: InputKind = "uint8") -> None:
+    def __init__(
+        self,
+        network: Network,
+        preset: PresetName,
+        input_kind: InputKind = "uint8",
+        normalisation: Normalisation = IMAGENET,
+    ) -> None:
         super().__init__()
         self.preset, self.input_kind, self.image_size = preset, input_kind, network.space.image_size
+        self.in_channels, self.normalisation = network.space.in_channels, normalisation
         builder = _Builder(network, reverse_colours=preset == "spos" and input_kind == "uint8")
         self.layers, self.own_blocks = builder.layers, builder.own_blocks
         for name, module in builder.parts.items():
@@ -63,8 +71,8 @@ class InferenceNetwork(nn.Module):
         (linear,) = network.classifier.children()
         self.classifier = copy_linear(linear)
         if self.is_normalised:
-            for name, values in (("pixel_mean", MEAN), ("pixel_std", STD)):
-                self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) * 255)
+            for name, values in zip(("pixel_mean", "pixel_std"), normalisation, strict=True):
+                self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1) * 255)
         self.eval()
 
     @property
@@ -73,15 +81,15 @@ class InferenceNetwork(nn.Module):
         return self.preset == "standard" and self.input_kind == "uint8"
 
     def make_example(self, batch: int) -> Tensor:
-        """Return images as `forward` takes them, all black or zero: `(batch, 3, S, S)`."""
+        """Return images as `forward` takes them, all black or zero: `(batch, C, S, S)`."""
         kind = torch.uint8 if self.input_kind == "uint8" else torch.float32
-        return torch.zeros((batch, 3, self.image_size, self.image_size), dtype=kind)
+        return torch.zeros((batch, self.in_channels, self.image_size, self.image_size), dtype=kind)
 
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits `(B, classes)`.
 
         Args:
-            images: `(B, 3, S, S)`: RGB uint8, or prepared float.
+            images: `(B, C, S, S)`: uint8 (RGB with three channels), or prepared float.
         """
         features = images.float() if self.input_kind == "uint8" else images
         if self.is_normalised:

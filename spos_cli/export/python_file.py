@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from spos_cli.data.transforms import MEAN, STD
+from spos_cli.data.transforms import IMAGENET
 from spos_cli.export import safetensors_file
 from spos_cli.export.description import Description
 from spos_cli.export.inference import Gate, InferenceNetwork
@@ -19,7 +19,7 @@ TEMPLATE = '''"""A network that `spos` has found, for use without it. It needs o
     from {module} import load
 
     network = load()                                            # reads {weights} beside this file
-    images = torch.zeros(1, 3, {size}, {size}{dtype})
+    images = torch.zeros(1, {channels}, {size}, {size}{dtype})
     logits = network(images)                                    # (1, {classes})
     name = network.classes[logits.argmax()]                     # if the classes have names
 
@@ -42,7 +42,7 @@ class Network(nn.Module):
 {modules}
 
     def forward(self, images):
-        """Compute logits (B, {classes}) of images (B, 3, {size}, {size})."""
+        """Compute logits (B, {classes}) of images (B, {channels}, {size}, {size})."""
 {forward}
 
 
@@ -105,23 +105,35 @@ def format_network(network: InferenceNetwork, description: Description, module: 
     Args:
         module: name of the file, without its suffix.
     """
-    prepared = {"spos": "BGR, float from 0 to 255", "standard": "RGB, float, normalised with ImageNet's mean"}
     is_uint8 = network.input_kind == "uint8"
-    kind = "RGB, uint8 from 0 to 255" if is_uint8 else prepared[network.preset]
     own = sorted({path.partition(":")[0] for path, _ in network.own_blocks.values()})
     return TEMPLATE.format(
         module=module,
         weights=f"{module}.safetensors",
         size=network.image_size,
+        channels=network.in_channels,
         dtype=", dtype=torch.uint8" if is_uint8 else "",
         classes=network.classifier.out_features,
-        images=f"{kind}, {network.image_size} x {network.image_size} pixels",
+        images=f"{_describe_input(network)}, {network.image_size} x {network.image_size} pixels",
         architecture=description.architecture,
         imports="".join(f"\nimport {name}" for name in own) + ("\n" if own else ""),
         gate=GATE if any(isinstance(module, Gate) for module in network.modules()) else "",
         modules="\n".join(_indent(_format_modules(network))),
         forward="\n".join(_indent(_format_forward(network))),
     )
+
+
+def _describe_input(network: InferenceNetwork) -> str:
+    """Describe the images that the network takes, but for their size."""
+    colours = {1: "grey", 3: "RGB"}.get(network.in_channels, f"of {network.in_channels} channels")
+    if network.input_kind == "uint8":
+        return f"{colours}, uint8 from 0 to 255"
+    if network.preset == "spos":
+        return "BGR, float from 0 to 255"
+    if network.normalisation == IMAGENET:
+        return "RGB, float, normalised with ImageNet's mean"
+    mean, std = map(list, network.normalisation)
+    return f"{colours}, float, from 0 to 1, then normalised with the mean {mean} and the deviation {std}"
 
 
 def _format_modules(network: InferenceNetwork) -> Iterator[str]:
@@ -147,8 +159,9 @@ def _format_modules(network: InferenceNetwork) -> Iterator[str]:
         yield f"self.head_linear = nn.Sequential({', '.join(map(_format_module, network.head_linear))})"
     yield f"self.classifier = {_format_module(network.classifier)}"
     if network.is_normalised:
-        for name, values in (("pixel_mean", MEAN), ("pixel_std", STD)):
-            yield f'self.register_buffer("{name}", torch.tensor({list(values)}).view(1, 3, 1, 1) * 255)'
+        for name, values in zip(("pixel_mean", "pixel_std"), network.normalisation, strict=True):
+            shape = f"1, {len(values)}, 1, 1"
+            yield f'self.register_buffer("{name}", torch.tensor({list(values)}).view({shape}) * 255)'
 
 
 def _format_module(module: nn.Module) -> str:

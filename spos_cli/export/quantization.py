@@ -27,7 +27,7 @@ def write_onnx(network: InferenceNetwork, description: Description, path: Path, 
     """Write a quantized network as an ONNX file.
 
     Args:
-        batches: calibration images as the network takes them, `(B, 3, S, S)` each.
+        batches: calibration images as the network takes them, `(B, C, S, S)` each.
 
     Raises:
         ConfigError: a package is missing, or the network cannot be exported or quantized.
@@ -87,7 +87,7 @@ def write_pt2(network: InferenceNetwork, description: Description, path: Path, b
     """Write a quantized network as a .pt2 file.
 
     Args:
-        batches: calibration images as the network takes them, `(B, 3, S, S)` each.
+        batches: calibration images as the network takes them, `(B, C, S, S)` each.
 
     Raises:
         ConfigError: torchao is missing, or the network cannot be exported or quantized.

@@ -56,7 +56,7 @@ def compare(
     """Compare the logits of a network and of its exported file.
 
     Args:
-        batches: images as the network takes them, and as the file takes them; `(B, 3, S, S)` each. The batches may
+        batches: images as the network takes them, and as the file takes them; `(B, C, S, S)` each. The batches may
             have different sizes, which shows whether the file takes any.
         keep: is called with both logits of each batch.
     """

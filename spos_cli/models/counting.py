@@ -61,7 +61,7 @@ def count(space: SearchSpace) -> Costs:
                 rows[-1].append(counted[key])
 
         network = skip_batchnorm(Network(space, space.options.architecture([0] * space.num_layers)).eval())
-        image = torch.empty(1, 3, space.image_size, space.image_size)
+        image = torch.empty(1, space.in_channels, space.image_size, space.image_size)
         totals = count_multiply_adds(network, image), count_parameters(network)
     tables = []
     for index, (name, total) in enumerate(zip(("flops", "params"), totals, strict=True)):

@@ -154,7 +154,9 @@ def measure(
                 block = build_block(choice, layer, affine=True, width=option.width)
                 calls[key] = prepare(block, device, (batch, layer.op_in_channels, layer.in_size, layer.in_size))
     for arch in dict.fromkeys(networks):
-        calls[arch] = prepare(Network(space, arch), device, (batch, 3, space.image_size, space.image_size))
+        calls[arch] = prepare(
+            Network(space, arch), device, (batch, space.in_channels, space.image_size, space.image_size)
+        )
 
     seconds = _time_in_turns(calls, time_call or _time_by_clock, progress)
     medians = {key: max(1, round(statistics.median(times) * 1e6)) for key, times in seconds.items()}

@@ -49,7 +49,7 @@ class Network(Skeleton):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute logits `(B, classes)` of images `(B, 3, H, W)` float."""
+        """Compute logits `(B, classes)` of images `(B, C, H, W)` float."""
         return self.run_blocks(images, self.features)
 
 

@@ -37,7 +37,7 @@ class Skeleton(nn.Module):
         super().__init__()
         self.space = space
         self.first_conv = Branch(
-            Convolution(3, space.stem_channels, 3, space.stem_stride, 1, bias=False),
+            Convolution(space.in_channels, space.stem_channels, 3, space.stem_stride, 1, bias=False),
             BatchNorm(space.stem_channels, affine=affine),
             make_activation(space.activation),
         )
@@ -58,7 +58,7 @@ class Skeleton(nn.Module):
         raise NotImplementedError
 
     def run_blocks(self, images: Tensor, blocks: Iterable[nn.Module], hidden: Sequence[int | None] = ()) -> Tensor:
-        """Compute logits `(B, classes)` of images `(B, 3, H, W)` float, through one block a layer.
+        """Compute logits `(B, classes)` of images `(B, C, H, W)` float, through one block a layer.
 
         Args:
             hidden: by layer, how many hidden channels of the block to use; None, or an empty sequence, for all.

@@ -43,5 +43,5 @@ class Supernet(Skeleton):
         return [choices[choice] for choices, choice in zip(self.features, arch, strict=True)]  # type: ignore[index]
 
     def forward(self, images: Tensor, arch: Architecture) -> Tensor:
-        """Compute logits `(B, classes)` of images `(B, 3, H, W)` float, through the path `arch`."""
+        """Compute logits `(B, classes)` of images `(B, C, H, W)` float, through the path `arch`."""
         return self.run_blocks(images, self.select_blocks(arch), self.space.hidden_channels(arch))

@@ -35,10 +35,10 @@ def make_table(space: SearchSpace, flops: CostTable) -> Table:
     """
     with torch.device("meta"):
         stem = Network(space, space.options.architecture([0] * space.num_layers)).first_conv.eval()
-        conv1 = count_multiply_adds(stem, torch.empty(1, 3, space.image_size, space.image_size))
+        conv1 = count_multiply_adds(stem, torch.empty(1, space.in_channels, space.image_size, space.image_size))
     size, last = space.image_size, space.layers[-1]
     table: Table = {
-        "conv1": {(3, space.stem_channels, size, size, space.stem_stride): conv1},
+        "conv1": {(space.in_channels, space.stem_channels, size, size, space.stem_stride): conv1},
         "rest_operation": {(last.out_channels, space.classes, last.out_size, last.out_size, 1): flops.fixed - conv1},
     }
     for layer, options, row in zip(space.layers, space.options.by_layer, flops.rows, strict=True):

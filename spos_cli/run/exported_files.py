@@ -79,6 +79,6 @@ def load_exported(path: Path, description: Description, config: Config) -> Calla
     if path.suffix in RUNTIMES:
         return _report_failures(RUNTIMES[path.suffix](path), path)
     network = Network(config.space.build(), description.architecture, dropout=0.0)
-    inference = InferenceNetwork(network.eval(), description.preset, description.input)
+    inference = InferenceNetwork(network.eval(), description.preset, description.input, description.normalisation)
     safetensors_file.load(inference, path)
     return inference

@@ -23,6 +23,7 @@ from spos_cli.data.augmentation import Augmentation
 from spos_cli.data.cache import ResizedSet
 from spos_cli.data.class_checks import check_classes
 from spos_cli.data.identity import Identity, TrainedOn, digest_images
+from spos_cli.data.image_files import Decoding
 from spos_cli.data.image_set import ImageSet
 from spos_cli.data.loaders import (
     BadImages,
@@ -45,9 +46,10 @@ from spos_cli.files.reading import read_json
 from spos_cli.files.writing import write_atomically
 from spos_cli.run.folder import RunFolder
 from spos_cli.run.output import format_bytes
+from spos_cli.run.preparation import make_normalisation
 from spos_cli.space.image_size import ImageSize
 
-PLACE_SETTINGS = {field.name for field in fields(Place)} - {"root"}  # of the section `data`
+PLACE_SETTINGS = {field.name for field in fields(Place)} - {"root", "decoding"}  # of the section `data`
 CHECKED_IMAGES = 16  # images of each set whose values are checked before any work
 
 
@@ -70,7 +72,9 @@ class Images:
         self.evaluated_size = image_size or ImageSize(self.size, self.size)
         height, width = self.evaluated_size
         self.evaluation = EvalTransform(self.data.preset, height, stored=stored, width=width)
-        self.preprocess = partial(preprocess, self.data.preset)
+        self.normalisation = make_normalisation(config)
+        self.preprocess = partial(preprocess, self.data.preset, normalisation=self.normalisation)
+        self.decoding = Decoding(self.data.value_range, self.data.exif, config.space.stem.in_channels)
         self._trained_on: TrainedOn | None = None  # set by hold_out_as_in
 
     @cached_property
@@ -86,7 +90,8 @@ class Images:
     def _load(self, split: Literal["train", "val"]) -> ImageSet:
         data = self.data
         with self.processes.one_first():
-            return datasets.load(data.source, data.root, split, **data.model_dump(include=PLACE_SETTINGS))
+            where = data.model_dump(include=PLACE_SETTINGS)
+            return datasets.load(data.source, data.root, split, **where, decoding=self.decoding)
 
     @cached_property
     def splits(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -117,15 +122,16 @@ class Images:
     @cached_property
     def augmented(self) -> TrainTransform:
         """How a training image is augmented for the supernet and for BatchNorm statistics of candidates."""
-        return TrainTransform(self.data.preset, self.size, read_augmentation(self.data.augmentation))
+        return self._make_transform(self.data.augmentation)
 
     @cached_property
     def augmented_for_retraining(self) -> TrainTransform:
         """How a training image is augmented for a retraining."""
         chosen = self.config.retrain.augmentation
-        if chosen is None:
-            return self.augmented
-        return TrainTransform(self.data.preset, self.size, read_augmentation(chosen))
+        return self.augmented if chosen is None else self._make_transform(chosen)
+
+    def _make_transform(self, settings: AugmentationConfig) -> TrainTransform:
+        return TrainTransform(self.data.preset, self.size, read_augmentation(settings), self.normalisation.mean)
 
     @cached_property
     def bad_images(self) -> BadImages:
@@ -305,7 +311,7 @@ class Images:
         """Warn if shared memory has no room for the batches of a training: they then take a slower way."""
         free, processes_here = shared_memory_free(), distributed.count_local_processes()
         size = images_per_pass(training.batch_size, self.processes.world_size, training.accumulate)
-        needed = processes_here * shared_memory_needed(self.data.workers, size, self.size)
+        needed = processes_here * shared_memory_needed(self.data.workers, size, self.size, self.decoding.channels)
         if free is not None and needed > free and self.processes.is_main:
             warn(
                 f"/dev/shm has {format_bytes(free)} free, and batches on their way from the loader workers take up to"

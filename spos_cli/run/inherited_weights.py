@@ -22,6 +22,7 @@ from spos_cli.models.skeleton import Skeleton
 from spos_cli.models.supernet import Supernet
 from spos_cli.official.weights import State, is_affine
 from spos_cli.run.command import Run
+from spos_cli.run.preparation import format_setting
 from spos_cli.run.weights_file import Weights, load_state, read_weights
 from spos_cli.space.architecture import Architecture
 
@@ -95,7 +96,11 @@ class Inherited:
         )
 
     def _require_same_blocks(self, config: Config) -> None:
-        """Raise CheckpointError if the file's space differs in more than classes and image size, or its preset."""
+        """Require that the file's space differs in classes and image size only, and that images are prepared alike.
+
+        Raises:
+            CheckpointError: they are not.
+        """
         recorded = self.weights.config or {}
         theirs, data = (recorded.get(name) for name in ("space", "data"))
         if not isinstance(theirs, dict):
@@ -107,12 +112,16 @@ class Inherited:
                 f"{self.weights.path} was trained on another space than this config has; only space.classes and"
                 " space.image_size may differ"
             )
-        preset = data.get("preset") if isinstance(data, dict) else None
-        if preset not in (None, config.data.preset):
-            raise CheckpointError(
-                f"{self.weights.path} was trained with data.preset: {preset}, not {config.data.preset}; set data.preset"
-                f" to {preset}"
-            )
+        if not isinstance(data, dict):
+            return
+        prepared = portable_settings(config)["data"]
+        for name in ("preset", "mean", "std"):
+            if data.get(name) != prepared[name]:
+                before, now = map(format_setting, (data.get(name), prepared[name]))
+                raise CheckpointError(
+                    f"{self.weights.path} was trained with data.{name}: {before}, not {now}; set data.{name} to"
+                    f" {before}"
+                )
 
     def _has_other_classes(self, classes: Sequence[str]) -> bool:
         """Return whether the file names its classes, and they are others."""

@@ -13,8 +13,8 @@ from torch import Tensor
 from spos_cli.config import loading
 from spos_cli.config.identity import without_machine
 from spos_cli.config.schema import Config
-from spos_cli.data.image_files import MAX_ASPECT_RATIO, Pixels, decode
-from spos_cli.data.levels import EIGHT_BIT_MODES, ValueRange
+from spos_cli.data.image_files import MAX_ASPECT_RATIO, Decoding, Pixels, decode, read_pil_image
+from spos_cli.data.levels import EIGHT_BIT_MODES
 from spos_cli.engine import accelerator
 from spos_cli.engine.distributed import Processes
 from spos_cli.errors import CheckpointError, DataError
@@ -47,7 +47,7 @@ class LoadedNetwork(Network):
         load_state(self, weights.state, weights.path)
         self.classes = weights.find_classes(config)
         images = Images(config, Processes(0, 1, accelerator.CPU))
-        self._crop, self._prepare, self._value_range = images.evaluation, images.preprocess, config.data.value_range
+        self._crop, self._prepare, self._decoding = images.evaluation, images.preprocess, images.decoding
         self.to(memory_format=torch.channels_last).eval()
 
     @property
@@ -56,40 +56,46 @@ class LoadedNetwork(Network):
         return self.arch
 
     def preprocess(self, image: AnyImage) -> Tensor:
-        """Return an image as the network takes it, as in `spos evaluate`: `(1, 3, S, S)`, on the network's device.
+        """Return an image as the network takes it, as in `spos evaluate`: `(1, C, S, S)`, on the network's device.
 
         Args:
-            image: a path, an image of PIL with 8 bits per channel, or an array `(H, W, 3) uint8`, RGB.
+            image: a path, an image of PIL with 8 bits per channel, or an array `(H, W, C) uint8` (RGB).
 
         Raises:
             DataError: the image cannot be read, or is of another kind.
             ConfigError: the file has more than 8 bits per channel, and the network was trained on images of 8 bits.
         """
         weight = next(self.parameters())
-        cropped = self._crop(read_pixels(image, self._value_range))[None].to(weight.device)  # (1, 3, S, S) uint8
+        cropped = self._crop(read_pixels(image, self._decoding))[None].to(weight.device)  # (1, C, S, S) uint8
         prepared: Tensor = self._prepare(cropped)
         return prepared.to(weight.dtype)
 
 
-def read_pixels(image: AnyImage, value_range: ValueRange) -> Pixels:
-    """Return an image as `(H, W, 3) uint8`, RGB.
+def read_pixels(image: AnyImage, decoding: Decoding) -> Pixels:
+    """Return an image as `(H, W, C) uint8`: RGB, if the network takes three channels.
 
     Args:
         image: a path, an image of PIL, or such an array.
-        value_range: for files, see `decode`.
+        decoding: how files become pixels; an image of PIL is turned upright by its EXIF, too.
 
     Raises:
         DataError: it cannot be read, is of another kind, has no pixels, or is far too long for its width.
     """
     if isinstance(image, str | os.PathLike):
-        return decode(Path(image), value_range)
+        return decode(Path(image), decoding)
     if isinstance(image, Image.Image):
         if image.mode not in EIGHT_BIT_MODES:
             raise DataError(f"an image of mode {image.mode} does not have 8 bits per channel; pass its path")
-        image = np.array(image.convert("RGB"))
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        mode = image.mode
+        try:
+            image = read_pil_image(image, decoding)
+        except ValueError as error:
+            raise DataError(f"an image of mode {mode} cannot be used: {error}") from None
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (decoding.channels,):
         kind = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DataError(f"an image must be a path, an image of PIL, or (height, width, 3) uint8, got {kind}")
+        raise DataError(
+            f"an image must be a path, an image of PIL, or (height, width, {decoding.channels}) uint8, got {kind}"
+        )
     short, long = sorted(image.shape[:2])
     if short < 1 or long > MAX_ASPECT_RATIO * short:
         raise DataError(f"an image of {image.shape[1]} x {image.shape[0]} pixels cannot be used")

@@ -58,7 +58,7 @@ def require_images(images: Images, classes: Sequence[str]) -> None:
 
 
 def load_calibration_pixels(run: Run, images: Images) -> list[Tensor]:
-    """Return training images that the ranges of activations are measured on, in batches `(B, 3, S, S) uint8`.
+    """Return training images that the ranges of activations are measured on, in batches `(B, C, S, S) uint8`.
 
     They are prepared as for an evaluation, without augmentation: these are the images that the file is to classify. The
     images of the supernet's calibration are augmented, since its statistics are those of a training.
@@ -85,7 +85,7 @@ def measure_cost(
 
     Args:
         network: takes prepared images.
-        quantized: takes what `prepare` makes of images `(B, 3, S, S) uint8`.
+        quantized: takes what `prepare` makes of images `(B, C, S, S) uint8`.
     """
     before, after = (AccuracyMeter(torch.device("cpu")) for _ in range(2))
     labels = torch.empty(0, dtype=torch.long)  # of the images of the newest batch

@@ -16,7 +16,7 @@ from spos_cli.config.identity import without_machine
 from spos_cli.config.schema import Config
 from spos_cli.config.training import TeacherConfig
 from spos_cli.data.loaders import images_per_pass
-from spos_cli.data.transforms import PresetName, preprocess
+from spos_cli.data.transforms import IMAGENET, Normalisation, PresetName, preprocess
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.teacher import Teacher
@@ -25,6 +25,7 @@ from spos_cli.files.digests import file_digest
 from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.own_code import call_own_code, shorten_reason
 from spos_cli.run.images import Images
+from spos_cli.run.preparation import make_normalisation
 from spos_cli.run.weights_file import read_weights
 
 EXPORTED_SUFFIX = ".pt2"
@@ -37,13 +38,14 @@ class Source(NamedTuple):
     Attributes:
         module: in eval mode, on the CPU.
         identity: what names it: the digest of its file, or its import path and the digest of its tensors.
-        preset, image_size: how its images are prepared; None if it does not say.
+        preset, image_size, normalisation: how its images are prepared; None if it does not say.
     """
 
     module: nn.Module
     identity: dict[str, Any]
     preset: PresetName | None = None
     image_size: int | None = None
+    normalisation: Normalisation | None = None
 
 
 def read_teacher(config: Config, images: Images, processes: Processes) -> Teacher | None:
@@ -70,12 +72,14 @@ def read_teacher(config: Config, images: Images, processes: Processes) -> Teache
         source = _read_network(Path(settings.weights), config, images.train.classes)
     if not processes.agree(checkpoint.fingerprint(source.identity)):
         raise RunError(f"not all processes see the same {settings.weights}; all machines need the same teacher")
+    own = config.data.preset, make_normalisation(config)
     preset = choose_preset(settings, source.preset, config.data.preset)
+    normalisation = source.normalisation or (own[1] if preset == config.data.preset else IMAGENET)
     module: nn.Module = source.module.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     teacher = Teacher(
         module,
         settings.image_size or source.image_size or config.space.image_size,
-        None if preset == config.data.preset else partial(preprocess, preset),
+        None if (preset, normalisation) == own else partial(preprocess, preset, normalisation=normalisation),
         weight=settings.weight,
         loss=settings.loss,
         temperature=settings.temperature,
@@ -126,7 +130,8 @@ def _read_network(path: Path, config: Config, classes: Sequence[str]) -> Source:
     origin = f"the settings in {path}"
     recorded = loading.validate(without_machine(weights.config), origin=origin)
     recorded.require_known_blocks(config.own_blocks, origin)
-    return Source(weights.network(recorded).eval(), identity, recorded.data.preset, recorded.space.image_size)
+    network, data = weights.network(recorded).eval(), recorded.data
+    return Source(network, identity, data.preset, recorded.space.image_size, make_normalisation(recorded))
 
 
 def _list_classes(names: Sequence[str]) -> str:
@@ -176,8 +181,14 @@ def require_logits(teacher: Teacher, config: Config, count: int, device: torch.d
     """
     assert config.retrain.teacher is not None
     name, size, classes = config.retrain.teacher.weights, config.space.image_size, config.space.classes
-    noise = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    images = (teacher.preprocess or partial(preprocess, config.data.preset))(noise.to(device), None)
+    noise = torch.randint(
+        256,
+        (count, config.space.stem.in_channels, size, size),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(0),
+    )
+    own = partial(preprocess, config.data.preset, normalisation=make_normalisation(config))
+    images = (teacher.preprocess or own)(noise.to(device), None)
     before, seen = fingerprint_tensors(teacher.module), f"{count} images of {teacher.image_size} pixels"
     try:
         logits = teacher.classify(images, config.retrain.amp)

@@ -25,6 +25,7 @@ from spos_cli.official import weights
 from spos_cli.run.command import Run
 from spos_cli.run.exported_files import is_exported, read_description
 from spos_cli.run.folder import require_only_one
+from spos_cli.run.preparation import describe_preparation, format_setting
 from spos_cli.space.architecture import Architecture
 
 NETWORK_FORMAT = "spos-model-1"
@@ -171,13 +172,14 @@ class Weights:
         if not isinstance(theirs, dict):
             return
         ours = portable_settings(config)["data"]
-        for name in ("preset", "value_range"):
+        for name in ("preset", "mean", "std", "value_range", "exif"):
             # With "auto", all images had 8 bits, which any range leaves as they are.
             fits = theirs.get(name) == ours[name] or (name == "value_range" and theirs.get(name) == "auto")
             if not fits:
+                before, now = map(format_setting, (theirs.get(name), ours[name]))
                 raise CheckpointError(
-                    f"{self.path} was trained with data.{name}: {theirs.get(name)}, not {ours[name]}, so its scores"
-                    f" would mean nothing; set data.{name} to {theirs.get(name)}"
+                    f"{self.path} was trained with data.{name}: {before}, not {now}, so its scores would mean nothing;"
+                    f" set data.{name} to {before}"
                 )
 
     def require_space(self, config: Config, *, any_size: bool = False) -> None:
@@ -320,7 +322,7 @@ def make_network_content(
         "space": space.to_dict(),
         "affine": weights.is_affine(state),
         "classes": list(classes),
-        "preprocessing": {"preset": config.data.preset, "image_size": space.image_size},
+        "preprocessing": describe_preparation(config),
         "metrics": metrics,
         "config": portable_settings(config),
         "model": {name: tensor.contiguous() for name, tensor in state.items()},

@@ -49,7 +49,7 @@ class CalibrationSet:
     """The images that the BatchNorm statistics of a path are computed from, and how.
 
     Attributes:
-        images: training images `(N, 3, S, S) uint8`; a last batch that is not full is left out.
+        images: training images `(N, C, S, S) uint8`; a last batch that is not full is left out.
         batch: images per batch.
         momentum: of the running statistics. None is the plain average over the batches, whose error falls with their
             number. Momentum 0.1, as in the official code, remembers about the last 19 batches however many there are.
@@ -88,7 +88,7 @@ def calibrate_paths(
 
     Args:
         supernet: on `device`; nothing in it is changed.
-        preprocess: `(B, 3, S, S) uint8` on the device to float.
+        preprocess: `(B, C, S, S) uint8` on the device to float.
         amp: `bf16` computes convolutions in it; statistics and the classifier stay in float32.
     """
     tree = Tree(supernet, archs, torch.bfloat16 if amp == "bf16" else torch.float32)
@@ -110,9 +110,9 @@ class Evaluator:
 
     Args:
         supernet: trained weights; nothing in it is changed.
-        preprocess: `(B, 3, S, S) uint8` on the device to float.
+        preprocess: `(B, C, S, S) uint8` on the device to float.
         calibration: for the BatchNorm statistics.
-        images: to score on, `(M, 3, S, S) uint8`.
+        images: to score on, `(M, C, S, S) uint8`.
         labels: `(M,)`.
         batch: images per scoring batch. A CPU takes at most `CPU_BATCH`, which changes no score.
         device: where to compute.

@@ -96,7 +96,7 @@ class Tree:
         return block.list_branches(channels) if isinstance(block, TwoBranchBlock) and block.split else block
 
     def calibrate(self, images: Tensor, momentum: float) -> None:
-        """Add a batch `(B, 3, H, W)` float to the statistics of all candidates, with this weight."""
+        """Add a batch `(B, C, H, W)` float to the statistics of all candidates, with this weight."""
         for _ in self._run_all(images, lambda node, features: tuple(c(features, momentum) for c in node.calibrations)):
             pass
 
@@ -105,7 +105,7 @@ class Tree:
         self.root.fold()
 
     def logits(self, images: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Yield the index of each candidate and its logits `(B, classes)` float32, for images `(B, 3, H, W)` float."""
+        """Yield the index of each candidate and its logits `(B, classes)` float32, for images `(B, C, H, W)` float."""
         for node, features in self._run_all(images, lambda node, features: tuple(f(features) for f in node.folded)):
             (number,) = node.candidates
             yield number, self.supernet.classify(features.float())
@@ -125,9 +125,9 @@ class Tree:
             node = child
 
     def _run_all(self, images: Tensor, run_node: RunNode) -> Iterator[tuple[Node, Tensor]]:
-        """Run a batch `(B, 3, H, W)` through all nodes; yield each head with its features `(B, C, H, W)`."""
+        """Run a batch `(B, C, H, W)` through all nodes; yield each head with its features `(B, C, H, W)`."""
         if self.root.candidates:
-            # The stem has depth 0, so its input, the images (B, 3, H, W), waits at index -1.
+            # The stem has depth 0, so its input, the images (B, C, H, W), waits at index -1.
             yield from self._run_below(self.root, {-1: (images.to(self.dtype),)}, run_node)
 
     def _run_below(self, node: Node, pieces: Pieces, run_node: RunNode) -> Iterator[tuple[Node, Tensor]]:

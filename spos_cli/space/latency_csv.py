@@ -110,7 +110,7 @@ def read_latencies(path: Path, space: SearchSpace, template: str) -> ImportedLat
 
 def _describe_rows(space: SearchSpace) -> dict[Key, dict[str, str]]:
     """Return the key of each row, in the order of the template, and the cells that describe its op."""
-    whole = ("stem and head", "3", space.classes, "", space.image_size, "")
+    whole = ("stem and head", str(space.in_channels), space.classes, "", space.image_size, "")
     rows = {FIXED: dict(zip(OP_COLUMNS, map(str, whole), strict=True))}
     for layer, options in zip(space.layers, space.options.by_layer, strict=True):
         for option in options:

@@ -17,6 +17,8 @@ from spos_cli.space.choices import ACTIVATIONS, IDENTITY, MAX_NUMBER, OPS, SHUFF
 from spos_cli.space.options import Options
 
 MAX_LAYERS, MAX_CHANNELS, MAX_PIXELS, MAX_CLASSES = 512, 65_536, 8_192, 1_000_000
+MAX_IN_CHANNELS = 16
+GREY, COLOUR = 1, 3  # channels of the images that every file can become; other numbers must be in the file
 MAX_WIDTHS, MAX_WIDTH = 64, 100 * WIDTH_UNIT
 
 
@@ -143,6 +145,7 @@ class SearchSpace:
         head_linear: outputs of a linear layer, with the activation, between the pooled features and the classifier; 0:
             there is none.
         linear_bias: whether the linear layers have biases.
+        in_channels: of the images: 3 for RGB.
 
     Raises:
         ConfigError: no network can be built with these numbers.
@@ -159,6 +162,7 @@ class SearchSpace:
     activation: str = "relu"
     head_linear: int = 0
     linear_bias: bool = False
+    in_channels: int = 3
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -176,6 +180,7 @@ class SearchSpace:
             ("image_size", self.image_size, MAX_PIXELS),
             ("classes", self.classes, MAX_CLASSES),
             ("stem channels", self.stem_channels, MAX_CHANNELS),
+            ("stem in_channels", self.in_channels, MAX_IN_CHANNELS),
             ("head_channels", self.head_channels, MAX_CHANNELS),
             ("head_linear", self.head_linear or 1, MAX_CHANNELS),
             *((f"stage {i} blocks", stage.blocks, MAX_LAYERS) for i, stage in enumerate(self.stages)),
@@ -309,10 +314,11 @@ class SearchSpace:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types, for files."""
+        images = {} if self.in_channels == 3 else {"in_channels": self.in_channels}
         return {
             "image_size": self.image_size,
             "classes": self.classes,
-            "stem": {"channels": self.stem_channels, "stride": self.stem_stride},
+            "stem": {**images, "channels": self.stem_channels, "stride": self.stem_stride},
             "stages": [stage.to_dict() for stage in self.stages],
             "head_channels": self.head_channels,
             "choices": [choice.to_spec() for choice in self.choices],
@@ -338,6 +344,10 @@ class SearchSpace:
         image_size, classes, stem, stages, head_channels, choices = _read_fields(
             values, "image_size", "classes", "stem", "stages", "head_channels", "choices"
         )
+        in_channels: Any = 3
+        if isinstance(stem, Mapping) and "in_channels" in stem:
+            in_channels = stem["in_channels"]
+            stem = {name: value for name, value in stem.items() if name != "in_channels"}
         stem_channels, stem_stride = _read_fields(stem, "channels", "stride")
         return SearchSpace(
             stages=tuple(map(Stage.from_dict, _read_items(stages))),
@@ -351,6 +361,7 @@ class SearchSpace:
             activation=optional["activation"],
             head_linear=_read_whole(optional["head_linear"]),
             linear_bias=optional["linear_bias"],
+            in_channels=_read_whole(in_channels),
         )
 
     @property

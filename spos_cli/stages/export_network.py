@@ -37,6 +37,7 @@ from spos_cli.run.exported_files import load_exported
 from spos_cli.run.folder import RunFolder
 from spos_cli.run.images import Images
 from spos_cli.run.output import format_bytes
+from spos_cli.run.preparation import make_normalisation
 from spos_cli.run.quantization_cost import (
     QuantizationCost,
     load_calibration_pixels,
@@ -117,7 +118,7 @@ def export(
     output = choose_output(folder, network, output, form, make_ending(run, weights, int8=int8))
     if int8:
         require_images(images, classes)
-    inference = InferenceNetwork(network, run.config.data.preset, input_kind)
+    inference = InferenceNetwork(network, run.config.data.preset, input_kind, images.normalisation)
     description = describe_network(run, weights, network, classes, input_kind, int8)
     run.say(f"writing {output}")
     with tempfile.TemporaryDirectory() as drafts:
@@ -165,10 +166,14 @@ def describe_network(
     run: Run, weights: Weights, network: Network, classes: Sequence[str], input_kind: InputKind, int8: bool
 ) -> Description:
     """Return what the file says of its network."""
+    preset = run.config.data.preset
+    mean, std = make_normalisation(run.config) if preset == "standard" else ((), ())
     return Description(
         architecture=network.arch,
         classes=tuple(classes),
-        preset=run.config.data.preset,
+        preset=preset,
+        mean=mean,
+        std=std,
         image_size=run.config.space.image_size,
         input=input_kind,
         quantized=int8,
@@ -214,8 +219,8 @@ def list_files(output: Path) -> list[Path]:
 
 
 def load_pixels(run: Run, images: Images) -> Iterator[Tensor]:
-    """Yield some validation images `(B, 3, S, S) uint8`, the last one alone; random ones where there are none."""
-    count, size = 0, run.config.space.image_size
+    """Yield some validation images `(B, C, S, S) uint8`, the last one alone; random ones where there are none."""
+    count, size, channels = 0, run.config.space.image_size, run.config.space.stem.in_channels
     try:
         for pixels, _, _ in images.val_batches(BATCH):
             yield pixels
@@ -227,7 +232,7 @@ def load_pixels(run: Run, images: Images) -> Iterator[Tensor]:
         run.say(f"comparing on random images, since there are no validation images: {error}")
         generator = torch.Generator().manual_seed(run.config.seed)
         for batch in (BATCH, 1):
-            yield torch.randint(256, (batch, 3, size, size), dtype=torch.uint8, generator=generator)
+            yield torch.randint(256, (batch, channels, size, size), dtype=torch.uint8, generator=generator)
 
 
 def check(
@@ -247,7 +252,7 @@ def check(
         images: of the run; they say how images are prepared.
         classify: runs the file.
         draft: the file.
-        pixels: images `(B, 3, S, S) uint8`.
+        pixels: images `(B, C, S, S) uint8`.
         output: the name that the file gets afterwards.
 
     Raises:

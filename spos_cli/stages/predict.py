@@ -55,7 +55,7 @@ def run(
     paths, images = find_images(named), Images(run.config, processes, image_size)
     classifier = load_classifier(run, weights, arch, images, processes.device)
     form = choose_form(output, run.as_json, paths, classifier.classes)
-    files, classified = FileSet(paths, run.config.data.value_range), 0
+    files, classified = FileSet(paths, images.decoding), 0
     images.check_levels(files)
     # A bar beside results on the same terminal would disturb them.
     with open_output(output) as write, track("predict", len(files), "images", quiet=output is None) as task:

@@ -18,7 +18,7 @@ from tests.config.yaml_texts import load
 
 def test_settings_and_data_know_the_same_sources() -> None:
     assert set(SOURCES) == datasets.SOURCES.keys()
-    names = {field.name for field in fields(Place)} - {"value_range"}
+    names = {field.name for field in fields(Place)} - {"decoding"}
     assert {"source", *names} == set(identity.IMAGE_PLACE)
     defaults = {name: DataConfig.model_fields[name].default for name in names}
     assert defaults == {name: getattr(Place(), name) for name in names}

@@ -38,7 +38,8 @@ def test_a_run_may_continue_elsewhere(tmp_path: Path, override: str) -> None:
 @pytest.mark.parametrize(
     "override",
     ["seed=1", "space.classes=9", "space.widths=[0.5, 1]", "data.root=x", "data.preset=standard", "supernet.lr=0.1",
-     "supernet.compile=blocks", "search.racing=0.01", "search.images=5", "retrain.steps=9", "data.store=disk"],
+     "supernet.compile=blocks", "search.racing=0.01", "search.images=5", "retrain.steps=9", "data.store=disk",
+     "data.exif=ignore"],
 )  # fmt: skip
 def test_a_result_depends_on_all_other_settings(tmp_path: Path, override: str) -> None:
     assert identity.portable_settings(load(tmp_path, "", override)) != identity.portable_settings(Config())
@@ -91,9 +92,11 @@ def test_a_weights_file_does_not_say_where_to_work() -> None:
 
 @pytest.mark.parametrize(("trained_with", "expected"), [("auto", (0, 4095)), ("dtype", "dtype")])
 def test_images_and_machine_of_other_settings(tmp_path: Path, trained_with: str, expected: object) -> None:
-    trained = load(tmp_path, "", "data.preset=standard", "space.classes=9", f"data.value_range={trained_with}")
+    prepared = ("data.preset=standard", "data.exif=ignore", "data.std=[0.5, 0.5, 0.5]")
+    trained = load(tmp_path, "", *prepared, "space.classes=9", f"data.value_range={trained_with}")
     mine = load(tmp_path, "", "name=mine", "devices=2", "data.root=r", "data.workers=1", "data.value_range=[0, 4095]")
     config = identity.with_images_of(trained, mine)
     assert (config.name, config.devices, config.data.root, config.data.workers) == ("mine", 2, "r", 1)
     assert (config.data.preset, config.space.classes) == ("standard", 9)
+    assert (config.data.exif, config.data.std) == ("ignore", (0.5, 0.5, 0.5))
     assert config.data.value_range == expected

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spos_cli.config import loading
-from spos_cli.data import inspection, levels
+from spos_cli.data import image_files, inspection, levels
 from spos_cli.data.cache import ResizedSet, keep_in_memory
 from spos_cli.data.folder_set import FolderSet
-from spos_cli.data.image_files import decode, list_extensions, measure
+from spos_cli.data.image_files import Decoding, Pixels, list_extensions, measure
 from spos_cli.data.image_store import ImageStore
 from spos_cli.data.levels import ValueRange
 from spos_cli.data.loaders import BadImages, evaluation_batches, training_batches
@@ -33,6 +33,10 @@ from spos_cli.errors import ConfigError, DataError
 Values = NDArray[Any]
 Write = Callable[[Path, Values], object]
 HEIGHT, WIDTH = 40, 50
+
+
+def decode(path: Path, value_range: ValueRange = "auto") -> Pixels:
+    return image_files.decode(path, Decoding(value_range))
 
 
 def tif(**options: Any) -> Write:
@@ -436,7 +440,7 @@ def test_a_loader_that_meets_a_deep_image_ends_and_replaces_nothing(deep: Path, 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_with_a_range_a_deep_image_is_read_like_others(deep: Path, workers: int) -> None:
-    images = FolderSet(deep, (0, 4095))
+    images = FolderSet(deep, Decoding((0, 4095)))
     (batch,) = evaluation_batches(images, np.arange(60), EVAL, batch_size=60, workers=workers)
     assert batch[0][17].min() < 20
     assert batch[0][17].max() > 200
@@ -444,10 +448,10 @@ def test_with_a_range_a_deep_image_is_read_like_others(deep: Path, workers: int)
 
 def test_a_store_does_not_match_another_range(deep: Path, tmp_path: Path) -> None:
     path, everything = tmp_path / "x.u8", np.arange(60)
-    ImageStore.build(path, FolderSet(deep, (0, 4095)), everything, EVAL)
-    assert ImageStore.matches(path, FolderSet(deep, (0, 4095)), everything, EVAL)
+    ImageStore.build(path, FolderSet(deep, Decoding((0, 4095))), everything, EVAL)
+    assert ImageStore.matches(path, FolderSet(deep, Decoding((0, 4095))), everything, EVAL)
     for other in ((0, 4096), "dtype", "auto"):
-        assert not ImageStore.matches(path, FolderSet(deep, other), everything, EVAL)
+        assert not ImageStore.matches(path, FolderSet(deep, Decoding(other)), everything, EVAL)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from spos_cli.data import datasets, inspection
+from spos_cli.data.image_files import Decoding
 from spos_cli.data.image_set import ImageSet
 from spos_cli.data.mapped_set import to_pixels
 from spos_cli.errors import ConfigError, DataError
@@ -119,7 +120,7 @@ def test_paths_name_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     ],
 )
 def test_kinds_of_colour_images(image: Any) -> None:
-    pixels = to_pixels(image, "x", "auto")
+    pixels = to_pixels(image, "x", Decoding())
     assert np.array_equal(pixels, PIXELS[0])
     assert pixels.flags.c_contiguous
 
@@ -135,7 +136,24 @@ def test_kinds_of_colour_images(image: Any) -> None:
     ],
 )
 def test_kinds_of_grey_images(image: Any) -> None:
-    assert np.array_equal(to_pixels(image, "x", "auto"), np.repeat(PIXELS[0, ..., :1], 3, 2))
+    assert np.array_equal(to_pixels(image, "x", Decoding()), np.repeat(PIXELS[0, ..., :1], 3, 2))
+
+
+def test_images_of_five_channels_and_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    five = np.random.default_rng(0).integers(0, 256, (6, 7, 5)).astype(np.uint8)
+    for image in (five, torch.from_numpy(five).permute(2, 0, 1)):
+        assert np.array_equal(to_pixels(image, "x", Decoding(channels=5)), five)
+    with pytest.raises(DataError, match=r"should be an image of PIL, an array \(H, W, 5\) .* not \(6, 7, 3\) uint8"):
+        to_pixels(PIXELS[0], "x", Decoding(channels=5))
+    grey = to_pixels(PIXELS[0], "x", Decoding(channels=1))
+    assert np.array_equal(grey[..., 0], np.array(Image.fromarray(PIXELS[0]).convert("L")))
+
+
+def test_images_of_pil_are_turned_upright() -> None:
+    image = Image.fromarray(PIXELS[0])
+    image.getexif()[0x0112] = 6
+    assert np.array_equal(to_pixels(image, "x", Decoding()), np.rot90(PIXELS[0], -1))
+    assert np.array_equal(to_pixels(image, "x", Decoding(exif="ignore")), PIXELS[0])
 
 
 def test_images_of_more_than_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +163,7 @@ def test_images_of_more_than_8_bits(monkeypatch: pytest.MonkeyPatch) -> None:
         images.image(0)
     (measured,) = inspection.measure_values(images, np.arange(4))
     assert measured.path == images.locate(0)
-    assert np.array_equal(to_pixels(deep, "x", (0, 4080)), np.repeat(PIXELS[0, ..., :1], 3, 2))
+    assert np.array_equal(to_pixels(deep, "x", Decoding((0, 4080))), np.repeat(PIXELS[0, ..., :1], 3, 2))
 
 
 @pytest.mark.parametrize(

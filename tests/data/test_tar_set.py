@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from spos_cli.data import datasets, inspection
+from spos_cli.data.image_files import Decoding
 from spos_cli.data.image_set import END_BYTES
 from spos_cli.data.tar_set import TarSet, find_shards
 from spos_cli.errors import ConfigError, DataError
@@ -158,8 +159,8 @@ def test_deep_images_are_scaled(tmp_path: Path) -> None:
     expected = encode(0, dtype=np.uint16)
     (tmp_path / "folder" / "a").mkdir(parents=True)
     (tmp_path / "folder" / "a" / "0.png").write_bytes(expected)
-    folder = datasets.load("folder", tmp_path, "train", train_folder="folder", value_range=(0, 4080))
-    assert np.array_equal(load(tmp_path, value_range=(0, 4080)).image(0), folder.image(0))
+    folder = datasets.load("folder", tmp_path, "train", train_folder="folder", decoding=Decoding((0, 4080)))
+    assert np.array_equal(load(tmp_path, decoding=Decoding((0, 4080))).image(0), folder.image(0))
 
 
 def test_a_rewritten_tar_file_is_another_version(tmp_path: Path) -> None:
@@ -190,3 +191,22 @@ def test_shards_are_found(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(DataError, match=phrase):
             find_shards(tmp_path, pattern, "s")
+
+
+def test_rotated_images_and_arrays_are_read_as_files(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 7, 5), np.uint8)
+    exif, jpeg, array = Image.Exif(), io.BytesIO(), io.BytesIO()
+    exif[0x0112] = 6
+    Image.fromarray(pixels[..., :3]).save(jpeg, "JPEG", exif=exif)
+    write(tmp_path / "train.tar", {"cat/0.jpg": jpeg.getvalue(), "dog/1.png": encode(1)})
+    images = load(tmp_path)
+    assert images.image(0).shape == (7, 6, 3)
+    assert load(tmp_path, decoding=Decoding(exif="ignore")).image(0).shape == (6, 7, 3)
+    assert inspection.find_rotated(images, np.arange(2)) == {0: 6}
+
+    np.save(array, pixels)
+    write(tmp_path / "train.tar", {"cat/0.npy": array.getvalue(), "dog/1.png": encode(1)})
+    images = load(tmp_path, decoding=Decoding(channels=5))
+    assert np.array_equal(images.image(0), pixels)
+    with pytest.raises(DataError, match=r"train\.tar:dog/1\.png: .*3 channels, but"):
+        images.image(1)

@@ -20,6 +20,7 @@ from spos_cli.data.transforms import (
     GRAY_WEIGHTS,
     Augmentation,
     EvalTransform,
+    Normalisation,
     PresetName,
     TrainTransform,
     compose_jitter,
@@ -89,6 +90,14 @@ def test_preprocess_keeps_the_memory_format() -> None:
         assert result.dtype == torch.float32
         assert result.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(preprocess("spos", images)[:, 0], images[:, 2].float())
+
+
+def test_own_mean_and_deviation_normalise_as_torchvision() -> None:
+    images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    own = Normalisation((0.1, 0.5, 0.9), (0.3, 0.01, 1.0))
+    expected = classic.Normalize(*own)(images / 255)
+    torch.testing.assert_close(preprocess("standard", images, normalisation=own), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(preprocess("spos", images, normalisation=own), preprocess("spos", images))
 
 
 def rng(seed: int) -> np.random.Generator:

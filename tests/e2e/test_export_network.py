@@ -209,6 +209,8 @@ def test_other_settings_than_those_of_the_file_are_refused(finished: Spos, tmp_p
         finished.here("export-arch", "--weights", model, "--format", form, "--raw-input", "--output", output)
         for setting, expected in (
             ("data.preset=spos", "trained with data.preset: standard, not spos"),
+            ("data.mean=[0.5, 0.5, 0.5]", "trained with data.mean: null, not [0.5, 0.5, 0.5]"),
+            ("data.exif=ignore", "trained with data.exif: apply, not ignore"),
             ("space.image_size=16", "is for images of 8 x 8 pixels, not of 16 x 16; export its network again"),
         ):
             message = finished.here("evaluate", "--weights", output, "--set", setting, code=2).stderr

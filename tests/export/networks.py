@@ -145,6 +145,8 @@ def describe(network: InferenceNetwork, arch: Architecture, input_kind: InputKin
         architecture=arch,
         classes=("a, b", 'quoted "c"', "ünïcode 🦆", "d\\n", "<script>"),
         preset=network.preset,
+        mean=network.normalisation.mean if network.preset == "standard" else (),
+        std=network.normalisation.std if network.preset == "standard" else (),
         image_size=network.image_size,
         input=input_kind,
         quantized=False,

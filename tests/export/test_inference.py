@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from spos_cli.data.transforms import PresetName, preprocess
+from spos_cli.data.transforms import Normalisation, PresetName, preprocess
 from spos_cli.export.inference import Gate, InferenceNetwork, InputKind
 from spos_cli.export.steps import EverySecond
 from spos_cli.models.layers import AnyBatchNorm
@@ -42,6 +42,17 @@ def test_it_computes_what_the_network_computes(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
     for key, value in network.state_dict().items():
         assert torch.equal(value, before[key]), f"{key} of the network was changed"
+
+
+@pytest.mark.parametrize("input_kind", ["uint8", "float"])
+def test_it_normalises_with_the_mean_of_the_run(input_kind: InputKind) -> None:
+    own, (space, arch) = Normalisation((0.1, 0.5, 0.9), (0.3, 0.05, 1.0)), NETWORKS["mixed"]
+    network, pixels = make_network(space, arch), make_pixels(space, 3)
+    prepared = preprocess("standard", pixels, normalisation=own)
+    expected = network(prepared)
+    found = InferenceNetwork(network, "standard", input_kind, own)(pixels if input_kind == "uint8" else prepared)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+    assert not torch.allclose(expected, network(preprocess("standard", pixels)), rtol=0.1)
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "own block"])

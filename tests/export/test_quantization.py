@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from spos_cli.data.transforms import IMAGENET
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.export import onnx_file, pt2_file, quantization
 from spos_cli.export.description import Description
@@ -76,7 +77,7 @@ def network(request: pytest.FixtureRequest) -> Network:
 
 
 def describe(input_kind: InputKind, *, quantized: bool = True) -> Description:
-    return Description(ARCHITECTURE, (), "standard", SPACE.image_size, input_kind, quantized, "0" * 64, {})
+    return Description(ARCHITECTURE, (), "standard", *IMAGENET, SPACE.image_size, input_kind, quantized, "0" * 64, {})
 
 
 def require_close(inference: InferenceNetwork, classify: pt2_file.Callable[[torch.Tensor], torch.Tensor]) -> None:

@@ -117,6 +117,7 @@ def test_what_does_not_fit() -> None:
         (of_network, Network(supernet.space, parse("1,1,1,1")), config, "is of the architecture 0,1,2,3, not 1,1,1,1"),
         (inherit(supernet, make_config({"head_channels": 64})), network, config, "only space.classes and"),
         (of_network, network, make_config(data={**yaml.safe_load(TINY)["data"], "preset": "spos"}), "data.preset"),
+        (of_network, network, make_config(data={**yaml.safe_load(TINY)["data"], "std": [0.5] * 3}), "data.std to null"),
         (of_network, Network(supernet.space, arch, affine=False), config, "set retrain.affine: true"),
     ]
     for inherited, model, settings, said in cases:

@@ -100,6 +100,20 @@ def test_a_path_a_pil_image_and_an_array_are_the_same(model_file: Path, image_fi
     assert torch.equal(model.preprocess(Image.fromarray(rgba)), expected), "transparency is dropped"
 
 
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+def test_images_are_turned_as_in_the_training(tmp_path: Path, image_file: Path, exif: str) -> None:
+    checkpoint.save(tmp_path / "model.pt", make_content(tmp_path, f"data.exif={exif}"))
+    model, metadata = spos_cli.load(str(tmp_path / "model.pt")), Image.Exif()
+    metadata[0x0112] = 6
+    with Image.open(image_file) as image:
+        image.save(tmp_path / "rotated.png", exif=metadata)
+        pixels = np.array(image.convert("RGB"))
+    expected = model.preprocess(np.rot90(pixels, -1) if exif == "apply" else pixels)
+    assert torch.equal(model.preprocess(tmp_path / "rotated.png"), expected)
+    with Image.open(tmp_path / "rotated.png") as image:
+        assert torch.equal(model.preprocess(image), expected)
+
+
 def test_the_given_array_stays_as_it_is(model_file: Path) -> None:
     pixels = np.full((8, 8, 3), 7, np.uint8)  # of the network's size: it is not copied
     spos_cli.load(model_file).preprocess(pixels)

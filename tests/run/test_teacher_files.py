@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from spos_cli.config import loading
 from spos_cli.config.identity import shared_settings, training_identity
 from spos_cli.config.schema import Config
-from spos_cli.data.transforms import preprocess
+from spos_cli.data.transforms import Normalisation, preprocess
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.teacher import Teacher
@@ -140,6 +140,20 @@ def test_another_image_size_may_be_named_but_not_another_preset(tmp_path: Path) 
     assert read(name(tmp_path / "model.pt", "image_size=12")).image_size == 12
     with pytest.raises(ConfigError, match="was trained with preset standard, not spos"):
         read(name(tmp_path / "model.pt", "preset=spos"))
+
+
+def test_a_network_gets_its_own_mean_and_deviation(tmp_path: Path) -> None:
+    own = ("data.mean=[0.1, 0.2, 0.3]", "data.std=[0.4, 0.5, 0.6]")
+    save_network(tmp_path / "model.pt", configure("data.preset=standard", *own))
+    config, pixels = configure("data.preset=standard"), make_pixels()
+    teacher = read(name(tmp_path / "model.pt"))
+    assert teacher.preprocess is not None
+    assert torch.equal(
+        teacher.preprocess(pixels, None),
+        preprocess("standard", pixels, normalisation=Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))),
+    )
+    save_network(tmp_path / "model.pt", config)
+    assert read(name(tmp_path / "model.pt")).preprocess is None, "it is prepared as for the network"
 
 
 def test_an_official_network_is_of_the_space_of_the_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def test_the_costs_of_official_architectures(costs: Costs) -> None:
     for entry in json.loads(Path(__file__).with_name("flops_params.json").read_text()):
         arch = Architecture(tuple(entry["architecture"]))
         assert (costs.flops.of(arch), costs.params.of(arch)) == (entry["flops"], entry["params"])
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_the_first_convolution_counts_with_its_channels(costs: Costs, channels: int) -> None:
+    others, arch = count(dataclasses.replace(OFFICIAL_SPACE, in_channels=channels)), Architecture((0,) * 20)
+    weights = (channels - 3) * 3 * 3 * 16
+    assert others.params.of(arch) - costs.params.of(arch) == weights
+    assert others.flops.of(arch) - costs.flops.of(arch) == weights * 112 * 112
 
 
 def test_the_whole_space(costs: Costs) -> None:

@@ -94,6 +94,10 @@ def test_the_digest_tells_spaces_apart_and_stays() -> None:
     assert dataclasses.replace(OFFICIAL_SPACE, classes=10).digest != OFFICIAL_SPACE.digest
     assert OFFICIAL_SPACE.digest == SearchSpace.from_dict(OFFICIAL_SPACE.to_dict()).digest
     assert len(OFFICIAL_SPACE.digest) == 64
+    grey = dataclasses.replace(OFFICIAL_SPACE, in_channels=1)
+    assert grey.digest != OFFICIAL_SPACE.digest
+    assert SearchSpace.from_dict(json.loads(json.dumps(grey.to_dict()))) == grey
+    assert "in_channels" not in OFFICIAL_SPACE.to_dict()["stem"], "files of three channels say what they always said"
 
 
 GROUPS = Choice("mbconv", (("expand", 3), ("groups", 3), ("kernel", 3)))
@@ -125,6 +129,7 @@ GROUPS = Choice("mbconv", (("expand", 3), ("groups", 3), ("kernel", 3)))
         ),
         ({"head_linear": -1}, "head_linear is -1"),
         ({"activation": "gelu"}, "activation is 'gelu'; it must be one of relu6, relu, hswish, silu"),
+        ({"in_channels": 17}, "stem in_channels is 17"),
     ],
 )
 def test_impossible_spaces(change: dict[str, Any], message: str) -> None:

@@ -1,0 +1,56 @@
+"""Turn an image upright by the orientation that a camera wrote into its EXIF."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Exif = Literal["apply", "ignore"]
+
+UPRIGHT = 1  # the orientation of an image that is stored as it is to be seen
+ORIENTATION_TAG = 0x0112  # of EXIF and of TIFF
+# Whether to flip rows and columns, by orientation; from 5 on, rows and columns are exchanged before.
+FLIPS = {1: (False, False), 2: (False, True), 3: (True, True), 4: (True, False)}
+# Without any of these, Pillow finds no orientation in a JPEG file: EXIF, and its copy in XMP.
+SIGNS_IN_JPEG = (b"Exif\0\0", b"tiff:Orientation")
+
+
+def read_orientation(image: Any) -> int:
+    """Return the orientation of an image of PIL, from 1 to 8; 1 (upright) if it has none, or damaged metadata.
+
+    Read the pixels first: a PNG file may have its EXIF after them. Pillow turns a TIFF file upright when it reads its
+    pixels, and then says that it is upright.
+    """
+    try:
+        orientation = image.getexif().get(ORIENTATION_TAG, UPRIGHT)
+    except Exception:  # PIL raises almost any kind of error for damaged metadata. The pixels may be whole.
+        return UPRIGHT
+    return orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else UPRIGHT
+
+
+def read_jpeg_orientation(content: bytes) -> int:
+    """Return the orientation of a JPEG file by its content, as `read_orientation` does."""
+    if not any(sign in content for sign in SIGNS_IN_JPEG):
+        return UPRIGHT  # Opening the file would take long for the many images without EXIF.
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL warns about damaged metadata.
+            with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+                return read_orientation(image)
+    except Exception:  # As in `read_orientation`.
+        return UPRIGHT
+
+
+def turn_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Return pixels `(H, W)` or `(H, W, C)` turned and mirrored as an orientation of EXIF asks for, contiguous."""
+    if orientation == UPRIGHT:
+        return pixels
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    rows, columns = FLIPS[(orientation - 1) % 4 + 1]
+    return np.ascontiguousarray(pixels[:: -1 if rows else 1, :: -1 if columns else 1])
