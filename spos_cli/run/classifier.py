@@ -27,8 +27,8 @@ class Classifier:
     """A network that classifies images.
 
     Attributes:
-        forward: from `(B, 3, H, W)` float to logits `(B, classes)`, in eval mode.
-        preprocess: from `(B, 3, H, W) uint8` RGB, on the device, to what `forward` takes.
+        forward: from `(B, C, H, W)` float to logits `(B, classes)`, in eval mode.
+        preprocess: from `(B, C, H, W) uint8` RGB, on the device, to what `forward` takes.
         device: where the network is.
         architecture: of the network.
         classes: their names; empty if they are not known.
@@ -44,7 +44,7 @@ class Classifier:
 
     @torch.inference_mode()
     def classify(self, pixels: Tensor) -> Tensor:
-        """Compute logits `(B, classes)` of images `(B, 3, H, W) uint8` RGB on the device."""
+        """Compute logits `(B, classes)` of images `(B, C, H, W) uint8` RGB on the device."""
         with autocast(self.device, self.amp):
             return self.forward(self.preprocess(pixels))
 
