@@ -48,6 +48,7 @@ from tests.config.yaml_texts import ALIASES, load
         ("supernet: {class_weights: even}\n", "supernet.class_weights: should be null, balanced or a list"),
         ("supernet: {betas: [0.9]}\n", "supernet.betas: the list has too few values, only 1"),
         ("supernet: {mixup: off}\n", "write null for none (it is False)"),
+        ("retrain: {cutmix: 0}\n", "write null for none (it is 0)"),
         ("data: {augmentation: {rand_augment: 9}}\n", "should be a section with the settings ops, magnitude (it is 9)"),
         (
             "retrain: {class_weights: balanced, sampling: balanced}\n",
