@@ -12,6 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
+import spos_cli
 from spos_cli.config import loading
 from spos_cli.engine import checkpoint
 from spos_cli.models.counting import count
@@ -187,3 +188,33 @@ def test_widths_of_a_found_architecture_within_a_range(spos: Spos) -> None:
     spos.here("export-arch", "--config", folder / "config.yaml")
     (exported,) = folder.glob("archs/*/arch.yaml")
     assert read(str(exported)) in {entry.architecture for entry in entries}
+
+
+def test_no_command_imports_or_downloads_what_a_weights_file_names(spos: Spos) -> None:
+    draw(spos.folder, ".png")
+    (spos.folder / "evil_of_seams.py").write_text('from pathlib import Path\nPath("imported").touch()\n' + OWN)
+    own = make_settings(spos)
+    arch = parse("0,1,2,3")
+    for number, data in enumerate(
+        (
+            {"source": "evil_of_seams:Photos"},
+            {"source": "huggingface", "root": "hf://x/y"},
+            {"source": "torchvision:DTD", "root": "/elsewhere"},
+        )
+    ):
+        write(spos, {**own, "data": {**own["data"], **data}})
+        config = loading.load(spos.folder / "spos.yaml")
+        state = build_initialized(lambda config=config: Network(config.space.build(), arch), 3).state_dict()  # type: ignore[misc]
+        content = make_network_content(config, arch, state, tuple(sorted(SIZES)), {})
+        checkpoint.save(spos.folder / f"{number}.pt", content)
+    write(spos, own)
+    for number, phrase in enumerate(("name a data set to import", "would be downloaded", "might be downloaded")):
+        weights = ("--weights", f"{number}.pt")
+        for command in (("evaluate",), ("evaluate", "--image-size", "12"), ("export-arch", "--format", "python")):
+            assert phrase in spos.here(*command, *weights, code=2).stderr
+        assert spos.here("predict", *weights, "D/val/cat/00.png").returncode == 0
+        spos_cli.load(spos.folder / f"{number}.pt")
+        # With the user's own settings, the images are the user's.
+        assert run_json(spos, "evaluate", *weights, "--config", "spos.yaml")["images"] == 9
+    spos.here("retrain", str(arch), "--init", "0.pt")
+    assert not (spos.folder / "imported").exists()
