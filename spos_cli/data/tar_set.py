@@ -225,7 +225,7 @@ def _read_headers(shard: Path, index: int) -> tuple[list[Member], dict[str, str]
         with shard.open("rb") as file:
             for path, offset, size in entries:
                 path = path.removeprefix("./")
-                if path.rpartition("/")[2].startswith("."):
+                if any(part.startswith(".") for part in path.split("/")):  # hidden, as in class folders
                     continue
                 members.append(Member(index, offset, size, path))
                 if path.endswith(LABEL_ENDINGS) and size <= MAX_LABEL_BYTES:
