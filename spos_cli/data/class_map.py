@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from spos_cli.data.image_files import Pixels
-from spos_cli.data.image_set import ImageSet
+from spos_cli.data.image_set import MAX_LISTED, ImageSet, list_first
 from spos_cli.data.levels import Measured
 from spos_cli.errors import ConfigError, DataError
 from spos_cli.files.os_errors import os_errors_as
@@ -26,7 +26,6 @@ YAML_SUFFIXES = (".yaml", ".yml", ".json")
 CSV_HEADER = ["folder", "class"]
 PAIR = re.compile(r"(.+?):\s+(.+)")
 INDEX = re.compile(r"\d{1,9}", re.ASCII)
-MAX_LISTED = 5  # folders, or suggestions, that a message lists
 MIN_SIMILARITY = 0.6  # of the letters of a mistyped class
 
 
@@ -93,8 +92,9 @@ class ClassMap:
         similar = similar or [name for name in names if entry.target.lower() in name.lower()][:MAX_LISTED]
         if similar:
             raise ConfigError(f"{place}; did you mean {' or '.join(map(quote_value, similar))}?")
-        listed = ", ".join(names[:MAX_LISTED]) + (", ..." if len(names) > MAX_LISTED else "")
-        raise ConfigError(f"{place}; its classes are {listed}; write one of them, or an index from 0 to {number - 1:,}")
+        raise ConfigError(
+            f"{place}; its classes are {list_first(names)}; write one of them, or an index from 0 to {number - 1:,}"
+        )
 
 
 class RelabelledSet(ImageSet):
@@ -117,11 +117,10 @@ class RelabelledSet(ImageSet):
         label_of = mapping.find_labels(names, number)
         missing = [name for name in images.classes if name not in label_of]
         if missing:
-            listed = ", ".join(missing[:MAX_LISTED]) + (", ..." if len(missing) > MAX_LISTED else "")
             raise DataError(
-                f"{mapping.path} does not say which class of the network these are: {listed} ({len(missing):,} of"
-                f" {plural(len(images.classes), 'class', 'classes')} of {images.name}; its first entry is"
-                f" {quote_value(mapping.entries[0].folder)})"
+                f"{mapping.path} does not say which class of the network these are: {list_first(missing)}"
+                f" ({len(missing):,} of {plural(len(images.classes), 'class', 'classes')} of {images.name}; its first"
+                f" entry is {quote_value(mapping.entries[0].folder)})"
             )
         self.labels = np.array([label_of[name] for name in images.classes], np.int64)[images.labels]
         folder_of = {label: folder for folder, label in label_of.items()}

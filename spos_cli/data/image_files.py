@@ -19,7 +19,14 @@ from PIL import Image, features
 from spos_cli.data import levels, npy_file
 from spos_cli.data.channels import fit_channels, read_bands
 from spos_cli.data.levels import ValueRange
-from spos_cli.data.orientation import UPRIGHT, Exif, read_jpeg_orientation, read_orientation, turn_upright
+from spos_cli.data.orientation import (
+    UPRIGHT,
+    Exif,
+    prevent_mapping,
+    read_jpeg_orientation,
+    read_orientation,
+    turn_upright,
+)
 from spos_cli.errors import ConfigError, DataError
 from spos_cli.space.search_space import COLOUR, GREY
 
@@ -130,6 +137,7 @@ def read_pil_image(image: Image.Image, decoding: Decoding) -> Pixels:
         ValueError: it has another number of channels.
         OSError: its file is damaged.
     """
+    prevent_mapping(image)
     pixels = np.array(image.convert("RGB")) if decoding.channels in (GREY, COLOUR) else read_bands(image)
     pixels = fit_channels(pixels, decoding.channels)
     return turn_upright(pixels, read_orientation(image)) if decoding.exif == "apply" else pixels
@@ -230,6 +238,7 @@ def _open(path: Path) -> Iterator[Any]:
         is_tga = Image.registered_extensions().get(get_extension(path.name)) == "TGA"
         with Image.open(path, formats=[name for name in list_formats() if name != "TGA" or is_tga]) as image:
             _check_size(*image.size)
+            prevent_mapping(image)
             yield image
 
 

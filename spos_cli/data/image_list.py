@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spos_cli.data.file_images import ListedFiles
-from spos_cli.data.image_set import GONE
+from spos_cli.data.image_set import GONE, list_first
 from spos_cli.data.place import Place, Split
 from spos_cli.errors import DataError
 from spos_cli.files.home import expand_home
@@ -25,7 +25,7 @@ PATH_COLUMN, LABEL_COLUMN = "path", "label"
 DELIMITERS = {".tsv": "\t"}  # by the extension of a list; others have commas
 PARQUET = (".parquet", ".pq")
 MAX_SHARE_ERROR = 1e-3  # How far the shares of an image may be from a sum of 1, since they were rounded.
-MAX_LISTED = 3  # lines, or columns, that a message lists
+MAX_LISTED = 3  # lines that a message lists
 
 Rows = Iterator[tuple[int, Mapping[str, Any]]]  # the line, and its values by column
 
@@ -113,7 +113,7 @@ def _choose_classes(
     """Check the columns of a list; return the classes if each has a column of shares, or none if there are labels."""
     if path_column not in columns:
         raise DataError(
-            f"{path}, line 1: there is no column {path_column} among {_list_first(columns) or 'none'}; name the column"
+            f"{path}, line 1: there is no column {path_column} among {list_first(columns) or 'none'}; name the column"
             " of the paths in data.image_column"
         )
     others = [column for column in columns if column != path_column]
@@ -123,13 +123,13 @@ def _choose_classes(
         if len(others) > 1:
             unknown = [column for column in others if column != label_column]
             raise DataError(
-                f"{path}, line 1: unknown columns {_list_first(unknown)} beside {path_column} and {label_column};"
+                f"{path}, line 1: unknown columns {list_first(unknown)} beside {path_column} and {label_column};"
                 " remove them"
             )
         return ()
     if place.label_column or len(others) < 2:
         raise DataError(
-            f"{path}, line 1: there is no column {label_column} among {_list_first(columns)}; name the column of the"
+            f"{path}, line 1: there is no column {label_column} among {list_first(columns)}; name the column of the"
             " class names in data.label_column, or write a column of shares for each class"
         )
     return tuple(sorted(others))
@@ -224,7 +224,3 @@ def _read_parquet(path: Path) -> tuple[list[str], Rows]:
     except Exception as error:  # pyarrow has errors of its own.
         raise DataError(f"cannot read {path}: {' '.join(str(error).split())[:200]}; write the list again") from None
     return list(table.column_names), iter(enumerate(table.to_pylist(), 1))
-
-
-def _list_first(names: Sequence[str]) -> str:
-    return ", ".join(names[:MAX_LISTED]) + (", ..." if len(names) > MAX_LISTED else "")

@@ -17,7 +17,7 @@ from spos_cli.data.orientation import UPRIGHT
 
 GONE = -1  # stands for the size and the time of a file that was removed
 END_BYTES = 4096  # tell most images of the same size apart
-MAX_LISTED = 5  # classes, or kinds of files, that a message lists
+MAX_LISTED = 5  # names, or kinds of files, that a message lists
 
 
 class ImageSet(ABC):

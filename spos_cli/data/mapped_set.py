@@ -17,7 +17,7 @@ from spos_cli.data.encoded_images import decode_bytes, measure_bytes
 from spos_cli.data.image_files import DEFAULT_DECODING, UNREADABLE, Decoding, Pixels, read_pil_image
 from spos_cli.data.image_set import ImageSet, hash_each
 from spos_cli.data.levels import EIGHT_BIT_MODES, Measured
-from spos_cli.data.orientation import UPRIGHT, read_orientation
+from spos_cli.data.orientation import UPRIGHT, prevent_mapping, read_orientation, turn_upright
 from spos_cli.errors import ConfigError, DataError
 from spos_cli.files.own_code import shorten_reason
 from spos_cli.space.search_space import COLOUR, GREY
@@ -121,7 +121,8 @@ def to_pixels(image: Any, where: str, decoding: Decoding) -> Pixels:
     """
     if isinstance(image, Image.Image):
         if image.mode not in EIGHT_BIT_MODES:
-            return decode_bytes(_encode(image, where), where, decoding)
+            pixels = decode_bytes(_encode(image, where), where, decoding)
+            return turn_upright(pixels, read_orientation(image)) if decoding.exif == "apply" else pixels
         try:
             return read_pil_image(image, decoding)
         except Exception as error:  # PIL reads the file now, and raises almost any kind of error for a damaged one.
@@ -156,10 +157,11 @@ def get_bytes(image: Any, where: str, decoding: Decoding) -> bytes:
 
 
 def _encode(image: Image.Image, where: str) -> bytes:
-    """Return an image of more than 8 bits per channel as a TIFF file, which keeps its values."""
+    """Return an image of more than 8 bits per channel as a TIFF file, which keeps its values, but no orientation."""
+    prevent_mapping(image)
     with tempfile.SpooledTemporaryFile() as file:
         try:
-            image.save(file, "TIFF")
+            image.save(file, "TIFF", exif=Image.Exif())
         except Exception as error:  # PIL may have to read a damaged file first.
             raise DataError(f"{UNREADABLE}{where}: {shorten_reason(error)}") from None
         file.seek(0)

@@ -46,6 +46,15 @@ def read_jpeg_orientation(content: bytes) -> int:
         return UPRIGHT
 
 
+def prevent_mapping(image: Any) -> None:
+    """Keep Pillow from mapping the pixels of a TIFF file into memory if its rows and columns are to be exchanged.
+
+    It would map them with the sides of the upright image, so that rows are cut at the wrong places (Pillow 13.0).
+    """
+    if image.format == "TIFF" and getattr(image, "fp", None) is not None and read_orientation(image) > 4:
+        image.load_seek = image.fp.seek  # Pillow maps no file that is read in a way of its own.
+
+
 def turn_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Return pixels `(H, W)` or `(H, W, C)` turned and mirrored as an orientation of EXIF asks for, contiguous."""
     if orientation == UPRIGHT:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from spos_cli.data.encoded_images import decode_bytes, find_orientation_of_bytes, measure_bytes
 from spos_cli.data.image_files import DEFAULT_DECODING, UNREADABLE, Decoding, Pixels, get_extension, is_image
-from spos_cli.data.image_set import END_BYTES, GONE, MAX_LISTED, ImageSet
+from spos_cli.data.image_set import END_BYTES, GONE, ImageSet, list_first
 from spos_cli.data.levels import Measured
 from spos_cli.data.place import Place, Split
 from spos_cli.data.tar_headers import list_entries
@@ -225,7 +225,7 @@ def _read_headers(shard: Path, index: int) -> tuple[list[Member], dict[str, str]
         with shard.open("rb") as file:
             for path, offset, size in entries:
                 path = path.removeprefix("./")
-                if path.rpartition("/")[2].startswith("."):
+                if any(part.startswith(".") for part in path.split("/")):  # hidden, as in class folders
                     continue
                 members.append(Member(index, offset, size, path))
                 if path.endswith(LABEL_ENDINGS) and size <= MAX_LABEL_BYTES:
@@ -260,7 +260,7 @@ def _read_classes(name: str, images: Sequence[Member], labels: dict[str, str]) -
     if missing:
         raise DataError(
             f"{name}: {plural(len(missing), 'image')} of {len(images):,} without a label (.cls, .json or .txt of the"
-            f" same name): {', '.join(missing[:MAX_LISTED])}{', ...' if len(missing) > MAX_LISTED else ''}; write a"
+            f" same name): {list_first(missing)}; write a"
             " label for each"
         )
     return [_parse_label(name, by_key[_get_key(member.path)], labels) for member in images]

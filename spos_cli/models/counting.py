@@ -128,7 +128,7 @@ def count_flops_at(space: SearchSpace, arch: Architecture, height: int, width: i
         if not any(choice.is_own for layer in space.layers for choice in layer.choices):
             skip_batchnorm(network)
         try:
-            return count_multiply_adds(network, torch.empty(1, 3, height, width))
+            return count_multiply_adds(network, torch.empty(1, space.in_channels, height, width))
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"the network fails on images of {height} x {width} pixels: {reason}") from error

@@ -444,7 +444,8 @@ def retrained(findings: Findings) -> Html:
             " The weights of best.pt were chosen as the best of several evaluations on these validation images, so"
             " their accuracy there is optimistic."
         )
-    columns = ["architecture:", "FLOPs", "steps", *["weights"] * is_selected, "one-shot top-1", "stand-alone top-1"]
+    one_shot = f"one-shot {search.best.score_name if search else 'top-1'}"
+    columns = ["architecture:", "FLOPs", "steps", *["weights"] * is_selected, one_shot, "stand-alone top-1"]
     in_order = sorted(findings.retrained, key=lambda network: (network.evaluations > 0, -network.top1))
     rows = table([*columns, "95 % interval"], map(row, in_order))
     return section("retrained", "Stand-alone networks", paragraph(text), rows)

@@ -188,6 +188,8 @@ def show(
     space, size = run.config.space.build(), images.evaluated_size
     costs = count(space)
     flops = costs.flops.of(architecture) if size.is_square else count_flops_at(space, architecture, *size)
+    speed = round(accuracy.images / seconds, 1)  # images per second
+    present = len(np.unique(images.val.labels))
     result: dict[str, Any] = {
         "top1": accuracy.top1,
         "top5": accuracy.top5,
@@ -198,18 +200,15 @@ def show(
         "trained_image_size": list_trained_size(weights),
         "flops": flops,
         "params": costs.params.of(architecture),
-        "images_per_second": round(accuracy.images / seconds, 1),
+        "images_per_second": speed,
+        **describe_selection(weights, images),
     }
-    if weights.selection is not None:
-        result["best_of_evaluations"] = weights.selection.evaluations
-        result["selected_on_these_images"] = weights.selection.images == images.val_identity.number
-    present = len(np.unique(images.val.labels))
     if among is not None:
         result["among_classes_of_images"] = {"classes": present, "top1": among.top1, "top5": among.top5}
     run.result({**result, "details": make_content(mistakes)} if details else result)
-    sizes = {one.support for one in mistakes.classes if one.support}
     averages = summarize(mistakes)
     if not details:
+        sizes = {one.support for one in mistakes.classes if one.support}
         averages = averages[:1] if len(sizes) > 1 else []
     rows = [
         ("weights", weights.path),
@@ -224,9 +223,19 @@ def show(
         ("image size", describe_size(size, weights)),
         ("FLOPs", format_cost(flops)),
         ("parameters", format_cost(costs.params.of(architecture))),
-        ("images per second", result["images_per_second"]),
+        ("images per second", speed),
     ]
     run.show("evaluated", ["what:", "value:"], rows)
+
+
+def describe_selection(weights: Weights, images: Images) -> dict[str, Any]:
+    """Return how the weights were chosen, in plain types; empty if they are the last ones of a training."""
+    if weights.selection is None:
+        return {}
+    return {
+        "best_of_evaluations": weights.selection.evaluations,
+        "selected_on_these_images": weights.selection.images == images.val_identity.number,
+    }
 
 
 def describe_subset(among: Accuracy, present: int, classes: int) -> list[tuple[str, str]]:

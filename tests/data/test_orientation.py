@@ -17,6 +17,8 @@ from spos_cli.data.folder_set import FolderSet
 from spos_cli.data.image_files import Decoding, decode, find_orientation
 from spos_cli.data.image_store import ImageStore
 from spos_cli.data.loaders import BadImages
+from spos_cli.data.mapped_set import to_pixels
+from spos_cli.data.orientation import Exif
 from spos_cli.data.transforms import EvalTransform
 from spos_cli.errors import DataError
 
@@ -62,10 +64,34 @@ def test_every_orientation_is_turned_as_by_pillow(tmp_path: Path, name: str, ori
 def test_images_of_16_bits_are_turned_too(tmp_path: Path, name: str, orientation: int) -> None:
     values = np.arange(30 * 40, dtype=np.uint16).reshape(30, 40) * 50
     path = save(tmp_path / name, orientation, values)
-    with Image.open(path) as image:
+    with Image.open(io.BytesIO(path.read_bytes())) as image:
         upright = np.asarray(ImageOps.exif_transpose(image)).astype(int)
     expected = (upright * 255 / 65535 + 0.5).astype(np.uint8)
     assert np.array_equal(decode(path, Decoding("dtype"))[..., 1], expected)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_files_that_pillow_maps_into_memory_are_not_scrambled(tmp_path: Path, kind: type, orientation: int) -> None:
+    values = (np.arange(30 * 40).reshape(30, 40) * 255 // 1199 * (257 if kind == np.uint16 else 1)).astype(kind)
+    path = save(tmp_path / "x.tif", orientation, values)
+    content = io.BytesIO(path.read_bytes())  # It has no name, so that Pillow cannot map it.
+    with Image.open(content) as image:
+        upright = np.asarray(image) // (257 if kind == np.uint16 else 1)
+    assert upright.shape == ((40, 30) if orientation > 4 else (30, 40))
+    assert (orientation == 1) == np.array_equal(upright, values // (257 if kind == np.uint16 else 1))
+    for decoding in (Decoding("dtype", "apply", 1), Decoding("dtype", "ignore", 1)):
+        assert np.array_equal(decode(path, decoding)[..., 0], upright)
+        assert np.array_equal(to_pixels(Image.open(path), "x", decoding)[..., 0], upright)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tif"])
+@pytest.mark.parametrize("exif", ["apply", "ignore"])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_own_images_of_16_bits_are_turned_as_files(tmp_path: Path, name: str, exif: Exif, orientation: int) -> None:
+    path = save(tmp_path / name, orientation, np.arange(30 * 40, dtype=np.uint16).reshape(30, 40) * 50)
+    decoding = Decoding("dtype", exif)
+    assert np.array_equal(to_pixels(Image.open(path), "x", decoding), decode(path, decoding))
 
 
 @pytest.mark.usefixtures("decoder")

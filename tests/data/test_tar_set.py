@@ -58,6 +58,8 @@ def test_class_folders(tmp_path: Path) -> None:
         "./train/dog/1.png": encode(1),
         "train/cat/deep/2.jpg": encode(2, "JPEG"),
         "train/cat/._2.jpg": b"a fork of macOS",
+        "train/cat/.ipynb_checkpoints/2-checkpoint.jpg": encode(2, "JPEG"),
+        "train/.trash/3.png": encode(3),
         "train/notes.txt": "no label: there is no image notes",
         "train/dog/0.png": "->./train/dog/1.png",
     }
