@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from spos_cli.config import loading
-from spos_cli.data.transforms import MEAN, STD
+from spos_cli.data.transforms import IMAGENET
 from spos_cli.engine import checkpoint
 from spos_cli.models.counting import count, count_flops_at
 from spos_cli.models.network import Network
@@ -69,7 +69,7 @@ def prepare(path: Path, height: int, width: int) -> torch.Tensor:
     scale = max(round(height * 256 / 224) / rows, round(width * 256 / 224) / columns)
     target = int(rows * scale + 1e-9), int(columns * scale + 1e-9)
     cropped = v2.CenterCrop((height, width))(v2.Resize(target, antialias=True)(image))
-    return v2.Normalize(MEAN, STD)(cropped.float() / 255)
+    return v2.Normalize(*IMAGENET)(cropped.float() / 255)
 
 
 def evaluate(spos: Spos, *options: object, weights: str = "model.pt") -> dict[str, Any]:
