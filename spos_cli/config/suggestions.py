@@ -39,7 +39,7 @@ SYNONYMS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("img_size", "input_size", "resolution", "crop_size"): ("space.image_size",),
     ("num_classes", "n_classes", "nb_classes"): ("space.classes",),
     ("data_dir", "data_path", "dataset", "dataset_path"): ("data.root",),
-    ("mean", "std", "normalize", "normalization"): ("data.preset",),
+    ("normalize", "normalization"): ("data.preset", "data.mean", "data.std"),
     ("cache",): ("data.store",),
     ("val_split", "holdout", "val_size", "validation_split"): ("data.holdout_per_class", "data.holdout_share"),
     ("flops", "max_flops", "min_flops", "flops_range", "flops_constraint"): ("flops_limit",),

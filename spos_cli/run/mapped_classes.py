@@ -35,6 +35,7 @@ def map_classes(images: Images, path: Path, weights: Weights) -> SubsetMeter:
             f"--classes is for a network, but {weights.path} is a supernet; write a path of it as a network with spos"
             " export-arch --weights FILE --arch ARCH"
         )
+    _ = images.val_identity  # It stays that of the images with their own classes, by which a training knew them.
     names, number = weights.find_classes(images.config), images.config.space.classes
     images.val = RelabelledSet(images.val, read_class_map(path), names, number)
     return SubsetMeter(images.val, images.processes.device)

@@ -241,7 +241,7 @@ def describe_selection(weights: Weights, images: Images) -> dict[str, Any]:
 def describe_subset(among: Accuracy, present: int, classes: int) -> list[tuple[str, str]]:
     """Return rows that say among which classes the network has chosen, and its accuracy among those of the images."""
     return [
-        ("these are among", f"all {classes:,} classes of the network, of which the images have {present:,}"),
+        ("these are among", f"all {classes:,} classes of the network; the images have {present:,} of them"),
         (f"top-1 among these {present:,}", f"{among.top1:.2%}"),
         (f"top-5 among these {present:,}", f"{among.top5:.2%}"),
     ]

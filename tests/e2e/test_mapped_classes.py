@@ -92,7 +92,7 @@ def test_a_list_of_all_folders_and_names_as_classes(spos: Spos) -> None:
 
 def test_what_is_shown(spos: Spos) -> None:
     shown = " ".join(spos.here("evaluate", "--weights", "official.pth.tar", "--classes", "map.yaml").stdout.split())
-    assert "all 10 classes of the network, of which the images have 4" in shown
+    assert "all 10 classes of the network; the images have 4" in shown
     assert "top-1 among these 4" in shown
     whole = spos.here("evaluate", "--weights", "official.pth.tar")
     assert "among" not in whole.stdout

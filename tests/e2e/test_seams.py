@@ -14,10 +14,13 @@ from PIL import Image
 
 import spos_cli
 from spos_cli.config import loading
-from spos_cli.engine import checkpoint
+from spos_cli.engine import accelerator, checkpoint
+from spos_cli.engine.distributed import Processes
+from spos_cli.engine.validation import ValidationRecord, describe_selection
 from spos_cli.models.counting import count
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import build_initialized
+from spos_cli.run.images import Images
 from spos_cli.run.weights_file import make_network_content
 from spos_cli.search.journal import Journal
 from spos_cli.space.architecture import parse, read
@@ -152,7 +155,8 @@ def test_a_cache_of_tar_files_holds_images_as_folders_do(spos: Spos, suffix: str
     assert caches[0] == caches[1]
 
 
-def test_a_class_file_fits_every_source(spos: Spos) -> None:
+def test_a_class_file_fits_every_source(spos: Spos, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(spos.folder)
     draw(spos.folder, ".png")
     arch, names = parse("0,1,2,3"), ("dog", "wolf", "cat", "fox", "lynx")
     (spos.folder / "map.csv").write_text("cat,cat\ndog,wolf\nfox,fox\n")
@@ -163,9 +167,12 @@ def test_a_class_file_fits_every_source(spos: Spos) -> None:
         write(spos, settings)
         config = loading.load(spos.folder / "spos.yaml")
         state = build_initialized(lambda config=config: Network(config.space.build(), arch), 3).state_dict()  # type: ignore[misc]
-        checkpoint.save(spos.folder / "model.pt", make_network_content(config, arch, state, names, {}))
+        content = make_network_content(config, arch, state, names, {})
+        number = Images(config, Processes(0, 1, accelerator.CPU)).val_identity.number
+        content["selection"] = describe_selection(ValidationRecord(2, images=number))
+        checkpoint.save(spos.folder / "model.pt", content)
         result = run_json(spos, "evaluate", "--weights", "model.pt", "--classes", "map.csv", "--details")
-        assert result["images"] == 9
+        assert (result["images"], result["selected_on_these_images"]) == (9, True)
         assert {one["name"]: one["support"] for one in result["details"]["classes"]} == {
             **dict.fromkeys(names, 0),
             **dict.fromkeys(("cat", "wolf", "fox"), 3),
