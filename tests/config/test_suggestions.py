@@ -29,6 +29,7 @@ from tests.config.yaml_texts import load
         ("supernet.iterations", "did you mean 'steps'?"),
         ("data.augmentation.rotate", "did you mean 'rand_augment' or 'trivial_augment'?"),
         ("data.jitter", "did you mean 'data.augmentation.jitter' or 'retrain.augmentation.jitter'?"),
+        ("data.validation_split", "did you mean 'data.val_share' or 'data.holdout_share'?"),
         ("retrain.epochs", "set steps to epochs * training images / batch_size"),
         ("retrain.pretrained", "--init FILE"),
         ("retrain.weights", "--init FILE"),
