@@ -34,6 +34,7 @@ SETTINGS_OF_SOURCES = {
     "val_list": ("csv",),
     "train_shards": ("tar",),
     "val_shards": ("tar",),
+    "val_share": ("folder",),
     "train_split": ("torchvision", "huggingface"),
     "val_split": ("torchvision", "huggingface"),
     "image_column": ("csv", "huggingface"),
@@ -209,6 +210,12 @@ class DataConfig(Section):
     )
     train_folder: PathText = Field("train", description="Folder of the training images, below root (source: folder).")
     val_folder: PathText = Field("val", description="Folder of the validation images, below root (source: folder).")
+    val_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Share of each class in train_folder that is for validation, such as 0.2, instead of val_folder:"
+        " the images whose names have the smallest hashes; at least one, and at least one is left (source: folder)."
+        " null: val_folder has them.",
+    )
     train_list: PathText = Field(
         "train.csv", description="List of the training images, below root: CSV, TSV or Parquet (source: csv)."
     )
@@ -319,6 +326,16 @@ class DataConfig(Section):
                     f"{name} is for source: {allowed}, but source is {self.source}; set {name}: {default or 'null'}, or"
                     " another source"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _require_one_validation(self) -> DataConfig:
+        default = type(self).model_fields["val_folder"].default
+        if self.val_share is not None and self.val_folder != default:
+            raise ValueError(
+                f"val_share ({self.val_share:g}) and val_folder ({quote_value(self.val_folder)}) both say where the"
+                f" validation images are, so only one of them can be set; set val_share: null, or val_folder: {default}"
+            )
         return self
 
     @model_validator(mode="before")

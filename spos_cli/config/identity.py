@@ -18,8 +18,8 @@ REPORTING = ("log_every", "checkpoint_every", "keep_checkpoints", "milestone_eve
 
 # The settings of `data` that say where images are.
 IMAGE_PLACE = (
-    *("source", "root", "train_folder", "val_folder", "train_list", "val_list", "train_shards", "val_shards"),
-    *("train_split", "val_split", "image_column", "label_column"),
+    *("source", "root", "train_folder", "val_folder", "val_share", "train_list", "val_list"),
+    *("train_shards", "val_shards", "train_split", "val_split", "image_column", "label_column"),
 )
 
 

@@ -38,4 +38,4 @@ def require_classes(*sets: ImageSet) -> None:
     if not single:
         return
     problems, advice = zip(*(images.explain_single_class() for images in single), strict=True)
-    raise DataError(f"{' and '.join(problems)}; {' and '.join(dict.fromkeys(advice))}")
+    raise DataError(f"{' and '.join(dict.fromkeys(problems))}; {' and '.join(dict.fromkeys(advice))}")

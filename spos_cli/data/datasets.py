@@ -9,7 +9,7 @@ from typing import Any
 
 from spos_cli.data.array_set import ArraySet
 from spos_cli.data.arrays import Arrays, read_cifar, read_digits, read_fashion_mnist
-from spos_cli.data.folder_set import FolderSet
+from spos_cli.data.folder_set import open_folder
 from spos_cli.data.huggingface_set import open_huggingface
 from spos_cli.data.image_list import open_list
 from spos_cli.data.image_set import ImageSet
@@ -19,12 +19,6 @@ from spos_cli.data.tar_set import open_tar
 from spos_cli.data.torchvision_set import open_torchvision
 
 TORCHVISION = "torchvision:"  # The name of a data set follows.
-
-
-def open_folder(place: Place, split: Split) -> FolderSet:
-    """Open class folders."""
-    name = place.folder_of(split)
-    return FolderSet(place.folder / name, place.decoding, f"data.{split}_folder: {name}")
 
 
 def open_arrays(name: str, read: Callable[[Path, Split], Arrays], place: Place, split: Split) -> ArraySet:

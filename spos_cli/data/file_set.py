@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from spos_cli.data.file_images import FileImages
-from spos_cli.data.folder_set import walk_folders
-from spos_cli.data.image_files import DEFAULT_DECODING, Decoding, is_image, list_extensions
+from spos_cli.data.folder_set import note_other_files, select_images, walk_folders
+from spos_cli.data.image_files import DEFAULT_DECODING, Decoding, list_extensions
 from spos_cli.errors import DataError
 
 MAX_LISTED = 3  # arguments in a message
@@ -29,7 +30,7 @@ class FileSet(FileImages):
         self.labels = np.zeros(len(paths), np.int64)
 
 
-def find_images(named: Sequence[Path]) -> list[str]:
+def find_images(named: Sequence[Path], report: Callable[[str], object] = lambda note: None) -> list[str]:
     """Return the paths of the images that a user names, each argument in its turn.
 
     A file counts as an image whatever its name. The images of a folder come in the order of names, folder by folder;
@@ -37,6 +38,7 @@ def find_images(named: Sequence[Path]) -> list[str]:
 
     Args:
         named: files and folders.
+        report: called with a text for each folder with files that are not images.
 
     Raises:
         DataError: a file or a folder does not exist or cannot be read, or there are no images at all.
@@ -44,7 +46,10 @@ def find_images(named: Sequence[Path]) -> list[str]:
     paths: list[str] = []
     for place in named:
         if place.is_dir():
-            paths += (f"{place}/{'/'.join(parts)}" for parts in sorted(_walk(place)))
+            other_files = Counter[str]()
+            paths += (f"{place}/{'/'.join(parts)}" for parts in sorted(_walk(place, other_files)))
+            for note in note_other_files(str(place), other_files):
+                report(note)
         elif place.exists():
             paths.append(str(place))
         else:
@@ -55,8 +60,8 @@ def find_images(named: Sequence[Path]) -> list[str]:
     return paths
 
 
-def _walk(top: Path) -> Iterator[tuple[str, ...]]:
-    """Yield the path of each image below a folder, as the names of its folders and its own."""
+def _walk(top: Path, other_files: Counter[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the path of each image below a folder, as the names of its folders and its own; count other files."""
     for folder, files in walk_folders(top):
         parts = Path(folder).relative_to(top).parts
-        yield from ((*parts, file) for file in files if is_image(file))
+        yield from ((*parts, file) for file in select_images(files, other_files))

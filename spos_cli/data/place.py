@@ -20,6 +20,7 @@ class Place:
     Attributes:
         root: folder of the data set.
         train_folder, val_folder: class folders, below `root`.
+        val_share: share of each class in `train_folder` that is for validation, instead of `val_folder`.
         train_list, val_list: lists of files and labels.
         train_shards, val_shards: tar files: a name with `*` or `{000..146}`.
         train_split, val_split: what the data set calls its splits.
@@ -30,6 +31,7 @@ class Place:
     root: str = "data"
     train_folder: str = "train"
     val_folder: str = "val"
+    val_share: float | None = None
     train_list: str = "train.csv"
     val_list: str = "val.csv"
     train_shards: str = "train*.tar"

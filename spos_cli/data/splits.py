@@ -1,4 +1,4 @@
-"""Divide training images into those to train on and held-out ones."""
+"""Divide images into training and validation, and hold training images out for the search."""
 
 from __future__ import annotations
 
@@ -71,6 +71,47 @@ def count_held_out(counts: NDArray[np.int64], per_class: int | None, share: floa
         return np.where(counts > 0, per_class or 0, 0)
     numbers = np.floor(counts * share + 0.5).astype(np.int64)
     return np.where(counts > 0, np.clip(numbers, 1, np.maximum(1, counts - 1)), 0)
+
+
+def divide(images: ImageSet, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divide images that are in no split into training and validation images, as `mark_validation` says.
+
+    Args:
+        images: only their `names` and `labels` matter.
+        share: of each class, for validation.
+
+    Returns:
+        Indices of the training images and of the validation images, ascending.
+
+    Raises:
+        DataError: a class has one image only.
+    """
+    single = [images.classes[label] for label in np.flatnonzero(np.bincount(images.labels) == 1)]
+    if single:
+        raise DataError(
+            f"{images.name}: {count_classes(single)} {'has' if len(single) == 1 else 'have'} one image only, so none is"
+            f" left for validation ({list_first(single)}); add images, or remove these classes"
+        )
+    is_validation = mark_validation(images.names, images.labels, share)
+    return np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
+
+
+def mark_validation(names: NDArray[np.int64], labels: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """Tell which images are for validation, `(n,)`: in each class, those whose names have the smallest hashes.
+
+    So the seed makes no difference. If k images come or go, at most k others of their class change sides.
+
+    Args:
+        names: hashes of the names, `(n,)`.
+        labels: `(n,)`.
+        share: of each class, rounded: at least one image, but never the only one.
+    """
+    counts = np.bincount(labels)
+    numbers = np.minimum(count_held_out(counts, None, share), counts - 1)
+    order = np.lexsort((names, labels))
+    is_validation = np.empty(len(labels), bool)
+    is_validation[order] = rank_in_class(labels[order]) < numbers[labels[order]]
+    return is_validation
 
 
 def interleave(images: ImageSet) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ from spos_cli.data.file_images import ListedFiles
 from spos_cli.data.image_set import ImageSet, hash_each
 from spos_cli.data.mapped_set import MappedSet, read_each_label
 from spos_cli.data.place import Place, Split
+from spos_cli.data.splits import mark_validation
 from spos_cli.errors import DataError
 from spos_cli.files.own_code import shorten_reason
 
@@ -55,8 +56,7 @@ DATA_SETS = {
     "EMNIST": Splits("train", fixed=(("split", "balanced"),)),
     "Places365": Splits(train="train-standard", val="val", fixed=(("small", True),)),
 }
-# Shares of an undivided set: in each class, the images whose names have the smallest hashes are for validation.
-VALIDATION_SHARE = 0.2
+VALIDATION_SHARE = 0.2  # of each class of an undivided set
 LABEL_ATTRIBUTES = ("targets", "labels", "_labels", "y")
 FILE_ATTRIBUTES = ("_image_files", "_images", "data")
 SAMPLE_ATTRIBUTES = ("_samples", "samples", "imgs")  # lists of pairs, of a path and a label
@@ -212,10 +212,5 @@ def _name_classes(data: Any, labels: NDArray[np.int64]) -> tuple[str, ...]:
 def _divide(names: Sequence[str], labels: NDArray[np.int64], split: Split) -> NDArray[np.int64]:
     """Return the indices of a split of an undivided set, ascending: the same whatever the seed is."""
     hashes = hash_each(name.encode(errors="surrogateescape") for name in names)
-    parts = []
-    for label in np.unique(labels).tolist():
-        members = np.flatnonzero(labels == label)
-        members = members[np.argsort(hashes[members], kind="stable")]
-        count = round(VALIDATION_SHARE * len(members))
-        parts.append(members[:count] if split == "val" else members[count:])
-    return np.sort(np.concatenate(parts))
+    is_validation = mark_validation(hashes, labels, VALIDATION_SHARE)
+    return np.flatnonzero(is_validation if split == "val" else ~is_validation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 
 import numpy as np
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 
 from spos_cli import seeding
 from spos_cli.data import inspection, levels
-from spos_cli.data.image_files import UNREADABLE
+from spos_cli.data.folder_set import advise_conversion, describe_kinds
+from spos_cli.data.image_files import UNREADABLE, get_extension
 from spos_cli.data.image_set import ImageSet
 from spos_cli.doctor.finding import Finding, Findings, judge
 from spos_cli.doctor.setup import Setup
@@ -41,8 +43,9 @@ def check_other_files(setup: Setup) -> Finding:
     files = [file for folder in folders for file in inspection.find_other_files(folder)]
     if not files:
         return Finding("other files", "ok", "none: every file is an image in a class folder")
-    seen = f"{plural(len(files), 'file')} that no command uses: {examples(files, setup.full)}"
-    advice = "save images as .jpg or .png in a class folder, and remove all other files"
+    kinds = Counter(get_extension(file) or "without an extension" for file in files)
+    seen = f"{plural(len(files), 'file')} that no command uses ({describe_kinds(kinds)}): {examples(files, setup.full)}"
+    advice = "save images as .jpg or .png in a class folder, and remove all other files" + advise_conversion(kinds)
     return Finding("other files", "warn", seen, advice)
 
 

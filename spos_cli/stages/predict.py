@@ -52,7 +52,7 @@ def run(
         raise ConfigError("spos predict is one process; start it without torchrun")
     if output is not None:
         require_known_form(output)  # It fails before any work.
-    paths, images = find_images(named), Images(run.config, processes, image_size)
+    paths, images = find_images(named, warn), Images(run.config, processes, image_size)
     classifier = load_classifier(run, weights, arch, images, processes.device)
     form = choose_form(output, run.as_json, paths, classifier.classes)
     files, classified = FileSet(paths, images.decoding), 0

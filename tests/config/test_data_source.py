@@ -15,6 +15,8 @@ from spos_cli.data.place import Place
 from spos_cli.errors import ConfigError
 from tests.config.yaml_texts import load
 
+VALUES = {"val_share": 0.3}  # of settings that are not text
+
 
 def test_settings_and_data_know_the_same_sources() -> None:
     assert set(SOURCES) == datasets.SOURCES.keys()
@@ -54,11 +56,13 @@ def test_what_is_no_source(tmp_path: Path, source: str, phrase: str) -> None:
 
 @pytest.mark.parametrize("name", SETTINGS_OF_SOURCES)
 def test_a_setting_of_another_source(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{name} is for source: .*, but source is folder; set {name}: "):
-        load(tmp_path, "", f"data.{name}=x")
-    source = {"torchvision": "torchvision:DTD"}.get(SETTINGS_OF_SOURCES[name][0], SETTINGS_OF_SOURCES[name][0])
-    settings = load(tmp_path, "", f"data.{name}=x", f"data.source={source}")
-    assert getattr(settings.data, name) == "x"
+    value, of = VALUES.get(name, "x"), SETTINGS_OF_SOURCES[name]
+    other = "digits" if "folder" in of else "folder"
+    with pytest.raises(ConfigError, match=rf"{name} is for source: .*, but source is {other}; set {name}: "):
+        load(tmp_path, "", f"data.{name}={value}", f"data.source={other}")
+    source = {"torchvision": "torchvision:DTD"}.get(of[0], of[0])
+    settings = load(tmp_path, "", f"data.{name}={value}", f"data.source={source}")
+    assert getattr(settings.data, name) == value
     assert identity.data_identity(settings) != identity.data_identity(load(tmp_path, "", f"data.source={source}"))
 
 
@@ -81,3 +85,19 @@ def test_a_weights_file_does_not_name_code_to_import(tmp_path: Path) -> None:
         settings.require_known_source("folder", "the settings in the weights file")
     settings.require_known_source("evil:Photos", "the settings in the weights file")
     Config().require_known_source("csv", "the settings in the weights file")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "phrase"),
+    [
+        (["data.val_share=0"], "greater than 0"),
+        (["data.val_share=1"], "less than 1"),
+        (
+            ["data.val_share=0.2", "data.val_folder=v"],
+            r"val_share \(0\.2\) and val_folder \('v'\) both .*val_folder: val",
+        ),
+    ],
+)
+def test_what_is_no_share_for_validation(tmp_path: Path, overrides: list[str], phrase: str) -> None:
+    with pytest.raises(ConfigError, match=phrase):
+        load(tmp_path, "", *overrides)

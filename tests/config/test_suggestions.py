@@ -32,6 +32,7 @@ from tests.config.yaml_texts import load
         ("retrain.std", "did you mean 'data.std'?"),
         ("data.normalize", "did you mean 'data.preset' or 'data.mean' or 'data.std'?"),
         ("data.jitter", "did you mean 'data.augmentation.jitter' or 'retrain.augmentation.jitter'?"),
+        ("data.validation_split", "did you mean 'data.val_share' or 'data.holdout_share'?"),
         ("retrain.epochs", "set steps to epochs * training images / batch_size"),
         ("retrain.pretrained", "--init FILE"),
         ("retrain.weights", "--init FILE"),

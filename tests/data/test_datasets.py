@@ -16,7 +16,8 @@ from spos_cli.data import datasets, inspection
 from spos_cli.data.array_set import ArraySet
 from spos_cli.data.class_checks import check_classes, require_classes
 from spos_cli.data.folder_set import OUTSIDE_CLASSES, FolderSet, describe_kinds
-from spos_cli.data.image_set import GONE
+from spos_cli.data.image_set import GONE, ImageSet, hash_each
+from spos_cli.data.splits import holdout
 from spos_cli.errors import DataError
 
 PHOTO = photographs.astronaut()[:60, :80]
@@ -77,6 +78,61 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "train" / "empty").mkdir()
     with pytest.raises(DataError, match="no images for 1 of 1 class: empty"):
         datasets.load("folder", tmp_path, "train")
+
+
+def list_pairs(images: ImageSet) -> list[tuple[str, int]]:
+    """Return the path and the label of each image."""
+    return [(images.path(index), int(label)) for index, label in enumerate(images.labels)]
+
+
+def test_undivided_folders_are_divided_for_good(tmp_path: Path) -> None:
+    root = tree(tmp_path, ("cat", "dog"), 10).joinpath("train")
+    for number in range(2):
+        Image.fromarray(PHOTO).save(root / "dog" / f"{number}.png")
+    (root / "dog" / "0.heic").write_bytes(b"")
+    settings = {"train_folder": ".", "val_share": 0.2}
+    train, val = (datasets.load("folder", root, split, **settings) for split in ("train", "val"))  # type: ignore[arg-type]
+    assert (np.bincount(train.labels).tolist(), np.bincount(val.labels).tolist()) == ([8, 10], [2, 2])
+    parts = [{path for path, _ in list_pairs(images)} for images in (train, val)]
+    assert not parts[0] & parts[1]
+    assert len(parts[0] | parts[1]) == 22
+    for images in (train, val):
+        assert all(path.startswith(images.classes[label]) for path, label in list_pairs(images))
+        assert images.names.tolist() == hash_each(path.encode() for path, _ in list_pairs(images)).tolist()
+    assert (train.name, val.name) == (f"the training part of {root}", f"the validation part of {root}")
+    notes = [f"{root}: 1 file is passed over: 1 .heic; convert .heic to .jpg to use these photographs"]
+    assert (train.list_notes(), val.list_notes()) == (notes, [])
+    held_out = {train.path(index) for index in holdout(train, 2)[1].tolist()}
+    assert held_out < parts[0]
+    (root / min(parts[0] - held_out)).unlink()
+    again = datasets.load("folder", root, "val", **settings)
+    assert {path for path, _ in list_pairs(again)} == parts[1]
+
+
+def test_classes_that_cannot_be_divided(tmp_path: Path) -> None:
+    root = tree(tmp_path, ("cat", "dog"), 2).joinpath("train")
+    assert len(datasets.load("folder", root, "val", train_folder=".", val_share=0.01)) == 2
+    assert len(datasets.load("folder", root, "train", train_folder=".", val_share=0.99)) == 2
+    (root / "cat" / "0.JPEG").unlink()
+    with pytest.raises(DataError, match=r"1 class has one image only, so none is left for validation \(cat\); add"):
+        datasets.load("folder", root, "train", train_folder=".", val_share=0.2)
+
+
+def test_one_undivided_class_is_told_once(tmp_path: Path) -> None:
+    settings = {"train_folder": ".", "val_share": 0.5}
+    root = tree(tmp_path, ("cat",)).joinpath("train")
+    sets = [datasets.load("folder", root, split, **settings) for split in ("train", "val")]  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"^[^ ]* has only 1 class \(cat\); put"):
+        require_classes(*sets)
+
+
+def test_undivided_folders_get_advice(tmp_path: Path) -> None:
+    root = tree(tmp_path).joinpath("train")
+    with pytest.raises(DataError, match=r"if cat, dog in .*, set data\.train_folder=\. and data\.val_share=0\.2"):
+        datasets.load("folder", root, "train")
+    (tmp_path / "val").rename(tmp_path / "other")
+    with pytest.raises(DataError, match=r"no image folder .*val;.*or set data\.val_share=0\.2"):
+        datasets.load("folder", tmp_path, "val")
 
 
 def test_classes_are_compared(tmp_path: Path) -> None:

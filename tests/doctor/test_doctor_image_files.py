@@ -85,3 +85,21 @@ def test_other_files(root: Path, name: str) -> None:
         (root / harmless).write_bytes(b"")
     finding = expect(data.check(make_folder_setup(root)), "other files", "warn", "1 file that no command uses")
     assert str(root / name) in finding.seen
+    assert "convert" not in finding.advice
+
+
+def test_photographs_to_convert(root: Path) -> None:
+    for name in ("1.HEIC", "2.heic", "3.mov"):
+        (root / "train" / "class1" / name).write_bytes(b"")
+    finding = expect(data.check(make_folder_setup(root)), "other files", "warn", "3 files that no command uses")
+    assert "(2 .heic, 1 .mov)" in finding.seen
+    assert "convert .heic to .jpg" in finding.advice
+
+
+def test_one_folder_for_both_sets(root: Path) -> None:
+    (root / "train" / "class1" / "1.heic").write_bytes(b"")
+    findings = data.check(make_folder_setup(root, "data.val_share=0.2"))
+    expect(findings, "training images", "ok", "120 in 10 classes, 12 per class")
+    expect(findings, "validation images", "ok", "30 in 10 classes, 3 per class")
+    expect(findings, "other files", "warn", "1 file that no command uses")
+    expect(findings, "images in both sets", "ok", "none")

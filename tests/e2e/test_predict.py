@@ -168,6 +168,10 @@ def test_files_and_folders_in_order(spos: Spos) -> None:
     found = [line["path"] for line in predict(spos, "photos/c.png", "photos", "photos/a file without an extension")]
     names = ("a/1.png", "a b/1.png", "b/10.png", "b/2.png", "b/a/x.JPG", "c.png")
     assert found == ["photos/c.png", *(f"photos/{name}" for name in names), "photos/a file without an extension"]
+    (root / "b" / "3.heic").write_bytes(b"")
+    said = spos.here("predict", "photos", "photos/b", "--weights", "model.pt").stderr
+    assert "photos: 3 files are passed over: 1 .heic, 1 .txt, 1 without an extension; convert .heic" in said
+    assert "photos/b: 1 file is passed over: 1 .heic" in said
 
 
 @pytest.mark.parametrize("form", ["--json", "table", "top.csv", "top.jsonl"])
