@@ -14,6 +14,7 @@ from spos_cli.errors import ConfigError
 from spos_cli.models.counting import count
 from spos_cli.official.golden import WINNER
 from spos_cli.space.architecture import Architecture, parse
+from spos_cli.space.limits import Limit
 
 # What CanyonWind's channel search found: 328M FLOPs, 74.7 to 74.9 % top-1 (README).
 FOUND = parse(
@@ -39,7 +40,7 @@ def test_the_architecture_of_the_papers_best_row_is_one_of_its_blocks(recipe: st
     costs = count(space)
     assert (costs.flops.of(found), costs.params.of(found)) == (327_857_920, 3_432_579)
     assert settings.name == f"{recipe}-channels-{BLOCKS.id}"
-    assert settings.search.flops_limit == 330_000_000
+    assert settings.search.flops_limit == Limit(330_000_000)
     assert all(layer.split for layer in space.layers)
 
 
