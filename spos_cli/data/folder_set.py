@@ -66,11 +66,7 @@ class FolderSet(FileImages):
         self.labels = np.repeat(np.arange(len(files)), [len(paths) for paths in files]).astype(np.int64)
 
     def list_notes(self) -> list[str]:
-        count = self.other_files.total()
-        if not count:
-            return []
-        files = "1 file is" if count == 1 else f"{count:,} files are"
-        return [f"{self.name}: {files} passed over: {describe_kinds(self.other_files)}"]
+        return note_other_files(self.name, self.other_files)
 
     def explain_single_class(self) -> tuple[str, str]:
         nested, inner = _skip_nested_folders(self.folder)
@@ -91,8 +87,23 @@ def _find_images(folder: Path, name: str, other_files: Counter[str]) -> Iterator
         for file in files:
             if is_image(file):
                 yield f"{below}/{file}"
-            elif _may_be_missed(file):
-                other_files[get_extension(file) or "without an extension"] += 1
+            else:
+                count_other_file(other_files, file)
+
+
+def count_other_file(files: Counter[str], name: str) -> None:
+    """Count a file that is not used under its kind, if somebody may wonder why it is not."""
+    if _may_be_missed(name):
+        files[get_extension(name) or "without an extension"] += 1
+
+
+def note_other_files(name: str, files: Counter[str]) -> list[str]:
+    """Return the text of a warning about the other files of the set `name`, by kind; none if there are none."""
+    count = files.total()
+    if not count:
+        return []
+    subject = "1 file is" if count == 1 else f"{count:,} files are"
+    return [f"{name}: {subject} passed over: {describe_kinds(files)}"]
 
 
 def _may_be_missed(name: str) -> bool:

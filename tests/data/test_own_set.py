@@ -11,9 +11,11 @@ import torch
 from PIL import Image
 
 from spos_cli.data import datasets, inspection
+from spos_cli.data.class_checks import check_classes
 from spos_cli.data.image_files import Decoding
 from spos_cli.data.image_set import ImageSet
 from spos_cli.data.mapped_set import to_pixels
+from spos_cli.doctor.data import check_classes as check_classes_by_doctor
 from spos_cli.errors import ConfigError, DataError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 7, 3), np.uint8)
@@ -64,6 +66,17 @@ def load(monkeypatch: pytest.MonkeyPatch, items: dict[int, Any] | None = None, *
     monkeypatch.setattr(Photos, "changes", changes)
     monkeypatch.setattr(Photos, "items", items or {})
     return datasets.load(f"{__name__}:Photos", "D", "train")
+
+
+def test_classes_in_another_order_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A label would stand for another class in validation."""
+    one, other = (load(monkeypatch, classes=classes) for classes in (["cat", "dog"], ["dog", "cat"]))
+    with pytest.raises(DataError, match="the same in another order: cat, dog in training, dog, cat in validation; "):
+        check_classes(one, other, 2)
+    finding = check_classes_by_doctor(one, other, 2)
+    assert finding.status == "fail"
+    assert "in another order" in finding.seen
+    assert finding.advice.startswith("give both sets one order")
 
 
 def test_the_split_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
