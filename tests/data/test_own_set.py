@@ -118,6 +118,7 @@ def test_paths_name_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     images = load(monkeypatch, targets=[0, 1, 0, 1], paths=paths)
     assert [images.path(index) for index in range(4)] == ["x.png", "other/y.png", "z.png", "/elsewhere/x.png"]
     assert images.contents.tolist() == [5, 3, -1, -1]
+    assert images.locate(1).endswith("Photos('train')[1] (other/y.png)")
     for same in ("D/train/x.png", "train/x.png", Path("D", "train", "x.png")):
         images = load(monkeypatch, targets=[0, 1, 0, 1], paths=[same, *paths[1:]])
         assert (images.path(0), images.contents[0]) == ("x.png", 5)
