@@ -272,11 +272,17 @@ class TrainedOn:
             scored: indices of the images to score on.
             path: the supernet's file.
         """
+        changes = now.changes(self.identity, split=False)
+        why = f" ({'; '.join(changes)})" if changes else ""
+        if changes and images.known_by_position:
+            raise RunError(
+                f"{images.name} has other images than when {path} was trained{why}, and without paths they are known by"
+                " position only, so it cannot be told which were held out then; restore the images and their order,"
+                f" {OR_TRAIN_ANOTHER}"
+            )
         seen = ~np.isin(images.names[scored], self.held_out[:, 0])
         if seen.any():
             examples = _list_first([images.path(index) for index in scored[seen].tolist()])
-            changes = now.changes(self.identity, split=False)
-            why = f" ({'; '.join(changes)})" if changes else ""
             raise RunError(
                 f"{np.count_nonzero(seen):,} of the {len(scored):,} images to score on were not held out when {path}"
                 f" was trained: {examples}{why}; restore the images, {OR_TRAIN_ANOTHER}"

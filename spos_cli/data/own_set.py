@@ -69,7 +69,9 @@ def _open(path: str, place: Place, split: Split) -> MappedSet:
         _require_distinct(names, where)
         if targets is not None:  # Otherwise, all pixels are known.
             versions = np.array([_read_status(place, text) for text in texts], np.int64)  # (N, 2)
-    return MappedSet(where, data, names, classes, labels, versions, decoding=place.decoding, files=files)
+    images = MappedSet(where, data, names, classes, labels, versions, decoding=place.decoding, files=files)
+    images.known_by_position = paths is None and targets is not None
+    return images
 
 
 def _try_first_item(data: Any, where: str, decoding: Decoding, *, may_be_broken: bool) -> int | None:
