@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spos_cli.data.image_set import MAX_LISTED, ImageSet, count_classes, list_first
+from spos_cli.data.image_set import ImageSet, count_classes, list_first
 from spos_cli.errors import DataError
 
 
@@ -14,18 +14,30 @@ def check_classes(train: ImageSet, val: ImageSet, expected: int) -> None:
     """
     require_classes(train, val)
     if train.classes != val.classes:
-        only_train = sorted(set(train.classes) - set(val.classes))[:MAX_LISTED]
-        only_val = sorted(set(val.classes) - set(train.classes))[:MAX_LISTED]
-        raise DataError(
-            f"{train.name} and {val.name} have different classes: only in the first {only_train}, only in the second"
-            f" {only_val}"
-        )
+        differences, advice = compare_classes(train, val)
+        raise DataError(f"{train.name} and {val.name} have different classes: {'; '.join(differences)}; {advice}")
     if len(train.classes) != expected:
         folders = ", or remove the folders that are not classes" if train.class_folder else ""
         raise DataError(
             f"{train.name} has {count_classes(train.classes)} ({list_first(train.classes)}), but space.classes is"
             f" {expected}; set space.classes: {len(train.classes)}{folders}"
         )
+
+
+def compare_classes(train: ImageSet, val: ImageSet) -> tuple[list[str], str]:
+    """Return how the classes of two sets differ, and what to do about it; call it for sets whose classes differ."""
+    only_in = {
+        "training": sorted(set(train.classes) - set(val.classes)),
+        "validation": sorted(set(val.classes) - set(train.classes)),
+    }
+    differences = [
+        f"{count_classes(names)} only in {where}: {list_first(names)}" for where, names in only_in.items() if names
+    ]
+    if differences:
+        folders = " folders" if train.class_folder else "es"
+        return differences, f"name the class{folders} of {train.name} and {val.name} alike"
+    orders = f"{list_first(train.classes)} in training, {list_first(val.classes)} in validation"
+    return [f"the same in another order: {orders}"], "give both sets one order, since a label is a position in it"
 
 
 def require_classes(*sets: ImageSet) -> None:

@@ -144,8 +144,14 @@ def select_images(files: Iterable[str], other_files: Counter[str]) -> Iterator[s
     for file in files:
         if is_image(file):
             yield file
-        elif _may_be_missed(file):
-            other_files[get_extension(file) or "without an extension"] += 1
+        else:
+            count_other_file(other_files, file)
+
+
+def count_other_file(files: Counter[str], name: str) -> None:
+    """Count a file that is not used under its kind, if somebody may wonder why it is not."""
+    if _may_be_missed(name):
+        files[get_extension(name) or "without an extension"] += 1
 
 
 def _may_be_missed(name: str) -> bool:

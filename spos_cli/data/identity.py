@@ -20,6 +20,7 @@ from torch import Tensor
 from spos_cli.data.image_set import ImageSet
 from spos_cli.data.splits import count_held_out, interleave, rank_in_class
 from spos_cli.errors import RunError
+from spos_cli.files.quoting import plural
 
 MAX_LISTED = 5  # classes, or images, that a message lists
 OR_TRAIN_ANOTHER = "or train another supernet (spos supernet-train --fresh, or in another --run-dir)"
@@ -153,11 +154,11 @@ def _list_first(names: Sequence[str]) -> str:
 def _describe_change(then: Members, now: Members) -> str:
     """Say how the images of a class differ."""
     if then.count != now.count:
-        return f"{then.count:,} images before, {now.count:,} now"
+        return f"{plural(then.count, 'image')} before, {now.count:,} now"
     if then.names != now.names:
-        return f"{now.count:,} images, some under other names"
+        return f"{plural(now.count, 'image')}, some under other names"
     if then.images != now.images:
-        return f"{now.count:,} images, some of which have been replaced"
+        return f"{plural(now.count, 'image')}, some of which have been replaced"
     return "other images are held out"
 
 
@@ -238,7 +239,7 @@ class TrainedOn:
         if changes := now.other_classes(self.identity):
             raise RunError(
                 f"{path} was trained on other classes than the images have now ({changes}), so its labels would stand"
-                f" for other classes; rename the folders back, {OR_TRAIN_ANOTHER}"
+                f" for other classes; restore the names of the classes, {OR_TRAIN_ANOTHER}"
             )
 
     def held_out_of(self, images: ImageSet, per_class: int | None, share: float | None = None) -> NDArray[np.int64]:
@@ -268,20 +269,23 @@ class TrainedOn:
         Args:
             images: all training images as they are now.
             now: their identity.
-            scored: indices of the images to score on, with the classes in turn.
+            scored: indices of the images to score on.
             path: the supernet's file.
         """
+        changes = now.changes(self.identity, split=False)
+        why = f" ({'; '.join(changes)})" if changes else ""
+        if changes and images.known_by_position:
+            raise RunError(
+                f"{images.name} has other images than when {path} was trained{why}, and without paths they are known by"
+                " position only, so it cannot be told which were held out then; restore the images and their order,"
+                f" {OR_TRAIN_ANOTHER}"
+            )
         seen = ~np.isin(images.names[scored], self.held_out[:, 0])
         if seen.any():
-            classes = len(np.unique(images.labels[scored]))
-            unseen_per_class = int(np.flatnonzero(seen)[0]) // classes  # before the first image that was seen
-            lower = f"lower data.holdout_per_class to {unseen_per_class}, " if unseen_per_class else ""
             examples = _list_first([images.path(index) for index in scored[seen].tolist()])
-            changes = now.changes(self.identity, split=False)
-            why = f" ({'; '.join(changes)})" if changes else ""
             raise RunError(
                 f"{np.count_nonzero(seen):,} of the {len(scored):,} images to score on were not held out when {path}"
-                f" was trained: {examples}{why}; {lower}restore the images, {OR_TRAIN_ANOTHER}"
+                f" was trained: {examples}{why}; restore the images, {OR_TRAIN_ANOTHER}"
             )
         contents = dict(self.held_out.tolist())
         replaced = scored[[contents[name] != content for name, content in identify_each(images)[scored].tolist()]]

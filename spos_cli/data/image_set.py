@@ -32,6 +32,7 @@ class ImageSet(ABC):
         decoding: how files become pixels.
         in_memory: the images are arrays in memory, so that none can be unreadable.
         knows_sizes: `count_bytes` does not have to decode an image.
+        known_by_position: names are positions and contents are not known, so that a name may mean another image later.
         class_folder: the folder that holds a folder for each class, if there is one.
     """
 
@@ -42,6 +43,7 @@ class ImageSet(ABC):
     decoding: Decoding = DEFAULT_DECODING
     in_memory: bool = False
     knows_sizes: bool = True
+    known_by_position: bool = False
     class_folder: Path | None = None
 
     def __len__(self) -> int:

@@ -35,6 +35,7 @@ class MappedSet(ImageSet):
         versions: `(N,)` or `(N, k)`: numbers that change when an image is replaced; the first one is its content.
         indices: the images of `data` that belong to the set, `(N,)`; None for all.
         decoding: how encoded images become pixels.
+        files: where a user finds the images, `(N,)`; empty if that is not known.
     """
 
     knows_sizes = False
@@ -49,9 +50,10 @@ class MappedSet(ImageSet):
         versions: NDArray[np.int64],
         indices: NDArray[np.int64] | None = None,
         decoding: Decoding = DEFAULT_DECODING,
+        files: Sequence[str] = (),
     ) -> None:
         self.name, self.data, self.image_names, self.classes = name, data, names, tuple(classes)
-        self.labels, self.numbers, self.decoding = labels, versions, decoding
+        self.labels, self.numbers, self.decoding, self.files = labels, versions, decoding, files
         self.indices = np.arange(len(labels)) if indices is None else indices
 
     def image(self, index: int) -> Pixels:
@@ -62,7 +64,8 @@ class MappedSet(ImageSet):
         return self.image_names[index]
 
     def locate(self, index: int) -> str:
-        return f"{self.name}[{self.indices[index]}]"
+        item = f"{self.name}[{self.indices[index]}]"
+        return f"{item} ({self.files[index]})" if self.files else item
 
     def measure(self, index: int) -> Measured | None:
         image, _ = get_item(self.data, int(self.indices[index]), self.locate(index))

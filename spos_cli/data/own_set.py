@@ -61,14 +61,17 @@ def _open(path: str, place: Place, split: Split) -> MappedSet:
         if first is not None and labels[0] != first:
             raise DataError(f"{where}: the label of index 0 is {first}, but targets has {labels[0]}")
     classes = classes or name_classes(None, labels, where)
-    names = [f"{split}/{index}" for index in range(count)]
+    names, files = [f"{split}/{index}" for index in range(count)], []
     if paths is not None:
-        texts = [_put_below_root(text, place) for text in _read_paths(paths, count, where)]
+        files = _read_paths(paths, count, where)
+        texts = [_put_below_root(file, place) for file in files]
         names = [place.name_image(text, split) for text in texts]
         _require_distinct(names, where)
         if targets is not None:  # Otherwise, all pixels are known.
             versions = np.array([_read_status(place, text) for text in texts], np.int64)  # (N, 2)
-    return MappedSet(where, data, names, classes, labels, versions, decoding=place.decoding)
+    images = MappedSet(where, data, names, classes, labels, versions, decoding=place.decoding, files=files)
+    images.known_by_position = paths is None and targets is not None
+    return images
 
 
 def _try_first_item(data: Any, where: str, decoding: Decoding, *, may_be_broken: bool) -> int | None:

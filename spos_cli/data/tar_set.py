@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import posixpath
 import re
 import tarfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spos_cli.data.encoded_images import decode_bytes, find_orientation_of_bytes, measure_bytes
-from spos_cli.data.image_files import DEFAULT_DECODING, UNREADABLE, Decoding, Pixels, get_extension, is_image
+from spos_cli.data.folder_set import count_other_file, describe_kinds, note_other_files
+from spos_cli.data.image_files import (
+    DEFAULT_DECODING,
+    UNREADABLE,
+    Decoding,
+    Pixels,
+    get_extension,
+    is_image,
+    list_extensions,
+)
 from spos_cli.data.image_set import END_BYTES, GONE, ImageSet, list_first
 from spos_cli.data.levels import Measured
 from spos_cli.data.place import Place, Split
@@ -53,7 +64,9 @@ class TarSet(ImageSet):
         classes: the class names, by label.
         labels: `(N,)`.
         decoding: how encoded images become pixels.
-        notes: what a user may not expect of these files.
+        other_files: how many files of each kind are neither images nor labels.
+        setting: the setting that says in which folder of the tar files the class folders are; empty if there are labels
+            instead.
     """
 
     def __init__(
@@ -65,10 +78,12 @@ class TarSet(ImageSet):
         classes: Sequence[str],
         labels: NDArray[np.int64],
         decoding: Decoding = DEFAULT_DECODING,
-        notes: Sequence[str] = (),
+        other_files: Counter[str] | None = None,
+        setting: str = "",
     ) -> None:
         self.name, self.shards, self.members, self.image_names = name, shards, members, names
-        self.classes, self.labels, self.decoding, self.notes = tuple(classes), labels, decoding, list(notes)
+        self.classes, self.labels, self.decoding = tuple(classes), labels, decoding
+        self.other_files, self.setting = other_files or Counter(), setting
         self.shard_times = [_get_time(shard) for shard in shards]
 
     def image(self, index: int) -> Pixels:
@@ -114,7 +129,18 @@ class TarSet(ImageSet):
         return find_orientation_of_bytes(self._read(index), self.locate(index))
 
     def list_notes(self) -> list[str]:
-        return self.notes
+        return note_other_files(self.name, self.other_files)
+
+    def explain_single_class(self) -> tuple[str, str]:
+        folders = {posixpath.dirname(member.path) for member in self.members}
+        if not self.setting or any(folder.startswith("/") for folder in folders):
+            return super().explain_single_class()
+        common = posixpath.commonpath(folders)
+        inner = sorted({posixpath.relpath(folder, common).partition("/")[0] for folder in folders})
+        if common in folders:
+            return super().explain_single_class()
+        problem = f"{self.name} holds only one folder, {common}, which holds {list_first(inner)}"
+        return problem, f"set {self.setting}: {common}"
 
     @functools.cached_property
     def contents(self) -> NDArray[np.int64]:
@@ -135,7 +161,7 @@ def open_tar(place: Place, split: Split) -> TarSet:
     """Open the images of a split's tar files, ordered by class and name as in class folders.
 
     If there are labels (`.cls`, `.json` or `.txt`), the files are samples of WebDataset; else the first folder of an
-    image is its class. Only headers and labels are read.
+    image is its class. Hidden folders and files are left out, as from class folders. Only headers and labels are read.
 
     Raises:
         DataError: a tar file is missing, damaged or compressed, or an image has no class.
@@ -144,24 +170,23 @@ def open_tar(place: Place, split: Split) -> TarSet:
     shards = find_shards(place.folder, pattern, f"data.{split}_shards")
     members: list[Member] = []
     labels: dict[str, str] = {}  # texts of labels, by path
+    name_image = functools.partial(place.name_image, split=split)
     for index, shard in enumerate(shards):
-        shard_members, shard_labels = _read_headers(shard, index)
+        shard_members, shard_labels = _read_headers(shard, index, name_image)
         members += shard_members
         labels |= shard_labels
-    name, notes = str(place.folder / pattern), []
+    name, setting = str(place.folder / pattern), f"data.{split}_folder"
     images = [member for member in members if is_image(member.path)]
     if not images:
-        raise DataError(
-            f"{name} holds {plural(len(members), 'file')}, but no images; data.{split}_shards says which tar files"
-        )
+        raise DataError(_describe_no_images(name, members, split))
     keys = [_get_key(member.path) for member in images]
     samples = set(keys)
     labels = {path: text for path, text in labels.items() if _get_key(path) in samples}
-    others = len(members) - len(images) - len(labels)
-    if others:
-        files = "1 file is" if others == 1 else f"{others:,} files are"
-        notes.append(f"{name}: {files} passed over: neither images nor labels")
-    names = [place.name_image(member.path, split) for member in images]
+    others = Counter[str]()
+    for member in members:
+        if not is_image(member.path) and member.path not in labels:
+            count_other_file(others, posixpath.basename(member.path))
+    names = [name_image(member.path) for member in images]
     _require_distinct(name, shards, images, keys if labels else names)
     class_names = _read_classes(name, images, labels) if labels else _name_folders(name, images, names)
     classes = sorted(set(class_names))
@@ -178,7 +203,20 @@ def open_tar(place: Place, split: Split) -> TarSet:
         classes,
         numbers[order],
         place.decoding,
-        notes,
+        others,
+        "" if labels else setting,
+    )
+
+
+def _describe_no_images(name: str, members: Sequence[Member], split: Split) -> str:
+    """Say what tar files without images hold, and what to do about it."""
+    kinds = Counter[str]()
+    for member in members:
+        count_other_file(kinds, posixpath.basename(member.path))
+    others = f" ({describe_kinds(kinds)})" if kinds else ""
+    return (
+        f"{name} holds {plural(len(members), 'file')}{others}, but no images"
+        f" ({' '.join(sorted(list_extensions()))}); data.{split}_shards says which tar files"
     )
 
 
@@ -217,15 +255,15 @@ def find_shards(root: Path, pattern: str, setting: str) -> list[Path]:
     return [root / name for name in names]
 
 
-def _read_headers(shard: Path, index: int) -> tuple[list[Member], dict[str, str]]:
-    """Return the files in a tar file, and the texts of the labels among them, by path."""
+def _read_headers(shard: Path, index: int, name_image: Callable[[str], str]) -> tuple[list[Member], dict[str, str]]:
+    """Return the files in a tar file without hidden ones, and the texts of the labels among them, by path."""
     members, labels = [], {}
     try:
         entries = list_entries(shard)
         with shard.open("rb") as file:
             for path, offset, size in entries:
                 path = path.removeprefix("./")
-                if any(part.startswith(".") for part in path.split("/")):  # hidden, as in class folders
+                if any(part.startswith(".") and part != ".." for part in name_image(path).split("/")):
                     continue
                 members.append(Member(index, offset, size, path))
                 if path.endswith(LABEL_ENDINGS) and size <= MAX_LABEL_BYTES:

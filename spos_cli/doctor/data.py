@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spos_cli.data.class_checks import require_classes
+from spos_cli.data.class_checks import compare_classes, require_classes
 from spos_cli.data.image_set import ImageSet
 from spos_cli.doctor import copies, image_files, pixels
 from spos_cli.doctor.finding import Finding, Findings, attempt, from_error, judge
@@ -63,9 +63,7 @@ def check_class_sizes(check: str, images: ImageSet, advice: Sequence[str]) -> Fi
         return Finding(check, "ok", f"{seen}, {least:,} per class")
     seen += f", from {least:,} (class {images.classes[smallest]}) to {most:,} (class {images.classes[largest]})"
     if most > MAX_CLASS_RATIO * least and advice:
-        problem = (
-            f"class sizes differ by more than a factor of {MAX_CLASS_RATIO}: check the folders of the small classes"
-        )
+        problem = f"class sizes differ by more than a factor of {MAX_CLASS_RATIO}: check the small classes"
         return Finding(check, "warn", seen, "; ".join([problem, *advice]))
     return Finding(check, "ok", seen)
 
@@ -89,17 +87,8 @@ def check_classes(train: ImageSet, val: ImageSet, expected: int) -> Finding:
         DataError: a set has one class only.
     """
     require_classes(train, val)
-    only_in = {
-        "training": sorted(set(train.classes) - set(val.classes)),
-        "validation": sorted(set(val.classes) - set(train.classes)),
-    }
     if train.classes != val.classes:
-        differences = [
-            f"{plural(len(names), 'class', 'classes')} only in {where}: {examples(names)}"
-            for where, names in only_in.items()
-            if names
-        ]
-        advice = f"name the class{' folders' if train.class_folder else 'es'} of {train.name} and {val.name} alike"
+        differences, advice = compare_classes(train, val)
         return Finding("classes", "fail", "; ".join(differences), advice)
     if len(train.classes) != expected:
         seen = f"{plural(len(train.classes), 'class', 'classes')} ({examples(train.classes)})"

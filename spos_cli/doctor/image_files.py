@@ -37,6 +37,10 @@ def check_other_files(setup: Setup) -> Finding:
     """Look for files in the image folders that no command uses."""
     sets = (setup.images.train, setup.images.val)
     folders = [images.class_folder for images in sets if images.class_folder]
+    notes = [note for images in sets if not images.class_folder for note in images.list_notes()]
+    if notes:
+        advice = "save images as .jpg or .png, and leave all other files out"
+        return Finding("other files", "warn", "; ".join(notes), advice)
     if not folders:
         where = "in memory" if all(images.in_memory for images in sets) else "in no class folders"
         return Finding("other files", "ok", f"not checked, since all images are {where}")

@@ -52,7 +52,7 @@ def require_recorded_classes(images: Images, record: Any, what: str) -> None:
         raise RunError(f"{what} of images that it does not name; use another --run-dir, or --fresh to start over")
     if changes := images.train_identity.other_classes(before):
         raise RunError(
-            f"{what} of other images ({changes}); restore the names of the folders, use another --run-dir, or"
+            f"{what} of other images ({changes}); restore the names of the classes, use another --run-dir, or"
             " --fresh to start over"
         )
 

@@ -105,7 +105,7 @@ def answer(
     if question.front:
         chosen = allowed.front(question.pareto_cost or "flops")
         if not chosen:
-            raise LimitError(f"none of {len(best):,} candidates was scored to the end, so there is no front")
+            raise LimitError("no candidate was scored to the end, so there is no front")
     elif question.smallest:
         comparison = allowed.comparison
         tied = sorted((one for one in best if one.architecture in comparison.tied), key=lambda entry: entry.flops)

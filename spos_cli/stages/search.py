@@ -14,6 +14,7 @@ from spos_cli.engine.interrupt import StopRequest, stop_on_signals
 from spos_cli.engine.mirrors import Mirrors
 from spos_cli.engine.progress import track, warn
 from spos_cli.engine.timing import record_time
+from spos_cli.files.quoting import plural
 from spos_cli.files.writing import write_atomically
 from spos_cli.report.live import LiveReport
 from spos_cli.run.candidates import EarlierSearch, read_candidates
@@ -226,7 +227,7 @@ def show(run: Run, results: Results, images: int, overview: Overview) -> None:
     if comparison.problem:
         run.say(comparison.problem, "yellow")
     if comparison.count:
-        run.say(f"statistically tied: {comparison.count:,} candidates, including the best (paired test, 5 %)")
+        run.say(f"statistically tied: {plural(comparison.count, 'candidate')}, including the best (paired test, 5 %)")
     if (tau := overview.tau) is not None:
         run.say(
             f"predictions against scores of the last {len(overview.pairs):,} candidates: Kendall's tau {tau:.2f} (1 is"

@@ -11,10 +11,14 @@ import torch
 from PIL import Image
 
 from spos_cli.data import datasets, inspection
+from spos_cli.data.class_checks import check_classes
+from spos_cli.data.identity import Identity, TrainedOn
 from spos_cli.data.image_files import Decoding
 from spos_cli.data.image_set import ImageSet
 from spos_cli.data.mapped_set import to_pixels
-from spos_cli.errors import ConfigError, DataError
+from spos_cli.data.splits import holdout
+from spos_cli.doctor.data import check_classes as check_classes_by_doctor
+from spos_cli.errors import ConfigError, DataError, RunError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 7, 3), np.uint8)
 
@@ -66,6 +70,17 @@ def load(monkeypatch: pytest.MonkeyPatch, items: dict[int, Any] | None = None, *
     return datasets.load(f"{__name__}:Photos", "D", "train")
 
 
+def test_classes_in_another_order_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A label would stand for another class in validation."""
+    one, other = (load(monkeypatch, classes=classes) for classes in (["cat", "dog"], ["dog", "cat"]))
+    with pytest.raises(DataError, match="the same in another order: cat, dog in training, dog, cat in validation; "):
+        check_classes(one, other, 2)
+    finding = check_classes_by_doctor(one, other, 2)
+    assert finding.status == "fail"
+    assert "in another order" in finding.seen
+    assert finding.advice.startswith("give both sets one order")
+
+
 def test_the_split_is_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     load(monkeypatch)
     for split in ("train", "val"):
@@ -105,9 +120,28 @@ def test_paths_name_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     images = load(monkeypatch, targets=[0, 1, 0, 1], paths=paths)
     assert [images.path(index) for index in range(4)] == ["x.png", "other/y.png", "z.png", "/elsewhere/x.png"]
     assert images.contents.tolist() == [5, 3, -1, -1]
+    assert images.locate(1).endswith("Photos('train')[1] (other/y.png)")
     for same in ("D/train/x.png", "train/x.png", Path("D", "train", "x.png")):
         images = load(monkeypatch, targets=[0, 1, 0, 1], paths=[same, *paths[1:]])
         assert (images.path(0), images.contents[0]) == ("x.png", 5)
+
+
+def test_an_added_image_may_move_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without paths, nobody knows then which images a supernet was not trained on."""
+    for paths in (None, list("abcd")):
+        before = load(monkeypatch, targets=[0, 1, 0, 1], paths=paths)
+        _, held_out = holdout(before, 1)
+        identity = Identity.of(before, held_out)
+        supernet = TrainedOn.read(TrainedOn.content({"training": identity.to_dict()}, before, held_out))
+        assert supernet is not None
+        supernet.require_unseen(before, identity, held_out, "last.pt")
+        now = load(monkeypatch, targets=[0, 1, 0, 0], paths=paths)
+        scored = supernet.held_out_of(now, 1)
+        if paths:
+            supernet.require_unseen(now, Identity.of(now, scored), scored, "last.pt")
+            continue
+        with pytest.raises(RunError, match=r"0: 2 images before, 3 now; .*known by position only.*restore the images"):
+            supernet.require_unseen(now, Identity.of(now, scored), scored, "last.pt")
 
 
 @pytest.mark.parametrize(

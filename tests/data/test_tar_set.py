@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from spos_cli.data import datasets, inspection
+from spos_cli.data.class_checks import require_classes
 from spos_cli.data.image_files import Decoding
 from spos_cli.data.image_set import END_BYTES
 from spos_cli.data.tar_set import TarSet, find_shards
@@ -58,8 +59,9 @@ def test_class_folders(tmp_path: Path) -> None:
         "./train/dog/1.png": encode(1),
         "train/cat/deep/2.jpg": encode(2, "JPEG"),
         "train/cat/._2.jpg": b"a fork of macOS",
-        "train/cat/.ipynb_checkpoints/2-checkpoint.jpg": encode(2, "JPEG"),
-        "train/.trash/3.png": encode(3),
+        "train/cat/.ipynb_checkpoints/2-checkpoint.jpg": b"a copy of Jupyter",
+        "./train/.ipynb_checkpoints/2.jpg": b"no class",
+        "train/.cache/2.txt": b"no label: \xff",
         "train/notes.txt": "no label: there is no image notes",
         "train/dog/0.png": "->./train/dog/1.png",
     }
@@ -73,11 +75,31 @@ def test_class_folders(tmp_path: Path) -> None:
     assert np.array_equal(images.image(1), np.asarray(Image.open(io.BytesIO(encode(1)))))
     assert images.contents.tolist() == [len(images.read_bytes(index)) for index in range(3)]
     assert images.locate(0) == f"{tmp_path}/train.tar:train/cat/deep/2.jpg"
-    assert images.list_notes() == [f"{tmp_path}/train*.tar: 1 file is passed over: neither images nor labels"]
+    assert images.list_notes() == [f"{tmp_path}/train*.tar: 1 file is passed over: 1 .txt"]
     assert images.read_end(0) == images.read_bytes(0)[-END_BYTES:]
     assert inspection.find_equal([(images, np.arange(3))]) == [([1, 2],)]
     again = pickle.loads(pickle.dumps(images))
     assert np.array_equal(again.image(0), images.image(0))
+
+
+def test_class_folders_that_are_deeper(tmp_path: Path) -> None:
+    """The advice leads to the classes; a single class folder, or a single label, is not mistaken for that."""
+    folders = {f"./imagenet/train/{name}/deep/{index}.png": encode(index) for index, name in enumerate(("cat", "dog"))}
+    write(tmp_path / "train.tar", folders)
+    with pytest.raises(DataError, match="holds only one folder, imagenet/train, which holds cat, dog; set") as raised:
+        require_classes(load(tmp_path))
+    setting, folder = str(raised.value).rpartition("; set data.")[2].split(": ")
+    images = load(tmp_path, **{setting: folder})
+    assert images.classes == ("cat", "dog")
+    require_classes(images)
+    for name, members in {
+        "folder.tar": {"cat/0.png": encode(0), "cat/deep/a/1.png": encode(1), "cat/deep/b/2.png": encode(2)},
+        "absolute.tar": {"/images/cat/0.png": encode(0), "/images/dog/1.png": encode(1)},
+        "labels.tar": {"a/0.png": encode(0), "a/0.cls": "7", "b/0.png": encode(1), "b/0.cls": "7"},
+    }.items():
+        write(tmp_path / name, members)
+        with pytest.raises(DataError, match=r"has only 1 class \(.*\); use images of two classes"):
+            require_classes(load(tmp_path, train_shards=name))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +131,8 @@ def test_labels_of_samples(tmp_path: Path, labels: tuple[str, ...], classes: tup
         ({"a.png": b"", "a.json": '{"caption": "x"}'}, "should be one number or one class name (cls, label, class"),
         ({"a.png": b"", "a.jpg": b"", "a.cls": "0"}, "the same name, train.tar:a.png and train.tar:a.jpg"),
         ({"a.png": b""}, "a.png is in no class folder, and there are no labels"),
-        ({"a.cls": "0"}, "holds 1 file, but no images"),
+        ({"a.cls": "0"}, "holds 1 file (1 .cls), but no images"),
+        ({"cat/a.heic": b"", "cat/b.heic": b"", "dog/Thumbs.db": b""}, "holds 3 files (2 .heic), but no images (."),
         ({"cat/a.png": b"1", "train/cat/a.png": b"2"}, "two images have the same name"),
     ],
 )

@@ -17,8 +17,8 @@ from tests.doctor.setups import expect, make_setup
 
 def make_list_setup(root: Path) -> Setup:
     for split in ("train", "val"):
-        files = sorted((root / split).glob("*/*.jpg"))
-        lines = [f"{file.relative_to(root)},{file.parent.name}" for file in files]
+        files = sorted((root / split).rglob("*.jpg"))
+        lines = [f"{file.relative_to(root)},{file.relative_to(root).parts[1]}" for file in files]
         (root / f"{split}.csv").write_text("\n".join(["path,label", *lines]))
     return make_setup("data.source=csv", f"data.root={root}", "data.holdout_per_class=5", full=True)
 
@@ -51,6 +51,30 @@ def test_faults_are_found(root: Path, make: object, train: str, val: str) -> Non
     expect(findings, "unreadable images", "fail", f"1 among all 180 images: {val}class4/2.jpg: ")
     expect(findings, "value range", "fail", f"16-bit values from 0 to 3780, such as {train}class5/3.jpg")
     expect(findings, "other files", "ok", "not checked, since all images are in no class folders")
+
+
+def test_files_of_a_tar_file_that_no_command_uses(root: Path) -> None:
+    for name in ("train/class3/1.heic", "train/notes.txt", "val/Thumbs.db"):
+        (root / name).write_bytes(b"")
+    finding = expect(
+        data.check(make_tar_setup(root)), "other files", "warn", "2 files are passed over: 1 .heic, 1 .txt"
+    )
+    assert "folder" not in finding.advice
+
+
+@pytest.mark.parametrize("make", [make_list_setup, make_tar_setup])
+def test_advice_does_not_speak_of_folders(root: Path, make: object) -> None:
+    """Of lists and tar files, nobody can rename or remove folders."""
+    assert callable(make)
+    for path in sorted((root / "train" / "class3").iterdir())[6:]:
+        path.unlink()
+    shutil.copytree(root / "val" / "class7", root / "val" / "class10")
+    for number in range(5):
+        shutil.copytree(root / "train" / "class7", root / "train" / "class10" / str(number))
+    findings = data.check(make(root))
+    expect(findings, "classes", "fail", "but space.classes is ")
+    expect(findings, "training images", "warn", "from ")
+    assert not [finding for finding in findings if "folder" in finding.advice]
 
 
 @pytest.mark.parametrize("make", [make_list_setup, make_tar_setup])

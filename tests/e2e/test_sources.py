@@ -249,6 +249,24 @@ def test_a_mistake_in_a_list_is_one_line(tmp_path: Path, mistake: Mistake, spos:
     assert "val.csv, line 14: there is no file val/cat/99.png" in message
 
 
+def test_classes_of_a_list_that_were_renamed(tmp_path: Path, mistake: Mistake) -> None:
+    """A supernet knows its classes from class folders, too. The advice for a list does not speak of folders."""
+    spos = prepare(tmp_path)
+    spos("supernet-train")
+    use_csv(tmp_path)
+    lists = [tmp_path / "D" / f"{split}.csv" for split in IMAGES]
+    search = ("search", "--set", "data.source=csv")
+    for path in lists:
+        path.write_text(path.read_text().replace(",cat", ",wolf"))
+    message = mistake(*search)
+    assert "only before: cat, only now: wolf" in message
+    assert "restore the names of the classes" in message
+    assert "folder" not in message
+    for path in lists:
+        path.write_text(path.read_text().replace(",wolf", ",cat"))
+    assert "trained on" not in spos(*search).stderr
+
+
 def test_an_unknown_data_set_of_torchvision(mistake: Mistake) -> None:
     message = mistake("supernet-train", "--set", "data.source=torchvision:OxfordPets")
     assert "did you mean OxfordIIITPet?" in message
