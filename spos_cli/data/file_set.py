@@ -44,19 +44,22 @@ def find_images(named: Sequence[Path], report: Callable[[str], object] = lambda 
         DataError: a file or a folder does not exist or cannot be read, or there are no images at all.
     """
     paths: list[str] = []
+    notes: list[str] = []
     for place in named:
         if place.is_dir():
             other_files = Counter[str]()
             paths += (f"{place}/{'/'.join(parts)}" for parts in sorted(_walk(place, other_files)))
-            for note in note_other_files(str(place), other_files):
-                report(note)
+            notes += note_other_files(str(place), other_files)
         elif place.exists():
             paths.append(str(place))
         else:
             raise DataError(f"there is no image or folder {place}")
     if not paths:
         folders = ", ".join(map(str, named[:MAX_LISTED])) + (", ..." if len(named) > MAX_LISTED else "")
-        raise DataError(f"there are no images in {folders}; images are {' '.join(sorted(list_extensions()))}")
+        extensions = " ".join(sorted(list_extensions()))
+        raise DataError("; ".join([f"there are no images in {folders}; images are {extensions}", *notes]))
+    for note in notes:
+        report(note)
     return paths
 
 

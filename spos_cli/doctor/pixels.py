@@ -32,8 +32,10 @@ def check_rotation(setup: Setup) -> Finding:
             rotated += (f"{images.locate(index)} ({number})" for index, number in found.items())
     if not rotated:
         return Finding(check, "ok", f"none by EXIF among {describe_read(sets, indices)}")
-    seen = f"{len(rotated):,} by EXIF among {describe_read(sets, indices)}: {examples(rotated, setup.full)}"
-    if setup.config.data.exif == "apply":
+    is_applied = setup.config.data.exif == "apply"  # Then there is nothing to do, so a few examples are enough.
+    names = examples(rotated, setup.full and not is_applied)
+    seen = f"{len(rotated):,} by EXIF among {describe_read(sets, indices)}: {names}"
+    if is_applied:
         return Finding(check, "ok", f"{seen}; they are turned upright (data.exif: apply)")
     advice = "set data.exif: apply, unless results must compare with those of the official code"
     return Finding(check, "warn", f"{seen}; they stay as they are stored (data.exif: ignore)", advice)

@@ -38,6 +38,14 @@ def test_rotated_images(root: Path, exif: str, status: str, phrase: str) -> None
     assert finding.seen.startswith(f"2 by EXIF among all 180 images: {rotated[0]} (6), {rotated[1]} (6); they ")
 
 
+@pytest.mark.parametrize(("exif", "listed"), [("apply", 5), ("ignore", 7)])
+def test_all_rotated_images_are_listed_only_if_something_is_to_do(root: Path, exif: str, listed: int) -> None:
+    rotated = [str(rotate(root / "train" / "class3" / f"{number}.jpg")) for number in range(7)]
+    findings = data.check(make_folder_setup(root, f"data.exif={exif}", full=True))
+    (finding,) = [finding for finding in findings if finding.check == "rotated images"]
+    assert sum(f"{path} (6)" in finding.seen for path in rotated) == listed
+
+
 def test_mean_and_deviation_are_measured(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over all pixels of the images as they are in the files, which have the network's size."""
     paths = sorted(root.glob("train/*/*.jpg"))
