@@ -266,7 +266,7 @@ def test_weights_with_other_parts(call: Caller, trained: Any, data: st.DataObjec
         if not isinstance(target, dict) or not target:
             continue
         place = data.draw(st.sampled_from(list(paths(target))))
-        value = data.draw(TENSORS | ODD)
+        value = copy_containers(data.draw(TENSORS | ODD))  # the next change may be inside it
         change = data.draw(st.sampled_from(["replace", "remove", "add"]))
         if change == "replace":
             content = replaced(content, place if part == "top" else (part, *place), value)
