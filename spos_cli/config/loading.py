@@ -236,7 +236,7 @@ def _describe(problem: Any, places: Mapping[Key, str], origin: str) -> str:
         message = f"should be a section with the settings {', '.join(list_fields(key))}"
     elif problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
         message = f"the list has too few values, only {problem['loc'][-1]}"
-    elif problem["input"] == 0 and _may_be_null(key):  # 0 or false
+    elif isinstance(problem["input"], int | float) and not problem["input"] and _may_be_null(key):  # 0 or false
         message += "; write null for none"
     seen = "" if problem["type"] in ("value_error", "missing") else f" (it is {quote_value(problem['input'])})"
     return f"{place}: {field + ': ' if field else ''}{message}{seen}"

@@ -255,25 +255,33 @@ def trained(call: Caller) -> Any:
     return checkpoint.load(model())
 
 
+# Where a change is, the number of its place there, a value, what is done with it, and a new key.
+CHANGES = st.tuples(
+    st.sampled_from(["model", "model", "config", "top"]),
+    st.integers(0, 10**4),
+    TENSORS | ODD,
+    st.sampled_from(["replace", "remove", "add"]),
+    st.text(max_size=5),
+)
+
+
 @often(250)
-@given(data=st.data())
-def test_weights_with_other_parts(call: Caller, trained: Any, data: st.DataObject) -> None:
+@given(changes=st.lists(CHANGES, min_size=1, max_size=2))
+def test_weights_with_other_parts(call: Caller, trained: Any, changes: list[tuple[str, int, Any, str, str]]) -> None:
     """Missing, left over, of another shape or type, not finite; and settings that are none."""
     content = copy_containers(trained)
-    for _ in range(data.draw(st.integers(1, 2))):
-        part = data.draw(st.sampled_from(["model", "model", "config", "top"]))
+    for part, number, odd, change, key in changes:
         target = content if part == "top" else content.get(part)
         if not isinstance(target, dict) or not target:
             continue
-        place = data.draw(st.sampled_from(list(paths(target))))
-        value = copy_containers(data.draw(TENSORS | ODD))  # the next change may be inside it
-        change = data.draw(st.sampled_from(["replace", "remove", "add"]))
+        places, value = list(paths(target)), copy_containers(odd)  # The next change may be inside the value.
+        place = places[number % len(places)]
         if change == "replace":
             content = replaced(content, place if part == "top" else (part, *place), value)
         elif change == "remove":
             del target[place[0]]
         else:
-            target[data.draw(st.text(max_size=5))] = value
+            target[key] = value
     torch.save(content, "odd.pt")
     evaluate(call, "odd.pt")
 
