@@ -92,7 +92,7 @@ def _parse_bound(name: str, whole: Any, text: Any) -> int:
     try:
         return parse_duration(text) if name == "latency" else parse_cost(text)
     except ConfigError as error:
-        within = "" if text == whole else f"in {quote_value(whole)}, "
+        within = "" if text is whole else f"in {quote_value(whole)}, "
         example = EXAMPLES.get(name, DEFAULT_EXAMPLE)
         raise ConfigError(f"{within}{error}; a range is written as {example}") from None
 
