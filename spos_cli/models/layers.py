@@ -288,9 +288,14 @@ class Branch(nn.Sequential):
             assert isinstance(convolution, Convolution)
             assert isinstance(norm, BatchNorm)
             unit_outputs = inputs if convolution.is_depthwise else outputs if start == starts[-1] else hidden
-            activation = next((ACTIVATIONS[type(module)] for module in rest if type(module) in ACTIVATIONS), None)
-            shuffle = next((module for module in rest if isinstance(module, nn.ChannelShuffle)), None)
-            gate = next((module for module in rest if isinstance(module, SqueezeExcitation)), None)
+            activation, shuffle, gate = None, None, None
+            for module in rest:  # PyTorch 2.6 does not compile `next` with a default.
+                if isinstance(module, nn.ChannelShuffle):
+                    shuffle = module
+                elif isinstance(module, SqueezeExcitation):
+                    gate = module
+                elif type(module) in ACTIVATIONS:
+                    activation = ACTIVATIONS[type(module)]
             units.append(Unit(convolution, norm, activation, inputs, unit_outputs, shuffle, gate))
             inputs = unit_outputs
         return units
