@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import logging
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from spos_cli.data.place import Place, Split
 from spos_cli.errors import DataError
 from spos_cli.files.os_errors import reason_of
 from spos_cli.files.own_code import shorten_reason
+from spos_cli.files.quiet import quiet
 
 HUB = "hf://"  # The name of a data set on the hub follows.
 VALIDATION_NAMES = ("validation", "val", "valid", "test")  # of the split for validation; the first one that exists
@@ -141,13 +140,10 @@ def _quiet(datasets: Any) -> Iterator[None]:
     """Keep progress bars, warnings and log lines of the package away from the user within the block."""
     were_enabled = datasets.are_progress_bars_enabled() if hasattr(datasets, "are_progress_bars_enabled") else True
     datasets.disable_progress_bars()
-    logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             yield
     finally:
-        logging.disable(logging.NOTSET)
         if were_enabled:
             datasets.enable_progress_bars()
 

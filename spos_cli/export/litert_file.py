@@ -12,8 +12,9 @@ from torch import Tensor
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.export.description import KEY, Description, parse_description
 from spos_cli.export.inference import InferenceNetwork
-from spos_cli.export.packages import import_package, quiet, shorten
+from spos_cli.export.packages import import_package, shorten
 from spos_cli.files.os_errors import os_errors_as
+from spos_cli.files.quiet import quiet
 from spos_cli.files.writing import write_atomically
 
 PURPOSE, INSTALL = "a .tflite file", "litert-torch"

@@ -1,12 +1,8 @@
-"""Call the packages of optional formats: import them, keep them quiet, and shorten what they say."""
+"""Call the packages of optional formats: import them, and shorten what they say."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import logging
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 from spos_cli.errors import ConfigError
@@ -36,15 +32,3 @@ def import_package(name: str, purpose: str, install: str) -> Any:
 def shorten(error: Exception) -> str:
     """Return the first line of an error's message, in at most 200 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep warnings and log lines of an exporter away from the user within the block."""
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

@@ -22,8 +22,9 @@ from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.export.description import KEY, MAX_CHARACTERS, Description, parse_description
 from spos_cli.export.inference import InferenceNetwork
 from spos_cli.export.onnx_file import TRACED_BATCH
-from spos_cli.export.packages import import_package, quiet, shorten
+from spos_cli.export.packages import import_package, shorten
 from spos_cli.files.os_errors import os_errors_as
+from spos_cli.files.quiet import quiet
 from spos_cli.files.writing import write_atomically
 
 DESCRIPTION_FILE = f"{KEY}.json"

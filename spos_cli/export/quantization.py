@@ -20,7 +20,8 @@ from spos_cli.export import onnx_file, pt2_file
 from spos_cli.export.description import Description
 from spos_cli.export.inference import InferenceNetwork
 from spos_cli.export.onnx_file import TRACED_BATCH
-from spos_cli.export.packages import import_package, quiet, shorten
+from spos_cli.export.packages import import_package, shorten
+from spos_cli.files.quiet import quiet
 
 
 def write_onnx(network: InferenceNetwork, description: Description, path: Path, batches: Iterable[Tensor]) -> None:
