@@ -10,7 +10,7 @@ import torch
 from rich.table import Table
 from rich.text import Text
 
-from spos_cli.doctor import batchnorm, costs, data, devices, disk, processes, speed
+from spos_cli.doctor import batchnorm, costs, data, devices, disk, processes, speed, teacher
 from spos_cli.doctor.finding import Findings
 from spos_cli.doctor.setup import Setup
 from spos_cli.errors import SposError
@@ -24,6 +24,7 @@ GROUPS: tuple[Callable[[Setup], Findings], ...] = (
     devices.check,
     batchnorm.check,
     data.check,
+    teacher.check,
     disk.check,
     speed.check,
 )
