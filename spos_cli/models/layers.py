@@ -33,8 +33,8 @@ class Convolution(nn.Conv2d):
     def forward(self, features: Tensor, inputs: ChannelSelection = None, outputs: ChannelSelection = None) -> Tensor:
         """Convolve `(B, in, H, W)` to `(B, out, H / stride, W / stride)`, for the selected channels."""
         weight = self.select_weight(inputs, outputs)
-        if self.is_depthwise and is_faster_in_strips(features, weight, self.stride[0]):
-            result: Tensor = StripDepthwise.apply(features, weight)
+        if self.is_depthwise and is_faster_in_strips(features, weight):
+            result: Tensor = StripDepthwise.apply(features, weight, self.stride[0])
             return result
         return self.convolve(features, weight)
 
