@@ -16,5 +16,6 @@ def test_the_oldest_versions_are_those_that_are_promised() -> None:
     extras = re.findall(r"^(?:parquet|huggingface) = .*$", text, re.MULTILINE)
     least = dict(re.findall(r'"([\w-]+)>=([\d.]+)"', "\n".join([promised[1], *extras])))
     pinned = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (root / "tests" / "oldest.txt").read_text(), re.MULTILINE))
-    assert pinned.keys() == least.keys()
+    # The oldest Typer loses the help of arguments with a click that is much newer.
+    assert pinned.keys() == {*least, "click"}
     assert all(f"{pinned[name]}.".startswith(f"{version}.") for name, version in least.items())

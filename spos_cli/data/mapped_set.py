@@ -119,7 +119,7 @@ def to_pixels(image: Any, where: str, decoding: Decoding) -> Pixels:
     """Return an image as `(H, W, C) uint8`, as when files are decoded.
 
     Raises:
-        DataError: it is of another kind than `describe_kinds` says, or damaged.
+        DataError: it is of another kind than `describe_allowed_images` says, or damaged.
         ConfigError: `decoding.value_range` does not fit its values.
     """
     if isinstance(image, Image.Image):
@@ -136,13 +136,13 @@ def to_pixels(image: Any, where: str, decoding: Decoding) -> Pixels:
         pixels = (image.permute(1, 2, 0) if image.ndim == 3 else image).numpy()
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[2:] not in shapes:
         kind = f"{tuple(image.shape)} {image.dtype}" if hasattr(image, "dtype") else type(image).__name__
-        raise DataError(f"the image of {where} should be {describe_kinds(channels)}, not {kind}")
+        raise DataError(f"the image of {where} should be {describe_allowed_images(channels)}, not {kind}")
     if pixels.ndim < 2 or not pixels.size:
         raise DataError(f"the image of {where} has no pixels")
     return np.ascontiguousarray(fit_channels(pixels, channels))
 
 
-def describe_kinds(channels: int) -> str:
+def describe_allowed_images(channels: int) -> str:
     """Describe the images that a data set may return for a network of some channels."""
     if channels not in (GREY, COLOUR):
         return f"an image of PIL, an array (H, W, {channels}) or a tensor ({channels}, H, W) of uint8"
