@@ -135,7 +135,7 @@ def flops_table(
 
     Example: spos flops-table 2,1,0,1,2,0,2,0,2,0,2,3,0,0,0,0,3,2,3,3 --json
     """
-    limit, _ = options.load_limits(flops_limit)
+    limit = options.load_limits(flops_limit=flops_limit).get("flops")
     settings = options.load()
     from spos_cli.stages import flops_table as stage
 
@@ -217,11 +217,11 @@ def export_arch(
 
     Example: spos export-arch --flops-limit 300M --prefer smallest
     """
-    flops, params = options.load_limits(flops_limit, params_limit)
+    limits = options.load_limits(flops_limit=flops_limit, params_limit=params_limit)
     from spos_cli.search.questions import Question
     from spos_cli.stages import export_arch as stage
 
-    question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto, pareto_cost=pareto_cost)
+    question = Question(top, limits, smallest=prefer == "smallest", front=pareto, pareto_cost=pareto_cost)
     stage.require_one_purpose(weights, arch, form, question, journal, output, raw_input, quantize, image_size)
     if form is not None and form in stage.NETWORK_FORMATS:
         export_network(options.with_square_images(image_size), weights, arch, form, output, raw_input, quantize)

@@ -356,23 +356,22 @@ class Options:
             settings.require_known_blocks(loading.load(loading.find_config(self.config)).own_blocks, origin)
         return self._print_if_asked(settings)
 
-    def load_limits(
-        self, flops_limit: str | None, params_limit: str | None = None
-    ) -> tuple[Limit | None, Limit | None]:
-        """Return FLOPs and parameters as limits of this command alone; None where the option was not given.
+    def load_limits(self, **given: str | None) -> dict[str, Limit]:
+        """Return limits of this command alone, by the name of their cost.
 
         They are read as a search reads its limits, so that a mistake has the same message in every command.
+
+        Args:
+            given: by setting, such as `flops_limit`, its value; None: it was not given.
 
         Raises:
             ConfigError: as in `load`.
         """
-        limited = self.with_search(flops_limit=flops_limit, params_limit=params_limit)
+        limited = self.with_search(**given)
         if not limited.search:
-            return None, None
-        search = limited._load().search
-        flops = None if flops_limit is None else search.flops_limit
-        params = None if params_limit is None else search.params_limit
-        return flops, params
+            return {}
+        limits, settings = limited._load().search.cost_limits, dict(limited.search)
+        return {name: limit for name, limit in limits.items() if f"{name}_limit" in settings}
 
     def make_run(self, settings: Config) -> Run:
         """Return the run of this command, as the stages take it.

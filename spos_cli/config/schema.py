@@ -32,7 +32,7 @@ from spos_cli.config.units import (
 )
 from spos_cli.errors import ConfigError, SposError
 from spos_cli.files.quoting import as_override, plural
-from spos_cli.space.cost import CostName
+from spos_cli.space.cost_kinds import COST_KINDS, CostName
 from spos_cli.space.limits import Limit
 from spos_cli.space.search_space import COLOUR, GREY
 
@@ -109,6 +109,17 @@ class SearchConfig(Section):
         description="Stop scoring candidates that fall behind the last parent. The number is the largest probability,"
         " over a whole race, of stopping one that is as good on all images. null: score each on all images.",
     )
+
+    @property
+    def cost_limits(self) -> dict[str, Limit]:
+        """The limits that are set, by the name of their cost."""
+        limits = {name: getattr(self, f"{name}_limit") for name in COST_KINDS}
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
+    @property
+    def costs(self) -> set[str]:
+        """The names of the costs that a search needs for its limits and its front."""
+        return {*self.cost_limits, self.pareto_cost}
 
     @model_validator(mode="after")
     def _require_consistent_numbers(self) -> SearchConfig:

@@ -15,7 +15,7 @@ from spos_cli.errors import SposError
 from spos_cli.files.home import expand_home
 from spos_cli.files.quoting import quote_value
 from spos_cli.space.architecture import WIDTH_UNIT
-from spos_cli.space.cost import parse_cost
+from spos_cli.space.cost_kinds import FLOPS, LATENCY, PARAMS, CostKind, parse_cost
 from spos_cli.space.limits import Limit, parse_limit, write_limit
 from spos_cli.space.search_space import parse_width
 
@@ -48,15 +48,15 @@ def _read_off(value: Any) -> Any:
     return "off" if value is False else value
 
 
-def _read_limit(name: str) -> BeforeValidator:
+def _read_limit(kind: CostKind) -> BeforeValidator:
     """Return the reader of a limit on a cost; defaults are limits already."""
-    read = as_value_error(partial(parse_limit, name))
+    read = as_value_error(partial(parse_limit, kind))
     return BeforeValidator(lambda value: value if isinstance(value, Limit) else read(value))
 
 
-def _write_limit(name: str) -> PlainSerializer:
+def _write_limit(kind: CostKind) -> PlainSerializer:
     """Return what writes a limit on a cost into the resolved settings."""
-    return PlainSerializer(partial(write_limit, name))
+    return PlainSerializer(partial(write_limit, kind))
 
 
 def _read_width(value: Any) -> float:
@@ -130,9 +130,9 @@ Number = Annotated[int, BeforeValidator(_refuse_switch)]
 Count = Annotated[Number, Field(ge=1, le=10**12)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Cost = Annotated[int, BeforeValidator(as_value_error(parse_cost))]
-FlopsLimit = Annotated[Limit, _read_limit("flops"), _write_limit("flops")]
-ParamsLimit = Annotated[Limit, _read_limit("params"), _write_limit("params")]
-LatencyLimit = Annotated[Limit, _read_limit("latency"), _write_limit("latency")]  # microseconds
+FlopsLimit = Annotated[Limit, _read_limit(FLOPS), _write_limit(FLOPS)]
+ParamsLimit = Annotated[Limit, _read_limit(PARAMS), _write_limit(PARAMS)]
+LatencyLimit = Annotated[Limit, _read_limit(LATENCY), _write_limit(LATENCY)]  # microseconds
 Width = Annotated[float, BeforeValidator(as_value_error(_read_width))]
 Devices = Annotated[int | str, BeforeValidator(_read_devices)]
 ClassWeights = Annotated[Literal["balanced"] | tuple[float, ...] | None, BeforeValidator(_read_class_weights)]

@@ -23,7 +23,7 @@ from spos_cli.search.journal import Journal
 from spos_cli.search.results import Results
 from spos_cli.space import architecture
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import CostName
+from spos_cli.space.cost_kinds import COST_KINDS
 from spos_cli.space.limits import Limit, parse_limit
 from spos_cli.space.search_space import SearchSpace
 
@@ -122,7 +122,7 @@ def _list_ties(results: Results) -> dict[int, float] | None:
     return {row: comparison.p_values[arch] for arch, row in results.rows.items() if arch in others}
 
 
-def _read_hypervolume(result: dict[str, Any], cost: CostName) -> float | None:
+def _read_hypervolume(result: dict[str, Any], cost: str) -> float | None:
     """Return the hypervolume of the Pareto front as a share of its rectangle; None if the result has none."""
     with contextlib.suppress(LookupError, TypeError):
         area, corner = as_number(result["hypervolume"]), as_number(result["reference"][cost])
@@ -136,11 +136,12 @@ def _read_limits(result: dict[str, Any], settings: Config | None) -> dict[str, L
     A search that was killed in its first generation has no result yet, but it has settings.
     """
     limits: dict[str, Limit | None] = {}
-    for name in ("flops", "params", "latency"):
-        limit = getattr(settings.search, f"{name}_limit") if settings is not None else None
+    recorded = settings.search.cost_limits if settings is not None else {}
+    for name, kind in COST_KINDS.items():
+        limit = recorded.get(name)
         if f"{name}_limit" in result:
             with contextlib.suppress(ConfigError):
-                limit = result[f"{name}_limit"] and parse_limit(name, result[f"{name}_limit"])
+                limit = result[f"{name}_limit"] and parse_limit(kind, result[f"{name}_limit"])
         if f"{name}_limit" in result or limit is not None:
             limits[name] = limit
     return limits

@@ -9,7 +9,8 @@ from spos_cli.models.counting import Costs
 from spos_cli.run.command import Run
 from spos_cli.run.output import arrange_by_choice
 from spos_cli.space.architecture import Architecture, format_width
-from spos_cli.space.cost import CostTable, format_cost
+from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import FLOPS, format_cost
 from spos_cli.space.limits import Limit, format_limit, get_bounds, parse_limit, write_limit
 from spos_cli.space.search_space import SearchSpace
 
@@ -22,7 +23,7 @@ def show_architectures(run: Run, costs: Costs, architectures: Sequence[Architect
     columns = ["architecture:", "FLOPs (multiply-adds)", "parameters"]
     rows = [[arch, f"{flops:,}", f"{params:,}"] for arch, flops, params in values]
     if limit is not None:
-        columns.append(f"{'' if limit.is_range else 'at or under '}{format_limit('flops', limit)}:")
+        columns.append(f"{'' if limit.is_range else 'at or under '}{format_limit(FLOPS, limit)}:")
         for row, (_, flops, _) in zip(rows, values, strict=True):
             row.append("yes" if limit.allows(flops) else "no")
     run.show("costs", columns, rows)
@@ -50,7 +51,7 @@ def summarize_space(space: SearchSpace, costs: Costs, limit: Limit | None) -> di
     }
     if limit is not None:
         share = "share_within_limit" if limit.is_range else "share_under_limit"
-        summary |= {"limit": write_limit("flops", limit), share: distribution.share(*get_bounds(limit))}
+        summary |= {"limit": write_limit(FLOPS, limit), share: distribution.share(*get_bounds(limit))}
     return summary
 
 
@@ -72,8 +73,8 @@ def show_space(run: Run, space: SearchSpace, costs: Costs, summary: dict[str, An
         *((f"{float(q):.0%} are at or under", format_cost(value)) for q, value in summary["quantiles"].items()),
     ]
     if "limit" in summary:
-        limit = parse_limit("flops", summary["limit"])
-        within = format_limit("flops", limit)
+        limit = parse_limit(FLOPS, summary["limit"])
+        within = format_limit(FLOPS, limit)
         if limit.is_range:
             facts.append((f"share of {within}", f"{summary['share_within_limit']:.1%}"))
         else:

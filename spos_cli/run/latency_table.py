@@ -11,6 +11,7 @@ from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.reading import read_json
 from spos_cli.run.command import Run
 from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import LATENCY
 from spos_cli.space.latency_csv import ImportedLatencies
 from spos_cli.space.search_space import SearchSpace
 
@@ -24,7 +25,7 @@ RUNTIMES = {  # for people
 
 def uses_latency(search: SearchConfig) -> bool:
     """Return whether a search needs a table of latencies."""
-    return search.latency_limit is not None or search.pareto_cost == "latency"
+    return "latency" in search.costs
 
 
 def read_latency(run: Run) -> CostTable:
@@ -40,7 +41,7 @@ def read_latency(run: Run) -> CostTable:
         space = run.config.space.build()
         if content["space"] != space.digest:
             raise RunError(f"{path} is a table of another space; run {measure} again, {instead}")
-        table = CostTable("latency", int(content["fixed"]), content["table"], space.options)
+        table = CostTable(LATENCY, int(content["fixed"]), content["table"], space.options)
     except (ValueError, KeyError, TypeError, AssertionError):
         raise RunError(f"{path} is missing or broken; run {measure} first, {instead}") from None
     return table

@@ -20,13 +20,15 @@ from spos_cli.run.image_comparison import describe_changes, make_image_record, r
 from spos_cli.run.images import Images
 from spos_cli.run.latency_table import digest_latency, uses_latency
 from spos_cli.search.scoring import remove_waiting_scores
+from spos_cli.space.cost_kinds import COST_KINDS
 
 # No score depends on these settings of a search: they say what is drawn, and when a candidate is stopped early.
 SCORE_INDEPENDENT_SETTINGS = frozenset(
     (
         *("algorithm", "objective", "pareto_cost", "population", "parents", "mutations", "crossovers"),
         *("mutation_probability", "predictor", "racing"),
-        *("flops_limit", "params_limit", "latency_limit", "latency_table"),
+        *(f"{name}_limit" for name in COST_KINDS),
+        "latency_table",
     )
 )
 DECODED_IMAGES = ("scoring.u8", "calibration.u8")  # in the folder of the scores

@@ -18,7 +18,8 @@ from spos_cli.errors import RunError
 from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.quoting import quote_value
 from spos_cli.space.architecture import WIDTH_UNIT, Option, format_width
-from spos_cli.space.cost import MAX_DURATION, CostTable, choose_latency_step
+from spos_cli.space.cost import CostTable, choose_latency_step
+from spos_cli.space.cost_kinds import LATENCY, MAX_DURATION
 from spos_cli.space.search_space import Layer, SearchSpace
 
 KEY_COLUMNS = ("layer", "choice", "width")
@@ -276,6 +277,6 @@ def _make_table(space: SearchSpace, times: Mapping[Key, int]) -> CostTable:
         [times[_make_key(layer, option)] for option in options]
         for layer, options in zip(space.layers, space.options.by_layer, strict=True)
     ]
-    step = choose_latency_step(CostTable("latency", times[FIXED], rows, space.options).mean)
+    step = choose_latency_step(CostTable(LATENCY, times[FIXED], rows, space.options).mean)
     rounded = [[max(step, round(time / step) * step) if time else 0 for time in row] for row in rows]
-    return CostTable("latency", times[FIXED], rounded, space.options)
+    return CostTable(LATENCY, times[FIXED], rounded, space.options)

@@ -46,7 +46,7 @@ from spos_cli.search.overview import Overview
 from spos_cli.search.results import Results, choose_to_rescore
 from spos_cli.search.scoring import Scoring
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import format_cost
+from spos_cli.space.cost_kinds import format_cost
 
 
 def run(run: Run, processes: Processes, weights: Path | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,9 +29,9 @@ from spos_cli.run.search_settings import read_settings
 from spos_cli.run.weights_file import Weights, make_network_content, make_supernet_content, read_weights
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.search.questions import Question, answer, describe_idle_limits
-from spos_cli.search.results import format_interval, is_counted, round_interval, with_latency
+from spos_cli.search.results import format_interval, is_counted, round_interval
 from spos_cli.space.architecture import Architecture, read
-from spos_cli.space.cost import TITLES, format_cell
+from spos_cli.space.cost_kinds import COST_KINDS
 
 ArchFormat = Literal["yaml", "pkl"]
 WeightsFormat = Literal["published", "spos"]
@@ -112,8 +113,9 @@ def export_architectures(run: Run, question: Question, journal: Path | None, for
     if journal is None:
         settings = read_settings(run.folder.search)
         supernet, question = settings["supernet"], question.within(settings["search"])
-    if question.needs_latency and any(entry.latency is None for entry in entries):
-        entries = with_latency(entries, read_latency(run))  # The search had no table of latencies.
+    if "latency" in question.costs and not all("latency" in entry.costs for entry in entries):
+        table = read_latency(run)  # The search had no table of latencies.
+        entries = [replace(one, costs={**one.costs, table.name: table.of(one.architecture)}) for one in entries]
     # Choose those that the question asks for.
     for text in describe_idle_limits(own_limits, entries, space):
         warn(text)
@@ -163,7 +165,7 @@ def write_architecture(run: Run, entry: Entry, origin: dict[str, Any], form: Arc
         "architecture": entry.architecture.to_list(),
         "flops": entry.flops,
         "params": entry.params,
-        **({} if entry.latency is None else {"latency": entry.latency}),
+        **({"costs": dict(entry.costs)} if entry.costs else {}),
         "fitness": {
             **({} if entry.balanced is None else {"balanced": entry.balanced}),
             "top1": entry.top1,
@@ -189,11 +191,11 @@ def write_architecture(run: Run, entry: Entry, origin: dict[str, Any], form: Arc
 
 def show_exported(run: Run, numbering: str, entries: Sequence[Entry], files: Sequence[Path]) -> None:
     """Show the exported candidates with their scores, in a table whose first column is titled `numbering`."""
-    rows, known = [], [cost for cost in TITLES if any(getattr(entry, cost) is not None for entry in entries)]
+    rows, kinds = [], [kind for name, kind in COST_KINDS.items() if any(name in one.known_costs for one in entries)]
     for number, (entry, file) in enumerate(zip(entries, files, strict=True), 1):
-        costs = [format_cell(cost, getattr(entry, cost)) for cost in known]
+        costs = [kind.format_cell(entry.known_costs.get(kind.name)) for kind in kinds]
         rows.append((number, file, *costs, f"{entry.score:.2%}", format_interval(entry.interval)))
-    titles = [TITLES[cost] for cost in known]
+    titles = [kind.title for kind in kinds]
     score = f"one-shot {entries[0].score_name}" if entries else "one-shot top-1"
     run.show("exported", [numbering, "file:", *titles, score, "95 % interval"], rows)
 

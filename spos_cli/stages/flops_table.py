@@ -35,7 +35,8 @@ from spos_cli.run.costs import (
 from spos_cli.run.latency_table import RUNTIMES, UNNAMED_DEVICE, describe_origin, summarize_import
 from spos_cli.search import statistics
 from spos_cli.space.architecture import read
-from spos_cli.space.cost import CostTable, format_duration
+from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import format_duration
 from spos_cli.space.latency_csv import make_template, read_latencies
 from spos_cli.space.limits import Limit, explain_idle_limit
 from spos_cli.space.search_space import SearchSpace

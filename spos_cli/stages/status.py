@@ -17,7 +17,7 @@ from spos_cli.run.next_command import find_current, make_next_command
 from spos_cli.run.progress import StageProgress, list_progress
 from spos_cli.run.recorded_config import make_root_override
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import format_cost, format_duration
+from spos_cli.space.cost_kinds import COST_KINDS, format_cost
 
 # Metrics in the order in which they are shown: title and format.
 METRICS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -111,8 +111,7 @@ def describe_numbers(stage: StageProgress) -> str:
         texts.append(f"best top-1 {best['top1']:.2%}")
     if "flops" in best:
         texts.append(f"{format_cost(best['flops'])} FLOPs")
-    if "latency" in best:
-        texts.append(format_duration(best["latency"]))
+    texts += [COST_KINDS[name].format(cost) for name, cost in best.get("costs", {}).items()]
     if best.keys() & {"id", "architecture"}:
         texts.append(best.get("id") or str(Architecture.from_list(best["architecture"])))
     return ", ".join(texts)

@@ -87,7 +87,7 @@ def test_the_page_has_every_candidate() -> None:
         codes = re.findall("..", data["width_codes"])[of_line]
         widths = tuple(data["widths"][DIGITS.index(a) * 64 + DIGITS.index(b)] for a, b in codes)
         assert Architecture(choices, widths) == entry.architecture
-    assert data["flops"] == [entry.flops for entry in search.entries]
+    assert data["costs"]["flops"]["values"] == [entry.flops for entry in search.entries]
     assert data["score"] == pytest.approx([entry.top1 for entry in search.entries], abs=1e-5)
     assert all(low < score < high for low, score, high in zip(data["low"], data["score"], data["high"], strict=True))
     assert data["images"] == 300
@@ -116,10 +116,10 @@ def test_stopped_and_imported_scores_are_not_compared() -> None:
 def test_the_axis_is_the_cost_of_the_searched_front() -> None:
     """A latency is on the axis if every candidate has one."""
     search = search_in(SPACE)
-    entries = [replace(entry, latency=10**6 - entry.flops // 1000) for entry in search.entries]
+    entries = [replace(entry, costs={"latency": 10**6 - entry.flops // 1000}) for entry in search.entries]
     timed = replace(search, entries=entries, limits={"latency": Limit(950_000)}, front_cost="latency")
     data = make_chart_data(Findings("a run", SPACE, timed))["search"]
-    assert data["latency"] == [entry.latency for entry in entries]
+    assert data["costs"]["latency"]["values"] == [entry.costs["latency"] for entry in entries]
     assert (data["cost"], data["limits"]) == ("latency", {"latency": 950_000})
     ranges = replace(timed, limits={"latency": Limit(950_000, 900_000), "flops": None})
     data = make_chart_data(Findings("a run", SPACE, ranges))["search"]
@@ -129,5 +129,5 @@ def test_the_axis_is_the_cost_of_the_searched_front() -> None:
     assert data["front"]["latency"] != data["front"]["flops"]
     incomplete = replace(timed, entries=[*entries[:-1], search.entries[-1]])
     data = make_chart_data(Findings("a run", SPACE, incomplete))["search"]
-    assert "latency" not in data
+    assert data["costs"].keys() == {"flops", "params"}
     assert (data["cost"], data["front"].keys()) == ("flops", {"flops", "params"})

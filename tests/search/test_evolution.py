@@ -19,11 +19,12 @@ from spos_cli.search.results import ranking
 from spos_cli.search.statistics import crowding, fronts, hypervolume
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostDistribution, CostTable
+from spos_cli.space.cost_kinds import FLOPS, PARAMS
 from spos_cli.space.limits import Limit
 from spos_cli.space.options import Options
 
 LAYERS, CHOICES = 8, 4
-TABLE = CostTable("flops", 100, np.random.default_rng(0).integers(1, 50, (LAYERS, CHOICES)))
+TABLE = CostTable(FLOPS, 100, np.random.default_rng(0).integers(1, 50, (LAYERS, CHOICES)))
 VALUES = np.random.default_rng(1).random((LAYERS, CHOICES))
 EVOLUTION = Evolution(
     table=TABLE,
@@ -95,7 +96,7 @@ def test_it_beats_random_search_at_the_same_budget() -> None:
 
 
 def test_a_small_space_is_searched_to_the_end() -> None:
-    table = CostTable("flops", 0, np.arange(8).reshape(2, 4) + 1)
+    table = CostTable(FLOPS, 0, np.arange(8).reshape(2, 4) + 1)
     limit = int(table.distribution().quantile(0.6))
     small = replace(EVOLUTION, table=table, limit=Limit(limit))
     seen = {candidate.architecture for candidate, _ in run(small)}
@@ -103,7 +104,7 @@ def test_a_small_space_is_searched_to_the_end() -> None:
 
 
 def test_a_space_is_listed_once_a_generation_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = CostTable("flops", 0, np.arange(16).reshape(4, 4) + 1)
+    table = CostTable(FLOPS, 0, np.arange(16).reshape(4, 4) + 1)
     every, listed = CostDistribution.enumerate, []
     monkeypatch.setattr(CostDistribution, "enumerate", lambda *given: (listed.append(1), every(*given))[1])
     whole = replace(EVOLUTION, table=table, limit=None, population=64, generations=3, parents=0)
@@ -129,7 +130,7 @@ def wide_evolution() -> Evolution:
     """A space in which the last of three choices has no width."""
     options = Options(((True, True, False),) * 6, (500, 1000, 1500, 2000))
     rng = np.random.default_rng(4)
-    table = CostTable("flops", 10, [sorted(rng.integers(1, 50, 9).tolist()) for _ in range(6)], options)
+    table = CostTable(FLOPS, 10, [sorted(rng.integers(1, 50, 9).tolist()) for _ in range(6)], options)
     return replace(EVOLUTION, table=table, limit=Limit(table.distribution().quantile(0.5)))
 
 
@@ -210,8 +211,8 @@ def test_parents_are_the_best_of_all_so_far(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("front", [False, True])
 def test_the_first_parent_is_the_winner(front: bool) -> None:
     """Also where the first limit is not on FLOPs: parents and results are ranked by one key."""
-    rng, params = np.random.default_rng(7), CostTable("params", 1, [[1, 2, 3, 4]] * LAYERS)
-    coarse = CostTable("flops", 1, [[1, 2, 2, 1]] * LAYERS)
+    rng, params = np.random.default_rng(7), CostTable(PARAMS, 1, [[1, 2, 3, 4]] * LAYERS)
+    coarse = CostTable(FLOPS, 1, [[1, 2, 2, 1]] * LAYERS)
     evolution = replace(EVOLUTION, table=params, flops=coarse, front_on=coarse if front else None)
     for _ in range(50):
         archs = [Architecture(tuple(path)) for path in rng.integers(CHOICES, size=(60, LAYERS)).tolist()]
@@ -282,7 +283,7 @@ def test_random_draws_by_rejection_and_by_enumeration_are_counted() -> None:
 
 
 def several(limits: tuple[int, int]) -> Evolution:
-    other = CostTable("params", 10, np.random.default_rng(1).integers(1, 50, (LAYERS, CHOICES)))
+    other = CostTable(PARAMS, 10, np.random.default_rng(1).integers(1, 50, (LAYERS, CHOICES)))
     return replace(EVOLUTION, limit=Limit(limits[0]), others=((other, Limit(limits[1])),))
 
 
@@ -339,7 +340,7 @@ def test_random_candidates_are_uniform_within_ranges_of_two_costs() -> None:
 
 
 def test_all_of_a_range_is_found() -> None:
-    table = CostTable("flops", 0, np.arange(8).reshape(2, 4) + 1)
+    table = CostTable(FLOPS, 0, np.arange(8).reshape(2, 4) + 1)
     small = replace(EVOLUTION, table=table, limit=Limit(10, 8))
     expected = {Architecture(path) for path in itertools.product(range(4), repeat=2) if 8 <= sum(path) + 6 <= 10}
     assert {candidate.architecture for candidate, _ in run(small)} == expected
@@ -382,7 +383,7 @@ def test_what_was_found_once_under_narrow_limits_is_scored(monkeypatch: pytest.M
 
 
 def test_costs_that_are_too_fine_to_be_counted_exactly() -> None:
-    fine = CostTable("flops", 1, [[1, 10**12 + 7], [3, 10**12], [0, 5]])
+    fine = CostTable(FLOPS, 1, [[1, 10**12 + 7], [3, 10**12], [0, 5]])
     evolution = replace(EVOLUTION, table=fine, limit=None, population=20, generations=0)
     evolution.require_candidates()
     (generation,) = evolution.search(lambda candidates: [0.0] * len(candidates))
@@ -403,7 +404,7 @@ def test_it_finds_the_optimum_in_far_fewer_evaluations_than_random_search() -> N
     costs, values = every(6)
     limit, most = int(np.median(costs)), 800
     optimum = values[costs <= limit].max()
-    table = CostTable("flops", TABLE.fixed, TABLE.rows[:6])
+    table = CostTable(FLOPS, TABLE.fixed, TABLE.rows[:6])
     toy = replace(EVOLUTION, table=table, limit=Limit(limit), generations=most // 20)
 
     def needed(evolution: Evolution) -> int:
