@@ -239,6 +239,7 @@ class Search:
         front_cost: the cost of the front that the search was for; `flops` if it was for the best top-1.
         hypervolume: of a search for the Pareto front: the area below the front as a share of the rectangle from 0 to
             the limit on its cost and from top-1 0 to 1; else None.
+        kinds: how each cost is written, by its name.
         latency_of: where the latencies are from, in words; empty if the search has none.
         exported: architectures that were written to files.
     """
@@ -251,6 +252,7 @@ class Search:
     planned: int | None = None
     front_cost: str = "flops"
     hypervolume: float | None = None
+    kinds: Mapping[str, CostKind] = field(default_factory=lambda: COST_KINDS)
     latency_of: str = ""
     exported: frozenset[Architecture] = frozenset()
 
@@ -303,7 +305,7 @@ class Search:
     @cached_property
     def costs(self) -> list[CostKind]:
         """The costs that are known of every candidate."""
-        return [kind for name, kind in COST_KINDS.items() if all(name in entry.known_costs for entry in self.entries)]
+        return [kind for name, kind in self.kinds.items() if all(name in entry.known_costs for entry in self.entries)]
 
     @property
     def shown_cost(self) -> CostKind:

@@ -24,7 +24,7 @@ from spos_cli.report.elements import (
 )
 from spos_cli.report.findings import Findings, Search, score_interval
 from spos_cli.report.sections import make_sections
-from spos_cli.space.cost_kinds import COST_KINDS, FLOPS, format_cost
+from spos_cli.space.cost_kinds import FLOPS, format_cost
 from spos_cli.space.limits import describe_all, format_limit
 
 PLOTLY_MISSING = "the report needs plotly, which is not installed: pip install 'spos[report]'"
@@ -104,7 +104,7 @@ def header(findings: Findings) -> Html:
 
 def describe_limits(search: Search) -> str:
     """Return the limits of a search, to end a sentence with; empty if there are none."""
-    limits = [(COST_KINDS[name], limit) for name, limit in search.limits.items() if limit is not None]
+    limits = [(search.kinds[name], limit) for name, limit in search.limits.items() if limit is not None]
     if any(limit.is_range for _, limit in limits):
         return f", with {describe_all(limits)}"
     written = ", ".join(f"{format_limit(kind, limit)} {kind.label}" for kind, limit in limits)

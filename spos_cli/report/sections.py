@@ -28,7 +28,7 @@ from spos_cli.report.truth import compare_with_truth
 from spos_cli.search.results import is_counted
 from spos_cli.search.statistics import MIN_PAIRS
 from spos_cli.space.architecture import Architecture, format_width
-from spos_cli.space.cost_kinds import COST_KINDS, format_cost
+from spos_cli.space.cost_kinds import format_cost
 from spos_cli.space.search_space import Layer, SearchSpace
 
 OP_COLOURS = 7  # in page.css; an eighth op has the colour of the first one, hatched
@@ -88,7 +88,7 @@ def tradeoff(search: Search) -> Html:
     if search.hypervolume is not None:
         notes.append(
             f"The front covers {format_percent(search.hypervolume, 1)} of the rectangle from 0 to the"
-            f" {COST_KINDS[search.front_cost].noun} limit and from 0 to 100 % {search.best.score_name} (its"
+            f" {search.kinds[search.front_cost].noun} limit and from 0 to 100 % {search.best.score_name} (its"
             " hypervolume). Use this number to compare searches of the same space."
         )
     if search.latency_of:

@@ -11,8 +11,8 @@ from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.reading import read_json
 from spos_cli.run.command import Run
 from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_csv import ImportedCosts
 from spos_cli.space.cost_kinds import LATENCY
-from spos_cli.space.latency_csv import ImportedLatencies
 from spos_cli.space.search_space import SearchSpace
 
 UNNAMED_DEVICE = "an unnamed device"
@@ -65,7 +65,7 @@ def describe_latency(run: Run) -> str:
         return ""
 
 
-def summarize_import(space: SearchSpace, latencies: ImportedLatencies) -> dict[str, Any]:
+def summarize_import(space: SearchSpace, latencies: ImportedCosts) -> dict[str, Any]:
     """Return imported latencies as plain values for `latency_table.json`, in the form of measured ones.
 
     The name of the CSV file is left out, so that the same latencies of the same device are always the same table.

@@ -26,6 +26,7 @@ from spos_cli.run.command import Run
 from spos_cli.run.folder import ScoresFolder
 from spos_cli.run.images import Images
 from spos_cli.run.latency_table import read_latency, uses_latency
+from spos_cli.run.own_costs import read_own_tables
 from spos_cli.run.weights_file import Weights, read_weights
 from spos_cli.search.evaluator import CalibrationSet, Evaluator
 from spos_cli.search.evolution import Evolution
@@ -74,18 +75,21 @@ def read_searched_supernet(run: Run, processes: Processes, weights: Path | None)
 
 
 def read_costs(run: Run, space: SearchSpace) -> Costs:
-    """Count the costs of a space, and read its latencies if the search needs them.
+    """Count the costs of a space, read its latencies if the search needs them, and all of the user's own costs.
 
     Raises:
-        RunError: the search needs latencies, but there is no table of them.
+        RunError: the search needs latencies, but there is no table of them; or a table of own costs cannot be read.
+        ConfigError: the user's code for a cost fails, or returns something else than costs.
     """
     costs = count(space)
-    return costs.with_tables([read_latency(run)] if uses_latency(run.config.search) else [])
+    latency = [read_latency(run)] if uses_latency(run.config.search) else []
+    return costs.with_tables([*latency, *read_own_tables(run, space)])
 
 
 def list_limits(run: Run) -> dict[str, Limit | None]:
-    """Return the limits on candidates by cost: always the one on FLOPs, others where they are set."""
-    return {"flops": None, **run.config.search.cost_limits}
+    """Return the limits on built-in costs by name: always the one on FLOPs, others where they are set."""
+    limits = run.config.search.cost_limits
+    return {"flops": None, **{name: limit for name, limit in limits.items() if name in COST_KINDS}}
 
 
 def describe_limits(run: Run) -> str:
@@ -93,7 +97,8 @@ def describe_limits(run: Run) -> str:
 
     They are such as `at or under 330M FLOPs and 3M parameters`, or `at 250M to 330M FLOPs and at most 3M parameters`.
     """
-    limits = [(COST_KINDS[name], limit) for name, limit in run.config.search.cost_limits.items()]
+    kinds = run.config.cost_kinds
+    limits = [(kinds[name], limit) for name, limit in run.config.search.cost_limits.items()]
     if any(limit.is_range for _, limit in limits):
         return f"at {describe_all(limits)}"
     written = [f"{format_limit(kind, limit)} {kind.label}" for kind, limit in limits]

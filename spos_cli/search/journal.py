@@ -4,7 +4,7 @@ Lines are in the order of scoring; those taken from another search come first. A
 
 - `architecture`: as `Architecture.to_list` returns it;
 - `flops`, `params`: its cost;
-- `costs`: its other costs by name, if the search has any, such as `latency` in microseconds;
+- `costs`: its other costs by name, if the search has any: `latency` in microseconds, and own costs in their unit;
 - `top1`, `top5`: shares of `images`;
 - `images`: number of images that were scored;
 - `generation`: of the evolution, from 0;
@@ -34,7 +34,7 @@ from spos_cli.files.reading import read_complete_lines
 from spos_cli.files.writing import append_line, cut_torn_line
 from spos_cli.search import statistics
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost_kinds import COST_KINDS, MAX_COST
+from spos_cli.space.cost_kinds import MAX_COST, OWN_NAME, get_kind
 from spos_cli.space.search_space import SearchSpace
 
 Origin = Literal["random", "mutation", "crossover", "predicted", "rescored", "imported"]
@@ -78,6 +78,11 @@ class Entry:
         return {"flops": self.flops, "params": self.params, **self.costs}
 
     @property
+    def costs_of_files(self) -> dict[str, int | float]:
+        """The costs besides FLOPs and parameters, as files keep them: own costs in their unit."""
+        return {name: get_kind(name).to_number(cost) for name, cost in self.costs.items()}
+
+    @property
     def score(self) -> float:
         """The number that candidates are compared by: top-1, or balanced accuracy if that is the fitness."""
         return self.top1 if self.balanced is None else self.balanced
@@ -115,6 +120,7 @@ class Entry:
         for name in ("balanced", "effective_images"):
             if fields[name] is None:
                 del fields[name]
+        fields["costs"] = self.costs_of_files
         if not self.costs:
             del fields["costs"]
         for flag in ("partial", "earlier"):
@@ -130,10 +136,9 @@ class Entry:
     def from_line(line: str) -> Entry:
         """Read one line; raise one of `BAD_LINE` if it is not a scored candidate."""
         fields = json.loads(line)
-        entry = Entry(architecture=Architecture.from_list(fields.pop("architecture")), **fields)
-        if not entry.costs.keys() <= COST_KINDS.keys() - {"flops", "params"}:
-            raise ValueError("a cost is unknown")
-        numbers = [entry.flops, entry.params, *entry.costs.values(), entry.images, entry.generation]
+        costs = _read_costs(fields.pop("costs", {}))
+        entry = Entry(architecture=Architecture.from_list(fields.pop("architecture")), costs=costs, **fields)
+        numbers = [entry.flops, entry.params, entry.images, entry.generation]
         if (
             not all(type(number) is int and 0 <= number <= MAX_COST for number in numbers)
             or entry.images * entry.flops == 0
@@ -151,6 +156,14 @@ class Entry:
         if entry.earlier and entry.origin == "imported":
             raise ValueError("a score cannot come from the same images and from others")
         return entry
+
+
+def _read_costs(numbers: dict[str, Any]) -> dict[str, int]:
+    """Return the costs of a line; raise one of `BAD_LINE` if there is anything else."""
+    for name in numbers:
+        if not OWN_NAME.fullmatch(name) or name in ("flops", "params"):
+            raise ValueError("this is not the name of a cost")
+    return {name: get_kind(name).from_number(number) for name, number in numbers.items()}
 
 
 class Journal:

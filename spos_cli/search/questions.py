@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from spos_cli.errors import ConfigError, LimitError
-from spos_cli.models.counting import Costs, count
+from spos_cli.models.counting import Costs
 from spos_cli.search.journal import Entry
 from spos_cli.search.results import Results
-from spos_cli.space.cost_kinds import COST_KINDS
+from spos_cli.space.cost_kinds import COST_KINDS, CostKind, get_kind
 from spos_cli.space.limits import Limit, describe_all, explain_idle_limit, format_limit, parse_limit, write_option
-from spos_cli.space.search_space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -60,23 +59,29 @@ class Question:
         Raises:
             ConfigError: a recorded limit cannot be read.
         """
-        recorded = {kind: search.get(f"{name}_limit") for name, kind in COST_KINDS.items()}
-        limits = {kind.name: parse_limit(kind, value) for kind, value in recorded.items() if value is not None}
+        recorded = {name: search.get(f"{name}_limit") for name in COST_KINDS} | search.get("limits", {})
+        limits = {name: parse_limit(get_kind(name), value) for name, value in recorded.items() if value is not None}
         limits |= self.limits
         cost = self.pareto_cost or search.get("pareto_cost")
-        in_order = {name: limits[name] for name in COST_KINDS if name in limits}
+        in_order = {name: limits[name] for name in {**COST_KINDS, **limits} if name in limits}
         return replace(self, limits=in_order, pareto_cost=cost if self.front else None)
 
 
 def answer(
-    question: Question, entries: Sequence[Entry], bits: Path, space: SearchSpace, command: Callable[[str], str]
+    question: Question,
+    entries: Sequence[Entry],
+    bits: Path,
+    count_costs: Callable[[], Costs],
+    kinds: Mapping[str, CostKind],
+    command: Callable[[str], str],
 ) -> tuple[list[Entry], list[str]]:
     """Return the candidates to export, at least one, and notes about them for people.
 
     Args:
         entries: a whole journal. If all its scores are imported, these are considered.
         bits: the `outcomes.bits` beside the journal.
-        space: the space that was searched.
+        count_costs: returns the costs of the space that was searched, as far as they are known.
+        kinds: how each cost is written, by its name.
         command: completes a command with the options that lead to the settings of the run.
 
     Raises:
@@ -85,7 +90,7 @@ def answer(
     scored = Results.to_export(entries, bits)
     allowed = scored.within(question.limits)
     if not allowed.candidates:
-        raise LimitError(_describe_unreachable(question, scored.candidates, count(space), command))
+        raise LimitError(_describe_unreachable(question, scored.candidates, count_costs(), kinds, command))
     best, notes = allowed.ranking, []
     if question.front:
         chosen = allowed.front(question.pareto_cost or "flops")
@@ -106,7 +111,9 @@ def answer(
     return chosen, notes
 
 
-def describe_idle_limits(limits: Mapping[str, Limit], entries: Sequence[Entry], space: SearchSpace) -> list[str]:
+def describe_idle_limits(
+    limits: Mapping[str, Limit], entries: Sequence[Entry], count_costs: Callable[[], Costs]
+) -> list[str]:
     """Return a sentence for each limit that excludes nothing of the space."""
     # Counting costs takes long. It is needed only for a limit that excludes no candidate.
     idle = {
@@ -114,19 +121,23 @@ def describe_idle_limits(limits: Mapping[str, Limit], entries: Sequence[Entry], 
     }
     if not idle:
         return []
-    tables = count(space).tables
+    tables = count_costs().tables
     return [
         text for name, limit in idle.items() if name in tables and (text := explain_idle_limit(tables[name], limit))
     ]
 
 
 def _describe_unreachable(
-    question: Question, entries: Sequence[Entry], costs: Costs, command: Callable[[str], str]
+    question: Question,
+    entries: Sequence[Entry],
+    costs: Costs,
+    kinds: Mapping[str, CostKind],
+    command: Callable[[str], str],
 ) -> str:
     """Say why no candidate is within the limits, and which command may find one."""
     ranges, minima, maxima = [], [], []
     for name, limit in question.limits.items():
-        kind, values = COST_KINDS[name], [entry.get_cost(name) for entry in entries]
+        kind, values = kinds.get(name) or get_kind(name), [entry.get_cost(name) for entry in entries]
         number_within = sum(map(limit.allows, values))
         allowed = f"{'' if limit.is_range else 'at most '}{format_limit(kind, limit)}"
         several = f" ({number_within:,} of them {allowed})" if len(question.limits) > 1 else ""
@@ -136,11 +147,11 @@ def _describe_unreachable(
             minima.append(f"{kind.format_exactly(table.minimum)} {kind.label}")
         elif table is not None and limit.low is not None and table.maximum < limit.low:
             maxima.append(f"{kind.format_exactly(table.maximum)} {kind.label}")
-    limits = [(COST_KINDS[name], limit) for name, limit in question.limits.items()]
+    limits = [(kinds.get(name) or get_kind(name), limit) for name, limit in question.limits.items()]
     text = f"no scored candidate has {describe_all(limits)}; they have {' and '.join(ranges)}"
     if minima or maxima:
         impossible = [f"less than {' and '.join(minima)}"] if minima else []
         impossible += [f"more than {' and '.join(maxima)}"] if maxima else []
         return f"{text}, and no architecture of the space has {' or '.join(impossible)}"
-    options = " ".join(f"--{kind.name}-limit {write_option(kind, limit)}" for kind, limit in limits)
+    options = " ".join(write_option(kind, limit) for kind, limit in limits)
     return f"{text}; {command(f'search --fresh {options}')} may find some"

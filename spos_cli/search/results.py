@@ -24,6 +24,7 @@ from spos_cli.search.outcomes import OutcomesFile
 from spos_cli.search.racing import Outcomes
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import get_kind
 from spos_cli.space.limits import Limit
 
 SIGNIFICANCE_LEVEL = 0.05  # of each paired test against the winner
@@ -242,12 +243,13 @@ class Results:
             corner: the cost up to which the area is counted.
         """
         front = self.front(cost)
-        costs, scores = [float(entry.get_cost(cost)) for entry in front], [entry.score for entry in front]
-        area = statistics.hypervolume(costs, scores, corner)
+        to_number = get_kind(cost).to_number
+        costs, scores = [float(to_number(entry.get_cost(cost))) for entry in front], [entry.score for entry in front]
+        area = statistics.hypervolume(costs, scores, to_number(corner))
         return {
             "front": [self.to_dict(entry) for entry in front],
             "hypervolume": area,
-            "reference": {cost: corner, "top1": 0.0},
+            "reference": {cost: to_number(corner), "top1": 0.0},
         }
 
 

@@ -1,7 +1,8 @@
 """Kinds of costs: what they are called, and how people write them.
 
-A cost is a whole number everywhere: multiply-adds, parameters or microseconds. Its `CostKind` says how settings,
-options, messages, tables and charts write it. A new kind of cost is one more instance in `COST_KINDS`.
+A cost is a whole number everywhere: multiply-adds, parameters, microseconds, or millionths of the unit of a user's own
+cost. Its `CostKind` says how settings, options, messages, files, tables and charts write it. A new built-in kind is one
+more instance in `COST_KINDS`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from spos_cli.errors import ConfigError
 from spos_cli.files.quoting import quote_value
@@ -22,8 +23,11 @@ DURATIONS = {"us": 1, "ms": 10**3, "s": 10**6}  # microseconds
 SIZE = re.compile(r"(\d+\.?\d*|\.\d+)(?:e([+-]?\d{1,3}))?([kmgt]?)", re.ASCII | re.IGNORECASE)
 DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(us|ms|s)", re.ASCII)
 MAX_SIZE_CHARACTERS = 60
+NUMBER = re.compile(r"(\d{1,12}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
+OWN_SCALE = 10**6  # A user's own cost is counted in millionths of its unit.
+MAX_OWN_COST = 10**9 * OWN_SCALE  # A 64-bit floating-point number has all digits of such a cost.
+OWN_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 UNKNOWN = "–"  # a cell of a table
-CostName = Literal["flops", "params", "latency"]
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,28 @@ class CostKind:
         noun: in texts: a limit on `parameters`.
         title: of a column of a table: `params`.
         label: behind a number: 3M `parameters`.
+        example: a range as people write it.
+        scale: charts and CSV files have a cost divided by it.
+        unit: of the number in charts; empty for a size, such as 330M.
     """
 
     name: str
     noun: str
     title: str
     label: str
-    example: ClassVar[str] = "250M-330M"  # a range
-    scale: ClassVar[int] = 1  # of the axis of a chart: a cost is divided by it
-    unit: ClassVar[str] = ""  # of the axis of a chart
+    example: str = "250M-330M"
+    scale: int = 1
+    unit: str = ""
+
+    @property
+    def setting(self) -> str:
+        """The setting of a limit on the cost."""
+        return f"search.{self.name}_limit"
+
+    @property
+    def option(self) -> str:
+        """The option of a limit on the cost, which its value follows at once."""
+        return f"--{self.name}-limit "
 
     def parse(self, value: Any) -> int:
         """Read a cost above 0 as people write it, in settings or options.
@@ -57,9 +74,17 @@ class CostKind:
         """Write a cost for people, rounded: `330M`."""
         return format_cost(cost)
 
+    def describe(self, cost: int) -> str:
+        """Write a cost for people, rounded, and say what it is: `330M FLOPs`."""
+        return f"{self.format(cost)} {self.label}"
+
     def format_exactly(self, cost: int) -> str:
-        """Write a cost with all its digits: `330,012,345`. Without the commas, `parse` reads it."""
+        """Write a cost with all its digits: `330,012,345`."""
         return f"{cost:,}"
+
+    def write(self, cost: int) -> str:
+        """Write a cost exactly, as `parse` reads it: `330012345`."""
+        return str(cost)
 
     def format_cell(self, cost: int | None) -> str:
         """Write a cost for a column titled `title`; a cost that is unknown is a dash."""
@@ -68,15 +93,21 @@ class CostKind:
     def write_range(self, low: int, high: int) -> str:
         """Write both ends of a range exactly, as `parse` reads them: `250M-330M`."""
         short = [_write_exactly(end, format_cost, parse_cost) for end in (low, high)]
-        return "-".join(short if all(short) else [str(low), str(high)])
+        return "-".join(short if all(short) else [self.write(low), self.write(high)])
+
+    def to_number(self, cost: int) -> int | float:
+        """Return a cost as files keep it."""
+        return cost
+
+    def from_number(self, number: Any) -> int:
+        """Return the cost that a file has; raise ValueError if it is not a cost."""
+        if type(number) is int and 0 <= number <= MAX_COST:
+            return number
+        raise ValueError("a cost is out of range")
 
 
 class LatencyKind(CostKind):
     """The latency: microseconds, written as a duration, such as 12ms."""
-
-    example: ClassVar[str] = "8ms-12ms"
-    scale: ClassVar[int] = 1000
-    unit: ClassVar[str] = "ms"
 
     def parse(self, value: Any) -> int:
         """Read a duration; files may have a whole number of microseconds."""
@@ -86,9 +117,17 @@ class LatencyKind(CostKind):
         """Write a duration for people, rounded: `12.5ms`."""
         return format_duration(cost)
 
+    def describe(self, cost: int) -> str:
+        """Write a duration for people; its unit says what it is."""
+        return self.format(cost)
+
     def format_exactly(self, cost: int) -> str:
         """Write a duration with all its digits: `12,512us`."""
         return f"{cost:,}us"
+
+    def write(self, cost: int) -> str:
+        """Write a duration exactly: `12512us`."""
+        return f"{cost}us"
 
     def format_cell(self, cost: int | None) -> str:
         """Write milliseconds without their unit, which is in the title of the column."""
@@ -96,13 +135,85 @@ class LatencyKind(CostKind):
 
     def write_range(self, low: int, high: int) -> str:
         """Write both ends of a range exactly: `8ms-12345us`."""
-        return "-".join(_write_exactly(end, format_duration, parse_duration) or f"{end}us" for end in (low, high))
+        return "-".join(_write_exactly(end, format_duration, parse_duration) or self.write(end) for end in (low, high))
+
+
+class OwnKind(CostKind):
+    """A cost of the user's own: millionths of the user's unit, written as a number with decimals, such as 12.5."""
+
+    @property
+    def setting(self) -> str:
+        """The setting of a limit on the cost."""
+        return f"search.limits.{self.name}"
+
+    @property
+    def option(self) -> str:
+        """The option of a limit on the cost, which its value follows at once."""
+        return f"--limit {self.name}="
+
+    def parse(self, value: Any) -> int:
+        """Read a number above 0, of at most six decimals; more are rounded."""
+        text = re.sub(r"[\s_]", "", str(value)) if type(value) in (int, float, str) else ""
+        number = Decimal(text) * self.scale if NUMBER.fullmatch(text) else Decimal(0)
+        if not 1 <= round(number) <= MAX_OWN_COST:
+            raise ConfigError(
+                f"{quote_value(value)} is not a cost; write a number above 0 without its unit, such as 12.5, up to"
+                f" {MAX_OWN_COST // self.scale:,}"
+            )
+        return round(number)
+
+    def format(self, cost: int) -> str:
+        """Write a cost for people, rounded, with its unit: `12.5 mJ`."""
+        return f"{self.format_cell(cost)} {self.unit}".rstrip()
+
+    def format_exactly(self, cost: int) -> str:
+        """Write a cost with all its digits, with its unit: `1,234.567891 mJ`."""
+        return f"{self._to_decimal(cost):,f} {self.unit}".rstrip()
+
+    def format_cell(self, cost: int | None) -> str:
+        """Write a number without its unit, which is in the title of the column."""
+        return UNKNOWN if cost is None else f"{float(f'{cost / self.scale:.4g}'):.10g}"
+
+    def write(self, cost: int) -> str:
+        """Write a cost exactly, without its unit: `1234.567891`."""
+        return f"{self._to_decimal(cost):f}"
+
+    def write_range(self, low: int, high: int) -> str:
+        """Write both ends of a range exactly: `3-8.25`."""
+        return f"{self.write(low)}-{self.write(high)}"
+
+    def to_number(self, cost: int) -> int | float:
+        """Return a cost in the user's unit; it has so few digits that `from_number` reads it exactly."""
+        return cost // self.scale if cost % self.scale == 0 else cost / self.scale
+
+    def from_number(self, number: Any) -> int:
+        """Return the cost that a file has in the user's unit; raise ValueError if it is not a cost."""
+        if type(number) is not bool and isinstance(number, int | float) and 0 <= number <= MAX_OWN_COST // self.scale:
+            return round(number * self.scale)
+        raise ValueError("a cost is out of range")
+
+    def _to_decimal(self, cost: int) -> Decimal:
+        """Return a cost in the user's unit, without zeros at the end."""
+        number = Decimal(cost) / self.scale
+        return number.to_integral_value() if number == number.to_integral_value() else number.normalize()
 
 
 FLOPS = CostKind("flops", "FLOPs", "FLOPs", "FLOPs")
 PARAMS = CostKind("params", "parameters", "params", "parameters")
-LATENCY = LatencyKind("latency", "latency", "latency (ms)", "of latency")
+LATENCY = LatencyKind("latency", "latency", "latency (ms)", "of latency", "8ms-12ms", 1000, "ms")
 COST_KINDS = {kind.name: kind for kind in (FLOPS, PARAMS, LATENCY)}  # in the order in which they are shown
+
+
+def make_own_kind(name: str, unit: str = "") -> OwnKind:
+    """Return the kind of a user's own cost; `unit` stands behind its numbers."""
+    noun = name.replace("_", " ")
+    title = f"{noun} ({unit})" if unit else noun
+    return OwnKind(name, noun, title, f"of {noun}", example="3-8", scale=OWN_SCALE, unit=unit)
+
+
+def get_kind(name: str) -> CostKind:
+    """Return a built-in kind of cost, or that of a user's own cost, whose unit is not known here."""
+    return COST_KINDS.get(name) or make_own_kind(name)
 
 
 def parse_cost(text: str | int | float) -> int:

@@ -21,7 +21,7 @@ class Limit:
     """Which costs are allowed: all up to `high`, or those from `low` to `high`; both ends are included.
 
     Attributes:
-        high: largest cost; multiply-adds, parameters or microseconds.
+        high: largest cost, in the units of its table.
         low: smallest cost; None for no lower bound.
     """
 
@@ -82,14 +82,15 @@ def _parse_bound(kind: CostKind, whole: Any, text: Any) -> int:
         raise ConfigError(f"{within}{error}; a range is written as {kind.example}") from None
 
 
-def write_limit(kind: CostKind, limit: Limit) -> int | str:
+def write_limit(kind: CostKind, limit: Limit) -> int | float | str:
     """Return a limit as files keep it: a maximum as a number, a range as a text that `parse_limit` reads exactly."""
-    return limit.high if limit.low is None else kind.write_range(limit.low, limit.high)
+    return kind.to_number(limit.high) if limit.low is None else kind.write_range(limit.low, limit.high)
 
 
 def write_option(kind: CostKind, limit: Limit) -> str:
-    """Return a limit as its option on the command line takes it."""
-    return kind.format_exactly(limit.high).replace(",", "") if limit.low is None else str(write_limit(kind, limit))
+    """Return a limit as an option on the command line: `--flops-limit 250M-330M`, or `--limit energy=12.5`."""
+    value = kind.write(limit.high) if limit.low is None else kind.write_range(limit.low, limit.high)
+    return f"{kind.option}{value}"
 
 
 def format_limit(kind: CostKind, limit: Limit) -> str:

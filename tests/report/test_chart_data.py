@@ -24,6 +24,7 @@ from spos_cli.report.page import make_page
 from spos_cli.search.results import pareto
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import MAX_CHOICES
+from spos_cli.space.cost_kinds import COST_KINDS, make_own_kind
 from spos_cli.space.limits import Limit
 from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace
 from tests.report.searches import SPACE, read_data, search_in
@@ -127,6 +128,13 @@ def test_the_axis_is_the_cost_of_the_searched_front() -> None:
     assert data["front"].keys() == {"flops", "params", "latency"}
     assert [entries[line] for line in data["front"]["latency"]] == pareto(entries, "latency")
     assert data["front"]["latency"] != data["front"]["flops"]
+    own = [replace(entry, costs={"energy": 3 * entry.flops}) for entry in search.entries]
+    kinds = {**COST_KINDS, "energy": make_own_kind("energy", "mJ")}
+    with_energy = replace(search, entries=own, front_cost="energy", kinds=kinds)
+    data = make_chart_data(Findings("a run", SPACE, with_energy))["search"]
+    values = [3 * entry.flops for entry in search.entries]
+    assert data["costs"]["energy"] == {"title": "energy", "values": values, "scale": 10**6, "unit": "mJ"}
+    assert (data["cost"], data["front"]["energy"]) == ("energy", data["front"]["flops"])
     incomplete = replace(timed, entries=[*entries[:-1], search.entries[-1]])
     data = make_chart_data(Findings("a run", SPACE, incomplete))["search"]
     assert data["costs"].keys() == {"flops", "params"}

@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -19,8 +20,8 @@ from spos_cli.search.results import ranking
 from spos_cli.search.statistics import crowding, fronts, hypervolume
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostDistribution, CostTable
-from spos_cli.space.cost_kinds import FLOPS, PARAMS
-from spos_cli.space.limits import Limit
+from spos_cli.space.cost_kinds import FLOPS, PARAMS, make_own_kind
+from spos_cli.space.limits import Limit, parse_limit
 from spos_cli.space.options import Options
 
 LAYERS, CHOICES = 8, 4
@@ -299,6 +300,34 @@ def test_candidates_under_several_limits(population: int) -> None:
     proposed = [candidate.architecture for candidate, _ in generation]
     assert set(proposed) <= allowed
     assert len(proposed) == len(set(proposed)) == min(population, len(allowed))
+
+
+@pytest.mark.parametrize("digits", [2, 6])
+@pytest.mark.parametrize("is_range", [False, True])
+def test_an_own_cost_with_decimals_is_kept_exactly(digits: int, is_range: bool) -> None:
+    """Draws, mutations and crossovers reach all of what brute force finds, and nothing else."""
+    kind, numbers = make_own_kind("energy", "mJ"), np.random.default_rng(3).random((LAYERS, CHOICES)).round(digits)
+    own = CostTable(
+        kind, kind.from_number(0.5), [[kind.from_number(number) for number in row] for row in numbers.tolist()]
+    )
+    every = [Architecture(path) for path in itertools.product(range(CHOICES), repeat=LAYERS)]
+    sums = {
+        arch: Decimal("0.5") + sum(Decimal(str(row[choice])) for row, choice in zip(numbers, arch, strict=True))
+        for arch in every
+    }
+    low, high = (sorted(sums.values())[int(share * len(every))] for share in (0.002, 0.01))
+    limit = parse_limit(kind, f"{low}-{high}" if is_range else str(high))
+    allowed = {arch for arch, cost in sums.items() if cost <= high and (cost >= low or not is_range)}
+    evolution = replace(EVOLUTION, table=own, limit=limit, flops=TABLE, population=20, mutations=8, crossovers=8)
+    found = {
+        candidate.architecture: candidate.origin for candidate, _ in run(replace(evolution, generations=len(allowed)))
+    }
+    assert found.keys() == allowed
+    assert {"mutation", "crossover", "random"} <= set(found.values())
+    with_flops = replace(evolution, table=TABLE, limit=Limit(270), others=((own, limit),))
+    both = {candidate.architecture for candidate, _ in run(with_flops)}
+    assert both
+    assert both <= {arch for arch in allowed if TABLE.of(arch) <= 270}
 
 
 RANGES = Limit(280, 220), Limit(240, 190)
