@@ -125,7 +125,7 @@ class SearchConfig(Section):
         return {**{name: limit for name, limit in limits.items() if limit is not None}, **self.limits}
 
     @property
-    def costs(self) -> set[str]:
+    def needed_costs(self) -> set[str]:
         """The names of the costs that a search needs for its limits and its front."""
         return {*self.cost_limits, self.pareto_cost}
 

@@ -25,7 +25,7 @@ RUNTIMES = {  # for people
 
 def uses_latency(search: SearchConfig) -> bool:
     """Return whether a search needs a table of latencies."""
-    return "latency" in search.costs
+    return "latency" in search.needed_costs
 
 
 def read_latency(run: Run) -> CostTable:

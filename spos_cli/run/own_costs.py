@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -69,8 +68,8 @@ def _check_table(returned: Any, kind: CostKind, space: SearchSpace, where: str) 
         ConfigError: it has another form, or a number is not a cost; the message names its layer and option.
     """
     if not isinstance(returned, Mapping) or returned.keys() != {"fixed", "table"}:
-        given = f"a mapping of {', '.join(map(str, returned))}" if isinstance(returned, Mapping) else _name(returned)
-        raise ConfigError(f"{where} returns {given}; it must return {FORM}")
+        keys = f" with {', '.join(map(str, returned))}" if isinstance(returned, Mapping) else ""
+        raise ConfigError(f"{where} returns what is {_name(returned)}{keys}; it must return {FORM}")
     fixed = _to_cost(returned["fixed"], kind, f"{where}: fixed")
     layers = _list(returned["table"], space.num_layers, "layers", f"{where}: table")
     rows = []
@@ -97,12 +96,11 @@ def _list(values: Any, length: int, things: str, where: str) -> Sequence[Any]:
 def _to_cost(number: Any, kind: CostKind, where: str) -> int:
     """Return a number of the user's code as a cost, in millionths of its unit."""
     largest = MAX_OWN_COST // kind.scale
-    if isinstance(number, Real) and not isinstance(number, bool):
-        value = float(number)
-        if math.isfinite(value) and 0 <= value <= largest:
-            return round(value * kind.scale)
+    is_number = isinstance(number, Real) and not isinstance(number, bool)
+    if is_number and 0 <= number <= largest:  # This is false for NaN.
+        return round(float(number) * kind.scale)
     raise ConfigError(f"{where} is {quote_value(number)}; it must be a number from 0 to {largest:,}")
 
 
 def _name(value: Any) -> str:
-    return f"a {type(value).__name__}"
+    return f"of type {type(value).__name__}"

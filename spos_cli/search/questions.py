@@ -44,7 +44,7 @@ class Question:
             raise ConfigError("--pareto-cost is the cost of the front; pass --pareto, too")
 
     @property
-    def costs(self) -> set[str]:
+    def needed_costs(self) -> set[str]:
         """The names of the costs that the answer depends on."""
         return {*self.limits, *([self.pareto_cost] if self.pareto_cost else [])}
 
@@ -59,7 +59,9 @@ class Question:
         Raises:
             ConfigError: a recorded limit cannot be read.
         """
-        recorded = {name: search.get(f"{name}_limit") for name in COST_KINDS} | search.get("limits", {})
+        recorded = {name: search.get(f"{name}_limit") for name in COST_KINDS}
+        if isinstance(own := search.get("limits"), dict):
+            recorded |= own
         limits = {name: parse_limit(get_kind(name), value) for name, value in recorded.items() if value is not None}
         limits |= self.limits
         cost = self.pareto_cost or search.get("pareto_cost")

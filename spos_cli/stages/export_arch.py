@@ -116,7 +116,7 @@ def export_architectures(run: Run, question: Question, journal: Path | None, for
     if journal is None:
         settings = read_settings(run.folder.search)
         supernet, question = settings["supernet"], question.within(settings["search"])
-    entries = add_costs(run, entries, question.costs)
+    entries = add_costs(run, entries, question.needed_costs)
     # Choose those that the question asks for.
     count_costs = partial(count_known_costs, run, space)
     for text in describe_idle_limits(own_limits, entries, count_costs):

@@ -246,7 +246,7 @@ def write_cost_template(run: Run, name: str) -> None:
         raise ConfigError(f"--cost-template {name}: {cost.table} computes this cost, so there is no file to fill in")
     _write_template(run, Path(cost.table), cost.kind, "move it away first")
     run.say(f"written to {cost.table}; fill in the cost of every row")
-    run.next(f"search --limit {name}=LIMIT")
+    run.next("flops-table")
 
 
 def _write_template(run: Run, path: Path, kind: CostKind, advice: str) -> None:

@@ -163,7 +163,7 @@ def test_the_table_of_costs(spos: Spos, mistake: Mistake) -> None:
     assert "costs: energy has no table, since there is no energy.csv; run spos flops-table --cost-template" in message
     assert message.count("\n") == 1
     done = spos.here("flops-table", "--cost-template", "energy")
-    assert "next: spos search --limit energy=LIMIT" in done.stdout
+    assert "next: spos flops-table\n" in done.stdout
     assert "# Write the energy (mJ) of each op" in (spos.folder / "energy.csv").read_text()
     assert "energy.csv:4: the row fixed: cost is empty; it must be a number from 0 to 1,000,000,000" in mistake(
         "flops-table"
