@@ -22,6 +22,7 @@ from spos_cli.exits import (
 from spos_cli.options import (
     ClassesOption,
     ConvertedWeightsOption,
+    CostTemplateOption,
     ExportedPathOption,
     ExportFormatOption,
     ExportOutputOption,
@@ -39,6 +40,7 @@ from spos_cli.options import (
     NetworkWeightsOption,
     ObjectiveOption,
     Options,
+    OwnLimitOption,
     ParamsLimitOption,
     ParetoCostOption,
     ParetoOption,
@@ -129,26 +131,33 @@ def flops_table(
     batch: LatencyBatchOption = 1,
     runtime: RuntimeOption = None,
     template: LatencyTemplateOption = None,
+    cost: CostTemplateOption = None,
     measured: ImportLatencyOption = None,
 ) -> None:
     """Show the FLOPs and parameters of every choice of the space, or of the architectures given.
 
     Example: spos flops-table 2,1,0,1,2,0,2,0,2,0,2,3,0,0,0,0,3,2,3,3 --json
     """
-    limit, _ = options.load_limits(flops_limit)
+    limit = options.load_limits(flops_limit=flops_limit).get("flops")
     settings = options.load()
     from spos_cli.stages import flops_table as stage
 
-    files = {"--import": official, "--import-latency": measured, "--latency-template": template}
+    given = {
+        "--latency": latency,
+        "--import": official,
+        "--import-latency": measured,
+        "--latency-template": template,
+        "--cost-template": cost,
+    }
     of_table = {"--flops-limit": flops_limit, "--format pkl": form == "pkl"}
-    stage.require_one_question(arch or (), {**files, "--latency": latency}, runtime, of_table)
+    stage.require_one_question(arch or (), given, runtime, of_table)
     run = options.make_run(settings)
     if latency:
         work = partial(stage.measure_latency, run, batch=batch, runtime=runtime or "torch")
         device = stage.use_measured_device(settings, runtime)
         run_across_processes("flops-table", device, work, "lower --latency-batch", images=None, batch=batch)
     else:
-        stage.run(run, arch or (), limit, form, official=official, measured=measured, template=template)
+        stage.run(run, arch or (), limit, form, official=official, measured=measured, template=template, cost=cost)
 
 
 @app.command()
@@ -158,6 +167,7 @@ def search(
     flops_limit: FlopsLimitOption = None,
     params_limit: ParamsLimitOption = None,
     latency_limit: LatencyLimitOption = None,
+    own_limits: OwnLimitOption = None,
     objective: ObjectiveOption = None,
     pareto_cost: ParetoCostOption = None,
     weights: Annotated[
@@ -173,7 +183,7 @@ def search(
     Example: spos search --flops-limit 330M
     """
     limits = {"flops_limit": flops_limit, "params_limit": params_limit, "latency_limit": latency_limit}
-    options = options.with_search(**limits, objective=objective, pareto_cost=pareto_cost)
+    options = options.with_limits(own_limits).with_search(**limits, objective=objective, pareto_cost=pareto_cost)
     settings = options.load()
     from spos_cli.engine.evaluation import CPU_BATCH
     from spos_cli.stages import search as stage
@@ -197,6 +207,7 @@ def export_arch(
     top: TopOption = None,
     flops_limit: FlopsLimitOption = None,
     params_limit: ParamsLimitOption = None,
+    own_limits: OwnLimitOption = None,
     prefer: PreferOption = "best",
     pareto: ParetoOption = False,
     pareto_cost: ParetoCostOption = None,
@@ -217,11 +228,12 @@ def export_arch(
 
     Example: spos export-arch --flops-limit 300M --prefer smallest
     """
-    flops, params = options.load_limits(flops_limit, params_limit)
+    limits = options.with_limits(own_limits).load_limits(flops_limit=flops_limit, params_limit=params_limit)
+    options.require_cost(pareto_cost)
     from spos_cli.search.questions import Question
     from spos_cli.stages import export_arch as stage
 
-    question = Question(top, flops, params, smallest=prefer == "smallest", front=pareto, pareto_cost=pareto_cost)
+    question = Question(top, limits, smallest=prefer == "smallest", front=pareto, pareto_cost=pareto_cost)
     stage.require_one_purpose(weights, arch, form, question, journal, output, raw_input, quantize, image_size)
     if form is not None and form in stage.NETWORK_FORMATS:
         export_network(options.with_square_images(image_size), weights, arch, form, output, raw_input, quantize)

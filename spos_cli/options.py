@@ -6,7 +6,7 @@ import functools
 import inspect
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -52,10 +52,20 @@ ParamsLimitOption = Annotated[
     ),
 ]
 
-ParetoCostOption = Annotated[
-    Literal["flops", "params", "latency"] | None,
+OwnLimitOption = Annotated[
+    list[str] | None,
     typer.Option(
-        "--pareto-cost", help="Cost of the Pareto front: flops, params, or latency by the table of flops-table."
+        "--limit",
+        metavar="NAME=LIMIT",
+        help="Limit on a cost of your own, such as energy=12.5, or a range, energy=8-12.5. Repeatable.",
+    ),
+]
+ParetoCostOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pareto-cost",
+        metavar="NAME",
+        help="Cost of the Pareto front: flops, params, latency by the table of flops-table, or a cost of your own.",
     ),
 ]
 
@@ -115,6 +125,14 @@ RuntimeOption = Annotated[
 ImportTableOption = Annotated[
     Path | None,
     typer.Option("--import", metavar="FILE", help="Compare an official op_flops_dict.pkl with our FLOPs."),
+]
+CostTemplateOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cost-template",
+        metavar="NAME",
+        help="Write the CSV file of a cost of your own, as its table names it, to fill in.",
+    ),
 ]
 LatencyTemplateOption = Annotated[
     Path | None,
@@ -181,7 +199,8 @@ class Options:
     """The options that commands share, as the user gave them.
 
     Each annotated field is an option of the command line. `search` has settings of the search that have their own
-    option, such as `flops_limit`, as pairs of name and text. `image_side` is `--image-size` of square images.
+    option, such as `flops_limit`, as pairs of name and text, and `limits` those of `--limit`. `image_side` is
+    `--image-size` of square images.
     """
 
     channels_of: Annotated[
@@ -239,6 +258,7 @@ class Options:
     ] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for scripts.")] = False
     search: tuple[tuple[str, str], ...] = ()
+    limits: tuple[tuple[str, str], ...] = ()
     image_side: int | None = None
 
     @property
@@ -265,6 +285,27 @@ class Options:
     def with_search(self, **given: str | None) -> Options:
         """Return these options with settings of the search that have their own option; None: it was not given."""
         return replace(self, search=tuple((name, value) for name, value in given.items() if value is not None))
+
+    def with_limits(self, given: Sequence[str] | None) -> Options:
+        """Return these options with limits on the user's own costs.
+
+        Args:
+            given: values of `--limit`, such as `energy=12.5`.
+
+        Raises:
+            ConfigError: a value has another form, or two are of the same cost.
+        """
+        from spos_cli.space.cost_kinds import OWN_NAME
+
+        limits: dict[str, str] = {}
+        for text in given or ():
+            name, equals, limit = (part.strip() for part in text.partition("="))
+            if not equals or not limit or not OWN_NAME.fullmatch(name):
+                raise ConfigError(f"--limit {text}: expected NAME=LIMIT, such as --limit energy=12.5")
+            if name in limits:
+                raise ConfigError(f"--limit {text}: {name} has the limit {limits[name]} already; give it once")
+            limits[name] = limit
+        return replace(self, limits=tuple(limits.items()))
 
     def with_image_size(self, text: str | None) -> tuple[Options, ImageSize | None]:
         """Return these options with the size of square images as the setting, and any other size by itself.
@@ -356,23 +397,30 @@ class Options:
             settings.require_known_blocks(loading.load(loading.find_config(self.config)).own_blocks, origin)
         return self._print_if_asked(settings)
 
-    def load_limits(
-        self, flops_limit: str | None, params_limit: str | None = None
-    ) -> tuple[Limit | None, Limit | None]:
-        """Return FLOPs and parameters as limits of this command alone; None where the option was not given.
+    def load_limits(self, **given: str | None) -> dict[str, Limit]:
+        """Return limits of this command alone, by the name of their cost.
 
         They are read as a search reads its limits, so that a mistake has the same message in every command.
+
+        Args:
+            given: by setting, such as `flops_limit`, its value; None: it was not given.
 
         Raises:
             ConfigError: as in `load`.
         """
-        limited = self.with_search(flops_limit=flops_limit, params_limit=params_limit)
-        if not limited.search:
-            return None, None
-        search = limited._load().search
-        flops = None if flops_limit is None else search.flops_limit
-        params = None if params_limit is None else search.params_limit
-        return flops, params
+        limited = self.with_search(**given)
+        if not limited.search and not limited.limits:
+            return {}
+        limits, own = limited._load().search.cost_limits, dict(limited.limits)
+        named = {name.removesuffix("_limit") for name, _ in limited.search}
+        return {name: limit for name, limit in limits.items() if name in named or name in own}
+
+    def require_cost(self, name: str | None) -> None:
+        """Raise ConfigError if `--pareto-cost` names a cost that is neither built-in nor in the settings."""
+        if name is not None and name not in (kinds := self._load().cost_kinds):
+            from spos_cli.config.costs import suggest_cost
+
+            raise ConfigError(f"--pareto-cost {name}: {suggest_cost(name, kinds)}")
 
     def make_run(self, settings: Config) -> Run:
         """Return the run of this command, as the stages take it.
@@ -408,7 +456,12 @@ class Options:
         given += [("channels_of", "space.channels_of", self.channels_of)]
         given += [(name, f"search.{name}", value) for name, value in self.search]
         given.append(("image_size", "space.image_size", self.image_side))
-        return [CliOption(f"--{name.replace('_', '-')}", key, value) for name, key, value in given if value is not None]
+        named = [(f"--{name.replace('_', '-')}", key, value) for name, key, value in given if value is not None]
+        limits = [
+            CliOption("--limit", f"search.limits.{name}", value, f"--limit {name}={value}")
+            for name, value in self.limits
+        ]
+        return [*(CliOption(name, key, value) for name, key, value in named), *limits]
 
     def _overrides_root(self) -> bool:
         return any(override.partition("=")[0].strip() == "data.root" for override in self.overrides or ())

@@ -43,7 +43,7 @@ def portable_settings(config: Config) -> dict[str, Any]:
 def shared_settings(config: Config) -> dict[str, Any]:
     """Return the settings that all processes of a command must have in common, on whichever machines they run."""
     values = _without_teachers_file(portable_settings(config))
-    del values["data"]["root"]
+    del values["data"]["root"], values["costs"]  # A search compares the tables of costs.
     return {**values, "audit": config.audit.model_dump(mode="json")}
 
 

@@ -67,12 +67,14 @@ class CliOption:
     Attributes:
         name: of the option, such as `--seed`.
         key: of the setting, such as `seed`.
-        value: as typed.
+        value: of the setting.
+        text: the option as typed, for messages; empty for its name and the value.
     """
 
     name: str
     key: str
     value: object
+    text: str = ""
 
 
 Overrides = Sequence[str | CliOption]  # A text is what `--set` takes, such as `supernet.lr=0.1`.
@@ -112,7 +114,7 @@ def validate(
     places = dict(places or {})
     for override in overrides:
         if isinstance(override, CliOption):
-            key, place = tuple(override.key.split(".")), _shorten(f"{override.name} {override.value}")
+            key, place = tuple(override.key.split(".")), _shorten(override.text or f"{override.name} {override.value}")
             _override(values, key, override.value, place, places)
         else:
             key, value, place = _parse_override(override)

@@ -15,11 +15,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
+from spos_cli.config.costs import CostConfig, suggest_cost
 from spos_cli.config.data import COLOUR_CHANGES, DataConfig, fill_from_data
 from spos_cli.config.section import Section
 from spos_cli.config.space import SpaceConfig
 from spos_cli.config.training import RetrainConfig, SupernetConfig
 from spos_cli.config.units import (
+    CostReference,
     Count,
     Devices,
     FlopsLimit,
@@ -27,12 +29,13 @@ from spos_cli.config.units import (
     LatencyLimit,
     Number,
     Off,
+    OwnLimits,
     ParamsLimit,
     PathText,
 )
 from spos_cli.errors import ConfigError, SposError
 from spos_cli.files.quoting import as_override, plural
-from spos_cli.space.cost import CostName
+from spos_cli.space.cost_kinds import COST_KINDS, CostKind
 from spos_cli.space.limits import Limit
 from spos_cli.space.search_space import COLOUR, GREY
 
@@ -46,7 +49,7 @@ class SearchConfig(Section):
         description="accuracy: the best top-1 within the limits. pareto: the whole front of a cost against top-1"
         " (NSGA-II).",
     )
-    pareto_cost: CostName = Field(
+    pareto_cost: CostReference = Field(
         "flops",
         description="Cost of the front, with objective: pareto. latency: by the table that flops-table --latency has"
         " measured, or --import-latency has imported.",
@@ -62,6 +65,11 @@ class SearchConfig(Section):
         None,
         description="Largest latency of a candidate, or a range, by the table that flops-table --latency has measured,"
         " or --import-latency has imported. null: no limit.",
+    )
+    limits: OwnLimits = Field(
+        {},
+        description="Largest own costs of a candidate, or ranges, by their names in costs: {energy: 12.5, memory:"
+        " 3-8}.",
     )
     population: Count = Field(50, description="Candidates per generation.")
     generations: Annotated[Number, Field(ge=0, le=10**6)] = Field(
@@ -109,6 +117,17 @@ class SearchConfig(Section):
         description="Stop scoring candidates that fall behind the last parent. The number is the largest probability,"
         " over a whole race, of stopping one that is as good on all images. null: score each on all images.",
     )
+
+    @property
+    def cost_limits(self) -> dict[str, Limit]:
+        """The limits that are set, by the name of their cost."""
+        limits = {name: getattr(self, f"{name}_limit") for name in COST_KINDS}
+        return {**{name: limit for name, limit in limits.items() if limit is not None}, **self.limits}
+
+    @property
+    def needed_costs(self) -> set[str]:
+        """The names of the costs that a search needs for its limits and its front."""
+        return {*self.cost_limits, self.pareto_cost}
 
     @model_validator(mode="after")
     def _require_consistent_numbers(self) -> SearchConfig:
@@ -199,6 +218,9 @@ class Config(Section):
     max_restarts: Annotated[Number, Field(ge=0, le=10**6)] = Field(
         3, description="With --devices N: restart at most this many times after a worker dies."
     )
+    costs: tuple[CostConfig, ...] = Field(
+        (), description="Costs of your own, such as energy, for limits, fronts and reports beside FLOPs."
+    )
     space: SpaceConfig = SpaceConfig()
     data: DataConfig = DataConfig()
     supernet: SupernetConfig = SupernetConfig()
@@ -220,6 +242,7 @@ class Config(Section):
     def _require_consistent_sections(self) -> Config:
         if self.space.channels_of is not None:
             return self  # `config.channels` makes settings with another space of these, which are then checked.
+        self._require_known_costs()
         if self.search.split == "holdout" and self.data.holdout_per_class == 0:
             raise ValueError(
                 "search.split is holdout, but data.holdout_per_class is 0; hold some images out, or set search.split:"
@@ -242,6 +265,18 @@ class Config(Section):
                     f" {self.space.classes}"
                 )
         return self
+
+    def _require_known_costs(self) -> None:
+        """Raise ValueError if two own costs have one name, or if the search names a cost that does not exist."""
+        names = [cost.name for cost in self.costs]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"costs: {name} is there twice; give each cost a name of its own")
+        for name in self.search.limits:
+            if name not in self.cost_kinds:
+                raise ValueError(f"search.limits: {suggest_cost(name, self.cost_kinds)}")
+        if self.search.pareto_cost not in self.cost_kinds:
+            raise ValueError(f"search.pareto_cost: {suggest_cost(self.search.pareto_cost, self.cost_kinds)}")
 
     def _require_values_of_channels(self) -> None:
         """Raise ValueError if settings do not go together with `space.stem.in_channels`."""
@@ -301,6 +336,11 @@ class Config(Section):
                 "supernet.width_warmup_steps starts with the widest paths, which bins of FLOPs may exclude, and a"
                 " sandwich has the narrowest in each step; use supernet.sampler: uniform"
             )
+
+    @property
+    def cost_kinds(self) -> dict[str, CostKind]:
+        """How each cost is called and written, by name: the built-in ones, then the user's own."""
+        return {**COST_KINDS, **{cost.name: cost.kind for cost in self.costs}}
 
     @property
     def folder(self) -> Path:

@@ -5,7 +5,7 @@ Each type below is an annotation for a field of `schema.py`: pydantic passes the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ from spos_cli.errors import SposError
 from spos_cli.files.home import expand_home
 from spos_cli.files.quoting import quote_value
 from spos_cli.space.architecture import WIDTH_UNIT
-from spos_cli.space.cost import parse_cost
+from spos_cli.space.cost_kinds import COST_KINDS, FLOPS, LATENCY, PARAMS, CostKind, get_kind, parse_cost
 from spos_cli.space.limits import Limit, parse_limit, write_limit
 from spos_cli.space.search_space import parse_width
 
@@ -48,15 +48,39 @@ def _read_off(value: Any) -> Any:
     return "off" if value is False else value
 
 
-def _read_limit(name: str) -> BeforeValidator:
+def _read_limit(kind: CostKind) -> BeforeValidator:
     """Return the reader of a limit on a cost; defaults are limits already."""
-    read = as_value_error(partial(parse_limit, name))
+    read = as_value_error(partial(parse_limit, kind))
     return BeforeValidator(lambda value: value if isinstance(value, Limit) else read(value))
 
 
-def _write_limit(name: str) -> PlainSerializer:
+def _write_limit(kind: CostKind) -> PlainSerializer:
     """Return what writes a limit on a cost into the resolved settings."""
-    return PlainSerializer(partial(write_limit, name))
+    return PlainSerializer(partial(write_limit, kind))
+
+
+def _read_own_limits(value: Any) -> Any:
+    """Read limits on the user's own costs, by name; null is no limit."""
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"should be a mapping of costs and limits, such as {{energy: 12.5, memory: 3-8}}, not {quote_value(value)}"
+        )
+    limits = {}
+    for name, limit in sorted(value.items(), key=lambda item: str(item[0])):
+        if name in COST_KINDS:
+            kind = COST_KINDS[name]
+            raise ValueError(f"{name} has a limit of its own: {kind.setting}, or {kind.option.strip()}")
+        try:
+            if limit is not None:
+                limits[name] = limit if isinstance(limit, Limit) else parse_limit(get_kind(str(name)), limit)
+        except SposError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return limits
+
+
+def _write_own_limits(limits: Mapping[str, Limit]) -> dict[str, int | float | str]:
+    """Return limits on the user's own costs for the resolved settings."""
+    return {name: write_limit(get_kind(name), limit) for name, limit in limits.items()}
 
 
 def _read_width(value: Any) -> float:
@@ -130,9 +154,11 @@ Number = Annotated[int, BeforeValidator(_refuse_switch)]
 Count = Annotated[Number, Field(ge=1, le=10**12)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Cost = Annotated[int, BeforeValidator(as_value_error(parse_cost))]
-FlopsLimit = Annotated[Limit, _read_limit("flops"), _write_limit("flops")]
-ParamsLimit = Annotated[Limit, _read_limit("params"), _write_limit("params")]
-LatencyLimit = Annotated[Limit, _read_limit("latency"), _write_limit("latency")]  # microseconds
+FlopsLimit = Annotated[Limit, _read_limit(FLOPS), _write_limit(FLOPS)]
+ParamsLimit = Annotated[Limit, _read_limit(PARAMS), _write_limit(PARAMS)]
+LatencyLimit = Annotated[Limit, _read_limit(LATENCY), _write_limit(LATENCY)]  # microseconds
+CostReference = Annotated[str, Field(max_length=32)]  # a name of `Config.cost_kinds`
+OwnLimits = Annotated[Mapping[str, Limit], BeforeValidator(_read_own_limits), PlainSerializer(_write_own_limits)]
 Width = Annotated[float, BeforeValidator(as_value_error(_read_width))]
 Devices = Annotated[int | str, BeforeValidator(_read_devices)]
 ClassWeights = Annotated[Literal["balanced"] | tuple[float, ...] | None, BeforeValidator(_read_class_weights)]

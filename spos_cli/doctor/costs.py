@@ -16,8 +16,10 @@ from spos_cli.files.quoting import plural
 from spos_cli.models.counting import count
 from spos_cli.official import golden
 from spos_cli.run.latency_table import read_latency
+from spos_cli.run.own_costs import read_own_tables
 from spos_cli.run.training import make_sampler
-from spos_cli.space.cost import CostTable, format_cost
+from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import FLOPS, format_cost
 from spos_cli.space.limits import Limit, explain_idle_limit, format_limit, get_bounds
 from spos_cli.space.sampling import CostBinSampler
 from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace
@@ -66,9 +68,9 @@ def check_limits(setup: Setup) -> Finding:
         return Finding("search space", "ok", f"{seen}; no limit is set")
     impossible, advice = [], []
     for table, limit in limits:
-        name, share = f"search.{table.name}_limit", table.distribution().share(*get_bounds(limit))
+        name, share = table.kind.setting, table.distribution().share(*get_bounds(limit))
         where, wider = ("within", "widen") if limit.is_range else ("at or under", "raise")
-        seen += f"; {percent(share)} are {where} {name} ({format_limit(table.name, limit)})"
+        seen += f"; {percent(share)} are {where} {name} ({format_limit(table.kind, limit)})"
         if empty := explain_empty_limit(table, limit):
             impossible.append(f"{empty}: change {name}" if limit.is_range else f"raise {name} to {empty} or more")
         elif idle := explain_idle_limit(table, limit):
@@ -84,7 +86,7 @@ def explain_empty_limit(table: CostTable, limit: Limit) -> str:
     """Say which costs a limit without architectures misses: the smallest one, or those around a range; else `""`."""
     if not limit.is_range:
         # A rounded number may be below the cheapest architecture.
-        return "" if limit.high >= table.minimum else table.format_exactly(table.minimum).replace(",", "")
+        return "" if limit.high >= table.minimum else table.kind.write(table.minimum)
     try:
         table.distribution().draw(np.random.default_rng(0), *get_bounds(limit))
     except LimitError as error:
@@ -93,13 +95,13 @@ def explain_empty_limit(table: CostTable, limit: Limit) -> str:
 
 
 def read_limits(setup: Setup) -> list[tuple[CostTable, Limit]]:
-    """Return the search's limits, each with the costs that it applies to."""
-    search = setup.config.search
-    limits = [(setup.costs.flops, search.flops_limit), (setup.costs.params, search.params_limit)]
-    if search.latency_limit is not None:
+    """Return the search's limits, each with the costs that it applies to; the tables of all own costs must be there."""
+    limits, tables = setup.config.search.cost_limits, dict(setup.costs.tables)
+    tables |= {table.name: table for table in read_own_tables(setup.run, setup.space)}
+    if "latency" in limits:
         with contextlib.suppress(RunError):  # The latency may be measured later; the search asks for it.
-            limits.append((read_latency(setup.run), search.latency_limit))
-    return [(table, limit) for table, limit in limits if limit is not None]
+            tables["latency"] = read_latency(setup.run)
+    return [(tables[name], limit) for name, limit in limits.items() if name in tables]
 
 
 def check_shape(setup: Setup) -> Finding:
@@ -170,7 +172,7 @@ def check_sampler(setup: Setup) -> Finding:
         return Finding("path sampler", "warn", seen, advice)
     if limit is not None and limit.low is not None and limit.low > bins.high:
         advice = (
-            f"no path within search.flops_limit ({format_limit('flops', limit)}) is trained: raise"
+            f"no path within search.flops_limit ({format_limit(FLOPS, limit)}) is trained: raise"
             " supernet.flops_bins.high, or lower the limit"
         )
         return Finding("path sampler", "warn", seen, advice)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,6 +17,7 @@ from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
 from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import FLOPS, PARAMS
 from spos_cli.space.search_space import Layer, SearchSpace
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -27,14 +28,29 @@ class Costs:
     """The costs of the architectures of one space.
 
     Attributes:
-        flops: multiply-adds of convolutions and linear layers for one image (paper, section 4).
-        params: parameters of the stand-alone network, with affine BatchNorm.
-        latency: microseconds on a device; None where nobody needs it. It is measured, not counted.
+        tables: by the name of the cost, in the order in which costs are shown; FLOPs and parameters are always there.
     """
 
-    flops: CostTable
-    params: CostTable
-    latency: CostTable | None = None
+    tables: Mapping[str, CostTable]
+
+    @property
+    def flops(self) -> CostTable:
+        """Multiply-adds of convolutions and linear layers for one image (paper, section 4)."""
+        return self.tables["flops"]
+
+    @property
+    def params(self) -> CostTable:
+        """Parameters of the stand-alone network, with affine BatchNorm."""
+        return self.tables["params"]
+
+    @property
+    def others(self) -> dict[str, CostTable]:
+        """All tables but those of FLOPs and parameters."""
+        return {name: table for name, table in self.tables.items() if name not in ("flops", "params")}
+
+    def with_tables(self, tables: Iterable[CostTable]) -> Costs:
+        """Return these costs with more tables, such as one of latencies."""
+        return Costs({**self.tables, **{table.name: table for table in tables}})
 
 
 def count(space: SearchSpace) -> Costs:
@@ -63,11 +79,11 @@ def count(space: SearchSpace) -> Costs:
         network = skip_batchnorm(Network(space, space.options.architecture([0] * space.num_layers)).eval())
         image = torch.empty(1, space.in_channels, space.image_size, space.image_size)
         totals = count_multiply_adds(network, image), count_parameters(network)
-    tables = []
-    for index, (name, total) in enumerate(zip(("flops", "params"), totals, strict=True)):
+    tables = {}
+    for index, (kind, total) in enumerate(zip((FLOPS, PARAMS), totals, strict=True)):
         costs = [[pair[index] for pair in row] for row in rows]
-        tables.append(CostTable(name, total - sum(row[0] for row in costs), costs, space.options))
-    return Costs(*tables)
+        tables[kind.name] = CostTable(kind, total - sum(row[0] for row in costs), costs, space.options)
+    return Costs(tables)
 
 
 def skip_batchnorm(module: ModuleT) -> ModuleT:

@@ -21,6 +21,7 @@ from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
 from spos_cli.space.cost import CostTable, choose_latency_step
+from spos_cli.space.cost_kinds import LATENCY
 from spos_cli.space.search_space import SearchSpace
 
 WARM_UP_ROUNDS, MEASURED_ROUNDS = 3, 15
@@ -201,7 +202,7 @@ def _fit_table(
         whole: their median microseconds.
     """
     smallest_sum = sum(map(min, blocks))
-    sums = [CostTable("latency", 0, blocks, space.options).of(arch) for arch in networks]
+    sums = [CostTable(LATENCY, 0, blocks, space.options).of(arch) for arch in networks]
     line = fit_line(sums, whole, smallest_sum)
     step = choose_latency_step(statistics.mean(whole))
     rows = [[max(step, round(line.b * time / step) * step) for time in row] for row in blocks]
@@ -213,7 +214,7 @@ def _fit_table(
         fit_line([sums[i] for i in rest], [whole[i] for i in rest], smallest_sum)(total)
         for total, rest in zip(sums, others, strict=True)
     ]
-    return CostTable("latency", fixed, rows, space.options), held_out
+    return CostTable(LATENCY, fixed, rows, space.options), held_out
 
 
 def _time_by_clock(call: Callable[[], object]) -> float:

@@ -14,6 +14,7 @@ from spos_cli.search.journal import Origin
 from spos_cli.search.results import Results, ranking
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
+from spos_cli.space.cost_kinds import CostKind
 from spos_cli.space.limits import Limit
 from spos_cli.space.search_space import SearchSpace
 
@@ -133,8 +134,7 @@ def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
     data = {
         # One digit per layer, one candidate after another.
         "archs": "".join(DIGITS[choice] for entry in entries for choice in entry.architecture),
-        "flops": [entry.flops for entry in entries],
-        "params": [entry.params for entry in entries],
+        "costs": {kind.name: _cost(kind, [entry.get_cost(kind.name) for entry in entries]) for kind in search.costs},
         "score": _rounded(entry.score for entry in entries),
         "score_name": search.best.score_name,
         "top5": _rounded(entry.top5 for entry in entries),
@@ -149,8 +149,8 @@ def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
         "tied": sorted(search.ties or ()),
         "exported": sorted(line for arch, line in search.line_of.items() if arch in search.exported),
         "winner": search.winner_line,
-        "front": {cost: search.front(cost) for cost in search.costs},
-        "cost": search.front_cost if search.front_cost in search.costs else "flops",  # on the axis at first
+        "front": {kind.name: search.front(kind.name) for kind in search.costs},
+        "cost": search.shown_cost.name,  # on the axis at first
         # By cost, its maximum, or the two ends of its range.
         "limits": {name: _bounds(limit) for name, limit in search.limits.items()},
         "best": {"at": positions, "score": _rounded(values)},
@@ -159,9 +159,12 @@ def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
             "top": _matrix(count_choice_shares(space, top)),
         },
     }
-    if "latency" in search.costs:
-        data["latency"] = [entry.latency for entry in entries]  # microseconds
     return data | _widths(space, search, archs, top) if space.widths else data
+
+
+def _cost(kind: CostKind, values: list[int]) -> dict[str, Any]:
+    """Return the values of a cost, and how to write them: as sizes, or divided by a scale, with a unit."""
+    return {"title": kind.noun, "values": values, "scale": kind.scale, "unit": kind.unit}
 
 
 def _bounds(limit: Limit | None) -> int | list[int] | None:

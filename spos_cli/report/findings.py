@@ -11,7 +11,7 @@ from spos_cli.search import statistics
 from spos_cli.search.journal import Entry
 from spos_cli.search.results import Results, is_counted, is_new
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import CostName
+from spos_cli.space.cost_kinds import COST_KINDS, FLOPS, CostKind
 from spos_cli.space.limits import Limit
 from spos_cli.space.search_space import SearchSpace
 
@@ -231,7 +231,7 @@ class Search:
 
     Attributes:
         entries: the lines of the journal, in order.
-        limits: by cost (`flops`, `params`, `latency`); None is no limit.
+        limits: by the name of the cost; None is no limit.
         winner: the best candidate.
         ties: p-values of the lines that are statistically tied with the winner; None if the test was not possible.
         ties_unknown: why the test was not possible, or not for all candidates, in words; else empty.
@@ -239,6 +239,7 @@ class Search:
         front_cost: the cost of the front that the search was for; `flops` if it was for the best top-1.
         hypervolume: of a search for the Pareto front: the area below the front as a share of the rectangle from 0 to
             the limit on its cost and from top-1 0 to 1; else None.
+        kinds: how each cost is written, by its name.
         latency_of: where the latencies are from, in words; empty if the search has none.
         exported: architectures that were written to files.
     """
@@ -249,8 +250,9 @@ class Search:
     ties: Mapping[int, float] | None = None
     ties_unknown: str = ""
     planned: int | None = None
-    front_cost: CostName = "flops"
+    front_cost: str = "flops"
     hypervolume: float | None = None
+    kinds: Mapping[str, CostKind] = field(default_factory=lambda: COST_KINDS)
     latency_of: str = ""
     exported: frozenset[Architecture] = frozenset()
 
@@ -301,14 +303,18 @@ class Search:
         return sorted(lines, key=lambda line: (self.entries[line].flops, self.entries[line].rank))
 
     @cached_property
-    def costs(self) -> list[CostName]:
-        """The costs of every candidate that are known."""
-        has_latency = all(entry.latency is not None for entry in self.entries)
-        return ["flops", "params", "latency"] if has_latency else ["flops", "params"]
+    def costs(self) -> list[CostKind]:
+        """The costs that are known of every candidate."""
+        return [kind for name, kind in self.kinds.items() if all(name in entry.known_costs for entry in self.entries)]
 
-    def front(self, cost: CostName) -> list[int]:
-        """Return the Pareto front of the score against a cost in `costs`: its lines, sorted by cost."""
-        costs = [float(getattr(self.entries[line], cost)) for line in self.comparable]
+    @property
+    def shown_cost(self) -> CostKind:
+        """The cost on the axis of the chart at first: that of the front if it is known."""
+        return next((kind for kind in self.costs if kind.name == self.front_cost), FLOPS)
+
+    def front(self, cost: str) -> list[int]:
+        """Return the Pareto front of the score against a cost that is known: its lines, sorted by cost."""
+        costs = [float(self.entries[line].get_cost(cost)) for line in self.comparable]
         scores = [self.entries[line].score for line in self.comparable]
         return [self.comparable[index] for index in statistics.front(costs, scores)]
 

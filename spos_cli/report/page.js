@@ -30,14 +30,9 @@
     return String(number);
   }
 
-  const formatMilliseconds = (number) => Number((number / 1000).toPrecision(4)) + " ms";
-
-  // The costs that the horizontal axis can have; a latency is in microseconds, and is drawn in milliseconds.
-  const COSTS = {
-    flops: { title: "FLOPs", unit: 1, ticks: "~s", format: formatCost },
-    params: { title: "parameters", unit: 1, ticks: "~s", format: formatCost },
-    latency: { title: "latency, ms", unit: 1000, ticks: ",~r", format: formatMilliseconds },
-  };
+  // A cost with a scale is divided by it: a latency is in microseconds, and is drawn in milliseconds.
+  const formatAs = ({ scale, unit }, number) =>
+    scale === 1 ? formatCost(number) : Number((number / scale).toPrecision(4)) + (unit && " " + unit);
 
   // Architectures
 
@@ -90,9 +85,7 @@
     const rows = [
       [search.score_name, `${formatPercent(search.score[line])} (${formatPercent(search.low[line], 1)} to ${formatPercent(search.high[line], 1)})`],
       ["top-5", formatPercent(search.top5[line])],
-      ["FLOPs", formatCost(search.flops[line])],
-      ["parameters", formatCost(search.params[line])],
-      ...(search.latency ? [["latency", formatMilliseconds(search.latency[line])]] : []),
+      ...Object.values(search.costs).map((cost) => [cost.title, formatAs(cost, cost.values[line])]),
       ["images", images.toLocaleString("en")],
       ["found", `generation ${search.generation[line]}, ${search.origins[search.origin[line]]}`],
     ];
@@ -148,13 +141,13 @@
     }
   }
 
-  let costAxis = search && search.cost; // a key of COSTS
+  let costAxis = search && search.cost; // a key of search.costs
   const groups = {}; // lines, by the symbol of their points
   let traceType = "scatter"; // or "scattergl", which needs WebGL
 
   function prepareScatter() {
     const imported = search.origins.indexOf("imported");
-    const lines = search.flops.map((_, line) => line);
+    const lines = search.score.map((_, line) => line);
     groups.imported = lines.filter((line) => search.origin[line] === imported);
     groups.stoppedEarly = search.stopped_early.filter((line) => search.origin[line] !== imported);
     groups.complete = lines.filter((line) => search.origin[line] !== imported && !linesWith.stopped_early.has(line));
@@ -169,9 +162,9 @@
   }
 
   function drawScatter() {
-    const { title, unit, ticks, format } = COSTS[costAxis], limits = [search.limits[costAxis] ?? []].flat();
-    const costs = search[costAxis].map((cost) => cost / unit);
-    const scale = [[0, cssVariable("early")], [0.5, cssVariable("middle")], [1, cssVariable("late")]];
+    const cost = search.costs[costAxis], { title, scale, unit } = cost, limits = [search.limits[costAxis] ?? []].flat();
+    const costs = cost.values.map((value) => value / scale);
+    const colours = [[0, cssVariable("early")], [0.5, cssVariable("middle")], [1, cssVariable("late")]];
     const points = (lines, marker, extra = {}) => ({
       type: traceType, mode: "markers", hoverinfo: "none", marker,
       x: lines.map((line) => costs[line]), y: toPercent(lines.map((line) => search.score[line])), lines, ...extra,
@@ -184,7 +177,7 @@
       points(groups.imported, { symbol: "diamond-open", color: cssVariable("soft"), size: 8 }, { name: "imported" }),
       points(groups.complete, {
         color: groups.complete.map((line) => search.generation[line]), cmin: 0, cmax: last,
-        colorscale: scale, size: many ? 5 : 9, opacity: many ? 0.75 : 0.9,
+        colorscale: colours, size: many ? 5 : 9, opacity: many ? 0.75 : 0.9,
         line: { width: many ? 0 : 0.5, color: cssVariable("sheet") },
         colorbar: {
           orientation: "h", y: 1.01, yanchor: "bottom", x: 0, xanchor: "left", len: 0.5, thickness: 9, outlinewidth: 0,
@@ -207,19 +200,19 @@
     // The axis title of plotly.js would overlap the tick labels here, so the title is an annotation.
     const annotations = [{
       xref: "paper", x: 0.5, yref: "paper", y: 0, yshift: -24, yanchor: "top", showarrow: false,
-      text: title, font: { size: 14 },
+      text: escapeMarkup(unit ? `${title}, ${unit}` : title), font: { size: 14 },
     }];
     for (const limit of limits) {
-      shapes.push({ type: "line", yref: "paper", y0: 0, y1: 1, x0: limit / unit, x1: limit / unit, line: { color: cssVariable("limit"), width: 1.5, dash: "dash" } });
+      shapes.push({ type: "line", yref: "paper", y0: 0, y1: 1, x0: limit / scale, x1: limit / scale, line: { color: cssVariable("limit"), width: 1.5, dash: "dash" } });
       annotations.push({
-        x: limit / unit, yref: "paper", y: 1, text: "limit " + format(limit), showarrow: false, yanchor: "bottom",
+        x: limit / scale, yref: "paper", y: 1, text: "limit " + escapeMarkup(formatAs(cost, limit)), showarrow: false, yanchor: "bottom",
         xanchor: limits.length > 1 && limit === limits[0] ? "left" : "right",
         font: { color: cssVariable("limit") },
       });
     }
     const narrow = isNarrow();
     return draw("scatter", traces, {
-      xaxis: { tickformat: ticks, nticks: narrow ? 5 : 9 },
+      xaxis: { tickformat: scale === 1 ? "~s" : ",~r", nticks: narrow ? 5 : 9 },
       yaxis: { title: { text: `one-shot ${search.score_name}, %` } },
       margin: { l: 46, r: 14, t: 40, b: 50 }, shapes, annotations,
     });

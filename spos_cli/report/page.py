@@ -24,7 +24,7 @@ from spos_cli.report.elements import (
 )
 from spos_cli.report.findings import Findings, Search, score_interval
 from spos_cli.report.sections import make_sections
-from spos_cli.space.cost import LABELS, format_cost
+from spos_cli.space.cost_kinds import FLOPS, format_cost
 from spos_cli.space.limits import describe_all, format_limit
 
 PLOTLY_MISSING = "the report needs plotly, which is not installed: pip install 'spos[report]'"
@@ -104,10 +104,10 @@ def header(findings: Findings) -> Html:
 
 def describe_limits(search: Search) -> str:
     """Return the limits of a search, to end a sentence with; empty if there are none."""
-    limits = [(name, limit) for name, limit in search.limits.items() if limit is not None]
+    limits = [(search.kinds[name], limit) for name, limit in search.limits.items() if limit is not None]
     if any(limit.is_range for _, limit in limits):
         return f", with {describe_all(limits)}"
-    written = ", ".join(f"{format_limit(name, limit)} {LABELS[name]}" for name, limit in limits)
+    written = ", ".join(f"{format_limit(kind, limit)} {kind.label}" for kind, limit in limits)
     return f", under a limit of {written}" if limits else ""
 
 
@@ -139,7 +139,7 @@ def tiles(findings: Findings) -> list[Html]:
         limit = search.limits.get("flops")
         share = f"{format_percent(best.flops / limit.high, 0)} of the limit" if limit else "no limit on FLOPs"
         if limit is not None and limit.is_range:
-            share = f"from a range of {format_limit('flops', limit)}"
+            share = f"from a range of {format_limit(FLOPS, limit)}"
         shown.append(
             tile("FLOPs of the winner", format_cost(best.flops), f"{share} · {format_cost(best.params)} params")
         )

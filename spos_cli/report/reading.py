@@ -23,7 +23,7 @@ from spos_cli.search.journal import Journal
 from spos_cli.search.results import Results
 from spos_cli.space import architecture
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import CostName
+from spos_cli.space.cost_kinds import COST_KINDS, OWN_NAME, get_kind
 from spos_cli.space.limits import Limit, parse_limit
 from spos_cli.space.search_space import SearchSpace
 
@@ -99,15 +99,18 @@ def read_search(run: RunFolder, space: SearchSpace, result: dict[str, Any]) -> S
         return None
     settings = read_recorded_config(run.search.path)
     front_cost = settings.search.pareto_cost if settings is not None else "flops"
+    limits, recorded = _read_limits(result, settings), {} if settings is None else settings.cost_kinds
+    names = {**COST_KINDS, **limits, **{name: None for entry in entries for name in entry.costs}}
     return Search(
         entries=entries,
-        limits=_read_limits(result, settings),
+        limits=limits,
         winner=results.winner.architecture,
         ties=_list_ties(results),
         ties_unknown=results.comparison.problem,
         planned=settings.search.population * (settings.search.generations + 1) if settings is not None else None,
         front_cost=front_cost,
         hypervolume=_read_hypervolume(result, front_cost),
+        kinds={name: recorded.get(name) or get_kind(name) for name in names},
         latency_of=str(result.get("latency_of", ""))[:MAX_ORIGIN_LETTERS],
         exported=frozenset(_read_exported(run)),
     )
@@ -122,7 +125,7 @@ def _list_ties(results: Results) -> dict[int, float] | None:
     return {row: comparison.p_values[arch] for arch, row in results.rows.items() if arch in others}
 
 
-def _read_hypervolume(result: dict[str, Any], cost: CostName) -> float | None:
+def _read_hypervolume(result: dict[str, Any], cost: str) -> float | None:
     """Return the hypervolume of the Pareto front as a share of its rectangle; None if the result has none."""
     with contextlib.suppress(LookupError, TypeError):
         area, corner = as_number(result["hypervolume"]), as_number(result["reference"][cost])
@@ -136,14 +139,22 @@ def _read_limits(result: dict[str, Any], settings: Config | None) -> dict[str, L
     A search that was killed in its first generation has no result yet, but it has settings.
     """
     limits: dict[str, Limit | None] = {}
-    for name in ("flops", "params", "latency"):
-        limit = getattr(settings.search, f"{name}_limit") if settings is not None else None
-        if f"{name}_limit" in result:
+    recorded = settings.search.cost_limits if settings is not None else {}
+    own = result.get("limits")
+    written = {name: result[f"{name}_limit"] for name in COST_KINDS if f"{name}_limit" in result}
+    written |= {name: value for name, value in own.items() if _is_own_name(name)} if isinstance(own, dict) else {}
+    for name in {**COST_KINDS, **recorded, **written}:
+        limit = recorded.get(name)
+        if name in written:
             with contextlib.suppress(ConfigError):
-                limit = result[f"{name}_limit"] and parse_limit(name, result[f"{name}_limit"])
-        if f"{name}_limit" in result or limit is not None:
+                limit = written[name] and parse_limit(get_kind(name), written[name])
+        if name in written or limit is not None:
             limits[name] = limit
     return limits
+
+
+def _is_own_name(name: Any) -> bool:
+    return isinstance(name, str) and OWN_NAME.fullmatch(name) is not None and name not in COST_KINDS
 
 
 def _read_exported(run: RunFolder) -> Iterator[Architecture]:

@@ -23,7 +23,10 @@ def is_of_search(audit: AuditFolder, search: SearchFolder) -> bool:
     if not (isinstance(in_search, dict) and isinstance(in_audit, dict) and isinstance(training, dict)):
         return True
     same_names = {name: training.get(name) for name in ("seed", "space", "data") if name in ours}
-    ours = {**ours, "search": {name: value for name, value in in_search.items() if name != "latency_table"}}
+    ours = {
+        **ours,
+        "search": {name: value for name, value in in_search.items() if name not in ("latency_table", "cost_tables")},
+    }
     theirs = {**theirs, "search": {name: value for name, value in in_audit.items() if name != "generations"}}
     return not any(find_differences(ours, theirs | same_names))
 

@@ -28,13 +28,11 @@ from spos_cli.report.truth import compare_with_truth
 from spos_cli.search.results import is_counted
 from spos_cli.search.statistics import MIN_PAIRS
 from spos_cli.space.architecture import Architecture, format_width
-from spos_cli.space.cost import format_cost
+from spos_cli.space.cost_kinds import format_cost
 from spos_cli.space.search_space import Layer, SearchSpace
 
 OP_COLOURS = 7  # in page.css; an eighth op has the colour of the first one, hatched
 MAX_TIED_ROWS = 12
-COSTS = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}  # Before the word "limit".
-BUTTONS = {"flops": "FLOPs", "params": "Parameters", "latency": "Latency"}
 CORRELATIONS = {
     "kendall": "Kendall’s τ",
     "spearman": "Spearman’s ρ",
@@ -90,15 +88,20 @@ def tradeoff(search: Search) -> Html:
     if search.hypervolume is not None:
         notes.append(
             f"The front covers {format_percent(search.hypervolume, 1)} of the rectangle from 0 to the"
-            f" {COSTS[search.front_cost]} limit and from 0 to 100 % {search.best.score_name} (its hypervolume). Use"
-            " this number to compare searches of the same space."
+            f" {search.kinds[search.front_cost].noun} limit and from 0 to 100 % {search.best.score_name} (its"
+            " hypervolume). Use this number to compare searches of the same space."
         )
     if search.latency_of:
         notes.append(f"Latencies are sums over the blocks, by the table of {search.latency_of}.")
-    first = search.front_cost if search.front_cost in search.costs else "flops"
     buttons = [
-        element("button", BUTTONS[cost], type="button", data_cost=cost, aria_pressed=str(cost == first).lower())
-        for cost in search.costs
+        element(
+            "button",
+            kind.noun[0].upper() + kind.noun[1:],
+            type="button",
+            data_cost=kind.name,
+            aria_pressed=str(kind == search.shown_cost).lower(),
+        )
+        for kind in search.costs
     ]
     switch = element(
         "div",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from spos_cli.models.counting import Costs
 from spos_cli.run.command import Run
 from spos_cli.run.output import arrange_by_choice
 from spos_cli.space.architecture import Architecture, format_width
-from spos_cli.space.cost import CostTable, format_cost
+from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import FLOPS, format_cost
 from spos_cli.space.limits import Limit, format_limit, get_bounds, parse_limit, write_limit
 from spos_cli.space.search_space import SearchSpace
 
@@ -17,16 +18,32 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the FLOPs of all architectures
 
 
 def show_architectures(run: Run, costs: Costs, architectures: Sequence[Architecture], limit: Limit | None) -> None:
-    """Show the FLOPs and parameters of architectures, and whether each is within a limit of FLOPs."""
+    """Show the costs of architectures, and whether each is within a limit of FLOPs."""
     values = [(arch, costs.flops.of(arch), costs.params.of(arch)) for arch in architectures]
+    others = [{name: table.of(arch) for name, table in costs.others.items()} for arch in architectures]
     columns = ["architecture:", "FLOPs (multiply-adds)", "parameters"]
-    rows = [[arch, f"{flops:,}", f"{params:,}"] for arch, flops, params in values]
+    columns += [table.kind.title for table in costs.others.values()]
+    rows = [
+        [arch, f"{flops:,}", f"{params:,}", *(costs.tables[name].kind.format_cell(cost) for name, cost in more.items())]
+        for (arch, flops, params), more in zip(values, others, strict=True)
+    ]
     if limit is not None:
-        columns.append(f"{'' if limit.is_range else 'at or under '}{format_limit('flops', limit)}:")
+        columns.append(f"{'' if limit.is_range else 'at or under '}{format_limit(FLOPS, limit)}:")
         for row, (_, flops, _) in zip(rows, values, strict=True):
             row.append("yes" if limit.allows(flops) else "no")
     run.show("costs", columns, rows)
-    run.result([{"architecture": arch.to_list(), "flops": flops, "params": params} for arch, flops, params in values])
+    run.result(
+        [
+            {"architecture": arch.to_list(), "flops": flops, "params": params, **_name_costs(costs, more)}
+            for (arch, flops, params), more in zip(values, others, strict=True)
+        ]
+    )
+
+
+def _name_costs(costs: Costs, values: Mapping[str, int]) -> dict[str, Any]:
+    """Return costs besides FLOPs and parameters as files keep them; nothing if there are none."""
+    numbers = {name: costs.tables[name].kind.to_number(cost) for name, cost in values.items()}
+    return {"costs": numbers} if numbers else {}
 
 
 def summarize_space(space: SearchSpace, costs: Costs, limit: Limit | None) -> dict[str, Any]:
@@ -48,10 +65,36 @@ def summarize_space(space: SearchSpace, costs: Costs, limit: Limit | None) -> di
         "mean": flops.mean,
         "quantiles": {f"{q:g}": distribution.quantile(q) for q in QUANTILES},
     }
+    if costs.others:
+        summary["costs"] = {name: _summarize_table(table) for name, table in costs.others.items()}
     if limit is not None:
         share = "share_within_limit" if limit.is_range else "share_under_limit"
-        summary |= {"limit": write_limit("flops", limit), share: distribution.share(*get_bounds(limit))}
+        summary |= {"limit": write_limit(FLOPS, limit), share: distribution.share(*get_bounds(limit))}
     return summary
+
+
+def _summarize_table(table: CostTable) -> dict[str, Any]:
+    """Return a table of another cost than FLOPs and parameters as plain values, in the user's unit."""
+    write = table.kind.to_number
+    return {
+        "fixed": write(table.fixed),
+        "table": [list(map(write, row)) for row in table.rows],
+        "minimum": write(table.minimum),
+        "maximum": write(table.maximum),
+    }
+
+
+def show_other_costs(run: Run, space: SearchSpace, costs: Costs) -> None:
+    """Show what each choice of each layer costs besides FLOPs and parameters, then the range of each cost."""
+    for table in costs.others.values():
+        cells = [[format_range(group, table.kind.format_cell) for group in row] for row in group_by_choice(table)]
+        show_choices(run, f"{table.kind.title} of each choice", space, cells)
+    facts = []
+    for table in costs.others.values():
+        minimum, maximum = map(table.kind.format, (table.minimum, table.maximum))
+        facts.append((f"{table.kind.noun}, minimum and maximum", f"{minimum} to {maximum}"))
+    if facts:
+        run.show("other costs of the whole space", ["what:", "value"], facts)
 
 
 def show_space(run: Run, space: SearchSpace, costs: Costs, summary: dict[str, Any]) -> None:
@@ -72,8 +115,8 @@ def show_space(run: Run, space: SearchSpace, costs: Costs, summary: dict[str, An
         *((f"{float(q):.0%} are at or under", format_cost(value)) for q, value in summary["quantiles"].items()),
     ]
     if "limit" in summary:
-        limit = parse_limit("flops", summary["limit"])
-        within = format_limit("flops", limit)
+        limit = parse_limit(FLOPS, summary["limit"])
+        within = format_limit(FLOPS, limit)
         if limit.is_range:
             facts.append((f"share of {within}", f"{summary['share_within_limit']:.1%}"))
         else:

@@ -11,7 +11,8 @@ from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.reading import read_json
 from spos_cli.run.command import Run
 from spos_cli.space.cost import CostTable
-from spos_cli.space.latency_csv import ImportedLatencies
+from spos_cli.space.cost_csv import ImportedCosts
+from spos_cli.space.cost_kinds import LATENCY
 from spos_cli.space.search_space import SearchSpace
 
 UNNAMED_DEVICE = "an unnamed device"
@@ -24,7 +25,7 @@ RUNTIMES = {  # for people
 
 def uses_latency(search: SearchConfig) -> bool:
     """Return whether a search needs a table of latencies."""
-    return search.latency_limit is not None or search.pareto_cost == "latency"
+    return "latency" in search.needed_costs
 
 
 def read_latency(run: Run) -> CostTable:
@@ -40,7 +41,7 @@ def read_latency(run: Run) -> CostTable:
         space = run.config.space.build()
         if content["space"] != space.digest:
             raise RunError(f"{path} is a table of another space; run {measure} again, {instead}")
-        table = CostTable("latency", int(content["fixed"]), content["table"], space.options)
+        table = CostTable(LATENCY, int(content["fixed"]), content["table"], space.options)
     except (ValueError, KeyError, TypeError, AssertionError):
         raise RunError(f"{path} is missing or broken; run {measure} first, {instead}") from None
     return table
@@ -64,7 +65,7 @@ def describe_latency(run: Run) -> str:
         return ""
 
 
-def summarize_import(space: SearchSpace, latencies: ImportedLatencies) -> dict[str, Any]:
+def summarize_import(space: SearchSpace, latencies: ImportedCosts) -> dict[str, Any]:
     """Return imported latencies as plain values for `latency_table.json`, in the form of measured ones.
 
     The name of the CSV file is left out, so that the same latencies of the same device are always the same table.

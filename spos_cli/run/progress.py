@@ -260,7 +260,7 @@ def _read_search(run: Run) -> StageProgress:
             "flops": best.flops,
             "top1": best.top1,
             **({} if best.balanced is None else {"balanced": best.balanced}),
-            **({} if best.latency is None else {"latency": best.latency}),
+            **({"costs": best.costs_of_files} if best.costs else {}),
         },
         changed=find_last_change(folder.path),
         note="; ".join(notes),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +26,11 @@ from spos_cli.run.command import Run
 from spos_cli.run.folder import ScoresFolder
 from spos_cli.run.images import Images
 from spos_cli.run.latency_table import read_latency, uses_latency
+from spos_cli.run.own_costs import read_own_tables
 from spos_cli.run.weights_file import Weights, read_weights
 from spos_cli.search.evaluator import CalibrationSet, Evaluator
 from spos_cli.search.evolution import Evolution
-from spos_cli.space.cost import LABELS
+from spos_cli.space.cost_kinds import COST_KINDS
 from spos_cli.space.limits import Limit, describe_all, format_limit, get_bounds
 from spos_cli.space.search_space import SearchSpace
 
@@ -75,20 +75,21 @@ def read_searched_supernet(run: Run, processes: Processes, weights: Path | None)
 
 
 def read_costs(run: Run, space: SearchSpace) -> Costs:
-    """Count the costs of a space, and read its latencies if the search needs them.
+    """Count the costs of a space, read its latencies if the search needs them, and all of the user's own costs.
 
     Raises:
-        RunError: the search needs latencies, but there is no table of them.
+        RunError: the search needs latencies, but there is no table of them; or a table of own costs cannot be read.
+        ConfigError: the user's code for a cost fails, or returns something else than costs.
     """
     costs = count(space)
-    return replace(costs, latency=read_latency(run)) if uses_latency(run.config.search) else costs
+    latency = [read_latency(run)] if uses_latency(run.config.search) else []
+    return costs.with_tables([*latency, *read_own_tables(run, space)])
 
 
 def list_limits(run: Run) -> dict[str, Limit | None]:
-    """Return the limits on candidates by cost: always the one on FLOPs, others where they are set."""
-    search = run.config.search
-    others = {"params": search.params_limit, "latency": search.latency_limit}
-    return {"flops": search.flops_limit, **{name: limit for name, limit in others.items() if limit is not None}}
+    """Return the limits on built-in costs by name: always the one on FLOPs, others where they are set."""
+    limits = run.config.search.cost_limits
+    return {"flops": None, **{name: limit for name, limit in limits.items() if name in COST_KINDS}}
 
 
 def describe_limits(run: Run) -> str:
@@ -96,12 +97,11 @@ def describe_limits(run: Run) -> str:
 
     They are such as `at or under 330M FLOPs and 3M parameters`, or `at 250M to 330M FLOPs and at most 3M parameters`.
     """
-    limits = {name: limit for name, limit in list_limits(run).items() if limit is not None}
-    if any(limit.is_range for limit in limits.values()):
-        return f"at {describe_all(limits.items())}"
-    written = [
-        format_limit(name, limit) + (f" {LABELS[name]}" if name != "latency" else "") for name, limit in limits.items()
-    ]
+    kinds = run.config.cost_kinds
+    limits = [(kinds[name], limit) for name, limit in run.config.search.cost_limits.items()]
+    if any(limit.is_range for _, limit in limits):
+        return f"at {describe_all(limits)}"
+    written = [f"{format_limit(kind, limit)} {kind.label}" for kind, limit in limits]
     return f"at or under {' and '.join(written)}" if written else ""
 
 
@@ -114,12 +114,7 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
         costs: of the space, as from `read_costs`.
     """
     search = run.config.search
-    limits = [
-        (costs.flops, search.flops_limit),
-        (costs.params, search.params_limit),
-        (costs.latency, search.latency_limit),
-    ]
-    tightest_first = [(table, limit) for table, limit in limits if table is not None and limit is not None]
+    tightest_first = [(costs.tables[name], limit) for name, limit in search.cost_limits.items()]
     tightest_first.sort(key=lambda pair: pair[0].distribution().share(*get_bounds(pair[1])))
     table, limit = tightest_first[0] if tightest_first else (costs.flops, None)
     return Evolution(
@@ -134,7 +129,7 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
         mutation_probability=search.mutation_probability,
         seed=run.config.seed,
         flops=costs.flops,
-        front_on=getattr(costs, search.pareto_cost) if search.objective == "pareto" else None,
+        front_on=costs.tables[search.pareto_cost] if search.objective == "pareto" else None,
         predictor=search.predictor,
     )
 

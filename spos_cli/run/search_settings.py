@@ -14,19 +14,23 @@ from spos_cli.engine.distributed import Processes
 from spos_cli.errors import RunError
 from spos_cli.files.reading import read_json
 from spos_cli.files.writing import write_atomically
+from spos_cli.models.counting import Costs
 from spos_cli.run.command import Run
 from spos_cli.run.folder import ScoresFolder
 from spos_cli.run.image_comparison import describe_changes, make_image_record, require_recorded_classes
 from spos_cli.run.images import Images
 from spos_cli.run.latency_table import digest_latency, uses_latency
+from spos_cli.run.own_costs import digest_tables
 from spos_cli.search.scoring import remove_waiting_scores
+from spos_cli.space.cost_kinds import COST_KINDS
 
 # No score depends on these settings of a search: they say what is drawn, and when a candidate is stopped early.
 SCORE_INDEPENDENT_SETTINGS = frozenset(
     (
         *("algorithm", "objective", "pareto_cost", "population", "parents", "mutations", "crossovers"),
         *("mutation_probability", "predictor", "racing"),
-        *("flops_limit", "params_limit", "latency_limit", "latency_table"),
+        *(f"{name}_limit" for name in COST_KINDS),
+        *("limits", "latency_table", "cost_tables"),
     )
 )
 DECODED_IMAGES = ("scoring.u8", "calibration.u8")  # in the folder of the scores
@@ -47,8 +51,11 @@ def read_settings(folder: ScoresFolder) -> dict[str, Any]:
     return settings
 
 
-def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
+def require_same_search(run: Run, supernet_digest: str, costs: Costs) -> dict[str, Any]:
     """Return what the scores of this run's search depend on, but for the images.
+
+    Args:
+        costs: of the space; a search with other tables of own costs is another one.
 
     Raises:
         RunError: there is a journal already, and it was made with other settings.
@@ -56,6 +63,8 @@ def require_same_search(run: Run, supernet_digest: str) -> dict[str, Any]:
     ours = _list_settings(run, supernet_digest)
     if uses_latency(run.config.search):
         ours["search"]["latency_table"] = digest_latency(run)[:16]
+    if run.config.costs:
+        ours["search"]["cost_tables"] = digest_tables(costs.tables[cost.name] for cost in run.config.costs)
     if run.folder.search.journal.exists():
         require_same(ours, read_settings(run.folder.search), f"{run.folder.search} holds a search")
     return ours
@@ -79,13 +88,15 @@ def require_same_classes(folder: ScoresFolder, images: Images) -> None:
         require_recorded_classes(images, read_settings(folder).get("images"), f"{folder} holds scores")
 
 
-def remember_settings(run: Run, supernet_digest: str, images: Images, processes: Processes) -> dict[str, Any]:
+def remember_settings(
+    run: Run, supernet_digest: str, costs: Costs, images: Images, processes: Processes
+) -> dict[str, Any]:
     """Return what the scores depend on, and write it beside the journal unless the journal exists already.
 
     Raises:
         RunError: the journal was made with other settings, or with images of other classes.
     """
-    return _remember(run, run.folder.search, require_same_search(run, supernet_digest), images, processes)
+    return _remember(run, run.folder.search, require_same_search(run, supernet_digest, costs), images, processes)
 
 
 def remember_truth_settings(run: Run, supernet_digest: str, images: Images, processes: Processes) -> None:

@@ -192,13 +192,13 @@ class Evolution:
         reasons = []
         for table, limit in self.others:
             costs = [table.of(arch) for arch in drawn]
-            up_to = f" to {table.format(table.maximum)}" if limit.is_range else ""
+            write = table.kind.format
+            up_to = f" to {write(table.maximum)}" if limit.is_range else ""
             reasons.append(
-                f"{sum(map(limit.allows, costs)):,} have {describe_limit(table.name, limit)} (they have from"
-                f" {table.format(min(costs))} to {table.format(max(costs))}, the space from"
-                f" {table.format(table.minimum)}{up_to})"
+                f"{sum(map(limit.allows, costs)):,} have {describe_limit(table.kind, limit)} (they have from"
+                f" {write(min(costs))} to {write(max(costs))}, the space from {write(table.minimum)}{up_to})"
             )
-        first = "" if self.limit is None else f" with {describe_limit(self.table.name, self.limit)}"
+        first = "" if self.limit is None else f" with {describe_limit(self.table.kind, self.limit)}"
         limits = [self.limit, *(limit for _, limit in self.others)]
         advice = "widen" if any(limit is not None and limit.is_range for limit in limits) else "raise"
         raise LimitError(

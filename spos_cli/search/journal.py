@@ -4,6 +4,7 @@ Lines are in the order of scoring; those taken from another search come first. A
 
 - `architecture`: as `Architecture.to_list` returns it;
 - `flops`, `params`: its cost;
+- `costs`: its other costs by name, if the search has any: `latency` in microseconds, and own costs in their unit;
 - `top1`, `top5`: shares of `images`;
 - `images`: number of images that were scored;
 - `generation`: of the evolution, from 0;
@@ -11,7 +12,6 @@ Lines are in the order of scoring; those taken from another search come first. A
   images, and `rescored` for such an architecture that this search has scored again;
 - `balanced`: balanced accuracy, and `effective_images`, the number of images of equal weights that tell as much, with
   `search.fitness: balanced` (see `balance.py`);
-- `latency`: microseconds, if the search has a table of latencies;
 - `partial: true`: scoring stopped early, since the candidate had lost its race;
 - `earlier: true`: another search has found the score, with the same supernet on the same images.
 
@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,7 +34,7 @@ from spos_cli.files.reading import read_complete_lines
 from spos_cli.files.writing import append_line, cut_torn_line
 from spos_cli.search import statistics
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import MAX_COST
+from spos_cli.space.cost_kinds import MAX_COST, OWN_NAME, get_kind
 from spos_cli.space.search_space import SearchSpace
 
 Origin = Literal["random", "mutation", "crossover", "predicted", "rescored", "imported"]
@@ -47,7 +48,7 @@ class Entry:
     """One scored candidate; the fields are those of a line (see the module).
 
     Attributes:
-        latency: microseconds by the search's table of latencies; None without one.
+        costs: the costs besides FLOPs and parameters, by name.
         partial: whether the candidate was stopped early.
         earlier: whether another search has found the score, on the same images.
         balanced, effective_images: with balanced accuracy as the fitness; else None.
@@ -63,9 +64,23 @@ class Entry:
     origin: Origin
     partial: bool = False
     earlier: bool = False
-    latency: int | None = None
+    costs: Mapping[str, int] = field(default_factory=dict, hash=False)
     balanced: float | None = None
     effective_images: float | None = None
+
+    def get_cost(self, name: str) -> int:
+        """Return a cost by its name; raise KeyError if it is unknown."""
+        return self.known_costs[name]
+
+    @property
+    def known_costs(self) -> dict[str, int]:
+        """All costs by name, in the order in which they are shown."""
+        return {"flops": self.flops, "params": self.params, **self.costs}
+
+    @property
+    def costs_of_files(self) -> dict[str, int | float]:
+        """The costs besides FLOPs and parameters, as files keep them: own costs in their unit."""
+        return {name: get_kind(name).to_number(cost) for name, cost in self.costs.items()}
 
     @property
     def score(self) -> float:
@@ -102,9 +117,12 @@ class Entry:
     def to_dict(self) -> dict[str, Any]:
         """Return plain types for files, without flags that are false and without numbers that are unknown."""
         fields = {**asdict(self), "architecture": self.architecture.to_list()}
-        for name in ("latency", "balanced", "effective_images"):
+        for name in ("balanced", "effective_images"):
             if fields[name] is None:
                 del fields[name]
+        fields["costs"] = self.costs_of_files
+        if not self.costs:
+            del fields["costs"]
         for flag in ("partial", "earlier"):
             if not fields[flag]:
                 del fields[flag]
@@ -118,10 +136,9 @@ class Entry:
     def from_line(line: str) -> Entry:
         """Read one line; raise one of `BAD_LINE` if it is not a scored candidate."""
         fields = json.loads(line)
-        entry = Entry(architecture=Architecture.from_list(fields.pop("architecture")), **fields)
+        costs = _read_costs(fields.pop("costs", {}))
+        entry = Entry(architecture=Architecture.from_list(fields.pop("architecture")), costs=costs, **fields)
         numbers = [entry.flops, entry.params, entry.images, entry.generation]
-        if "latency" in fields:
-            numbers.append(fields["latency"])
         if (
             not all(type(number) is int and 0 <= number <= MAX_COST for number in numbers)
             or entry.images * entry.flops == 0
@@ -139,6 +156,14 @@ class Entry:
         if entry.earlier and entry.origin == "imported":
             raise ValueError("a score cannot come from the same images and from others")
         return entry
+
+
+def _read_costs(numbers: dict[str, Any]) -> dict[str, int]:
+    """Return the costs of a line; raise one of `BAD_LINE` if there is anything else."""
+    for name in numbers:
+        if not OWN_NAME.fullmatch(name) or name in ("flops", "params"):
+            raise ValueError("this is not the name of a cost")
+    return {name: get_kind(name).from_number(number) for name, number in numbers.items()}
 
 
 class Journal:

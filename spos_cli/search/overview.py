@@ -11,7 +11,7 @@ from spos_cli.search import statistics
 from spos_cli.search.evolution import Draws, Proposal
 from spos_cli.search.journal import Entry, Origin
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import format_cost
+from spos_cli.space.cost_kinds import format_cost
 
 OPERATORS = {
     "mutation": "mutations",

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from spos_cli.errors import ConfigError, LimitError
-from spos_cli.models.counting import Costs, count
+from spos_cli.models.counting import Costs
 from spos_cli.search.journal import Entry
 from spos_cli.search.results import Results
-from spos_cli.space.cost import LABELS, CostName, CostTable, format_as
-from spos_cli.space.limits import Limit, describe_all, explain_idle_limit, format_limit, parse_limit, write_limit
-from spos_cli.space.search_space import SearchSpace
+from spos_cli.space.cost_kinds import COST_KINDS, CostKind, get_kind
+from spos_cli.space.limits import Limit, describe_all, explain_idle_limit, format_limit, parse_limit, write_option
 
 
 @dataclass(frozen=True)
@@ -22,23 +21,20 @@ class Question:
 
     Attributes:
         top: how many; None for one, or with `front` for all of it.
-        flops_limit, params_limit: only candidates within them are considered.
+        limits: by the name of their cost; only candidates within them are considered.
         smallest: instead of the best, the cheapest of those that are statistically tied with it.
         front: the whole Pareto front, a cost against top-1.
         pareto_cost: the cost of the front; None for that of the search, or FLOPs.
-        latency_limit: of the search.
 
     Raises:
         ConfigError: the parts of the question contradict each other.
     """
 
     top: int | None = None
-    flops_limit: Limit | None = None
-    params_limit: Limit | None = None
+    limits: Mapping[str, Limit] = field(default_factory=dict)
     smallest: bool = False
     front: bool = False
-    pareto_cost: CostName | None = None
-    latency_limit: Limit | None = None
+    pareto_cost: str | None = None
 
     def __post_init__(self) -> None:
         for given, name in ((self.top is not None, "--top"), (self.smallest, "--prefer smallest")):
@@ -48,15 +44,9 @@ class Question:
             raise ConfigError("--pareto-cost is the cost of the front; pass --pareto, too")
 
     @property
-    def limits(self) -> list[tuple[str, Limit]]:
-        """The limits that were given: the name of the cost in an entry, and what it may be."""
-        limits = {"flops": self.flops_limit, "params": self.params_limit, "latency": self.latency_limit}
-        return [(name, limit) for name, limit in limits.items() if limit is not None]
-
-    @property
-    def needs_latency(self) -> bool:
-        """Whether the answer depends on the latency of each candidate."""
-        return self.pareto_cost == "latency" or self.latency_limit is not None
+    def needed_costs(self) -> set[str]:
+        """The names of the costs that the answer depends on."""
+        return {*self.limits, *([self.pareto_cost] if self.pareto_cost else [])}
 
     def within(self, search: Mapping[str, Any]) -> Question:
         """Return this question with the limits and the front of the search where it has none of its own.
@@ -69,29 +59,31 @@ class Question:
         Raises:
             ConfigError: a recorded limit cannot be read.
         """
-        flops, params, latency = (
-            None if search.get(f"{name}_limit") is None else parse_limit(name, search[f"{name}_limit"])
-            for name in ("flops", "params", "latency")
-        )
+        recorded = {name: search.get(f"{name}_limit") for name in COST_KINDS}
+        if isinstance(own := search.get("limits"), dict):
+            recorded |= own
+        limits = {name: parse_limit(get_kind(name), value) for name, value in recorded.items() if value is not None}
+        limits |= self.limits
         cost = self.pareto_cost or search.get("pareto_cost")
-        return replace(
-            self,
-            flops_limit=flops if self.flops_limit is None else self.flops_limit,
-            params_limit=params if self.params_limit is None else self.params_limit,
-            pareto_cost=cost if self.front else None,
-            latency_limit=latency,
-        )
+        in_order = {name: limits[name] for name in {**COST_KINDS, **limits} if name in limits}
+        return replace(self, limits=in_order, pareto_cost=cost if self.front else None)
 
 
 def answer(
-    question: Question, entries: Sequence[Entry], bits: Path, space: SearchSpace, command: Callable[[str], str]
+    question: Question,
+    entries: Sequence[Entry],
+    bits: Path,
+    count_costs: Callable[[], Costs],
+    kinds: Mapping[str, CostKind],
+    command: Callable[[str], str],
 ) -> tuple[list[Entry], list[str]]:
     """Return the candidates to export, at least one, and notes about them for people.
 
     Args:
         entries: a whole journal. If all its scores are imported, these are considered.
         bits: the `outcomes.bits` beside the journal.
-        space: the space that was searched.
+        count_costs: returns the costs of the space that was searched, as far as they are known.
+        kinds: how each cost is written, by its name.
         command: completes a command with the options that lead to the settings of the run.
 
     Raises:
@@ -100,7 +92,7 @@ def answer(
     scored = Results.to_export(entries, bits)
     allowed = scored.within(question.limits)
     if not allowed.candidates:
-        raise LimitError(_describe_unreachable(question, scored.candidates, count(space), command))
+        raise LimitError(_describe_unreachable(question, scored.candidates, count_costs(), kinds, command))
     best, notes = allowed.ranking, []
     if question.front:
         chosen = allowed.front(question.pareto_cost or "flops")
@@ -122,43 +114,46 @@ def answer(
 
 
 def describe_idle_limits(
-    limits: Sequence[tuple[str, Limit]], entries: Sequence[Entry], space: SearchSpace
+    limits: Mapping[str, Limit], entries: Sequence[Entry], count_costs: Callable[[], Costs]
 ) -> list[str]:
     """Return a sentence for each limit that excludes nothing of the space."""
     # Counting costs takes long. It is needed only for a limit that excludes no candidate.
-    idle = [(name, limit) for name, limit in limits if all(limit.allows(getattr(entry, name)) for entry in entries)]
+    idle = {
+        name: limit for name, limit in limits.items() if all(limit.allows(entry.get_cost(name)) for entry in entries)
+    }
     if not idle:
         return []
-    costs = count(space)
-    return [text for name, limit in idle if (text := explain_idle_limit(getattr(costs, name), limit))]
+    tables = count_costs().tables
+    return [
+        text for name, limit in idle.items() if name in tables and (text := explain_idle_limit(tables[name], limit))
+    ]
 
 
 def _describe_unreachable(
-    question: Question, entries: Sequence[Entry], costs: Costs, command: Callable[[str], str]
+    question: Question,
+    entries: Sequence[Entry],
+    costs: Costs,
+    kinds: Mapping[str, CostKind],
+    command: Callable[[str], str],
 ) -> str:
     """Say why no candidate is within the limits, and which command may find one."""
     ranges, minima, maxima = [], [], []
-    for name, limit in question.limits:
-        values = [getattr(entry, name) for entry in entries]
-        number_within, label = sum(map(limit.allows, values)), LABELS[name]
-        allowed = f"{'' if limit.is_range else 'at most '}{format_limit(name, limit)}"
+    for name, limit in question.limits.items():
+        kind, values = kinds.get(name) or get_kind(name), [entry.get_cost(name) for entry in entries]
+        number_within = sum(map(limit.allows, values))
+        allowed = f"{'' if limit.is_range else 'at most '}{format_limit(kind, limit)}"
         several = f" ({number_within:,} of them {allowed})" if len(question.limits) > 1 else ""
-        ranges.append(f"{format_as(name, min(values))} to {format_as(name, max(values))} {label}{several}")
-        table: CostTable | None = getattr(costs, name)
+        ranges.append(f"{kind.format(min(values))} to {kind.format(max(values))} {kind.label}{several}")
+        table = costs.tables.get(name)
         if table is not None and table.minimum > limit.high:
-            minima.append(f"{table.format_exactly(table.minimum)} {label}")
+            minima.append(f"{kind.format_exactly(table.minimum)} {kind.label}")
         elif table is not None and limit.low is not None and table.maximum < limit.low:
-            maxima.append(f"{table.format_exactly(table.maximum)} {label}")
-    text = f"no scored candidate has {describe_all(question.limits)}; they have {' and '.join(ranges)}"
+            maxima.append(f"{kind.format_exactly(table.maximum)} {kind.label}")
+    limits = [(kinds.get(name) or get_kind(name), limit) for name, limit in question.limits.items()]
+    text = f"no scored candidate has {describe_all(limits)}; they have {' and '.join(ranges)}"
     if minima or maxima:
         impossible = [f"less than {' and '.join(minima)}"] if minima else []
         impossible += [f"more than {' and '.join(maxima)}"] if maxima else []
         return f"{text}, and no architecture of the space has {' or '.join(impossible)}"
-    options = " ".join(f"--{name}-limit {_write_option(name, limit)}" for name, limit in question.limits)
+    options = " ".join(write_option(kind, limit) for kind, limit in limits)
     return f"{text}; {command(f'search --fresh {options}')} may find some"
-
-
-def _write_option(name: str, limit: Limit) -> str:
-    """Return a limit as its option takes it."""
-    written = str(write_limit(name, limit))
-    return f"{written}us" if name == "latency" and not limit.is_range else written

@@ -23,7 +23,8 @@ from spos_cli.search.journal import Entry
 from spos_cli.search.outcomes import OutcomesFile
 from spos_cli.search.racing import Outcomes
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import CostName, CostTable
+from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import get_kind
 from spos_cli.space.limits import Limit
 
 SIGNIFICANCE_LEVEL = 0.05  # of each paired test against the winner
@@ -39,9 +40,9 @@ def is_new(entry: Entry) -> bool:
     return is_counted(entry) and not entry.earlier
 
 
-def with_latency(entries: Iterable[Entry], table: CostTable | None) -> list[Entry]:
-    """Return candidates with their latencies by a table; without a table, they have none."""
-    return [replace(one, latency=None if table is None else table.of(one.architecture)) for one in entries]
+def with_costs(entries: Iterable[Entry], tables: Mapping[str, CostTable]) -> list[Entry]:
+    """Return candidates with their costs by tables, besides FLOPs and parameters; they have no other costs."""
+    return [replace(one, costs={name: table.of(one.architecture) for name, table in tables.items()}) for one in entries]
 
 
 def ranking(entries: Iterable[Entry]) -> list[Entry]:
@@ -49,10 +50,10 @@ def ranking(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.rank)
 
 
-def pareto(entries: Iterable[Entry], cost: CostName = "flops") -> list[Entry]:
+def pareto(entries: Iterable[Entry], cost: str = "flops") -> list[Entry]:
     """Return the front over a cost and the score, the cheapest first, without candidates that were stopped early."""
     complete = [entry for entry in entries if not entry.partial]
-    costs, scores = [float(getattr(entry, cost)) for entry in complete], [entry.score for entry in complete]
+    costs, scores = [float(entry.get_cost(cost)) for entry in complete], [entry.score for entry in complete]
     return [complete[index] for index in statistics.front(costs, scores)]
 
 
@@ -127,11 +128,13 @@ class Results:
         counted = Results.of(lines, outcomes)
         return counted if counted.candidates else replace(counted, candidates=lines)
 
-    def within(self, limits: Iterable[tuple[str, Limit]]) -> Results:
-        """Return the candidates within all limits, which are pairs such as `("flops", Limit(330_000_000))`."""
-        pairs = list(limits)
-        allowed = [one for one in self.candidates if all(limit.allows(getattr(one, name)) for name, limit in pairs)]
-        return replace(self, candidates=allowed)
+    def within(self, limits: Mapping[str, Limit]) -> Results:
+        """Return the candidates within all limits, which are by the name of their cost."""
+
+        def is_within(entry: Entry) -> bool:
+            return all(limit.allows(entry.get_cost(name)) for name, limit in limits.items())
+
+        return replace(self, candidates=list(filter(is_within, self.candidates)))
 
     @cached_property
     def new(self) -> list[Entry]:
@@ -158,7 +161,7 @@ class Results:
         """The best candidate; one that was stopped early only if all were. None if there is no candidate."""
         return min(self.candidates, key=lambda entry: entry.rank, default=None)
 
-    def front(self, cost: CostName = "flops") -> list[Entry]:
+    def front(self, cost: str = "flops") -> list[Entry]:
         """Return the front over a cost and the score, the cheapest first."""
         return pareto(self.candidates, cost)
 
@@ -232,7 +235,7 @@ class Results:
         tied = self.comparison.is_tied(entry.architecture)
         return {**entry.to_dict(), "interval": round_interval(entry), "tied": tied}
 
-    def front_to_dict(self, cost: CostName, corner: int) -> dict[str, Any]:
+    def front_to_dict(self, cost: str, corner: int) -> dict[str, Any]:
         """Return the front for files, with its hypervolume: the area below it, cost times top-1.
 
         Args:
@@ -240,12 +243,13 @@ class Results:
             corner: the cost up to which the area is counted.
         """
         front = self.front(cost)
-        costs, scores = [float(getattr(entry, cost)) for entry in front], [entry.score for entry in front]
-        area = statistics.hypervolume(costs, scores, corner)
+        to_number = get_kind(cost).to_number
+        costs, scores = [float(to_number(entry.get_cost(cost))) for entry in front], [entry.score for entry in front]
+        area = statistics.hypervolume(costs, scores, to_number(corner))
         return {
             "front": [self.to_dict(entry) for entry in front],
             "hypervolume": area,
-            "reference": {cost: corner, "top1": 0.0},
+            "reference": {cost: to_number(corner), "top1": 0.0},
         }
 
 

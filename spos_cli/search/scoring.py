@@ -189,7 +189,7 @@ class Scoring:
             generation=candidate.generation,
             origin=candidate.origin,
             partial=score.stopped_early,
-            latency=None if self.costs.latency is None else self.costs.latency.of(arch),
+            costs={name: table.of(arch) for name, table in self.costs.others.items()},
             balanced=None if self.balance is None else self.balance.accuracy(score.top1),
             effective_images=None if self.balance is None else self.balance.effective_images(score.top1),
         )

@@ -18,7 +18,8 @@ from spos_cli.search.fidelity import EQUAL_SHARE, correlate, measure_difference
 from spos_cli.search.journal import Entry
 from spos_cli.search.truth import Network
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import CostTable, format_cost
+from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import format_cost
 
 MIN_BANDS = 5  # The range of FLOPs is divided into at least this many bands, of a round width.
 TOP_SHARES = (0.01, 0.05, 0.1)  # of the networks, for the precision at the top

@@ -7,54 +7,45 @@ programming over the layers, and draws uniformly from any range of costs.
 from __future__ import annotations
 
 import math
-import re
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from spos_cli.errors import ConfigError, LimitError
-from spos_cli.files.quoting import quote_value
+from spos_cli.errors import LimitError
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.cost_kinds import CostKind, OwnKind
 from spos_cli.space.options import Options
 
 MAX_INT64_COUNT = 2**62  # Larger numbers of architectures are counted in Python's own integers.
 MAX_CELLS = 2**27  # Size of a table of exact counts: 1 GiB of int64.
 MAX_CELLS_WITH_WIDTHS = 2**21  # With widths, there are so many architectures that counts are Python's own integers.
+MAX_OWN_CELLS = 2**23  # Decimals of a user's own costs hardly share a divisor; a larger table would gain nothing.
 COARSE_CELLS = 2**20  # Size of a table for rounded costs: rounding then moves few architectures into a range.
 MAX_DRAWS = 10_000  # A range of rounded costs counts as empty after so many draws outside of it.
 NEIGHBOUR_DRAWS = 200  # Draws in each window of costs beside an empty range of rounded costs.
-MAX_COST = 10**18
-MAX_DURATION = 10**9  # microseconds
 MAX_STEPS_PER_NETWORK = 20_000  # The latency of an average network has at most about this many steps.
-CostName = Literal["flops", "params", "latency"]
-TITLES = {"flops": "FLOPs", "params": "params", "latency": "latency (ms)"}  # Columns of tables.
-LABELS = {"flops": "FLOPs", "params": "parameters", "latency": "of latency"}  # Costs in messages.
-UNITS = {"": 0, "K": 3, "M": 6, "G": 9, "T": 12}  # Powers of ten.
-DURATIONS = {"us": 1, "ms": 10**3, "s": 10**6}  # microseconds
-SIZE = re.compile(r"(\d+\.?\d*|\.\d+)(?:e([+-]?\d{1,3}))?([kmgt]?)", re.ASCII | re.IGNORECASE)
-DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(us|ms|s)", re.ASCII)
-MAX_SIZE_CHARACTERS = 60
 
 
 class CostTable:
     """A cost that adds up over layers: a fixed part, and one entry for each option of each layer.
 
     Args:
-        name: of the cost: `flops` (multiply-adds), `params` or `latency` (microseconds).
+        kind: of the cost.
         fixed: cost of the stem and the head.
         rows: by layer, the cost of each option; layers may have different numbers of options.
         options: of each layer; by default, choices without widths.
     """
 
-    def __init__(self, name: str, fixed: int, rows: Sequence[Sequence[int]], options: Options | None = None) -> None:
-        self.name, self.fixed = name, fixed
+    def __init__(
+        self, kind: CostKind, fixed: int, rows: Sequence[Sequence[int]], options: Options | None = None
+    ) -> None:
+        self.kind, self.fixed = kind, fixed
         self.rows = tuple(tuple(map(int, row)) for row in rows)
         assert self.rows, "a cost table without layers"
         assert all(self.rows), "a layer without choices"
@@ -92,17 +83,9 @@ class CostTable:
         return float(self.fixed + sum(Fraction(sum(row), len(row)) for row in self.rows))
 
     @property
-    def label(self) -> str:
-        """The name of the cost in messages: `FLOPs`, `parameters`, `of latency`."""
-        return LABELS.get(self.name, self.name)
-
-    def format(self, cost: int) -> str:
-        """Write a cost as people do: `330M`, or `12.5ms`."""
-        return format_as(self.name, cost)
-
-    def format_exactly(self, cost: int) -> str:
-        """Write a cost with all its digits: `330,012,345`, or `12,512us`."""
-        return f"{cost:,}{'us' * (self.name == 'latency')}"
+    def name(self) -> str:
+        """The name of the cost in settings and files."""
+        return self.kind.name
 
     def distribution(self) -> CostDistribution:
         """Return how many architectures cost how much; computed at the first call."""
@@ -140,7 +123,9 @@ class CostDistribution:
         above_minimum = [[cost - min(row) for cost in row] for row in table.rows]
         self.unit = math.gcd(*(cost for row in above_minimum for cost in row)) or 1
         layers, span = len(above_minimum), sum(map(max, above_minimum))
-        max_cells = MAX_CELLS_WITH_WIDTHS if table.options.widths else MAX_CELLS
+        max_cells = MAX_OWN_CELLS if isinstance(table.kind, OwnKind) else MAX_CELLS
+        if table.options.widths:
+            max_cells = MAX_CELLS_WITH_WIDTHS
         self.is_exact = layers * (span // self.unit + 1) <= max_cells
         if not self.is_exact:
             self.unit = max(1, -(-span * layers // COARSE_CELLS))
@@ -277,9 +262,10 @@ class CostDistribution:
 
     def _explain_empty(self, low: int | None, high: int | None) -> str:
         """Return the message for a range without architectures."""
-        minimum, maximum, label, write = self.table.minimum, self.table.maximum, self.table.label, self.table.format
+        kind, minimum, maximum = self.table.kind, self.table.minimum, self.table.maximum
+        label, write, write_exactly = kind.label, kind.format, kind.format_exactly
         if {write(limit) for limit in (low, high) if limit is not None} & {write(minimum), write(maximum)}:
-            write = self.table.format_exactly  # Rounded, a limit would look like an end of the space.
+            write = write_exactly  # Rounded, a limit would look like an end of the space.
         reach = f"the space reaches from {write(minimum)} to {write(maximum)}"
         if low is None:
             assert high is not None, "the whole space is not empty"
@@ -288,13 +274,14 @@ class CostDistribution:
             return f"no architecture has at least {write(low)} {label}; {reach}"
         if low > high or high < minimum or low > maximum:
             return f"no architecture has {write(low)} to {write(high)} {label}; {reach}"
+        within = f"{write_exactly(low)} to {write_exactly(high)} {label}"
         if not self.is_exact:
             near = self._describe_neighbours(low, high)
-            return f"no architecture was found with {low:,} to {high:,} {label}; {near}{reach}"
+            return f"no architecture was found with {within}; {near}{reach}"
         # The range is in a gap between two costs, which may look alike when rounded.
         below = self.count(None, low - 1)
-        nearest = f"{self._cost_of_rank(below):,} and {self._cost_of_rank(below + 1):,}"
-        return f"no architecture has {low:,} to {high:,} {label}; the nearest have {nearest}, and {reach}"
+        nearest = " and ".join(write_exactly(self._cost_of_rank(rank)) for rank in (below, below + 1))
+        return f"no architecture has {within}; the nearest have {nearest}, and {reach}"
 
     def _describe_neighbours(self, low: int, high: int) -> str:
         """Name costs below and above a range in which draws found nothing; costs are rounded.
@@ -307,7 +294,7 @@ class CostDistribution:
             while cost is None and width < 2 * (self.table.maximum - self.table.minimum):
                 window = (low - width, low - 1) if downward else (high + 1, high + width)
                 cost, width = self._find_cost(rng, *window), 2 * width
-            near += [] if cost is None else [f"{cost:,}"]
+            near += [] if cost is None else [self.table.kind.format_exactly(cost)]
         return f"near it are {' and '.join(near)}, and " if near else ""
 
     def _find_cost(self, rng: np.random.Generator, low: int, high: int) -> int | None:
@@ -326,69 +313,9 @@ def _to_python_ints(counts: NDArray[Any]) -> Sequence[int]:
     return counts.tolist() if counts.dtype == object else array("q", counts.tobytes())
 
 
-def parse_cost(text: str | int | float) -> int:
-    """Read `330M`, `0.33G`, `330e6` or `330000000`, exactly; blanks and underscores are skipped.
-
-    Raises:
-        ConfigError: the value is not a size, or not a positive whole number up to 10**18.
-    """
-    written = text if isinstance(text, str) else quote_value(text)  # A bool or a list does not match as text.
-    match = SIZE.fullmatch(re.sub(r"[\s_]", "", written)) if len(written) <= MAX_SIZE_CHARACTERS else None
-    if match:
-        number, exponent, unit = match.groups()
-        # Decimal reads a text exactly, whereas its arithmetic would round to 28 digits.
-        cost = Decimal(f"{number}e{int(exponent or 0) + UNITS[unit.upper()]}")
-        if 0 < cost <= MAX_COST and cost == cost.to_integral_value():
-            return int(cost)
-    raise ConfigError(f"{quote_value(text)} is not a size; write a number above 0, such as 330M, 0.33G or 330000000")
-
-
-def format_cost(cost: int) -> str:
-    """Write at most four significant digits and the largest unit that fits: `322.9M`, `3.558M`, `330M`, `1G`, `512`.
-
-    The digits are rounded before the unit is chosen. `parse_cost` reads the result.
-    """
-    rounded = float(f"{cost:.4g}")
-    for unit, exponent in reversed(UNITS.items()):
-        if rounded >= 10**exponent:
-            return f"{rounded / 10**exponent:.4g}{unit}"
-    return str(cost)
-
-
 def choose_latency_step(mean: float) -> int:
     """Return the resolution of a table of latencies, for the mean latency of a network; all in microseconds.
 
     The space counts costs exactly, in whole steps. A finer step is below the noise of any measurement.
     """
     return max(1, round(mean) // MAX_STEPS_PER_NETWORK)
-
-
-def parse_duration(text: str | int | float) -> int:
-    """Read `12ms`, `900us` or `1.5s` as whole microseconds, rounded.
-
-    Raises:
-        ConfigError: the value is not a time, or not from 1 microsecond to 1,000 seconds.
-    """
-    match = DURATION.fullmatch(re.sub(r"[\s_]", "", str(text))[:MAX_SIZE_CHARACTERS])
-    duration = round(Decimal(match[1]) * DURATIONS[match[2]]) if match else 0
-    if not 1 <= duration <= MAX_DURATION:
-        raise ConfigError(f"{quote_value(text)} is not a latency; write one such as 12ms, 900us or 1.5s, up to 1000s")
-    return duration
-
-
-def format_duration(duration: int) -> str:
-    """Write microseconds with at most four significant digits: `12.5ms`, `900us`."""
-    unit = "s" if duration >= 10**6 else "ms" if duration >= 10**3 else "us"
-    return f"{float(f'{duration / DURATIONS[unit]:.4g}'):g}{unit}"
-
-
-def format_as(name: str, cost: int) -> str:
-    """Write a cost as people do, with the unit of a latency: `330M`, or `12.5ms`."""
-    return format_duration(cost) if name == "latency" else format_cost(cost)
-
-
-def format_cell(name: str, cost: int | None) -> str:
-    """Write a cost for a column titled as in `TITLES`; a cost that is unknown is a dash."""
-    if cost is None:
-        return "–"
-    return f"{float(f'{cost / 1000:.4g}'):.10g}" if name == "latency" else format_cost(cost)

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from spos_cli.errors import ConfigError
 from spos_cli.files.quoting import quote_value
-from spos_cli.space.cost import (
-    LABELS,
-    MAX_DURATION,
-    CostTable,
-    format_as,
-    format_cost,
-    format_duration,
-    parse_cost,
-    parse_duration,
-)
+from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import CostKind
 
 HYPHEN = re.compile("(?<!e)-", re.IGNORECASE)  # of a range, not of an exponent as in `3300e-1`
 BOUND = re.compile(r"([\d.]+)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
-EXAMPLES = {"latency": "8ms-12ms"}
-DEFAULT_EXAMPLE = "250M-330M"
 
 
 @dataclass(frozen=True)
@@ -32,7 +21,7 @@ class Limit:
     """Which costs are allowed: all up to `high`, or those from `low` to `high`; both ends are included.
 
     Attributes:
-        high: largest cost; multiply-adds, parameters or microseconds.
+        high: largest cost, in the units of its table.
         low: smallest cost; None for no lower bound.
     """
 
@@ -54,23 +43,22 @@ def get_bounds(limit: Limit | None) -> tuple[int | None, int | None]:
     return (None, None) if limit is None else (limit.low, limit.high)
 
 
-def parse_limit(name: str, value: Any) -> Limit:
+def parse_limit(kind: CostKind, value: Any) -> Limit:
     """Read a maximum, such as `330M`, or a range, such as `250M-330M`.
 
     Args:
-        name: of the cost: `flops`, `params` or `latency`.
-        value: as written in the settings; a maximum of a latency may be a whole number of microseconds.
+        kind: of the cost.
+        value: as written in the settings.
 
     Raises:
         ConfigError: the value is neither, or the range is reversed.
     """
-    parse = partial(_parse_bound, name, value)
     ends = HYPHEN.split(value) if isinstance(value, str) else []
     if len(ends) != 2 or not all(end.strip() for end in ends):
-        return Limit(parse(value))
+        return Limit(_parse_bound(kind, value, value))
     low_text, high_text = (end.strip() for end in ends)
     _require_clear_ends(value, low_text, high_text)
-    low, high = parse(low_text), parse(high_text)
+    low, high = (_parse_bound(kind, value, text) for text in (low_text, high_text))
     if low > high:
         raise ConfigError(f"{quote_value(value)} is reversed: the smaller end is first; write {high_text}-{low_text}")
     return Limit(high, low)
@@ -85,52 +73,43 @@ def _require_clear_ends(value: str, low: str, high: str) -> None:
         raise ConfigError(f"{quote_value(value)} has a unit at one end only; write {low}{last[2]}-{high}")
 
 
-def _parse_bound(name: str, whole: Any, text: Any) -> int:
+def _parse_bound(kind: CostKind, whole: Any, text: Any) -> int:
     """Read one end of a limit; the message of an error quotes the whole limit."""
-    if name == "latency" and type(text) is int and 1 <= text <= MAX_DURATION:
-        return text
     try:
-        return parse_duration(text) if name == "latency" else parse_cost(text)
+        return kind.parse(text)
     except ConfigError as error:
         within = "" if text is whole else f"in {quote_value(whole)}, "
-        example = EXAMPLES.get(name, DEFAULT_EXAMPLE)
-        raise ConfigError(f"{within}{error}; a range is written as {example}") from None
+        raise ConfigError(f"{within}{error}; a range is written as {kind.example}") from None
 
 
-def write_limit(name: str, limit: Limit) -> int | str:
+def write_limit(kind: CostKind, limit: Limit) -> int | float | str:
     """Return a limit as files keep it: a maximum as a number, a range as a text that `parse_limit` reads exactly."""
-    if limit.low is None:
-        return limit.high
-    ends = (limit.low, limit.high)
-    if name == "latency":
-        return "-".join(_write_exactly(end, format_duration, parse_duration) or f"{end}us" for end in ends)
-    short = [_write_exactly(end, format_cost, parse_cost) for end in ends]
-    return "-".join(short if all(short) else map(str, ends))
+    return kind.to_number(limit.high) if limit.low is None else kind.write_range(limit.low, limit.high)
 
 
-def _write_exactly(cost: int, write: Callable[[int], str], parse: Callable[[str], int]) -> str:
-    """Return a cost as people write it; empty if rounding changes it, or if it has no unit."""
-    text = write(cost)
-    return text if not text[-1].isdecimal() and parse(text) == cost else ""
+def write_option(kind: CostKind, limit: Limit) -> str:
+    """Return a limit as an option on the command line: `--flops-limit 250M-330M`, or `--limit energy=12.5`."""
+    value = kind.write(limit.high) if limit.low is None else kind.write_range(limit.low, limit.high)
+    return f"{kind.option}{value}"
 
 
-def format_limit(name: str, limit: Limit) -> str:
+def format_limit(kind: CostKind, limit: Limit) -> str:
     """Return a limit for people: `330M`, or `250M to 330M`."""
-    high = format_as(name, limit.high)
-    return high if limit.low is None else f"{format_as(name, limit.low)} to {high}"
+    high = kind.format(limit.high)
+    return high if limit.low is None else f"{kind.format(limit.low)} to {high}"
 
 
-def describe_limit(name: str, limit: Limit) -> str:
+def describe_limit(kind: CostKind, limit: Limit) -> str:
     """Return what a limit allows: `at most 330M FLOPs`, or `250M to 330M FLOPs`."""
-    return f"{'' if limit.is_range else 'at most '}{format_limit(name, limit)} {LABELS.get(name, name)}"
+    return f"{'' if limit.is_range else 'at most '}{format_limit(kind, limit)} {kind.label}"
 
 
-def describe_all(limits: Iterable[tuple[str, Limit]]) -> str:
+def describe_all(limits: Iterable[tuple[CostKind, Limit]]) -> str:
     """Return what limits allow: `at most 330M FLOPs and 3M parameters`, or `250M to 330M FLOPs and at most ...`."""
     pairs = list(limits)
     if any(limit.is_range for _, limit in pairs):
-        return " and ".join(describe_limit(name, limit) for name, limit in pairs)
-    return f"at most {' and '.join(f'{format_limit(name, limit)} {LABELS[name]}' for name, limit in pairs)}"
+        return " and ".join(describe_limit(kind, limit) for kind, limit in pairs)
+    return f"at most {' and '.join(f'{format_limit(kind, limit)} {kind.label}' for kind, limit in pairs)}"
 
 
 def explain_idle_limit(table: CostTable, limit: Limit) -> str:
@@ -138,14 +117,15 @@ def explain_idle_limit(table: CostTable, limit: Limit) -> str:
     if limit.high <= table.maximum or (limit.low is not None and limit.low >= table.minimum):
         return ""
     ends = {table.minimum, table.maximum} if limit.is_range else {table.maximum}
-    look_alike = {*map(table.format, ends)} & {table.format(end) for end in get_bounds(limit) if end is not None}
-    write = table.format_exactly if look_alike else table.format
+    kind = table.kind
+    look_alike = {*map(kind.format, ends)} & {kind.format(end) for end in get_bounds(limit) if end is not None}
+    write = kind.format_exactly if look_alike else kind.format
     if limit.low is None:
         return (
-            f"the limit of {write(limit.high)} {table.label} excludes nothing: no architecture of the space has more"
+            f"the limit of {write(limit.high)} {kind.label} excludes nothing: no architecture of the space has more"
             f" than {write(table.maximum)}"
         )
     return (
-        f"the limit of {write(limit.low)} to {write(limit.high)} {table.label} excludes nothing: the architectures of"
+        f"the limit of {write(limit.low)} to {write(limit.high)} {kind.label} excludes nothing: the architectures of"
         f" the space have {write(table.minimum)} to {write(table.maximum)}"
     )

@@ -12,7 +12,8 @@ from typing import Protocol
 from spos_cli import seeding
 from spos_cli.errors import ConfigError, LimitError
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import CostTable, format_cost
+from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import format_cost
 from spos_cli.space.options import Options
 
 MAX_NAMED_BINS = 5  # empty bins that a message names
@@ -131,7 +132,7 @@ class CostBinSampler:
                 break
         if empty:
             raise LimitError(
-                f"no architecture is in the bins of {table.label} {', '.join(empty)}; the space reaches from"
+                f"no architecture is in the bins of {table.kind.label} {', '.join(empty)}; the space reaches from"
                 f" {format_cost(table.minimum)} to {format_cost(table.maximum)}"
             )
 
@@ -145,8 +146,8 @@ class CostBinSampler:
             return ""
         minimum, maximum = (format_cost(cost) for cost in (self.table.minimum, self.table.maximum))
         return (
-            f"the bins of {self.table.label} reach from {format_cost(self.low)} to {format_cost(self.high)}, the space"
-            f" from {minimum} to {maximum}, so more than half of a bin is outside of the space"
+            f"the bins of {self.table.kind.label} reach from {format_cost(self.low)} to {format_cost(self.high)}, the"
+            f" space from {minimum} to {maximum}, so more than half of a bin is outside of the space"
         )
 
     def _is_reachable(self, low: int, high: int) -> bool:

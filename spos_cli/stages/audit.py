@@ -21,10 +21,12 @@ from spos_cli.engine.teacher import Teacher
 from spos_cli.errors import ConfigError, RunError
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
+from spos_cli.models.counting import Costs
 from spos_cli.run.audit_settings import remember_audit, shorten
 from spos_cli.run.command import Run
 from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
+from spos_cli.run.own_costs import require_same_tables
 from spos_cli.run.search_inputs import make_evaluator, make_evolution, read_costs, read_supernet
 from spos_cli.run.search_settings import read_settings, remember_pixels, require_same_classes, require_same_search
 from spos_cli.run.stand_alone import train_stand_alone
@@ -46,7 +48,7 @@ from spos_cli.search.overview import Overview
 from spos_cli.search.results import Results, choose_to_rescore
 from spos_cli.search.scoring import Scoring
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import format_cost
+from spos_cli.space.cost_kinds import format_cost
 
 
 def run(run: Run, processes: Processes, weights: Path | None) -> None:
@@ -61,11 +63,12 @@ def run(run: Run, processes: Processes, weights: Path | None) -> None:
     """
     config, folder = run.config, run.folder.audit
     require_top1(config)
-    file, digest = read_supernet_of_search(run, processes, weights)
+    costs = read_costs(run, config.space.build())
+    require_same_tables(run, costs, processes)
+    file, digest = read_supernet_of_search(run, processes, weights, costs)
     supernet = file.supernet(config)
     file.require_same_preparation(config)
     require_batch(supernet.space, config.retrain, processes.world_size, "retrain")  # It fails before any work.
-    costs = read_costs(run, supernet.space)
     evolution = make_evolution(run, costs)
     lines = Journal(run.folder.search.journal).read_of(supernet.space)
     results, first = Results.of(lines, run.folder.search.outcomes), choose_to_rescore(lines, evolution)
@@ -117,7 +120,7 @@ def require_top1(config: Config) -> None:
         )
 
 
-def read_supernet_of_search(run: Run, processes: Processes, weights: Path | None) -> tuple[Weights, str]:
+def read_supernet_of_search(run: Run, processes: Processes, weights: Path | None, costs: Costs) -> tuple[Weights, str]:
     """Return the supernet that the run's search has used, and its digest.
 
     Raises:
@@ -132,7 +135,7 @@ def read_supernet_of_search(run: Run, processes: Processes, weights: Path | None
     if read_settings(run.folder.search)["supernet"] != digest:
         raise RunError(f"{path} is not the supernet of the search in {run.folder}; name that with --weights")
     try:
-        require_same_search(run, digest)
+        require_same_search(run, digest, costs)
     except RunError as error:
         raise RunError(f"{error}. spos audit {quote_path(run.folder.root)} takes the search's own settings") from None
     return file, digest

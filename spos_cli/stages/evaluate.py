@@ -33,7 +33,7 @@ from spos_cli.run.images import Images
 from spos_cli.run.mapped_classes import map_classes
 from spos_cli.run.weights_file import Weights
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import format_cost
+from spos_cli.space.cost_kinds import format_cost
 from spos_cli.space.image_size import ImageSize
 
 Keep = Callable[[Tensor, Tensor], None]

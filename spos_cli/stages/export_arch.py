@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +16,10 @@ import yaml
 from spos_cli.engine import checkpoint
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import warn
-from spos_cli.errors import ConfigError, RunError
+from spos_cli.errors import ConfigError, RunError, SposError
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
-from spos_cli.models.counting import count
+from spos_cli.models.counting import Costs, count
 from spos_cli.official.flops_table import PICKLE_PROTOCOL
 from spos_cli.official.weights import to_official
 from spos_cli.run.calibrated_path import build_calibrated_path
@@ -24,13 +27,14 @@ from spos_cli.run.candidates import read_candidates
 from spos_cli.run.command import Run
 from spos_cli.run.images import Images
 from spos_cli.run.latency_table import read_latency
+from spos_cli.run.own_costs import read_own_table, read_own_tables
 from spos_cli.run.search_settings import read_settings
 from spos_cli.run.weights_file import Weights, make_network_content, make_supernet_content, read_weights
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.search.questions import Question, answer, describe_idle_limits
-from spos_cli.search.results import format_interval, is_counted, round_interval, with_latency
+from spos_cli.search.results import format_interval, is_counted, round_interval
 from spos_cli.space.architecture import Architecture, read
-from spos_cli.space.cost import TITLES, format_cell
+from spos_cli.space.search_space import SearchSpace
 
 ArchFormat = Literal["yaml", "pkl"]
 WeightsFormat = Literal["published", "spos"]
@@ -112,12 +116,13 @@ def export_architectures(run: Run, question: Question, journal: Path | None, for
     if journal is None:
         settings = read_settings(run.folder.search)
         supernet, question = settings["supernet"], question.within(settings["search"])
-    if question.needs_latency and any(entry.latency is None for entry in entries):
-        entries = with_latency(entries, read_latency(run))  # The search had no table of latencies.
+    entries = add_costs(run, entries, question.needed_costs)
     # Choose those that the question asks for.
-    for text in describe_idle_limits(own_limits, entries, space):
+    count_costs = partial(count_known_costs, run, space)
+    for text in describe_idle_limits(own_limits, entries, count_costs):
         warn(text)
-    chosen, notes = answer(question, entries, path.with_name("outcomes.bits"), space, run.command)
+    bits, kinds = path.with_name("outcomes.bits"), run.config.cost_kinds
+    chosen, notes = answer(question, entries, bits, count_costs, kinds, run.command)
     if journal is None and not any(map(is_counted, chosen)):
         notes.append("this search has scored no candidate yet: these scores are from the search that it begins with")
     # Write a file for each.
@@ -150,6 +155,32 @@ def read_entries(run: Run, journal: Path | None) -> list[Entry]:
     return entries
 
 
+def add_costs(run: Run, entries: list[Entry], names: Collection[str]) -> list[Entry]:
+    """Return candidates with the costs of these names, by the tables of the run where their search had none.
+
+    Raises:
+        RunError: there is no such table, or it cannot be read.
+    """
+    missing = {name for name in names if not all(name in entry.known_costs for entry in entries)}
+    if not missing:
+        return entries
+    tables = [read_latency(run)] if "latency" in missing else []
+    space = run.config.space.build()
+    tables += [read_own_table(run, cost, space) for cost in run.config.costs if cost.name in missing]
+    if unread := missing - {table.name for table in tables}:
+        raise RunError(f"the candidates have no {min(unread)}, and costs does not name it; add it to costs")
+    new = [{table.name: table.of(entry.architecture) for table in tables} for entry in entries]
+    return [replace(entry, costs={**entry.costs, **costs}) for entry, costs in zip(entries, new, strict=True)]
+
+
+def count_known_costs(run: Run, space: SearchSpace) -> Costs:
+    """Return the costs of a space, for messages: those of the user as far as their tables can be read."""
+    costs = count(space)
+    with contextlib.suppress(SposError):
+        costs = costs.with_tables(read_own_tables(run, space))
+    return costs
+
+
 def write_architecture(run: Run, entry: Entry, origin: dict[str, Any], form: ArchFormat) -> Path:
     """Write the `arch.yaml` of a candidate, and with `pkl` also its `arch.pkl`.
 
@@ -163,7 +194,7 @@ def write_architecture(run: Run, entry: Entry, origin: dict[str, Any], form: Arc
         "architecture": entry.architecture.to_list(),
         "flops": entry.flops,
         "params": entry.params,
-        **({} if entry.latency is None else {"latency": entry.latency}),
+        **({"costs": entry.costs_of_files} if entry.costs else {}),
         "fitness": {
             **({} if entry.balanced is None else {"balanced": entry.balanced}),
             "top1": entry.top1,
@@ -189,11 +220,14 @@ def write_architecture(run: Run, entry: Entry, origin: dict[str, Any], form: Arc
 
 def show_exported(run: Run, numbering: str, entries: Sequence[Entry], files: Sequence[Path]) -> None:
     """Show the exported candidates with their scores, in a table whose first column is titled `numbering`."""
-    rows, known = [], [cost for cost in TITLES if any(getattr(entry, cost) is not None for entry in entries)]
+    rows, kinds = (
+        [],
+        [kind for name, kind in run.config.cost_kinds.items() if any(name in one.known_costs for one in entries)],
+    )
     for number, (entry, file) in enumerate(zip(entries, files, strict=True), 1):
-        costs = [format_cell(cost, getattr(entry, cost)) for cost in known]
+        costs = [kind.format_cell(entry.known_costs.get(kind.name)) for kind in kinds]
         rows.append((number, file, *costs, f"{entry.score:.2%}", format_interval(entry.interval)))
-    titles = [TITLES[cost] for cost in known]
+    titles = [kind.title for kind in kinds]
     score = f"one-shot {entries[0].score_name}" if entries else "one-shot top-1"
     run.show("exported", [numbering, "file:", *titles, score, "95 % interval"], rows)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spos_cli import seeding
+from spos_cli.config.costs import suggest_cost
 from spos_cli.config.schema import Config
 from spos_cli.engine import accelerator
 from spos_cli.engine.distributed import Processes
@@ -29,14 +30,17 @@ from spos_cli.run.costs import (
     group_by_choice,
     show_architectures,
     show_choices,
+    show_other_costs,
     show_space,
     summarize_space,
 )
 from spos_cli.run.latency_table import RUNTIMES, UNNAMED_DEVICE, describe_origin, summarize_import
+from spos_cli.run.own_costs import read_own_tables
 from spos_cli.search import statistics
 from spos_cli.space.architecture import read
-from spos_cli.space.cost import CostTable, format_duration
-from spos_cli.space.latency_csv import make_template, read_latencies
+from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_csv import make_template, read_costs
+from spos_cli.space.cost_kinds import LATENCY, CostKind, format_duration
 from spos_cli.space.limits import Limit, explain_idle_limit
 from spos_cli.space.search_space import SearchSpace
 
@@ -75,6 +79,7 @@ def run(
     official: Path | None,
     measured: Path | None,
     template: Path | None,
+    cost: str | None,
 ) -> None:
     """Show costs, or do with a file what its option asks for. (`measure_latency` is called in a process of its own.)
 
@@ -83,6 +88,7 @@ def run(
         official: for `compare_with_official`.
         measured: for `import_latency`.
         template: for `write_latency_template`.
+        cost: for `write_cost_template`.
     """
     if official is not None:
         compare_with_official(run, official)
@@ -90,6 +96,8 @@ def run(
         import_latency(run, measured)
     elif template is not None:
         write_latency_template(run, template)
+    elif cost is not None:
+        write_cost_template(run, cost)
     else:
         show_costs(run, archs, limit, form)
 
@@ -109,7 +117,7 @@ def show_costs(run: Run, archs: Sequence[str], limit: Limit | None, form: Litera
     architectures = [read(arch) for arch in archs]
     for arch in architectures:
         space.validate(arch)
-    costs = count(space)
+    costs = count(space).with_tables(read_own_tables(run, space))
     if limit is not None and (idle := explain_idle_limit(costs.flops, limit)):
         warn(idle)
     if architectures:
@@ -125,6 +133,7 @@ def show_costs(run: Run, archs: Sequence[str], limit: Limit | None, form: Litera
     write_atomically(path, content)
     run.record_config_unless_begun()
     show_space(run, space, costs, summary)
+    show_other_costs(run, space, costs)
     run.result(summary)
     run.say(f"written to {path}")
     run.next("search" if run.folder.supernet.last.exists() else "supernet-train")
@@ -217,12 +226,35 @@ def write_latency_template(run: Run, path: Path) -> None:
     Raises:
         RunError: the file exists, or it cannot be written.
     """
-    if path.exists():
-        raise RunError(f"{path} already exists, and may have been filled in; name another file")
-    write_atomically(path, make_template(run.config.space.build()).encode())
-    run.result({"file": str(path)})
+    _write_template(run, path, LATENCY, "name another file")
     run.say(f"written to {path}; fill in the device and the milliseconds of every row")
     run.next(f"flops-table --import-latency {quote_path(path)}")
+
+
+def write_cost_template(run: Run, name: str) -> None:
+    """Write the CSV file in which an own cost is filled in: the one that its table names.
+
+    Raises:
+        ConfigError: the settings have no such cost, or it is computed by the user's code.
+        RunError: the file exists, or it cannot be written.
+    """
+    costs = {cost.name: cost for cost in run.config.costs}
+    if name not in costs:
+        raise ConfigError(f"--cost-template {name}: {suggest_cost(name, costs)}")
+    cost = costs[name]
+    if cost.is_own_code:
+        raise ConfigError(f"--cost-template {name}: {cost.table} computes this cost, so there is no file to fill in")
+    _write_template(run, Path(cost.table), cost.kind, "move it away first")
+    run.say(f"written to {cost.table}; fill in the cost of every row")
+    run.next("flops-table")
+
+
+def _write_template(run: Run, path: Path, kind: CostKind, advice: str) -> None:
+    """Write a template of costs; raise RunError with `advice` if the file exists."""
+    if path.exists():
+        raise RunError(f"{path} already exists, and may have been filled in; {advice}")
+    write_atomically(path, make_template(run.config.space.build(), kind).encode())
+    run.result({"file": str(path)})
 
 
 def import_latency(run: Run, path: Path) -> None:
@@ -237,7 +269,7 @@ def import_latency(run: Run, path: Path) -> None:
         RunError: the file has a mistake, or is of another space.
     """
     space = run.config.space.build()
-    latencies = read_latencies(path, space, run.command("flops-table --latency-template FILE"))
+    latencies = read_costs(path, space, LATENCY, run.command("flops-table --latency-template FILE"))
     summary = summarize_import(space, latencies)
     write_atomically(run.folder.latency_table, (json.dumps(summary) + "\n").encode())
     run.record_config_unless_begun()

@@ -16,7 +16,7 @@ from spos_cli.run.stand_alone import StandAlone, train_stand_alone
 from spos_cli.run.teacher import read_teacher
 from spos_cli.run.training import require_batch
 from spos_cli.space.architecture import Architecture, read
-from spos_cli.space.cost import format_cost
+from spos_cli.space.cost_kinds import format_cost
 
 
 def run(run: Run, processes: Processes, arch: str | None, init: Path | None = None) -> None:

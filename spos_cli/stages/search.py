@@ -23,6 +23,7 @@ from spos_cli.run.image_comparison import compare_with_supernet
 from spos_cli.run.images import Images
 from spos_cli.run.latency_table import describe_latency, uses_latency
 from spos_cli.run.output import EXPORT_COMMANDS
+from spos_cli.run.own_costs import require_same_tables
 from spos_cli.run.recorded_config import read_recorded_config
 from spos_cli.run.search_inputs import (
     describe_limits,
@@ -38,14 +39,12 @@ from spos_cli.run.weights_file import Weights
 from spos_cli.search.evolution import Evolution
 from spos_cli.search.journal import Journal
 from spos_cli.search.overview import Overview
-from spos_cli.search.results import Results, choose_to_rescore, format_interval, with_latency
+from spos_cli.search.results import Results, choose_to_rescore, format_interval, with_costs
 from spos_cli.search.scoring import Scoring
-from spos_cli.space.cost import TITLES, format_cell
+from spos_cli.space.cost_kinds import COST_KINDS, FLOPS
 from spos_cli.space.limits import explain_idle_limit, write_limit
 
 MAX_SHOWN = 10  # The best candidates that the result and the table list.
-# The front in the title of a table, by its cost.
-FRONTS = {"flops": "front", "params": "front (parameters)", "latency": "front (latency)"}
 
 
 def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | None) -> None:
@@ -65,19 +64,20 @@ def run(run: Run, processes: Processes, weights: Path | None, earlier: Path | No
     supernet = file.supernet(config)
     file.require_same_preparation(config)
     costs = read_costs(run, supernet.space)
+    require_same_tables(run, costs, processes)
     evolution = make_evolution(run, costs)
     evolution.require_candidates()
     if processes.is_main:
         warn_of_poor_inputs(run, file, evolution)
     earlier_search = None
     if earlier is not None:
-        candidates = with_latency(read_candidates(earlier, supernet.space, costs), costs.latency)
+        candidates = with_costs(read_candidates(earlier, supernet.space, costs), costs.others)
         earlier_search = EarlierSearch(earlier, candidates)
     images = Images(config, processes)
     images.check()
     compare_with_supernet(images, file.trained_on, file.path, scoring=config.search.split == "holdout")
     with run.working_in(folder, processes):
-        settings = remember_settings(run, digest, images, processes)
+        settings = remember_settings(run, digest, costs, images, processes)
         run.record_config(folder, processes)
         if processes.is_main:
             inputs = {"weights": str(file.path.resolve()), "from": None if earlier is None else str(earlier.resolve())}
@@ -115,7 +115,7 @@ def warn_of_poor_inputs(run: Run, file: Weights, evolution: Evolution) -> None:
     for table, limit in [(evolution.table, evolution.limit), *evolution.others]:
         if limit is not None and (idle := explain_idle_limit(table, limit)):
             advice = "narrower" if limit.is_range else "lower"
-            warn(f"{idle}; set search.{table.name}_limit {advice}, or to null for none")
+            warn(f"{idle}; set {table.kind.setting} {advice}, or to null for none")
 
 
 def search(run: Run, processes: Processes, evolution: Evolution, scoring: Scoring, origin: Mapping[str, str]) -> None:
@@ -175,8 +175,8 @@ def write_result(run: Run, scoring: Scoring, results: Results, origin: Mapping[s
     front = {}
     if search.objective == "pareto":
         # The hypervolume is counted up to the limit on the front's cost, or else up to the largest cost of the space.
-        limit = list_limits(run).get(search.pareto_cost)
-        corner = getattr(scoring.costs, search.pareto_cost).maximum if limit is None else limit.high
+        limit = search.cost_limits.get(search.pareto_cost)
+        corner = scoring.costs.tables[search.pareto_cost].maximum if limit is None else limit.high
         front = results.front_to_dict(search.pareto_cost, corner)
     content = {
         "candidates": len(results.candidates),
@@ -186,7 +186,8 @@ def write_result(run: Run, scoring: Scoring, results: Results, origin: Mapping[s
         "planned": search.generations,
         "complete": complete,
         **({"fitness": search.fitness} if search.fitness != "top1" else {}),
-        **{f"{name}_limit": limit and write_limit(name, limit) for name, limit in list_limits(run).items()},
+        **{f"{name}_limit": limit and write_limit(COST_KINDS[name], limit) for name, limit in list_limits(run).items()},
+        **({"limits": search.model_dump()["limits"]} if search.limits else {}),
         **origin,
         "space": run.config.space.build().to_dict(),
         "best": [{"rank": rank, **results.to_dict(one)} for rank, one in enumerate(results.ranking[:MAX_SHOWN], 1)],
@@ -201,12 +202,12 @@ def show(run: Run, results: Results, images: int, overview: Overview) -> None:
     settings, comparison = run.config.search, results.comparison
     is_front, is_balanced = settings.objective == "pareto", settings.fitness == "balanced"
     best = results.front(settings.pareto_cost) if is_front else results.ranking[:MAX_SHOWN]
-    costs = [*("flops", "params"), *(("latency",) if uses_latency(settings) else ())]
+    kinds = [kind for name, kind in run.config.cost_kinds.items() if name in best[0].known_costs]
     rows = [
         (
             rank,
             entry.architecture,
-            *(format_cell(cost, getattr(entry, cost)) for cost in costs),
+            *(kind.format_cell(entry.get_cost(kind.name)) for kind in kinds),
             *([f"{entry.score:.2%}"] if is_balanced else []),
             f"{entry.top1:.2%}",
             format_interval(entry.interval),
@@ -219,9 +220,10 @@ def show(run: Run, results: Results, images: int, overview: Overview) -> None:
     under = f" {limits}" if limits else ""
     candidates = len(results.candidates)
     stopped = candidates - len(results.complete)
-    kind = FRONTS[settings.pareto_cost] if is_front else "best"
-    title = f"the {kind} of {candidates} candidates{under}, scored on {images:,} images"
-    columns = ["number" if is_front else "rank", "architecture:", *(TITLES[cost] for cost in costs)]
+    front_cost = run.config.cost_kinds[settings.pareto_cost]
+    front = "front" if front_cost == FLOPS else f"front ({front_cost.noun})"
+    title = f"the {front if is_front else 'best'} of {candidates} candidates{under}, scored on {images:,} images"
+    columns = ["number" if is_front else "rank", "architecture:", *(kind.title for kind in kinds)]
     columns += [*(["balanced accuracy"] if is_balanced else []), "top-1", "95 % interval", "tied:", "origin:"]
     run.show(title + (f"; {stopped} of them stopped early" if stopped else ""), columns, rows)
     if comparison.problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from spos_cli.run.next_command import find_current, make_next_command
 from spos_cli.run.progress import StageProgress, list_progress
 from spos_cli.run.recorded_config import make_root_override
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import format_cost, format_duration
+from spos_cli.space.cost_kinds import CostKind, format_cost
 
 # Metrics in the order in which they are shown: title and format.
 METRICS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -57,7 +57,13 @@ def run(run: Run) -> None:
     folder = str(run.folder)
     run.result({"run": folder, "stages": [stage.to_dict() for stage in stages], "next": command, "after": after})
     rows = [
-        (stage.name, describe_state(stage), describe_numbers(stage), describe_time(stage.changed)) for stage in stages
+        (
+            stage.name,
+            describe_state(stage),
+            describe_numbers(stage, run.config.cost_kinds),
+            describe_time(stage.changed),
+        )
+        for stage in stages
     ]
     run.show(folder, ["stage:", "state:", "so far:", "changed:"], rows)
     for stage in running:
@@ -93,8 +99,12 @@ def describe_state(stage: StageProgress) -> str:
     return words + (f" ({stage.note})" if stage.note else "")
 
 
-def describe_numbers(stage: StageProgress) -> str:
-    """Return the latest metrics and the best result so far, in words."""
+def describe_numbers(stage: StageProgress, kinds: Mapping[str, CostKind]) -> str:
+    """Return the latest metrics and the best result so far, in words.
+
+    Args:
+        kinds: how each cost is written, by its name; others are left out.
+    """
     texts = [
         f"{title} {format_value(stage.metrics[key])}"
         for key, (title, format_value) in METRICS.items()
@@ -111,8 +121,8 @@ def describe_numbers(stage: StageProgress) -> str:
         texts.append(f"best top-1 {best['top1']:.2%}")
     if "flops" in best:
         texts.append(f"{format_cost(best['flops'])} FLOPs")
-    if "latency" in best:
-        texts.append(format_duration(best["latency"]))
+    costs = {kinds[name]: number for name, number in best.get("costs", {}).items() if name in kinds}
+    texts += [kind.describe(kind.from_number(number)) for kind, number in costs.items()]
     if best.keys() & {"id", "architecture"}:
         texts.append(best.get("id") or str(Architecture.from_list(best["architecture"])))
     return ", ".join(texts)

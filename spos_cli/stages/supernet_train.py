@@ -27,7 +27,7 @@ from spos_cli.run.training import (
     warn_of_guessing,
 )
 from spos_cli.space.architecture import format_width
-from spos_cli.space.cost import format_cost
+from spos_cli.space.cost_kinds import format_cost
 from spos_cli.space.sampling import CostBinSampler, DrawCounts, Sampler, count_draws
 from spos_cli.space.search_space import SearchSpace
 

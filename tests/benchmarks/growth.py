@@ -105,7 +105,7 @@ def export(path: Path, candidates: int) -> None:
     assert len(entries) == candidates
     for entry in entries:
         OFFICIAL_SPACE.validate(entry.architecture)
-    assert Results.to_export(entries).within([("flops", Limit(OTHER_LIMIT))]).ranking
+    assert Results.to_export(entries).within({"flops": Limit(OTHER_LIMIT)}).ranking
 
 
 def search_again(path: Path, candidates: int) -> None:

@@ -33,7 +33,8 @@ from spos_cli.run.images import Images
 from spos_cli.run.search_inputs import make_evaluator
 from spos_cli.run.weights_file import read_weights
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import CostTable, format_cost
+from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import format_cost
 
 RECIPE, ARCHITECTURES, SEEDS = "fashion_mnist_channels", 12, 3
 STEPS, STAND_ALONE_STEPS = 9000, 3000

@@ -37,7 +37,8 @@ from spos_cli.search import statistics
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.predictor import Predictor
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import CostDistribution, CostTable, parse_cost
+from spos_cli.space.cost import CostDistribution, CostTable
+from spos_cli.space.cost_kinds import FLOPS, parse_cost
 from spos_cli.space.limits import Limit
 
 EVALUATIONS = (50, 100, 200, 300, 500, 1000)
@@ -178,7 +179,7 @@ def fit_space(sample: Networks) -> Space:
     kiloflops = [np.round((row - row.min()) / 1e3).astype(int).tolist() for row in rows]
     name = f"the space of {sample.name}"
     return Space(
-        name, sample.archs, sample.accuracy, sample.flops, sample.counts, weights, CostTable("flops", 1, kiloflops)
+        name, sample.archs, sample.accuracy, sample.flops, sample.counts, weights, CostTable(FLOPS, 1, kiloflops)
     )
 
 
@@ -318,7 +319,7 @@ def make_evolution(
     if isinstance(networks, Sample):
         table = SampleCost(networks)
         return SampleEvolution(table, None, flops=flops, networks=networks, is_scored=is_scored, **settings)
-    table = CostTable("flops", 0, flops.rows)
+    table = CostTable(FLOPS, 0, flops.rows)
     return Evolution(table, None, flops=flops, others=((flops, Limit(KnownCost.MISSING - 1)),), **settings)
 
 

@@ -12,7 +12,7 @@ from spos_cli.doctor import costs
 from spos_cli.doctor.setup import Setup
 from spos_cli.models.counting import count
 from spos_cli.run.command import Run
-from spos_cli.space.cost import format_cost
+from spos_cli.space.cost_kinds import format_cost
 from tests.conftest import TINY, Spos
 from tests.forks import Finished
 

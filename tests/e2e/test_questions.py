@@ -20,9 +20,10 @@ from spos_cli.config import loading
 from spos_cli.models.counting import count
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.search.outcomes import OutcomesFile
-from spos_cli.search.results import pareto, ranking, with_latency
+from spos_cli.search.results import pareto, ranking, with_costs
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import LATENCY
 from tests.conftest import Mistake, Spos
 from tests.search.test_ties import tied
 
@@ -154,15 +155,17 @@ def test_a_front_over_latency_without_another_search(
 ) -> None:
     """Without latencies in the journal, they are those of the run's table; with them, the table does not count."""
     space = loading.load(spos.folder / "spos.yaml").space.build()
-    table = CostTable("latency", 3000, [[100 + 37 * (layer * choice % 5) for choice in range(4)] for layer in range(4)])
+    table = CostTable(LATENCY, 3000, [[100 + 37 * (layer * choice % 5) for choice in range(4)] for layer in range(4)])
     content = {"space": space.digest, "fixed": table.fixed, "table": table.rows}
     (spos.run / "latency_table.json").write_text(json.dumps(content))
     found = ask("--pareto", "--pareto-cost", "latency")
-    assert archs(found) == archs(pareto(with_latency(entries, table), "latency")) != archs(pareto(entries))
-    assert [one["latency"] for one in found] == [table.of(Architecture(tuple(one["architecture"]))) for one in found]
-    assert yaml.safe_load(Path(found[0]["file"]).read_text())["latency"] == found[0]["latency"]
+    assert archs(found) == archs(pareto(with_costs(entries, {"latency": table}), "latency")) != archs(pareto(entries))
+    assert [one["costs"]["latency"] for one in found] == [
+        table.of(Architecture(tuple(one["architecture"]))) for one in found
+    ]
+    assert yaml.safe_load(Path(found[0]["file"]).read_text())["costs"] == found[0]["costs"]
 
-    timed = [replace(entry, latency=9000 - entry.flops) for entry in entries]
+    timed = [replace(entry, costs={"latency": 9000 - entry.flops}) for entry in entries]
     (spos.run / "search" / "journal.jsonl").write_text("".join(entry.to_line() for entry in timed))
     assert archs(ask("--pareto", "--pareto-cost", "latency")) == archs(pareto(timed, "latency"))
     # The search's own front and limits count where the question does not name others.

@@ -133,7 +133,7 @@ def test_the_report_of_a_long_search(page: Page, large: Path) -> None:
 def test_a_front_over_latency_is_drawn_in_milliseconds(page: Page, tmp_path: Path) -> None:
     run = tmp_path / "run"
     text = TINY.replace("flops_limit: null", "flops_limit: null\n  objective: pareto\n  pareto_cost: latency")
-    timed = [replace(entry, latency=entry.flops // 10_000) for entry in write_run(run, text)]
+    timed = [replace(entry, costs={"latency": entry.flops // 10_000}) for entry in write_run(run, text)]
     (run / "search" / "journal.jsonl").write_text("".join(entry.to_line() for entry in timed))
     result = yaml.safe_load((run / "search" / "result.yaml").read_text())
     del result["flops_limit"]
@@ -142,9 +142,9 @@ def test_a_front_over_latency_is_drawn_in_milliseconds(page: Page, tmp_path: Pat
     write_report(RunFolder(run))
     page.open(run / "search" / "report.html")
     trace = "document.getElementById('scatter').data.find((trace) => trace.name === '%s').x"
-    front = [entry.latency / 1000 for entry in pareto(timed, "latency") if entry.latency is not None]
+    front = [entry.costs["latency"] / 1000 for entry in pareto(timed, "latency")]
     assert page(trace % "Pareto front") == front
-    assert sorted(page(trace % "candidates")) == sorted(entry.latency / 1000 for entry in timed)  # type: ignore[operator]
+    assert sorted(page(trace % "candidates")) == sorted(entry.costs["latency"] / 1000 for entry in timed)
     layout = "document.getElementById('scatter').layout"
     assert page(f"{layout}.annotations.map((one) => one.text)") == ["latency, ms", f"limit {limit / 1000:.4g} ms"]
     assert page(f"{layout}.shapes[1].x0") == limit / 1000

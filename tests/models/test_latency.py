@@ -14,6 +14,7 @@ from spos_cli.models import latency
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import LATENCY
 from tests.engine.test_optim import SPACE
 
 ARCHS = [Architecture(path) for path in itertools.product(range(2), repeat=4)]
@@ -24,7 +25,7 @@ def test_the_error_is_the_mean_of_the_relative_ones() -> None:
     rng = np.random.default_rng(0)
     measured, added, held_out = (1 + rng.permutation(900)[: len(ARCHS)] for _ in range(3))
     whole = list(zip(ARCHS, measured.tolist(), added.tolist(), strict=True))
-    table = CostTable("latency", 0, [[1]])
+    table = CostTable(LATENCY, 0, [[1]])
     found = latency.Latencies(latency.Conditions("cpu", 1, 1), table, [[1.0]], whole, held_out.tolist())
     assert found.error == pytest.approx(np.mean(np.abs(held_out - measured) / measured))
 

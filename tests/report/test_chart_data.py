@@ -24,6 +24,7 @@ from spos_cli.report.page import make_page
 from spos_cli.search.results import pareto
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import MAX_CHOICES
+from spos_cli.space.cost_kinds import COST_KINDS, make_own_kind
 from spos_cli.space.limits import Limit
 from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace
 from tests.report.searches import SPACE, read_data, search_in
@@ -87,7 +88,7 @@ def test_the_page_has_every_candidate() -> None:
         codes = re.findall("..", data["width_codes"])[of_line]
         widths = tuple(data["widths"][DIGITS.index(a) * 64 + DIGITS.index(b)] for a, b in codes)
         assert Architecture(choices, widths) == entry.architecture
-    assert data["flops"] == [entry.flops for entry in search.entries]
+    assert data["costs"]["flops"]["values"] == [entry.flops for entry in search.entries]
     assert data["score"] == pytest.approx([entry.top1 for entry in search.entries], abs=1e-5)
     assert all(low < score < high for low, score, high in zip(data["low"], data["score"], data["high"], strict=True))
     assert data["images"] == 300
@@ -116,10 +117,10 @@ def test_stopped_and_imported_scores_are_not_compared() -> None:
 def test_the_axis_is_the_cost_of_the_searched_front() -> None:
     """A latency is on the axis if every candidate has one."""
     search = search_in(SPACE)
-    entries = [replace(entry, latency=10**6 - entry.flops // 1000) for entry in search.entries]
+    entries = [replace(entry, costs={"latency": 10**6 - entry.flops // 1000}) for entry in search.entries]
     timed = replace(search, entries=entries, limits={"latency": Limit(950_000)}, front_cost="latency")
     data = make_chart_data(Findings("a run", SPACE, timed))["search"]
-    assert data["latency"] == [entry.latency for entry in entries]
+    assert data["costs"]["latency"]["values"] == [entry.costs["latency"] for entry in entries]
     assert (data["cost"], data["limits"]) == ("latency", {"latency": 950_000})
     ranges = replace(timed, limits={"latency": Limit(950_000, 900_000), "flops": None})
     data = make_chart_data(Findings("a run", SPACE, ranges))["search"]
@@ -127,7 +128,14 @@ def test_the_axis_is_the_cost_of_the_searched_front() -> None:
     assert data["front"].keys() == {"flops", "params", "latency"}
     assert [entries[line] for line in data["front"]["latency"]] == pareto(entries, "latency")
     assert data["front"]["latency"] != data["front"]["flops"]
+    own = [replace(entry, costs={"energy": 3 * entry.flops}) for entry in search.entries]
+    kinds = {**COST_KINDS, "energy": make_own_kind("energy", "mJ")}
+    with_energy = replace(search, entries=own, front_cost="energy", kinds=kinds)
+    data = make_chart_data(Findings("a run", SPACE, with_energy))["search"]
+    values = [3 * entry.flops for entry in search.entries]
+    assert data["costs"]["energy"] == {"title": "energy", "values": values, "scale": 10**6, "unit": "mJ"}
+    assert (data["cost"], data["front"]["energy"]) == ("energy", data["front"]["flops"])
     incomplete = replace(timed, entries=[*entries[:-1], search.entries[-1]])
     data = make_chart_data(Findings("a run", SPACE, incomplete))["search"]
-    assert "latency" not in data
+    assert data["costs"].keys() == {"flops", "params"}
     assert (data["cost"], data["front"].keys()) == ("flops", {"flops", "params"})

@@ -69,7 +69,7 @@ def test_the_cost_of_the_front_and_its_device_are_named() -> None:
     assert "Latenc" not in text_of(Findings("a run", SPACE, search))
     timed = replace(
         search,
-        entries=[replace(entry, latency=entry.flops // 1000) for entry in search.entries],
+        entries=[replace(entry, costs={"latency": entry.flops // 1000}) for entry in search.entries],
         limits={"latency": Limit(250_000)},
         front_cost="latency",
         hypervolume=0.5,

@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -19,11 +20,12 @@ from spos_cli.search.results import ranking
 from spos_cli.search.statistics import crowding, fronts, hypervolume
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostDistribution, CostTable
-from spos_cli.space.limits import Limit
+from spos_cli.space.cost_kinds import FLOPS, PARAMS, make_own_kind
+from spos_cli.space.limits import Limit, parse_limit
 from spos_cli.space.options import Options
 
 LAYERS, CHOICES = 8, 4
-TABLE = CostTable("flops", 100, np.random.default_rng(0).integers(1, 50, (LAYERS, CHOICES)))
+TABLE = CostTable(FLOPS, 100, np.random.default_rng(0).integers(1, 50, (LAYERS, CHOICES)))
 VALUES = np.random.default_rng(1).random((LAYERS, CHOICES))
 EVOLUTION = Evolution(
     table=TABLE,
@@ -95,7 +97,7 @@ def test_it_beats_random_search_at_the_same_budget() -> None:
 
 
 def test_a_small_space_is_searched_to_the_end() -> None:
-    table = CostTable("flops", 0, np.arange(8).reshape(2, 4) + 1)
+    table = CostTable(FLOPS, 0, np.arange(8).reshape(2, 4) + 1)
     limit = int(table.distribution().quantile(0.6))
     small = replace(EVOLUTION, table=table, limit=Limit(limit))
     seen = {candidate.architecture for candidate, _ in run(small)}
@@ -103,7 +105,7 @@ def test_a_small_space_is_searched_to_the_end() -> None:
 
 
 def test_a_space_is_listed_once_a_generation_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = CostTable("flops", 0, np.arange(16).reshape(4, 4) + 1)
+    table = CostTable(FLOPS, 0, np.arange(16).reshape(4, 4) + 1)
     every, listed = CostDistribution.enumerate, []
     monkeypatch.setattr(CostDistribution, "enumerate", lambda *given: (listed.append(1), every(*given))[1])
     whole = replace(EVOLUTION, table=table, limit=None, population=64, generations=3, parents=0)
@@ -129,7 +131,7 @@ def wide_evolution() -> Evolution:
     """A space in which the last of three choices has no width."""
     options = Options(((True, True, False),) * 6, (500, 1000, 1500, 2000))
     rng = np.random.default_rng(4)
-    table = CostTable("flops", 10, [sorted(rng.integers(1, 50, 9).tolist()) for _ in range(6)], options)
+    table = CostTable(FLOPS, 10, [sorted(rng.integers(1, 50, 9).tolist()) for _ in range(6)], options)
     return replace(EVOLUTION, table=table, limit=Limit(table.distribution().quantile(0.5)))
 
 
@@ -210,8 +212,8 @@ def test_parents_are_the_best_of_all_so_far(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("front", [False, True])
 def test_the_first_parent_is_the_winner(front: bool) -> None:
     """Also where the first limit is not on FLOPs: parents and results are ranked by one key."""
-    rng, params = np.random.default_rng(7), CostTable("params", 1, [[1, 2, 3, 4]] * LAYERS)
-    coarse = CostTable("flops", 1, [[1, 2, 2, 1]] * LAYERS)
+    rng, params = np.random.default_rng(7), CostTable(PARAMS, 1, [[1, 2, 3, 4]] * LAYERS)
+    coarse = CostTable(FLOPS, 1, [[1, 2, 2, 1]] * LAYERS)
     evolution = replace(EVOLUTION, table=params, flops=coarse, front_on=coarse if front else None)
     for _ in range(50):
         archs = [Architecture(tuple(path)) for path in rng.integers(CHOICES, size=(60, LAYERS)).tolist()]
@@ -282,7 +284,7 @@ def test_random_draws_by_rejection_and_by_enumeration_are_counted() -> None:
 
 
 def several(limits: tuple[int, int]) -> Evolution:
-    other = CostTable("params", 10, np.random.default_rng(1).integers(1, 50, (LAYERS, CHOICES)))
+    other = CostTable(PARAMS, 10, np.random.default_rng(1).integers(1, 50, (LAYERS, CHOICES)))
     return replace(EVOLUTION, limit=Limit(limits[0]), others=((other, Limit(limits[1])),))
 
 
@@ -298,6 +300,34 @@ def test_candidates_under_several_limits(population: int) -> None:
     proposed = [candidate.architecture for candidate, _ in generation]
     assert set(proposed) <= allowed
     assert len(proposed) == len(set(proposed)) == min(population, len(allowed))
+
+
+@pytest.mark.parametrize("digits", [2, 6])
+@pytest.mark.parametrize("is_range", [False, True])
+def test_an_own_cost_with_decimals_is_kept_exactly(digits: int, is_range: bool) -> None:
+    """Draws, mutations and crossovers reach all of what brute force finds, and nothing else."""
+    kind, numbers = make_own_kind("energy", "mJ"), np.random.default_rng(3).random((LAYERS, CHOICES)).round(digits)
+    own = CostTable(
+        kind, kind.from_number(0.5), [[kind.from_number(number) for number in row] for row in numbers.tolist()]
+    )
+    every = [Architecture(path) for path in itertools.product(range(CHOICES), repeat=LAYERS)]
+    sums = {
+        arch: Decimal("0.5") + sum(Decimal(str(row[choice])) for row, choice in zip(numbers, arch, strict=True))
+        for arch in every
+    }
+    low, high = (sorted(sums.values())[int(share * len(every))] for share in (0.002, 0.01))
+    limit = parse_limit(kind, f"{low}-{high}" if is_range else str(high))
+    allowed = {arch for arch, cost in sums.items() if cost <= high and (cost >= low or not is_range)}
+    evolution = replace(EVOLUTION, table=own, limit=limit, flops=TABLE, population=20, mutations=8, crossovers=8)
+    found = {
+        candidate.architecture: candidate.origin for candidate, _ in run(replace(evolution, generations=len(allowed)))
+    }
+    assert found.keys() == allowed
+    assert {"mutation", "crossover", "random"} <= set(found.values())
+    with_flops = replace(evolution, table=TABLE, limit=Limit(270), others=((own, limit),))
+    both = {candidate.architecture for candidate, _ in run(with_flops)}
+    assert both
+    assert both <= {arch for arch in allowed if TABLE.of(arch) <= 270}
 
 
 RANGES = Limit(280, 220), Limit(240, 190)
@@ -339,7 +369,7 @@ def test_random_candidates_are_uniform_within_ranges_of_two_costs() -> None:
 
 
 def test_all_of_a_range_is_found() -> None:
-    table = CostTable("flops", 0, np.arange(8).reshape(2, 4) + 1)
+    table = CostTable(FLOPS, 0, np.arange(8).reshape(2, 4) + 1)
     small = replace(EVOLUTION, table=table, limit=Limit(10, 8))
     expected = {Architecture(path) for path in itertools.product(range(4), repeat=2) if 8 <= sum(path) + 6 <= 10}
     assert {candidate.architecture for candidate, _ in run(small)} == expected
@@ -382,7 +412,7 @@ def test_what_was_found_once_under_narrow_limits_is_scored(monkeypatch: pytest.M
 
 
 def test_costs_that_are_too_fine_to_be_counted_exactly() -> None:
-    fine = CostTable("flops", 1, [[1, 10**12 + 7], [3, 10**12], [0, 5]])
+    fine = CostTable(FLOPS, 1, [[1, 10**12 + 7], [3, 10**12], [0, 5]])
     evolution = replace(EVOLUTION, table=fine, limit=None, population=20, generations=0)
     evolution.require_candidates()
     (generation,) = evolution.search(lambda candidates: [0.0] * len(candidates))
@@ -403,7 +433,7 @@ def test_it_finds_the_optimum_in_far_fewer_evaluations_than_random_search() -> N
     costs, values = every(6)
     limit, most = int(np.median(costs)), 800
     optimum = values[costs <= limit].max()
-    table = CostTable("flops", TABLE.fixed, TABLE.rows[:6])
+    table = CostTable(FLOPS, TABLE.fixed, TABLE.rows[:6])
     toy = replace(EVOLUTION, table=table, limit=Limit(limit), generations=most // 20)
 
     def needed(evolution: Evolution) -> int:

@@ -27,6 +27,7 @@ from spos_cli.search.journal import Entry
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
 from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import FLOPS
 from spos_cli.space.limits import Limit
 from spos_cli.space.search_space import SearchSpace, Stage
 from spos_cli.stages import audit
@@ -149,7 +150,7 @@ def test_the_winner_under_another_name_is_not_compared_with_itself() -> None:
 
 @pytest.mark.parametrize("limit", [None, Limit(280), Limit(280, 220)])
 def test_architectures_of_an_audit_cover_what_the_limit_allows(limit: Limit | None) -> None:
-    table = CostTable("flops", 100, np.random.default_rng(0).integers(1, 50, (8, 4)))
+    table = CostTable(FLOPS, 100, np.random.default_rng(0).integers(1, 50, (8, 4)))
     evolution = Evolution(table, limit, 10, 4, 4, 4, 4, 0.2, 0)
     winner = Entry(table.distribution().draw(np.random.default_rng(0), 220, 280), 0, 0, 0.9, 1.0, 100, 0, "random")
     archs = choose_architectures([winner], 9, evolution, table, limit, lambda arch: arch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +22,12 @@ ENTRIES = [
 def test_round_trip(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "deep" / "journal.jsonl")
     early = replace(ENTRIES[3], origin="rescored", earlier=True, partial=True)
-    timed = replace(ENTRIES[2], latency=12_500)
+    timed = replace(ENTRIES[2], costs={"latency": 12_500})
     for entry in (*ENTRIES, early, timed):
         journal.append(entry)
     assert journal.read() == [*ENTRIES, early, timed]
-    assert not any(name in ENTRIES[0].to_line() for name in ("earlier", "latency"))
+    assert not any(name in ENTRIES[0].to_line() for name in ("earlier", "costs"))
+    assert json.loads(timed.to_line())["costs"] == {"latency": 12_500}
 
 
 def test_cut_at_any_byte(tmp_path: Path) -> None:
@@ -55,7 +57,10 @@ def test_cut_at_any_byte(tmp_path: Path) -> None:
         ENTRIES[0].to_line().encode().replace(b'"images": 100', b'"images": 1' + b"0" * 400),
         ENTRIES[0].to_line().encode().replace(b"}", b', "earlier": 1}'),
         replace(ENTRIES[0], origin="imported", earlier=True).to_line().encode(),
-        *(ENTRIES[0].to_line().encode().replace(b"}", b', "latency": %b}' % bad) for bad in (b"-1", b"1.5", b"null")),
+        *(
+            ENTRIES[0].to_line().encode().replace(b"}", b', "costs": %b}' % bad)
+            for bad in (b'{"latency": -1}', b'{"latency": 1.5}', b'{"latency": null}', b'{"flops": 1}', b"[1]", b"null")
+        ),
     ],
 )
 def test_a_line_that_is_not_a_candidate_is_named(tmp_path: Path, line: bytes) -> None:

@@ -18,13 +18,14 @@ from spos_cli.search.predictor import PENALTY, Predictor
 from spos_cli.search.statistics import hypervolume, kendall
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import FLOPS, PARAMS
 from spos_cli.space.limits import Limit
 from spos_cli.space.options import Options
 
 RNG = np.random.default_rng(0)
 COUNTS = (4, 3, 5, 2, 4, 4, 3, 4)  # layers have different numbers of choices: 23,040 architectures
-TABLE = CostTable("flops", 100, [RNG.integers(1, 50, count).tolist() for count in COUNTS])
-PARAMS = CostTable("params", 10, [RNG.integers(1, 50, count).tolist() for count in COUNTS])
+TABLE = CostTable(FLOPS, 100, [RNG.integers(1, 50, count).tolist() for count in COUNTS])
+PARAMS = CostTable(PARAMS, 10, [RNG.integers(1, 50, count).tolist() for count in COUNTS])
 EFFECTS = [RNG.random(count) / len(COUNTS) for count in COUNTS]
 LIMIT = Limit(TABLE.distribution().quantile(0.5))
 EVOLUTION = Evolution(
@@ -41,7 +42,7 @@ EVOLUTION = Evolution(
 )
 # The last of three choices has no width.
 OPTIONS = Options(((True, True, False),) * 6, (500, 1000, 1500, 2000))
-WIDE = CostTable("flops", 10, [sorted(RNG.integers(1, 50, 9).tolist()) for _ in range(6)], OPTIONS)
+WIDE = CostTable(FLOPS, 10, [sorted(RNG.integers(1, 50, 9).tolist()) for _ in range(6)], OPTIONS)
 
 
 def true_score(arch: Architecture) -> float:
@@ -181,7 +182,7 @@ def test_it_finds_the_optimum_of_an_additive_score_in_far_fewer_evaluations() ->
 
 
 def test_a_small_space_is_searched_to_the_end() -> None:
-    table = CostTable("flops", 0, np.arange(8).reshape(2, 4) + 1)
+    table = CostTable(FLOPS, 0, np.arange(8).reshape(2, 4) + 1)
     limit = int(table.distribution().quantile(0.6))
     small = replace(EVOLUTION, table=table, limit=Limit(limit), population=3)
     seen = {candidate.architecture for candidate, _ in run(small)}
@@ -217,7 +218,7 @@ def test_chance_has_no_predictor() -> None:
 
 def test_proposals_are_fast_in_a_large_space() -> None:
     """4^20 architectures, of which 1,000 have scores; this takes about 0.1 s."""
-    table = CostTable("flops", 100, np.random.default_rng(0).integers(1, 400, (20, 4)))
+    table = CostTable(FLOPS, 100, np.random.default_rng(0).integers(1, 400, (20, 4)))
     median = table.distribution().quantile(0.5)
     evolution = replace(EVOLUTION, table=table, limit=Limit(median), population=50)
     evolution = replace(evolution, mutations=25, crossovers=25, parents=10)

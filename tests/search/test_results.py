@@ -11,14 +11,15 @@ import pytest
 
 from spos_cli.search.evolution import Candidate, Evolution
 from spos_cli.search.journal import Entry
-from spos_cli.search.results import Results, choose_to_rescore, is_new, pareto, ranking, with_latency
+from spos_cli.search.results import Results, choose_to_rescore, is_new, pareto, ranking, with_costs
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import CostName, CostTable
+from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import FLOPS, LATENCY
 from spos_cli.space.limits import Limit
 
 LAYERS, CHOICES = 20, 4
 RNG = np.random.default_rng(5)
-TABLE = CostTable("flops", 100, RNG.integers(5, 60, (LAYERS, CHOICES)))
+TABLE = CostTable(FLOPS, 100, RNG.integers(5, 60, (LAYERS, CHOICES)))
 BY_CHOICE, BY_PAIR = RNG.normal(size=(LAYERS, CHOICES)), RNG.normal(size=(LAYERS - 1, CHOICES, CHOICES))
 LIMIT = TABLE.distribution().quantile(0.5)
 EVOLUTION = Evolution(
@@ -144,10 +145,10 @@ def test_the_lines_that_count() -> None:
     assert Results.of(foreign).candidates == []
     assert Results.of(foreign).winner is None
     assert Results.to_export(foreign).candidates == foreign
-    assert results.within([("flops", Limit(again.flops)), ("params", Limit(1))]).candidates == [
+    assert results.within({"flops": Limit(again.flops), "params": Limit(1)}).candidates == [
         entry for entry in results.candidates if entry.flops <= again.flops
     ]
-    assert results.within([("params", Limit(0))]).candidates == []
+    assert results.within({"params": Limit(0)}).candidates == []
 
 
 def test_imported_architectures_are_scored_again_by_their_rank_and_under_the_limits() -> None:
@@ -166,7 +167,7 @@ def test_imported_architectures_are_scored_again_by_their_rank_and_under_the_lim
 
 
 def test_a_small_space_is_searched_to_the_end_though_most_of_it_was_imported() -> None:
-    table = CostTable("flops", 0, np.arange(8).reshape(2, 4) + 1)
+    table = CostTable(FLOPS, 0, np.arange(8).reshape(2, 4) + 1)
     small = replace(EVOLUTION, table=table, limit=None, population=5, parents=2, mutations=2, crossovers=2)
     every = list(table.distribution().enumerate(None, None))
     seen: list[Candidate] = []
@@ -206,8 +207,8 @@ ENTRIES = [
 def test_ranking_prefers_the_cheaper_of_equals_and_respects_a_limit() -> None:
     results = Results.of(ENTRIES)
     assert [entry.architecture[1] for entry in results.ranking] == [1, 2, 3, 0]
-    assert [entry.architecture[1] for entry in results.within([("flops", Limit(101))]).ranking] == [1, 0]
-    assert [entry.architecture[1] for entry in results.within([("flops", Limit(102, 101))]).ranking] == [1, 2]
+    assert [entry.architecture[1] for entry in results.within({"flops": Limit(101)}).ranking] == [1, 0]
+    assert [entry.architecture[1] for entry in results.within({"flops": Limit(102, 101)}).ranking] == [1, 2]
     assert results.winner == ENTRIES[1]
 
 
@@ -218,17 +219,20 @@ def test_the_front_leaves_out_candidates_that_stopped_early() -> None:
 
 
 @pytest.mark.parametrize("cost", ["flops", "params", "latency"])
-def test_the_front_is_what_no_candidate_dominates(cost: CostName) -> None:
+def test_the_front_is_what_no_candidate_dominates(cost: str) -> None:
     """By an oracle that compares all pairs, where many candidates have equal costs or scores."""
     rng = np.random.default_rng(0)
     for number in (1, 2, 40, 150):
         numbers = rng.integers(1, [20, 9, 30, 12], (number, 4)).tolist()
         entries = [
-            Entry(Architecture((row,)), flops, params, right / 12, 1.0, 12, 0, "random", rng.random() < 0.2, latency=us)
-            for row, (flops, params, us, right) in enumerate(numbers)
+            replace(
+                Entry(Architecture((row,)), flops, params, right / 12, 1.0, 12, 0, "random", rng.random() < 0.2),
+                costs={"latency": latency},
+            )
+            for row, (flops, params, latency, right) in enumerate(numbers)
         ]
         complete = [entry for entry in entries if not entry.partial]
-        pairs = {entry.architecture: (getattr(entry, cost), -entry.top1) for entry in complete}
+        pairs = {entry.architecture: (entry.get_cost(cost), -entry.top1) for entry in complete}
 
         def dominates(one: Architecture, other: Architecture, pairs: Any = pairs) -> bool:
             ours, theirs = pairs[one], pairs[other]
@@ -238,7 +242,7 @@ def test_the_front_is_what_no_candidate_dominates(cost: CostName) -> None:
         front = Results.of(entries).front(cost)
         assert {entry.architecture for entry in front} == expected
         assert len(front) == len(expected)
-        costs = [getattr(entry, cost) for entry in front]
+        costs = [entry.get_cost(cost) for entry in front]
         assert costs == sorted(costs)
         written = Results.of(entries).front_to_dict(cost, 25)
         assert written["reference"] == {cost: 25, "top1": 0.0}
@@ -247,9 +251,10 @@ def test_the_front_is_what_no_candidate_dominates(cost: CostName) -> None:
         assert written["hypervolume"] == pytest.approx(covered / 12)
 
 
-def test_latencies_are_those_of_a_table() -> None:
-    table = CostTable("latency", 7, [[1, 2, 3, 4], [10, 20, 30, 40]])
-    entries = with_latency(ENTRIES, table)
-    assert [entry.latency for entry in entries] == [18, 28, 38, 48]
-    assert with_latency(entries, None) == ENTRIES
-    assert [entry.latency for entry in Results.of(entries).within([("latency", Limit(28))]).candidates] == [18, 28]
+def test_costs_are_those_of_tables() -> None:
+    table = CostTable(LATENCY, 7, [[1, 2, 3, 4], [10, 20, 30, 40]])
+    entries = with_costs(ENTRIES, {"latency": table})
+    assert [entry.get_cost("latency") for entry in entries] == [18, 28, 38, 48]
+    assert with_costs(entries, {}) == ENTRIES
+    within = Results.of(entries).within({"latency": Limit(28)}).candidates
+    assert [entry.costs for entry in within] == [{"latency": 18}, {"latency": 28}]

@@ -20,7 +20,8 @@ from spos_cli.errors import ConfigError, LimitError
 from spos_cli.files.quoting import quote_value
 from spos_cli.space import cost
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost import CostDistribution, CostTable, format_cost, format_duration, parse_cost, parse_duration
+from spos_cli.space.cost import CostDistribution, CostTable
+from spos_cli.space.cost_kinds import FLOPS, PARAMS, format_cost, format_duration, parse_cost, parse_duration
 from spos_cli.space.options import Options
 
 
@@ -29,7 +30,7 @@ def tables(draw: st.DrawFn) -> CostTable:
     """Up to 4 layers of up to 4 choices each, the costs multiples of some unit; equal ones are common."""
     unit = draw(st.integers(1, 9))
     row = st.lists(st.integers(0, 8).map(lambda step: step * unit), min_size=1, max_size=4)
-    return CostTable("flops", draw(st.integers(0, 20)), draw(st.lists(row, min_size=1, max_size=4)))
+    return CostTable(FLOPS, draw(st.integers(0, 20)), draw(st.lists(row, min_size=1, max_size=4)))
 
 
 BOUND = st.none() | st.integers(-5, 320)
@@ -53,7 +54,7 @@ def within(table: CostTable, low: int | None, high: int | None) -> list[Architec
 @pytest.fixture
 def table() -> CostTable:
     """256 architectures, with gaps between their costs."""
-    return CostTable("flops", 100, np.array([[0, 6, 9, 30], [3, 0, 12, 0], [90, 0, 3, 6], [0, 0, 6, 600]]))
+    return CostTable(FLOPS, 100, np.array([[0, 6, 9, 30], [3, 0, 12, 0], [90, 0, 3, 6], [0, 0, 6, 600]]))
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_a_table_knows_its_ends(table: CostTable) -> None:
 
 def test_a_table_cannot_be_written_to() -> None:
     rows = np.ones((2, 2), np.int64)
-    table = CostTable("flops", 0, rows)
+    table = CostTable(FLOPS, 0, rows)
     rows[0, 0] = 7
     assert table.minimum == 2
     assert table.rows == ((1, 1), (1, 1))
@@ -133,7 +134,7 @@ def test_both_ways_of_counting_agree(table: CostTable, low: int | None, high: in
 
 
 def test_more_architectures_than_a_machine_number_holds() -> None:
-    table = CostTable("flops", 5, np.tile(np.arange(4) * 7, (50, 1)))
+    table = CostTable(FLOPS, 5, np.tile(np.arange(4) * 7, (50, 1)))
     distribution = table.distribution()
     assert distribution.count(None, None) == 4**50
     assert distribution.count(None, 5) == distribution.count(table.maximum, None) == 1
@@ -149,7 +150,7 @@ def test_draws_are_uniform_in_python_numbers(table: CostTable) -> None:
 
 
 def test_all_choices_may_cost_the_same() -> None:
-    distribution = CostTable("params", 7, np.full((3, 4), 5)).distribution()
+    distribution = CostTable(PARAMS, 7, np.full((3, 4), 5)).distribution()
     assert (distribution.unit, distribution.num_units) == (1, 1)
     assert distribution.count(22, 22) == distribution.count(None, None) == 64
     assert distribution.count(23, None) == distribution.count(None, 21) == 0
@@ -158,7 +159,7 @@ def test_all_choices_may_cost_the_same() -> None:
 
 
 def test_an_empty_range_says_what_there_is() -> None:
-    table = CostTable("flops", 270_000_000, np.array([[0, 50_000_000, 120_000_000]]))
+    table = CostTable(FLOPS, 270_000_000, np.array([[0, 50_000_000, 120_000_000]]))
     distribution, rng = table.distribution(), np.random.default_rng(0)
     for bounds, message in [
         ((None, 200_000_000), "no architecture has at most 200M FLOPs; the space reaches from 270M to 390M"),
@@ -209,7 +210,7 @@ def test_rounded_costs_leave_nothing_out(table: CostTable, low: int | None, high
 
 def test_costs_without_a_common_unit_are_rounded_before_they_fill_the_memory() -> None:
     """As the widths of the official space, whose FLOPs are multiples of 49 over a range of 785 millions."""
-    distribution = CostTable("params", 0, [[0, 1, 10**15 + 7]] * 45).distribution()
+    distribution = CostTable(PARAMS, 0, [[0, 1, 10**15 + 7]] * 45).distribution()
     assert not distribution.is_exact
     assert sum(map(len, distribution._at_most)) < 2**21
     limit = 20 * 10**15 + 10**14
@@ -220,7 +221,7 @@ def test_costs_without_a_common_unit_are_rounded_before_they_fill_the_memory() -
 
 def test_options_are_the_columns_of_a_table() -> None:
     options = Options(((True, False), (True,)), (500, 1500))
-    table = CostTable("flops", 10, [[1, 2, 4], [8, 16]], options)
+    table = CostTable(FLOPS, 10, [[1, 2, 4], [8, 16]], options)
     costs = {str(arch): table.of(arch) for arch in table.distribution().enumerate(None, None)}
     assert costs == {"0@0.5,0@0.5": 19, "0@0.5,0@1.5": 27, "0@1.5,0@0.5": 20, "0@1.5,0@1.5": 28, "1,0@0.5": 22,
                      "1,0@1.5": 30}  # fmt: skip

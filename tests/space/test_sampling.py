@@ -13,6 +13,7 @@ from spos_cli.errors import ConfigError, LimitError
 from spos_cli.space import cost
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import FLOPS
 from spos_cli.space.options import Options
 from spos_cli.space.sampling import (
     CostBinSampler,
@@ -22,7 +23,7 @@ from spos_cli.space.sampling import (
     count_draws,
 )
 
-TABLE = CostTable("flops", 100, np.array([[0, 10, 20], [0, 10, 30], [10, 20, 40]]))  # from 110 to 190
+TABLE = CostTable(FLOPS, 100, np.array([[0, 10, 20], [0, 10, 30], [10, 20, 40]]))  # from 110 to 190
 PATHS = [Architecture(path) for path in itertools.product(range(3), repeat=3)]
 STEPS = 10_000
 
@@ -85,7 +86,7 @@ def test_empty_bins_are_named_where_costs_are_rounded(monkeypatch: pytest.Monkey
     """Rounded counts may see something in a bin that has nothing."""
     for name, cells in (("MAX_CELLS", 0), ("COARSE_CELLS", 12), ("MAX_DRAWS", 200)):
         monkeypatch.setattr(cost, name, cells)
-    table = CostTable("flops", 100, TABLE.rows)
+    table = CostTable(FLOPS, 100, TABLE.rows)
     assert table.distribution().count(111, 113)
     with pytest.raises(LimitError, match=r"bins of FLOPs 111 to 113, 113 to 115"):
         CostBinSampler(table, 111, 115, 2, 0)
@@ -103,7 +104,7 @@ def test_how_often_choices_are_trained() -> None:
 
 def test_the_sandwich_has_the_largest_path_the_smallest_one_and_random_ones() -> None:
     """Against full enumeration, without and with widths."""
-    wide = CostTable("flops", 7, [[9, 3, 2, 8, 1], [5, 6, 4, 2]], Options(((True, True, False), (True, True)), (5, 10)))
+    wide = CostTable(FLOPS, 7, [[9, 3, 2, 8, 1], [5, 6, 4, 2]], Options(((True, True, False), (True, True)), (5, 10)))
     for table in (TABLE, wide):
         by_cost = sorted(table.distribution().enumerate(None, None), key=table.of)
         assert table.of(by_cost[0]) < table.of(by_cost[1])
@@ -160,7 +161,7 @@ def test_how_often_widths_are_trained() -> None:
 )
 def test_bins_of_which_more_than_half_is_outside_of_the_space(low: int, high: int, width: int, message: str) -> None:
     """A grid seldom ends where the space does; a number that was typed for another space is far from it."""
-    table = CostTable("flops", 100, [[0, 10], [0, 20]])
+    table = CostTable(FLOPS, 100, [[0, 10], [0, 20]])
     explained = CostBinSampler(table, low, high, width, 0).explain_unreachable_bins()
     assert message in explained
     assert bool(explained) is bool(message)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from spos_cli.errors import ConfigError, LimitError
 from spos_cli.space.cost import CostTable
+from spos_cli.space.cost_kinds import COST_KINDS, FLOPS, LATENCY, PARAMS
 from spos_cli.space.limits import (
     Limit,
     describe_all,
@@ -38,7 +39,7 @@ from spos_cli.space.options import Options
     ],
 )
 def test_limits_are_read(name: str, text: object, limit: Limit) -> None:
-    assert parse_limit(name, text) == limit
+    assert parse_limit(COST_KINDS[name], text) == limit
 
 
 @pytest.mark.parametrize(
@@ -63,27 +64,27 @@ def test_limits_are_read(name: str, text: object, limit: Limit) -> None:
 )
 def test_mistakes_say_what_to_write(name: str, text: object, phrase: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_limit(name, text)
+        parse_limit(COST_KINDS[name], text)
     assert phrase in str(caught.value)
 
 
 @given(st.sampled_from(["flops", "params", "latency"]), st.integers(1, 10**9), st.integers(0, 10**6), st.booleans())
 def test_what_files_keep_is_read_exactly(name: str, low: int, width: int, is_range: bool) -> None:
     limit = Limit(min(low + width, 10**9), low if is_range else None)
-    written = write_limit(name, limit)
+    written = write_limit(COST_KINDS[name], limit)
     assert isinstance(written, str if is_range else int)
-    assert parse_limit(name, written) == limit
+    assert parse_limit(COST_KINDS[name], written) == limit
 
 
 def test_limits_are_written_as_people_do() -> None:
     limit = Limit(330_000_000, 250_000_000)
-    assert write_limit("flops", limit) == "250M-330M"
-    assert write_limit("flops", Limit(330_000_001, 250_000_000)) == "250000000-330000001"
-    assert write_limit("latency", Limit(12_345, 8_000)) == "8ms-12345us"
-    assert (format_limit("flops", limit), format_limit("latency", Limit(12_000))) == ("250M to 330M", "12ms")
-    assert describe_limit("flops", limit) == "250M to 330M FLOPs"
-    assert describe_all([("flops", Limit(5)), ("params", Limit(6))]) == "at most 5 FLOPs and 6 parameters"
-    both = describe_all([("flops", limit), ("params", Limit(6))])
+    assert write_limit(FLOPS, limit) == "250M-330M"
+    assert write_limit(FLOPS, Limit(330_000_001, 250_000_000)) == "250000000-330000001"
+    assert write_limit(LATENCY, Limit(12_345, 8_000)) == "8ms-12345us"
+    assert (format_limit(FLOPS, limit), format_limit(LATENCY, Limit(12_000))) == ("250M to 330M", "12ms")
+    assert describe_limit(FLOPS, limit) == "250M to 330M FLOPs"
+    assert describe_all([(FLOPS, Limit(5)), (PARAMS, Limit(6))]) == "at most 5 FLOPs and 6 parameters"
+    both = describe_all([(FLOPS, limit), (PARAMS, Limit(6))])
     assert both == "250M to 330M FLOPs and at most 6 parameters"
 
 
@@ -99,7 +100,7 @@ def test_both_ends_are_allowed(low: int, high: int, cost: int) -> None:
 
 
 def test_a_limit_around_the_whole_space_is_idle() -> None:
-    table = CostTable("flops", 10, [[1, 2], [3, 5]])  # 14 to 17
+    table = CostTable(FLOPS, 10, [[1, 2], [3, 5]])  # 14 to 17
 
     def is_idle(high: int, low: int | None = None) -> bool:
         return bool(explain_idle_limit(table, Limit(high, low)))
@@ -110,10 +111,10 @@ def test_a_limit_around_the_whole_space_is_idle() -> None:
     explained = explain_idle_limit(table, Limit(330_000_000))
     assert "330M FLOPs excludes nothing: no architecture of the space has more than 17" in explained
     assert explain_idle_limit(table, Limit(330_000_000, 1)).endswith("the architectures of the space have 14 to 17")
-    large = CostTable("params", 330_000_000, [[0, 1]])
+    large = CostTable(PARAMS, 330_000_000, [[0, 1]])
     # Rounded, both the limit and the largest cost would be 330M.
     assert "330,000,002 parameters excludes nothing" in explain_idle_limit(large, Limit(330_000_002))
-    latency = CostTable("latency", 0, [[11_000, 9]])
+    latency = CostTable(LATENCY, 0, [[11_000, 9]])
     assert "12ms of latency excludes nothing" in explain_idle_limit(latency, Limit(12_000))
 
 
@@ -121,7 +122,7 @@ def test_an_empty_range_of_rounded_costs_names_costs_near_it() -> None:
     """Widths make so many costs that they are rounded; the costs named are those of architectures."""
     options = Options(((True,) * 2,) * 6, (500, 1000))
     rows = np.random.default_rng(0).integers(1, 10**9, (6, 4)) * 2
-    table = CostTable("flops", 0, rows, options)
+    table = CostTable(FLOPS, 0, rows, options)
     distribution = table.distribution()
     assert not distribution.is_exact
     middle = int(table.mean) // 2 * 2 + 1  # no cost is odd

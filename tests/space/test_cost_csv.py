@@ -15,7 +15,8 @@ import pytest
 from spos_cli.errors import RunError
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
-from spos_cli.space.latency_csv import COLUMNS, MAX_BYTES, ImportedLatencies, make_template, read_latencies
+from spos_cli.space.cost_csv import KEY_COLUMNS, MAX_BYTES, OP_COLUMNS, ImportedCosts, make_template, read_costs
+from spos_cli.space.cost_kinds import LATENCY, make_own_kind
 from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace, Stage
 from tests.report.searches import SPACE as WIDE_SPACE
 
@@ -38,15 +39,16 @@ choice,layer,milliseconds
 0,1,.004
 1,1,1e-1
 """
+COLUMNS = (*KEY_COLUMNS, *OP_COLUMNS, "milliseconds")
 SPACES = [SMALL_SPACE, WIDE_SPACE, OFFICIAL_SPACE]
 HINT = "spos flops-table --latency-template FILE"
 Rows = list[list[str]]
 
 
-def read(folder: Path, content: str | bytes, space: SearchSpace) -> ImportedLatencies:
+def read(folder: Path, content: str | bytes, space: SearchSpace) -> ImportedCosts:
     path = folder / "phone.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_latencies(path, space, HINT)
+    return read_costs(path, space, LATENCY, HINT)
 
 
 def fail(folder: Path, content: str | bytes, space: SearchSpace) -> str:
@@ -61,7 +63,7 @@ def fail(folder: Path, content: str | bytes, space: SearchSpace) -> str:
 
 def fill(space: SearchSpace, rng: np.random.Generator, largest: int = 3000) -> tuple[Rows, list[int]]:
     """Return the rows of a filled template, the header first, and their microseconds."""
-    rows = list(csv.reader(line for line in make_template(space).splitlines() if not line.startswith("#")))
+    rows = list(csv.reader(line for line in make_template(space, LATENCY).splitlines() if not line.startswith("#")))
     times = rng.integers(0, largest, len(rows) - 1).tolist()
     times[0] += 1
     for row, time in zip(rows[1:], times, strict=True):
@@ -104,21 +106,48 @@ def test_a_filled_template_is_the_table(tmp_path: Path, space: SearchSpace, seed
     assert device == ""
 
 
+@pytest.mark.parametrize("space", SPACES, ids=["small", "widths", "official"])
+def test_own_costs_keep_their_decimals(tmp_path: Path, space: SearchSpace) -> None:
+    """They are not rounded to a resolution, as latencies are, and the column is called cost."""
+    kind, path = make_own_kind("energy", "mJ"), tmp_path / "energy.csv"
+    text = make_template(space, kind)
+    assert "# Write the energy (mJ) of each op" in text
+    assert "device" not in text
+    rows = list(csv.reader(line for line in text.splitlines() if not line.startswith("#")))
+    costs = np.random.default_rng(0).integers(0, 10**10, len(rows) - 1).tolist()
+    for row, cost in zip(rows[1:], costs, strict=True):
+        row[-1] = f"{cost / 10**6:.6f}"
+    path.write_text(write(rows))
+    table = read_costs(path, space, kind, HINT).table
+    assert rows[0][-1] == "cost"
+    assert [table.fixed, *itertools.chain(*table.rows)] == costs
+    for cell, phrase in (("-1", "cost is '-1'"), ("2e9", "it must be a number from 0 to 1,000,000,000")):
+        path.write_text(write([*rows[:-1], [*rows[-1][:-1], cell]]))
+        with pytest.raises(RunError, match=re.escape(phrase)):
+            read_costs(path, space, kind, HINT)
+    path.write_text(write([rows[0], *([*row[:-1], "0.000001"] for row in rows[1:])]))
+    with pytest.raises(RunError, match="so choose another unit"):
+        read_costs(path, space, kind, HINT)
+    path.write_text(write(rows).replace(",cost", ",milliseconds"))
+    with pytest.raises(RunError, match="without cost; the header must name"):
+        read_costs(path, space, kind, HINT)
+
+
 def test_the_template_is_not_filled_in(tmp_path: Path) -> None:
-    message = fail(tmp_path, make_template(SMALL_SPACE), SMALL_SPACE)
+    message = fail(tmp_path, make_template(SMALL_SPACE, LATENCY), SMALL_SPACE)
     assert "the row fixed: milliseconds is empty; it must be a number from 0 to 1,000,000" in message
 
 
 def test_the_template_describes_each_op() -> None:
     """The numbers of channels are those of the op: with a split, half of the channels pass by."""
-    rows = list(csv.DictReader(line for line in make_template(OFFICIAL_SPACE).splitlines() if line[0] != "#"))
+    rows = list(csv.DictReader(line for line in make_template(OFFICIAL_SPACE, LATENCY).splitlines() if line[0] != "#"))
     of_op = [tuple(row[name] for name in COLUMNS[:-1]) for row in rows]
     assert of_op[0] == ("fixed", "", "", "stem and head", "3", "1000", "", "224", "")
     assert of_op[1] == ("0", "0", "", "shuffle kernel=3", "16", "64", "32", "112", "2")
     assert of_op[8] == ("1", "3", "", "shuffle_xception", "32", "32", "32", "56", "1")
-    widths = [row.split(",")[2] for row in make_template(WIDE_SPACE).splitlines() if row.startswith("1,0,")]
+    widths = [row.split(",")[2] for row in make_template(WIDE_SPACE, LATENCY).splitlines() if row.startswith("1,0,")]
     assert widths == ["0.5", "1.0", "1.25"]
-    assert {"# device:"} == {line for line in make_template(WIDE_SPACE).splitlines() if "device" in line}
+    assert {"# device:"} == {line for line in make_template(WIDE_SPACE, LATENCY).splitlines() if "device" in line}
 
 
 def test_what_spreadsheets_and_scripts_write(tmp_path: Path) -> None:
@@ -268,9 +297,9 @@ def test_files_that_are_not_such_a_csv(tmp_path: Path) -> None:
     for content, phrase in cases:
         assert phrase in fail(tmp_path, content, SMALL_SPACE), content[:60]
     with pytest.raises(RunError, match=r"cannot read .*: No such file"):
-        read_latencies(tmp_path / "missing.csv", SMALL_SPACE, HINT)
+        read_costs(tmp_path / "missing.csv", SMALL_SPACE, LATENCY, HINT)
     with pytest.raises(RunError, match=r"cannot read .*: Is a directory"):
-        read_latencies(tmp_path, SMALL_SPACE, HINT)
+        read_costs(tmp_path, SMALL_SPACE, LATENCY, HINT)
 
 
 def test_a_huge_file_is_not_read_to_its_end(tmp_path: Path) -> None:
@@ -278,7 +307,7 @@ def test_a_huge_file_is_not_read_to_its_end(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
     with pytest.raises(RunError, match="larger than 64 MiB"):
-        read_latencies(path, SMALL_SPACE, HINT)
+        read_costs(path, SMALL_SPACE, LATENCY, HINT)
 
 
 def test_a_table_of_another_space_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Latencies measured elsewhere, as CSV: a template to fill in, and its reader.
+"""Costs known from elsewhere, as CSV: a template to fill in, and its reader.
 
-A row has the latency of one option of one layer, and the row `fixed` has that of what every network has: stem, head and
-the overhead of a call. The other columns describe the op, so that it can be built and measured on any device.
+A row has the cost of one option of one layer, such as its latency, and the row `fixed` has that of what every network
+has: stem, head and the overhead of a call. The other columns describe the op, so that it can be built and measured on
+any device.
 """
 
 from __future__ import annotations
@@ -18,32 +19,34 @@ from spos_cli.errors import RunError
 from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.quoting import quote_value
 from spos_cli.space.architecture import WIDTH_UNIT, Option, format_width
-from spos_cli.space.cost import MAX_DURATION, CostTable, choose_latency_step
+from spos_cli.space.cost import CostTable, choose_latency_step
+from spos_cli.space.cost_kinds import LATENCY, MAX_DURATION, MAX_OWN_COST, NUMBER, CostKind
 from spos_cli.space.search_space import Layer, SearchSpace
 
 KEY_COLUMNS = ("layer", "choice", "width")
 OP_COLUMNS = ("op", "in_channels", "out_channels", "hidden_channels", "size", "stride")
-TIME_COLUMN = "milliseconds"
-COLUMNS = (*KEY_COLUMNS, *OP_COLUMNS, TIME_COLUMN)
 FIXED = ("fixed", "", "")  # The key of the row for what every network has.
 DEVICE = re.compile(r"#\s*device\s*:(.*)", re.IGNORECASE)
 WIDTH = re.compile(r"\d{1,6}(\.\d{0,6})?", re.ASCII)
 WHOLE = re.compile(r"(\d{1,9})(\.0*)?", re.ASCII)  # Spreadsheets and scripts may write 2 as 2.0.
-MILLISECONDS = re.compile(r"(\d{1,12}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
-MAX_MILLISECONDS = MAX_DURATION // 1000
+MIN_OWN_COST = 1000  # of the most expensive architecture, in steps: with fewer, rounding would change the costs
 MAX_BYTES = 64 * 2**20
 MAX_DEVICE_LETTERS = 80
-COMMENTS = """\
+LATENCY_COMMENTS = """\
 # device:
 # Write the milliseconds of one call of each op, 0 for an op that does nothing. The row "fixed" is for what every
 # network has: stem, head and the overhead of a call. The channels and the size are those of the op's input and output.
+"""
+COMMENTS = """\
+# Write the {} of each op, 0 for an op that costs nothing. The row "fixed" is for what every network has, such as stem
+# and head. The channels and the size are those of the op's input and output.
 """
 
 Key = tuple[str, str, str]  # The cells of `KEY_COLUMNS`, as the template writes them.
 
 
-class ImportedLatencies(NamedTuple):
-    """A table of latencies in microseconds, and the name of the device, which may be empty."""
+class ImportedCosts(NamedTuple):
+    """A table of costs, and the name of the device where they were measured, which may be empty."""
 
     table: CostTable
     device: str
@@ -56,25 +59,32 @@ class _Row(NamedTuple):
     cells: Mapping[str, str]
 
 
-def make_template(space: SearchSpace) -> str:
-    """Return a CSV file with a row for each option of each layer, without milliseconds."""
+def name_cost_column(kind: CostKind) -> str:
+    """Return the name of the column that has the costs."""
+    return "milliseconds" if kind is LATENCY else "cost"
+
+
+def make_template(space: SearchSpace, kind: CostKind) -> str:
+    """Return a CSV file with a row for each option of each layer, without costs."""
     text = io.StringIO()
-    text.write(COMMENTS)
+    text.write(LATENCY_COMMENTS if kind is LATENCY else COMMENTS.format(kind.title))
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow([*KEY_COLUMNS, *OP_COLUMNS, name_cost_column(kind)])
     for key, op in _describe_rows(space).items():
         writer.writerow([*key, *op.values(), ""])
     return text.getvalue()
 
 
-def read_latencies(path: Path, space: SearchSpace, template: str) -> ImportedLatencies:
+def read_costs(path: Path, space: SearchSpace, kind: CostKind, template: str) -> ImportedCosts:
     """Read a filled template. Columns may be in any order, and those that describe the op may be missing.
 
-    Latencies are rounded to whole microseconds; those of slow networks to the resolution of a measured table.
+    Latencies are rounded to whole microseconds; those of slow networks to the resolution of a measured table. Other
+    costs are rounded to millionths of their unit.
 
     Args:
         path: the file.
         space: the space that it must be of.
+        kind: of the costs.
         template: the command that writes a template, for messages.
 
     Raises:
@@ -82,11 +92,12 @@ def read_latencies(path: Path, space: SearchSpace, template: str) -> ImportedLat
     """
     text, expected = _read_text(path, template), _describe_rows(space)
     devices: list[str] = []
-    times: dict[Key, int] = {}
-    for row in _read_rows(path, text, devices, template, needs_width=bool(space.widths)):
+    costs: dict[Key, int] = {}
+    columns = [*KEY_COLUMNS[: 3 if space.widths else 2], name_cost_column(kind)]
+    for row in _read_rows(path, text, devices, template, columns):
         key = _read_key(row, space)
         name = _name_row(key)
-        if key in times:
+        if key in costs:
             raise RunError(f"{row.where}: {name} is there twice; write one row for each")
         for column, value in expected[key].items():
             cell = _as_whole(row.cells.get(column, ""))
@@ -95,17 +106,34 @@ def read_latencies(path: Path, space: SearchSpace, template: str) -> ImportedLat
                     f"{row.where}: {column} of {name} is {quote_value(cell)}, but it is {value or 'empty'} in this"
                     f" space; {template} writes the rows of this space"
                 )
-        times[key] = _read_time(f"{row.where}: {name}", row.cells[TIME_COLUMN])
-    missing = [key for key in expected if key not in times]
+        costs[key] = _read_cost(f"{row.where}: {name}", row.cells, kind)
+    missing = [key for key in expected if key not in costs]
     if missing:
         more = f", nor for {len(missing) - 1:,} others" if len(missing) > 1 else ""
         raise RunError(f"{path} has no row for {_name_row(missing[0])}{more}; {template} writes all rows")
-    table = _make_table(space, times)
-    if table.minimum < 1:
+    table = _make_table(space, kind, costs)
+    if kind is not LATENCY:
+        require_sensible_unit(table, str(path))
+    elif table.minimum < 1:
         raise RunError(
-            f"{path}: the fastest architecture would take 0 microseconds; {TIME_COLUMN} must be in milliseconds"
+            f"{path}: the fastest architecture would take 0 microseconds; milliseconds must be in milliseconds"
         )
-    return ImportedLatencies(table, devices[0] if devices else "")
+    return ImportedCosts(table, devices[0] if devices else "")
+
+
+def require_sensible_unit(table: CostTable, where: str) -> None:
+    """Raise RunError if costs are so small that rounding would change them, or too large.
+
+    Args:
+        where: the beginning of the message.
+    """
+    if MIN_OWN_COST <= table.maximum <= MAX_OWN_COST:
+        return
+    kind = table.kind
+    raise RunError(
+        f"{where}: the most expensive architecture has {kind.format(table.maximum)} {kind.label}; that must be"
+        f" {kind.write(MIN_OWN_COST)} to {kind.write(MAX_OWN_COST)}, so choose another unit"
+    )
 
 
 def _describe_rows(space: SearchSpace) -> dict[Key, dict[str, str]]:
@@ -131,6 +159,11 @@ def _make_key(layer: Layer, option: Option) -> Key:
     return str(layer.index), str(option.choice), format_width(option.width) if option.width else ""
 
 
+def name_option(layer: Layer, option: Option) -> str:
+    """Return an option of a layer in words: `layer 3, choice 1, width 0.8`."""
+    return _name_row(_make_key(layer, option))
+
+
 def _name_row(key: Key) -> str:
     """Return a row in words: `layer 3, choice 1, width 0.8`."""
     if key == FIXED:
@@ -150,8 +183,12 @@ def _read_text(path: Path, template: str) -> str:
         raise RunError(f"{path}:{line} is not text in UTF-8; save the file as CSV in UTF-8") from None
 
 
-def _read_rows(path: Path, text: str, devices: list[str], template: str, *, needs_width: bool) -> Iterator[_Row]:
-    """Yield the rows below the header, and add the device that a comment names to `devices`."""
+def _read_rows(path: Path, text: str, devices: list[str], template: str, needed: Sequence[str]) -> Iterator[_Row]:
+    """Yield the rows below the header, and add the device that a comment names to `devices`.
+
+    Args:
+        needed: the columns that must be there; the last one has the costs.
+    """
     columns: list[str] | None = None
     for number, line in enumerate(io.StringIO(text, newline=None), 1):
         where = f"{path}:{number}"
@@ -161,7 +198,7 @@ def _read_rows(path: Path, text: str, devices: list[str], template: str, *, need
         elif not any(cells):
             continue
         elif columns is None:
-            columns = _read_header(where, cells, template, needs_width=needs_width)
+            columns = _read_header(where, cells, template, needed)
         elif len(cells) != len(columns):
             raise RunError(f"{where} has {len(cells)} cells, but the header has {len(columns)} columns")
         else:
@@ -195,10 +232,10 @@ def _read_comment(where: str, comment: str, devices: list[str]) -> None:
     devices.append(device)
 
 
-def _read_header(where: str, cells: Sequence[str], template: str, *, needs_width: bool) -> list[str]:
+def _read_header(where: str, cells: Sequence[str], template: str, needed: Sequence[str]) -> list[str]:
     """Return the names of the columns."""
     columns, given = [cell.lower() for cell in cells], quote_value(", ".join(cells))
-    needed = [*KEY_COLUMNS[: 3 if needs_width else 2], TIME_COLUMN]
+    known = [*KEY_COLUMNS, *OP_COLUMNS, needed[-1]]
     missing = [column for column in needed if column not in columns]
     if missing:
         raise RunError(
@@ -206,8 +243,8 @@ def _read_header(where: str, cells: Sequence[str], template: str, *, needs_width
             f" separated by commas, as {template} writes it"
         )
     for column in columns:
-        if column not in COLUMNS:
-            raise RunError(f"{where} has a column {quote_value(column)}; the columns are {', '.join(COLUMNS)}")
+        if column not in known:
+            raise RunError(f"{where} has a column {quote_value(column)}; the columns are {', '.join(known)}")
         if columns.count(column) > 1:
             raise RunError(f"{where} has the column {column} twice; write it once")
     return columns
@@ -261,21 +298,26 @@ def _as_whole(cell: str) -> str:
     return str(int(match[1])) if match else cell
 
 
-def _read_time(where: str, cell: str) -> int:
-    """Return microseconds."""
-    milliseconds = Decimal(cell) if MILLISECONDS.fullmatch(cell) else None
-    if milliseconds is None or milliseconds > MAX_MILLISECONDS:
+def _read_cost(where: str, cells: Mapping[str, str], kind: CostKind) -> int:
+    """Return a cost in the units of its table, such as microseconds."""
+    column, maximum = name_cost_column(kind), (MAX_DURATION if kind is LATENCY else MAX_OWN_COST) // kind.scale
+    cell = cells[column]
+    number = Decimal(cell) if NUMBER.fullmatch(cell) else None
+    if number is None or number > maximum:
         given = f"is {quote_value(cell)}" if cell else "is empty"
-        raise RunError(f"{where}: {TIME_COLUMN} {given}; it must be a number from 0 to {MAX_MILLISECONDS:,}")
-    return round(milliseconds * 1000)
+        raise RunError(f"{where}: {column} {given}; it must be a number from 0 to {maximum:,}")
+    return round(number * kind.scale)
 
 
-def _make_table(space: SearchSpace, times: Mapping[Key, int]) -> CostTable:
-    """Return the table of latencies, with the resolution of a measured one."""
+def _make_table(space: SearchSpace, kind: CostKind, costs: Mapping[Key, int]) -> CostTable:
+    """Return the table of costs; latencies have the resolution of measured ones."""
     rows = [
-        [times[_make_key(layer, option)] for option in options]
+        [costs[_make_key(layer, option)] for option in options]
         for layer, options in zip(space.layers, space.options.by_layer, strict=True)
     ]
-    step = choose_latency_step(CostTable("latency", times[FIXED], rows, space.options).mean)
+    table = CostTable(kind, costs[FIXED], rows, space.options)
+    if kind is not LATENCY:
+        return table
+    step = choose_latency_step(table.mean)
     rounded = [[max(step, round(time / step) * step) if time else 0 for time in row] for row in rows]
-    return CostTable("latency", times[FIXED], rounded, space.options)
+    return CostTable(kind, costs[FIXED], rounded, space.options)
