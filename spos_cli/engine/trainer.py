@@ -425,11 +425,16 @@ class Trainer:
                 not all processes see the same one.
             CheckpointError: no checkpoint is whole, or it is not one of this training.
         """
-        problem = self.checkpoints.set_damaged_aside() if self.processes.is_main else None
+        problem, content = None, None
+        if self.processes.is_main:
+            try:
+                content = self.checkpoints.load_newest()
+            except CheckpointError as error:
+                problem = error
         if self.processes.any(problem is not None):
             raise problem or CheckpointError(f"no checkpoint in {self.folder} is whole")
         if self.checkpoints.last.exists():
-            self.load(self.checkpoints.last)
+            self.load(self.checkpoints.last, content)
         elif self.extend:
             raise RunError(f"there is no checkpoint in {self.folder} to extend; leave out --extend")
         steps = self.processes.gather(torch.tensor([self.step], device=self.processes.device)).flatten().tolist()
@@ -452,14 +457,17 @@ class Trainer:
         for line in self.resumption.describe(self.step, self.plan.steps) if self.processes.is_main else ():
             console.print(line, soft_wrap=True, markup=False)
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path, content: dict[str, Any] | None = None) -> None:
         """Load the state in a checkpoint.
+
+        Args:
+            content: of the checkpoint, if it was read before.
 
         Raises:
             RunError: it is of a run with other settings or images.
             CheckpointError: it is damaged, or not one of this training.
         """
-        content = checkpoint.load(path)
+        content = content or checkpoint.load(path)
         self.resumption = compare(
             self.identity, content, path, layout=self.layout, schedule=self.plan.schedule, extend=self.extend
         )
