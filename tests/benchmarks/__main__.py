@@ -25,6 +25,7 @@ from rich.table import Table
 
 from tests.benchmarks import (
     candidates,
+    feeding,
     growth,
     inputs,
     neighbour,
@@ -61,6 +62,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Result]]] = {
     "journal": lambda full: growth.journals(),
     "space": growth.spaces,
     "loader": growth.loaders,
+    "feeding": feeding.lines,
 }
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from spos_cli.data.folder_set import FolderSet
 from spos_cli.engine import checkpoint
 from spos_cli.models.supernet import Supernet
 from spos_cli.run.command import Run
 from spos_cli.run.training import make_sampler
-from tests.benchmarks import neighbour, plain, small_images, startup, whole_space
+from tests.benchmarks import feeding, neighbour, photographs, plain, small_images, startup, whole_space
 from tests.benchmarks.__main__ import GROUPS, parse_arguments
 
 
@@ -94,6 +95,14 @@ def test_rows_of_a_whole_space() -> None:
     row = whole_space.compare_scoring(sample=2, turns=1, number=27)
     assert row.what == "scoring a space of 6,561 architectures, 2 of them one by one (extrapolated)"
     assert row.against.startswith("one by one")
+
+
+def test_rows_of_the_simulated_gpus(tmp_path: Path) -> None:
+    photographs.write(tmp_path, 8)
+    row = feeding.simulate(FolderSet(tmp_path), "JPEG", 8, steps=2, turns=1)
+    assert row.what == "simulated: one of 8 GPUs is busy, step of 60 ms, from JPEG"
+    assert row.size == "8 workers a GPU"
+    assert 0 < row.value <= 100
 
 
 @pytest.mark.slow
