@@ -21,7 +21,7 @@ from spos_cli.engine.checkpoint_folder import CheckpointFolder
 from spos_cli.engine.compilation import compile_blocks
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.history import CHANGED, ENDED_EARLY
-from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
+from spos_cli.engine.interrupt import Interrupted, StopRequest, StopVote, stop_on_signals
 from spos_cli.engine.losses import compute_loss, compute_teacher_loss
 from spos_cli.engine.metrics_log import MetricsLog, MetricsWindow
 from spos_cli.engine.mirrors import MirrorName
@@ -159,6 +159,7 @@ class Trainer:
         """Train until the training is finished, or stopped by a signal."""
         plan, quiet = self.plan, not self.processes.is_main
         with (
+            contextlib.closing(StopVote(self.processes)) as vote,
             track(self.name, plan.steps, "steps", done=self.step, quiet=quiet, dashboard=True) as task,
             record_time(self.folder, self.processes, lambda: self.step, "steps"),
         ):
@@ -172,7 +173,8 @@ class Trainer:
                 # Decide what follows this step. All processes decide the same.
                 is_last = self.step == plan.steps
                 is_logged = is_last or self.step % plan.log_every == 0
-                is_stopped = self.processes.any(request.is_set)
+                is_evaluated = self.validation is not None and self.validation.is_due(self.step, plan.steps)
+                is_stopped = vote.ask(request, now=is_last or is_evaluated)
                 is_saved = is_last or is_stopped or self.saving_is_due()
 
                 # Stop at a loss that is not finite, before it reaches the metrics or a checkpoint.
@@ -192,7 +194,7 @@ class Trainer:
                     raise Interrupted(request.number or signal.SIGTERM)
 
                 # Evaluate on the validation set. That may end the training.
-                if self.validation and self.validation.is_due(self.step, plan.steps):
+                if self.validation and is_evaluated:
                     task.phase = "validating"
                     self.log_evaluation(self.validation)
                     task.phase, task.rows = "", self.metrics.history.rows
