@@ -155,7 +155,7 @@ def make_space(layers: int, choices: int) -> SearchSpace:
 
 
 def measure_space(layers: int, choices: int) -> tuple[Cost, Cost, Cost]:
-    """Measure counting on the meta device, the distribution of costs, and drawing; call it in a new process.
+    """Measure counting, the distribution of costs, and drawing; call it in a new process.
 
     Paths are drawn in five turns of `DRAWS`, from the four bins around the middle of the space's costs. The random
     generator of each draw is included.
@@ -182,7 +182,7 @@ def spaces(full: bool) -> Iterator[Row]:
                 continue
             size = f"{layers} layers, {choices} choices"
             counting, distribution, draws = run_in_child(measure_space, layers, choices)
-            yield Row("space: cost tables, meta device", size, counting.median, "s", counting.above_rest)
+            yield Row("space: cost tables", size, counting.median, "s", counting.above_rest)
             yield Row("space: distribution of costs", size, distribution.median, "s", distribution.above_rest)
             target = DRAW_TARGET if (layers, choices) == (LAYERS[0], CHOICES[0]) else ""
             yield Row("space: path in a FLOPs bin", size, draws.median / DRAWS * 1e6, "us", None, target, draws.spread)
