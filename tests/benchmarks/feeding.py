@@ -20,6 +20,7 @@ from spos_cli.data.folder_set import FolderSet
 from spos_cli.data.image_set import ImageSet
 from spos_cli.data.loaders import BadImages, training_batches
 from spos_cli.data.transforms import Augmentation, TrainTransform
+from spos_cli.files.quoting import plural
 from tests.benchmarks import photographs
 from tests.benchmarks.comparison import measure_spread
 from tests.benchmarks.measure import Row
@@ -57,7 +58,7 @@ def simulate(images: ImageSet, source: str, workers: int, steps: int = STEPS, tu
     shares = [100 * measure_busy_share(images, workers, steps) for _ in range(turns)]
     return Row(
         f"simulated: one of {GPUS} GPUs is busy, step of {STEP_SECONDS * 1000:.0f} ms, from {source}",
-        f"{workers} worker{'s' * (workers > 1)} a GPU",
+        f"{plural(workers, 'worker')} a GPU",
         statistics.median(shares),
         "%",
         target=f"{TARGET:.0%}",

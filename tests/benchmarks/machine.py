@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from spos_cli.engine.distributed import count_usable_cores
+from spos_cli.files.quoting import plural
 
 STEAL = 7  # Position of the stolen time in the first line of /proc/stat, see proc(5).
 
@@ -34,8 +35,8 @@ class Machine:
 
     def __str__(self) -> str:
         return (
-            f"{self.processor}, {self.cores} cores, {self.instructions}; PyTorch {self.torch} with {self.threads}"
-            f" threads, Python {self.python}"
+            f"{self.processor}, {plural(self.cores, 'core')}, {self.instructions}; PyTorch {self.torch} with"
+            f" {plural(self.threads, 'thread')}, Python {self.python}"
         )
 
 

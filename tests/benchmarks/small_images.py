@@ -19,6 +19,7 @@ from spos_cli.config.schema import Config
 from spos_cli.data.transforms import preprocess
 from spos_cli.engine.distributed import Processes, choose_threads
 from spos_cli.engine.trainer import Batch, Trainer
+from spos_cli.files.quoting import plural
 from spos_cli.models.skeleton import build_initialized
 from spos_cli.models.supernet import Supernet
 from spos_cli.run.command import Run
@@ -141,7 +142,7 @@ def compare_steps(name: str, steps: int, turns: int = TURNS) -> Comparison:
     torch.set_num_threads(threads)
     try:
         baseline, ours = make_supernets(config)
-        what = f"step of {name}, {space.image_size} px, batch {batch}, {threads} thread{'s' * (threads > 1)}"
+        what = f"step of {name}, {space.image_size} px, batch {batch}, {plural(threads, 'thread')}"
         sides = make_plain_steps(config, baseline, paths), make_our_steps(config, ours, paths)
         return compare(what, "images/s", steps * batch, *sides, turns, "plain PyTorch loop")
     finally:

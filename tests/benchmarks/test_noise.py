@@ -48,7 +48,7 @@ def test_the_tables_have_the_machine_and_no_noisy_ratio() -> None:
     row = Row("a noisy start", "small", 0.123, "s", spread=1.0)
     show([quiet, noisy, row], machine, "load average 0.1", Console(width=200, file=text))
     head, *lines = text.getvalue().splitlines()
-    for part in (machine.processor, f"{machine.cores} cores", machine.instructions, machine.torch, "threads"):
+    for part in (machine.processor, f"{machine.cores} core", machine.instructions, machine.torch, "thread"):
         assert part in head
     assert "load average" in lines[0]
     (line,) = (line for line in lines if "a quiet row" in line)
