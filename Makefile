@@ -56,7 +56,7 @@ docs: setup ## write the tables of settings in configs/README.md and the code ma
 soak: setup ## train, search and retrain under random faults, about 10 minutes; FAULTS=9 for fewer
 	.venv/bin/python -m tests.soak --faults $(FAULTS)
 
-bench: setup ## compare the speed with that of the official procedure, about 5 minutes
+bench: setup ## compare the speed with that of the official procedure and of plain PyTorch, about 20 minutes
 	.venv/bin/python -m tests.benchmarks
 
 bench-full: setup ## the same with more batch sizes and float32 candidates, which takes longer

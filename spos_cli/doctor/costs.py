@@ -13,7 +13,7 @@ from spos_cli.doctor.setup import Setup
 from spos_cli.doctor.wording import percent
 from spos_cli.errors import LimitError, RunError
 from spos_cli.files.quoting import plural
-from spos_cli.models.counting import count
+from spos_cli.models.counting import count, count_flops_at
 from spos_cli.official import golden
 from spos_cli.run.latency_table import read_latency
 from spos_cli.run.own_costs import read_own_tables
@@ -41,10 +41,14 @@ def check(setup: Setup) -> Findings:
 
 
 def check_official_costs() -> Finding:
-    """Check that FLOPs and parameters of the official space are counted as in the official code."""
-    costs = count(OFFICIAL_SPACE)
+    """Check that FLOPs and parameters of the official space are counted as in the official code, and by PyTorch."""
+    costs, size = count(OFFICIAL_SPACE), OFFICIAL_SPACE.image_size
     counts = {
         "FLOPs of the official architecture": (costs.flops.of(golden.WINNER), golden.WINNER_FLOPS),
+        "the same as PyTorch counts them": (
+            count_flops_at(OFFICIAL_SPACE, golden.WINNER, size, size),
+            golden.WINNER_FLOPS,
+        ),
         "its parameters": (costs.params.of(golden.WINNER), golden.WINNER_PARAMS),
         "fewest FLOPs of the official space": (costs.flops.minimum, golden.MIN_FLOPS),
         "most FLOPs of the official space": (costs.flops.maximum, golden.MAX_FLOPS),

@@ -63,27 +63,29 @@ class CheckpointFolder:
         except OSError:
             write_atomically(self.path / name, path.read_bytes())
 
-    def set_damaged_aside(self) -> CheckpointError | None:
-        """Move damaged checkpoints to `damaged/` until the newest one is whole, and make that one `last.pt`.
+    def load_newest(self) -> dict[str, Any] | None:
+        """Return the content of the newest whole checkpoint, and make that one `last.pt`; None if there are none.
 
-        Returns:
-            The error to raise if there were checkpoints and all of them are damaged.
+        Damaged ones are moved to `damaged/`.
+
+        Raises:
+            CheckpointError: there are checkpoints, and all of them are damaged.
         """
         newest_first = (self.last, *sorted(self.path.glob("step-*.pt"), reverse=True))
         existing = [path for path in newest_first if path.exists()]
         for path in existing:
             try:
-                checkpoint.load(path)
+                content = checkpoint.load(path)
             except CheckpointError as error:
                 warn(f"{error}; it is kept as {self._move_to_damaged(path)}")
                 continue
             if path != self.last:
                 warn(f"resuming from {path}")
                 self._add_name(path, self.last.name)
-            return None
+            return content
         if not existing:
             return None
-        return CheckpointError(
+        raise CheckpointError(
             f"no checkpoint in {self.path} is whole (they are kept in damaged/); use --fresh to start over"
         )
 

@@ -84,6 +84,19 @@ class Processes:
         dist.all_reduce(value, dist.ReduceOp.MAX)
         return bool(value)
 
+    def begin_any(self, flag: bool) -> Callable[[], bool]:
+        """Begin `any`, and return what waits for its result. Meanwhile this process can work, also with the others."""
+        if self.world_size == 1:
+            return lambda: flag
+        value = torch.tensor([int(flag)])
+        exchange = dist.all_reduce(value, dist.ReduceOp.MAX, async_op=True)
+
+        def wait() -> bool:
+            exchange.wait()
+            return bool(value)
+
+        return wait
+
     def gather(self, values: Tensor) -> Tensor:
         """Gather `(n,)` of each process to `(world_size, n)`, in the order of the ranks."""
         if self.world_size == 1:

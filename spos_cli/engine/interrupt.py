@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spos_cli.engine.distributed import Processes
 
 
 class Interrupted(Exception):
@@ -32,6 +36,40 @@ class StopRequest:
         if self.number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = number
+
+
+class StopVote:
+    """Asks all processes after each step whether one of them has to stop, so that all stop after the same step.
+
+    The answer to a question is read after the next step. By then it is there, so no process waits for a slower one, and
+    a GPU is never short of work because of it. With one process, the answer is there at once.
+    """
+
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+        self.wait: Callable[[], bool] | None = None  # for the answer to the question before
+
+    def ask(self, request: StopRequest, *, now: bool) -> bool:
+        """Return whether to stop, the same in all processes.
+
+        Args:
+            now: wait for the present answer, too; where processes wait for each other anyway, or end. All processes
+                must agree on it.
+        """
+        before = False if self.wait is None else self.wait()
+        wait = self.processes.begin_any(request.is_set)
+        if now or self.processes.world_size == 1:
+            self.wait = None
+            return wait() or before
+        self.wait = wait
+        return before
+
+    def close(self) -> None:
+        """Wait for an answer that nobody has read, as after an error: a process must not leave gloo before it comes."""
+        if self.wait is not None:
+            with contextlib.suppress(RuntimeError):  # Another process has ended, so there is no answer.
+                self.wait()
+            self.wait = None
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from spos_cli.engine.checkpoint_folder import CheckpointFolder
 from spos_cli.engine.compilation import compile_blocks
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.history import CHANGED, ENDED_EARLY
-from spos_cli.engine.interrupt import Interrupted, StopRequest, stop_on_signals
+from spos_cli.engine.interrupt import Interrupted, StopRequest, StopVote, stop_on_signals
 from spos_cli.engine.losses import compute_loss, compute_teacher_loss
 from spos_cli.engine.metrics_log import MetricsLog, MetricsWindow
 from spos_cli.engine.mirrors import MirrorName
@@ -159,6 +159,7 @@ class Trainer:
         """Train until the training is finished, or stopped by a signal."""
         plan, quiet = self.plan, not self.processes.is_main
         with (
+            contextlib.closing(StopVote(self.processes)) as vote,
             track(self.name, plan.steps, "steps", done=self.step, quiet=quiet, dashboard=True) as task,
             record_time(self.folder, self.processes, lambda: self.step, "steps"),
         ):
@@ -172,7 +173,8 @@ class Trainer:
                 # Decide what follows this step. All processes decide the same.
                 is_last = self.step == plan.steps
                 is_logged = is_last or self.step % plan.log_every == 0
-                is_stopped = self.processes.any(request.is_set)
+                is_evaluated = self.validation is not None and self.validation.is_due(self.step, plan.steps)
+                is_stopped = vote.ask(request, now=is_last or is_evaluated)
                 is_saved = is_last or is_stopped or self.saving_is_due()
 
                 # Stop at a loss that is not finite, before it reaches the metrics or a checkpoint.
@@ -192,7 +194,7 @@ class Trainer:
                     raise Interrupted(request.number or signal.SIGTERM)
 
                 # Evaluate on the validation set. That may end the training.
-                if self.validation and self.validation.is_due(self.step, plan.steps):
+                if self.validation and is_evaluated:
                     task.phase = "validating"
                     self.log_evaluation(self.validation)
                     task.phase, task.rows = "", self.metrics.history.rows
@@ -425,11 +427,16 @@ class Trainer:
                 not all processes see the same one.
             CheckpointError: no checkpoint is whole, or it is not one of this training.
         """
-        problem = self.checkpoints.set_damaged_aside() if self.processes.is_main else None
+        problem, content = None, None
+        if self.processes.is_main:
+            try:
+                content = self.checkpoints.load_newest()
+            except CheckpointError as error:
+                problem = error
         if self.processes.any(problem is not None):
             raise problem or CheckpointError(f"no checkpoint in {self.folder} is whole")
         if self.checkpoints.last.exists():
-            self.load(self.checkpoints.last)
+            self.load(self.checkpoints.last, content)
         elif self.extend:
             raise RunError(f"there is no checkpoint in {self.folder} to extend; leave out --extend")
         steps = self.processes.gather(torch.tensor([self.step], device=self.processes.device)).flatten().tolist()
@@ -452,14 +459,17 @@ class Trainer:
         for line in self.resumption.describe(self.step, self.plan.steps) if self.processes.is_main else ():
             console.print(line, soft_wrap=True, markup=False)
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path, content: dict[str, Any] | None = None) -> None:
         """Load the state in a checkpoint.
+
+        Args:
+            content: of the checkpoint, if it was read before.
 
         Raises:
             RunError: it is of a run with other settings or images.
             CheckpointError: it is damaged, or not one of this training.
         """
-        content = checkpoint.load(path)
+        content = content or checkpoint.load(path)
         self.resumption = compare(
             self.identity, content, path, layout=self.layout, schedule=self.plan.schedule, extend=self.extend
         )

@@ -1,8 +1,8 @@
-"""Count FLOPs and parameters: PyTorch counts each block, built on the meta device."""
+"""Count FLOPs and parameters: by shapes, and of a user's own blocks as PyTorch counts them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ from spos_cli.models.blocks import build_block
 from spos_cli.models.layers import BatchNorm
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.block_costs import Part, list_fixed_parts, list_parts
 from spos_cli.space.choices import Choice
 from spos_cli.space.cost import CostTable
 from spos_cli.space.cost_kinds import FLOPS, PARAMS
@@ -54,36 +55,51 @@ class Costs:
 
 
 def count(space: SearchSpace) -> Costs:
-    """Count the costs of a space: each distinct block once, and a whole network for the fixed rest.
+    """Count the costs of a space: by the shapes of its parts, and a user's own blocks as PyTorch counts them.
 
     Raises:
         ConfigError: a user's own block cannot be built, fails, or has a wrong output.
     """
     counted: dict[tuple[Choice, int, tuple[int, ...]], tuple[int, int]] = {}  # (FLOPs, parameters) of a block
     rows: list[list[tuple[int, int]]] = []  # by layer and option
-    with torch.device("meta"):
-        for layer, options in zip(space.layers, space.options.by_layer, strict=True):
-            rows.append([])
-            for option in options:
-                choice = layer.choices[option.choice]
-                key = choice, option.width, layer.signature
-                if key not in counted:
-                    block = build_block(choice, layer, affine=True, width=option.width).eval()
-                    if not choice.is_own:  # A user's block is run as it is, so that its mistakes show.
-                        skip_batchnorm(block)
-                    features = torch.empty(1, layer.op_in_channels, layer.in_size, layer.in_size)
-                    forward = check_outputs(choice, layer, block)
-                    counted[key] = count_multiply_adds(forward, features), count_parameters(block)
-                rows[-1].append(counted[key])
-
-        network = skip_batchnorm(Network(space, space.options.architecture([0] * space.num_layers)).eval())
-        image = torch.empty(1, space.in_channels, space.image_size, space.image_size)
-        totals = count_multiply_adds(network, image), count_parameters(network)
+    for layer, options in zip(space.layers, space.options.by_layer, strict=True):
+        rows.append([])
+        for option in options:
+            choice = layer.choices[option.choice]
+            key = choice, option.width, layer.signature
+            if key not in counted:
+                counted[key] = (
+                    count_built_block(choice, layer)
+                    if choice.is_own
+                    else _add_up(list_parts(layer, choice, option.width))
+                )
+            rows[-1].append(counted[key])
     tables = {}
-    for index, (kind, total) in enumerate(zip((FLOPS, PARAMS), totals, strict=True)):
-        costs = [[pair[index] for pair in row] for row in rows]
-        tables[kind.name] = CostTable(kind, total - sum(row[0] for row in costs), costs, space.options)
+    for index, (kind, fixed) in enumerate(zip((FLOPS, PARAMS), _add_up(list_fixed_parts(space)), strict=True)):
+        tables[kind.name] = CostTable(kind, fixed, [[pair[index] for pair in row] for row in rows], space.options)
     return Costs(tables)
+
+
+def _add_up(parts: Sequence[Part]) -> tuple[int, int]:
+    """Return the multiply-adds and the parameters of some parts together."""
+    return sum(part.multiply_adds for part in parts), sum(part.params for part in parts)
+
+
+def count_built_block(choice: Choice, layer: Layer, width: int = 0) -> tuple[int, int]:
+    """Build a block on the meta device, and return the multiply-adds that PyTorch counts, and its parameters.
+
+    Args:
+        width: multiplier of the hidden channels, in thousandths; 0 for all of them.
+
+    Raises:
+        ConfigError: a user's own block cannot be built, fails, or has a wrong output.
+    """
+    with torch.device("meta"):
+        block = build_block(choice, layer, affine=True, width=width).eval()
+        if not choice.is_own:  # A user's block is run as it is, so that its mistakes show.
+            skip_batchnorm(block)
+        features = torch.empty(1, layer.op_in_channels, layer.in_size, layer.in_size)
+        return count_multiply_adds(check_outputs(choice, layer, block), features), count_parameters(block)
 
 
 def skip_batchnorm(module: ModuleT) -> ModuleT:

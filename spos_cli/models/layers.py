@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spos_cli.models.depthwise import StripDepthwise, is_faster_in_strips
+from spos_cli.space.block_costs import count_squeezed
 
 AnyBatchNorm = nn.modules.batchnorm._BatchNorm  # A user's block may normalise one, two or three dimensions.
 # Channel selection: original indices `(C,)` int64, the first n, or None for all.
@@ -197,12 +198,8 @@ class SqueezeExcitation(nn.Module):
             nn.init.zeros_(convolution.bias)
 
     def count_squeezed(self, channels: int) -> int:
-        """Return S of so many channels: multiples of 8, and not below nine tenths of the ratio."""
-        if self.squeezed:
-            return self.squeezed
-        exact = int(channels * self.ratio)
-        rounded = max(8, int(exact + 4) // 8 * 8)
-        return rounded if rounded >= 0.9 * exact else rounded + 8
+        """Return S of so many channels."""
+        return self.squeezed or count_squeezed(channels, self.ratio)
 
     def select_weights(self, channels: ChannelSelection) -> GateWeights:
         """Return the tensors for the selected channels."""

@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.files import pickles
 from spos_cli.files.quoting import quote_value
-from spos_cli.models.counting import count_multiply_adds
-from spos_cli.models.network import Network
+from spos_cli.space.block_costs import list_fixed_parts
 from spos_cli.space.choices import OPS, SHUFFLE_OPS, Choice
 from spos_cli.space.cost import CostTable
 from spos_cli.space.search_space import SearchSpace
@@ -33,9 +30,7 @@ def make_table(space: SearchSpace, flops: CostTable) -> Table:
     Raises:
         ConfigError: the space has an op that the official code does not have.
     """
-    with torch.device("meta"):
-        stem = Network(space, space.options.architecture([0] * space.num_layers)).first_conv.eval()
-        conv1 = count_multiply_adds(stem, torch.empty(1, space.in_channels, space.image_size, space.image_size))
+    conv1 = list_fixed_parts(space)[0].multiply_adds
     size, last = space.image_size, space.layers[-1]
     table: Table = {
         "conv1": {(space.in_channels, space.stem_channels, size, size, space.stem_stride): conv1},

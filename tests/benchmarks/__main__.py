@@ -1,18 +1,18 @@
-"""`make bench` and `make bench-full`: speed against the official procedure, and how cost grows.
+"""`make bench` and `make bench-full`: speed against the official procedure or plain PyTorch, and how cost grows.
 
-    python -m tests.benchmarks                  all lines, about 5 minutes on two cores
+    python -m tests.benchmarks                  all lines, about 20 minutes on two cores
     python -m tests.benchmarks --full           more batch sizes and the largest space
     python -m tests.benchmarks --only training  one group of lines; --help lists the groups
 
 Each comparison does a piece of work in two ways, in turns; the ratio is that of the medians. The baseline is
-`official.py`, with the same model, images and threads. Machines are noisy, so look at the range too. Writes bench.json.
+`official.py`, with the same model, images and threads, unless the row names another one. Machines are noisy: a row
+whose spread (interquartile range over median) is above 20 % has no result. Writes bench.json, with all values.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -20,12 +20,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import candidates, growth, inputs, paths, processes, roofline, startup, training
-from tests.benchmarks.comparison import Comparison
+from tests.benchmarks import (
+    candidates,
+    feeding,
+    growth,
+    inputs,
+    neighbour,
+    paths,
+    processes,
+    roofline,
+    small_images,
+    startup,
+    training,
+    whole_space,
+)
+from tests.benchmarks.comparison import MAX_SPREAD, Comparison
+from tests.benchmarks.machine import Load, Machine, describe_machine, describe_noise
 from tests.benchmarks.measure import Row
 from tests.benchmarks.roofline import Roofline
 
@@ -36,16 +49,20 @@ OUTPUT = Path("bench.json")
 # comparison, write a function `lines(full)` in a module of its own and name it here.
 GROUPS: dict[str, Callable[[bool], Iterator[Result]]] = {
     "training": training.lines,
+    "small-images": small_images.lines,
     "roofline": lambda full: iter([roofline.measure_roofline(training.BATCH)]),
     "candidates": candidates.lines,
+    "whole-space": whole_space.lines,
+    "neighbour": neighbour.lines,
     "processes": processes.lines,
     "paths": lambda full: iter([paths.compare_draws()]),
     "inputs": inputs.lines,
-    "startup": lambda full: iter([startup.compare_help()]),
+    "startup": startup.lines,
     "batches": training.growth,
     "journal": lambda full: growth.journals(),
     "space": growth.spaces,
     "loader": growth.loaders,
+    "feeding": feeding.lines,
 }
 
 
@@ -72,23 +89,23 @@ def run(names: list[str], full: bool, console: Console) -> list[Result]:
 def format_result(result: Result) -> str:
     """Format a result as a line."""
     if isinstance(result, Comparison):
-        return f"{result.what}: {result.ratio:.2f}x"
+        return f"{result.what}, against {result.against}: {result.verdict}"
     if isinstance(result, Roofline):
-        return f"roofline: {result.fraction:.0%} of the bound"
-    return f"{result.what}, {result.size}: {result.value:.4g} {result.unit}"
+        return f"roofline: {result.verdict}"
+    return f"{result.what}, {result.size}: {result.verdict}"
 
 
 def make_comparison_table(results: list[Comparison]) -> Table:
     """Make the table of both sides, as medians and ranges."""
-    table = Table(title=f"medians (least to most); {torch.get_num_threads()} threads, PyTorch {torch.__version__}")
-    for title in ("what", "unit", "official procedure", "spos", "ratio"):
+    table = Table(title=f"medians (least to most); a spread above {MAX_SPREAD:.0%} is too noisy for a ratio")
+    for title in ("what", "unit", "against", "baseline", "spos", "spread", "ratio"):
         table.add_column(title)
     for result in results:
         sides = (
             f"{statistics.median(side):.4g} ({min(side):.4g} to {max(side):.4g})"
             for side in (result.baseline, result.ours)
         )
-        table.add_row(result.what, result.unit, *sides, f"{result.ratio:.2f}x")
+        table.add_row(result.what, result.unit, result.against, *sides, f"{result.spread:.0%}", result.verdict)
     return table
 
 
@@ -104,23 +121,25 @@ def make_roofline_table(result: Roofline) -> Table:
         "arithmetic, bf16", f"{machine.gemm_bf16 / 1e9:.0f} GFLOP/s", operations, f"{result.by_compute_bf16:.1f}"
     )
     table.add_row("memory, eager fp32", f"{machine.copy / 1e9:.1f} GB/s", traffic, f"{result.by_memory:.1f}")
-    table.add_row(f"reached: {result.fraction:.0%} of the lower fp32 bound", "", "", f"{result.reached:.1f}")
+    table.add_row(f"reached: {result.verdict}", f"spread {result.spread:.0%}", "", f"{result.reached:.1f}")
     return table
 
 
 def make_growth_table(rows: list[Row]) -> Table:
     """Make the table of growing costs; memory is what the work needs above Python and PyTorch at rest."""
     table = Table(title="how cost grows")
-    for title in ("what", "size", "median", "peak memory", "target"):
+    for title in ("what", "size", "median", "spread", "peak memory", "target"):
         table.add_column(title)
     for row in rows:
         memory = "" if row.memory is None else f"{row.memory:,.0f} MB"
-        table.add_row(row.what, row.size, f"{row.value:.4g} {row.unit}", memory, row.target)
+        table.add_row(row.what, row.size, row.verdict, f"{row.spread:.0%}", memory, row.target)
     return table
 
 
-def show(results: list[Result], console: Console) -> None:
-    """Print all tables."""
+def show(results: list[Result], machine: Machine, noise: str, console: Console) -> None:
+    """Print the machine, how noisy it was, and all tables."""
+    for line in (str(machine), noise):
+        console.print(line, highlight=False, soft_wrap=True)
     comparisons = [result for result in results if isinstance(result, Comparison)]
     rows = [result for result in results if isinstance(result, Row)]
     if comparisons:
@@ -132,17 +151,15 @@ def show(results: list[Result], console: Console) -> None:
         console.print(make_growth_table(rows))
 
 
-def to_dict(results: list[Result]) -> dict[str, Any]:
+def to_dict(results: list[Result], machine: Machine, noise: str) -> dict[str, Any]:
     """Return the content of bench.json; rates are units per second, memory is in MB."""
     bounds = ("by_compute", "by_compute_bf16", "by_memory", "fraction")
     return {
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-        "comparisons": [{**asdict(r), "ratio": r.ratio} for r in results if isinstance(r, Comparison)],
+        "machine": asdict(machine),
+        "noise": noise,
+        "comparisons": [
+            {**asdict(r), "ratio": r.ratio, "spread": r.spread} for r in results if isinstance(r, Comparison)
+        ],
         "roofline": [
             {**asdict(r), **{name: getattr(r, name) for name in bounds}} for r in results if isinstance(r, Roofline)
         ],
@@ -154,9 +171,12 @@ def main() -> None:
     """Run the groups that the command line names."""
     options, screen = parse_arguments(), Console()
     console = screen if screen.is_terminal else Console(width=140)
+    machine, before = describe_machine(), Load.read()
+    console.print(f"{machine}; load average {before.average:.1f}", highlight=False, soft_wrap=True)
     results = run(options.only or list(GROUPS), options.full, console)
-    show(results, console)
-    OUTPUT.write_text(json.dumps(to_dict(results), indent=1) + "\n")
+    noise = describe_noise(before, Load.read())
+    show(results, machine, noise, console)
+    OUTPUT.write_text(json.dumps(to_dict(results, machine, noise), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from spos_cli.space.limits import Limit
 from spos_cli.space.sampling import CostBinSampler
 from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace, Stage
 from tests.benchmarks import photographs
+from tests.benchmarks.comparison import measure_spread
 from tests.benchmarks.measure import Cost, Row, measure_cost, run_in_child
 
 CANDIDATES = (100, 1_000, 10_000)
@@ -136,7 +137,7 @@ def journals() -> Iterator[Row]:
             target = JOURNAL_TARGET if candidates == max(CANDIDATES) else ""
             for what in JOURNAL_WORK:
                 cost = run_in_child(measure_journal, what, path, candidates)
-                yield Row(f"journal: {what}", f"{candidates:,}", cost.median, "s", cost.above_rest, target)
+                yield Row(f"journal: {what}", f"{candidates:,}", cost.median, "s", cost.above_rest, target, cost.spread)
 
 
 # The space
@@ -154,7 +155,7 @@ def make_space(layers: int, choices: int) -> SearchSpace:
 
 
 def measure_space(layers: int, choices: int) -> tuple[Cost, Cost, Cost]:
-    """Measure counting on the meta device, the distribution of costs, and drawing; call it in a new process.
+    """Measure counting, the distribution of costs, and drawing; call it in a new process.
 
     Paths are drawn in five turns of `DRAWS`, from the four bins around the middle of the space's costs. The random
     generator of each draw is included.
@@ -181,10 +182,10 @@ def spaces(full: bool) -> Iterator[Row]:
                 continue
             size = f"{layers} layers, {choices} choices"
             counting, distribution, draws = run_in_child(measure_space, layers, choices)
-            yield Row("space: cost tables, meta device", size, counting.median, "s", counting.above_rest)
+            yield Row("space: cost tables", size, counting.median, "s", counting.above_rest)
             yield Row("space: distribution of costs", size, distribution.median, "s", distribution.above_rest)
             target = DRAW_TARGET if (layers, choices) == (LAYERS[0], CHOICES[0]) else ""
-            yield Row("space: path in a FLOPs bin", size, draws.median / DRAWS * 1e6, "us", None, target)
+            yield Row("space: path in a FLOPs bin", size, draws.median / DRAWS * 1e6, "us", None, target, draws.spread)
 
 
 # The loader
@@ -214,4 +215,5 @@ def loaders(full: bool) -> Iterator[Row]:
                 begin = time.perf_counter()
                 seen = sum(len(loaded[-1]) for loaded in batches)
                 rates.append(seen / (time.perf_counter() - begin))
-            yield Row("training loader, JPEG 500x375", f"{workers} workers", statistics.median(rates), "images/s")
+            rate, spread = statistics.median(rates), measure_spread(rates)
+            yield Row("training loader, JPEG 500x375", f"{workers} workers", rate, "images/s", spread=spread)

@@ -16,6 +16,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from tests.benchmarks.comparison import MAX_SPREAD, TOO_NOISY, measure_spread
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -42,6 +44,11 @@ class Cost:
         return statistics.median(self.seconds)
 
     @property
+    def spread(self) -> float:
+        """Interquartile range of the seconds over their median."""
+        return measure_spread(self.seconds)
+
+    @property
     def above_rest(self) -> float:
         """Memory of the work itself, MB."""
         return (self.peak - self.rest) / MB
@@ -57,6 +64,7 @@ class Row:
         value: in `unit`.
         memory: of the work itself, MB; None where it was not measured.
         target: what we promise, or an empty text.
+        spread: interquartile range of the measured values over their median; 0 of a single value.
     """
 
     what: str
@@ -65,6 +73,12 @@ class Row:
     unit: str
     memory: float | None = None
     target: str = ""
+    spread: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        """The value in words, unless it is noise."""
+        return TOO_NOISY if self.spread > MAX_SPREAD else f"{self.value:.4g} {self.unit}"
 
 
 def _read_status(field: str) -> int:

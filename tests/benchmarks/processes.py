@@ -81,7 +81,7 @@ def score_groups(rank: int, number: int) -> list[float]:
 def compare_scoring() -> Comparison:
     """Compare candidates per second of one process on one core with two processes on two cores."""
     one, two = ([16 / second for second in run_in_processes(number, score_groups)] for number in (1, 2))
-    return Comparison("candidate evaluation: 1 process, 2 processes", "candidates/s", one, two)
+    return Comparison("candidate evaluation with 2 processes", "candidates/s", one, two, "1 process")
 
 
 def train_steps(rank: int, number: int) -> tuple[list[float], list[float], float, float]:
@@ -129,8 +129,8 @@ def compare_gradients() -> list[Comparison]:
     """Compare the steps of two processes at 32 px, and the bytes sent, with plain DistributedDataParallel."""
     theirs, ours, whole, sent = run_in_processes(2, train_steps)
     return [
-        Comparison("forward and backward, 2 processes, 32 px", "steps/s", theirs, ours),
-        Comparison("gradients sent in a step", "steps/MB", [1 / whole], [1 / sent]),
+        Comparison("forward and backward, 2 processes, 32 px", "steps/s", theirs, ours, "plain DDP"),
+        Comparison("gradients sent in a step", "steps/MB", [1 / whole], [1 / sent], "plain DDP"),
     ]
 
 

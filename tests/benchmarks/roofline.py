@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from spos_cli.models.counting import count
 from spos_cli.space.search_space import OFFICIAL_SPACE
 from tests.benchmarks import official, training
+from tests.benchmarks.comparison import MAX_SPREAD, TOO_NOISY, measure_spread
 
 MATRIX_SIDE = 2048
 COPIED_BYTES = 256 * 2**20  # far larger than any cache
@@ -45,6 +46,7 @@ class Roofline:
         operations: per image.
         traffic: bytes per image, with its share of the weights.
         reached: measured images per second.
+        spread: the largest one of all measured rates.
     """
 
     machine: Machine
@@ -52,6 +54,7 @@ class Roofline:
     operations: float
     traffic: float
     reached: float
+    spread: float
 
     @property
     def by_compute(self) -> float:
@@ -73,9 +76,14 @@ class Roofline:
         """Share of the lower fp32 bound that was reached."""
         return self.reached / min(self.by_compute, self.by_memory)
 
+    @property
+    def verdict(self) -> str:
+        """That share in words, unless it is noise."""
+        return TOO_NOISY if self.spread > MAX_SPREAD else f"{self.fraction:.0%} of the lower fp32 bound"
 
-def measure_rates(work: Sequence[tuple[float, Callable[[], object]]]) -> list[float]:
-    """Return the median units per second of several pieces of work, in turns, so that a disturbance affects all."""
+
+def measure_rates(work: Sequence[tuple[float, Callable[[], object]]]) -> list[list[float]]:
+    """Return the units per second of several pieces of work, in turns, so that a disturbance affects all."""
     seconds: list[list[float]] = [[] for _ in work]
     for turn in range(TURNS + 1):
         for (_, call), times in zip(work, seconds, strict=True):
@@ -83,7 +91,7 @@ def measure_rates(work: Sequence[tuple[float, Callable[[], object]]]) -> list[fl
             call()
             if turn:
                 times.append(time.perf_counter() - begin)
-    return [units / statistics.median(times) for (units, _), times in zip(work, seconds, strict=True)]
+    return [[units / second for second in times] for (units, _), times in zip(work, seconds, strict=True)]
 
 
 def _count_traffic(module: nn.Module, inputs: int, outputs: int) -> int:
@@ -146,7 +154,7 @@ def measure_roofline(batch: int) -> Roofline:
     one16, other16 = one.bfloat16(), other.bfloat16()
     source = torch.zeros(COPIED_BYTES // FLOAT_BYTES)
     target = torch.zeros_like(source)
-    gemm_fp32, gemm_bf16, copy, reached = measure_rates(
+    rates = measure_rates(
         [
             (2 * MATRIX_SIDE**3, lambda: one @ other),
             (2 * MATRIX_SIDE**3, lambda: one16 @ other16),
@@ -154,6 +162,7 @@ def measure_roofline(batch: int) -> Roofline:
             (batch, training.make_our_step(batch)),
         ]
     )
+    gemm_fp32, gemm_bf16, copy, reached = map(statistics.median, rates)
     table, paths = count(OFFICIAL_SPACE).flops, training.draw_paths()
     return Roofline(
         machine=Machine(gemm_fp32, gemm_bf16, copy),
@@ -161,4 +170,5 @@ def measure_roofline(batch: int) -> Roofline:
         operations=3 * 2 * statistics.mean(table.of(path) for path in paths),
         traffic=statistics.mean(count_traffic(path, batch) for path in paths),
         reached=reached,
+        spread=max(map(measure_spread, rates)),
     )

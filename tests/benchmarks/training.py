@@ -114,7 +114,12 @@ def growth(full: bool) -> Iterator[Row]:
         for side in ("official", "spos"):
             cost = measure.run_in_child(measure_step, side, size)
             yield Row(
-                f"supernet step, 224 px, {side}", f"batch {size}", size / cost.median, "images/s", cost.above_rest
+                f"supernet step, 224 px, {side}",
+                f"batch {size}",
+                size / cost.median,
+                "images/s",
+                cost.above_rest,
+                spread=cost.spread,
             )
 
 

@@ -10,15 +10,13 @@ import pytest
 from spos_cli.doctor import speed
 from spos_cli.engine import distributed
 from tests.doctor.setups import save
-from tests.once import count_spaces_once
 
 CLASSES = [f"class{number}" for number in range(10)]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measure rates for a moment only, on a machine of two cores without a GPU; count each space once."""
-    count_spaces_once(monkeypatch)
+    """Measure rates for a moment only, on a machine of two cores without a GPU."""
     monkeypatch.setattr(speed, "MEASURED_SECONDS", 0.05)
     monkeypatch.setattr(distributed, "count_usable_cores", lambda: 2)
     monkeypatch.setattr(shutil, "which", lambda name: None)

@@ -36,12 +36,14 @@ def test_the_newest_and_the_milestones_are_kept(tmp_path: Path, monkeypatch: pyt
 
 def test_damaged_ones_are_set_aside_under_free_names(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path, keep=9, milestone_every=None)
-    assert folder.set_damaged_aside() is None
+    assert folder.load_newest() is None
     for _ in range(2):
         for step in (1, 2):
             folder.save(step, {"step": step})
         (tmp_path / "step-00000002.pt").write_bytes(b"torn")  # last.pt is another name of it
-        assert folder.set_damaged_aside() is None
+        content = folder.load_newest()
+        assert content is not None
+        assert content["step"] == 1
         assert checkpoint.load(folder.last)["step"] == 1
     damaged = [f"damaged/{name}.pt" for name in ("last", "last-1", "step-00000002", "step-00000002-1")]
     assert sorted(names_in(tmp_path)) == sorted([*damaged, "last.pt", "step-00000001.pt"])
@@ -51,4 +53,4 @@ def test_a_damaged_one_that_cannot_be_moved_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(b"torn")
     (tmp_path / "damaged").touch()
     with pytest.raises(RunError, match=r"cannot move the damaged .*last\.pt to .*damaged: .*"):
-        CheckpointFolder(tmp_path, keep=2, milestone_every=None).set_damaged_aside()
+        CheckpointFolder(tmp_path, keep=2, milestone_every=None).load_newest()

@@ -144,6 +144,27 @@ def test_more_architectures_than_a_machine_number_holds() -> None:
     assert sorted(arch) == [0] * 49 + [1]
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=70), min_size=1, max_size=30), st.sampled_from([0, 2**62])
+)
+def test_counts_are_those_of_python_numbers(rows: list[list[int]], most: int) -> None:
+    """Also where a layer lifts the number of architectures from below 2**62 to far above it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "MAX_INT64_COUNT", most)
+        distribution = CostDistribution(CostTable("flops", 0, rows))
+    ways, expected = [1], [[1]]
+    for row in reversed(distribution._units_of):
+        longer = [0] * (len(ways) + max(row))
+        for units in row:
+            for index, number in enumerate(ways):
+                longer[units + index] += number
+        ways = longer
+        expected.append(list(itertools.accumulate(ways)))
+    assert [list(counts) for counts in distribution._at_most] == expected[::-1]
+    assert all(type(counts[-1]) is int for counts in distribution._at_most)
+
+
 @pytest.mark.usefixtures("python_counts")
 def test_draws_are_uniform_in_python_numbers(table: CostTable) -> None:
     test_draws_are_uniform(table, (None, 130))
