@@ -142,15 +142,10 @@ def flops_table(
     settings = options.load()
     from spos_cli.stages import flops_table as stage
 
-    given = {
-        "--latency": latency,
-        "--import": official,
-        "--import-latency": measured,
-        "--latency-template": template,
-        "--cost-template": cost,
-    }
+    files = {"--import": official, "--import-latency": measured}
+    templates = {"--latency-template": template, "--cost-template": cost}
     of_table = {"--flops-limit": flops_limit, "--format pkl": form == "pkl"}
-    stage.require_one_question(arch or (), given, runtime, of_table)
+    stage.require_one_question(arch or (), {**files, **templates, "--latency": latency}, runtime, of_table)
     run = options.make_run(settings)
     if latency:
         work = partial(stage.measure_latency, run, batch=batch, runtime=runtime or "torch")
@@ -210,7 +205,7 @@ def export_arch(
     own_limits: OwnLimitOption = None,
     prefer: PreferOption = "best",
     pareto: ParetoOption = False,
-    pareto_cost: ParetoCostOption = None,
+    cost: ParetoCostOption = None,
     journal: JournalOption = None,
     weights: ConvertedWeightsOption = None,
     form: ExportFormatOption = None,
@@ -229,11 +224,10 @@ def export_arch(
     Example: spos export-arch --flops-limit 300M --prefer smallest
     """
     limits = options.with_limits(own_limits).load_limits(flops_limit=flops_limit, params_limit=params_limit)
-    options.require_cost(pareto_cost)
     from spos_cli.search.questions import Question
     from spos_cli.stages import export_arch as stage
 
-    question = Question(top, limits, smallest=prefer == "smallest", front=pareto, pareto_cost=pareto_cost)
+    question = Question(top, limits, smallest=prefer == "smallest", front=pareto, pareto_cost=options.find_cost(cost))
     stage.require_one_purpose(weights, arch, form, question, journal, output, raw_input, quantize, image_size)
     if form is not None and form in stage.NETWORK_FORMATS:
         export_network(options.with_square_images(image_size), weights, arch, form, output, raw_input, quantize)

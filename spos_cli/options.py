@@ -415,12 +415,17 @@ class Options:
         named = {name.removesuffix("_limit") for name, _ in limited.search}
         return {name: limit for name, limit in limits.items() if name in named or name in own}
 
-    def require_cost(self, name: str | None) -> None:
-        """Raise ConfigError if `--pareto-cost` names a cost that is neither built-in nor in the settings."""
+    def find_cost(self, name: str | None) -> str | None:
+        """Return the cost that `--pareto-cost` names; None if it was not given.
+
+        Raises:
+            ConfigError: the cost is neither built-in nor in the settings.
+        """
         if name is not None and name not in (kinds := self._load().cost_kinds):
             from spos_cli.config.costs import suggest_cost
 
             raise ConfigError(f"--pareto-cost {name}: {suggest_cost(name, kinds)}")
+        return name
 
     def make_run(self, settings: Config) -> Run:
         """Return the run of this command, as the stages take it.
