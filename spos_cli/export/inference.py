@@ -25,7 +25,7 @@ from spos_cli.models.layers import ACTIVATIONS, Branch, ChannelSelection, Squeez
 from spos_cli.models.network import Network
 from spos_cli.models.routing import BlockChannels, Routing, make_routing
 from spos_cli.space.choices import Choice
-from spos_cli.space.search_space import Layer
+from spos_cli.space.layer import Layer
 
 InputKind = Literal["uint8", "float"]  # RGB values from 0 to 255, or images as `data.transforms.preprocess` makes them
 

@@ -27,7 +27,7 @@ from spos_cli.models.layers import (
 )
 from spos_cli.models.routing import BlockChannels
 from spos_cli.space.choices import Choice, Value
-from spos_cli.space.search_space import Layer
+from spos_cli.space.layer import Layer
 
 
 class ChoiceBlock(nn.Module):

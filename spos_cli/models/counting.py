@@ -18,7 +18,8 @@ from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
 from spos_cli.space.cost import CostTable
 from spos_cli.space.cost_kinds import FLOPS, PARAMS
-from spos_cli.space.search_space import Layer, SearchSpace
+from spos_cli.space.layer import Layer
+from spos_cli.space.search_space import SearchSpace
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

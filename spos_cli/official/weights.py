@@ -19,7 +19,8 @@ from spos_cli.files.quoting import plural, quote_value
 from spos_cli.models.blocks import build_block
 from spos_cli.space.architecture import Architecture, Option
 from spos_cli.space.choices import IDENTITY, SKIP
-from spos_cli.space.search_space import Layer, SearchSpace
+from spos_cli.space.layer import Layer
+from spos_cli.space.search_space import SearchSpace
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]

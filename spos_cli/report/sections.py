@@ -29,7 +29,8 @@ from spos_cli.search.results import is_counted
 from spos_cli.search.statistics import MIN_PAIRS
 from spos_cli.space.architecture import Architecture, format_width
 from spos_cli.space.cost_kinds import format_cost
-from spos_cli.space.search_space import Layer, SearchSpace
+from spos_cli.space.layer import Layer
+from spos_cli.space.search_space import SearchSpace
 
 OP_COLOURS = 7  # in page.css; an eighth op has the colour of the first one, hatched
 MAX_TIED_ROWS = 12
