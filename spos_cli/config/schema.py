@@ -258,6 +258,11 @@ class Config(Section):
         if self.retrain.stochastic_depth:
             self._require_shortcuts()
         for section, training in (("supernet", self.supernet), ("retrain", self.retrain)):
+            if self.space.bits and training.amp == "fp16":
+                raise ValueError(
+                    f"{section}.amp: fp16 cannot hold the sums of quantized convolutions (space.bits); set"
+                    f" {section}.amp: bf16 or off"
+                )
             weights = training.class_weights
             if isinstance(weights, tuple) and len(weights) != self.space.classes:
                 raise ValueError(

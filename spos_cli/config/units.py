@@ -15,6 +15,7 @@ from spos_cli.errors import SposError
 from spos_cli.files.home import expand_home
 from spos_cli.files.quoting import quote_value
 from spos_cli.space.architecture import WIDTH_UNIT
+from spos_cli.space.bits import format_bits, parse_bits
 from spos_cli.space.cost_kinds import COST_KINDS, FLOPS, LATENCY, PARAMS, CostKind, get_kind, parse_cost
 from spos_cli.space.limits import Limit, parse_limit, write_limit
 from spos_cli.space.search_space import parse_width
@@ -86,6 +87,11 @@ def _write_own_limits(limits: Mapping[str, Limit]) -> dict[str, int | float | st
 def _read_width(value: Any) -> float:
     """Read an entry of `space.widths`: a multiple of 0.001."""
     return parse_width(value) / WIDTH_UNIT
+
+
+def _read_bits(value: Any) -> str:
+    """Read an entry of `space.bits`, such as `w2a4`."""
+    return format_bits(parse_bits(value))
 
 
 def _read_devices(value: Any) -> int | str:
@@ -160,6 +166,7 @@ LatencyLimit = Annotated[Limit, _read_limit(LATENCY), _write_limit(LATENCY)]  # 
 CostReference = Annotated[str, Field(max_length=32)]  # a name of `Config.cost_kinds`
 OwnLimits = Annotated[Mapping[str, Limit], BeforeValidator(_read_own_limits), PlainSerializer(_write_own_limits)]
 Width = Annotated[float, BeforeValidator(as_value_error(_read_width))]
+BitPair = Annotated[str, BeforeValidator(as_value_error(_read_bits))]
 Devices = Annotated[int | str, BeforeValidator(_read_devices)]
 ClassWeights = Annotated[Literal["balanced"] | tuple[float, ...] | None, BeforeValidator(_read_class_weights)]
 ChannelMeans = Annotated[tuple[float, ...] | None, BeforeValidator(partial(_read_channels, least=0))]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from spos_cli.errors import ConfigError
-from spos_cli.models.blocks import build_block
+from spos_cli.models.blocks import build_option
 from spos_cli.models.layers import BatchNorm
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture
@@ -60,16 +60,16 @@ def count(space: SearchSpace) -> Costs:
     Raises:
         ConfigError: a user's own block cannot be built, fails, or has a wrong output.
     """
-    counted: dict[tuple[Choice, int, tuple[int, ...]], tuple[int, int]] = {}  # (FLOPs, parameters) of a block
+    counted: dict[tuple[Choice, int, int, tuple[int, ...]], tuple[int, int]] = {}  # (FLOPs, parameters) of a block
     rows: list[list[tuple[int, int]]] = []  # by layer and option
     with torch.device("meta"):
         for layer, options in zip(space.layers, space.options.by_layer, strict=True):
             rows.append([])
             for option in options:
                 choice = layer.choices[option.choice]
-                key = choice, option.width, layer.signature
+                key = choice, option.width, option.bits, layer.signature
                 if key not in counted:
-                    block = build_block(choice, layer, affine=True, width=option.width).eval()
+                    block = build_option(layer, option, affine=True).eval()
                     if not choice.is_own:  # A user's block is run as it is, so that its mistakes show.
                         skip_batchnorm(block)
                     features = torch.empty(1, layer.op_in_channels, layer.in_size, layer.in_size)
