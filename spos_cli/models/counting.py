@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,9 +16,10 @@ from spos_cli.models.blocks import build_option
 from spos_cli.models.layers import BatchNorm
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.bits import split_bits
 from spos_cli.space.choices import Choice
 from spos_cli.space.cost import CostTable
-from spos_cli.space.cost_kinds import FLOPS, PARAMS
+from spos_cli.space.cost_kinds import BITOPS, FLOPS, PARAMS
 from spos_cli.space.layer import Layer
 from spos_cli.space.search_space import SearchSpace
 
@@ -45,6 +47,11 @@ class Costs:
         return self.tables["params"]
 
     @property
+    def main(self) -> CostTable:
+        """The cost that ranks candidates of equal scores: BitOPs in a space with bits, else FLOPs."""
+        return self.tables.get("bitops", self.flops)
+
+    @property
     def others(self) -> dict[str, CostTable]:
         """All tables but those of FLOPs and parameters."""
         return {name: table for name, table in self.tables.items() if name not in ("flops", "params")}
@@ -56,6 +63,8 @@ class Costs:
 
 def count(space: SearchSpace) -> Costs:
     """Count the costs of a space: each distinct block once, and a whole network for the fixed rest.
+
+    In a space with bits, BitOPs are among them.
 
     Raises:
         ConfigError: a user's own block cannot be built, fails, or has a wrong output.
@@ -84,7 +93,27 @@ def count(space: SearchSpace) -> Costs:
     for index, (kind, total) in enumerate(zip((FLOPS, PARAMS), totals, strict=True)):
         costs = [[pair[index] for pair in row] for row in rows]
         tables[kind.name] = CostTable(kind, total - sum(row[0] for row in costs), costs, space.options)
+    if space.bits:
+        tables[BITOPS.name] = make_bitops_table(tables[FLOPS.name])
     return Costs(tables)
+
+
+def make_bitops_table(flops: CostTable) -> CostTable:
+    """Return the BitOPs of a space with bits: the multiply-adds of each block, times both of its bits.
+
+    All convolutions of a block count, with the projection of its shortcut. Stem and head have no bits and do not count.
+    At 224 pixels, the blocks of ResNet-18 have 1,695,547,392 multiply-adds, which makes 6.78G BitOPs with 2 bits for
+    both weights and activations. The paper's table says 6.32G for 2 bits, 14.21G for 3 and 25.27G for 4: about 1.579G
+    multiply-adds, 7 % fewer. It does not say which ones it leaves out.
+
+    Args:
+        flops: the multiply-adds of the space.
+    """
+    rows = [
+        [cost * math.prod(split_bits(option.bits)) for cost, option in zip(row, options, strict=True)]
+        for row, options in zip(flops.rows, flops.options.by_layer, strict=True)
+    ]
+    return CostTable(BITOPS, 0, rows, flops.options)
 
 
 def skip_batchnorm(module: ModuleT) -> ModuleT:

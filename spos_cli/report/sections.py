@@ -270,22 +270,23 @@ def ties(search: Search) -> Html:
         f" candidates is likely larger. The standard error of its score is {100 * error:.2f} points."
     )
     if search.cheapest_tied != search.winner_line:
-        flops = search.entries[search.cheapest_tied].flops
+        cost, label = search.entries[search.cheapest_tied].main_cost, search.main_cost.label
         text += (
-            f" The cheapest of them has {format_cost(flops)} FLOPs, {format_percent(1 - flops / best.flops, 0)} fewer"
-            " than the winner; these images do not show which of the two is better."
+            f" The cheapest of them has {format_cost(cost)} {label}, {format_percent(1 - cost / best.main_cost, 0)}"
+            " fewer than the winner; these images do not show which of the two is better."
         )
     if search.ties_unknown:
         text += f" Note: {search.ties_unknown}."
-    lines = search.sort_by_flops(search.ties)[:MAX_TIED_ROWS]
+    lines = search.sort_by_cost(search.ties)[:MAX_TIED_ROWS]
     rows = [_tied_row(search, line) for line in [search.winner_line, *lines]]
     more = number - len(lines)
+    columns = ["architecture:", best.score_name, search.main_cost.title, "p", "95 % interval", "params"]
     note = f"The winner and the {len(lines)} cheapest tied candidates; {more:,} more are tied."
     return section(
         "tie",
         title,
         paragraph(text),
-        table(["architecture:", best.score_name, "FLOPs", "p", "95 % interval", "params"], rows, marked=0),
+        table(columns, rows, marked=0),
         element("p", note, class_="note") if more else None,
     )
 
@@ -301,7 +302,7 @@ def _tied_row(search: Search, line: int) -> list[Content]:
     return [
         element("span", strip(line), element("code", str(entry.architecture)), class_="arch"),
         format_percent(entry.score),
-        format_cost(entry.flops),
+        format_cost(entry.main_cost),
         "winner" if p_value is None else f"{p_value:.2f}",
         format_range(low, high),
         format_cost(entry.params),
@@ -430,7 +431,7 @@ def retrained(findings: Findings) -> Html:
         ended_early = f" of {network.planned_steps:,}, ended early" if network.planned_steps else ""
         return [
             element("span", blocks, element("code", str(network.architecture)), class_="arch"),
-            format_cost(entry.flops) if entry else "–",
+            format_cost(entry.main_cost) if entry else "–",
             f"{network.steps:,}{ended_early}",
             *([f"best of {network.evaluations:,}" if network.evaluations else "last"] if is_selected else []),
             format_percent(entry.score) if entry and is_counted(entry) else "–",
@@ -449,7 +450,8 @@ def retrained(findings: Findings) -> Html:
             " their accuracy there is optimistic."
         )
     one_shot = f"one-shot {search.best.score_name if search else 'top-1'}"
-    columns = ["architecture:", "FLOPs", "steps", *["weights"] * is_selected, one_shot, "stand-alone top-1"]
+    cost = search.main_cost.title if search else "FLOPs"
+    columns = ["architecture:", cost, "steps", *["weights"] * is_selected, one_shot, "stand-alone top-1"]
     in_order = sorted(findings.retrained, key=lambda network: (network.evaluations > 0, -network.top1))
     rows = table([*columns, "95 % interval"], map(row, in_order))
     return section("retrained", "Stand-alone networks", paragraph(text), rows)

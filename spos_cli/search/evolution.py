@@ -96,7 +96,8 @@ class Evolution:
         parents: number of best candidates so far from which children are made.
         mutations, crossovers: children per generation; random candidates fill the rest.
         mutation_probability: probability of each layer to be drawn again.
-        flops: of two candidates with the same fitness, the one with fewer FLOPs comes first; None takes `table`.
+        flops: of two candidates with the same fitness, the one with fewer FLOPs comes first (in a space with bits, the
+            one with fewer BitOPs); None takes `table`.
         others: more limits, within which candidates are drawn by rejection, so they should exclude less.
         front_on: a cost; the search is for the whole front, this cost against fitness. None: it is for the best
             fitness.

@@ -83,6 +83,11 @@ class Entry:
         return {name: get_kind(name).to_number(cost) for name, cost in self.costs.items()}
 
     @property
+    def main_cost(self) -> int:
+        """The cost that ranks candidates of equal scores: BitOPs in a space with bits, else FLOPs."""
+        return self.costs.get("bitops", self.flops)
+
+    @property
     def score(self) -> float:
         """The number that candidates are compared by: top-1, or balanced accuracy if that is the fitness."""
         return self.top1 if self.balanced is None else self.balanced
@@ -99,8 +104,8 @@ class Entry:
 
     @property
     def rank(self) -> tuple[bool, float, int, Architecture]:
-        """The order of candidates, the best first: not stopped early, higher score, fewer FLOPs."""
-        return self.partial, -self.score, self.flops, self.architecture
+        """The order of candidates, the best first: not stopped early, higher score, fewer FLOPs or BitOPs."""
+        return self.partial, -self.score, self.main_cost, self.architecture
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision import models
 
 from spos_cli.engine.optim import make_optimizer
+from spos_cli.models.counting import count, count_multiply_adds
 from spos_cli.models.layers import QuantizedConvolution
 from spos_cli.models.network import Network
 from spos_cli.models.quantizers import FIRST_CLIPPING_LEVEL
@@ -81,3 +83,46 @@ def test_a_network_has_the_clipping_levels_of_its_bits_only() -> None:
         assert torch.equal(logits, theirs)
     for name, tensor in one.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+RESNET_STAGES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+BLOCKS_OF_RESNET_18, BLOCKS_OF_RESNET_34 = 1_695_547_392, 3_545_235_456  # multiply-adds at 224 pixels
+
+
+def make_resnet(name: str, bits: tuple[int, ...]) -> SearchSpace:
+    """Return the blocks of a ResNet: at 112 pixels, the stem hands them 56, as ResNet's own does at 224."""
+    stages = [Stage(blocks, 64 * 2**i, 1 if i == 0 else 2) for i, blocks in enumerate(RESNET_STAGES[name])]
+    return SearchSpace(tuple(stages), RESNET[:1], 112, 1000, 64, 2, 512, bits=bits)
+
+
+@pytest.mark.parametrize(
+    ("name", "multiply_adds"), [("resnet18", BLOCKS_OF_RESNET_18), ("resnet34", BLOCKS_OF_RESNET_34)]
+)
+def test_bitops_are_the_multiply_adds_of_the_blocks_times_both_bits(name: str, multiply_adds: int) -> None:
+    """The multiply-adds are those of torchvision's network without its stem and its classifier."""
+    with torch.device("meta"):
+        theirs = getattr(models, name)().eval()
+        stem, head = theirs.conv1, theirs.fc
+        total = count_multiply_adds(theirs, torch.empty(1, 3, 224, 224))
+        total -= count_multiply_adds(stem, torch.empty(1, 3, 224, 224)) + head.weight.numel()
+    assert total == multiply_adds
+    space = make_resnet(name, (22, 33, 44, 12))
+    table = count(space).tables["bitops"]
+    for bits, product in ((22, 4), (33, 9), (44, 16), (12, 2)):
+        arch = Architecture((0,) * space.num_layers, (), (bits,) * space.num_layers)
+        assert table.of(arch) == product * multiply_adds
+    assert (table.fixed, table.minimum, table.maximum) == (0, 2 * multiply_adds, 16 * multiply_adds)
+    mixed = parse(",".join(["0:w2a2"] * (space.num_layers - 1) + ["0:w4a4"]))
+    last = 2 * 115_605_504  # two 3x3 convolutions of 512 channels on 7 x 7 pixels
+    assert table.of(mixed) == 4 * (multiply_adds - last) + 16 * last
+
+
+def test_blocks_without_bits_have_no_bitops() -> None:
+    costs = count(SPACE)
+    assert costs.main is costs.tables["bitops"]
+    arch = parse("0@0.5:w1a2,2,0@1.0:w3a4,2")
+    rows = [costs.flops.rows[layer][index] for layer, index in enumerate(SPACE.options.indices(arch))]
+    assert costs.tables["bitops"].of(arch) == 2 * rows[0] + 12 * rows[2] > 0 == rows[1]
+    plain = count(replace(SPACE, bits=()))
+    assert list(plain.tables) == ["flops", "params"]
+    assert plain.main is plain.flops
