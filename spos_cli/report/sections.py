@@ -27,7 +27,8 @@ from spos_cli.report.mistakes import show_mistakes
 from spos_cli.report.truth import compare_with_truth
 from spos_cli.search.results import is_counted
 from spos_cli.search.statistics import MIN_PAIRS
-from spos_cli.space.architecture import Architecture, format_width
+from spos_cli.space.architecture import Architecture, Option, format_width
+from spos_cli.space.bits import split_bits
 from spos_cli.space.cost_kinds import format_cost
 from spos_cli.space.layer import Layer
 from spos_cli.space.search_space import SearchSpace
@@ -173,6 +174,8 @@ def winner(space: SearchSpace, search: Search) -> Html:
     )
     if space.widths:
         text += " The height of a block shows its width; below it is the number of its hidden channels."
+    if space.bits:
+        text += " Below a block are the bits of its weights, and then those of its activations."
     return section(
         "winner",
         "The winner, layer by layer",
@@ -190,10 +193,7 @@ def network(space: SearchSpace, arch: Architecture) -> Html:
     groups = [layer_group("Stem", f"{first.in_size} × {first.in_size} px", stem)]
     for number, stage in enumerate(space.stages):
         layers = [layer for layer in space.layers if network_stages[layer.index] == number]
-        blocks = [
-            choice_block(space, layer, arch.options[layer.index].choice, arch.options[layer.index].width, hidden)
-            for layer in layers
-        ]
+        blocks = [choice_block(space, layer, arch.options[layer.index], hidden) for layer in layers]
         size = layers[0].out_size
         groups.append(layer_group(f"Stage {number + 1}", f"{stage.channels} channels · {size} × {size} px", blocks))
     head = [
@@ -205,21 +205,22 @@ def network(space: SearchSpace, arch: Architecture) -> Html:
     return element("div", groups, class_="network")
 
 
-def choice_block(space: SearchSpace, layer: Layer, choice: int, width: int, hidden: Sequence[int | None]) -> Html:
+def choice_block(space: SearchSpace, layer: Layer, option: Option, hidden: Sequence[int | None]) -> Html:
     """Return one choice block of a network.
 
     Args:
-        choice: the index of the block's choice.
-        width: in thousandths; 0 without a width.
+        option: of the layer.
         hidden: hidden channels of each layer.
     """
-    notes = []
+    (choice, width, bits), notes = option, []
     if layer.in_channels != layer.out_channels:
         notes.append(f"{layer.in_channels} → {layer.out_channels}")
     if layer.stride > 1:
         notes.append(f"stride {layer.stride}")
     if width:
         notes.append(f"width {format_width(width)}, {hidden[layer.index]} hidden")
+    if bits:
+        notes.append("{} and {} bits".format(*split_bits(bits)))
     height = 0.5 + 0.5 * width / max(space.widths) if width else 1.0
     op = list_ops(space).index(layer.choices[choice])
     colour = element("span", choice, class_=op_class(space, op), style=f"--h:{height:.3f}")
@@ -310,7 +311,7 @@ def _tied_row(search: Search, line: int) -> list[Content]:
 
 
 def choices(space: SearchSpace, search: Search) -> Html:
-    """Return the charts of how often each layer has each choice, and each width."""
+    """Return the charts of how often each layer has each choice, each width and each pair of bits."""
     text = (
         "How often each choice occurs in each layer: in"
         f" all {len(search.comparable):,} candidates{_which_scored(search)}, and in the {TOP_CANDIDATES} best. A"
@@ -326,6 +327,8 @@ def choices(space: SearchSpace, search: Search) -> Html:
             chart("widths-all", "Widths by layer, all candidates"),
             chart("widths-top", "Widths by layer, the best"),
         ]
+    if space.bits:
+        charts += [chart("bits-all", "Bits by layer, all candidates"), chart("bits-top", "Bits by layer, the best")]
     return section("choices", "Choices by layer", paragraph(text), element("div", charts, class_="pair"))
 
 

@@ -256,6 +256,8 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
         architecture = weights.network(run.config).arch
         stage = run.folder.retrain(architecture.id)
         usual_output = stage.model
+    if form == "published" and run.config.space.bits:
+        raise ConfigError("the official form does not keep the bits of blocks; for a network, use --format pt2")
     if form == "published":
         name = "supernet" if architecture is None else architecture.id
         output = output or run.folder.root / "published" / f"{name}.pth.tar"
