@@ -1,7 +1,8 @@
-"""The modules of quantized blocks in an exported network, whose result is that of the network bit by bit.
+"""Modules of quantized blocks in an exported network, and their bits for people.
 
-Nothing is folded: BatchNorm in the weights would give them more than the few values that their bits allow, and the last
-bits of a feature may decide to which level it is rounded. Weights are the whole numbers of `models.quantizers`.
+The logits are those of the network bit by bit. Nothing is folded: with BatchNorm in them, weights would have more than
+the few values that their bits allow, and the last bits of a feature may decide to which level it is rounded. Weights
+are the whole numbers of `models.quantizers`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Quantize weights (DoReFa-Net) and activations (PACT) of 1 to 8 bits, in training.
+"""Quantize weights (DoReFa-Net) and activations (PACT) with 1 to 8 bits.
 
 Both return whole numbers and the step between two levels: a quantized value is a number times the step. A convolution
 computes with the whole numbers, and its result is multiplied by both steps. Up to 4 bits, all sums are then exact in

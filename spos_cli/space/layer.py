@@ -1,4 +1,4 @@
-"""One choice block: its channels and its size, which ops it may have, and with which widths and bits."""
+"""One choice block: its channels, its size, and the ops, widths and bits it may have."""
 
 from __future__ import annotations
 
