@@ -69,7 +69,7 @@ ParetoCostOption = Annotated[
     typer.Option(
         "--pareto-cost",
         metavar="NAME",
-        help="Cost of the Pareto front: flops, params, bitops, latency by the table of flops-table, or one of your own.",
+        help="Cost of the Pareto front: flops, params, bitops, latency by flops-table, or a cost of your own.",
     ),
 ]
 

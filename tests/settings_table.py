@@ -48,7 +48,7 @@ NAMES: list[tuple[Any, str]] = [
     (ParamsLimit, "size `3M`, range `2M-3M`"),
     (LatencyLimit, "time `12ms`, range `8ms-12ms`"),
     (OwnLimits, "names and limits"),
-    (CostReference, "`flops`, `params`, `latency` or the name of an own cost"),
+    (CostReference, "`flops`, `params`, `bitops`, `latency` or the name of an own cost"),
     (Devices, "`auto`, `cpu` or a whole number, 1 to 10,000"),
     (ClassWeights, "`balanced`, list of numbers above 0, or `null`"),
     (ValueRange, "`auto`, `dtype` or `[low, high]`"),

@@ -75,7 +75,7 @@ def test_a_retrained_network_is_the_same_wherever_it_is_evaluated(searched: Spos
     model = searched.run / "retrain" / parse(ARCH).id / "model.pt"
     command = ("evaluate", "--json", "--save-logits")
     shown = json.loads(searched.here(*command, tmp_path / "a.npz", "--weights", model).stdout)
-    assert shown["bitops"] == json.loads(searched.here("flops-table", ARCH, "--json").stdout)[0]["bitops"]
+    assert shown["bitops"] == json.loads(searched.here("flops-table", ARCH, "--json").stdout)[0]["costs"]["bitops"]
     exported = [searched.folder / name for name in ("net.pt2", "net.safetensors")]
     for file in exported:
         form = file.suffix.removeprefix(".")
