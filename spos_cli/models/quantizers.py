@@ -4,9 +4,9 @@ Both return whole numbers and the step between two levels: a quantized value is 
 computes with the whole numbers, and its result is multiplied by both steps. Up to 4 bits, all sums are then exact in
 float32, so they do not depend on the order of the additions, nor on the kernel that a device takes.
 
-The gradient goes straight through the rounding. torchao 0.18 does not serve here: its quantizers for training, also in
-`torchao.quantization.pt2e`, observe the ranges of activations instead of learning where to clip, and convolutions of 1
-to 3 bits are not among its targets.
+The gradient goes straight through the rounding. torchao 0.18 does not serve here: its modules for training with few
+bits (`torchao.quantization.qat`) are linear layers and embeddings, and its quantization of convolutions (`pt2e`)
+observes the ranges of activations. Neither has PACT or DoReFa.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# As in the PACT of Intel's Distiller and of IBM's fms-model-optimizer, IBM being where PACT is from. There, too, the
-# clipping levels have the weight decay of the weights.
+# As in the PACT of Intel's Distiller, where the clipping levels have the weight decay of the weights, too.
 FIRST_CLIPPING_LEVEL = 8.0
 
 
