@@ -20,6 +20,7 @@ from spos_cli.exits import (
     run_and_exit,
 )
 from spos_cli.options import (
+    BitopsLimitOption,
     ClassesOption,
     ConvertedWeightsOption,
     CostTemplateOption,
@@ -161,6 +162,7 @@ def search(
     options: Options,
     flops_limit: FlopsLimitOption = None,
     params_limit: ParamsLimitOption = None,
+    bitops_limit: BitopsLimitOption = None,
     latency_limit: LatencyLimitOption = None,
     own_limits: OwnLimitOption = None,
     objective: ObjectiveOption = None,
@@ -177,7 +179,8 @@ def search(
 
     Example: spos search --flops-limit 330M
     """
-    limits = {"flops_limit": flops_limit, "params_limit": params_limit, "latency_limit": latency_limit}
+    limits = {"flops_limit": flops_limit, "params_limit": params_limit, "bitops_limit": bitops_limit}
+    limits["latency_limit"] = latency_limit
     options = options.with_limits(own_limits).with_search(**limits, objective=objective, pareto_cost=pareto_cost)
     settings = options.load()
     from spos_cli.engine.evaluation import CPU_BATCH
@@ -202,6 +205,7 @@ def export_arch(
     top: TopOption = None,
     flops_limit: FlopsLimitOption = None,
     params_limit: ParamsLimitOption = None,
+    bitops_limit: BitopsLimitOption = None,
     own_limits: OwnLimitOption = None,
     prefer: PreferOption = "best",
     pareto: ParetoOption = False,
@@ -223,7 +227,9 @@ def export_arch(
 
     Example: spos export-arch --flops-limit 300M --prefer smallest
     """
-    limits = options.with_limits(own_limits).load_limits(flops_limit=flops_limit, params_limit=params_limit)
+    limits = options.with_limits(own_limits).load_limits(
+        flops_limit=flops_limit, params_limit=params_limit, bitops_limit=bitops_limit
+    )
     from spos_cli.search.questions import Question
     from spos_cli.stages import export_arch as stage
 

@@ -51,6 +51,10 @@ ParamsLimitOption = Annotated[
         "--params-limit", metavar="LIMIT", help="Maximum number of parameters, such as 3M, or a range, 2M-3M."
     ),
 ]
+BitopsLimitOption = Annotated[
+    str | None,
+    typer.Option("--bitops-limit", metavar="LIMIT", help="Maximum BitOPs, such as 6G, or a range, with space.bits."),
+]
 
 OwnLimitOption = Annotated[
     list[str] | None,
@@ -65,7 +69,7 @@ ParetoCostOption = Annotated[
     typer.Option(
         "--pareto-cost",
         metavar="NAME",
-        help="Cost of the Pareto front: flops, params, latency by the table of flops-table, or a cost of your own.",
+        help="Cost of the Pareto front: flops, params, bitops, latency by flops-table, or a cost of your own.",
     ),
 ]
 

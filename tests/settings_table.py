@@ -19,6 +19,8 @@ from spos_cli.config.data import SOURCES, TORCHVISION, AspectRatios, Source
 from spos_cli.config.schema import Config
 from spos_cli.config.section import Section
 from spos_cli.config.units import (
+    BitopsLimit,
+    BitPair,
     ChannelDeviations,
     ChannelMeans,
     ClassWeights,
@@ -42,10 +44,11 @@ LARGE = 10**9  # The tables leave out upper bounds from here on: they only catch
 NAMES: list[tuple[Any, str]] = [
     (Cost, "size, such as `330M`"),
     (FlopsLimit, "size `330M`, range `250M-330M`"),
+    (BitopsLimit, "size `6G`, range `4G-6G`"),
     (ParamsLimit, "size `3M`, range `2M-3M`"),
     (LatencyLimit, "time `12ms`, range `8ms-12ms`"),
     (OwnLimits, "names and limits"),
-    (CostReference, "`flops`, `params`, `latency` or the name of an own cost"),
+    (CostReference, "`flops`, `params`, `bitops`, `latency` or the name of an own cost"),
     (Devices, "`auto`, `cpu` or a whole number, 1 to 10,000"),
     (ClassWeights, "`balanced`, list of numbers above 0, or `null`"),
     (ValueRange, "`auto`, `dtype` or `[low, high]`"),
@@ -147,6 +150,8 @@ def _type_name(hint: Any) -> str:
     if get_origin(hint) in (Union, types.UnionType):
         return _either([name for kind in get_args(hint) for name in _literals(kind) or [_type_name(kind)]])
     if get_origin(hint) is tuple:
+        if get_args(hint)[0] == BitPair:
+            return "list of pairs such as `w2a4`"
         return "list of ops" if str in get_args(get_args(hint)[0]) else f"list of {_type_name(get_args(hint)[0])}s"
     return PLAIN[hint]
 

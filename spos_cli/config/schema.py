@@ -21,6 +21,7 @@ from spos_cli.config.section import Section
 from spos_cli.config.space import SpaceConfig
 from spos_cli.config.training import RetrainConfig, SupernetConfig
 from spos_cli.config.units import (
+    BitopsLimit,
     CostReference,
     Count,
     Devices,
@@ -51,8 +52,8 @@ class SearchConfig(Section):
     )
     pareto_cost: CostReference = Field(
         "flops",
-        description="Cost of the front, with objective: pareto. latency: by the table that flops-table --latency has"
-        " measured, or --import-latency has imported.",
+        description="Cost of the front, with objective: pareto. bitops: with space.bits. latency: by the table that"
+        " flops-table --latency has measured, or --import-latency has imported.",
     )
     flops_limit: FlopsLimit | None = Field(
         Limit(330_000_000),
@@ -60,6 +61,11 @@ class SearchConfig(Section):
     )
     params_limit: ParamsLimit | None = Field(
         None, description="Largest number of parameters of a candidate, or a range. null: no limit."
+    )
+    bitops_limit: BitopsLimit | None = Field(
+        None,
+        description="Largest BitOPs of a candidate, or a range, in a space with bits: the multiply-adds of each block,"
+        " times the bits of its weights and of its activations. null: no limit.",
     )
     latency_limit: LatencyLimit | None = Field(
         None,
@@ -255,6 +261,7 @@ class Config(Section):
         self._require_values_of_channels()
         if self.supernet.width_warmup_steps:
             self._require_width_warmup()
+        self._require_consistent_bits()
         if self.retrain.stochastic_depth:
             self._require_shortcuts()
         for section, training in (("supernet", self.supernet), ("retrain", self.retrain)):
@@ -310,6 +317,18 @@ class Config(Section):
                     f"{section}.augmentation.{' and '.join(refused)} {'changes' if len(refused) == 1 else 'change'}"
                     f" colours, but space.stem.in_channels is {channels}; set"
                     f" {', '.join(f'{section}.augmentation.{name}: {COLOUR_CHANGES[name]}' for name in refused)}"
+                )
+
+    def _require_consistent_bits(self) -> None:
+        """Raise ValueError if settings need `space.bits` and there are none, or do not go together with them."""
+        if "bitops" in self.search.needed_costs and not self.space.bits:
+            name = "bitops_limit" if self.search.bitops_limit is not None else "pareto_cost: bitops"
+            raise ValueError(f"search.{name} needs a space with bits, but space.bits is empty")
+        for section, training in (("supernet", self.supernet), ("retrain", self.retrain)):
+            if self.space.bits and training.amp == "fp16":
+                raise ValueError(
+                    f"{section}.amp: fp16 cannot hold the sums of quantized convolutions (space.bits); set"
+                    f" {section}.amp: bf16 or off"
                 )
 
     def _require_shortcuts(self) -> None:

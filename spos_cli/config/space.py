@@ -9,12 +9,14 @@ from pydantic import Field, model_validator
 
 from spos_cli.config.section import Section
 from spos_cli.config.units import (
+    BitPair,
     Count,
     Number,
     PathText,
     Width,
     as_value_error,
 )
+from spos_cli.space.bits import parse_bits
 from spos_cli.space.choices import Choice, Value
 from spos_cli.space.search_space import SearchSpace, Stage, parse_width
 
@@ -83,6 +85,13 @@ class SpaceConfig(Section):
         description="Width multipliers for each block's hidden channels, ascending. Empty: no channel search.",
     )
 
+    bits: tuple[BitPair, ...] = Field(
+        (),
+        description="Bits of weights and activations that each block may have, such as [w1a2, w2a2, w1a4, w2a4, w3a4,"
+        " w4a4] (mixed-precision quantization; paper, section 3.3): w and a, each with 1, 2, 3, 4 or 8. Ops must be"
+        " basic or bottleneck, and also identity and skip. Empty: full precision.",
+    )
+
     channels_of: PathText | None = Field(
         None,
         exclude=True,  # `config.channels` replaces it by the stages and widths that it stands for.
@@ -116,6 +125,7 @@ class SpaceConfig(Section):
             linear_bias=self.linear_bias,
             widths=() if self.channels_of is not None else tuple(map(parse_width, self.widths)),
             in_channels=self.stem.in_channels,
+            bits=tuple(map(parse_bits, self.bits)),
         )
 
     @property

@@ -45,6 +45,8 @@ SYNONYMS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("val_split", "val_size", "validation_split"): ("data.val_share", "data.holdout_share"),
     ("flops", "max_flops", "min_flops", "flops_range", "flops_constraint"): ("flops_limit",),
     ("params", "max_params", "min_params", "params_range"): ("params_limit",),
+    ("bitops", "max_bitops", "bit_ops", "bops"): ("bitops_limit",),
+    ("bitwidth", "bit_width", "bitwidths", "nbits", "precision_bits", "quantization_bits"): ("space.bits",),
     ("energy", "memory", "max_energy", "max_memory", "cost", "cost_limit", "cost_limits"): ("limits", "costs"),
     ("latency", "max_latency", "min_latency", "latency_range"): ("latency_limit",),
     ("pop_size", "population_size", "population_num"): ("population",),

@@ -15,7 +15,8 @@ from spos_cli.errors import SposError
 from spos_cli.files.home import expand_home
 from spos_cli.files.quoting import quote_value
 from spos_cli.space.architecture import WIDTH_UNIT
-from spos_cli.space.cost_kinds import COST_KINDS, FLOPS, LATENCY, PARAMS, CostKind, get_kind, parse_cost
+from spos_cli.space.bits import format_bits, parse_bits
+from spos_cli.space.cost_kinds import BITOPS, COST_KINDS, FLOPS, LATENCY, PARAMS, CostKind, get_kind, parse_cost
 from spos_cli.space.limits import Limit, parse_limit, write_limit
 from spos_cli.space.search_space import parse_width
 
@@ -88,6 +89,11 @@ def _read_width(value: Any) -> float:
     return parse_width(value) / WIDTH_UNIT
 
 
+def _read_bits(value: Any) -> str:
+    """Read an entry of `space.bits`, such as `w2a4`."""
+    return format_bits(parse_bits(value))
+
+
 def _read_devices(value: Any) -> int | str:
     """Read `auto`, `cpu` or a number of processes."""
     if value in ("auto", "cpu"):
@@ -156,10 +162,12 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Cost = Annotated[int, BeforeValidator(as_value_error(parse_cost))]
 FlopsLimit = Annotated[Limit, _read_limit(FLOPS), _write_limit(FLOPS)]
 ParamsLimit = Annotated[Limit, _read_limit(PARAMS), _write_limit(PARAMS)]
+BitopsLimit = Annotated[Limit, _read_limit(BITOPS), _write_limit(BITOPS)]
 LatencyLimit = Annotated[Limit, _read_limit(LATENCY), _write_limit(LATENCY)]  # microseconds
 CostReference = Annotated[str, Field(max_length=32)]  # a name of `Config.cost_kinds`
 OwnLimits = Annotated[Mapping[str, Limit], BeforeValidator(_read_own_limits), PlainSerializer(_write_own_limits)]
 Width = Annotated[float, BeforeValidator(as_value_error(_read_width))]
+BitPair = Annotated[str, BeforeValidator(as_value_error(_read_bits))]
 Devices = Annotated[int | str, BeforeValidator(_read_devices)]
 ClassWeights = Annotated[Literal["balanced"] | tuple[float, ...] | None, BeforeValidator(_read_class_weights)]
 ChannelMeans = Annotated[tuple[float, ...] | None, BeforeValidator(partial(_read_channels, least=0))]

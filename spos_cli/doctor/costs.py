@@ -110,15 +110,16 @@ def read_limits(setup: Setup) -> list[tuple[CostTable, Limit]]:
 
 def check_shape(setup: Setup) -> Finding:
     """Look for weaknesses of a space: 1x1 feature maps, layers of equal cost, slow numbers of channels."""
-    space, flops = setup.space, setup.costs.flops
+    space, cost = setup.space, setup.costs.main
     problems = []
     last = space.layers[-space.stages[-1].blocks]
     if last.in_size == 1:
         first = next(layer for layer in space.layers if layer.in_size == 1)
         problems.append(f"feature maps are 1x1 pixels from layer {first.index} on, before the last network stage")
-    alike = [index for index, row in enumerate(flops.rows) if len(row) > 1 and len(set(row)) == 1]
+    alike, label = [i for i, row in enumerate(cost.rows) if len(row) > 1 and len(set(row)) == 1], cost.kind.label
     if alike:
-        problems.append(f"all choices of layers {_list(alike)} cost the same FLOPs, so no FLOPs limit separates them")
+        same = f"all choices of layers {_list(alike)} cost the same {label}"
+        problems.append(f"{same}, so no {label} limit separates them")
     odd = sorted(number for number in convolved_channels(space) if number % CHANNEL_MULTIPLE)
     if odd:
         problems.append(f"convolutions of {_list(odd)} channels are slow: use multiples of {CHANNEL_MULTIPLE}")

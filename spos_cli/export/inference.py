@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from spos_cli.data.transforms import IMAGENET, Normalisation, PresetName
+from spos_cli.export.quantized import list_modules
 from spos_cli.export.steps import Add, Call, Concatenate, EverySecond, LayerSteps, Split, Step, Values
 from spos_cli.models.blocks import (
     ChoiceBlock,
@@ -25,7 +26,7 @@ from spos_cli.models.layers import ACTIVATIONS, Branch, ChannelSelection, Squeez
 from spos_cli.models.network import Network
 from spos_cli.models.routing import BlockChannels, Routing, make_routing
 from spos_cli.space.choices import Choice
-from spos_cli.space.search_space import Layer
+from spos_cli.space.layer import Layer
 
 InputKind = Literal["uint8", "float"]  # RGB values from 0 to 255, or images as `data.transforms.preprocess` makes them
 
@@ -34,7 +35,8 @@ class InferenceNetwork(nn.Module):
     """A network for inference: BatchNorm is folded into the convolutions, and channels are in the order of their use.
 
     Its logits are those of the network, but for rounding. It consists of modules of `torch.nn` (and blocks of the
-    user's own), so that any exporter and any compiler can take it.
+    user's own), so that any exporter and any compiler can take it. A network with quantized blocks also has modules of
+    `export.quantized`, and nothing is folded there.
 
     Args:
         network: in eval mode, on the CPU; it is not changed.
@@ -60,7 +62,10 @@ class InferenceNetwork(nn.Module):
         super().__init__()
         self.preset, self.input_kind, self.image_size = preset, input_kind, network.space.image_size
         self.in_channels, self.normalisation = network.space.in_channels, normalisation
-        builder = _Builder(network, reverse_colours=preset == "spos" and input_kind == "uint8")
+        is_reversed, is_quantized = preset == "spos" and input_kind == "uint8", bool(network.arch.bits)
+        # The order of the additions is part of a quantized network.
+        self.flips_colours = is_reversed and is_quantized
+        builder = _Builder(network, reverse_colours=is_reversed and not is_quantized)
         self.layers, self.own_blocks = builder.layers, builder.own_blocks
         for name, module in builder.parts.items():
             self.add_module(name, module)
@@ -92,6 +97,8 @@ class InferenceNetwork(nn.Module):
             images: `(B, C, S, S)`: uint8 (RGB with three channels), or prepared float.
         """
         features = images.float() if self.input_kind == "uint8" else images
+        if self.flips_colours:
+            features = features.flip(1)
         if self.is_normalised:
             features = (features - self.pixel_mean) / self.pixel_std
         values: Values = {"images": features}
@@ -109,7 +116,7 @@ class _Builder:
     """Follows the forward pass of a network, and writes down its steps and modules."""
 
     def __init__(self, network: Network, *, reverse_colours: bool) -> None:
-        self.reverse_colours = reverse_colours
+        self.reverse_colours, self.folds = reverse_colours, not network.arch.bits
         self.parts: dict[str, nn.Module] = {}
         self.layers: list[LayerSteps] = []
         self.own_blocks: dict[str, tuple[str, str]] = {}
@@ -229,7 +236,8 @@ class _Builder:
         output: str | None = None,
     ) -> Call:
         """Add a branch to the modules, and return the step that calls it."""
-        modules = fold_branch(branch, inputs, outputs, reverse_inputs=name == "stem" and self.reverse_colours)
+        reverse_inputs = name == "stem" and self.reverse_colours
+        modules = fold_branch(branch, inputs, outputs, reverse_inputs=reverse_inputs, folds=self.folds)
         self.parts[name] = nn.Sequential(*modules)
         return Call(output or name, name, source)
 
@@ -241,12 +249,21 @@ def format_arguments(choice: Choice, layer: Layer, affine: bool) -> str:
 
 
 def fold_branch(
-    branch: Branch, inputs: ChannelSelection = None, outputs: ChannelSelection = None, *, reverse_inputs: bool = False
+    branch: Branch,
+    inputs: ChannelSelection = None,
+    outputs: ChannelSelection = None,
+    *,
+    reverse_inputs: bool = False,
+    folds: bool = True,
 ) -> list[nn.Module]:
-    """Return the convolutions of a branch, with BatchNorm folded into them, and what follows each of them."""
+    """Return the convolutions of a branch, with BatchNorm folded into them, and what follows each of them.
+
+    Args:
+        folds: if false, BatchNorm is kept, as a network with quantized blocks needs it.
+    """
     modules: list[nn.Module] = []
     for unit in branch.list_units(inputs, outputs):
-        modules.append(fold_unit(unit, reverse_inputs=reverse_inputs))
+        modules += [fold_unit(unit, reverse_inputs=reverse_inputs)] if folds else list_modules(unit)
         modules += [kind(inplace=True) for kind, function in ACTIVATIONS.items() if function is unit.activation]
         if unit.shuffle is not None:
             modules.append(nn.ChannelShuffle(unit.shuffle.groups))

@@ -8,7 +8,8 @@ channels pass by unchanged. `routing` concatenates, shuffles and splits the outp
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +27,9 @@ from spos_cli.models.layers import (
     make_depthwise,
 )
 from spos_cli.models.routing import BlockChannels
+from spos_cli.space.architecture import Option
 from spos_cli.space.choices import Choice, Value
-from spos_cli.space.search_space import Layer
+from spos_cli.space.layer import Layer
 
 
 class ChoiceBlock(nn.Module):
@@ -143,7 +145,7 @@ class ResidualBlock(ChoiceBlock):
 
     def work(self, features: Tensor, channels: BlockChannels) -> Tensor:
         """Map features `(B, in, H, W)` to `(B, out, H / stride, W / stride)`, without the input."""
-        output: Tensor = self.layers(features, hidden=channels.hidden)
+        output: Tensor = self.layers(features, hidden=channels.hidden, bits=channels.bits)
         return output if self.stochastic_depth is None else self.stochastic_depth(output)
 
     def forward(self, features: Tensor, channels: BlockChannels = BlockChannels()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
@@ -229,45 +231,54 @@ class ResNetBlock(ResidualBlock):
     """The base of ResNet's blocks (He et al., arXiv 1512.03385): the input is added, then comes ReLU.
 
     Where the shape changes, a 1x1 convolution with BatchNorm projects the input. The stride is that of the first 3x3
-    convolution, as in torchvision.
+    convolution, as in torchvision. With `bits`, all convolutions of a block are quantized, also the projection: none
+    of them sees negative features if the block does not.
+
+    Args:
+        layer: channels and stride of the layer that the block is an op of.
+        affine: whether BatchNorm has a learned scale and shift.
+        hidden: number of channels between the convolutions.
+        kernel: side of the kernel, in pixels (odd).
+        bits: the pairs of bits that the block may have, as in `space.bits`; empty: full precision.
     """
 
-    def __init__(self, layer: Layer, affine: bool, hidden: int, kernel: int) -> None:
+    def __init__(self, layer: Layer, affine: bool, hidden: int, kernel: int, bits: Sequence[int] = ()) -> None:
         super().__init__(layer)
-        self.layers = self.build_layers(layer, affine, hidden, kernel)
+        self.make_convolution = functools.partial(make_convolution, affine=affine, bits=bits)
+        self.layers = self.build_layers(layer, hidden, kernel)
         self.shortcut = None
         if not self.residual:
             self.shortcut = Branch(
-                *make_convolution(layer.in_channels, layer.out_channels, affine, stride=layer.stride, activation=None)
+                *self.make_convolution(layer.in_channels, layer.out_channels, stride=layer.stride, activation=None)
             )
 
-    def build_layers(self, layer: Layer, affine: bool, hidden: int, kernel: int) -> Branch:
+    def build_layers(self, layer: Layer, hidden: int, kernel: int) -> Branch:
         """Build what works on the input: `(B, in, H, W)` to `(B, out, H / stride, W / stride)`."""
         raise NotImplementedError
 
     def forward(self, features: Tensor, channels: BlockChannels = BlockChannels()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
-        shortcut = features if self.shortcut is None else self.shortcut(features)
+        shortcut = features if self.shortcut is None else self.shortcut(features, bits=channels.bits)
         return (F.relu(shortcut + self.work(features, channels)),)
 
 
 class BasicBlock(ResNetBlock):
     """The block of ResNet-18 and 34: two `kernel` x `kernel` convolutions."""
 
-    def build_layers(self, layer: Layer, affine: bool, hidden: int, kernel: int) -> Branch:
+    def build_layers(self, layer: Layer, hidden: int, kernel: int) -> Branch:
         return Branch(
-            *make_convolution(layer.in_channels, hidden, affine, kernel=kernel, stride=layer.stride, activation="relu"),
-            *make_convolution(hidden, layer.out_channels, affine, kernel=kernel, activation=None),
+            *self.make_convolution(layer.in_channels, hidden, kernel=kernel, stride=layer.stride, activation="relu"),
+            *self.make_convolution(hidden, layer.out_channels, kernel=kernel, activation=None),
         )
 
 
 class Bottleneck(ResNetBlock):
     """The block of ResNet-50: 1x1 to a quarter of the output channels, `kernel` x `kernel`, 1x1."""
 
-    def build_layers(self, layer: Layer, affine: bool, hidden: int, kernel: int) -> Branch:
+    def build_layers(self, layer: Layer, hidden: int, kernel: int) -> Branch:
         return Branch(
-            *make_convolution(layer.in_channels, hidden, affine, activation="relu"),
-            *make_convolution(hidden, hidden, affine, kernel=kernel, stride=layer.stride, activation="relu"),
-            *make_convolution(hidden, layer.out_channels, affine, activation=None),
+            *self.make_convolution(layer.in_channels, hidden, activation="relu"),
+            *self.make_convolution(hidden, hidden, kernel=kernel, stride=layer.stride, activation="relu"),
+            *self.make_convolution(hidden, layer.out_channels, activation=None),
         )
 
 
@@ -339,17 +350,31 @@ class OwnBlock(ChoiceBlock):
         return (self.block(features),)
 
 
-def build_block(choice: Choice, layer: Layer, affine: bool, width: int = 0) -> ChoiceBlock:
+def build_block(choice: Choice, layer: Layer, affine: bool, width: int = 0, bits: Sequence[int] = ()) -> ChoiceBlock:
     """Build the module of one choice of one layer.
 
     The space has already checked that the op exists, except for a user's own block.
 
     Args:
         width: multiplier of the hidden channels, in thousandths; 0 for all of them.
+        bits: the pairs of bits that the block may have, as in `space.bits`; empty: full precision.
 
     Raises:
         ConfigError: a user's own block cannot be built.
     """
     if choice.is_own:
         return OwnBlock(choice.op, layer, affine, dict(choice.parameters))
-    return BLOCKS[choice.op](layer, affine, layer.hidden_channels(choice, width), **dict(choice.parameters))
+    parameters: dict[str, Any] = dict(choice.parameters)
+    if bits:
+        parameters["bits"] = bits
+    return BLOCKS[choice.op](layer, affine, layer.hidden_channels(choice, width), **parameters)
+
+
+def build_option(layer: Layer, option: Option, affine: bool) -> ChoiceBlock:
+    """Build the module of one option of one layer, as a stand-alone network has it.
+
+    Raises:
+        ConfigError: a user's own block cannot be built.
+    """
+    bits = (option.bits,) if option.bits else ()
+    return build_block(layer.choices[option.choice], layer, affine, option.width, bits)

@@ -90,7 +90,7 @@ class BranchStatistics:
             features = part.activate(features)
         return features
 
-    def fold(self) -> FoldedBranch:
+    def fold(self) -> Callable[[Tensor], Tensor]:
         """Return the branch for inference, with these statistics folded into its weights."""
         weights, biases = [], []
         for part, mean, variance in zip(self.parts, self.means, self.variances, strict=True):
@@ -101,6 +101,27 @@ class BranchStatistics:
             weights.append((part.weight.float() * scale.view(-1, 1, 1, 1)).to(part.weight.dtype))
             biases.append(bias.to(part.weight.dtype))
         return FoldedBranch(self.parts, weights, biases)
+
+
+class ExactBranchStatistics(BranchStatistics):
+    """A candidate's statistics of a branch in a network with quantized blocks; nothing is folded.
+
+    The last bits of a feature may decide between two levels of a block behind it. So inference is that of the network
+    itself, step by step.
+    """
+
+    def fold(self) -> Callable[[Tensor], Tensor]:
+        """Return the branch for inference."""
+        return self.normalize
+
+    def normalize(self, features: Tensor) -> Tensor:
+        """Run a batch `(B, in, H, W)` with these statistics."""
+        for part, mean, variance in zip(self.parts, self.means, self.variances, strict=True):
+            features = part.unit.convolution.convolve(features, part.weight)  # (B, out, H, W)
+            scale, shift = part.affine or (None, None)
+            features = F.batch_norm(features, mean, variance, scale, shift, False, 0.0, part.unit.norm.eps)
+            features = part.activate(features)
+        return features
 
 
 class BlockStatistics:

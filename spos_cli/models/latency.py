@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spos_cli.models.blocks import build_block
+from spos_cli.models.blocks import build_option
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
@@ -30,9 +30,8 @@ OUTLIER_RATIO = 1.5  # A slowest call of this many times the median is reported 
 Call = Callable[[], object]  # One forward pass.
 TimeCall = Callable[[Call], float]  # Make a call and return its seconds.
 MakeCall = Callable[[nn.Module, torch.device, tuple[int, ...]], Call]  # Prepare a module for inputs of a shape.
-BlockKey = tuple[
-    Choice, int, tuple[int, ...]
-]  # choice, width and the layer's signature: equal blocks are measured once
+# Choice, width, bits and the layer's signature: equal blocks are measured once.
+BlockKey = tuple[Choice, int, int, tuple[int, ...]]
 Key = BlockKey | Architecture
 
 
@@ -148,11 +147,10 @@ def measure(
     for layer, options in zip(space.layers, space.options.by_layer, strict=True):
         keys.append([])
         for option in options:
-            choice = layer.choices[option.choice]
-            key = choice, option.width, layer.signature
+            key = layer.choices[option.choice], option.width, option.bits, layer.signature
             keys[-1].append(key)
             if key not in calls:
-                block = build_block(choice, layer, affine=True, width=option.width)
+                block = build_option(layer, option, affine=True)
                 calls[key] = prepare(block, device, (batch, layer.op_in_channels, layer.in_size, layer.in_size))
     for arch in dict.fromkeys(networks):
         calls[arch] = prepare(

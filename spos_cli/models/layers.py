@@ -6,7 +6,7 @@ They have the official names of their tensors (`blocks.py` of megvii-model/Singl
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spos_cli.models.depthwise import StripDepthwise, is_faster_in_strips
+from spos_cli.models.quantizers import FIRST_CLIPPING_LEVEL, quantize_features, quantize_weight
+from spos_cli.space.bits import split_bits
 from spos_cli.space.block_costs import count_squeezed
 
 AnyBatchNorm = nn.modules.batchnorm._BatchNorm  # A user's block may normalise one, two or three dimensions.
@@ -31,8 +33,14 @@ class Convolution(nn.Conv2d):
 
     is_depthwise: ClassVar[bool] = False
 
-    def forward(self, features: Tensor, inputs: ChannelSelection = None, outputs: ChannelSelection = None) -> Tensor:
-        """Convolve `(B, in, H, W)` to `(B, out, H / stride, W / stride)`, for the selected channels."""
+    def forward(
+        self, features: Tensor, inputs: ChannelSelection = None, outputs: ChannelSelection = None, bits: int = 0
+    ) -> Tensor:
+        """Convolve `(B, in, H, W)` to `(B, out, H / stride, W / stride)`, for the selected channels.
+
+        Args:
+            bits: for `QuantizedConvolution`; others compute with full precision.
+        """
         weight = self.select_weight(inputs, outputs)
         if self.is_depthwise and is_faster_in_strips(features, weight):
             result: Tensor = StripDepthwise.apply(features, weight, self.stride[0])
@@ -52,6 +60,48 @@ class Convolution(nn.Conv2d):
         if self.is_depthwise:
             return _select_slices(self.weight, 0, inputs)
         return _select_slices(_select_slices(self.weight, 0, outputs), 1, inputs)
+
+
+class QuantizedConvolution(Convolution):
+    """A convolution with weights and activations of few bits, which is handed features that are not negative.
+
+    Args:
+        bits: the pairs of bits that it may have, as in `space.bits`.
+
+    Attributes:
+        clipping_levels: by bits of the activations, such as `a4`: `(1, 1, 1, 1)`. The four dimensions give them the
+            weight decay of the weights (`engine.optim.make_optimizer`).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, groups: int, bits: Sequence[int]
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.bits = tuple(bits)
+        names = sorted({self.name_level(pair) for pair in bits})
+        self.clipping_levels = nn.ParameterDict(
+            {name: nn.Parameter(torch.full((1, 1, 1, 1), FIRST_CLIPPING_LEVEL)) for name in names}
+        )
+
+    @staticmethod
+    def name_level(bits: int) -> str:
+        """Return the name of the clipping level of a pair of bits."""
+        return f"a{split_bits(bits)[1]}"
+
+    def forward(
+        self, features: Tensor, inputs: ChannelSelection = None, outputs: ChannelSelection = None, bits: int = 0
+    ) -> Tensor:
+        """Convolve quantized features with quantized weights.
+
+        Args:
+            bits: those of the path; 0 where the convolution has one pair of bits only.
+        """
+        if not bits:
+            (bits,) = self.bits
+        weight_bits, feature_bits = split_bits(bits)
+        x = quantize_features(features, self.clipping_levels[self.name_level(bits)], feature_bits)
+        w = quantize_weight(self.select_weight(inputs, outputs), weight_bits)
+        return self.convolve(x.numbers, w.numbers) * (x.step * w.step)
 
 
 class DepthwiseConvolution(Convolution):
@@ -118,10 +168,19 @@ def make_convolution(
     stride: int = 1,
     groups: int = 1,
     activation: str | None,
+    bits: Sequence[int] = (),
 ) -> list[nn.Module]:
-    """Make a convolution that keeps the size with stride 1, BatchNorm, and an activation unless it is None."""
+    """Make a convolution that keeps the size with stride 1, BatchNorm, and an activation unless it is None.
+
+    Args:
+        bits: the pairs of bits that the convolution may have; empty: full precision.
+    """
+    if bits:
+        convolution: Convolution = QuantizedConvolution(in_channels, out_channels, kernel, stride, groups, bits)
+    else:
+        convolution = Convolution(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [
-        Convolution(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
+        convolution,
         BatchNorm(out_channels, affine=affine),
         *([] if activation is None else [make_activation(activation)]),
     ]
@@ -255,16 +314,18 @@ class Branch(nn.Sequential):
         inputs: ChannelSelection = None,
         outputs: ChannelSelection = None,
         hidden: int | None = None,
+        bits: int = 0,
     ) -> Tensor:
         """Map features `(B, in, H, W)` to `(B, out, H / stride, W / stride)`, for the selected channels.
 
         Args:
             inputs, outputs: channels of `features` and of the result.
             hidden: how many of the hidden channels to use, the first ones; None for all.
+            bits: of quantized convolutions, see there.
         """
         for unit in self.list_units(inputs, outputs, hidden):
             # (B, channels of unit.outputs, H, W)
-            features = unit.norm(unit.convolution(features, unit.inputs, unit.outputs), unit.outputs)
+            features = unit.norm(unit.convolution(features, unit.inputs, unit.outputs, bits), unit.outputs)
             if unit.activation:
                 features = unit.activation(features)
             if unit.shuffle is not None:

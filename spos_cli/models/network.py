@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from spos_cli.models.blocks import ResidualBlock, build_block
+from spos_cli.models.blocks import ResidualBlock, build_option
 from spos_cli.models.skeleton import Skeleton
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import SearchSpace
@@ -17,7 +17,7 @@ class Network(Skeleton):
 
     Args:
         space: the search space; tensors have the official names and shapes.
-        arch: one choice per layer, and widths where the space has some.
+        arch: one choice per layer, and widths and bits where the space has some.
         affine: whether BatchNorm has a learned scale and shift.
         dropout: probability of dropping a feature before the classifier.
         stochastic_depth: probability of dropping the work of the last block for an image, see `set_stochastic_depth`.
@@ -43,7 +43,7 @@ class Network(Skeleton):
     def build_features(self, affine: bool) -> nn.Sequential:
         return nn.Sequential(
             *(
-                build_block(layer.choices[option.choice], layer, affine, option.width)
+                build_option(layer, option, affine)
                 for layer, option in zip(self.space.layers, self.arch.options, strict=True)
             )
         )

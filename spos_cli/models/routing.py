@@ -35,11 +35,13 @@ class BlockChannels(NamedTuple):
         inputs: original index of each input channel, `(in_channels,)` int64; None for the official order.
         outputs: the same for each output tensor of the block.
         hidden: how many hidden channels to use, the first ones; None for all.
+        bits: of the path, as in `space.bits`; 0 for a block with one pair of bits, or of full precision.
     """
 
     inputs: Tensor | None = None
     outputs: tuple[Tensor | None, ...] = (None, None)
     hidden: int | None = None
+    bits: int = 0
 
 
 @dataclass(frozen=True)

@@ -57,20 +57,26 @@ class Skeleton(nn.Module):
         """Build the choice blocks, in the order of the layers."""
         raise NotImplementedError
 
-    def run_blocks(self, images: Tensor, blocks: Iterable[nn.Module], hidden: Sequence[int | None] = ()) -> Tensor:
+    def run_blocks(
+        self,
+        images: Tensor,
+        blocks: Iterable[nn.Module],
+        hidden: Sequence[int | None] = (),
+        bits: Sequence[int] = (),
+    ) -> Tensor:
         """Compute logits `(B, classes)` of images `(B, C, H, W)` float, through one block a layer.
 
         Args:
             hidden: by layer, how many hidden channels of the block to use; None, or an empty sequence, for all.
+            bits: by layer, those of the block; 0, or an empty sequence, for blocks with one pair of bits, or none.
         """
         routing = make_routing(self.space, images.device)
         stem, *layers, head = routing.channels
         features = self.first_conv(images, None, stem.outputs[0])  # (B, stem_channels, H / stride, W / stride)
         pieces = routing.route({}, 0, (features,))  # by layer: (B, size, H, W) each
-        for layer, (block, channels, count) in enumerate(
-            zip(blocks, layers, hidden or [None] * len(layers), strict=True)
-        ):
-            channels = channels if count is None else channels._replace(hidden=count)
+        options = zip(hidden or [None] * len(layers), bits or [0] * len(layers), strict=True)
+        for layer, (block, channels, (count, pair)) in enumerate(zip(blocks, layers, options, strict=True)):
+            channels = channels._replace(hidden=count, bits=pair)
             # From (B, op_in_channels, H, W) to (B, C, H / stride, W / stride) each, with C of `Layer.op_out_channels`.
             outputs = block(concatenate(pieces[layer]), channels)
             pieces = routing.route(pieces, layer + 1, outputs)

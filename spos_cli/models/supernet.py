@@ -8,6 +8,7 @@ from spos_cli.models.blocks import build_block
 from spos_cli.models.skeleton import Skeleton
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
+from spos_cli.space.layer import Layer
 from spos_cli.space.search_space import SearchSpace
 
 
@@ -17,7 +18,8 @@ class Supernet(Skeleton):
     `features[layer][choice]` is one op. A forward pass goes through one choice of each layer and leaves the others
     untouched: their gradients stay None and their BatchNorm statistics do not change. In the official supernet
     BatchNorm is not affine. Where a space has widths, each op is allocated at the largest one, and a path uses the
-    first of its hidden channels (paper, section 3.3).
+    first of its hidden channels (paper, section 3.3). Where a space has bits, each op has one set of weights for all of
+    them, and a path's bits say how its weights and activations are rounded.
 
     Args:
         space: the search space; tensors have the official names and shapes.
@@ -30,9 +32,14 @@ class Supernet(Skeleton):
 
     def build_features(self, affine: bool) -> nn.ModuleList:
         return nn.ModuleList(
-            nn.ModuleList(build_block(choice, layer, affine, self._largest_width(choice)) for choice in layer.choices)
+            nn.ModuleList(self._build_block(choice, layer, affine) for choice in layer.choices)
             for layer in self.space.layers
         )
+
+    def _build_block(self, choice: Choice, layer: Layer, affine: bool) -> nn.Module:
+        """Build an op of a layer for all its widths and bits."""
+        bits = self.space.bits if choice.is_quantizable else ()
+        return build_block(choice, layer, affine, self._largest_width(choice), bits)
 
     def _largest_width(self, choice: Choice) -> int:
         """Return the width, in thousandths, that a choice is allocated at; 0 if it has no widths."""
@@ -44,4 +51,4 @@ class Supernet(Skeleton):
 
     def forward(self, images: Tensor, arch: Architecture) -> Tensor:
         """Compute logits `(B, classes)` of images `(B, C, H, W)` float, through the path `arch`."""
-        return self.run_blocks(images, self.select_blocks(arch), self.space.hidden_channels(arch))
+        return self.run_blocks(images, self.select_blocks(arch), self.space.hidden_channels(arch), arch.bits)

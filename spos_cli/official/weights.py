@@ -16,10 +16,11 @@ from torch import Tensor
 
 from spos_cli.errors import CheckpointError
 from spos_cli.files.quoting import plural, quote_value
-from spos_cli.models.blocks import build_block
+from spos_cli.models.blocks import build_option
 from spos_cli.space.architecture import Architecture, Option
 from spos_cli.space.choices import IDENTITY, SKIP
-from spos_cli.space.search_space import Layer, SearchSpace
+from spos_cli.space.layer import Layer
+from spos_cli.space.search_space import SearchSpace
 
 State = dict[str, Tensor]
 Shapes = dict[str, tuple[int, ...]]
@@ -170,5 +171,5 @@ def _list_hidden_channels(layer: Layer, options: Sequence[Option]) -> str:
 def _list_shapes(layer: Layer, option: Option, affine: bool) -> Shapes:
     """Return the names and shapes of an option's tensors."""
     with torch.device("meta"):
-        block = build_block(layer.choices[option.choice], layer, affine, option.width)
+        block = build_option(layer, option, affine)
     return {name: tuple(tensor.shape) for name, tensor in block.state_dict().items()}

@@ -13,12 +13,13 @@ from spos_cli.report.findings import Audit, Findings, Number, Search, Training, 
 from spos_cli.search.journal import Origin
 from spos_cli.search.results import Results, ranking
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.bits import format_bits
 from spos_cli.space.choices import Choice
 from spos_cli.space.cost_kinds import CostKind
 from spos_cli.space.limits import Limit
 from spos_cli.space.search_space import SearchSpace
 
-# The digits of choices (at most `MAX_CHOICES`, one digit each) and of widths (two digits each); as in page.js.
+# The digits of choices (at most `MAX_CHOICES`) and of bits, one each, and of widths (two digits each); as in page.js.
 DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"
 TOP_CANDIDATES = 10  # whose choices are compared with the choices of all candidates
 MAX_CURVE_POINTS = 1500
@@ -68,8 +69,18 @@ def count_choice_shares(space: SearchSpace, archs: Sequence[Architecture]) -> li
 
 def count_width_shares(widths: Sequence[int], archs: Sequence[Architecture], layers: int) -> list[list[Number]]:
     """Return the share of architectures with each width (in thousandths) in each layer: `[width][layer]`."""
-    table = np.array([arch.widths or (0,) * layers for arch in archs], np.int64).reshape(len(archs), layers)
-    return [((table == width).mean(axis=0) if len(archs) else np.zeros(layers)).tolist() for width in widths]
+    return _count_shares(widths, [arch.widths for arch in archs], layers)
+
+
+def count_bits_shares(bits: Sequence[int], archs: Sequence[Architecture], layers: int) -> list[list[Number]]:
+    """Return the share of architectures with each pair of bits in each layer: `[pair][layer]`."""
+    return _count_shares(bits, [arch.bits for arch in archs], layers)
+
+
+def _count_shares(values: Sequence[int], rows: Sequence[Sequence[int]], layers: int) -> list[list[Number]]:
+    """Return the share of rows with each value in each layer; an empty row has zeros."""
+    table = np.array([row or (0,) * layers for row in rows], np.int64).reshape(len(rows), layers)
+    return [((table == value).mean(axis=0) if len(rows) else np.zeros(layers)).tolist() for value in values]
 
 
 def find_improvements(scores: Sequence[Number]) -> tuple[list[int], list[float]]:
@@ -159,7 +170,9 @@ def _search(space: SearchSpace, search: Search) -> dict[str, Any]:
             "top": _matrix(count_choice_shares(space, top)),
         },
     }
-    return data | _widths(space, search, archs, top) if space.widths else data
+    if space.widths:
+        data |= _widths(space, search, archs, top)
+    return data | _bits(space, search, archs, top) if space.bits else data
 
 
 def _cost(kind: CostKind, values: list[int]) -> dict[str, Any]:
@@ -189,6 +202,23 @@ def _widths(
         "width_shares": {
             "all": _matrix(count_width_shares(space.widths, archs, space.num_layers)),
             "top": _matrix(count_width_shares(space.widths, top, space.num_layers)),
+        },
+    }
+
+
+def _bits(
+    space: SearchSpace, search: Search, archs: Sequence[Architecture], top: Sequence[Architecture]
+) -> dict[str, Any]:
+    """Return the bits of all candidates, and how often each pair occurs in `archs` and in `top`."""
+    codes = {pair: DIGITS[index] for index, pair in enumerate((0, *space.bits))}  # 0: a layer without bits
+    none = (0,) * space.num_layers
+    return {
+        "bits": ["", *map(format_bits, space.bits)],
+        # One digit per layer, one candidate after another.
+        "bits_codes": "".join(codes[pair] for entry in search.entries for pair in entry.architecture.bits or none),
+        "bits_shares": {
+            "all": _matrix(count_bits_shares(space.bits, archs, space.num_layers)),
+            "top": _matrix(count_bits_shares(space.bits, top, space.num_layers)),
         },
     }
 

@@ -11,7 +11,7 @@ from spos_cli.search import statistics
 from spos_cli.search.journal import Entry
 from spos_cli.search.results import Results, is_counted, is_new
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost_kinds import COST_KINDS, FLOPS, CostKind
+from spos_cli.space.cost_kinds import BITOPS, COST_KINDS, FLOPS, CostKind
 from spos_cli.space.limits import Limit
 from spos_cli.space.search_space import SearchSpace
 
@@ -296,11 +296,11 @@ class Search:
     @cached_property
     def cheapest_tied(self) -> int:
         """The line of the cheapest candidate that is statistically tied with the winner, or the winner's own."""
-        return self.sort_by_flops([*(self.ties or ()), self.winner_line])[0]
+        return self.sort_by_cost([*(self.ties or ()), self.winner_line])[0]
 
-    def sort_by_flops(self, lines: Iterable[int]) -> list[int]:
-        """Sort lines by FLOPs; at equal FLOPs the better one is first, as in `export-arch --prefer smallest`."""
-        return sorted(lines, key=lambda line: (self.entries[line].flops, self.entries[line].rank))
+    def sort_by_cost(self, lines: Iterable[int]) -> list[int]:
+        """Sort lines by `main_cost`; at equal costs the better one is first, as in `export-arch --prefer smallest`."""
+        return sorted(lines, key=lambda line: (self.entries[line].main_cost, self.entries[line].rank))
 
     @cached_property
     def costs(self) -> list[CostKind]:
@@ -311,6 +311,11 @@ class Search:
     def shown_cost(self) -> CostKind:
         """The cost on the axis of the chart at first: that of the front if it is known."""
         return next((kind for kind in self.costs if kind.name == self.front_cost), FLOPS)
+
+    @property
+    def main_cost(self) -> CostKind:
+        """The cost that ranks candidates of equal scores: BitOPs in a space with bits, else FLOPs."""
+        return BITOPS if BITOPS in self.costs else FLOPS
 
     def front(self, cost: str) -> list[int]:
         """Return the Pareto front of the score against a cost that is known: its lines, sorted by cost."""

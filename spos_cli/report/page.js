@@ -2,7 +2,7 @@
 // A line is an index into the candidates, which are in the order of the journal.
 "use strict";
 (() => {
-  // Digits of choices (one each) and of widths (two each), as in chart_data.py.
+  // Digits of choices and of bits (one each) and of widths (two each), as in chart_data.py.
   const DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_";
   const OP_COLOURS = 7; // as in sections.py
   const MAX_SVG_POINTS = 2000; // more points are drawn with WebGL, if the browser has it
@@ -49,22 +49,24 @@
       const codes = search.width_codes;
       const [high, low] = codes ? [2 * index, 2 * index + 1].map((position) => DIGITS.indexOf(codes[position])) : [0, 0];
       const width = codes ? search.widths[high * DIGITS.length + low] : 0; // in thousandths
-      return { choice, width, op: ops[choice] };
+      const bits = search.bits_codes ? search.bits[DIGITS.indexOf(search.bits_codes[index])] : ""; // such as w2a4
+      return { choice, width, bits, op: ops[choice] };
     });
   }
 
   const formatWidth = (width) => (width % 1000 ? String(width / 1000) : (width / 1000).toFixed(1));
 
   const formatArchitecture = (line) =>
-    optionsOf(line).map(({ choice, width }) => choice + (width ? "@" + formatWidth(width) : "")).join(",");
+    optionsOf(line).map(({ choice, width, bits }) =>
+      choice + (width ? "@" + formatWidth(width) : "") + (bits && ":" + bits)).join(",");
 
   function fillStrip(strip, line) {
     const widest = search.widths ? Math.max(...search.widths) : 0;
-    strip.replaceChildren(...optionsOf(line).map(({ choice, width, op }, layer) => {
+    strip.replaceChildren(...optionsOf(line).map(({ choice, width, bits, op }, layer) => {
       const block = makeElement("i", opClass(op), String(choice));
       if (layer && space.stages[layer] !== space.stages[layer - 1]) block.classList.add("first");
       if (width) block.style.setProperty("--h", 0.5 + (0.5 * width) / widest);
-      block.title = `layer ${layer}: ${space.ops[op]}` + (width ? `, width ${formatWidth(width)}` : "");
+      block.title = `layer ${layer}: ${space.ops[op]}` + (width ? `, width ${formatWidth(width)}` : "") + (bits && ", " + bits);
       return block;
     }));
     return strip;
@@ -429,6 +431,7 @@
       };
       addHeatmaps("choices", space.ops, search.choice_shares);
       if (search.widths) addHeatmaps("widths", search.widths.slice(1).map((width) => "width " + formatWidth(width)), search.width_shares);
+      if (search.bits) addHeatmaps("bits", search.bits.slice(1), search.bits_shares);
     }
     if (audit && audit.one_shot.length) charts.push(drawFidelity);
     if (truth && truth.one_shot.length) charts.push(drawTruth);

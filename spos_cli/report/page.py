@@ -24,7 +24,7 @@ from spos_cli.report.elements import (
 )
 from spos_cli.report.findings import Findings, Search, score_interval
 from spos_cli.report.sections import make_sections
-from spos_cli.space.cost_kinds import FLOPS, format_cost
+from spos_cli.space.cost_kinds import format_cost
 from spos_cli.space.limits import describe_all, format_limit
 
 PLOTLY_MISSING = "the report needs plotly, which is not installed: pip install 'spos[report]'"
@@ -136,13 +136,15 @@ def tiles(findings: Findings) -> list[Html]:
         low, high = best.interval
         title = f"Best one-shot {best.score_name}"
         shown.append(tile(title, format_percent(best.score), f"95 % interval {format_range(low, high)}"))
-        limit = search.limits.get("flops")
-        share = f"{format_percent(best.flops / limit.high, 0)} of the limit" if limit else "no limit on FLOPs"
-        if limit is not None and limit.is_range:
-            share = f"from a range of {format_limit(FLOPS, limit)}"
-        shown.append(
-            tile("FLOPs of the winner", format_cost(best.flops), f"{share} · {format_cost(best.params)} params")
+        kind = search.main_cost
+        limit = search.limits.get(kind.name)
+        share = (
+            f"{format_percent(best.main_cost / limit.high, 0)} of the limit" if limit else f"no limit on {kind.noun}"
         )
+        if limit is not None and limit.is_range:
+            share = f"from a range of {format_limit(kind, limit)}"
+        params = f"{share} · {format_cost(best.params)} params"
+        shown.append(tile(f"{kind.noun} of the winner", format_cost(best.main_cost), params))
         if search.ties is not None:
             shown.append(tile("Statistically tied with it", f"{len(search.ties):,}", "candidates, by a paired test"))
     if last := [network for network in findings.retrained if not network.evaluations]:

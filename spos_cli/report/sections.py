@@ -27,9 +27,11 @@ from spos_cli.report.mistakes import show_mistakes
 from spos_cli.report.truth import compare_with_truth
 from spos_cli.search.results import is_counted
 from spos_cli.search.statistics import MIN_PAIRS
-from spos_cli.space.architecture import Architecture, format_width
+from spos_cli.space.architecture import Architecture, Option, format_width
+from spos_cli.space.bits import split_bits
 from spos_cli.space.cost_kinds import format_cost
-from spos_cli.space.search_space import Layer, SearchSpace
+from spos_cli.space.layer import Layer
+from spos_cli.space.search_space import SearchSpace
 
 OP_COLOURS = 7  # in page.css; an eighth op has the colour of the first one, hatched
 MAX_TIED_ROWS = 12
@@ -172,6 +174,8 @@ def winner(space: SearchSpace, search: Search) -> Html:
     )
     if space.widths:
         text += " The height of a block shows its width; below it is the number of its hidden channels."
+    if space.bits:
+        text += " Below a block are the bits of its weights, and then those of its activations."
     return section(
         "winner",
         "The winner, layer by layer",
@@ -189,10 +193,7 @@ def network(space: SearchSpace, arch: Architecture) -> Html:
     groups = [layer_group("Stem", f"{first.in_size} × {first.in_size} px", stem)]
     for number, stage in enumerate(space.stages):
         layers = [layer for layer in space.layers if network_stages[layer.index] == number]
-        blocks = [
-            choice_block(space, layer, arch.options[layer.index].choice, arch.options[layer.index].width, hidden)
-            for layer in layers
-        ]
+        blocks = [choice_block(space, layer, arch.options[layer.index], hidden) for layer in layers]
         size = layers[0].out_size
         groups.append(layer_group(f"Stage {number + 1}", f"{stage.channels} channels · {size} × {size} px", blocks))
     head = [
@@ -204,21 +205,22 @@ def network(space: SearchSpace, arch: Architecture) -> Html:
     return element("div", groups, class_="network")
 
 
-def choice_block(space: SearchSpace, layer: Layer, choice: int, width: int, hidden: Sequence[int | None]) -> Html:
+def choice_block(space: SearchSpace, layer: Layer, option: Option, hidden: Sequence[int | None]) -> Html:
     """Return one choice block of a network.
 
     Args:
-        choice: the index of the block's choice.
-        width: in thousandths; 0 without a width.
+        option: of the layer.
         hidden: hidden channels of each layer.
     """
-    notes = []
+    (choice, width, bits), notes = option, []
     if layer.in_channels != layer.out_channels:
         notes.append(f"{layer.in_channels} → {layer.out_channels}")
     if layer.stride > 1:
         notes.append(f"stride {layer.stride}")
     if width:
         notes.append(f"width {format_width(width)}, {hidden[layer.index]} hidden")
+    if bits:
+        notes.append("{} and {} bits".format(*split_bits(bits)))
     height = 0.5 + 0.5 * width / max(space.widths) if width else 1.0
     op = list_ops(space).index(layer.choices[choice])
     colour = element("span", choice, class_=op_class(space, op), style=f"--h:{height:.3f}")
@@ -269,22 +271,23 @@ def ties(search: Search) -> Html:
         f" candidates is likely larger. The standard error of its score is {100 * error:.2f} points."
     )
     if search.cheapest_tied != search.winner_line:
-        flops = search.entries[search.cheapest_tied].flops
+        cost, label = search.entries[search.cheapest_tied].main_cost, search.main_cost.label
         text += (
-            f" The cheapest of them has {format_cost(flops)} FLOPs, {format_percent(1 - flops / best.flops, 0)} fewer"
-            " than the winner; these images do not show which of the two is better."
+            f" The cheapest of them has {format_cost(cost)} {label}, {format_percent(1 - cost / best.main_cost, 0)}"
+            " fewer than the winner; these images do not show which of the two is better."
         )
     if search.ties_unknown:
         text += f" Note: {search.ties_unknown}."
-    lines = search.sort_by_flops(search.ties)[:MAX_TIED_ROWS]
+    lines = search.sort_by_cost(search.ties)[:MAX_TIED_ROWS]
     rows = [_tied_row(search, line) for line in [search.winner_line, *lines]]
     more = number - len(lines)
+    columns = ["architecture:", best.score_name, search.main_cost.title, "p", "95 % interval", "params"]
     note = f"The winner and the {len(lines)} cheapest tied candidates; {more:,} more are tied."
     return section(
         "tie",
         title,
         paragraph(text),
-        table(["architecture:", best.score_name, "FLOPs", "p", "95 % interval", "params"], rows, marked=0),
+        table(columns, rows, marked=0),
         element("p", note, class_="note") if more else None,
     )
 
@@ -300,7 +303,7 @@ def _tied_row(search: Search, line: int) -> list[Content]:
     return [
         element("span", strip(line), element("code", str(entry.architecture)), class_="arch"),
         format_percent(entry.score),
-        format_cost(entry.flops),
+        format_cost(entry.main_cost),
         "winner" if p_value is None else f"{p_value:.2f}",
         format_range(low, high),
         format_cost(entry.params),
@@ -308,7 +311,7 @@ def _tied_row(search: Search, line: int) -> list[Content]:
 
 
 def choices(space: SearchSpace, search: Search) -> Html:
-    """Return the charts of how often each layer has each choice, and each width."""
+    """Return the charts of how often each layer has each choice, each width and each pair of bits."""
     text = (
         "How often each choice occurs in each layer: in"
         f" all {len(search.comparable):,} candidates{_which_scored(search)}, and in the {TOP_CANDIDATES} best. A"
@@ -324,6 +327,8 @@ def choices(space: SearchSpace, search: Search) -> Html:
             chart("widths-all", "Widths by layer, all candidates"),
             chart("widths-top", "Widths by layer, the best"),
         ]
+    if space.bits:
+        charts += [chart("bits-all", "Bits by layer, all candidates"), chart("bits-top", "Bits by layer, the best")]
     return section("choices", "Choices by layer", paragraph(text), element("div", charts, class_="pair"))
 
 
@@ -429,7 +434,7 @@ def retrained(findings: Findings) -> Html:
         ended_early = f" of {network.planned_steps:,}, ended early" if network.planned_steps else ""
         return [
             element("span", blocks, element("code", str(network.architecture)), class_="arch"),
-            format_cost(entry.flops) if entry else "–",
+            format_cost(entry.main_cost) if entry else "–",
             f"{network.steps:,}{ended_early}",
             *([f"best of {network.evaluations:,}" if network.evaluations else "last"] if is_selected else []),
             format_percent(entry.score) if entry and is_counted(entry) else "–",
@@ -448,7 +453,8 @@ def retrained(findings: Findings) -> Html:
             " their accuracy there is optimistic."
         )
     one_shot = f"one-shot {search.best.score_name if search else 'top-1'}"
-    columns = ["architecture:", "FLOPs", "steps", *["weights"] * is_selected, one_shot, "stand-alone top-1"]
+    cost = search.main_cost.title if search else "FLOPs"
+    columns = ["architecture:", cost, "steps", *["weights"] * is_selected, one_shot, "stand-alone top-1"]
     in_order = sorted(findings.retrained, key=lambda network: (network.evaluations > 0, -network.top1))
     rows = table([*columns, "95 % interval"], map(row, in_order))
     return section("retrained", "Stand-alone networks", paragraph(text), rows)

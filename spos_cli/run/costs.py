@@ -9,6 +9,7 @@ from spos_cli.models.counting import Costs
 from spos_cli.run.command import Run
 from spos_cli.run.output import arrange_by_choice
 from spos_cli.space.architecture import Architecture, format_width
+from spos_cli.space.bits import format_bits
 from spos_cli.space.cost import CostTable
 from spos_cli.space.cost_kinds import FLOPS, format_cost
 from spos_cli.space.limits import Limit, format_limit, get_bounds, parse_limit, write_limit
@@ -29,8 +30,8 @@ def show_architectures(run: Run, costs: Costs, architectures: Sequence[Architect
     ]
     if limit is not None:
         columns.append(f"{'' if limit.is_range else 'at or under '}{format_limit(FLOPS, limit)}:")
-        for row, (_, flops, _) in zip(rows, values, strict=True):
-            row.append("yes" if limit.allows(flops) else "no")
+        for row, arch in zip(rows, architectures, strict=True):
+            row.append("yes" if limit.allows(costs.flops.of(arch)) else "no")
     run.show("costs", columns, rows)
     run.result(
         [
@@ -52,10 +53,11 @@ def summarize_space(space: SearchSpace, costs: Costs, limit: Limit | None) -> di
     Args:
         limit: on FLOPs; the summary then has the share of architectures within it.
     """
-    flops, distribution = costs.flops, costs.flops.distribution()
+    flops, distribution, options = costs.flops, costs.flops.distribution(), space.options
+    named = {} if options.has_choices_only else {"options": [list(map(str, layer)) for layer in options.by_layer]}
     summary = {
         "space": space.to_dict(),
-        **({"options": [list(map(str, options)) for options in space.options.by_layer]} if space.widths else {}),
+        **named,
         "fixed": flops.fixed,
         "table": [list(row) for row in flops.rows],
         "params": {"fixed": costs.params.fixed, "table": [list(row) for row in costs.params.rows]},
@@ -109,6 +111,7 @@ def show_space(run: Run, space: SearchSpace, costs: Costs, summary: dict[str, An
     facts = [
         ("architectures", f"{summary['architectures']:,}"),
         *([("widths of hidden channels", ", ".join(map(format_width, space.widths)))] if space.widths else []),
+        *([("bits of weights and activations", ", ".join(map(format_bits, space.bits)))] if space.bits else []),
         ("FLOPs, minimum and maximum", f"{format_cost(summary['minimum'])} to {format_cost(summary['maximum'])}"),
         ("mean", format_cost(round(summary["mean"]))),
         ("FLOPs / parameters of stem and head", fixed),
@@ -135,7 +138,7 @@ def show_choices(run: Run, title: str, space: SearchSpace, cells: Sequence[Seque
 
 
 def group_by_choice(table: CostTable) -> list[list[list[int]]]:
-    """Return the costs in a table by layer, choice and width."""
+    """Return the costs in a table by layer, choice, and width and bits."""
     groups: list[list[list[int]]] = [[[] for _ in range(count)] for count in table.options.choice_counts]
     for layer, options, row in zip(groups, table.options.by_layer, table.rows, strict=True):
         for option, cost in zip(options, row, strict=True):
@@ -144,6 +147,6 @@ def group_by_choice(table: CostTable) -> list[list[list[int]]]:
 
 
 def format_range(costs: Sequence[int], form: Callable[[int], str] = format_cost) -> str:
-    """Return the cost of a choice as text; for a choice with several widths, the minimum and the maximum."""
+    """Return the cost of a choice as text; for a choice with several options, the minimum and the maximum."""
     low, high = form(min(costs)), form(max(costs))
     return low if low == high else f"{low} to {high}"

@@ -94,6 +94,11 @@ class TrainingFolder(StageFolder):
         """How often each width of a supernet was trained."""
         return self.path / "widths.json"
 
+    @property
+    def bits(self) -> Path:
+        """How often each pair of bits of a supernet was trained."""
+        return self.path / "bits.json"
+
 
 @dataclass(frozen=True)
 class ScoresFolder(StageFolder):

@@ -16,7 +16,7 @@ from spos_cli.config.schema import Config
 from spos_cli.engine.distributed import Processes
 from spos_cli.errors import CheckpointError, RunError
 from spos_cli.files.digests import file_digest
-from spos_cli.models.layers import AnyBatchNorm
+from spos_cli.models.layers import AnyBatchNorm, QuantizedConvolution
 from spos_cli.models.network import Network
 from spos_cli.models.skeleton import Skeleton
 from spos_cli.models.supernet import Supernet
@@ -27,6 +27,7 @@ from spos_cli.run.weights_file import Weights, load_state, read_weights
 from spos_cli.space.architecture import Architecture
 
 CHOICE_TENSOR = re.compile(r"features\.(\d+)\.(\d+)\.(.+)")  # layer, choice and name in the block
+CLIPPING_LEVEL = re.compile(r".+\.clipping_levels\.(\w+)")  # of a quantized convolution, see models.layers
 CLASSIFIER = "classifier."
 MAX_NAMED = 6  # tensors in a message
 
@@ -154,14 +155,20 @@ def name_inherited(inherited: Inherited | None) -> dict[str, Any]:
 
 
 def select_path(state: State, arch: Architecture) -> State:
-    """Return the tensors of one path of a supernet, named as those of its network."""
+    """Return the tensors of one path of a supernet, named as those of its network.
+
+    Of the clipping levels of quantized convolutions, the path has those of its bits.
+    """
     selected = {}
     for name, tensor in state.items():
         match = CHOICE_TENSOR.fullmatch(name)
         if match is None:
             selected[name] = tensor
-        elif int(match[1]) < len(arch) and int(match[2]) == arch[int(match[1])]:
-            selected[f"features.{match[1]}.{match[3]}"] = tensor
+            continue
+        layer, choice, level = int(match[1]), int(match[2]), CLIPPING_LEVEL.fullmatch(name)
+        is_on_path = layer < len(arch) and choice == arch[layer]
+        if is_on_path and (level is None or level[1] == QuantizedConvolution.name_level(arch.options[layer].bits)):
+            selected[f"features.{layer}.{match[3]}"] = tensor
     return selected
 
 

@@ -115,7 +115,7 @@ def make_sampler(run: Run, space: SearchSpace) -> Sampler:
     if config.supernet.sampler == "uniform":
         return UniformSampler(options, config.seed, warm_up)
     if config.supernet.sampler == "sandwich":
-        return SandwichSampler(count(space).flops, config.seed)
+        return SandwichSampler(count(space).main, config.seed)
     bins = config.supernet.flops_bins
     try:
         return CostBinSampler(count(space).flops, bins.low, bins.high, bins.width, config.seed)

@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from spos_cli import seeding
 from spos_cli.errors import LimitError
@@ -23,6 +22,7 @@ from spos_cli.search.statistics import crowding, fronts
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.cost import CostTable
 from spos_cli.space.limits import Limit, describe_limit, get_bounds
+from spos_cli.space.options import Numbers
 
 MAX_TRIES = 2000  # Draws of a random candidate under several limits.
 MAX_ENUMERATED = 100_000  # Architectures that are listed one by one when draws have failed.
@@ -96,7 +96,8 @@ class Evolution:
         parents: number of best candidates so far from which children are made.
         mutations, crossovers: children per generation; random candidates fill the rest.
         mutation_probability: probability of each layer to be drawn again.
-        flops: of two candidates with the same fitness, the one with fewer FLOPs comes first; None takes `table`.
+        flops: of two candidates with the same fitness, the one with fewer FLOPs comes first (in a space with bits, the
+            one with fewer BitOPs); None takes `table`.
         others: more limits, within which candidates are drawn by rejection, so they should exclude less.
         front_on: a cost; the search is for the whole front, this cost against fitness. None: it is for the best
             fitness.
@@ -298,26 +299,43 @@ class Evolution:
         return self.mutate(parent, rng) if operator == 1 else self.cross(parent, _pick(best, rng), rng)
 
     def mutate(self, parent: Architecture, rng: np.random.Generator) -> Architecture:
-        """Draw the choice of each layer, and its width, again with `mutation_probability` each."""
+        """Draw the choice of each layer, its width and its bits again with `mutation_probability` each."""
         options = self.table.options
         redrawn = rng.random(len(parent)) < self.mutation_probability  # (layers,)
         choices = np.where(redrawn, options.draw_choices(rng), parent.choices)
-        if not options.widths:
-            return Architecture(tuple(choices.tolist()))
-        # A choice without a width cannot pass one on.
-        redrawn = (rng.random(len(parent)) < self.mutation_probability) | (_widths(parent) == 0)
-        return options.combine(choices, np.where(redrawn, options.draw_widths(rng), _widths(parent)))
+        widths, bits = _get_widths(parent), _get_bits(parent)
+        if options.widths:
+            widths = self._redraw(widths, options.draw_widths, rng)
+        if options.bits:
+            bits = self._redraw(bits, options.draw_bits, rng)
+        return options.combine(choices, widths, bits)
+
+    def _redraw(
+        self, values: Numbers, draw: Callable[[np.random.Generator], Numbers], rng: np.random.Generator
+    ) -> Numbers:
+        """Draw each width, or the bits of each layer, again with `mutation_probability`.
+
+        Those that are 0 are always drawn: a choice without them cannot pass them on.
+        """
+        redrawn = (rng.random(len(values)) < self.mutation_probability) | (values == 0)
+        return np.where(redrawn, draw(rng), values)
 
     def cross(self, one: Architecture, other: Architecture, rng: np.random.Generator) -> Architecture:
-        """Take the choice and the width of each layer from one of two parents."""
+        """Take the choice, the width and the bits of each layer from one of two parents."""
         from_one = rng.random(len(one)) < 0.5
         choices = np.where(from_one, one.choices, other.choices)
-        return self.table.options.combine(choices, np.where(from_one, _widths(one), _widths(other)))
+        widths = np.where(from_one, _get_widths(one), _get_widths(other))
+        return self.table.options.combine(choices, widths, np.where(from_one, _get_bits(one), _get_bits(other)))
 
 
-def _widths(arch: Architecture) -> NDArray[np.int64]:
+def _get_widths(arch: Architecture) -> Numbers:
     """Return the width of each layer `(layers,)`, zero where it has none."""
     return np.array(arch.widths or (0,) * len(arch))
+
+
+def _get_bits(arch: Architecture) -> Numbers:
+    """Return the bits of each layer `(layers,)`, zero where it has none."""
+    return np.array(arch.bits or (0,) * len(arch))
 
 
 def _pick(best: Sequence[Architecture], rng: np.random.Generator) -> Architecture:

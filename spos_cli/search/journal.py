@@ -83,6 +83,11 @@ class Entry:
         return {name: get_kind(name).to_number(cost) for name, cost in self.costs.items()}
 
     @property
+    def main_cost(self) -> int:
+        """The cost that ranks candidates of equal scores: BitOPs in a space with bits, else FLOPs."""
+        return self.costs.get("bitops", self.flops)
+
+    @property
     def score(self) -> float:
         """The number that candidates are compared by: top-1, or balanced accuracy if that is the fitness."""
         return self.top1 if self.balanced is None else self.balanced
@@ -99,8 +104,8 @@ class Entry:
 
     @property
     def rank(self) -> tuple[bool, float, int, Architecture]:
-        """The order of candidates, the best first: not stopped early, higher score, fewer FLOPs."""
-        return self.partial, -self.score, self.flops, self.architecture
+        """The order of candidates, the best first: not stopped early, higher score, fewer FLOPs or BitOPs."""
+        return self.partial, -self.score, self.main_cost, self.architecture
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -215,7 +220,8 @@ class Journal:
         entries, allowed = self.read(), [frozenset(options) for options in space.options.by_layer]
         for number, entry in enumerate(entries, 1):
             arch = entry.architecture
-            options = zip(arch.choices, arch.widths or (0,) * len(arch), strict=True)
+            none = (0,) * len(arch)
+            options = zip(arch.choices, arch.widths or none, arch.bits or none, strict=True)
             if len(arch) == len(allowed) and all(map(frozenset.__contains__, allowed, options)):
                 continue  # `validate` takes ten times as long; it is only needed for its message.
             try:

@@ -1,8 +1,8 @@
 """Predict fitness from the options of an architecture, by ridge regression.
 
-NumPy only. The model is additive: each choice of each layer has an effect on the fitness, and so has each width. It is
-small on purpose: a hundred scores are enough for it, and it smooths the noise of single scores. What several layers do
-together is left to the supernet, which scores everything that the predictor proposes.
+NumPy only. The model is additive: each choice, each width and each pair of bits of each layer has an effect on the
+fitness. It is small on purpose: a hundred scores are enough for it, and it smooths the noise of single scores. What
+several layers do together is left to the supernet, which scores everything that the predictor proposes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DECIMALS = 9  # Effects are rounded, so that the last bits of a solver, which di
 
 
 class Predictor:
-    """A ridge regression of fitness on the choices and widths of all layers, each of them one-hot.
+    """A ridge regression of fitness on the choices, widths and bits of all layers, each of them one-hot.
 
     Args:
         options: of the space.
@@ -32,16 +32,19 @@ class Predictor:
             is their fitness plus 1.
 
     Attributes:
-        effects: `(features,)`, of each choice of each layer, then of each width of each layer.
+        effects: `(features,)`, of each choice of each layer, then of each width and of each pair of bits of each layer.
         intercept: the prediction without any effect.
     """
 
     def __init__(self, options: Options, archs: Sequence[Architecture], fitness: Sequence[float]) -> None:
         layers, counts = len(options.scalable), list(options.choice_counts)
-        self._widths = np.array((0, *options.widths))  # 0: a choice without a width
-        if options.widths:
-            counts += [len(self._widths)] * layers
-        self._offsets: Indices = np.cumsum([0, *counts[:-1]])  # First feature of each layer's choices, then widths.
+        # Sorted; 0: a choice without a width, or without bits.
+        self._widths, self._bits = (np.array(sorted((0, *values))) for values in (options.widths, options.bits))
+        for known in (self._widths, self._bits):
+            if len(known) > 1:
+                counts += [len(known)] * layers
+        # The first feature of each layer's choices, then of its widths, then of its bits.
+        self._offsets: Indices = np.cumsum([0, *counts[:-1]])
         values = np.array(fitness, np.float64)
         values[values < 0] += 1
         features = np.zeros((len(archs), sum(counts)))
@@ -60,9 +63,12 @@ class Predictor:
         return [float(value) for value in np.maximum(predicted.round(DECIMALS), 0.0)]
 
     def _find_features(self, archs: Sequence[Architecture]) -> Indices:
-        """Return the features of each architecture: `(archs, layers)`, or `(archs, 2 * layers)` with widths."""
+        """Return the features of each architecture: `(archs, layers)`, and as many with widths, and with bits."""
         indices: Indices = np.array([arch.choices for arch in archs], np.int64)
-        if len(self._widths) > 1:
-            widths = np.array([arch.widths or (0,) * len(arch) for arch in archs], np.int64)
-            indices = np.concatenate([indices, np.searchsorted(self._widths, widths)], 1)
+        for known, rows in (
+            (self._widths, [arch.widths or (0,) * len(arch) for arch in archs]),
+            (self._bits, [arch.bits or (0,) * len(arch) for arch in archs]),
+        ):
+            if len(known) > 1:
+                indices = np.concatenate([indices, np.searchsorted(known, np.array(rows, np.int64))], 1)
         return indices + self._offsets

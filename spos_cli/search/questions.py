@@ -100,7 +100,7 @@ def answer(
             raise LimitError("no candidate was scored to the end, so there is no front")
     elif question.smallest:
         comparison = allowed.comparison
-        tied = sorted((one for one in best if one.architecture in comparison.tied), key=lambda entry: entry.flops)
+        tied = sorted((one for one in best if one.architecture in comparison.tied), key=lambda entry: entry.main_cost)
         if comparison.problem:
             notes.append(comparison.problem + ("" if tied else "; exporting the best"))
         if tied:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spos_cli.models.blocks import ChoiceBlock, TwoBranchBlock
-from spos_cli.models.folding import BlockStatistics, BranchStatistics, Plan, make_plan
+from spos_cli.models.folding import BlockStatistics, BranchStatistics, ExactBranchStatistics, Plan, make_plan
 from spos_cli.models.layers import Branch
 from spos_cli.models.routing import BlockChannels, Pieces, concatenate, make_routing
 from spos_cli.models.supernet import Supernet
@@ -25,7 +25,7 @@ class Node:
 
     Attributes:
         candidates: the indices of these candidates in their group.
-        children: the next nodes, by choice and width.
+        children: the next nodes, by choice, width and bits.
         calibrations: the BatchNorm statistics of each branch.
         folded: the branches with these statistics folded into the weights, after calibration.
     """
@@ -59,18 +59,19 @@ class Tree:
     def __init__(self, supernet: Supernet, candidates: Sequence[Architecture], dtype: torch.dtype) -> None:
         self.supernet, self.dtype = supernet, dtype
         self.routing = make_routing(supernet.space, supernet.classifier[0].weight.device)
+        make_statistics = ExactBranchStatistics if supernet.space.bits else BranchStatistics
         plans: dict[tuple[int, Option], list[Plan]] = {}
 
         def make_node(depth: int, option: Option, hidden: int | None = None) -> Node:
             branches = self._branches(depth, option.choice)
             if isinstance(branches, ChoiceBlock):
-                return Node(depth, [BlockStatistics(branches, BlockChannels(hidden=hidden), dtype)])
+                return Node(depth, [BlockStatistics(branches, BlockChannels(hidden=hidden, bits=option.bits), dtype)])
             if (depth, option) not in plans:
                 inputs = self.routing.channels[depth].inputs  # (op_in_channels,) int64, or None
                 plans[depth, option] = [
                     make_plan(branch, inputs, outputs, hidden, dtype) for branch, outputs in branches
                 ]
-            return Node(depth, [BranchStatistics(parts) for parts in plans[depth, option]])
+            return Node(depth, [make_statistics(parts) for parts in plans[depth, option]])
 
         self.root = make_node(0, Option(0))
         for number, arch in enumerate(candidates):

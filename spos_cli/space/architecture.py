@@ -17,60 +17,69 @@ from spos_cli.files import pickles
 from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.quoting import quote_value
 from spos_cli.files.reading import YAML_ERRORS
+from spos_cli.space.bits import WRITTEN_BITS, format_bits, parse_bits
 
 MAX_CHARACTERS = 100_000  # of a literal or a file; far more than any space needs
 MAX_PATH_CHARACTERS = 4096
 MAX_CHOICE = 999_999
 WIDTH_UNIT = 1000  # Widths are whole thousandths: 1400 is a multiplier of 1.4.
 SUFFIXES = (".yaml", ".yml", ".json", ".pkl")
-SYNTAX_HINT = "write one choice per layer, such as 2,1,0,3, or 2@0.8,1@1.4 with widths"
+SYNTAX_HINT = "write one choice per layer, such as 2,1,0,3, or 2@0.8,1@1.4 with widths, or 0:w2a4,0:w4a4 with bits"
 
-_OPTION = r"[0-9]{1,6}(?:@[0-9]{1,3}(?:\.[0-9]{1,3})?)?"
+_OPTION = rf"[0-9]{{1,6}}(?:@[0-9]{{1,3}}(?:\.[0-9]{{1,3}})?)?(?::{WRITTEN_BITS})?"
 _OPTIONS = re.compile(rf"{_OPTION}(?:(?:\s*,\s*|\s+){_OPTION})*,?")
 
 
 class Option(NamedTuple):
-    """One layer of an architecture: a choice and its width.
+    """One layer of an architecture: a choice, its width and its bits.
 
     Attributes:
         choice: index into the layer's choices.
         width: multiplier of the hidden channels, in thousandths: 1400 is written `@1.4`. 0 if the choice has no width.
+        bits: of weights and activations, see `space.bits`: 24 is written `:w2a4`. 0 if the choice has no bits.
     """
 
     choice: int
     width: int = 0
+    bits: int = 0
 
     def __str__(self) -> str:
-        return f"{self.choice}@{format_width(self.width)}" if self.width else str(self.choice)
+        width = f"@{format_width(self.width)}" if self.width else ""
+        return f"{self.choice}{width}{f':{format_bits(self.bits)}' if self.bits else ''}"
 
 
 @dataclass(frozen=True, order=True)
 class Architecture:
-    """One choice per layer, written `2,1,0`; with widths `2@1.4,1@0.8,0`.
+    """One choice per layer, written `2,1,0`; with widths `2@1.4,1@0.8,0`; with bits `2:w2a4,1@0.8:w4a4,0`.
 
     Attributes:
         choices: by layer, the index of its choice.
         widths: by layer, in thousandths, 0 where the choice has no width; empty if no layer has one.
+        bits: by layer, as in `space.bits`, 0 where the choice has no bits; empty if no layer has some.
     """
 
     choices: tuple[int, ...]
     widths: tuple[int, ...] = ()
+    bits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if not any(self.widths):
-            object.__setattr__(self, "widths", ())
-        assert len(self.widths) in (0, len(self.choices)), "a width for each layer"
+        for name in ("widths", "bits"):
+            values = getattr(self, name)
+            if not any(values):
+                object.__setattr__(self, name, ())
+            assert len(values) in (0, len(self.choices)), f"{name} for each layer"
 
     @staticmethod
     def from_options(options: Iterable[Option]) -> Architecture:
         """Return the architecture with these options, one per layer."""
-        choices, widths = zip(*options, strict=True)
-        return Architecture(choices, widths)
+        choices, widths, bits = zip(*options, strict=True)
+        return Architecture(choices, widths, bits)
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """Choice and width of each layer."""
-        return tuple(map(Option, self.choices, self.widths or (0,) * len(self.choices)))
+        """Choice, width and bits of each layer."""
+        none = (0,) * len(self.choices)
+        return tuple(map(Option, self.choices, self.widths or none, self.bits or none))
 
     def __str__(self) -> str:
         return ",".join(map(str, self.options))
@@ -85,8 +94,8 @@ class Architecture:
         return self.choices[layer]
 
     def to_list(self) -> list[int | str]:
-        """Return plain types, for files: numbers, and texts such as `2@1.4` for layers with a width."""
-        return [str(option) if option.width else option.choice for option in self.options]
+        """Return plain types, for files: numbers, and texts such as `2@1.4:w2a4` for layers with a width or bits."""
+        return [str(option) if option.width or option.bits else option.choice for option in self.options]
 
     @staticmethod
     def from_list(values: Iterable[Any]) -> Architecture:
@@ -112,7 +121,7 @@ def format_width(width: int) -> str:
 
 
 def parse(text: str) -> Architecture:
-    """Read `2,1,0`, `2 1 0`, `(2, 1, 0)` or `[2, 1, 0]`; with widths `2@1.4,1@0.8,0`.
+    """Read `2,1,0`, `2 1 0`, `(2, 1, 0)` or `[2, 1, 0]`; with widths `2@1.4,1@0.8,0`; with bits `2:w2a4,1:w4a4,0`.
 
     Raises:
         ArchitectureError: the text is none of these, or a choice has more than six digits.
@@ -128,19 +137,20 @@ def parse(text: str) -> Architecture:
 
 
 def _parse_option(text: str) -> Option:
-    """Read `2` or `2@1.4`."""
-    choice, at, written = text.partition("@")
+    """Read `2`, `2@1.4`, `2:w2a4` or `2@1.4:w2a4`."""
+    rest, colon, bits = text.partition(":")
+    choice, at, written = rest.partition("@")
     width = int(Decimal(written) * WIDTH_UNIT) if at else 0
     if at and not width:
         raise ArchitectureError(f"{text} has a width of 0; {SYNTAX_HINT}")
-    return Option(int(choice), width)
+    return Option(int(choice), width, parse_bits(bits) if colon else 0)
 
 
 def _read_option(value: Any) -> Option:
-    """Read one layer of a file: a number, or a text with a width."""
+    """Read one layer of a file: a number, or a text with a width or bits."""
     if type(value) is int and 0 <= value <= MAX_CHOICE:
         return Option(value)
-    if isinstance(value, str) and "@" in value and re.fullmatch(_OPTION, value):
+    if isinstance(value, str) and not value.isdigit() and re.fullmatch(_OPTION, value):
         return _parse_option(value)
     raise ArchitectureError(f"{quote_value(value)} is not a choice")
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from spos_cli.space.choices import Choice
-from spos_cli.space.search_space import Layer, SearchSpace
+from spos_cli.space.architecture import Option
+from spos_cli.space.layer import Layer
+from spos_cli.space.search_space import SearchSpace
 
 SMALLEST_SQUEEZE = 8  # channels; squeezed channels are multiples of it
 
@@ -24,6 +25,7 @@ class Part(NamedTuple):
         kernel: side of the kernel, in pixels.
         has_norm: whether BatchNorm with a learned scale and shift follows.
         has_bias: whether it has a bias, whose additions do not count as multiply-adds.
+        has_clipping_level: whether it is quantized, with a learned clipping level.
     """
 
     inputs: int
@@ -33,6 +35,7 @@ class Part(NamedTuple):
     groups: int = 1
     has_norm: bool = True
     has_bias: bool = False
+    has_clipping_level: bool = False
 
     @property
     def weights(self) -> int:
@@ -47,7 +50,7 @@ class Part(NamedTuple):
     @property
     def params(self) -> int:
         """Parameters, those of BatchNorm included."""
-        return self.weights + self.outputs * (2 * self.has_norm + self.has_bias)
+        return self.weights + self.outputs * (2 * self.has_norm + self.has_bias) + self.has_clipping_level
 
 
 def count_squeezed(channels: int, ratio: float) -> int:
@@ -171,13 +174,12 @@ PARTS: dict[str, Callable[..., list[Part]]] = {
 }
 
 
-def list_parts(layer: Layer, choice: Choice, width: int = 0) -> list[Part]:
-    """List the parts of an op of a layer; the user's own blocks are unknown here.
-
-    Args:
-        width: multiplier of the hidden channels, in thousandths; 0 for all of them.
-    """
-    return PARTS[choice.op](layer, layer.hidden_channels(choice, width), **dict(choice.parameters))
+def list_parts(layer: Layer, option: Option) -> list[Part]:
+    """List the parts of one option of a layer; the user's own blocks are unknown here."""
+    choice = layer.choices[option.choice]
+    hidden = layer.hidden_channels(choice, option.width)
+    parts = PARTS[choice.op](layer, hidden, **dict(choice.parameters))
+    return [part._replace(has_clipping_level=option.bits > 0) for part in parts]
 
 
 def list_fixed_parts(space: SearchSpace) -> list[Part]:

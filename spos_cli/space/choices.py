@@ -16,6 +16,7 @@ MAX_NAME, MAX_NUMBER = 64, 10**9  # Characters of a name, and size of any number
 
 Value = int | float | str  # of a parameter
 ACTIVATIONS = ("relu6", "relu", "hswish", "silu")
+NON_NEGATIVE_ACTIVATIONS = ("relu", "relu6")
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,15 @@ class Op:
         optional: those that it may have as well.
         count_hidden: its hidden channels, of input and output channels and `expand`; None if it has none.
         adds_input: whether it adds its input to its output where both have the same shape.
+        takes_bits: whether weights and activations may have few bits: its convolutions never see negative features,
+            if its input has none.
     """
 
     required: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     count_hidden: Callable[[int, int, int], int] | None = None
     adds_input: bool = False
+    takes_bits: bool = False
 
 
 OPS: dict[str, Op] = {
@@ -40,8 +44,8 @@ OPS: dict[str, Op] = {
     "shuffle_xception": Op((), ("activation", "se"), lambda _, outputs, __: outputs // 2),
     "mbconv": Op(("expand", "kernel"), ("activation", "groups", "se"), lambda inputs, _, expand: inputs * expand, True),
     "fused_mbconv": Op(("expand", "kernel"), ("activation", "se"), lambda inputs, _, expand: inputs * expand, True),
-    "basic": Op(("kernel",), (), lambda _, outputs, __: outputs, True),
-    "bottleneck": Op(("kernel",), (), lambda _, outputs, __: max(1, outputs // 4), True),
+    "basic": Op(("kernel",), (), lambda _, outputs, __: outputs, True, takes_bits=True),
+    "bottleneck": Op(("kernel",), (), lambda _, outputs, __: max(1, outputs // 4), True, takes_bits=True),
     "skip": Op(),
     "identity": Op(),
 }
@@ -98,6 +102,11 @@ class Choice:
         has_hidden = self.op in OPS and OPS[self.op].count_hidden is not None
         # With groups, the first hidden channels would all be of the first group.
         return has_hidden and dict(self.parameters).get("expand") != 1 and "groups" not in dict(self.parameters)
+
+    @property
+    def is_quantizable(self) -> bool:
+        """Whether the weights and activations of this op can have few bits."""
+        return self.op in OPS and OPS[self.op].takes_bits
 
     def __str__(self) -> str:
         return " ".join([self.op, *(f"{key}={value}" for key, value in self.parameters)])

@@ -25,7 +25,7 @@ MAX_INT64_COUNT = 2**62  # Larger numbers of architectures are counted in severa
 LIMB_BITS = 32  # of such a number; a sum of 2**27 of them fits into 64 bits
 LIMB_MASK = 2**LIMB_BITS - 1
 MAX_CELLS = 2**27  # Size of a table of exact counts: 1 GiB of int64.
-MAX_CELLS_WITH_WIDTHS = 2**21  # With widths, there are so many architectures that counts are Python's own integers.
+MAX_CELLS_WITH_WIDTHS = 2**21  # Widths and bits make so many architectures that counts are Python's own integers.
 MAX_OWN_CELLS = 2**23  # Decimals of a user's own costs hardly share a divisor; a larger table would gain nothing.
 COARSE_CELLS = 2**20  # Size of a table for rounded costs: rounding then moves few architectures into a range.
 MAX_DRAWS = 10_000  # A range of rounded costs counts as empty after so many draws outside of it.
@@ -125,7 +125,7 @@ class CostDistribution:
         self.unit = math.gcd(*(cost for row in above_minimum for cost in row)) or 1
         layers, span = len(above_minimum), sum(map(max, above_minimum))
         max_cells = MAX_OWN_CELLS if isinstance(table.kind, OwnKind) else MAX_CELLS
-        if table.options.widths:
+        if not table.options.has_choices_only:
             max_cells = MAX_CELLS_WITH_WIDTHS
         self.is_exact = layers * (span // self.unit + 1) <= max_cells
         if not self.is_exact:

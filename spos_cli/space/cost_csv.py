@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
@@ -19,13 +19,16 @@ from spos_cli.errors import RunError
 from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.quoting import quote_value
 from spos_cli.space.architecture import WIDTH_UNIT, Option, format_width
+from spos_cli.space.bits import format_bits
 from spos_cli.space.cost import CostTable, choose_latency_step
 from spos_cli.space.cost_kinds import LATENCY, MAX_DURATION, MAX_OWN_COST, NUMBER, CostKind
-from spos_cli.space.search_space import Layer, SearchSpace
+from spos_cli.space.layer import Layer
+from spos_cli.space.search_space import SearchSpace
 
-KEY_COLUMNS = ("layer", "choice", "width")
+KEY_COLUMNS = ("layer", "choice", "width", "bits")
+OPTIONAL_COLUMNS = ("width", "bits")  # Only spaces with widths, and those with bits, need them.
 OP_COLUMNS = ("op", "in_channels", "out_channels", "hidden_channels", "size", "stride")
-FIXED = ("fixed", "", "")  # The key of the row for what every network has.
+FIXED = ("fixed", "", "", "")  # The key of the row for what every network has.
 DEVICE = re.compile(r"#\s*device\s*:(.*)", re.IGNORECASE)
 WIDTH = re.compile(r"\d{1,6}(\.\d{0,6})?", re.ASCII)
 WHOLE = re.compile(r"(\d{1,9})(\.0*)?", re.ASCII)  # Spreadsheets and scripts may write 2 as 2.0.
@@ -42,7 +45,7 @@ COMMENTS = """\
 # and head. The channels and the size are those of the op's input and output.
 """
 
-Key = tuple[str, str, str]  # The cells of `KEY_COLUMNS`, as the template writes them.
+Key = tuple[str, str, str, str]  # The cells of `KEY_COLUMNS`, as the template writes them.
 
 
 class ImportedCosts(NamedTuple):
@@ -69,9 +72,10 @@ def make_template(space: SearchSpace, kind: CostKind) -> str:
     text = io.StringIO()
     text.write(LATENCY_COMMENTS if kind is LATENCY else COMMENTS.format(kind.title))
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*KEY_COLUMNS, *OP_COLUMNS, name_cost_column(kind)])
+    keys = KEY_COLUMNS if space.bits else KEY_COLUMNS[:-1]
+    writer.writerow([*keys, *OP_COLUMNS, name_cost_column(kind)])
     for key, op in _describe_rows(space).items():
-        writer.writerow([*key, *op.values(), ""])
+        writer.writerow([*key[: len(keys)], *op.values(), ""])
     return text.getvalue()
 
 
@@ -93,8 +97,9 @@ def read_costs(path: Path, space: SearchSpace, kind: CostKind, template: str) ->
     text, expected = _read_text(path, template), _describe_rows(space)
     devices: list[str] = []
     costs: dict[Key, int] = {}
-    columns = [*KEY_COLUMNS[: 3 if space.widths else 2], name_cost_column(kind)]
-    for row in _read_rows(path, text, devices, template, columns):
+    optional = [name for name, values in zip(OPTIONAL_COLUMNS, (space.widths, space.bits), strict=True) if values]
+    needed = [*KEY_COLUMNS[:2], *optional, name_cost_column(kind)]
+    for row in _read_rows(path, text, devices, template, needed):
         key = _read_key(row, space)
         name = _name_row(key)
         if key in costs:
@@ -156,7 +161,8 @@ def _describe_rows(space: SearchSpace) -> dict[Key, dict[str, str]]:
 
 
 def _make_key(layer: Layer, option: Option) -> Key:
-    return str(layer.index), str(option.choice), format_width(option.width) if option.width else ""
+    width = format_width(option.width) if option.width else ""
+    return str(layer.index), str(option.choice), width, format_bits(option.bits) if option.bits else ""
 
 
 def name_option(layer: Layer, option: Option) -> str:
@@ -253,11 +259,12 @@ def _read_header(where: str, cells: Sequence[str], template: str, needed: Sequen
 def _read_key(row: _Row, space: SearchSpace) -> Key:
     """Return the key of a row; raise RunError if the space has no such option."""
     layer_cell, choice_cell = (_as_whole(row.cells[column]) for column in KEY_COLUMNS[:2])
-    width_cell = row.cells.get("width", "")
+    width_cell, bits_cell = (row.cells.get(column, "") for column in OPTIONAL_COLUMNS)
     if layer_cell.lower() == FIXED[0]:
-        if choice_cell or width_cell:
-            given = quote_value(choice_cell or width_cell)
-            raise RunError(f"{row.where}: the row {FIXED[0]} must have no choice and no width, got {given}")
+        if given := choice_cell or width_cell or bits_cell:
+            raise RunError(
+                f"{row.where}: the row {FIXED[0]} must have no choice, no width and no bits, got {quote_value(given)}"
+            )
         return FIXED
     layers = {str(layer.index): layer for layer in space.layers}
     if layer_cell not in layers:
@@ -272,16 +279,21 @@ def _read_key(row: _Row, space: SearchSpace) -> Key:
             f"{row.where}: choice of layer {layer.index} is {quote_value(row.cells['choice'])}; it must be one of"
             f" {names}"
         )
-    index = int(choice_cell)
-    widths = [option.width for option in space.options.by_layer[layer.index] if option.choice == index]
-    width = _read_width(width_cell)
-    if width not in widths:
-        allowed = "one of " + ", ".join(map(format_width, widths)) if any(widths) else "empty: this op has no widths"
-        raise RunError(
-            f"{row.where}: width of layer {layer.index}, choice {index} is {quote_value(width_cell)}; it must be"
-            f" {allowed}"
-        )
-    return _make_key(layer, Option(index, width))
+    options = [option for option in space.options.by_layer[layer.index] if option.choice == int(choice_cell)]
+    place = f"layer {layer.index}, choice {choice_cell}"
+    widths = {format_width(option.width): option.width for option in options if option.width}
+    if (width := _read_width(width_cell)) not in (widths.values() or (0,)):
+        raise _refuse_cell(row, f"width of {place}", width_cell, widths, "widths")
+    bits = {format_bits(option.bits): option.bits for option in options if option.bits}
+    if bits_cell.lower() not in (bits or ("",)):
+        raise _refuse_cell(row, f"bits of {place}", bits_cell, bits, "bits")
+    return _make_key(layer, Option(int(choice_cell), width, bits.get(bits_cell.lower(), 0)))
+
+
+def _refuse_cell(row: _Row, name: str, cell: str, allowed: Collection[str], plural: str) -> RunError:
+    """Return the error for a cell that is none of those that its option may have."""
+    needed = f"one of {', '.join(allowed)}" if allowed else f"empty: this op has no {plural}"
+    return RunError(f"{row.where}: {name} is {quote_value(cell)}; it must be {needed}")
 
 
 def _read_width(cell: str) -> int:

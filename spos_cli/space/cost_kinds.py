@@ -1,8 +1,8 @@
 """Kinds of costs: what they are called, and how people write them.
 
-A cost is a whole number everywhere: multiply-adds, parameters, microseconds, or millionths of the unit of a user's own
-cost. Its `CostKind` says how settings, options, messages, files, tables and charts write it. A new built-in kind is one
-more instance in `COST_KINDS`.
+A cost is a whole number everywhere: multiply-adds, parameters, BitOPs, microseconds, or millionths of the unit of a
+user's own cost. Its `CostKind` says how settings, options, messages, files, tables and charts write it. A new built-in
+kind is one more instance in `COST_KINDS`.
 """
 
 from __future__ import annotations
@@ -200,8 +200,9 @@ class OwnKind(CostKind):
 
 FLOPS = CostKind("flops", "FLOPs", "FLOPs", "FLOPs")
 PARAMS = CostKind("params", "parameters", "params", "parameters")
+BITOPS = CostKind("bitops", "BitOPs", "BitOPs", "BitOPs")
 LATENCY = LatencyKind("latency", "latency", "latency (ms)", "of latency", "8ms-12ms", 1000, "ms")
-COST_KINDS = {kind.name: kind for kind in (FLOPS, PARAMS, LATENCY)}  # in the order in which they are shown
+COST_KINDS = {kind.name: kind for kind in (FLOPS, PARAMS, BITOPS, LATENCY)}  # in the order in which they are shown
 
 
 def make_own_kind(name: str, unit: str = "") -> OwnKind:

@@ -55,7 +55,7 @@ class WidthWarmUp:
 
 
 class UniformSampler:
-    """Draws each choice of a layer with equal probability, then each of its widths (paper, section 3.2).
+    """Draws each choice of a layer with equal probability, then each of its widths and bits (paper, section 3.2).
 
     Args:
         options: of each layer.
@@ -172,27 +172,29 @@ class CostBinSampler:
 
 @dataclass(frozen=True)
 class DrawCounts:
-    """How often a training draws each choice and each width.
+    """How often a training draws each choice, each width and each pair of bits.
 
     Attributes:
         choices: by layer and choice.
         widths: by layer and width; draws of choices without widths do not count.
+        bits: by layer and pair of bits, likewise.
     """
 
     choices: list[list[int]]
     widths: list[list[int]]
+    bits: list[list[int]]
 
 
 def count_draws(sampler: Sampler, steps: int, options: Options) -> DrawCounts:
-    """Count how often each choice and each width is drawn in the first `steps` steps."""
+    """Count how often each choice, each width and each pair of bits is drawn in the first `steps` steps."""
     choices = [[0] * count for count in options.choice_counts]
-    widths = [[0] * len(options.widths) for _ in options.choice_counts]
-    index_of = {width: index for index, width in enumerate(options.widths)}
+    widths, bits = ([[0] * len(values) for _ in options.choice_counts] for values in (options.widths, options.bits))
     for step in range(steps):
         for arch in sampler.paths(step):
             for row, choice in zip(choices, arch, strict=True):
                 row[choice] += 1
-            for row, width in zip(widths, arch.widths, strict=bool(arch.widths)):
-                if width:
-                    row[index_of[width]] += 1
-    return DrawCounts(choices, widths)
+            for rows, values, drawn in ((widths, options.widths, arch.widths), (bits, options.bits, arch.bits)):
+                for row, value in zip(rows, drawn, strict=bool(drawn)):
+                    if value:
+                        row[values.index(value)] += 1
+    return DrawCounts(choices, widths, bits)

@@ -12,8 +12,24 @@ from typing import Any
 
 from spos_cli.errors import ArchitectureError, ConfigError
 from spos_cli.files.quoting import plural, quote_value
-from spos_cli.space.architecture import WIDTH_UNIT, Architecture, Option, format_width
-from spos_cli.space.choices import ACTIVATIONS, IDENTITY, MAX_NUMBER, OPS, SHUFFLE_OPS, SKIP, Choice, check_choices
+from spos_cli.space.architecture import WIDTH_UNIT, Architecture, format_width
+from spos_cli.space.bits import check_bits, format_bits, parse_bits
+from spos_cli.space.choices import (
+    ACTIVATIONS,
+    IDENTITY,
+    MAX_NUMBER,
+    NON_NEGATIVE_ACTIVATIONS,
+    SHUFFLE_OPS,
+    Choice,
+    check_choices,
+)
+from spos_cli.space.layer import (
+    Layer,
+    check_bits_of_ops,
+    check_hidden_channels,
+    check_ops,
+    explain_wrong_option,
+)
 from spos_cli.space.options import Options
 
 MAX_LAYERS, MAX_CHANNELS, MAX_PIXELS, MAX_CLASSES = 512, 65_536, 8_192, 1_000_000
@@ -59,75 +75,6 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One choice block.
-
-    Attributes:
-        index: position in the forward pass, from 0.
-        in_channels, out_channels: of the whole block.
-        stride: 1 or 2.
-        in_size: side of the input, in pixels.
-        choices: its ops, by index.
-        split: whether all ops of the space are `SHUFFLE_OPS`. Then, with stride 1, half of the channels pass by
-            whichever op is chosen. Otherwise an op gets all channels.
-    """
-
-    index: int
-    in_channels: int
-    out_channels: int
-    stride: int
-    in_size: int
-    choices: tuple[Choice, ...]
-    split: bool
-
-    @property
-    def out_size(self) -> int:
-        """Side of the output, in pixels."""
-        return -(-self.in_size // self.stride)
-
-    @property
-    def signature(self) -> tuple[int, int, int, int]:
-        """What the cost of a choice depends on; equal for layers that are alike."""
-        return self.in_channels, self.out_channels, self.stride, self.in_size
-
-    @property
-    def op_in_channels(self) -> int:
-        """Input channels of the layer's op: all, or half of them where the other half passes by."""
-        return self.in_channels // 2 if self.split and self.stride == 1 else self.in_channels
-
-    @property
-    def op_out_channels(self) -> tuple[int, ...]:
-        """Channels of each output tensor of the op; with a split and stride 2, the projection comes first."""
-        if not self.split:
-            return (self.out_channels,)
-        main = self.out_channels - self.op_in_channels
-        return (self.op_in_channels, main) if self.stride == 2 else (main,)
-
-    def is_identity(self, choice: Choice) -> bool:
-        """Return whether an op returns its input in this layer."""
-        keeps_shape = self.stride == 1 and self.in_channels == self.out_channels
-        return choice.op == IDENTITY or (choice.op == SKIP and keeps_shape)
-
-    def has_shortcut(self, choice: Choice) -> bool:
-        """Return whether an op adds its input to its output in this layer. What a user's own block does is unknown."""
-        keeps_shape = self.stride == 1 and self.in_channels == self.out_channels
-        return choice.op in OPS and OPS[choice.op].adds_input and keeps_shape
-
-    def hidden_channels(self, choice: Choice, width: int = 0) -> int:
-        """Return the channels between an op's convolutions at a width, rounded down; 0 if the op has none.
-
-        Args:
-            choice: the op.
-            width: in thousandths; 0 for the op as it is without channel search.
-        """
-        count_hidden = OPS[choice.op].count_hidden if choice.op in OPS else None
-        if count_hidden is None:
-            return 0
-        channels = count_hidden(self.in_channels, self.out_channels, int(dict(choice.parameters).get("expand", 1)))
-        return channels * width // WIDTH_UNIT if width else channels
-
-
-@dataclass(frozen=True)
 class SearchSpace:
     """Which architectures exist (paper, section 4 and table 1).
 
@@ -141,6 +88,8 @@ class SearchSpace:
         head_channels: output channels of the last 1x1 convolution.
         widths: width multipliers for each block's hidden channels, in thousandths, ascending (channel search; paper,
             section 3.3); empty without channel search.
+        bits: pairs of bits for each block's weights and activations, as in `space.bits` (mixed-precision quantization;
+            paper, section 3.3); empty: full precision.
         activation: of stem and head.
         head_linear: outputs of a linear layer, with the activation, between the pooled features and the classifier; 0:
             there is none.
@@ -163,15 +112,18 @@ class SearchSpace:
     head_linear: int = 0
     linear_bias: bool = False
     in_channels: int = 3
+    bits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_numbers()
         _check_widths(self.widths)
         for layer in self.layers:
-            _check_layer(layer)
-            _check_hidden_channels(layer, self.widths)
+            check_ops(layer)
+            check_hidden_channels(layer, self.widths)
         if self.widths and not any(choice.is_scalable for layer in self.layers for choice in layer.choices):
             raise ConfigError("widths need ops with hidden channels, but this space has none; remove the widths")
+        if self.bits:
+            self._check_bits()
 
     def _check_numbers(self) -> None:
         if not self.stages:
@@ -197,6 +149,19 @@ class SearchSpace:
             raise ConfigError("every stride must be 1 or 2")
         for choices in self._choice_lists:
             check_choices(choices)
+
+    def _check_bits(self) -> None:
+        """Raise ConfigError if the space's blocks cannot have these bits."""
+        check_bits(self.bits)
+        for layer in self.layers:
+            check_bits_of_ops(layer)
+        if not any(choice.is_quantizable for layer in self.layers for choice in layer.choices):
+            raise ConfigError("bits need ops that take bits, but this space has none; remove the bits")
+        if self.activation not in NON_NEGATIVE_ACTIVATIONS:
+            raise ConfigError(
+                f"activation is {self.activation}, which may be negative, but the first block of a space with bits"
+                f" needs features that are not; it must be {' or '.join(NON_NEGATIVE_ACTIVATIONS)}"
+            )
 
     @property
     def _choice_lists(self) -> list[tuple[Choice, ...]]:
@@ -229,15 +194,16 @@ class SearchSpace:
     def options(self) -> Options:
         """The options of each layer."""
         scalable = tuple(tuple(choice.is_scalable for choice in layer.choices) for layer in self.layers)
-        return Options(scalable, self.widths)
+        quantizable = tuple(tuple(choice.is_quantizable for choice in layer.choices) for layer in self.layers)
+        return Options(scalable, self.widths, quantizable, self.bits)
 
-    def network_key(self, arch: Architecture) -> tuple[tuple[Choice, int, tuple[int, int, int, int]], ...]:
+    def network_key(self, arch: Architecture) -> tuple[tuple[Choice, int, int, tuple[int, int, int, int]], ...]:
         """Return the blocks of a network without those that do nothing: equal for architectures of the same network.
 
         For instance, `skip, mbconv` and `mbconv, skip` are the same network where both blocks keep the shape.
         """
         return tuple(
-            (layer.choices[option.choice], option.width, layer.signature)
+            (layer.choices[option.choice], option.width, option.bits, layer.signature)
             for layer, option in zip(self.layers, arch.options, strict=True)
             if not layer.is_identity(layer.choices[option.choice])
         )
@@ -310,7 +276,7 @@ class SearchSpace:
                 raise ArchitectureError(f"layer {layer.index} has choice {choice}; the choices are {names}")
         for layer, option, options in zip(self.layers, arch.options, self.options.by_layer, strict=True):
             if option not in options:
-                raise ArchitectureError(_wrong_width(layer, option, self.widths))
+                raise ArchitectureError(explain_wrong_option(layer, option, self.widths, self.bits))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types, for files."""
@@ -323,6 +289,7 @@ class SearchSpace:
             "head_channels": self.head_channels,
             "choices": [choice.to_spec() for choice in self.choices],
             **({"widths": [width / WIDTH_UNIT for width in self.widths]} if self.widths else {}),
+            **({"bits": list(map(format_bits, self.bits))} if self.bits else {}),
             **({"activation": self.activation} if self.activation != "relu" else {}),
             **({"head_linear": self.head_linear} if self.head_linear else {}),
             **({"linear_bias": True} if self.linear_bias else {}),
@@ -335,7 +302,13 @@ class SearchSpace:
         Raises:
             ConfigError: the values do not describe a space, or have keys that this version does not know.
         """
-        optional: dict[str, Any] = {"widths": (), "activation": "relu", "head_linear": 0, "linear_bias": False}
+        optional: dict[str, Any] = {
+            "widths": (),
+            "bits": (),
+            "activation": "relu",
+            "head_linear": 0,
+            "linear_bias": False,
+        }
         if isinstance(values, Mapping):
             optional |= {name: values[name] for name in optional if name in values}
             values = {name: value for name, value in values.items() if name not in optional}
@@ -358,6 +331,7 @@ class SearchSpace:
             stem_stride=_read_whole(stem_stride),
             head_channels=_read_whole(head_channels),
             widths=tuple(map(parse_width, _read_items(optional["widths"]))),
+            bits=tuple(map(parse_bits, _read_items(optional["bits"]))),
             activation=optional["activation"],
             head_linear=_read_whole(optional["head_linear"]),
             linear_bias=optional["linear_bias"],
@@ -392,59 +366,6 @@ def _check_widths(widths: tuple[int, ...]) -> None:
         raise ConfigError(f"the number of widths is {len(widths)}; it must be at most {MAX_WIDTHS}")
     if list(widths) != sorted(set(widths)):
         raise ConfigError(f"widths must be strictly increasing, got {', '.join(map(format_width, widths))}")
-
-
-def _check_hidden_channels(layer: Layer, widths: tuple[int, ...]) -> None:
-    """Raise ConfigError if a width gives an op no hidden channels, or as many as another width."""
-    for choice in (choice for choice in layer.choices if choice.is_scalable):
-        width_of: dict[int, int] = {}  # by hidden channels
-        for width in widths:
-            hidden = layer.hidden_channels(choice, width)
-            if hidden == 0 or hidden in width_of:
-                problem = f"as many as width {format_width(width_of[hidden])}" if hidden else "but it needs at least 1"
-                raise ConfigError(
-                    f"layer {layer.index}: width {format_width(width)} gives {choice.name} {hidden} of"
-                    f" {layer.hidden_channels(choice)} hidden channels, {problem}; remove that width"
-                )
-            width_of[hidden] = width
-
-
-def _wrong_width(layer: Layer, option: Option, widths: tuple[int, ...]) -> str:
-    """Return the message for an option whose choice exists, but not with this width."""
-    choice = layer.choices[option.choice]
-    if not widths:
-        return f"layer {layer.index} is {option}, but the space has no widths; write {option.choice}"
-    if not choice.is_scalable:
-        return f"layer {layer.index} is {option}, but {choice.name} has no widths; write {option.choice}"
-    allowed = ", ".join(map(format_width, widths))
-    seen = f"has width {format_width(option.width)}" if option.width else "has no width"
-    example = Option(option.choice, widths[-1])
-    return f"layer {layer.index} {seen}; the widths are {allowed}, so write {example}, for example"
-
-
-def _check_layer(layer: Layer) -> None:
-    """Raise ConfigError if a block has no op, or one that its channels do not allow."""
-    if not layer.choices:
-        raise ConfigError(f"layer {layer.index} changes the size of its input, so it needs an op other than identity")
-    for choice in layer.choices:
-        groups = 1 if choice.is_own else int(dict(choice.parameters).get("groups", 1))
-        if layer.in_channels % groups or layer.out_channels % groups:
-            raise ConfigError(
-                f"layer {layer.index}: {layer.in_channels} input and {layer.out_channels} output channels cannot be"
-                f" divided into the {groups} groups of {choice.name}"
-            )
-    if not any(choice.op in SHUFFLE_OPS for choice in layer.choices):
-        return
-    if layer.out_channels % 2:
-        raise ConfigError(f"stage channels must be even, because half of them pass by; {layer.out_channels} is odd")
-    if layer.stride == 1 and layer.in_channels % 2:
-        raise ConfigError(f"layer {layer.index}: {layer.in_channels} channels cannot be split in half")
-    kept = layer.in_channels // 2 if layer.stride == 1 else layer.in_channels
-    if layer.out_channels <= kept:
-        raise ConfigError(
-            f"layer {layer.index} has {layer.out_channels} output channels; it needs more than {kept}, because {kept}"
-            " of them come from outside of its main branch"
-        )
 
 
 def _read_fields(values: Any, *names: str) -> list[Any]:

@@ -33,7 +33,7 @@ from spos_cli.run.images import Images
 from spos_cli.run.mapped_classes import map_classes
 from spos_cli.run.weights_file import Weights
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.cost_kinds import format_cost
+from spos_cli.space.cost_kinds import COST_KINDS, format_cost
 from spos_cli.space.image_size import ImageSize
 
 Keep = Callable[[Tensor, Tensor], None]
@@ -188,6 +188,8 @@ def show(
     space, size = run.config.space.build(), images.evaluated_size
     costs = count(space)
     flops = costs.flops.of(architecture) if size.is_square else count_flops_at(space, architecture, *size)
+    # BitOPs are counted at the size of the space.
+    others = {name: table.of(architecture) for name, table in costs.others.items() if size.is_square}
     speed = round(accuracy.images / seconds, 1)  # images per second
     present = len(np.unique(images.val.labels))
     result: dict[str, Any] = {
@@ -200,6 +202,7 @@ def show(
         "trained_image_size": list_trained_size(weights),
         "flops": flops,
         "params": costs.params.of(architecture),
+        **others,
         "images_per_second": speed,
         **describe_selection(weights, images),
     }
@@ -223,6 +226,7 @@ def show(
         ("image size", describe_size(size, weights)),
         ("FLOPs", format_cost(flops)),
         ("parameters", format_cost(costs.params.of(architecture))),
+        *((COST_KINDS[name].noun, COST_KINDS[name].format(cost)) for name, cost in others.items()),
         ("images per second", speed),
     ]
     run.show("evaluated", ["what:", "value:"], rows)

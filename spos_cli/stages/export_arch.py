@@ -94,8 +94,8 @@ def require_one_purpose(
     if exports_weights and (question != Question() or journal is not None):
         what = f"--format {form}" if is_network else "--weights"
         raise ConfigError(
-            f"{what} exports weights, but --top, --flops-limit, --params-limit, --prefer, --pareto, --pareto-cost and"
-            " --from choose among scored candidates; give one or the other"
+            f"{what} exports weights, but --top, --flops-limit, --params-limit, --bitops-limit, --prefer, --pareto,"
+            " --pareto-cost and --from choose among scored candidates; give one or the other"
         )
 
 
@@ -116,6 +116,8 @@ def export_architectures(run: Run, question: Question, journal: Path | None, for
     if journal is None:
         settings = read_settings(run.folder.search)
         supernet, question = settings["supernet"], question.within(settings["search"])
+    if "bitops" in question.needed_costs and not space.bits:
+        raise ConfigError("BitOPs are of spaces with bits, but space.bits is empty; ask for another cost")
     entries = add_costs(run, entries, question.needed_costs)
     # Choose those that the question asks for.
     count_costs = partial(count_known_costs, run, space)
@@ -254,6 +256,8 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
         architecture = weights.network(run.config).arch
         stage = run.folder.retrain(architecture.id)
         usual_output = stage.model
+    if form == "published" and run.config.space.bits:
+        raise ConfigError("the official form does not keep the bits of blocks; for a network, use --format pt2")
     if form == "published":
         name = "supernet" if architecture is None else architecture.id
         output = output or run.folder.root / "published" / f"{name}.pth.tar"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from spos_cli.export import (
 )
 from spos_cli.export.description import Description
 from spos_cli.export.inference import InferenceNetwork, InputKind
+from spos_cli.export.quantized import describe_bits
 from spos_cli.export.verification import Classify, Comparison, compare, measure_latencies
 from spos_cli.files.digests import file_digest
 from spos_cli.files.quoting import quote_path
@@ -45,9 +47,12 @@ from spos_cli.run.quantization_cost import (
     require_images,
 )
 from spos_cli.run.weights_file import Weights
+from spos_cli.space.bits import format_bits
 
 Write = Callable[[InferenceNetwork, Description, Path], None]
 COMPARED_IMAGES, BATCH = 256, 64
+# What keeps the order of the additions, on which features near a level depend; other runtimes fuse layers.
+QUANTIZED_BLOCKS_FORMATS = ("pt2", "safetensors")
 MAX_POINTS_LOST = 1.0  # of top-1, without a warning
 
 
@@ -115,6 +120,7 @@ def export(
     FORMATS[form].require_packages()  # It fails before any work.
     images = Images(run.config, Processes(0, 1, torch.device("cpu")))
     network, classes = build_network(run, weights, arch, images)
+    require_kept_bits(network, form, int8=int8)
     output = choose_output(folder, network, output, form, make_ending(run, weights, int8=int8))
     if int8:
         require_images(images, classes)
@@ -124,6 +130,9 @@ def export(
     with tempfile.TemporaryDirectory() as drafts:
         draft = Path(drafts) / output.name
         try:
+            if network.arch.bits:
+                bits = {"architecture": network.arch.to_list(), "layers": describe_bits(network)}
+                write_atomically(name_bits_file(draft), (json.dumps(bits, indent=1) + "\n").encode())
             if int8:
                 quantize(run, network, inference, description, images, draft, output, form)
             else:
@@ -138,10 +147,22 @@ def export(
             if form in ("onnx", "pt2"):
                 reason += f"; a newer PyTorch may have a better exporter (this is {torch.__version__})"
             raise CheckpointError(f"{output} was not written: {reason}") from None
-        for file in list_files(output):
+        for file in list_files(output, network):
             write_atomically(file, draft.with_name(file.name).read_bytes())
     if form != "python":
         run.next(f"evaluate --weights {quote_path(output)}")
+
+
+def require_kept_bits(network: Network, form: str, *, int8: bool) -> None:
+    """Raise ConfigError if the blocks of a network are quantized, and a file would not compute what they do."""
+    if not network.arch.bits:
+        return
+    if int8:
+        kinds = ", ".join(map(format_bits, sorted(set(network.arch.bits) - {0})))
+        raise ConfigError(f"the network has bits of its own ({kinds}), which int8 would replace; leave out --quantize")
+    if form not in QUANTIZED_BLOCKS_FORMATS:
+        allowed = " or ".join(QUANTIZED_BLOCKS_FORMATS)
+        raise ConfigError(f"--format {form} cannot keep the bits of this network; use --format {allowed}")
 
 
 def require_supernet(arch: str | None, weights: Path | None) -> None:
@@ -207,15 +228,21 @@ def choose_output(folder: RunFolder, network: Network, output: Path | None, form
         raise ConfigError(f"--output is {output}, but this format needs a name that ends in {suffix}")
     if form == "python" and not output.stem.isidentifier():
         raise ConfigError(f"--output is {output}, which Python cannot import; use letters, digits and _ only")
-    for path in list_files(output):
+    for path in list_files(output, network):
         if path.exists():
             raise RunError(f"{path} already exists; name another file with --output")
     return output
 
 
-def list_files(output: Path) -> list[Path]:
-    """Return the files of an export: the output, and for a Python file also its tensors."""
-    return [output, output.with_suffix(".safetensors")] if output.suffix == ".py" else [output]
+def list_files(output: Path, network: Network) -> list[Path]:
+    """Return the files of an export: the output, for a Python file also its tensors, and bits of quantized blocks."""
+    tensors = [output.with_suffix(".safetensors")] if output.suffix == ".py" else []
+    return [output, *tensors, *([name_bits_file(output)] if network.arch.bits else [])]
+
+
+def name_bits_file(output: Path) -> Path:
+    """Return the file with the bits of a network, beside the network."""
+    return output.with_name(f"{output.name}.bits.json")
 
 
 def load_pixels(run: Run, images: Images) -> Iterator[Tensor]:
@@ -268,13 +295,19 @@ def check(
         )
     one = pixels[-1]
     latencies = measure_latencies([lambda: network(images.preprocess(one)), lambda: classify(inputs[-1])])
-    show(run, comparison, latencies, draft, output, form)
+    names = [str(file) for file in list_files(output, network)]
+    size = sum(file.stat().st_size for file in list_files(draft, network))
+    show(run, comparison, latencies, names, size, form)
 
 
-def show(run: Run, comparison: Comparison, latencies: list[float], draft: Path, output: Path, form: str) -> None:
-    """Show what was written, and how it compares with the network."""
-    names = [str(file) for file in list_files(output)]
-    size = sum(file.stat().st_size for file in list_files(draft))
+def show(run: Run, comparison: Comparison, latencies: list[float], names: list[str], size: int, form: str) -> None:
+    """Show what was written, and how it compares with the network.
+
+    Args:
+        latencies: of one image in milliseconds, ours first.
+        names: of the files.
+        size: of all of them, in bytes.
+    """
     ours, theirs = latencies
     run.result(
         {

@@ -188,9 +188,14 @@ def measure_latency(
         runtime: what computes. For ONNX Runtime, blocks and networks are exported first.
 
     Raises:
-        ConfigError: a package is missing, or a user's own block cannot be exported.
+        ConfigError: a package is missing, a user's own block cannot be exported, or blocks are quantized.
     """
     space, device = run.config.space.build(), processes.device
+    if space.bits:
+        raise ConfigError(
+            "quantized blocks are computed with floats here, so their latencies say nothing; measure them on your"
+            " device, and give them with --import-latency FILE"
+        )
     # Draw whole networks that the sums are fitted to and checked with.
     distribution = count(space).flops.distribution()
     rng = seeding.generator(run.config.seed, "latency")

@@ -27,6 +27,7 @@ from spos_cli.run.training import (
     warn_of_guessing,
 )
 from spos_cli.space.architecture import format_width
+from spos_cli.space.bits import format_bits
 from spos_cli.space.cost_kinds import format_cost
 from spos_cli.space.sampling import CostBinSampler, DrawCounts, Sampler, count_draws
 from spos_cli.space.search_space import SearchSpace
@@ -128,16 +129,20 @@ def show(run: Run, trainer: Trainer) -> None:
 
 
 def show_trained(run: Run, space: SearchSpace, trained: DrawCounts) -> None:
-    """Show how often each choice and each width was trained, and write it to `choices.json` and `widths.json`.
+    """Show how often each choice, each width and each pair of bits was trained, and write it to files.
 
-    Both files have a list for each layer, in the order of the space.
+    The files `choices.json`, `widths.json` and `bits.json` have a list for each layer, in the order of the space.
     """
     folder = run.folder.supernet
     write_atomically(folder.choices, (json.dumps(trained.choices) + "\n").encode())
     titles, rows = arrange_by_choice(space, [[f"{count:,}" for count in counts] for counts in trained.choices])
     table = [[layer.index, *row] for layer, row in zip(space.layers, rows, strict=True)]
     run.show("how often each choice was trained", ["layer", *titles], table)
-    if space.widths:
-        write_atomically(folder.widths, (json.dumps(trained.widths) + "\n").encode())
-        widths = [[layer, *(f"{count:,}" for count in counts)] for layer, counts in enumerate(trained.widths)]
-        run.show("how often each width was trained", ["layer", *map(format_width, space.widths)], widths)
+    for name, file, values, counted in (
+        ("each width was", folder.widths, list(map(format_width, space.widths)), trained.widths),
+        ("each pair of bits was", folder.bits, list(map(format_bits, space.bits)), trained.bits),
+    ):
+        if values:
+            write_atomically(file, (json.dumps(counted) + "\n").encode())
+            table = [[layer, *(f"{count:,}" for count in counts)] for layer, counts in enumerate(counted)]
+            run.show(f"how often {name} trained", ["layer", *values], table)

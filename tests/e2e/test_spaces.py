@@ -65,7 +65,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
                                   "imagenet_proxylessnas", "imagenet_resnet", "imagenet_shufflenet_v2_plus",
                                   "cifar10", "cifar10_mobilenet", "cifar10_channels", "cifar10_nas_bench_macro",
                                   "fashion_mnist", "fashion_mnist_mobilenet", "fashion_mnist_channels",
-                                  "demo"])  # fmt: skip
+                                  "resnet18_bits", "cifar10_resnet_bits", "demo"])  # fmt: skip
 def test_shipped_spaces(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("spos.yaml").write_text(yaml.safe_dump(quick(name)))
@@ -76,6 +76,8 @@ def test_shipped_spaces(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [len(row) for row in trained] == [len(layer.choices) for layer in space.layers]
     assert all(sum(row) == 2 for row in trained)
     has_widths = "@" in next(Path().glob("runs/quick/archs/*/arch.yaml")).read_text()
+    assert (":w" in next(Path().glob("runs/quick/archs/*/arch.yaml")).read_text()) == bool(space.bits)
+    assert bool(space.bits) == Path("runs/quick/supernet/bits.json").exists()
     assert has_widths == bool(space.widths) == Path("runs/quick/supernet/widths.json").exists()
 
 

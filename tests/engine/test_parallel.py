@@ -41,6 +41,10 @@ from tests.engine.test_optim import SPACE
 
 STEPS, IMAGES_PER_PROCESS = 6, 4
 SAMPLER = UniformSampler(Options.without_widths([2] * SPACE.num_layers), seed=1)
+RESNET = tuple(map(Choice.from_spec, ({"basic": {"kernel": 3}}, "identity")))
+# With 4 or 8 bits, no channel is constant. BatchNorm would divide the last bits of such a channel by its deviation, 0.
+QUANTIZED = SearchSpace((Stage(2, 16), Stage(2, 32)), RESNET, 16, 5, 8, 1, 16, bits=(14, 24, 48, 88))
+QUANTIZED_SAMPLER = UniformSampler(QUANTIZED.options, seed=1)
 OWN_BLOCKS = ("Frozen", "StochasticDepth", "OneOfTwo")
 
 
@@ -60,7 +64,11 @@ def batches(world_size: int, rank: int, first: int, last: int = STEPS) -> Iterat
 
 
 def make_trainer(
-    processes: Processes, folder: Path, space: SearchSpace = SPACE, arch: Architecture | None = None
+    processes: Processes,
+    folder: Path,
+    space: SearchSpace = SPACE,
+    arch: Architecture | None = None,
+    sampler: UniformSampler = SAMPLER,
 ) -> Trainer:
     """Make a trainer of a supernet, or of the stand-alone network `arch`."""
     build = (lambda: Supernet(space, dropout=0.0)) if arch is None else (lambda: Network(space, arch, dropout=0.0))
@@ -73,7 +81,7 @@ def make_trainer(
         identity={"kind": "test"},
         seed=0,
         preprocess=lambda images, colours: images,
-        paths=SAMPLER.paths if arch is None else None,
+        paths=sampler.paths if arch is None else None,
     )
 
 
@@ -86,6 +94,12 @@ def train_own_blocks(processes: Processes, folder: Path) -> None:
         trainer = make_trainer(processes, folder / f"{name}-{processes.rank}", make_own_space(name))
         train(processes, trainer)
         torch.save(trainer.model.state_dict(), folder / f"{name}-{processes.rank}.pt")
+
+
+def train_quantized_blocks(processes: Processes, folder: Path) -> None:
+    trainer = make_trainer(processes, folder / str(processes.rank), QUANTIZED, sampler=QUANTIZED_SAMPLER)
+    train(processes, trainer)
+    torch.save(trainer.model.state_dict(), folder / f"{processes.rank}.pt")
 
 
 def resume(processes: Processes, folder: Path) -> None:
@@ -138,9 +152,11 @@ def count_bytes(processes: Processes, folder: Path) -> None:
 
 def train_compiled(processes: Processes, folder: Path) -> None:
     """Train with blocks compiled one by one; the `eager` backend does not change the arithmetic."""
-    for name in ("off", "blocks"):
-        trainer = make_trainer(processes, folder / f"{name}-{processes.rank}")
-        if name == "blocks":
+    spaces = {"": (SPACE, SAMPLER), "quantized-": (QUANTIZED, QUANTIZED_SAMPLER)}
+    for name in (f"{prefix}{mode}" for prefix in spaces for mode in ("off", "blocks")):
+        space, sampler = spaces[name.removesuffix("off").removesuffix("blocks")]
+        trainer = make_trainer(processes, folder / f"{name}-{processes.rank}", space, sampler=sampler)
+        if name.endswith("blocks"):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(ChoiceBlock, "compile", functools.partialmethod(nn.Module.compile, backend="eager"))
                 patch.setattr("spos_cli.engine.compilation.require_compiler", lambda device: "none, with that backend")
@@ -162,6 +178,7 @@ def release_model(processes: Processes, folder: Path) -> None:
 
 WORKS: tuple[Callable[[Processes, Path], None], ...] = (
     train_own_blocks,
+    train_quantized_blocks,
     resume,
     count_bytes,
     release_model,
@@ -207,6 +224,27 @@ def test_own_blocks_are_trained_as_in_one_process(together: tuple[int, Path], na
         assert all(torch.equal(states[0][key], state[key]) for state in states)
 
 
+def test_quantized_blocks_are_trained_as_in_one_process(together: tuple[int, Path]) -> None:
+    """A step updates the clipping levels of its path's bits only, although other levels are in the same blocks."""
+    world_size, folder = together
+    states = [torch.load(folder / "train_quantized_blocks" / f"{rank}.pt") for rank in range(world_size)]
+    model = build_initialized(lambda: Supernet(QUANTIZED, dropout=0.0), 0).double().train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.0, momentum=0.9, weight_decay=4e-5)
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
+    shares = [list(batches(world_size, rank, 0)) for rank in range(world_size)]
+    for step in range(STEPS):
+        (path,) = QUANTIZED_SAMPLER.paths(step)
+        for rank in range(world_size):
+            images, _, labels = shares[rank][step]
+            (criterion(model(images, path), labels) / world_size).backward()
+        optimizer.param_groups[0]["lr"] = Schedule(0.05, STEPS).lr(step)
+        optimizer.step()
+        optimizer.zero_grad()
+    for key, parameter in model.named_parameters():
+        torch.testing.assert_close(states[0][key], parameter.detach(), rtol=1e-10, atol=1e-12)
+        assert all(torch.equal(states[0][key], state[key]) for state in states)
+
+
 def _is_same(gradient: torch.Tensor, before: torch.Tensor | None) -> bool:
     return before is not None and torch.equal(gradient, before)
 
@@ -231,10 +269,12 @@ def test_only_the_gradients_of_the_path_are_sent(together: tuple[int, Path]) -> 
     assert sent["expected"] < 0.8 * sent["supernet"]  # two choices a layer
 
 
-def test_compiled_blocks_train_to_the_same_weights(together: tuple[int, Path]) -> None:
+@pytest.mark.parametrize("prefix", ["", "quantized-"])
+def test_compiled_blocks_train_to_the_same_weights(together: tuple[int, Path], prefix: str) -> None:
     world_size, folder = together
     for rank in range(world_size):
-        off, blocks = (torch.load(folder / "train_compiled" / f"{name}-{rank}.pt") for name in ("off", "blocks"))
+        files = (folder / "train_compiled" / f"{prefix}{mode}-{rank}.pt" for mode in ("off", "blocks"))
+        off, blocks = map(torch.load, files)
         for key, tensor in off.items():
             torch.testing.assert_close(blocks[key], tensor, rtol=1e-10, atol=1e-12)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from spos_cli.export.description import Description
 from spos_cli.export.inference import InferenceNetwork, InputKind
-from spos_cli.models.layers import AnyBatchNorm
+from spos_cli.models.layers import AnyBatchNorm, QuantizedConvolution
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture, parse
 from spos_cli.space.choices import Choice
@@ -68,6 +68,11 @@ NEWER = replace(
     head_linear=12,
     linear_bias=True,
 )
+QUANTIZED = replace(
+    OFFICIAL_LIKE,
+    choices=(*map(Choice.from_spec, ({"basic": {"kernel": 3}}, {"bottleneck": {"kernel": 3}})), Choice("identity")),
+    bits=(12, 24, 44, 88),
+)
 OWN_CODE = """
 from torch import nn
 
@@ -93,6 +98,8 @@ NETWORKS: dict[str, tuple[SearchSpace, Architecture]] = {
     "ResNet": (NEWER, parse("4,5,5,4,4")),
     "groups": (GROUPS, parse("0,1,0,1,0")),
     "own block": (OWN, parse("0,3,3,1,2")),
+    "bits": (QUANTIZED, parse("0:w1a2,2,1:w2a4,0:w4a4,1:w8a8")),
+    "widths and bits": (replace(QUANTIZED, widths=(500, 1000)), parse("0@0.5:w2a4,2,1@1.0:w1a2,0@0.5:w8a8,2")),
 }
 
 
@@ -118,6 +125,9 @@ def make_network(space: SearchSpace, arch: Architecture, affine: bool = True) ->
                 module.weight.copy_(draw(module.weight, -bound, bound))
                 if module.bias is not None:
                     module.bias.copy_(draw(module.bias, -bound, bound))
+                if isinstance(module, QuantizedConvolution):
+                    for level in module.clipping_levels.values():
+                        level.copy_(draw(level, 1, 3))
             elif isinstance(module, AnyBatchNorm):
                 assert module.running_mean is not None
                 assert module.running_var is not None

@@ -25,7 +25,8 @@ from spos_cli.official.weights import detect_kind, infer_architecture
 from spos_cli.search.evaluator import CalibrationSet, calibrate_paths
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
-from spos_cli.space.search_space import Layer, SearchSpace, Stage
+from spos_cli.space.layer import Layer
+from spos_cli.space.search_space import SearchSpace, Stage
 
 
 def make_choices(*specs: object) -> tuple[Choice, ...]:

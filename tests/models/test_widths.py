@@ -1,4 +1,4 @@
-"""Channel search: paths that use the first hidden channels, against networks built at these widths."""
+"""Paths that use the first hidden channels, or few bits, against networks built with these widths and bits."""
 
 from __future__ import annotations
 
@@ -60,6 +60,12 @@ SPACES = {
         (Stage(2, 16), Stage(3, 24)), SQUEEZED, 12, 5, 8, 1, 16, (250, 1000), "silu", 12, linear_bias=True
     ),
     "ResNet": SearchSpace((Stage(2, 16), Stage(3, 24)), RESNET, 12, 5, 8, 1, 16, (250, 1000)),
+    "ResNet with bits": SearchSpace(
+        (Stage(2, 16), Stage(3, 24)), (*RESNET, Choice("identity")), 12, 5, 8, 1, 16, bits=(12, 22, 14, 44, 88)
+    ),
+    "ResNet with widths and bits": SearchSpace(
+        (Stage(2, 16), Stage(3, 24)), RESNET, 12, 5, 8, 1, 16, (250, 1000), bits=(12, 24)
+    ),
 }
 
 
@@ -86,6 +92,8 @@ def make_supernet(space: SearchSpace, affine: bool) -> Supernet:
                 tensor.uniform_(0.5, 1.5)
             elif name.endswith(("running_mean", "bias")):
                 tensor.uniform_(-0.5, 0.5)
+            elif "clipping_levels" in name:  # Some features are above the level, and have gradients for it.
+                tensor.uniform_(0.5, 1.5)
     return supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -200,15 +208,18 @@ def test_candidates_are_calibrated_as_in_plain_pytorch_and_independently(name: s
                     module.momentum = 1 / number
             with torch.no_grad():
                 network(part.float() / 255)
-        torch.testing.assert_close(together[arch], network.eval()(images).detach(), rtol=1e-3, atol=1e-4)
+        expected = network.eval()(images).detach()
+        torch.testing.assert_close(together[arch], expected, rtol=1e-3, atol=1e-4)
+        if space.bits:  # Nothing is folded, so that no feature is rounded to another level.
+            assert torch.equal(together[arch], expected)
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_costs_and_tensors_depend_on_the_width(name: str) -> None:
+def test_costs_and_tensors_depend_on_widths_and_bits(name: str) -> None:
     space = SPACES[name]
     costs = count(space)
     assert SearchSpace.from_dict(space.to_dict()) == space
-    assert space.digest != replace(space, widths=()).digest
+    assert space.digest != replace(space, widths=(), bits=()).digest
     for arch in draw_architectures(space, 6):
         space.validate(arch)
         network = Network(space, arch)
@@ -216,6 +227,8 @@ def test_costs_and_tensors_depend_on_the_width(name: str) -> None:
         with torch.device("meta"):
             meta = Network(space, arch).eval()
             assert costs.flops.of(arch) == count_multiply_adds(meta, torch.empty(1, 3, 12, 12))
+        if space.bits:  # Tensors do not tell the bits of the weights.
+            continue
         assert infer_architecture(space, network.state_dict()) == arch
         assert infer_architecture(space, Network(space, arch, affine=False).state_dict()) == arch
 

@@ -25,6 +25,19 @@ SPACE = SearchSpace(
 )
 
 
+QUANTIZED = SearchSpace(
+    stages=(Stage(2, 16, 1), Stage(2, 32)),
+    choices=(Choice("basic", (("kernel", 3),)), Choice("bottleneck", (("kernel", 3),)), Choice("identity")),
+    image_size=16,
+    classes=10,
+    stem_channels=8,
+    stem_stride=1,
+    head_channels=32,
+    widths=(500, 1000),
+    bits=(12, 24, 44),
+)
+
+
 def search_in(space: SearchSpace, candidates: int = 80, images: int = 300, **fields: Any) -> Search:
     entries, _ = make_candidates(space, candidates, images, 5)
     return Search(entries, {"flops": None}, ranking(entries)[0].architecture, **fields)

@@ -12,6 +12,7 @@ import pytest
 from spos_cli.report.chart_data import (
     DIGITS,
     MAX_CURVE_POINTS,
+    count_bits_shares,
     count_choice_shares,
     count_width_shares,
     find_improvements,
@@ -23,11 +24,12 @@ from spos_cli.report.findings import Findings, Search, Training
 from spos_cli.report.page import make_page
 from spos_cli.search.results import pareto
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.bits import format_bits, split_bits
 from spos_cli.space.choices import MAX_CHOICES
 from spos_cli.space.cost_kinds import COST_KINDS, make_own_kind
 from spos_cli.space.limits import Limit
 from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace
-from tests.report.searches import SPACE, read_data, search_in
+from tests.report.searches import QUANTIZED, SPACE, read_data, search_in
 
 
 def test_improvements_of_the_best_score() -> None:
@@ -51,7 +53,9 @@ def test_improvements_of_the_best_score() -> None:
     assert find_improvements([]) == find_improvements([None]) == ([], [])
 
 
-@pytest.mark.parametrize("space", [SPACE, OFFICIAL_SPACE], ids=["own lists and widths", "official"])
+@pytest.mark.parametrize(
+    "space", [SPACE, QUANTIZED, OFFICIAL_SPACE], ids=["own lists and widths", "widths and bits", "official"]
+)
 def test_shares(space: SearchSpace) -> None:
     archs = [entry.architecture for entry in search_in(space).entries]
     ops = list_ops(space)
@@ -63,6 +67,9 @@ def test_shares(space: SearchSpace) -> None:
                 continue
             count = sum(layer.choices[arch[layer.index]] == choice for arch in archs)
             assert shares[op][layer.index] == pytest.approx(count / len(archs))
+    for bits, row in zip(space.bits, count_bits_shares(space.bits, archs, space.num_layers), strict=True):
+        counts = [sum(arch.options[layer].bits == bits for arch in archs) for layer in range(space.num_layers)]
+        assert row == pytest.approx([count / len(archs) for count in counts])
     for width, row in zip(space.widths, count_width_shares(space.widths, archs, space.num_layers), strict=True):
         counts = [sum(arch.options[layer].width == width for arch in archs) for layer in range(space.num_layers)]
         assert row == pytest.approx([count / len(archs) for count in counts])
@@ -96,6 +103,22 @@ def test_the_page_has_every_candidate() -> None:
     front = [search.entries[line] for line in data["front"]["flops"]]
     assert front[-1].top1 == max(entry.top1 for entry in search.entries)
     assert all(one.flops < other.flops and one.top1 < other.top1 for one, other in itertools.pairwise(front))
+
+
+def test_the_page_has_the_bits_of_every_candidate() -> None:
+    search = search_in(QUANTIZED)
+    page = make_page(Findings("a run", QUANTIZED, search))
+    data = read_data(page)["search"]
+    layers = QUANTIZED.num_layers
+    assert data["bits"] == ["", "w1a2", "w2a4", "w4a4"]
+    for line, entry in enumerate(search.entries):
+        codes = data["bits_codes"][line * layers : (line + 1) * layers]
+        written = [data["bits"][DIGITS.index(code)] for code in codes]
+        assert written == [format_bits(option.bits) if option.bits else "" for option in entry.architecture.options]
+    weights, activations = split_bits(search.winner.options[0].bits)
+    assert f"{weights} and {activations} bits" in page
+    assert 'id="bits-all"' in page
+    assert "bits" not in read_data(make_page(Findings("a run", SPACE, search_in(SPACE))))["search"]
 
 
 def test_stopped_and_imported_scores_are_not_compared() -> None:

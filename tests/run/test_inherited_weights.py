@@ -32,6 +32,14 @@ SPACES: dict[str, tuple[dict[str, Any], str]] = {
         {"choices": [{"mbconv": {"kernel": 3, "expand": 2}}, {"mbconv": {"kernel": 5, "expand": 3}}, "skip"]},
         "2,0,1,2",
     ),
+    "bits": (
+        {"choices": [{"basic": {"kernel": 3}}, "identity"], "bits": ["w1a2", "w2a4", "w4a4"]},
+        "0:w2a4,1,0:w1a2,1",
+    ),
+    "widths and bits": (
+        {"choices": [{"bottleneck": {"kernel": 3}}], "widths": [0.5, 1.0], "bits": ["w1a2", "w3a3"]},
+        "0@0.5:w1a2,0@1.0:w1a2,0@0.5:w3a3,0@0.5:w1a2",
+    ),
 }
 
 

@@ -161,6 +161,51 @@ def test_crossover_takes_a_choice_with_its_width() -> None:
             assert chisquare([taken[mine], taken[theirs]]).pvalue > 1e-3
 
 
+def quantized_evolution(widths: tuple[int, ...] = ()) -> Evolution:
+    """A space in which the last of three choices has no bits, and no width if others have some."""
+    flags = ((True, True, False),) * 6
+    options = Options(flags, widths, flags, (12, 22, 24, 44))
+    rng, count = np.random.default_rng(4), 8 * max(1, len(widths)) + 1
+    table = CostTable(FLOPS, 10, [sorted(rng.integers(1, 50, count).tolist()) for _ in range(6)], options)
+    return replace(EVOLUTION, table=table, limit=Limit(table.distribution().quantile(0.5)))
+
+
+def test_mutation_draws_choices_and_bits_apart() -> None:
+    evolution, rng = replace(quantized_evolution(), mutation_probability=0.4), np.random.default_rng(0)
+    parent = Architecture((0, 1, 2, 0, 1, 2), (), (12, 22, 0, 24, 44, 0))
+    children = [evolution.mutate(parent, rng) for _ in range(4000)]
+    options = evolution.table.options
+    assert {option for child in children for option in child.options} == set(options.by_layer[0])
+    choices = np.mean([[one != other for one, other in zip(parent, child, strict=True)] for child in children], 0)
+    assert choices == pytest.approx(0.4 * 2 / 3, abs=0.03)
+    kept = [child for child in children if child[0] == 0]
+    assert np.mean([child.bits[0] != 12 for child in kept]) == pytest.approx(0.4 * 3 / 4, abs=0.03)
+    new = Counter(child.bits[2] for child in children if child[2] != 2)  # its parent had no bits to hand on
+    assert chisquare([new[bits] for bits in options.bits]).pvalue > 1e-3
+
+
+def test_crossover_takes_a_choice_with_its_width_and_bits() -> None:
+    evolution, rng = quantized_evolution((500, 1000)), np.random.default_rng(0)
+    one = Architecture((0, 1, 2, 0, 1, 2), (500, 1000, 0, 500, 1000, 0), (12, 22, 0, 24, 44, 0))
+    other = Architecture((1, 1, 0, 2, 0, 2), (500, 500, 1000, 0, 500, 0), (12, 24, 44, 0, 12, 0))
+    children = [evolution.cross(one, other, rng) for _ in range(2000)]
+    for layer, (mine, theirs) in enumerate(zip(one.options, other.options, strict=True)):
+        taken = Counter(child.options[layer] for child in children)
+        assert set(taken) == {mine, theirs}
+        if mine != theirs:
+            assert chisquare([taken[mine], taken[theirs]]).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("widths", [(), (500, 1000)])
+def test_a_space_with_bits_is_searched(widths: tuple[int, ...]) -> None:
+    evolution = quantized_evolution(widths)
+    scored = run(evolution)
+    assert len({candidate.architecture for candidate, _ in scored}) == len(scored) == 220
+    assert all(evolution.allows(candidate.architecture) for candidate, _ in scored)
+    assert {bool(candidate.architecture.widths) for candidate, _ in scored} == {bool(widths)}
+    assert scored == run(evolution)
+
+
 def test_a_space_with_widths_is_searched() -> None:
     evolution = wide_evolution()
     scored = run(evolution)

@@ -45,6 +45,11 @@ OPTIONS = Options(((True, True, False),) * 6, (500, 1000, 1500, 2000))
 WIDE = CostTable(FLOPS, 10, [sorted(RNG.integers(1, 50, 9).tolist()) for _ in range(6)], OPTIONS)
 
 
+# With bits, which are not listed in the order of their codes.
+BIT_OPTIONS = Options(((True, True, False),) * 6, (500, 1000), ((True, False, False),) * 6, (44, 12, 24))
+QUANTIZED = CostTable(FLOPS, 10, [sorted(RNG.integers(1, 50, 9).tolist()) for _ in range(6)], BIT_OPTIONS)
+
+
 def true_score(arch: Architecture) -> float:
     """Return an additive score from 0 to 1; wider is better by a little."""
     effects = sum(row[choice % len(row)] for row, choice in zip(EFFECTS, arch.choices, strict=False))
@@ -65,20 +70,23 @@ def draw(table: CostTable, number: int) -> list[Architecture]:
 
 
 def one_hot(table: CostTable, arch: Architecture) -> list[float]:
-    """Choices of all layers, then widths, with one for no width."""
+    """Choices of all layers, then widths, with one for no width, then bits in the order of their codes, likewise."""
     row = [
         float(arch.choices[layer] == choice) for layer, count in enumerate(COUNTS_OF[table]) for choice in range(count)
     ]
     if table.options.widths:
         widths = arch.widths or (0,) * len(arch)
         row += [float(widths[layer] == width) for layer in range(len(arch)) for width in (0, *table.options.widths)]
+    if table.options.bits:
+        bits = arch.bits or (0,) * len(arch)
+        row += [float(bits[layer] == pair) for layer in range(len(arch)) for pair in (0, *sorted(table.options.bits))]
     return row
 
 
-COUNTS_OF = {table: [len(layer) for layer in table.options.scalable] for table in (TABLE, WIDE)}
+COUNTS_OF = {table: [len(layer) for layer in table.options.scalable] for table in (TABLE, WIDE, QUANTIZED)}
 
 
-@pytest.mark.parametrize("table", [TABLE, WIDE])
+@pytest.mark.parametrize("table", [TABLE, WIDE, QUANTIZED])
 def test_the_effects_solve_the_penalised_least_squares(table: CostTable) -> None:
     """As NumPy's least squares of the system with one row more per feature, for its penalty, but none for the mean."""
     archs = draw(table, 60)

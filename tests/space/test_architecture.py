@@ -8,18 +8,22 @@ import pickle
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spos_cli.errors import ArchitectureError
 from spos_cli.files.quoting import quote_value
 from spos_cli.space.architecture import Architecture, Option, parse, read
+from spos_cli.space.bits import BIT_WIDTHS
 from tests.config.yaml_texts import ALIASES
 
 CHOICES = st.lists(st.integers(0, 999_999), min_size=1, max_size=40).map(tuple)
-OPTIONS = st.lists(st.builds(Option, st.integers(0, 999_999), st.integers(0, 999_999)), min_size=1, max_size=40)
+WIDTHS = st.integers(0, 999_999)
+BITS = st.sampled_from([0, *(10 * weights + activations for weights in BIT_WIDTHS for activations in BIT_WIDTHS)])
+OPTIONS = st.lists(st.builds(Option, st.integers(0, 999_999), WIDTHS, BITS), min_size=1, max_size=40)
 # Text that is nearly an architecture finds more than text at large.
-NEARLY = st.text(st.sampled_from("0123456789,()[] \t\n-+._eE@٣²\0"), max_size=60)
+NEARLY = st.text(st.sampled_from("0123456789,()[] \t\n-+._eE@:wa٣²\0"), max_size=60)
 
 
 @given(CHOICES)
@@ -30,10 +34,11 @@ def test_every_way_of_writing_reads_back(choices: tuple[int, ...]) -> None:
 
 
 @given(OPTIONS)
-def test_widths_are_written_and_read_back(options: list[Option]) -> None:
+def test_widths_and_bits_are_written_and_read_back(options: list[Option]) -> None:
     arch = Architecture.from_options(options)
     assert list(arch.options) == options
-    assert Architecture.from_list(json.loads(json.dumps(arch.to_list()))) == arch
+    for values in (json.loads(json.dumps(arch.to_list())), yaml.safe_load(yaml.safe_dump(arch.to_list()))):
+        assert Architecture.from_list(values) == arch
     assert all(parse(text) == arch for text in (str(arch), f"[{str(arch).replace(',', ' , ')}]"))
 
 
@@ -44,6 +49,16 @@ def test_a_width_is_a_number_behind_the_choice() -> None:
     assert parse("0@1,0@1.50") == parse("0@1.0,0@1.5")
     assert parse("0,0").widths == ()
     assert parse("0@1.0,0").id != parse("0,0").id
+
+
+def test_bits_are_behind_the_choice_and_its_width() -> None:
+    arch = parse("0:w2a4, 3@0.5:w1a2 2")
+    assert (arch.choices, arch.widths, arch.bits) == ((0, 3, 2), (0, 500, 0), (24, 12, 0))
+    assert (str(arch), arch.to_list()) == ("0:w2a4,3@0.5:w1a2,2", ["0:w2a4", "3@0.5:w1a2", 2])
+    assert arch.options[1] == Option(3, 500, 12)
+    assert parse("0,0").bits == ()
+    assert len({parse(text).id for text in ("0,0", "0:w2a4,0", "0:w4a2,0", "0,0:w2a4")}) == 4
+    assert Architecture((0, 0)) < Architecture((0, 0), (), (12, 12)) < Architecture((0, 0), (), (12, 24))
 
 
 @given(st.one_of(st.text(), NEARLY))
@@ -62,6 +77,8 @@ def test_any_text_is_an_architecture_or_an_architecture_error(text: str) -> None
     [
         *("", "()", ",", "1,,2", "1,-1", "1.0", "1e3", "true", "(1,2", "1,2]", "[1,2)", "((1,2))", "٣,1", "²", "0x1"),
         *("1;2", "1@", "@1", "1@0", "1@.5", "1@0.0004", "1@1.0001", "1@-1", "1@1e1", "1@1@1", "1 @1", "0@0.000,1"),
+        *("0:", "0:w2", "0:a4", "0:w2a", "0:w5a4", "0:w2a6", "0:w0a2", "0:w24", "0:w2a4:w2a4", "0:w2a4@1.0", "0 :w2a4"),
+        *("0: w2a4", "0:W2A4", "0:w22a4", "w2a4"),
     ],
 )
 def test_what_is_not_an_architecture(text: str) -> None:
@@ -106,9 +123,10 @@ def test_files(tmp_path: Path, name: str, content: str) -> None:
     assert read(str(path)) == parse("2,1,0")
 
 
-def test_files_with_widths(tmp_path: Path) -> None:
-    arch = parse("2@1.4,1,0@0.2")
-    for name, content in (("a.yaml", b"[2@1.4, 1, 0@0.2]"), ("a.pkl", pickle.dumps(tuple(arch.to_list())))):
+def test_files_with_widths_and_bits(tmp_path: Path) -> None:
+    arch = parse("2@1.4,1:w2a4,0@0.2:w8a8")
+    contents = (b"[2@1.4, 1:w2a4, 0@0.2:w8a8]", b'{"architecture": ["2@1.4", "1:w2a4", "0@0.2:w8a8"]}')
+    for name, content in (*(("a.yaml", one) for one in contents), ("a.pkl", pickle.dumps(tuple(arch.to_list())))):
         (tmp_path / name).write_bytes(content)
         assert read(str(tmp_path / name)) == arch
 
@@ -148,6 +166,9 @@ def test_a_missing_file_is_said_to_be_missing(arch: str) -> None:
         b"[-1]",
         b"[[1]]",
         b"['1']",
+        b"['0:w5a4']",
+        b"['0:w2a4 ']",
+        b"[0: w2a4]",
         b"&a [*a]",
         ALIASES.encode() + b"architecture: *a11",
         b"{a: 1",

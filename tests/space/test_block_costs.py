@@ -10,6 +10,7 @@ import torch
 
 from spos_cli.models.counting import count_built_block, count_multiply_adds, count_parameters
 from spos_cli.models.network import Network
+from spos_cli.space.architecture import Option
 from spos_cli.space.block_costs import PARTS, list_fixed_parts, list_parts
 from spos_cli.space.choices import OPS, SHUFFLE_OPS, Choice
 from spos_cli.space.search_space import OFFICIAL_SPACE, Layer, SearchSpace, Stage
@@ -24,6 +25,7 @@ VALUES = {
 # Input and output channels, stride and side of the input: both strides, equal and other channels, odd sides.
 SHAPES = [(16, 16, 1, 8), (16, 16, 1, 7), (16, 24, 1, 7), (16, 40, 2, 7), (16, 40, 2, 8), (24, 56, 2, 1)]
 WIDTHS = (0, 300, 1000, 1700)
+BITS = (0, 24)
 
 
 def list_choices(op: str) -> list[Choice]:
@@ -51,15 +53,16 @@ def test_each_op_is_known() -> None:
 def test_an_op_costs_what_pytorch_counts(op: str) -> None:
     """A few hundred blocks of each op, drawn evenly from all combinations."""
     cases = [
-        (choice, layer, width)
+        (layer, Option(0, width, bits))
         for choice in list_choices(op)
         for layer in make_layers(choice)
         for width in (WIDTHS if choice.is_scalable else WIDTHS[:1])
+        for bits in (BITS if choice.is_quantizable else BITS[:1])
     ]
-    for choice, layer, width in cases[:: max(1, len(cases) // 200)]:
-        parts = list_parts(layer, choice, width)
+    for layer, option in cases[:: max(1, len(cases) // 200)]:
+        parts = list_parts(layer, option)
         costs = sum(part.multiply_adds for part in parts), sum(part.params for part in parts)
-        assert costs == count_built_block(choice, layer, width), (choice, layer, width)
+        assert costs == count_built_block(layer, option), (layer, option)
 
 
 @pytest.mark.parametrize(
@@ -76,8 +79,8 @@ def test_stem_and_head_cost_what_pytorch_counts(space: SearchSpace) -> None:
     space = replace(space, stages=(Stage(1, 64), Stage(2, 160)))
     arch = space.options.architecture([1, 2, 3])
     parts = list_fixed_parts(space)
-    for layer, choice in zip(space.layers, arch, strict=True):
-        parts += list_parts(layer, layer.choices[choice])
+    for layer, option in zip(space.layers, arch.options, strict=True):
+        parts += list_parts(layer, option)
     with torch.device("meta"):
         network = Network(space, arch).eval()
         images = torch.empty(1, space.in_channels, space.image_size, space.image_size)

@@ -7,6 +7,7 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,10 @@ choice,layer,milliseconds
 0,1,.004
 1,1,1e-1
 """
-COLUMNS = (*KEY_COLUMNS, *OP_COLUMNS, "milliseconds")
-SPACES = [SMALL_SPACE, WIDE_SPACE, OFFICIAL_SPACE]
+BASIC = Choice("basic", (("kernel", 3),))
+QUANTIZED_SPACE = replace(SMALL_SPACE, choices=(BASIC, Choice("identity")), widths=(500, 1000), bits=(12, 24))
+SPACES = [SMALL_SPACE, WIDE_SPACE, QUANTIZED_SPACE, OFFICIAL_SPACE]
+COLUMNS = [*KEY_COLUMNS[:-1], *OP_COLUMNS, "milliseconds"]  # of a space without bits
 HINT = "spos flops-table --latency-template FILE"
 Rows = list[list[str]]
 
@@ -85,7 +88,7 @@ def test_sums_by_hand(tmp_path: Path) -> None:
     assert (table.name, table.fixed, table.minimum, table.maximum) == ("latency", 1250, 1754, 3350)
 
 
-@pytest.mark.parametrize("space", SPACES, ids=["small", "widths", "official"])
+@pytest.mark.parametrize("space", SPACES, ids=["small", "widths", "bits", "official"])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_filled_template_is_the_table(tmp_path: Path, space: SearchSpace, seed: int) -> None:
     """Whatever the order of its rows and columns, and whichever columns that describe the ops are left out."""
@@ -93,8 +96,9 @@ def test_a_filled_template_is_the_table(tmp_path: Path, space: SearchSpace, seed
     rows, times = fill(space, rng)
     assert len(rows) == 2 + sum(space.options.counts)
     header, *body = rows
-    needed = ("layer", "choice", "width", "milliseconds")
-    kept = [column for column in COLUMNS if column in needed or rng.random() < 0.5]
+    assert ("bits" in header) == bool(space.bits)
+    needed = ("layer", "choice", "width", "bits", "milliseconds")
+    kept = [column for column in header if column in needed or rng.random() < 0.5]
     columns = [header.index(column) for column in rng.permutation(kept)]
     shuffled = [header, *(body[index] for index in rng.permutation(len(body)))]
     text = write([[row[column] for column in columns] for row in shuffled], ["\n", "\r\n", "\r"][seed % 3])
@@ -106,7 +110,7 @@ def test_a_filled_template_is_the_table(tmp_path: Path, space: SearchSpace, seed
     assert device == ""
 
 
-@pytest.mark.parametrize("space", SPACES, ids=["small", "widths", "official"])
+@pytest.mark.parametrize("space", SPACES, ids=["small", "widths", "bits", "official"])
 def test_own_costs_keep_their_decimals(tmp_path: Path, space: SearchSpace) -> None:
     """They are not rounded to a resolution, as latencies are, and the column is called cost."""
     kind, path = make_own_kind("energy", "mJ"), tmp_path / "energy.csv"
@@ -131,6 +135,31 @@ def test_own_costs_keep_their_decimals(tmp_path: Path, space: SearchSpace) -> No
     path.write_text(write(rows).replace(",cost", ",milliseconds"))
     with pytest.raises(RunError, match="without cost; the header must name"):
         read_costs(path, space, kind, HINT)
+
+
+def test_bits_are_a_column_of_spaces_with_bits(tmp_path: Path) -> None:
+    rows, _ = fill(QUANTIZED_SPACE, np.random.default_rng(0))
+    assert rows[0][:4] == ["layer", "choice", "width", "bits"]
+    assert [row[:4] for row in rows[1:6]] == [
+        ["fixed", "", "", ""],
+        *(["0", "0", width, bits] for width in ("0.5", "1.0") for bits in ("w1a2", "w2a4")),
+    ]
+    assert rows[-1][:4] == ["1", "1", "", ""]
+    for line, cell, phrase in (
+        (2, "w4a4", "phone.csv:3: bits of layer 0, choice 0 is 'w4a4'; it must be one of w1a2, w2a4"),
+        (2, "", "bits of layer 0, choice 0 is ''; it must be one of w1a2, w2a4"),
+        (-1, "w1a2", "bits of layer 1, choice 1 is 'w1a2'; it must be empty: this op has no bits"),
+        (1, "w1a2", "the row fixed must have no choice, no width and no bits, got 'w1a2'"),
+    ):
+        spoilt = [list(row) for row in rows]
+        spoilt[line][3] = cell
+        assert phrase in fail(tmp_path, write(spoilt), QUANTIZED_SPACE)
+    without = [[*row[:3], *row[4:]] for row in rows]
+    assert "the header must name layer, choice, width, bits, milliseconds" in fail(
+        tmp_path, write(without), QUANTIZED_SPACE
+    )
+    missing = fail(tmp_path, write([*rows[:3], *rows[4:]]), QUANTIZED_SPACE)
+    assert "has no row for layer 0, choice 0, width 0.5, bits w2a4;" in missing
 
 
 def test_the_template_is_not_filled_in(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,9 +104,11 @@ def test_how_often_choices_are_trained() -> None:
 
 
 def test_the_sandwich_has_the_largest_path_the_smallest_one_and_random_ones() -> None:
-    """Against full enumeration, without and with widths."""
+    """Against full enumeration, without and with widths, and with bits."""
     wide = CostTable(FLOPS, 7, [[9, 3, 2, 8, 1], [5, 6, 4, 2]], Options(((True, True, False), (True, True)), (5, 10)))
-    for table in (TABLE, wide):
+    rows = [[9, 3, 12, 2, 8, 1, 4], [5, 6, 4]]
+    quantized = CostTable(FLOPS, 7, rows, replace(QUANTIZED, bits=(12, 24, 44)))
+    for table in (TABLE, wide, quantized):
         by_cost = sorted(table.distribution().enumerate(None, None), key=table.of)
         assert table.of(by_cost[0]) < table.of(by_cost[1])
         assert table.of(by_cost[-1]) > table.of(by_cost[-2])
@@ -132,6 +135,36 @@ def test_choices_are_uniform_whatever_their_widths() -> None:
         for one, other in itertools.product(*WIDE.by_layer)
     }
     assert chisquare([seen[arch] for arch in expected], list(expected.values())).pvalue > 1e-3
+
+
+QUANTIZED = Options(((False,) * 3, (False,)), (), ((True, True, False), (True,)), (12, 24, 44, 34))
+
+
+def test_choices_are_uniform_whatever_their_bits_and_so_are_the_bits() -> None:
+    """Drawn without widths, and with as many as in `WIDE`, which do not depend on the bits."""
+    seen = Counter(UniformSampler(QUANTIZED, seed=0).draw(step) for step in range(STEPS))
+    expected = {
+        Architecture.from_options((one, other)): STEPS * (1 / 3 if one.choice == 2 else 1 / 12) / 4
+        for one, other in itertools.product(*QUANTIZED.by_layer)
+    }
+    assert chisquare([seen[arch] for arch in expected], list(expected.values())).pvalue > 1e-3
+    both = replace(WIDE, quantizable=WIDE.scalable, bits=(12, 24))
+    paths = [UniformSampler(both, 3).draw(step) for step in range(2000)]
+    assert [Architecture(path.choices, path.widths) for path in paths] == [
+        UniformSampler(WIDE, 3).draw(step) for step in range(2000)
+    ]
+    pairs = Counter(path.options[1] for path in paths)
+    assert set(pairs) == set(both.by_layer[1])
+    assert chisquare([pairs[option] for option in both.by_layer[1]]).pvalue > 1e-3
+
+
+def test_how_often_bits_are_trained() -> None:
+    counted = count_draws(UniformSampler(QUANTIZED, 0), 600, QUANTIZED)
+    assert counted.widths == [[], []]
+    assert sum(counted.bits[0]) == sum(counted.choices[0][:2])
+    assert sum(counted.bits[1]) == sum(counted.choices[1]) == 600
+    last = Counter(UniformSampler(QUANTIZED, 0).draw(step).bits[1] for step in range(600))
+    assert counted.bits[1] == [last[bits] for bits in QUANTIZED.bits]
 
 
 def test_wide_paths_come_first() -> None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from spos_cli.errors import ArchitectureError, ConfigError
 from spos_cli.space.architecture import Architecture, parse
 from spos_cli.space.choices import Choice
-from spos_cli.space.search_space import OFFICIAL_SPACE, Layer, SearchSpace, Stage
+from spos_cli.space.layer import Layer
+from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace, Stage
 
 KNOWN_CHOICES = st.just(Choice("shuffle_xception")) | st.builds(
     lambda half: Choice("shuffle", (("kernel", 2 * half + 1),)), st.integers(0, 15)
@@ -146,6 +147,74 @@ def test_stem_and_head_of_other_families_survive_as_plain_values() -> None:
     for wrong in ({"activation": 3}, {"head_linear": True}, {"linear_bias": 1}):
         with pytest.raises(ConfigError):
             SearchSpace.from_dict(values | wrong)
+
+
+RESNET = SearchSpace(
+    (Stage(2, 8, 1), Stage(2, 16)),
+    (Choice("basic", (("kernel", 3),)), Choice("bottleneck", (("kernel", 3),)), Choice("identity")),
+    *(8, 10, 8, 1, 32),
+    bits=(12, 24, 44),
+)
+MBCONV = Choice("mbconv", (("expand", 6), ("kernel", 3)))
+
+
+def test_bits_are_options_of_the_ops_that_take_them() -> None:
+    assert [list(map(str, options)) for options in RESNET.options.by_layer] == [
+        ["0:w1a2", "0:w2a4", "0:w4a4", "1:w1a2", "1:w2a4", "1:w4a4", *identity]
+        for identity in (["2"], ["2"], [], ["2"])
+    ]
+    assert RESNET.size == 7**3 * 6
+    wide = dataclasses.replace(RESNET, widths=(500, 1000))
+    assert list(map(str, wide.options.by_layer[2][:4])) == ["0@0.5:w1a2", "0@0.5:w2a4", "0@0.5:w4a4", "0@1.0:w1a2"]
+    for space in (RESNET, wide):
+        assert SearchSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+    assert RESNET.to_dict()["bits"] == ["w1a2", "w2a4", "w4a4"]
+    plain = dataclasses.replace(RESNET, bits=())
+    assert "bits" not in plain.to_dict()
+    assert plain.digest != RESNET.digest
+    same, other = (RESNET.network_key(parse(f"0:w1a2,2,0:{bits},2")) for bits in ("w2a4", "w4a4"))
+    assert same != other
+    # `skip` is the identity where the shape stays.
+    skip = (Choice("basic", (("kernel", 3),)), Choice("skip"))
+    stages = (Stage(2, 8, 1, skip), Stage(1, 16, 2, skip[:1]))
+    assert dataclasses.replace(RESNET, stages=stages, choices=skip[:1]).size == 16 * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bits": (12, 24, 12)}, "bits must be different pairs, got w1a2, w2a4, w1a2"),
+        ({"bits": (56,)}, "w5a6 is not a pair of bits; write w and a, each with 1, 2, 3, 4 or 8"),
+        (
+            {"choices": (*RESNET.choices[:2], MBCONV)},
+            "layer 0: mbconv 3x3 x6 takes no bits.* basic and bottleneck,",
+        ),
+        ({"choices": (Choice("blocks:Mine"), *RESNET.choices)}, "layer 0: Mine takes no bits"),
+        ({"choices": (RESNET.choices[0], Choice("skip"))}, "layer 2: skip is a convolution where the shape changes"),
+        ({"choices": (Choice("skip"),), "stages": (Stage(2, 8, 1),)}, "this space has none; remove the bits"),
+        ({"activation": "hswish"}, "activation is hswish, which may be negative.* must be relu or relu6"),
+    ],
+)
+def test_impossible_bits(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(RESNET, **change)
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("0,2,0:w1a2,2", "layer 0 has no bits; the bits are w1a2, w2a4, w4a4, so write 0:w4a4, for example"),
+        ("0:w1a2,1:w2a2,0:w1a2,2", "layer 1 has bits w2a2; the bits are .*, so write 1:w4a4"),
+        ("0:w1a2,2:w1a2,0:w1a2,2", "layer 1 is 2:w1a2, but identity has no bits; write 2"),
+        ("0@0.5:w1a2,2,0:w1a2,2", "layer 0 is 0@0.5:w1a2, but the space has no widths; write 0:w4a4"),
+    ],
+)
+def test_wrong_bits_are_refused(arch: str, message: str) -> None:
+    RESNET.validate(parse("0:w1a2,1:w2a4,0:w4a4,2"))
+    with pytest.raises(ArchitectureError, match=message):
+        RESNET.validate(parse(arch))
+    with pytest.raises(ArchitectureError, match=r"layer 0 is 0:w2a4, but the space has no bits; write 0$"):
+        dataclasses.replace(RESNET, bits=()).validate(parse("0:w2a4,2,0,2"))
 
 
 def test_the_narrowest_spaces_that_are_possible() -> None:
