@@ -160,10 +160,10 @@ def flops_table(
 @shared_options("devices", "max_restarts", "seed", "tensorboard", "wandb", "mlflow", "fresh", "as_json")
 def search(
     options: Options,
-    flops_limit: FlopsLimitOption = None,
-    params_limit: ParamsLimitOption = None,
-    bitops_limit: BitopsLimitOption = None,
-    latency_limit: LatencyLimitOption = None,
+    flops: FlopsLimitOption = None,
+    params: ParamsLimitOption = None,
+    bitops: BitopsLimitOption = None,
+    latency: LatencyLimitOption = None,
     own_limits: OwnLimitOption = None,
     objective: ObjectiveOption = None,
     pareto_cost: ParetoCostOption = None,
@@ -179,8 +179,7 @@ def search(
 
     Example: spos search --flops-limit 330M
     """
-    limits = {"flops_limit": flops_limit, "params_limit": params_limit, "bitops_limit": bitops_limit}
-    limits["latency_limit"] = latency_limit
+    limits = {"flops_limit": flops, "params_limit": params, "bitops_limit": bitops, "latency_limit": latency}
     options = options.with_limits(own_limits).with_search(**limits, objective=objective, pareto_cost=pareto_cost)
     settings = options.load()
     from spos_cli.engine.evaluation import CPU_BATCH
@@ -203,9 +202,9 @@ def search(
 def export_arch(
     options: Options,
     top: TopOption = None,
-    flops_limit: FlopsLimitOption = None,
-    params_limit: ParamsLimitOption = None,
-    bitops_limit: BitopsLimitOption = None,
+    flops: FlopsLimitOption = None,
+    params: ParamsLimitOption = None,
+    bitops: BitopsLimitOption = None,
     own_limits: OwnLimitOption = None,
     prefer: PreferOption = "best",
     pareto: ParetoOption = False,
@@ -227,9 +226,7 @@ def export_arch(
 
     Example: spos export-arch --flops-limit 300M --prefer smallest
     """
-    limits = options.with_limits(own_limits).load_limits(
-        flops_limit=flops_limit, params_limit=params_limit, bitops_limit=bitops_limit
-    )
+    limits = options.with_limits(own_limits).load_limits(flops_limit=flops, params_limit=params, bitops_limit=bitops)
     from spos_cli.search.questions import Question
     from spos_cli.stages import export_arch as stage
 
