@@ -11,15 +11,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from spos_cli import __version__
-from spos_cli.exits import (
-    LOWER_BATCH_SIZES,
-    LOWER_BATCH_SIZES_OF_SEARCH,
-    RAISE_ACCUMULATE,
-    count_images_at_once,
-    run_across_processes,
-    run_and_exit,
-)
-from spos_cli.options import (
+from spos_cli.arguments import (
     BitopsLimitOption,
     ClassesOption,
     ConvertedWeightsOption,
@@ -40,7 +32,6 @@ from spos_cli.options import (
     LatencyTemplateOption,
     NetworkWeightsOption,
     ObjectiveOption,
-    Options,
     OwnLimitOption,
     ParamsLimitOption,
     ParetoCostOption,
@@ -50,12 +41,16 @@ from spos_cli.options import (
     RawInputOption,
     RuntimeOption,
     TopOption,
-    find_search,
-    find_supernet,
-    require_one_folder,
-    require_truth,
-    shared_options,
 )
+from spos_cli.exits import (
+    LOWER_BATCH_SIZES,
+    LOWER_BATCH_SIZES_OF_SEARCH,
+    RAISE_ACCUMULATE,
+    count_images_at_once,
+    run_across_processes,
+    run_and_exit,
+)
+from spos_cli.options import Options, find_search, find_supernet, require_one_folder, require_truth, shared_options
 
 app = typer.Typer(
     name="spos",
