@@ -130,6 +130,23 @@ def test_the_report_of_a_long_search(page: Page, large: Path) -> None:
     require_quiet(page)
 
 
+def test_bits_are_drawn_and_written(page: Page, tmp_path: Path) -> None:
+    """The winner's card has its literal; BitOPs are on a button, and the bits of all layers in a chart."""
+    run = tmp_path / "run"
+    entries = write_run(run, (CHANNELS.parent / "cifar10_resnet_bits.yaml").read_text())
+    costed = [replace(entry, costs={"bitops": entry.flops * 4}) for entry in entries]
+    (run / "search" / "journal.jsonl").write_text("".join(entry.to_line() for entry in costed))
+    write_report(RunFolder(run))
+    page.open(run / "search" / "report.html")
+    best = min(costed, key=lambda entry: entry.rank)
+    assert parse_card(page(TEXT_OF % "kept"))["architecture"] == str(best.architecture)
+    page("document.querySelector('[data-cost=bitops]').click()")
+    page.wait_for("document.getElementById('scatter').layout.annotations[0].text === 'BitOPs'")
+    assert page("document.getElementById('bits-all').data[0].y.length") == 6
+    assert page(DRAWN)
+    require_quiet(page)
+
+
 def test_a_front_over_latency_is_drawn_in_milliseconds(page: Page, tmp_path: Path) -> None:
     run = tmp_path / "run"
     text = TINY.replace("flops_limit: null", "flops_limit: null\n  objective: pareto\n  pareto_cost: latency")
