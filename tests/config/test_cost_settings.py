@@ -26,7 +26,7 @@ def test_own_costs_and_their_limits(tmp_path: Path) -> None:
     config = load(tmp_path, text)
     energy, memory = config.costs
     assert (energy.is_own_code, memory.is_own_code) == (False, True)
-    assert list(config.cost_kinds) == ["flops", "params", "latency", "energy", "peak_memory"]
+    assert list(config.cost_kinds) == ["flops", "params", "bitops", "latency", "energy", "peak_memory"]
     assert config.cost_kinds["energy"].format(12_500_000) == "12.5 mJ"
     own = {"energy": Limit(12_500_000), "peak_memory": Limit(8_000_000, 3_000_000)}
     assert config.search.cost_limits == {"flops": Limit(330_000_000), **own}
@@ -59,7 +59,10 @@ def test_limits_on_the_command_line(tmp_path: Path) -> None:
             COSTS + "search: {limits: {energie: 3}}\n",
             "search.limits: there is no cost 'energie'; did you mean 'energy'?",
         ),
-        ("search: {limits: {heat: 3}}\n", "there is no cost 'heat'; known: flops, params, latency; own ones are named"),
+        (
+            "search: {limits: {heat: 3}}\n",
+            "there is no cost 'heat'; known: flops, params, bitops, latency; own ones",
+        ),
         (COSTS + "search: {limits: {flops: 3M}}\n", "flops has a limit of its own: search.flops_limit, or --flops-lim"),
         (COSTS + "search: {limits: {energy: 12.5mJ}}\n", "search.limits: energy: '12.5mJ' is not a cost"),
         (COSTS + "search: {limits: {energy: 8-3}}\n", "energy: '8-3' is reversed: the smaller end is first; write 3-8"),

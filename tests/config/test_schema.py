@@ -104,7 +104,7 @@ from tests.config.yaml_texts import ALIASES, load
         ("search: {pareto_cost: latency}\n", "set objective: pareto, or pareto_cost: flops"),
         (
             "search: {objective: pareto, pareto_cost: time}\n",
-            "search.pareto_cost: there is no cost 'time'; known: flops, params, latency; own ones are named in costs",
+            "search.pareto_cost: there is no cost 'time'; known: flops, params, bitops, latency; own ones",
         ),
         ("search: {algorithm: random, predictor: ridge}\n", "does not work with algorithm: random"),
         ("search: {calibration_momentum: 0}\n", "search.calibration_momentum"),
