@@ -188,7 +188,6 @@ def show(
     space, size = run.config.space.build(), images.evaluated_size
     costs = count(space)
     flops = costs.flops.of(architecture) if size.is_square else count_flops_at(space, architecture, *size)
-    # BitOPs are counted at the size of the space.
     others = {name: table.of(architecture) for name, table in costs.others.items() if size.is_square}
     speed = round(accuracy.images / seconds, 1)  # images per second
     present = len(np.unique(images.val.labels))
@@ -209,10 +208,7 @@ def show(
     if among is not None:
         result["among_classes_of_images"] = {"classes": present, "top1": among.top1, "top5": among.top5}
     run.result({**result, "details": make_content(mistakes)} if details else result)
-    averages = summarize(mistakes)
-    if not details:
-        sizes = {one.support for one in mistakes.classes if one.support}
-        averages = averages[:1] if len(sizes) > 1 else []
+    averages = summarize(mistakes) if details else summarize_briefly(mistakes)
     rows = [
         ("weights", weights.path),
         ("architecture", architecture),
@@ -230,6 +226,12 @@ def show(
         ("images per second", speed),
     ]
     run.show("evaluated", ["what:", "value:"], rows)
+
+
+def summarize_briefly(mistakes: Mistakes) -> list[tuple[str, str]]:
+    """Return the row of the balanced accuracy if the classes have different numbers of images; else none."""
+    sizes = {one.support for one in mistakes.classes if one.support}
+    return summarize(mistakes)[:1] if len(sizes) > 1 else []
 
 
 def describe_selection(weights: Weights, images: Images) -> dict[str, Any]:

@@ -131,16 +131,13 @@ def export(
         draft = Path(drafts) / output.name
         try:
             if network.arch.bits:
-                bits = {"architecture": network.arch.to_list(), "layers": describe_bits(network)}
-                write_atomically(name_bits_file(draft), (json.dumps(bits, indent=1) + "\n").encode())
+                write_bits(network, name_bits_file(draft))
             if int8:
                 quantize(run, network, inference, description, images, draft, output, form)
             else:
                 pixels = list(load_pixels(run, images))
                 FORMATS[form].write(inference, description, draft)
-                classify = (
-                    python_file.load(draft) if form == "python" else load_exported(draft, description, run.config)
-                )
+                classify = load_file(run, draft, description, form)
                 check(run, images, network, classify, draft, pixels, input_kind, output, form)
         except CheckpointError as error:
             reason = str(error).replace(str(draft), "it")
@@ -151,6 +148,17 @@ def export(
             write_atomically(file, draft.with_name(file.name).read_bytes())
     if form != "python":
         run.next(f"evaluate --weights {quote_path(output)}")
+
+
+def write_bits(network: Network, path: Path) -> None:
+    """Write the bits and clipping levels of a network as JSON, for programs that run it with few bits."""
+    content = {"architecture": network.arch.to_list(), "layers": describe_bits(network)}
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def load_file(run: Run, path: Path, description: Description, form: str) -> Classify:
+    """Return what runs a file that was just written; a Python file is our own code."""
+    return python_file.load(path) if form == "python" else load_exported(path, description, run.config)
 
 
 def require_kept_bits(network: Network, form: str, *, int8: bool) -> None:
