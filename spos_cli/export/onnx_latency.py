@@ -24,9 +24,11 @@ class FoldedBranch(nn.Sequential):
         inputs: ChannelSelection = None,
         outputs: ChannelSelection = None,
         hidden: int | None = None,
+        bits: int = 0,
     ) -> Tensor:
-        """Map features as `Branch.forward` does, without a selection of channels."""
+        """Map features as `Branch.forward` does, without a selection of channels and with full precision."""
         assert (inputs, outputs, hidden) == (None, None, None), "channels were selected when it was folded"
+        assert not bits, "quantized convolutions are not folded"
         for module in self:
             features = module(features)
         return features

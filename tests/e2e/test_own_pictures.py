@@ -35,6 +35,7 @@ QUICK = (
     "search.calibration_images=16",
     "search.calibration_batch_size=8",
     "retrain.steps=8",
+    "retrain.warmup_steps=2",
     "retrain.batch_size=8",
 )
 
