@@ -9,7 +9,6 @@ image are convolved separately, each with every second row and column of the ker
 
 from __future__ import annotations
 
-import itertools
 import platform
 from typing import Any
 
@@ -64,7 +63,8 @@ def compute_weight_gradient(features: Tensor, gradient: Tensor, kernel: int, str
         stride: of the convolution.
     """
     weight_gradient = features.new_empty(features.shape[1], 1, kernel, kernel)
-    for row, column in itertools.product(range(stride), repeat=2):
+    # PyTorch 2.6 cannot compile `itertools.product`.
+    for row, column in [(row, column) for row in range(stride) for column in range(stride)]:
         # These rows and columns of the kernel see pixels at the same distance from a multiple of the stride.
         part = weight_gradient[:, :, row::stride, column::stride]
         top, left = row - kernel // 2, column - kernel // 2  # Where they begin, from the output's first pixel.
