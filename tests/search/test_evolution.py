@@ -135,32 +135,6 @@ def wide_evolution() -> Evolution:
     return replace(EVOLUTION, table=table, limit=Limit(table.distribution().quantile(0.5)))
 
 
-def test_mutation_draws_choices_and_widths_apart() -> None:
-    evolution, rng = replace(wide_evolution(), mutation_probability=0.4), np.random.default_rng(0)
-    parent = Architecture((0, 1, 2, 0, 1, 2), (500, 1000, 0, 1500, 2000, 0))
-    children = [evolution.mutate(parent, rng) for _ in range(4000)]
-    options = evolution.table.options
-    assert {option for child in children for option in child.options} == set(options.by_layer[0])
-    choices = np.mean([[one != other for one, other in zip(parent, child, strict=True)] for child in children], 0)
-    assert choices == pytest.approx(0.4 * 2 / 3, abs=0.03)
-    kept = [child for child in children if child[0] == 0]
-    assert np.mean([child.widths[0] != 500 for child in kept]) == pytest.approx(0.4 * 3 / 4, abs=0.03)
-    grown = Counter(child.widths[2] for child in children if child[2] != 2)  # its parent had no width to hand on
-    assert chisquare([grown[width] for width in options.widths]).pvalue > 1e-3
-
-
-def test_crossover_takes_a_choice_with_its_width() -> None:
-    evolution, rng = wide_evolution(), np.random.default_rng(0)
-    one = Architecture((0, 1, 2, 0, 1, 2), (500, 1000, 0, 1500, 2000, 0))
-    other = Architecture((1, 1, 0, 2, 0, 2), (2000, 500, 1000, 0, 500, 0))
-    children = [evolution.cross(one, other, rng) for _ in range(2000)]
-    for layer, (mine, theirs) in enumerate(zip(one.options, other.options, strict=True)):
-        taken = Counter(child.options[layer] for child in children)
-        assert set(taken) == {mine, theirs}
-        if mine != theirs:
-            assert chisquare([taken[mine], taken[theirs]]).pvalue > 1e-3
-
-
 def quantized_evolution(widths: tuple[int, ...] = ()) -> Evolution:
     """A space in which the last of three choices has no bits, and no width if others have some."""
     flags = ((True, True, False),) * 6
@@ -170,24 +144,30 @@ def quantized_evolution(widths: tuple[int, ...] = ()) -> Evolution:
     return replace(EVOLUTION, table=table, limit=Limit(table.distribution().quantile(0.5)))
 
 
-def test_mutation_draws_choices_and_bits_apart() -> None:
-    evolution, rng = replace(quantized_evolution(), mutation_probability=0.4), np.random.default_rng(0)
-    parent = Architecture((0, 1, 2, 0, 1, 2), (), (12, 22, 0, 24, 44, 0))
+@pytest.mark.parametrize(
+    ("name", "values"), [("widths", (500, 1000, 0, 1500, 2000, 0)), ("bits", (12, 22, 0, 24, 44, 0))]
+)
+def test_mutation_draws_choices_apart_from_widths_or_bits(name: str, values: tuple[int, ...]) -> None:
+    evolution = wide_evolution() if name == "widths" else quantized_evolution()
+    evolution, rng = replace(evolution, mutation_probability=0.4), np.random.default_rng(0)
+    parent = Architecture((0, 1, 2, 0, 1, 2), **{name: values})
     children = [evolution.mutate(parent, rng) for _ in range(4000)]
     options = evolution.table.options
     assert {option for child in children for option in child.options} == set(options.by_layer[0])
     choices = np.mean([[one != other for one, other in zip(parent, child, strict=True)] for child in children], 0)
     assert choices == pytest.approx(0.4 * 2 / 3, abs=0.03)
     kept = [child for child in children if child[0] == 0]
-    assert np.mean([child.bits[0] != 12 for child in kept]) == pytest.approx(0.4 * 3 / 4, abs=0.03)
-    new = Counter(child.bits[2] for child in children if child[2] != 2)  # its parent had no bits to hand on
-    assert chisquare([new[bits] for bits in options.bits]).pvalue > 1e-3
+    assert np.mean([getattr(child, name)[0] != values[0] for child in kept]) == pytest.approx(0.4 * 3 / 4, abs=0.03)
+    drawn = Counter(getattr(child, name)[2] for child in children if child[2] != 2)  # the parent had none to hand on
+    assert chisquare([drawn[value] for value in getattr(options, name)]).pvalue > 1e-3
 
 
-def test_crossover_takes_a_choice_with_its_width_and_bits() -> None:
-    evolution, rng = quantized_evolution((500, 1000)), np.random.default_rng(0)
-    one = Architecture((0, 1, 2, 0, 1, 2), (500, 1000, 0, 500, 1000, 0), (12, 22, 0, 24, 44, 0))
-    other = Architecture((1, 1, 0, 2, 0, 2), (500, 500, 1000, 0, 500, 0), (12, 24, 44, 0, 12, 0))
+@pytest.mark.parametrize("has_bits", [False, True])
+def test_crossover_takes_a_choice_with_its_width_and_bits(has_bits: bool) -> None:
+    evolution, rng = quantized_evolution((500, 1000)) if has_bits else wide_evolution(), np.random.default_rng(0)
+    mine_bits, their_bits = ((12, 22, 0, 24, 44, 0), (12, 24, 44, 0, 12, 0)) if has_bits else ((), ())
+    one = Architecture((0, 1, 2, 0, 1, 2), (500, 1000, 0, 500, 1000, 0), mine_bits)
+    other = Architecture((1, 1, 0, 2, 0, 2), (1000, 500, 1000, 0, 500, 0), their_bits)
     children = [evolution.cross(one, other, rng) for _ in range(2000)]
     for layer, (mine, theirs) in enumerate(zip(one.options, other.options, strict=True)):
         taken = Counter(child.options[layer] for child in children)
