@@ -192,13 +192,10 @@ def _widths(
     """Return the widths of all candidates, and how often each width occurs in `archs` and in `top`."""
     base, widths = len(DIGITS), [0, *space.widths]  # 0: a layer without a width, such as identity
     codes = {width: DIGITS[index // base] + DIGITS[index % base] for index, width in enumerate(widths)}
-    no_widths = (0,) * space.num_layers
     return {
         "widths": widths,
         # Two digits per layer, one candidate after another.
-        "width_codes": "".join(
-            codes[width] for entry in search.entries for width in entry.architecture.widths or no_widths
-        ),
+        "width_codes": "".join(codes[width] for entry in search.entries for width in entry.architecture.columns[1]),
         "width_shares": {
             "all": _matrix(count_width_shares(space.widths, archs, space.num_layers)),
             "top": _matrix(count_width_shares(space.widths, top, space.num_layers)),
@@ -211,11 +208,10 @@ def _bits(
 ) -> dict[str, Any]:
     """Return the bits of all candidates, and how often each pair occurs in `archs` and in `top`."""
     codes = {pair: DIGITS[index] for index, pair in enumerate((0, *space.bits))}  # 0: a layer without bits
-    none = (0,) * space.num_layers
     return {
         "bits": ["", *map(format_bits, space.bits)],
         # One digit per layer, one candidate after another.
-        "bits_codes": "".join(codes[pair] for entry in search.entries for pair in entry.architecture.bits or none),
+        "bits_codes": "".join(codes[pair] for entry in search.entries for pair in entry.architecture.columns[2]),
         "bits_shares": {
             "all": _matrix(count_bits_shares(space.bits, archs, space.num_layers)),
             "top": _matrix(count_bits_shares(space.bits, top, space.num_layers)),

@@ -303,7 +303,7 @@ class Evolution:
         options = self.table.options
         redrawn = rng.random(len(parent)) < self.mutation_probability  # (layers,)
         choices = np.where(redrawn, options.draw_choices(rng), parent.choices)
-        widths, bits = _get_widths(parent), _get_bits(parent)
+        _, widths, bits = map(np.array, parent.columns)
         if options.widths:
             widths = self._redraw(widths, options.draw_widths, rng)
         if options.bits:
@@ -323,19 +323,7 @@ class Evolution:
     def cross(self, one: Architecture, other: Architecture, rng: np.random.Generator) -> Architecture:
         """Take the choice, the width and the bits of each layer from one of two parents."""
         from_one = rng.random(len(one)) < 0.5
-        choices = np.where(from_one, one.choices, other.choices)
-        widths = np.where(from_one, _get_widths(one), _get_widths(other))
-        return self.table.options.combine(choices, widths, np.where(from_one, _get_bits(one), _get_bits(other)))
-
-
-def _get_widths(arch: Architecture) -> Numbers:
-    """Return the width of each layer `(layers,)`, zero where it has none."""
-    return np.array(arch.widths or (0,) * len(arch))
-
-
-def _get_bits(arch: Architecture) -> Numbers:
-    """Return the bits of each layer `(layers,)`, zero where it has none."""
-    return np.array(arch.bits or (0,) * len(arch))
+        return self.table.options.combine(*np.where(from_one, one.columns, other.columns))
 
 
 def _pick(best: Sequence[Architecture], rng: np.random.Generator) -> Architecture:

@@ -220,8 +220,7 @@ class Journal:
         entries, allowed = self.read(), [frozenset(options) for options in space.options.by_layer]
         for number, entry in enumerate(entries, 1):
             arch = entry.architecture
-            none = (0,) * len(arch)
-            options = zip(arch.choices, arch.widths or none, arch.bits or none, strict=True)
+            options = zip(*arch.columns, strict=True)
             if len(arch) == len(allowed) and all(map(frozenset.__contains__, allowed, options)):
                 continue  # `validate` takes ten times as long; it is only needed for its message.
             try:

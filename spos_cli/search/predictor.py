@@ -64,11 +64,9 @@ class Predictor:
 
     def _find_features(self, archs: Sequence[Architecture]) -> Indices:
         """Return the features of each architecture: `(archs, layers)`, and as many with widths, and with bits."""
-        indices: Indices = np.array([arch.choices for arch in archs], np.int64)
-        for known, rows in (
-            (self._widths, [arch.widths or (0,) * len(arch) for arch in archs]),
-            (self._bits, [arch.bits or (0,) * len(arch) for arch in archs]),
-        ):
+        columns: Indices = np.array([arch.columns for arch in archs], np.int64)  # (archs, 3, layers)
+        indices, widths, bits = (columns[:, index] for index in range(3))
+        for known, rows in ((self._widths, widths), (self._bits, bits)):
             if len(known) > 1:
-                indices = np.concatenate([indices, np.searchsorted(known, np.array(rows, np.int64))], 1)
+                indices = np.concatenate([indices, np.searchsorted(known, rows)], 1)
         return indices + self._offsets

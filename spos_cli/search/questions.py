@@ -117,7 +117,7 @@ def describe_idle_limits(
     limits: Mapping[str, Limit], entries: Sequence[Entry], count_costs: Callable[[], Costs]
 ) -> list[str]:
     """Return a sentence for each limit that excludes nothing of the space."""
-    # Counting costs takes long. It is needed only for a limit that excludes no candidate.
+    # Counting may call the user's code. It is needed only for a limit that excludes no candidate.
     idle = {
         name: limit for name, limit in limits.items() if all(limit.allows(entry.get_cost(name)) for entry in entries)
     }

@@ -78,8 +78,13 @@ class Architecture:
     @property
     def options(self) -> tuple[Option, ...]:
         """Choice, width and bits of each layer."""
+        return tuple(map(Option, *self.columns))
+
+    @property
+    def columns(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+        """All choices, widths and bits, one for each layer; 0 where a layer has no width, or no bits."""
         none = (0,) * len(self.choices)
-        return tuple(map(Option, self.choices, self.widths or none, self.bits or none))
+        return self.choices, self.widths or none, self.bits or none
 
     def __str__(self) -> str:
         return ",".join(map(str, self.options))
