@@ -128,7 +128,7 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
         crossovers=search.crossovers,
         mutation_probability=search.mutation_probability,
         seed=run.config.seed,
-        flops=costs.main,
+        main=costs.main,
         front_on=costs.tables[search.pareto_cost] if search.objective == "pareto" else None,
         predictor=search.predictor,
     )

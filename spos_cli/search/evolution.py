@@ -96,8 +96,8 @@ class Evolution:
         parents: number of best candidates so far from which children are made.
         mutations, crossovers: children per generation; random candidates fill the rest.
         mutation_probability: probability of each layer to be drawn again.
-        flops: of two candidates with the same fitness, the one with fewer FLOPs comes first (in a space with bits, the
-            one with fewer BitOPs); None takes `table`.
+        main: the cost that ranks candidates of the same fitness, the cheapest first; FLOPs, or BitOPs in a space with
+            bits (`Costs.main`). None takes `table`.
         others: more limits, within which candidates are drawn by rejection, so they should exclude less.
         front_on: a cost; the search is for the whole front, this cost against fitness. None: it is for the best
             fitness.
@@ -114,7 +114,7 @@ class Evolution:
     crossovers: int
     mutation_probability: float
     seed: int
-    flops: CostTable | None = None
+    main: CostTable | None = None
     others: tuple[tuple[CostTable, Limit], ...] = ()
     front_on: CostTable | None = None
     predictor: Literal["off", "ridge"] = "off"
@@ -160,8 +160,8 @@ class Evolution:
 
         In a search for a front, the order is that of NSGA-II (Deb et al. 2002): by front, then the less crowded.
         """
-        number, flops = self.parents if number is None else number, self.flops or self.table
-        ranked = sorted(archs, key=lambda arch: (-fitness[arch], flops.of(arch), arch))
+        number, main = self.parents if number is None else number, self.main or self.table
+        ranked = sorted(archs, key=lambda arch: (-fitness[arch], main.of(arch), arch))
         if self.front_on is not None:
             return self.select_spread([arch for arch in ranked if fitness[arch] >= 0], fitness, self.front_on, number)
         return ranked[:number]

@@ -53,7 +53,7 @@ class CachedSearch:
         best: Best = []
 
         def rank(arch: Architecture) -> tuple[float, int, Architecture]:
-            return -complete[arch], (evolution.flops or evolution.table).of(arch), arch
+            return -complete[arch], (evolution.main or evolution.table).of(arch), arch
 
         def evaluate(candidates: Sequence[Candidate]) -> list[float]:
             nonlocal scored, possible

@@ -318,9 +318,9 @@ def make_evolution(
     flops = KnownCost(networks.counts, dict(zip(networks.archs, networks.flops.tolist(), strict=True)))
     if isinstance(networks, Sample):
         table = SampleCost(networks)
-        return SampleEvolution(table, None, flops=flops, networks=networks, is_scored=is_scored, **settings)
+        return SampleEvolution(table, None, main=flops, networks=networks, is_scored=is_scored, **settings)
     table = CostTable(FLOPS, 0, flops.rows)
-    return Evolution(table, None, flops=flops, others=((flops, Limit(KnownCost.MISSING - 1)),), **settings)
+    return Evolution(table, None, main=flops, others=((flops, Limit(KnownCost.MISSING - 1)),), **settings)
 
 
 def search(networks: Networks, noise: float, seed: int, changes: Mapping[str, Any]) -> NDArray[np.float64]:

@@ -239,7 +239,7 @@ def test_the_first_parent_is_the_winner(front: bool) -> None:
     """Also where the first limit is not on FLOPs: parents and results are ranked by one key."""
     rng, params = np.random.default_rng(7), CostTable(PARAMS, 1, [[1, 2, 3, 4]] * LAYERS)
     coarse = CostTable(FLOPS, 1, [[1, 2, 2, 1]] * LAYERS)
-    evolution = replace(EVOLUTION, table=params, flops=coarse, front_on=coarse if front else None)
+    evolution = replace(EVOLUTION, table=params, main=coarse, front_on=coarse if front else None)
     for _ in range(50):
         archs = [Architecture(tuple(path)) for path in rng.integers(CHOICES, size=(60, LAYERS)).tolist()]
         entries = {
@@ -343,7 +343,7 @@ def test_an_own_cost_with_decimals_is_kept_exactly(digits: int, is_range: bool) 
     low, high = (sorted(sums.values())[int(share * len(every))] for share in (0.002, 0.01))
     limit = parse_limit(kind, f"{low}-{high}" if is_range else str(high))
     allowed = {arch for arch, cost in sums.items() if cost <= high and (cost >= low or not is_range)}
-    evolution = replace(EVOLUTION, table=own, limit=limit, flops=TABLE, population=20, mutations=8, crossovers=8)
+    evolution = replace(EVOLUTION, table=own, limit=limit, main=TABLE, population=20, mutations=8, crossovers=8)
     found = {
         candidate.architecture: candidate.origin for candidate, _ in run(replace(evolution, generations=len(allowed)))
     }

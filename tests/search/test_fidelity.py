@@ -125,7 +125,7 @@ def test_random_architectures_of_equal_flops() -> None:
     archs = [Architecture(choices) for choices in itertools.product(range(4), repeat=4)]
     middle = sorted(archs, key=costs.flops.of)[128]
     winner = Entry(middle, costs.flops.of(middle), 1, 0.9, 1.0, 100, 0, "random")
-    evolution = Evolution(costs.flops, Limit(winner.flops), 1, 0, 1, 0, 0, 0.1, 0, flops=costs.flops)
+    evolution = Evolution(costs.flops, Limit(winner.flops), 1, 0, 1, 0, 0, 0.1, 0, main=costs.flops)
     about = {arch for arch in archs if 0.97 * winner.flops <= costs.flops.of(arch) <= winner.flops} - {middle}
     assert len(about) > 3
     rest = (evolution, costs.flops, SPACE.network_key)
@@ -142,7 +142,7 @@ def test_the_winner_under_another_name_is_not_compared_with_itself() -> None:
     costs = count(space)
     arch = Architecture((0, 2, 0, 1, 2, 0))
     winner = Entry(arch, costs.flops.of(arch), 1, 0.9, 1.0, 100, 0, "random")
-    evolution = Evolution(costs.flops, None, 1, 0, 1, 0, 0, 0.1, 0, flops=costs.flops)
+    evolution = Evolution(costs.flops, None, 1, 0, 1, 0, 0, 0.1, 0, main=costs.flops)
     equals = choose_equal_flops(winner, 1000, evolution, costs.flops, space.network_key)
     keys = [space.network_key(one) for one in [arch, *equals]]
     assert len(set(keys)) == len(keys) > 2

@@ -66,7 +66,7 @@ def give_scores(networks: list[Network], noise: float) -> ScoredNetworks:
 
 
 def make_evolution(limit: int | None) -> Evolution:
-    return Evolution(COSTS.flops, None if limit is None else Limit(limit), 10, 4, 4, 4, 4, 0.2, 0, flops=COSTS.flops)
+    return Evolution(COSTS.flops, None if limit is None else Limit(limit), 10, 4, 4, 4, 4, 0.2, 0, main=COSTS.flops)
 
 
 def test_correlations_are_those_of_scipy() -> None:
