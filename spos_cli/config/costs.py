@@ -69,5 +69,6 @@ class CostConfig(Section):
 def suggest_cost(name: str, known: Iterable[str]) -> str:
     """Return what is wrong with the name of a cost that does not exist, and what may be meant."""
     similar = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {similar[0]!r}?" if similar else f"known: {', '.join(known)}; own ones are named in costs"
+    listed = ", ".join(known)
+    hint = f"did you mean {similar[0]!r}?" if similar else f"known: {listed or 'none'}; own ones are named in costs"
     return f"there is no cost {quote_value(name)}; {hint}"
