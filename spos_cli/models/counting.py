@@ -112,9 +112,8 @@ def make_bitops_table(flops: CostTable) -> CostTable:
     """Return the BitOPs of a space with bits: the multiply-adds of each block, times both of its bits.
 
     All convolutions of a block count, with the projection of its shortcut. Stem and head have no bits and do not count.
-    At 224 pixels, the blocks of ResNet-18 have 1,695,547,392 multiply-adds, which makes 6.78G BitOPs with 2 bits for
-    both weights and activations. The paper's table says 6.32G for 2 bits, 14.21G for 3 and 25.27G for 4: about 1.579G
-    multiply-adds, 7 % fewer. It does not say which ones it leaves out.
+    At 224 pixels, the blocks of ResNet-18 have 1,695,547,392 multiply-adds, which makes 6.78 billion BitOPs with 2 bits
+    for both weights and activations. In the paper's table this is 6.32G, because its G is 2**30; ours is 10**9.
 
     Args:
         flops: the multiply-adds of the space.

@@ -117,6 +117,17 @@ def test_bitops_are_the_multiply_adds_of_the_blocks_times_both_bits(name: str, m
     assert table.of(mixed) == 4 * (multiply_adds - last) + 16 * last
 
 
+@pytest.mark.parametrize(
+    ("name", "reported"), [("resnet18", (6.32, 14.21, 25.27)), ("resnet34", (13.21, 29.72, 52.83))]
+)
+def test_bitops_are_those_of_the_papers_uniform_rows(name: str, reported: tuple[float, ...]) -> None:
+    """The paper's tables of mixed precision have 2, 3 and 4 bits everywhere, in units of 2**30."""
+    space = make_resnet(name, (22, 33, 44))
+    table = count(space).tables["bitops"]
+    uniform = [Architecture((0,) * space.num_layers, (), (bits,) * space.num_layers) for bits in (22, 33, 44)]
+    assert tuple(round(table.of(arch) / 2**30, 2) for arch in uniform) == reported
+
+
 def test_blocks_without_bits_have_no_bitops() -> None:
     costs = count(SPACE)
     assert costs.main is costs.tables["bitops"]
