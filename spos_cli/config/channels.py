@@ -27,11 +27,12 @@ def fix_blocks(config: Config) -> dict[str, Any]:
     """
     assert config.space.channels_of is not None
     arch = read(config.space.channels_of)
-    if config.space.bits:
-        raise ConfigError(
-            "space.channels_of searches widths only, so it does not work with space.bits; give space.widths beside"
-            " space.bits, and both are searched together"
-        )
+    for other in ("bits", "output_widths", "image_sizes"):
+        if getattr(config.space, other):
+            raise ConfigError(
+                f"space.channels_of searches widths only, so it does not work with space.{other}; give space.widths"
+                f" beside space.{other}, and both are searched together"
+            )
     if arch.widths:
         raise ArchitectureError(f"{arch} has widths already; write its choices only, without @")
     space = config.space.build()

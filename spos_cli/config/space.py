@@ -92,6 +92,18 @@ class SpaceConfig(Section):
         " basic or bottleneck, and also identity and skip. Empty: full precision.",
     )
 
+    output_widths: tuple[Width, ...] = Field(
+        (),
+        description="Width multipliers for the channels of each network stage, ascending, such as [0.5, 0.75, 1.0]."
+        " Ops must be mbconv without groups, fused_mbconv, basic, bottleneck, skip or identity. Empty: not searched.",
+    )
+
+    image_sizes: tuple[Count, ...] = Field(
+        (),
+        description="Sides of the images that an architecture may have, in pixels, ascending; the last is image_size."
+        " Empty: all have image_size.",
+    )
+
     channels_of: PathText | None = Field(
         None,
         exclude=True,  # `config.channels` replaces it by the stages and widths that it stands for.
@@ -126,6 +138,8 @@ class SpaceConfig(Section):
             widths=() if self.channels_of is not None else tuple(map(parse_width, self.widths)),
             in_channels=self.stem.in_channels,
             bits=tuple(map(parse_bits, self.bits)),
+            output_widths=tuple(map(parse_width, self.output_widths)),
+            image_sizes=self.image_sizes,
         )
 
     @property

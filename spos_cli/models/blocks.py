@@ -140,7 +140,7 @@ class ResidualBlock(ChoiceBlock):
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
-        self.residual = layer.stride == 1 and layer.in_channels == layer.out_channels
+        self.residual = layer.keeps_shape
         self.stochastic_depth: nn.Module | None = None
 
     def work(self, features: Tensor, channels: BlockChannels) -> Tensor:
@@ -288,7 +288,7 @@ class Skip(ChoiceBlock):
     def __init__(self, layer: Layer, affine: bool, hidden: int) -> None:
         super().__init__()
         self.layers = None
-        if layer.stride != 1 or layer.in_channels != layer.out_channels:
+        if not layer.keeps_shape:
             self.layers = Branch(
                 Convolution(layer.in_channels, layer.out_channels, 1, layer.stride, bias=False),
                 BatchNorm(layer.out_channels, affine=affine),

@@ -299,29 +299,29 @@ class Evolution:
         return self.mutate(parent, rng) if operator == 1 else self.cross(parent, _pick(best, rng), rng)
 
     def mutate(self, parent: Architecture, rng: np.random.Generator) -> Architecture:
-        """Draw the choice of each layer, its width and its bits again with `mutation_probability` each."""
+        """Draw the choice of each layer, and what else is searched, again with `mutation_probability` each."""
         options = self.table.options
         redrawn = rng.random(len(parent)) < self.mutation_probability  # (layers,)
         choices = np.where(redrawn, options.draw_choices(rng), parent.choices)
-        _, widths, bits = map(np.array, parent.columns)
-        if options.widths:
-            widths = self._redraw(widths, options.draw_widths, rng)
-        if options.bits:
-            bits = self._redraw(bits, options.draw_bits, rng)
-        return options.combine(choices, widths, bits)
+        others = [
+            self._redraw(np.array(values), allowed, rng)
+            for values, allowed in zip(parent.columns[1:], options.other_values, strict=True)
+        ]
+        return options.combine(choices, *others)
 
-    def _redraw(
-        self, values: Numbers, draw: Callable[[np.random.Generator], Numbers], rng: np.random.Generator
-    ) -> Numbers:
-        """Draw each width, or the bits of each layer, again with `mutation_probability`.
+    def _redraw(self, values: Numbers, allowed: tuple[int, ...], rng: np.random.Generator) -> Numbers:
+        """Draw the width of each layer, or its bits, again with `mutation_probability`.
 
-        Those that are 0 are always drawn: a choice without them cannot pass them on.
+        Those that are 0 are always drawn: a choice without them cannot pass them on. Nothing is drawn where the space
+        has none.
         """
+        if not allowed:
+            return values
         redrawn = (rng.random(len(values)) < self.mutation_probability) | (values == 0)
-        return np.where(redrawn, draw(rng), values)
+        return np.where(redrawn, self.table.options.draw_values(allowed, rng), values)
 
     def cross(self, one: Architecture, other: Architecture, rng: np.random.Generator) -> Architecture:
-        """Take the choice, the width and the bits of each layer from one of two parents."""
+        """Take the option of each layer from one of two parents."""
         from_one = rng.random(len(one)) < 0.5
         return self.table.options.combine(*np.where(from_one, one.columns, other.columns))
 

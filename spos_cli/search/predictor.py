@@ -1,6 +1,6 @@
 """Predict fitness from the options of an architecture, by ridge regression.
 
-NumPy only. The model is additive: each choice, each width and each pair of bits of each layer has an effect on the
+NumPy only. The model is additive: each choice of each layer, and whatever else is searched, has an effect on the
 fitness. It is small on purpose: a hundred scores are enough for it, and it smooths the noise of single scores. What
 several layers do together is left to the supernet, which scores everything that the predictor proposes.
 """
@@ -23,7 +23,7 @@ DECIMALS = 9  # Effects are rounded, so that the last bits of a solver, which di
 
 
 class Predictor:
-    """A ridge regression of fitness on the choices, widths and bits of all layers, each of them one-hot.
+    """A ridge regression of fitness on the fields of all layers' options, each of them one-hot.
 
     Args:
         options: of the space.
@@ -32,18 +32,18 @@ class Predictor:
             is their fitness plus 1.
 
     Attributes:
-        effects: `(features,)`, of each choice of each layer, then of each width and of each pair of bits of each layer.
+        effects: `(features,)`, of each choice of each layer, then of each width of each layer, and so on.
         intercept: the prediction without any effect.
     """
 
     def __init__(self, options: Options, archs: Sequence[Architecture], fitness: Sequence[float]) -> None:
         layers, counts = len(options.scalable), list(options.choice_counts)
-        # Sorted; 0: a choice without a width, or without bits.
-        self._widths, self._bits = (np.array(sorted((0, *values))) for values in (options.widths, options.bits))
-        for known in (self._widths, self._bits):
+        # Sorted; 0: a layer without a width, bits, and so on.
+        self._others = [np.array(sorted((0, *values))) for values in options.other_values]
+        for known in self._others:
             if len(known) > 1:
                 counts += [len(known)] * layers
-        # The first feature of each layer's choices, then of its widths, then of its bits.
+        # The first feature of each layer's choices, then of its widths, and so on.
         self._offsets: Indices = np.cumsum([0, *counts[:-1]])
         values = np.array(fitness, np.float64)
         values[values < 0] += 1
@@ -63,10 +63,10 @@ class Predictor:
         return [float(value) for value in np.maximum(predicted.round(DECIMALS), 0.0)]
 
     def _find_features(self, archs: Sequence[Architecture]) -> Indices:
-        """Return the features of each architecture: `(archs, layers)`, and as many with widths, and with bits."""
-        columns: Indices = np.array([arch.columns for arch in archs], np.int64)  # (archs, 3, layers)
-        indices, widths, bits = (columns[:, index] for index in range(3))
-        for known, rows in ((self._widths, widths), (self._bits, bits)):
+        """Return the features of each architecture: `(archs, layers)`, and as many for whatever else is searched."""
+        columns: Indices = np.array([arch.columns for arch in archs], np.int64)  # (archs, fields, layers)
+        indices, *others = columns.swapaxes(0, 1)
+        for known, rows in zip(self._others, others, strict=True):
             if len(known) > 1:
                 indices = np.concatenate([indices, np.searchsorted(known, rows)], 1)
         return indices + self._offsets

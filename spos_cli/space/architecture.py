@@ -24,46 +24,65 @@ MAX_PATH_CHARACTERS = 4096
 MAX_CHOICE = 999_999
 WIDTH_UNIT = 1000  # Widths are whole thousandths: 1400 is a multiplier of 1.4.
 SUFFIXES = (".yaml", ".yml", ".json", ".pkl")
-SYNTAX_HINT = "write one choice per layer, such as 2,1,0,3, or 2@0.8,1@1.4 with widths, or 0:w2a4,0:w4a4 with bits"
+SYNTAX_HINT = (
+    "write one choice per layer, such as 2,1,0,3, or 2@0.8,1@1.4 with widths, 0:w2a4,0:w4a4 with bits, 2x0.75,1 with"
+    " output widths, or 160px,2,1 with an image size"
+)
 
-_OPTION = rf"[0-9]{{1,6}}(?:@[0-9]{{1,3}}(?:\.[0-9]{{1,3}})?)?(?::{WRITTEN_BITS})?"
-_OPTIONS = re.compile(rf"{_OPTION}(?:(?:\s*,\s*|\s+){_OPTION})*,?")
+_MULTIPLIER = r"[0-9]{1,3}(?:\.[0-9]{1,3})?"
+_OPTION = rf"[0-9]{{1,6}}(?:@{_MULTIPLIER})?(?:x{_MULTIPLIER})?(?::{WRITTEN_BITS})?"
+_SIZE = r"([0-9]{1,5})px"
+_SEPARATOR = r"(?:\s*,\s*|\s+)"
+_OPTIONS = re.compile(rf"(?:{_SIZE}{_SEPARATOR})?({_OPTION}(?:{_SEPARATOR}{_OPTION})*),?")
 
 
 class Option(NamedTuple):
-    """One layer of an architecture: a choice, its width and its bits.
+    """One layer of an architecture: a choice and its width, its bits, and what begins with this layer.
 
     Attributes:
         choice: index into the layer's choices.
         width: multiplier of the hidden channels, in thousandths: 1400 is written `@1.4`. 0 if the choice has no width.
         bits: of weights and activations, see `space.bits`: 24 is written `:w2a4`. 0 if the choice has no bits.
+        output: multiplier of the output channels of the network stage that begins here, in thousandths: 750 is written
+            `x0.75`. 0 in other layers, and in spaces without output widths.
+        size: side of the images, in pixels, for the first layer. An architecture writes it before its layers. 0 in
+            other layers, and in spaces with one image size.
     """
 
     choice: int
     width: int = 0
     bits: int = 0
+    output: int = 0
+    size: int = 0
 
     def __str__(self) -> str:
         width = f"@{format_width(self.width)}" if self.width else ""
-        return f"{self.choice}{width}{f':{format_bits(self.bits)}' if self.bits else ''}"
+        output = f"x{format_width(self.output)}" if self.output else ""
+        return f"{self.choice}{width}{output}{f':{format_bits(self.bits)}' if self.bits else ''}"
 
 
 @dataclass(frozen=True, order=True)
 class Architecture:
     """One choice per layer, written `2,1,0`; with widths `2@1.4,1@0.8,0`; with bits `2:w2a4,1@0.8:w4a4,0`.
 
+    With output widths it is written `2x0.75,1,0x0.5,1`, and with an image size `160px,2,1,0`.
+
     Attributes:
         choices: by layer, the index of its choice.
         widths: by layer, in thousandths, 0 where the choice has no width; empty if no layer has one.
         bits: by layer, as in `space.bits`, 0 where the choice has no bits; empty if no layer has some.
+        outputs: by layer, in thousandths, 0 where no network stage begins; empty without output widths.
+        sizes: by layer, the side of the images in pixels for the first one and 0 for the others; empty without sizes.
     """
 
     choices: tuple[int, ...]
     widths: tuple[int, ...] = ()
     bits: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("widths", "bits"):
+        for name in ("widths", "bits", "outputs", "sizes"):
             values = getattr(self, name)
             if not any(values):
                 object.__setattr__(self, name, ())
@@ -72,22 +91,27 @@ class Architecture:
     @staticmethod
     def from_options(options: Iterable[Option]) -> Architecture:
         """Return the architecture with these options, one per layer."""
-        choices, widths, bits = zip(*options, strict=True)
-        return Architecture(choices, widths, bits)
+        return Architecture(*zip(*options, strict=True))
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """Choice, width and bits of each layer."""
+        """The option of each layer."""
         return tuple(map(Option, *self.columns))
 
     @property
-    def columns(self) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-        """All choices, widths and bits, one for each layer; 0 where a layer has no width, or no bits."""
+    def columns(self) -> tuple[tuple[int, ...], ...]:
+        """The fields of all options: choices, widths, bits, outputs and sizes, one of each for each layer."""
         none = (0,) * len(self.choices)
-        return self.choices, self.widths or none, self.bits or none
+        return self.choices, self.widths or none, self.bits or none, self.outputs or none, self.sizes or none
+
+    @property
+    def image_size(self) -> int:
+        """The side of the images, in pixels; 0 in a space with one image size."""
+        return self.sizes[0] if self.sizes else 0
 
     def __str__(self) -> str:
-        return ",".join(map(str, self.options))
+        size = f"{self.image_size}px," if self.image_size else ""
+        return size + ",".join(map(str, self.options))
 
     def __len__(self) -> int:
         return len(self.choices)
@@ -99,8 +123,12 @@ class Architecture:
         return self.choices[layer]
 
     def to_list(self) -> list[int | str]:
-        """Return plain types, for files: numbers, and texts such as `2@1.4:w2a4` for layers with a width or bits."""
-        return [str(option) if option.width or option.bits else option.choice for option in self.options]
+        """Return plain types, for files: numbers, and texts such as `2@1.4:w2a4` for layers with more than a choice.
+
+        An image size comes first, such as `160px`.
+        """
+        layers = [str(option) if any(option[1:4]) else option.choice for option in self.options]
+        return [f"{self.image_size}px", *layers] if self.image_size else layers
 
     @staticmethod
     def from_list(values: Iterable[Any]) -> Architecture:
@@ -109,10 +137,12 @@ class Architecture:
         Raises:
             ArchitectureError: the values are not an architecture.
         """
-        options = list(map(_read_option, values))
+        layers = list(values)
+        size = re.fullmatch(_SIZE, layers[0]) if layers and isinstance(layers[0], str) else None
+        options = list(map(_read_option, layers[1:] if size else layers))
         if not options:
             raise ArchitectureError("an architecture has at least one layer")
-        return Architecture.from_options(options)
+        return _set_size(options, int(size[1]) if size else 0)
 
     @property
     def id(self) -> str:
@@ -126,7 +156,7 @@ def format_width(width: int) -> str:
 
 
 def parse(text: str) -> Architecture:
-    """Read `2,1,0`, `2 1 0`, `(2, 1, 0)` or `[2, 1, 0]`; with widths `2@1.4,1@0.8,0`; with bits `2:w2a4,1:w4a4,0`.
+    """Read `2,1,0`, `2 1 0`, `(2, 1, 0)` or `[2, 1, 0]`, and what else an architecture may have, see `Architecture`.
 
     Raises:
         ArchitectureError: the text is none of these, or a choice has more than six digits.
@@ -136,19 +166,31 @@ def parse(text: str) -> Architecture:
         if inner.startswith(left) and inner.endswith(right):
             inner = inner[1:-1].strip()
             break
-    if len(inner) > MAX_CHARACTERS or not _OPTIONS.fullmatch(inner):
+    match = _OPTIONS.fullmatch(inner) if len(inner) <= MAX_CHARACTERS else None
+    if not match:
         raise ArchitectureError(f"cannot read the architecture {quote_value(text)}; {SYNTAX_HINT}")
-    return Architecture.from_options(map(_parse_option, re.findall(_OPTION, inner)))
+    size, layers = match.groups()
+    if size is not None and not int(size):
+        raise ArchitectureError(f"{text} has an image size of 0; {SYNTAX_HINT}")
+    return _set_size(map(_parse_option, re.findall(_OPTION, layers)), int(size or 0))
+
+
+def _set_size(options: Iterable[Option], size: int) -> Architecture:
+    """Return the architecture with these options, and this image size; 0 for none."""
+    first, *others = options
+    return Architecture.from_options([first._replace(size=size), *others])
 
 
 def _parse_option(text: str) -> Option:
-    """Read `2`, `2@1.4`, `2:w2a4` or `2@1.4:w2a4`."""
+    """Read `2`, `2@1.4`, `2:w2a4`, `2x0.75`, or all together: `2@1.4x0.75:w2a4`."""
     rest, colon, bits = text.partition(":")
-    choice, at, written = rest.partition("@")
-    width = int(Decimal(written) * WIDTH_UNIT) if at else 0
-    if at and not width:
-        raise ArchitectureError(f"{text} has a width of 0; {SYNTAX_HINT}")
-    return Option(int(choice), width, parse_bits(bits) if colon else 0)
+    rest, times, output = rest.partition("x")
+    choice, at, width = rest.partition("@")
+    for sign, multiplier in ((at, width), (times, output)):
+        if sign and not Decimal(multiplier):
+            raise ArchitectureError(f"{text} has a width of 0; {SYNTAX_HINT}")
+    thousandths = [int(Decimal(multiplier or 0) * WIDTH_UNIT) for multiplier in (width, output)]
+    return Option(int(choice), thousandths[0], parse_bits(bits) if colon else 0, thousandths[1])
 
 
 def _read_option(value: Any) -> Option:

@@ -141,8 +141,7 @@ def _list_fused_mbconv(
 
 def _list_shortcut(layer: Layer) -> list[Part]:
     """List the projection of ResNet's blocks, where the shape changes."""
-    keeps_shape = layer.stride == 1 and layer.in_channels == layer.out_channels
-    return [] if keeps_shape else [Part(layer.in_channels, layer.out_channels, layer.out_size)]
+    return [] if layer.keeps_shape else [Part(layer.in_channels, layer.out_channels, layer.out_size)]
 
 
 def _list_basic(layer: Layer, hidden: int, kernel: int) -> list[Part]:

@@ -30,6 +30,8 @@ class Op:
         adds_input: whether it adds its input to its output where both have the same shape.
         takes_bits: whether weights and activations may have few bits: its convolutions never see negative features,
             if its input has none.
+        has_output_widths: whether it can work on the first of its input channels, and return the first of its output
+            channels.
     """
 
     required: tuple[str, ...] = ()
@@ -37,17 +39,37 @@ class Op:
     count_hidden: Callable[[int, int, int], int] | None = None
     adds_input: bool = False
     takes_bits: bool = False
+    has_output_widths: bool = False
+
+
+def _count_expanded(inputs: int, _: int, expand: int) -> int:
+    """Return the hidden channels of an inverted residual."""
+    return inputs * expand
 
 
 OPS: dict[str, Op] = {
     "shuffle": Op(("kernel",), ("activation", "se"), lambda _, outputs, __: outputs // 2),
     "shuffle_xception": Op((), ("activation", "se"), lambda _, outputs, __: outputs // 2),
-    "mbconv": Op(("expand", "kernel"), ("activation", "groups", "se"), lambda inputs, _, expand: inputs * expand, True),
-    "fused_mbconv": Op(("expand", "kernel"), ("activation", "se"), lambda inputs, _, expand: inputs * expand, True),
-    "basic": Op(("kernel",), (), lambda _, outputs, __: outputs, True, takes_bits=True),
-    "bottleneck": Op(("kernel",), (), lambda _, outputs, __: max(1, outputs // 4), True, takes_bits=True),
-    "skip": Op(),
-    "identity": Op(),
+    "mbconv": Op(
+        ("expand", "kernel"),
+        ("activation", "groups", "se"),
+        _count_expanded,
+        True,
+        has_output_widths=True,
+    ),
+    "fused_mbconv": Op(
+        ("expand", "kernel"),
+        ("activation", "se"),
+        _count_expanded,
+        True,
+        has_output_widths=True,
+    ),
+    "basic": Op(("kernel",), (), lambda _, outputs, __: outputs, True, takes_bits=True, has_output_widths=True),
+    "bottleneck": Op(
+        ("kernel",), (), lambda _, outputs, __: max(1, outputs // 4), True, takes_bits=True, has_output_widths=True
+    ),
+    "skip": Op(has_output_widths=True),
+    "identity": Op(has_output_widths=True),
 }
 SHUFFLE_OPS = ("shuffle", "shuffle_xception")  # With stride 1 they work on half of the channels; the others pass by.
 IDENTITY, SKIP = "identity", "skip"
@@ -107,6 +129,11 @@ class Choice:
     def is_quantizable(self) -> bool:
         """Whether the weights and activations of this op can have few bits."""
         return self.op in OPS and OPS[self.op].takes_bits
+
+    @property
+    def has_output_widths(self) -> bool:
+        """Whether the output channels of this op can be searched. With groups, the first would all be of one group."""
+        return self.op in OPS and OPS[self.op].has_output_widths and "groups" not in dict(self.parameters)
 
     def __str__(self) -> str:
         return " ".join([self.op, *(f"{key}={value}" for key, value in self.parameters)])

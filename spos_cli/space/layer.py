@@ -8,6 +8,7 @@ from spos_cli.errors import ConfigError
 from spos_cli.space.architecture import WIDTH_UNIT, Option, format_width
 from spos_cli.space.bits import format_bits
 from spos_cli.space.choices import IDENTITY, OPS, SHUFFLE_OPS, SKIP, Choice
+from spos_cli.space.options import Options
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Layer:
         choices: its ops, by index.
         split: whether all ops of the space are `SHUFFLE_OPS`. Then, with stride 1, half of the channels pass by
             whichever op is chosen. Otherwise an op gets all channels.
+        starts_searched_stage: whether a network stage begins here whose output width is searched. Then no op adds its
+            input to its output, whether they happen to have the same channels or not.
     """
 
     index: int
@@ -31,6 +34,12 @@ class Layer:
     in_size: int
     choices: tuple[Choice, ...]
     split: bool
+    starts_searched_stage: bool = False
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether the output has the shape of the input, in all architectures."""
+        return self.stride == 1 and self.in_channels == self.out_channels and not self.starts_searched_stage
 
     @property
     def out_size(self) -> int:
@@ -57,13 +66,11 @@ class Layer:
 
     def is_identity(self, choice: Choice) -> bool:
         """Return whether an op returns its input in this layer."""
-        keeps_shape = self.stride == 1 and self.in_channels == self.out_channels
-        return choice.op == IDENTITY or (choice.op == SKIP and keeps_shape)
+        return choice.op == IDENTITY or (choice.op == SKIP and self.keeps_shape)
 
     def has_shortcut(self, choice: Choice) -> bool:
         """Return whether an op adds its input to its output in this layer. What a user's own block does is unknown."""
-        keeps_shape = self.stride == 1 and self.in_channels == self.out_channels
-        return choice.op in OPS and OPS[choice.op].adds_input and keeps_shape
+        return choice.op in OPS and OPS[choice.op].adds_input and self.keeps_shape
 
     def hidden_channels(self, choice: Choice, width: int = 0) -> int:
         """Return the channels between an op's convolutions at a width, rounded down; 0 if the op has none.
@@ -136,23 +143,81 @@ def check_bits_of_ops(layer: Layer) -> None:
         )
 
 
-def explain_wrong_option(layer: Layer, option: Option, widths: tuple[int, ...], bits: tuple[int, ...]) -> str:
-    """Return the message for an option whose choice exists, but not with this width or these bits.
+def check_output_widths_of_ops(layer: Layer) -> None:
+    """Raise ConfigError if an op cannot use the first of its input and output channels alone."""
+    for choice in layer.choices:
+        if choice.has_output_widths:
+            continue
+        allowed = ", ".join(name for name, op in OPS.items() if op.has_output_widths)
+        reason = "has groups" if "groups" in dict(choice.parameters) else "is not one of them"
+        raise ConfigError(
+            f"layer {layer.index}: output_widths need ops that can use the first of their channels alone: {allowed};"
+            f" {choice.name} {reason}"
+        )
+
+
+def scale_channels(channels: int, width: int) -> int:
+    """Return the channels of a network stage at an output width, rounded down; all of them for 0.
 
     Args:
-        widths, bits: of the space.
+        width: in thousandths.
+    """
+    return channels * width // WIDTH_UNIT if width else channels
+
+
+def check_stage_channels(number: int, channels: int, output_widths: tuple[int, ...]) -> None:
+    """Raise ConfigError if an output width gives a network stage no channels, or as many as another one does.
+
+    Args:
+        number: of the network stage.
+        channels: of its blocks, without output widths.
+        output_widths: in thousandths.
+    """
+    width_of: dict[int, int] = {}  # by channels
+    for width in output_widths:
+        scaled = scale_channels(channels, width)
+        if scaled == 0 or scaled in width_of:
+            problem = f"as many as {format_width(width_of[scaled])}" if scaled else "but it needs at least 1"
+            raise ConfigError(
+                f"output width {format_width(width)} gives stage {number} {scaled} of {channels} channels, {problem};"
+                " remove that output width"
+            )
+        width_of[scaled] = width
+
+
+def explain_wrong_option(layer: Layer, option: Option, options: Options) -> str:
+    """Return the message for an option whose choice exists, but with other fields than the layer has.
+
+    Args:
+        options: of the space.
     """
     choice = layer.choices[option.choice]
-    own_widths, own_bits = (widths if choice.is_scalable else ()), (bits if choice.is_quantizable else ())
-    example = Option(option.choice, own_widths[-1] if own_widths else 0, own_bits[-1] if own_bits else 0)
-    if option.width not in (own_widths or (0,)):
-        name, in_space, own = "widths", widths, list(map(format_width, own_widths))
-        seen = f"has width {format_width(option.width)}" if option.width else "has no width"
-    else:
-        name, in_space, own = "bits", bits, list(map(format_bits, own_bits))
-        seen = f"has bits {format_bits(option.bits)}" if option.bits else "has no bits"
-    if not in_space:
+    known = [other for other in options.by_layer[layer.index] if other.choice == option.choice]
+    if option.size not in {other.size for other in known}:
+        sizes = [f"{size}px" for size in options.sizes]
+        seen = f"the image size {option.size}px" if option.size else "no image size"
+        advice = f"begin with {' or '.join(sizes)}" if sizes else "the space has one image size, so write none"
+        return f"the architecture has {seen}; {advice}"
+    name, field, values, write = next(
+        (name, field, values, write)
+        for name, field, values, write in (
+            ("output widths", "output", options.outputs, format_width),
+            ("widths", "width", options.widths, format_width),
+            ("bits", "bits", options.bits, format_bits),
+        )
+        if getattr(option, field) not in {getattr(other, field) for other in known}
+    )
+    example = known[-1]
+    if not values:
         return f"layer {layer.index} is {option}, but the space has no {name}; write {example}"
-    if not own:
+    own = dict.fromkeys(getattr(other, field) for other in known)
+    if list(own) == [0] and field == "output":
+        return f"layer {layer.index} is {option}, but only the first layer of a network stage has one of the {name}"
+    if list(own) == [0]:
         return f"layer {layer.index} is {option}, but {choice.name} has no {name}; write {example}"
-    return f"layer {layer.index} {seen}; the {name} are {', '.join(own)}, so write {example}, for example"
+    value = getattr(option, field)
+    singular = name if field == "bits" else name.removesuffix("s")
+    seen = f"{singular} {write(value)}" if value else f"no {singular}"
+    return (
+        f"layer {layer.index} has {seen}; the {name} are {', '.join(map(write, own))}, so write {example}, for example"
+    )

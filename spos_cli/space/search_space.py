@@ -12,7 +12,7 @@ from typing import Any
 
 from spos_cli.errors import ArchitectureError, ConfigError
 from spos_cli.files.quoting import plural, quote_value
-from spos_cli.space.architecture import WIDTH_UNIT, Architecture, format_width
+from spos_cli.space.architecture import WIDTH_UNIT, Architecture, Option, format_width
 from spos_cli.space.bits import check_bits, format_bits, parse_bits
 from spos_cli.space.choices import (
     ACTIVATIONS,
@@ -28,9 +28,12 @@ from spos_cli.space.layer import (
     check_bits_of_ops,
     check_hidden_channels,
     check_ops,
+    check_output_widths_of_ops,
+    check_stage_channels,
     explain_wrong_option,
+    scale_channels,
 )
-from spos_cli.space.options import Options
+from spos_cli.space.options import Context, Options
 
 MAX_LAYERS, MAX_CHANNELS, MAX_PIXELS, MAX_CLASSES = 512, 65_536, 8_192, 1_000_000
 MAX_IN_CHANNELS = 16
@@ -95,6 +98,10 @@ class SearchSpace:
             there is none.
         linear_bias: whether the linear layers have biases.
         in_channels: of the images: 3 for RGB.
+        output_widths: width multipliers for the channels of each network stage, in thousandths, ascending; empty: they
+            are not searched.
+        image_sizes: sides of the images of an architecture, in pixels, ascending, with `image_size` as the last; empty:
+            all have `image_size`.
 
     Raises:
         ConfigError: no network can be built with these numbers.
@@ -113,13 +120,19 @@ class SearchSpace:
     linear_bias: bool = False
     in_channels: int = 3
     bits: tuple[int, ...] = ()
+    output_widths: tuple[int, ...] = ()
+    image_sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_numbers()
-        _check_widths(self.widths)
+        _check_widths("widths", self.widths)
+        _check_widths("output_widths", self.output_widths)
+        self._check_image_sizes()
         for layer in self.layers:
             check_ops(layer)
             check_hidden_channels(layer, self.widths)
+        if self.output_widths:
+            self._check_output_widths()
         if self.widths and not any(choice.is_scalable for layer in self.layers for choice in layer.choices):
             raise ConfigError("widths need ops with hidden channels, but this space has none; remove the widths")
         if self.bits:
@@ -150,6 +163,27 @@ class SearchSpace:
         for choices in self._choice_lists:
             check_choices(choices)
 
+    def _check_image_sizes(self) -> None:
+        """Raise ConfigError if image sizes are not strictly increasing up to `image_size`."""
+        if not self.image_sizes:
+            return
+        sizes = list(self.image_sizes)
+        if len(sizes) > MAX_WIDTHS or sizes != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != self.image_size:
+            seen = ", ".join(map(str, sizes[:MAX_WIDTHS]))
+            raise ConfigError(
+                f"image_sizes must be strictly increasing and end with image_size ({self.image_size}), got {seen}"
+            )
+
+    def _check_output_widths(self) -> None:
+        """Raise ConfigError if the space's network stages cannot have these output widths."""
+        for number, stage in enumerate(self.stages):
+            check_stage_channels(number, stage.channels, self.output_widths)
+        for layer, contexts, options in zip(self.layers, self.options.contexts, self.options.by_layer, strict=True):
+            check_output_widths_of_ops(layer)
+            variants = {self.layer_in(layer, context, option) for context in contexts for option in options}
+            for variant in sorted(variants, key=lambda variant: variant.signature):
+                check_hidden_channels(variant, self.widths)
+
     def _check_bits(self) -> None:
         """Raise ConfigError if the space's blocks cannot have these bits."""
         check_bits(self.bits)
@@ -170,7 +204,10 @@ class SearchSpace:
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """All choice blocks, in the order of the forward pass."""
+        """All choice blocks, in the order of the forward pass, with the channels of the stages and `image_size`.
+
+        An architecture with output widths or another image size has other ones: see `layers_of`.
+        """
         layers: list[Layer] = []
         channels, size = self.stem_channels, -(-self.image_size // self.stem_stride)
         split = all(choice.op in SHUFFLE_OPS for choices in self._choice_lists for choice in choices)
@@ -178,9 +215,12 @@ class SearchSpace:
             for block in range(stage.blocks):
                 stride = stage.stride if block == 0 else 1
                 choices = stage.choices or self.choices
-                if stride == 2 or channels != stage.channels:
-                    choices = tuple(choice for choice in choices if choice.op != IDENTITY)
-                layer = Layer(len(layers), channels, stage.channels, stride, size, choices, split)
+                starts_searched_stage = block == 0 and bool(self.output_widths)
+                layer = Layer(
+                    len(layers), channels, stage.channels, stride, size, choices, split, starts_searched_stage
+                )
+                if not layer.keeps_shape:
+                    layer = replace(layer, choices=tuple(choice for choice in choices if choice.op != IDENTITY))
                 layers.append(layer)
                 channels, size = layer.out_channels, layer.out_size
         return tuple(layers)
@@ -195,7 +235,36 @@ class SearchSpace:
         """The options of each layer."""
         scalable = tuple(tuple(choice.is_scalable for choice in layer.choices) for layer in self.layers)
         quantizable = tuple(tuple(choice.is_quantizable for choice in layer.choices) for layer in self.layers)
-        return Options(scalable, self.widths, quantizable, self.bits)
+        starts = tuple(block == 0 for stage in self.stages for block in range(stage.blocks))
+        return Options(scalable, self.widths, quantizable, self.bits, starts, self.output_widths, self.image_sizes)
+
+    def layer_in(self, layer: Layer, context: Context, option: Option) -> Layer:
+        """Return a layer with the channels and the size that it has after a context, with an option."""
+        channels_before = self.stem_channels if layer.index == 0 else self.layers[layer.index - 1].out_channels
+        output = option.output or context.output
+        return replace(
+            layer,
+            in_channels=scale_channels(channels_before, context.output),
+            out_channels=scale_channels(layer.out_channels, output),
+            in_size=self._size_before(layer.index, option.size or context.size),
+        )
+
+    def _size_before(self, index: int, image_size: int) -> int:
+        """Return the side of a layer's input, in pixels, for images of a size; 0 stands for `image_size`."""
+        size = -(-(image_size or self.image_size) // self.stem_stride)
+        for layer in self.layers[:index]:
+            size = -(-size // layer.stride)
+        return size
+
+    def layers_of(self, arch: Architecture) -> tuple[Layer, ...]:
+        """Return all choice blocks with the channels and sizes that they have in an architecture."""
+        if not self.output_widths and not self.image_sizes:
+            return self.layers
+        layers, context = [], Context()
+        for layer, option in zip(self.layers, arch.options, strict=True):
+            layers.append(self.layer_in(layer, context, option))
+            context = Context(option.size or context.size, option.output or context.output)
+        return tuple(layers)
 
     def network_key(self, arch: Architecture) -> tuple[tuple[Choice, int, int, tuple[int, int, int, int]], ...]:
         """Return the blocks of a network without those that do nothing: equal for architectures of the same network.
@@ -204,7 +273,7 @@ class SearchSpace:
         """
         return tuple(
             (layer.choices[option.choice], option.width, option.bits, layer.signature)
-            for layer, option in zip(self.layers, arch.options, strict=True)
+            for layer, option in zip(self.layers_of(arch), arch.options, strict=True)
             if not layer.is_identity(layer.choices[option.choice])
         )
 
@@ -212,7 +281,7 @@ class SearchSpace:
         """Return the hidden channels of each layer's op; None where the op has no width."""
         return [
             layer.hidden_channels(layer.choices[option.choice], option.width) if option.width else None
-            for layer, option in zip(self.layers, arch.options, strict=True)
+            for layer, option in zip(self.layers_of(arch), arch.options, strict=True)
         ]
 
     def fix_blocks(self, arch: Architecture, widths: tuple[int, ...]) -> SearchSpace:
@@ -276,7 +345,7 @@ class SearchSpace:
                 raise ArchitectureError(f"layer {layer.index} has choice {choice}; the choices are {names}")
         for layer, option, options in zip(self.layers, arch.options, self.options.by_layer, strict=True):
             if option not in options:
-                raise ArchitectureError(explain_wrong_option(layer, option, self.widths, self.bits))
+                raise ArchitectureError(explain_wrong_option(layer, option, self.options))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain types, for files."""
@@ -290,6 +359,8 @@ class SearchSpace:
             "choices": [choice.to_spec() for choice in self.choices],
             **({"widths": [width / WIDTH_UNIT for width in self.widths]} if self.widths else {}),
             **({"bits": list(map(format_bits, self.bits))} if self.bits else {}),
+            **({"output_widths": [width / WIDTH_UNIT for width in self.output_widths]} if self.output_widths else {}),
+            **({"image_sizes": list(self.image_sizes)} if self.image_sizes else {}),
             **({"activation": self.activation} if self.activation != "relu" else {}),
             **({"head_linear": self.head_linear} if self.head_linear else {}),
             **({"linear_bias": True} if self.linear_bias else {}),
@@ -305,6 +376,8 @@ class SearchSpace:
         optional: dict[str, Any] = {
             "widths": (),
             "bits": (),
+            "output_widths": (),
+            "image_sizes": (),
             "activation": "relu",
             "head_linear": 0,
             "linear_bias": False,
@@ -331,6 +404,8 @@ class SearchSpace:
             stem_stride=_read_whole(stem_stride),
             head_channels=_read_whole(head_channels),
             widths=tuple(map(parse_width, _read_items(optional["widths"]))),
+            output_widths=tuple(map(parse_width, _read_items(optional["output_widths"]))),
+            image_sizes=tuple(map(_read_whole, _read_items(optional["image_sizes"]))),
             bits=tuple(map(parse_bits, _read_items(optional["bits"]))),
             activation=optional["activation"],
             head_linear=_read_whole(optional["head_linear"]),
@@ -360,12 +435,12 @@ def parse_width(value: Any) -> int:
     return width
 
 
-def _check_widths(widths: tuple[int, ...]) -> None:
+def _check_widths(name: str, widths: tuple[int, ...]) -> None:
     """Raise ConfigError if there are too many widths, or if they are not strictly increasing."""
     if len(widths) > MAX_WIDTHS:
-        raise ConfigError(f"the number of widths is {len(widths)}; it must be at most {MAX_WIDTHS}")
+        raise ConfigError(f"the number of {name} is {len(widths)}; it must be at most {MAX_WIDTHS}")
     if list(widths) != sorted(set(widths)):
-        raise ConfigError(f"widths must be strictly increasing, got {', '.join(map(format_width, widths))}")
+        raise ConfigError(f"{name} must be strictly increasing, got {', '.join(map(format_width, widths))}")
 
 
 def _read_fields(values: Any, *names: str) -> list[Any]:
