@@ -24,10 +24,7 @@ MAX_PATH_CHARACTERS = 4096
 MAX_CHOICE = 999_999
 WIDTH_UNIT = 1000  # Widths are whole thousandths: 1400 is a multiplier of 1.4.
 SUFFIXES = (".yaml", ".yml", ".json", ".pkl")
-SYNTAX_HINT = (
-    "write one choice per layer, such as 2,1,0,3, or 2@0.8,1@1.4 with widths, 0:w2a4,0:w4a4 with bits, 2x0.75,1 with"
-    " output widths, or 160px,2,1 with an image size"
-)
+SYNTAX_HINT = "write one choice per layer, such as 2,1,0,3 (2@0.8: a width, 2:w2a4: bits, 2x0.5: an output width)"
 
 _MULTIPLIER = r"[0-9]{1,3}(?:\.[0-9]{1,3})?"
 _OPTION = rf"[0-9]{{1,6}}(?:@{_MULTIPLIER})?(?:x{_MULTIPLIER})?(?::{WRITTEN_BITS})?"

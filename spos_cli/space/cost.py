@@ -1,7 +1,8 @@
 """Costs of architectures, and how many architectures cost how much, exactly.
 
-A `CostTable` has the cost of each option of each layer. Its `CostDistribution` counts architectures by dynamic
-programming over the layers, and draws uniformly from any range of costs.
+A `CostTable` has the cost of each option of each layer. Where output widths or image sizes are searched, it also
+depends on the layer's context: on what the layers before have set. Its `CostDistribution` counts architectures by
+dynamic programming over the layers and contexts, and draws uniformly from any range of costs.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -38,8 +39,10 @@ class CostTable:
 
     Args:
         kind: of the cost.
-        fixed: cost of the stem and the head.
-        rows: by layer, the cost of each option; layers may have different numbers of options.
+        fixed: cost of the stem and the head. What depends on the image size, or on the last stage's output width, is in
+            the entries of the layers.
+        rows: by layer, the cost of each option in the first context, then in the second one, and so on: see
+            `Options.contexts`. Layers may have different numbers of options.
         options: of each layer; by default, choices without widths.
     """
 
@@ -50,37 +53,72 @@ class CostTable:
         self.rows = tuple(tuple(map(int, row)) for row in rows)
         assert self.rows, "a cost table without layers"
         assert all(self.rows), "a layer without choices"
-        counts = [len(row) for row in self.rows]
-        self.options = options or Options.without_widths(counts)
-        assert counts == self.options.counts, "a cost for each option"
+        self.options = options or Options.without_widths([len(row) for row in self.rows])
+        columns = [len(following) for following in self.options.next_contexts]
+        assert [len(row) for row in self.rows] == columns, "a cost for each option in each context"
 
     def of(self, arch: Architecture) -> int:
         """Return the cost of an architecture of the space."""
-        return self.fixed + sum(row[index] for row, index in zip(self.rows, self.options.indices(arch), strict=True))
+        return self.fixed + sum(row[column] for row, column in zip(self.rows, self.options.columns(arch), strict=True))
 
     @cached_property
     def minimum(self) -> int:
         """The smallest cost in the space."""
-        return self.fixed + sum(map(min, self.rows))
+        return self.fixed + self.cheapest_rest[0][0]
 
     @cached_property
     def maximum(self) -> int:
         """The largest cost in the space."""
-        return self.fixed + sum(map(max, self.rows))
+        return self.fixed + self._find_rest(max)[0][0]
 
     @property
     def cheapest(self) -> Architecture:
-        """An architecture with the smallest cost; of several, the first in lexicographic order."""
-        return self.options.architecture([row.index(min(row)) for row in self.rows])
+        """An architecture with the smallest cost; of several, the one with the first option in the first layers."""
+        return self._follow(self.cheapest_rest)
 
     @property
     def most_expensive(self) -> Architecture:
-        """An architecture with the largest cost; of several, the first in lexicographic order."""
-        return self.options.architecture([row.index(max(row)) for row in self.rows])
+        """An architecture with the largest cost; of several, the one with the first option in the first layers."""
+        return self._follow(self._find_rest(max))
+
+    @cached_property
+    def cheapest_rest(self) -> list[list[int]]:
+        """By layer and context, the smallest cost of the layers from this one on; 0 after the last layer."""
+        return self._find_rest(min)
+
+    def _find_rest(self, choose: Callable[[Sequence[int]], int]) -> list[list[int]]:
+        """Return, by layer and context, the smallest or largest cost of the layers from this one on.
+
+        Args:
+            choose: `min` or `max`.
+        """
+        rest = [0] * (1 + max(self.options.next_contexts[-1]))
+        by_layer = [rest]
+        for layer in reversed(range(len(self.rows))):
+            rest = [choose(totals) for totals in self.add_rest(layer, rest)]
+            by_layer.append(rest)
+        return by_layer[::-1]
+
+    def add_rest(self, layer: int, rest: Sequence[int]) -> list[list[int]]:
+        """Return, by context and option, the cost of a layer with that of the layers after it, by their context."""
+        count = self.options.counts[layer]
+        totals = [
+            cost + rest[context]
+            for cost, context in zip(self.rows[layer], self.options.next_contexts[layer], strict=True)
+        ]
+        return [totals[start : start + count] for start in range(0, len(totals), count)]
+
+    def _follow(self, rest: Sequence[Sequence[int]]) -> Architecture:
+        """Return the first architecture whose layers cost what `_find_rest` has returned."""
+        indices, context = [], 0
+        for layer, count in enumerate(self.options.counts):
+            indices.append(self.add_rest(layer, rest[layer + 1])[context].index(rest[layer][context]))
+            context = self.options.next_contexts[layer][context * count + indices[-1]]
+        return self.options.architecture(indices)
 
     @property
     def mean(self) -> float:
-        """The mean cost over all architectures."""
+        """The mean cost over all architectures, in which all contexts of a layer are equally frequent."""
         return float(self.fixed + sum(Fraction(sum(row), len(row)) for row in self.rows))
 
     @property
@@ -97,13 +135,29 @@ class CostTable:
         return CostDistribution(self)
 
 
+class Step(NamedTuple):
+    """What one option of a layer leads to, in one context.
+
+    Attributes:
+        units: what it costs above the cheapest way to go on.
+        counts: by units, the ways to choose options for the layers after it with at most so many units; beyond the end,
+            all ways are counted.
+        end: the last index of `counts`.
+        context: index of the next layer's context.
+    """
+
+    units: int
+    counts: Sequence[int]
+    end: int
+    context: int
+
+
 class CostDistribution:
     """How many architectures cost how much, and uniform draws from any range of costs.
 
-    Costs are counted in units above the smallest one. The unit is the greatest common divisor of the differences
-    within each layer. `at_most[l][c]` is the number of ways to choose options for the layers from `l` on with at most
-    `c` units in all; beyond the end of `at_most[l]`, all ways are counted. Counts are int64 where they fit, otherwise
-    several numbers that become Python's own integers: exact either way.
+    Costs are counted in units above the smallest one: an option costs what its cheapest architecture costs above the
+    cheapest one of the layer's context. The unit is the greatest common divisor of these differences. Counts are int64
+    where they fit, otherwise several numbers that become Python's own integers: exact either way.
 
     With too many units for a table (the costs of widths hardly share a divisor), each cost is rounded down to a coarser
     unit. A count of a range is then too high, because rounding moves architectures into the range. Draws stay exact:
@@ -121,34 +175,46 @@ class CostDistribution:
 
     def __init__(self, table: CostTable) -> None:
         self.table = table
-        above_minimum = [[cost - min(row) for cost in row] for row in table.rows]
-        self.unit = math.gcd(*(cost for row in above_minimum for cost in row)) or 1
-        layers, span = len(above_minimum), sum(map(max, above_minimum))
+        above_cheapest = [  # by layer, context and option
+            [[total - min(totals) for total in totals] for totals in table.add_rest(layer, rest)]
+            for layer, rest in enumerate(table.cheapest_rest[1:])
+        ]
+        differences = (cost for layer in above_cheapest for costs in layer for cost in costs)
+        self.unit = math.gcd(*differences) or 1
+        layers, span = len(table.rows), table.maximum - table.minimum
         max_cells = MAX_OWN_CELLS if isinstance(table.kind, OwnKind) else MAX_CELLS
         if not table.options.has_choices_only:
             max_cells = MAX_CELLS_WITH_WIDTHS
-        self.is_exact = layers * (span // self.unit + 1) <= max_cells
+        self.is_exact = sum(map(len, above_cheapest)) * (span // self.unit + 1) <= max_cells
         if not self.is_exact:
             self.unit = max(1, -(-span * layers // COARSE_CELLS))
-        self._units_of = [[cost // self.unit for cost in row] for row in above_minimum]  # by layer and option
-        self.num_units = sum(map(max, self._units_of)) + 1
-        self._at_most = self._make_at_most()
+        self._steps, self._at_most = self._count_ways(above_cheapest)
+        self.num_units = len(self._at_most)
 
-    def _make_at_most(self) -> list[Sequence[int]]:
-        """Return `at_most`, see above: one sequence per layer, and one for the end, where there is one way."""
-        limbs = [np.ones(1, np.int64)]  # by units, the ways for the layers from the current one on: see `_carry`
-        by_layer, ways = [_to_cumulative_ints(limbs, 1)], 1
-        for row in reversed(self._units_of):
-            if ways * len(row) >= MAX_INT64_COUNT:
-                limbs = _carry(limbs, ways)  # The sums of the limbs below then fit into int64.
-            ways *= len(row)
-            longer = [np.zeros(len(limb) + max(row), np.int64) for limb in limbs]
-            for limb, sums in zip(limbs, longer, strict=True):
-                for units in row:
-                    sums[units : units + len(limb)] += limb
-            limbs = longer
-            by_layer.append(_to_cumulative_ints(limbs, ways))
-        return by_layer[::-1]
+    def _count_ways(
+        self, above_cheapest: Sequence[Sequence[Sequence[int]]]
+    ) -> tuple[list[list[list[Step]]], Sequence[int]]:
+        """Return the steps of all layers, by layer, context and option, and the counts of whole architectures.
+
+        Args:
+            above_cheapest: costs, by layer, context and option.
+        """
+        options, steps = self.table.options, list[list[list[Step]]]()
+        ways = 1  # to choose the layers after the current one, in each context
+        limbs = [[np.ones(1, np.int64)] for _ in self.table.cheapest_rest[-1]]  # by context, see `_carry`
+        counts = [_to_cumulative_ints(numbers, ways) for numbers in limbs]
+        for layer in reversed(range(len(above_cheapest))):
+            count, following, by_context = options.counts[layer], options.next_contexts[layer], list[list[Step]]()
+            for index, costs in enumerate(above_cheapest[layer]):
+                pairs = zip(costs, following[index * count : (index + 1) * count], strict=True)
+                by_context.append([Step(cost // self.unit, counts[c], len(counts[c]) - 1, c) for cost, c in pairs])
+            steps.append(by_context)
+            if ways * count >= MAX_INT64_COUNT:
+                limbs = [_carry(numbers, ways) for numbers in limbs]  # The sums of the limbs then fit into int64.
+            ways *= count
+            limbs = [_add_shifted(limbs, options_of_context) for options_of_context in by_context]
+            counts = [_to_cumulative_ints(numbers, ways) for numbers in limbs]
+        return steps[::-1], counts[0]
 
     def _to_units(self, low: int | None, high: int | None) -> tuple[int, int]:
         """Return a range of costs in units above the smallest cost, both ends included; never too narrow."""
@@ -157,28 +223,20 @@ class CostDistribution:
         if low is not None and self.is_exact:
             first = max(0, -((minimum - low) // self.unit))
         elif low is not None:  # Rounding takes less than one unit from each layer.
-            first = max(0, (low - minimum) // self.unit - len(self._units_of) + 1)
+            first = max(0, (low - minimum) // self.unit - len(self._steps) + 1)
         last = self.num_units - 1 if high is None else min(self.num_units - 1, (high - minimum) // self.unit)
         return first, last
-
-    def _ways(self, layer: int, first: int, last: int) -> int:
-        """Count the ways to choose options for the layers from `layer` on with `first` to `last` units."""
-        if last < 0 or first > last:
-            return 0
-        counts = self._at_most[layer]
-        end = len(counts) - 1
-        return counts[min(last, end)] - (counts[min(first - 1, end)] if first > 0 else 0)
 
     def count(self, low: int | None, high: int | None) -> int:
         """Count the architectures that cost `low` to `high`, both included; None is no bound.
 
         If costs are rounded, the result may be too high, never too low.
         """
-        return self._ways(0, *self._to_units(low, high))
+        return _count_between(self._at_most, *self._to_units(low, high))
 
     def share(self, low: int | None, high: int | None) -> float:
         """Return the share of the space in a range of costs, 0 to 1."""
-        return self.count(low, high) / self._at_most[0][-1]
+        return self.count(low, high) / self._at_most[-1]
 
     def quantile(self, q: float) -> int:
         """Return the smallest cost that at least a share `q` of the space does not exceed; `q` is from 0 to 1.
@@ -186,12 +244,12 @@ class CostDistribution:
         If costs are rounded, the result may be too low by up to one unit per layer.
         """
         assert 0 <= q <= 1, f"a quantile of {q}"
-        needed = math.ceil(Fraction(str(q)) * self._at_most[0][-1])
+        needed = math.ceil(Fraction(str(q)) * self._at_most[-1])
         return self._cost_of_rank(max(1, needed))
 
     def _cost_of_rank(self, rank: int) -> int:
         """Return the cost of the architecture with this rank (from 1) in the order of cost."""
-        return self.table.minimum + bisect_left(self._at_most[0], rank) * self.unit
+        return self.table.minimum + bisect_left(self._at_most, rank) * self.unit
 
     def draw(self, rng: np.random.Generator, low: int | None, high: int | None) -> Architecture:
         """Draw an architecture uniformly from a range of costs, in one pass over the layers.
@@ -222,45 +280,41 @@ class CostDistribution:
     def _draw_indices(self, rng: np.random.Generator, low: int | None, high: int | None) -> list[int]:
         """Draw the index of each layer's option, of an architecture in the units of a range."""
         first, last = self._to_units(low, high)
-        ways = self._ways(0, first, last)
+        ways = _count_between(self._at_most, first, last)
         if not ways:
             raise LimitError(self._explain_empty(low, high))
-        indices = []
+        indices, context = [], 0
         too_few = first - 1  # the most units that are below the range
-        layers = zip(
-            rng.integers(0, 2**53, len(self._units_of)).tolist(), self._units_of, self._at_most[1:], strict=True
-        )
-        for bits, row, at_most in layers:
-            end = len(at_most) - 1
+        for bits, steps in zip(rng.integers(0, 2**53, len(self._steps)).tolist(), self._steps, strict=True):
             remaining = (bits * ways) >> 53  # `ways` is the sum of the ways of all options of this layer.
-            for index, units in enumerate(row):
-                # This is `_ways`, written out: a call for each option would take half of the time.
+            for index, (units, counts, end, following) in enumerate(steps[context]):
+                # This is `_count_between`, written out: a call for each option would take half of the time.
                 most, fewer = last - units, too_few - units
-                ways = 0 if most < 0 else at_most[most if most < end else end]
+                ways = 0 if most < 0 else counts[most if most < end else end]
                 if fewer >= 0:
-                    ways -= at_most[fewer if fewer < end else end]
+                    ways -= counts[fewer if fewer < end else end]
                 if remaining < ways:
                     indices.append(index)
-                    last, too_few = most, fewer
+                    last, too_few, context = most, fewer, following
                     break
                 remaining -= ways
         return indices
 
     def enumerate(self, low: int | None, high: int | None) -> Iterator[Architecture]:
         """Yield all architectures in a range of costs, in lexicographic order of their options."""
-        prefixes: list[tuple[tuple[int, ...], int, int]] = [((), *self._to_units(low, high))]
+        if not self.count(low, high):
+            return
+        prefixes: list[tuple[tuple[int, ...], int, int, int]] = [((), 0, *self._to_units(low, high))]
         while prefixes:
-            prefix, first, last = prefixes.pop()
-            layer = len(prefix)
-            if not self._ways(layer, first, last):
-                continue
-            if layer == len(self._units_of):
+            prefix, context, first, last = prefixes.pop()
+            if len(prefix) == len(self._steps):
                 arch = self.table.options.architecture(prefix)
                 if self.is_exact or self._contains(arch, low, high):
                     yield arch
                 continue
-            for index, units in reversed(list(enumerate(self._units_of[layer]))):
-                prefixes.append(((*prefix, index), first - units, last - units))
+            for index, step in reversed(list(enumerate(self._steps[len(prefix)][context]))):
+                if _count_between(step.counts, first - step.units, last - step.units):
+                    prefixes.append(((*prefix, index), step.context, first - step.units, last - step.units))
 
     def _explain_empty(self, low: int | None, high: int | None) -> str:
         """Return the message for a range without architectures."""
@@ -308,6 +362,29 @@ class CostDistribution:
             for _ in range(NEIGHBOUR_DRAWS)
         )
         return next((cost for cost in costs if low <= cost <= high), None)
+
+
+def _count_between(counts: Sequence[int], first: int, last: int) -> int:
+    """Return the ways with `first` to `last` units, both included, of cumulative counts by units."""
+    if last < 0 or first > last:
+        return 0
+    end = len(counts) - 1
+    return counts[min(last, end)] - (counts[min(first - 1, end)] if first > 0 else 0)
+
+
+def _add_shifted(limbs: Sequence[Sequence[Numbers]], steps: Sequence[Step]) -> list[Numbers]:
+    """Return by units, as limbs, the ways to choose one of a layer's options and the layers after it.
+
+    Args:
+        limbs: by context of the next layer, the ways to choose the layers after it.
+        steps: of the layer's options.
+    """
+    length = max(step.units + len(limbs[step.context][0]) for step in steps)
+    sums = [np.zeros(length, np.int64) for _ in limbs[0]]
+    for step in steps:
+        for total, limb in zip(sums, limbs[step.context], strict=True):
+            total[step.units : step.units + len(limb)] += limb
+    return sums
 
 
 def _carry(limbs: Sequence[Numbers], most: int) -> list[Numbers]:

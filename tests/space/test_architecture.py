@@ -21,9 +21,12 @@ from tests.config.yaml_texts import ALIASES
 CHOICES = st.lists(st.integers(0, 999_999), min_size=1, max_size=40).map(tuple)
 WIDTHS = st.integers(0, 999_999)
 BITS = st.sampled_from([0, *(10 * weights + activations for weights in BIT_WIDTHS for activations in BIT_WIDTHS)])
-OPTIONS = st.lists(st.builds(Option, st.integers(0, 999_999), WIDTHS, BITS), min_size=1, max_size=40)
+OPTIONS = st.lists(
+    st.builds(Option, st.integers(0, 999_999), WIDTHS, BITS, WIDTHS, st.just(0)), min_size=1, max_size=40
+)
+SIZES = st.integers(0, 99_999)
 # Text that is nearly an architecture finds more than text at large.
-NEARLY = st.text(st.sampled_from("0123456789,()[] \t\n-+._eE@:wa٣²\0"), max_size=60)
+NEARLY = st.text(st.sampled_from("0123456789,()[] \t\n-+._eE@:wapx٣²\0"), max_size=60)
 
 
 @given(CHOICES)
@@ -75,10 +78,27 @@ def test_any_text_is_an_architecture_or_an_architecture_error(text: str) -> None
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "()", ",", "1,,2", "1,-1", "1.0", "1e3", "true", "(1,2", "1,2]", "[1,2)", "((1,2))", "٣,1", "²", "0x1"),
+        *(
+            "",
+            "()",
+            ",",
+            "1,,2",
+            "1,-1",
+            "1.0",
+            "1e3",
+            "true",
+            "(1,2",
+            "1,2]",
+            "[1,2)",
+            "((1,2))",
+            "٣,1",
+            "²",
+            "0x0",
+            "0x",
+        ),
         *("1;2", "1@", "@1", "1@0", "1@.5", "1@0.0004", "1@1.0001", "1@-1", "1@1e1", "1@1@1", "1 @1", "0@0.000,1"),
         *("0:", "0:w2", "0:a4", "0:w2a", "0:w5a4", "0:w2a6", "0:w0a2", "0:w24", "0:w2a4:w2a4", "0:w2a4@1.0", "0 :w2a4"),
-        *("0: w2a4", "0:W2A4", "0:w22a4", "w2a4"),
+        *("0x0", "0x", "0: w2a4", "0:W2A4", "0:w22a4", "w2a4"),
     ],
 )
 def test_what_is_not_an_architecture(text: str) -> None:
