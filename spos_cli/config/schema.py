@@ -276,6 +276,12 @@ class Config(Section):
     def _require_known_costs(self) -> None:
         """Raise ValueError if two own costs have one name, or if the search names a cost that does not exist."""
         names = [cost.name for cost in self.costs]
+        for dimension in ("output_widths", "image_sizes"):
+            if names and getattr(self.space, dimension):
+                raise ValueError(
+                    f"costs: {names[0]}: a table has one number for each option, but with space.{dimension} the cost of"
+                    " an option depends on the layers before it; remove one of them"
+                )
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"costs: {name} is there twice; give each cost a name of its own")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from spos_cli.models.layers import BatchNorm
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture, Option
 from spos_cli.space.bits import split_bits
-from spos_cli.space.block_costs import Part, list_fixed_parts, list_parts
+from spos_cli.space.block_costs import Part, list_head_parts, list_parts, list_stem_parts
 from spos_cli.space.choices import Choice
 from spos_cli.space.cost import CostTable
 from spos_cli.space.cost_kinds import BITOPS, FLOPS, PARAMS
 from spos_cli.space.layer import Layer
+from spos_cli.space.options import Options
 from spos_cli.space.search_space import SearchSpace
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -70,22 +72,52 @@ def count(space: SearchSpace) -> Costs:
     Raises:
         ConfigError: a user's own block cannot be built, fails, or has a wrong output.
     """
-    counted: dict[tuple[Choice, int, int, tuple[int, ...]], tuple[int, int]] = {}  # (FLOPs, parameters) of a block
-    rows: list[list[tuple[int, int]]] = []  # by layer and option
-    for layer, options in zip(space.layers, space.options.by_layer, strict=True):
+    blocks, options = _count_blocks(space), space.options
+    flops, params = ([[pair[index] for pair in row] for row in blocks] for index in (0, 1))
+    others = [make_bitops_table(flops, options)] if space.bits else []
+    fixed_flops, fixed_params = (_add_stem_and_head(space, rows, index) for index, rows in enumerate((flops, params)))
+    tables = [CostTable(FLOPS, fixed_flops, flops, options), CostTable(PARAMS, fixed_params, params, options), *others]
+    return Costs({table.name: table for table in tables})
+
+
+def _count_blocks(space: SearchSpace) -> list[list[tuple[int, int]]]:
+    """Return the multiply-adds and parameters of all blocks, by layer and by column of a cost table."""
+    counted: dict[tuple[Choice, int, int, tuple[int, ...]], tuple[int, int]] = {}
+    rows: list[list[tuple[int, int]]] = []
+    for layer, contexts, options in zip(space.layers, space.options.contexts, space.options.by_layer, strict=True):
         rows.append([])
-        for option in options:
-            choice = layer.choices[option.choice]
-            key = choice, option.width, option.bits, layer.signature
+        for context, option in itertools.product(contexts, options):
+            choice, variant = layer.choices[option.choice], space.layer_in(layer, context, option)
+            key = choice, option.width, option.bits, variant.signature
             if key not in counted:
-                counted[key] = count_built_block(layer, option) if choice.is_own else _add_up(list_parts(layer, option))
+                is_own = choice.is_own
+                counted[key] = count_built_block(variant, option) if is_own else _add_up(list_parts(variant, option))
             rows[-1].append(counted[key])
-    tables = {}
-    for index, (kind, fixed) in enumerate(zip((FLOPS, PARAMS), _add_up(list_fixed_parts(space)), strict=True)):
-        tables[kind.name] = CostTable(kind, fixed, [[pair[index] for pair in row] for row in rows], space.options)
-    if space.bits:
-        tables[BITOPS.name] = make_bitops_table(tables[FLOPS.name])
-    return Costs(tables)
+    return rows
+
+
+def _add_stem_and_head(space: SearchSpace, rows: Sequence[list[int]], index: int) -> int:
+    """Return what stem and head cost at least, and add to the layers' costs what they cost more.
+
+    Stem and head have more multiply-adds for larger images. The head has more input channels after a wider stage.
+
+    Args:
+        rows: costs of the blocks, by layer and by column of a cost table.
+        index: 0 for multiply-adds, 1 for parameters.
+    """
+    first, last = space.layers[0], space.layers[-1]
+    options, contexts = space.options, space.options.contexts
+    stems = [
+        _add_up(list_stem_parts(space, space.layer_in(first, context, option)))[index]
+        for context, option in itertools.product(contexts[0], options.by_layer[0])
+    ]
+    heads = [
+        _add_up(list_head_parts(space, space.layer_in(last, context, option)))[index]
+        for context, option in itertools.product(contexts[-1], options.by_layer[-1])
+    ]
+    for row, costs in ((rows[0], stems), (rows[-1], heads)):
+        row[:] = [block + cost - min(costs) for block, cost in zip(row, costs, strict=True)]
+    return min(stems) + min(heads)
 
 
 def _add_up(parts: Sequence[Part]) -> tuple[int, int]:
@@ -108,7 +140,7 @@ def count_built_block(layer: Layer, option: Option) -> tuple[int, int]:
         return count_multiply_adds(check_outputs(choice, layer, block), features), count_parameters(block)
 
 
-def make_bitops_table(flops: CostTable) -> CostTable:
+def make_bitops_table(flops: Sequence[Sequence[int]], options: Options) -> CostTable:
     """Return the BitOPs of a space with bits: the multiply-adds of each block, times both of its bits.
 
     All convolutions of a block count, with the projection of its shortcut. Stem and head have no bits and do not count.
@@ -116,13 +148,14 @@ def make_bitops_table(flops: CostTable) -> CostTable:
     for both weights and activations. In the paper's table this is 6.32G, because its G is 2**30; ours is 10**9.
 
     Args:
-        flops: the multiply-adds of the space.
+        flops: multiply-adds of the blocks, by layer and by column of a cost table.
+        options: of the space.
     """
     rows = [
-        [cost * math.prod(split_bits(option.bits)) for cost, option in zip(row, options, strict=True)]
-        for row, options in zip(flops.rows, flops.options.by_layer, strict=True)
+        [cost * math.prod(split_bits(option.bits)) for cost, option in zip(row, itertools.cycle(layer), strict=False)]
+        for row, layer in zip(flops, options.by_layer, strict=True)
     ]
-    return CostTable(BITOPS, 0, rows, flops.options)
+    return CostTable(BITOPS, 0, rows, options)
 
 
 def skip_batchnorm(module: ModuleT) -> ModuleT:

@@ -14,7 +14,7 @@ from typing import Any
 from spos_cli.errors import CheckpointError, ConfigError
 from spos_cli.files import pickles
 from spos_cli.files.quoting import quote_value
-from spos_cli.space.block_costs import list_fixed_parts
+from spos_cli.space.block_costs import list_stem_parts
 from spos_cli.space.choices import OPS, SHUFFLE_OPS, Choice
 from spos_cli.space.cost import CostTable
 from spos_cli.space.search_space import SearchSpace
@@ -28,9 +28,12 @@ def make_table(space: SearchSpace, flops: CostTable) -> Table:
     """Make the table of a space from its counted FLOPs.
 
     Raises:
-        ConfigError: the space has an op that the official code does not have.
+        ConfigError: the space has an op or a dimension that the official code does not have.
     """
-    conv1 = list_fixed_parts(space)[0].multiply_adds
+    if space.image_sizes:
+        raise ConfigError("the official FLOPs table is for one image size, but this space has image_sizes")
+    (stem,) = list_stem_parts(space, space.layers[0])
+    conv1 = stem.multiply_adds
     size, last = space.image_size, space.layers[-1]
     table: Table = {
         "conv1": {(space.in_channels, space.stem_channels, size, size, space.stem_stride): conv1},

@@ -188,14 +188,15 @@ def winner(space: SearchSpace, search: Search) -> Html:
 def network(space: SearchSpace, arch: Architecture) -> Html:
     """Return an architecture as groups of blocks, one group per network stage."""
     network_stages, hidden = list_network_stages(space), space.hidden_channels(arch)
-    first, last = space.layers[0], space.layers[-1]
+    all_layers = space.layers_of(arch)
+    first, last = all_layers[0], all_layers[-1]
     stem = [fixed_layer("3×3 conv", f"{space.stem_channels} channels", space.stem_stride)]
     groups = [layer_group("Stem", f"{first.in_size} × {first.in_size} px", stem)]
-    for number, stage in enumerate(space.stages):
-        layers = [layer for layer in space.layers if network_stages[layer.index] == number]
+    for number in range(len(space.stages)):
+        layers = [layer for layer in all_layers if network_stages[layer.index] == number]
         blocks = [choice_block(space, layer, arch.options[layer.index], hidden) for layer in layers]
-        size = layers[0].out_size
-        groups.append(layer_group(f"Stage {number + 1}", f"{stage.channels} channels · {size} × {size} px", blocks))
+        channels, size = layers[0].out_channels, layers[0].out_size
+        groups.append(layer_group(f"Stage {number + 1}", f"{channels} channels · {size} × {size} px", blocks))
     head = [
         fixed_layer("1×1 conv", f"{space.head_channels} channels", 1),
         *([fixed_layer("pool, linear", f"{space.head_linear} features", 1)] if space.head_linear else []),
@@ -212,7 +213,7 @@ def choice_block(space: SearchSpace, layer: Layer, option: Option, hidden: Seque
         option: of the layer.
         hidden: hidden channels of each layer.
     """
-    (choice, width, bits), notes = option, []
+    choice, width, bits, notes = option.choice, option.width, option.bits, list[str]()
     if layer.in_channels != layer.out_channels:
         notes.append(f"{layer.in_channels} → {layer.out_channels}")
     if layer.stride > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from spos_cli.models.counting import Costs
@@ -110,8 +111,7 @@ def show_space(run: Run, space: SearchSpace, costs: Costs, summary: dict[str, An
     fixed = f"{format_cost(summary['fixed'])} / {format_cost(summary['params']['fixed'])}"
     facts = [
         ("architectures", f"{summary['architectures']:,}"),
-        *([("widths of hidden channels", ", ".join(map(format_width, space.widths)))] if space.widths else []),
-        *([("bits of weights and activations", ", ".join(map(format_bits, space.bits)))] if space.bits else []),
+        *_list_dimensions(space),
         ("FLOPs, minimum and maximum", f"{format_cost(summary['minimum'])} to {format_cost(summary['maximum'])}"),
         ("mean", format_cost(round(summary["mean"]))),
         ("FLOPs / parameters of stem and head", fixed),
@@ -127,6 +127,17 @@ def show_space(run: Run, space: SearchSpace, costs: Costs, summary: dict[str, An
     run.show("the whole space", ["what:", "value"], facts)
 
 
+def _list_dimensions(space: SearchSpace) -> list[tuple[str, str]]:
+    """List what is searched besides choices, and its values."""
+    dimensions = [
+        ("widths of hidden channels", list(map(format_width, space.widths))),
+        ("widths of network stages", list(map(format_width, space.output_widths))),
+        ("bits of weights and activations", list(map(format_bits, space.bits))),
+        ("sides of images, in pixels", list(map(str, space.image_sizes))),
+    ]
+    return [(name, ", ".join(values)) for name, values in dimensions if values]
+
+
 def show_choices(run: Run, title: str, space: SearchSpace, cells: Sequence[Sequence[str]]) -> None:
     """Show a text for each choice of each layer, after the choice's index, in a column for each name of a choice."""
     titles, rows = arrange_by_choice(
@@ -138,10 +149,10 @@ def show_choices(run: Run, title: str, space: SearchSpace, cells: Sequence[Seque
 
 
 def group_by_choice(table: CostTable) -> list[list[list[int]]]:
-    """Return the costs in a table by layer, choice, and width and bits."""
+    """Return the costs in a table by layer and choice, for all that may be searched besides."""
     groups: list[list[list[int]]] = [[[] for _ in range(count)] for count in table.options.choice_counts]
     for layer, options, row in zip(groups, table.options.by_layer, table.rows, strict=True):
-        for option, cost in zip(options, row, strict=True):
+        for option, cost in zip(cycle(options), row, strict=False):
             layer[option.choice].append(cost)
     return groups
 

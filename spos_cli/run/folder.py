@@ -99,6 +99,16 @@ class TrainingFolder(StageFolder):
         """How often each pair of bits of a supernet was trained."""
         return self.path / "bits.json"
 
+    @property
+    def output_widths(self) -> Path:
+        """How often the training drew each output width of each network stage."""
+        return self.path / "output_widths.json"
+
+    @property
+    def image_sizes(self) -> Path:
+        """How often the training drew each image size."""
+        return self.path / "image_sizes.json"
+
 
 @dataclass(frozen=True)
 class ScoresFolder(StageFolder):

@@ -65,8 +65,8 @@ class Predictor:
     def _find_features(self, archs: Sequence[Architecture]) -> Indices:
         """Return the features of each architecture: `(archs, layers)`, and as many for whatever else is searched."""
         columns: Indices = np.array([arch.columns for arch in archs], np.int64)  # (archs, fields, layers)
-        indices, *others = columns.swapaxes(0, 1)
-        for known, rows in zip(self._others, others, strict=True):
+        indices = columns[:, 0]
+        for field, known in enumerate(self._others, 1):
             if len(known) > 1:
-                indices = np.concatenate([indices, np.searchsorted(known, rows)], 1)
+                indices = np.concatenate([indices, np.searchsorted(known, columns[:, field])], 1)
         return indices + self._offsets

@@ -181,13 +181,16 @@ def list_parts(layer: Layer, option: Option) -> list[Part]:
     return [part._replace(has_clipping_level=option.bits > 0) for part in parts]
 
 
-def list_fixed_parts(space: SearchSpace) -> list[Part]:
-    """List the parts of stem and head, which all architectures have."""
-    last = space.layers[-1]
+def list_stem_parts(space: SearchSpace, first: Layer) -> list[Part]:
+    """List the parts of the stem, which hands its output to the first layer."""
+    return [Part(space.in_channels, space.stem_channels, first.in_size, 3)]
+
+
+def list_head_parts(space: SearchSpace, last: Layer) -> list[Part]:
+    """List the parts of the head, which gets the output of the last layer."""
     features = space.head_linear or space.head_channels
     linear = Part(space.head_channels, space.head_linear, has_norm=False, has_bias=space.linear_bias)
     return [
-        Part(space.in_channels, space.stem_channels, space.layers[0].in_size, 3),
         Part(last.out_channels, space.head_channels, last.out_size),
         *([linear] if space.head_linear else []),
         Part(features, space.classes, has_norm=False, has_bias=space.linear_bias),

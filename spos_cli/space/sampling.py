@@ -172,29 +172,33 @@ class CostBinSampler:
 
 @dataclass(frozen=True)
 class DrawCounts:
-    """How often a training draws each choice, each width and each pair of bits.
+    """How often a training draws each choice, and each value of what else is searched.
 
     Attributes:
         choices: by layer and choice.
         widths: by layer and width; draws of choices without widths do not count.
         bits: by layer and pair of bits, likewise.
+        outputs: by layer and output width; zeros for layers that begin no network stage.
+        sizes: by layer and image size; zeros for all layers but the first.
     """
 
     choices: list[list[int]]
     widths: list[list[int]]
     bits: list[list[int]]
+    outputs: list[list[int]]
+    sizes: list[list[int]]
 
 
 def count_draws(sampler: Sampler, steps: int, options: Options) -> DrawCounts:
-    """Count how often each choice, each width and each pair of bits is drawn in the first `steps` steps."""
+    """Count what is drawn in the first `steps` steps."""
     choices = [[0] * count for count in options.choice_counts]
-    widths, bits = ([[0] * len(values) for _ in options.choice_counts] for values in (options.widths, options.bits))
+    others = [[[0] * len(values) for _ in options.choice_counts] for values in options.other_values]
     for step in range(steps):
         for arch in sampler.paths(step):
             for row, choice in zip(choices, arch, strict=True):
                 row[choice] += 1
-            for rows, values, drawn in ((widths, options.widths, arch.widths), (bits, options.bits, arch.bits)):
-                for row, value in zip(rows, drawn, strict=bool(drawn)):
+            for rows, values, drawn in zip(others, options.other_values, arch.columns[1:], strict=True):
+                for row, value in zip(rows, drawn, strict=True) if values else ():
                     if value:
                         row[values.index(value)] += 1
-    return DrawCounts(choices, widths, bits)
+    return DrawCounts(choices, *others)

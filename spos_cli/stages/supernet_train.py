@@ -129,9 +129,9 @@ def show(run: Run, trainer: Trainer) -> None:
 
 
 def show_trained(run: Run, space: SearchSpace, trained: DrawCounts) -> None:
-    """Show how often each choice, each width and each pair of bits was trained, and write it to files.
+    """Show how often each choice, and each value of what else is searched, was trained, and write it to files.
 
-    The files `choices.json`, `widths.json` and `bits.json` have a list for each layer, in the order of the space.
+    The files, such as `choices.json` and `widths.json`, have a list for each layer, in the order of the space.
     """
     folder = run.folder.supernet
     write_atomically(folder.choices, (json.dumps(trained.choices) + "\n").encode())
@@ -141,8 +141,12 @@ def show_trained(run: Run, space: SearchSpace, trained: DrawCounts) -> None:
     for name, file, values, counted in (
         ("each width was", folder.widths, list(map(format_width, space.widths)), trained.widths),
         ("each pair of bits was", folder.bits, list(map(format_bits, space.bits)), trained.bits),
+        ("each output width was", folder.output_widths, list(map(format_width, space.output_widths)), trained.outputs),
+        ("each image size was", folder.image_sizes, list(map(str, space.image_sizes)), trained.sizes),
     ):
         if values:
             write_atomically(file, (json.dumps(counted) + "\n").encode())
-            table = [[layer, *(f"{count:,}" for count in counts)] for layer, counts in enumerate(counted)]
+            table = [
+                [layer, *(f"{count:,}" for count in counts)] for layer, counts in enumerate(counted) if any(counts)
+            ]
             run.show(f"how often {name} trained", ["layer", *values], table)

@@ -11,7 +11,7 @@ import torch
 from spos_cli.models.counting import count_built_block, count_multiply_adds, count_parameters
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import Option
-from spos_cli.space.block_costs import PARTS, list_fixed_parts, list_parts
+from spos_cli.space.block_costs import PARTS, list_head_parts, list_parts, list_stem_parts
 from spos_cli.space.choices import OPS, SHUFFLE_OPS, Choice
 from spos_cli.space.search_space import OFFICIAL_SPACE, Layer, SearchSpace, Stage
 
@@ -78,7 +78,7 @@ def test_stem_and_head_cost_what_pytorch_counts(space: SearchSpace) -> None:
     """A network is its blocks, and stem and head."""
     space = replace(space, stages=(Stage(1, 64), Stage(2, 160)))
     arch = space.options.architecture([1, 2, 3])
-    parts = list_fixed_parts(space)
+    parts = [*list_stem_parts(space, space.layers[0]), *list_head_parts(space, space.layers[-1])]
     for layer, option in zip(space.layers, arch.options, strict=True):
         parts += list_parts(layer, option)
     with torch.device("meta"):
