@@ -108,13 +108,16 @@ def show_space(run: Run, space: SearchSpace, costs: Costs, summary: dict[str, An
         for layer in zip(flops, params, strict=True)
     ]
     show_choices(run, "FLOPs / parameters of each choice", space, cells)
+    # The first and the last layer's costs have what larger images and wider stages add to stem and head.
+    grows = space.output_widths or space.image_sizes
+    stem_and_head = f"FLOPs / parameters of stem and head{', at least' if grows else ''}"
     fixed = f"{format_cost(summary['fixed'])} / {format_cost(summary['params']['fixed'])}"
     facts = [
         ("architectures", f"{summary['architectures']:,}"),
         *_list_dimensions(space),
         ("FLOPs, minimum and maximum", f"{format_cost(summary['minimum'])} to {format_cost(summary['maximum'])}"),
         ("mean", format_cost(round(summary["mean"]))),
-        ("FLOPs / parameters of stem and head", fixed),
+        (stem_and_head, fixed),
         *((f"{float(q):.0%} are at or under", format_cost(value)) for q, value in summary["quantiles"].items()),
     ]
     if "limit" in summary:

@@ -45,11 +45,12 @@ def quick(name: str) -> dict[str, Any]:
     space = loading.load(loading.list_recipes()[name]).dump()["space"]
     crop = {"crop": "none", "flip": False, "jitter": 0}
     size = min(16, space["image_size"])
+    space |= {"image_size": size, "image_sizes": [8, size] if space["image_sizes"] else []}
     return {
         **QUICK,
         "name": "quick",
         "data": {**QUICK["data"], "augmentation": crop},  # type: ignore[dict-item]
-        "space": {**space, "image_size": size, "classes": 10},
+        "space": {**space, "classes": 10},
     }
 
 
@@ -62,7 +63,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["imagenet", "imagenet_mobilenet", "imagenet_channels", "imagenet_fbnet",
-                                  "imagenet_proxylessnas", "imagenet_resnet", "imagenet_shufflenet_v2_plus",
+                                  "imagenet_proxylessnas", "imagenet_resnet", "imagenet_shufflenet_v2_plus", "imagenet_once_for_all",
                                   "cifar10", "cifar10_mobilenet", "cifar10_channels", "cifar10_nas_bench_macro",
                                   "fashion_mnist", "fashion_mnist_mobilenet", "fashion_mnist_channels",
                                   "resnet18_bits", "cifar10_resnet_bits", "demo"])  # fmt: skip
@@ -78,6 +79,8 @@ def test_shipped_spaces(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     has_widths = "@" in next(Path().glob("runs/quick/archs/*/arch.yaml")).read_text()
     assert (":w" in next(Path().glob("runs/quick/archs/*/arch.yaml")).read_text()) == bool(space.bits)
     assert bool(space.bits) == Path("runs/quick/supernet/bits.json").exists()
+    assert bool(space.output_widths) == Path("runs/quick/supernet/output_widths.json").exists()
+    assert bool(space.image_sizes) == Path("runs/quick/supernet/image_sizes.json").exists()
     assert has_widths == bool(space.widths) == Path("runs/quick/supernet/widths.json").exists()
 
 

@@ -121,6 +121,15 @@ def test_costs_equal_those_of_torchvision_and_of_the_paper(name: str) -> None:
     assert (flops / 1e6, params / 1e6) == pytest.approx(published, rel=rounding)
 
 
+def test_flops_of_mobilenet_v2_at_each_image_size() -> None:
+    """Millions of multiply-adds that its authors report with their weights (slim/nets/mobilenet of TensorFlow)."""
+    reported = {96: 56, 128: 99, 160: 154, 192: 221, 224: 300}
+    space = replace(make_mobilenet_v2(), image_sizes=tuple(reported))
+    flops = count(space).flops
+    for size, millions in reported.items():
+        assert flops.of(parse(f"{size}px," + ",".join("0" * space.num_layers))) / 1e6 == pytest.approx(millions, abs=1)
+
+
 @pytest.mark.parametrize("name", KNOWN)
 def test_logits_equal_those_of_torchvision(name: str) -> None:
     """With the same weights and statistics, tensor by tensor in their order."""
