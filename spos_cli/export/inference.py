@@ -268,7 +268,7 @@ def fold_branch(
         if unit.shuffle is not None:
             modules.append(nn.ChannelShuffle(unit.shuffle.groups))
         if unit.gate is not None:
-            modules.append(copy_gate(unit.gate, unit.outputs))
+            modules.append(copy_gate(unit.gate, unit.outputs, unit.squeezed))
     return modules
 
 
@@ -284,9 +284,9 @@ class Gate(nn.Sequential):
 
 
 @torch.no_grad()
-def copy_gate(gate: SqueezeExcitation, channels: ChannelSelection) -> Gate:
+def copy_gate(gate: SqueezeExcitation, channels: ChannelSelection, squeezed: int | None) -> Gate:
     """Return a gate for the selected channels."""
-    weights = gate.select_weights(channels)
+    weights = gate.select_weights(channels, squeezed)
     squeezed, width = weights.squeeze.shape[:2]
     squeeze, excite = nn.Conv2d(width, squeezed, 1), nn.Conv2d(squeezed, width, 1)
     squeeze.weight, squeeze.bias = _freeze(weights.squeeze), _freeze(weights.squeeze_bias)

@@ -20,6 +20,7 @@ from spos_cli.files.own_code import call_own_code
 from spos_cli.models.layers import (
     BatchNorm,
     Branch,
+    ChannelSelection,
     Convolution,
     SqueezeExcitation,
     make_activation,
@@ -36,8 +37,8 @@ class ChoiceBlock(nn.Module):
     """One op of one layer: `(B, op_in_channels, H, W)` to the tensors of `Layer.op_out_channels`.
 
     `forward` also takes the selection of channels. Where a layer is handed all channels, they are in the official
-    order. A block is allocated with the most hidden channels that it can have, and uses the first of them (paper,
-    section 3.3).
+    order. A block is allocated with the most channels that it can have, and uses the first of them (paper, section
+    3.3): of its hidden channels, and with output widths of its inputs and outputs as well.
     """
 
 
@@ -81,8 +82,8 @@ class TwoBranchBlock(ChoiceBlock):
         """Build the main branch: `(B, in_channels, H, W)` to `(B, main_channels, H / stride, W / stride)`."""
         raise NotImplementedError
 
-    def list_branches(self, channels: BlockChannels) -> list[tuple[Branch, Tensor | None]]:
-        """List the branches in the order of the block's outputs, each with its output channels `(C,)` int64."""
+    def list_branches(self, channels: BlockChannels) -> list[tuple[Branch, ChannelSelection]]:
+        """List the branches in the order of the block's outputs, each with the order of its output channels."""
         branches = [self.branch_main] if self.stride == 1 else [self.branch_proj, self.branch_main]
         return list(zip(branches, channels.outputs[-len(branches) :], strict=True))
 
@@ -145,7 +146,7 @@ class ResidualBlock(ChoiceBlock):
 
     def work(self, features: Tensor, channels: BlockChannels) -> Tensor:
         """Map features `(B, in, H, W)` to `(B, out, H / stride, W / stride)`, without the input."""
-        output: Tensor = self.layers(features, hidden=channels.hidden, bits=channels.bits)
+        output: Tensor = self.layers(features, channels.inputs, channels.outputs[0], channels.hidden, channels.bits)
         return output if self.stochastic_depth is None else self.stochastic_depth(output)
 
     def forward(self, features: Tensor, channels: BlockChannels = BlockChannels()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
@@ -257,7 +258,9 @@ class ResNetBlock(ResidualBlock):
         raise NotImplementedError
 
     def forward(self, features: Tensor, channels: BlockChannels = BlockChannels()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
-        shortcut = features if self.shortcut is None else self.shortcut(features, bits=channels.bits)
+        shortcut = features
+        if self.shortcut is not None:
+            shortcut = self.shortcut(features, channels.inputs, channels.outputs[0], bits=channels.bits)
         return (F.relu(shortcut + self.work(features, channels)),)
 
 
@@ -295,7 +298,7 @@ class Skip(ChoiceBlock):
             )
 
     def forward(self, features: Tensor, channels: BlockChannels = BlockChannels()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
-        return (features if self.layers is None else self.layers(features),)
+        return (features if self.layers is None else self.layers(features, channels.inputs, channels.outputs[0]),)
 
 
 class Identity(ChoiceBlock):

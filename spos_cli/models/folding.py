@@ -62,7 +62,7 @@ def make_plan(
         Part(
             unit.convolution.select_weight(unit.inputs, unit.outputs).to(dtype),
             unit.norm.select_scale_and_shift(unit.outputs),
-            None if unit.gate is None else unit.gate.select_weights(unit.outputs).to(dtype),
+            None if unit.gate is None else unit.gate.select_weights(unit.outputs, unit.squeezed).to(dtype),
             unit,
         )
         for unit in branch.list_units(inputs, outputs, hidden)

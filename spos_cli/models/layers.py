@@ -241,7 +241,8 @@ class SqueezeExcitation(nn.Module):
         channels: of the features, C.
         ratio: squeezed channels for each of the channels. They are rounded as in MobileNetV3, so that a selection of
             the first channels is squeezed to fewer of them.
-        squeezed: squeezed channels of all selections; 0: by the ratio.
+        squeezed: squeezed channels, for a gate whose squeezed channels do not depend on its own; 0: by the ratio. With
+            fewer input channels, a block has the ratio of these.
         is_smooth: which activations.
     """
 
@@ -250,19 +251,26 @@ class SqueezeExcitation(nn.Module):
         self.ratio, self.squeezed = ratio, squeezed
         self.activation: nn.Module = nn.SiLU() if is_smooth else nn.ReLU()
         self.gate: nn.Module = nn.Sigmoid() if is_smooth else nn.Hardsigmoid()
-        self.fc1 = nn.Conv2d(channels, self.count_squeezed(channels), 1)
-        self.fc2 = nn.Conv2d(self.count_squeezed(channels), channels, 1)
+        allocated = squeezed or count_squeezed(channels, ratio)
+        self.fc1 = nn.Conv2d(channels, allocated, 1)
+        self.fc2 = nn.Conv2d(allocated, channels, 1)
         for convolution in (self.fc1, self.fc2):
             assert convolution.bias is not None
             nn.init.zeros_(convolution.bias)
 
-    def count_squeezed(self, channels: int) -> int:
-        """Return S of so many channels."""
-        return self.squeezed or count_squeezed(channels, self.ratio)
+    def count_squeezed(self, channels: ChannelSelection, block_inputs: ChannelSelection) -> int | None:
+        """Return S, the first squeezed channels to use, for selected channels; None for all.
 
-    def select_weights(self, channels: ChannelSelection) -> GateWeights:
-        """Return the tensors for the selected channels."""
-        squeezed = self.count_squeezed(channels) if isinstance(channels, int) else None
+        Args:
+            channels: of the features.
+            block_inputs: of the block's input.
+        """
+        if self.squeezed:
+            return max(1, int(block_inputs * self.ratio)) if isinstance(block_inputs, int) else None
+        return count_squeezed(channels, self.ratio) if isinstance(channels, int) else None
+
+    def select_weights(self, channels: ChannelSelection, squeezed: int | None) -> GateWeights:
+        """Return the tensors for the selected channels, and for the first squeezed channels, or None for all."""
         assert self.fc1.bias is not None
         assert self.fc2.bias is not None
         return GateWeights(
@@ -279,9 +287,9 @@ class SqueezeExcitation(nn.Module):
         gates: Tensor = self.gate(F.conv2d(squeezed, weights.excite, weights.excite_bias))  # (B, C, 1, 1)
         return features * gates
 
-    def forward(self, features: Tensor, channels: ChannelSelection = None) -> Tensor:
+    def forward(self, features: Tensor, channels: ChannelSelection = None, squeezed: int | None = None) -> Tensor:
         """Multiply features `(B, C, H, W)`, whose channels are the selected ones, by their gates."""
-        return self.scale(features, self.select_weights(channels))
+        return self.scale(features, self.select_weights(channels, squeezed))
 
 
 class Unit(NamedTuple):
@@ -291,6 +299,7 @@ class Unit(NamedTuple):
         activation: works in place.
         shuffle: of the channels of several groups.
         gate: squeeze and excitation.
+        squeezed: how many of the gate's squeezed channels to use, the first ones; None for all.
     """
 
     convolution: Convolution
@@ -300,6 +309,7 @@ class Unit(NamedTuple):
     outputs: ChannelSelection
     shuffle: nn.ChannelShuffle | None = None
     gate: SqueezeExcitation | None = None
+    squeezed: int | None = None
 
 
 class Branch(nn.Sequential):
@@ -331,14 +341,14 @@ class Branch(nn.Sequential):
             if unit.shuffle is not None:
                 features = unit.shuffle(features)
             if unit.gate is not None:
-                features = unit.gate(features, unit.outputs)
+                features = unit.gate(features, unit.outputs, unit.squeezed)
         return features
 
     def list_units(
         self, inputs: ChannelSelection = None, outputs: ChannelSelection = None, hidden: int | None = None
     ) -> list[Unit]:
         """List the units of the branch, each with the channels of its input and output."""
-        modules = list(self)
+        modules, block_inputs = list(self), inputs
         starts = [index for index, module in enumerate(modules) if isinstance(module, Convolution)]
         units = []
         for start, end in zip(starts, [*starts[1:], len(modules)], strict=True):
@@ -346,14 +356,14 @@ class Branch(nn.Sequential):
             assert isinstance(convolution, Convolution)
             assert isinstance(norm, BatchNorm)
             unit_outputs = inputs if convolution.is_depthwise else outputs if start == starts[-1] else hidden
-            activation, shuffle, gate = None, None, None
+            activation, shuffle, gate, squeezed = None, None, None, None
             for module in rest:  # PyTorch 2.6 does not compile `next` with a default.
                 if isinstance(module, nn.ChannelShuffle):
                     shuffle = module
                 elif isinstance(module, SqueezeExcitation):
-                    gate = module
+                    gate, squeezed = module, module.count_squeezed(unit_outputs, block_inputs)
                 elif type(module) in ACTIVATIONS:
                     activation = ACTIVATIONS[type(module)]
-            units.append(Unit(convolution, norm, activation, inputs, unit_outputs, shuffle, gate))
+            units.append(Unit(convolution, norm, activation, inputs, unit_outputs, shuffle, gate, squeezed))
             inputs = unit_outputs
         return units

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from spos_cli.models.blocks import ResidualBlock, build_option
 from spos_cli.models.skeleton import Skeleton
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.layer import Layer
 from spos_cli.space.search_space import SearchSpace
 
 
@@ -17,7 +18,7 @@ class Network(Skeleton):
 
     Args:
         space: the search space; tensors have the official names and shapes.
-        arch: one choice per layer, and widths and bits where the space has some.
+        arch: one choice per layer, and whatever else is searched.
         affine: whether BatchNorm has a learned scale and shift.
         dropout: probability of dropping a feature before the classifier.
         stochastic_depth: probability of dropping the work of the last block for an image, see `set_stochastic_depth`.
@@ -36,16 +37,13 @@ class Network(Skeleton):
     ) -> None:
         space.validate(arch)
         self.arch, self.affine = arch, affine
-        super().__init__(space, affine, dropout)
+        super().__init__(space, space.layers_of(arch), affine, dropout)
         if stochastic_depth:
             set_stochastic_depth(list(self.features), stochastic_depth)
 
-    def build_features(self, affine: bool) -> nn.Sequential:
+    def build_features(self, layers: Sequence[Layer], affine: bool) -> nn.Sequential:
         return nn.Sequential(
-            *(
-                build_option(layer, option, affine)
-                for layer, option in zip(self.space.layers, self.arch.options, strict=True)
-            )
+            *(build_option(layer, option, affine) for layer, option in zip(layers, self.arch.options, strict=True))
         )
 
     def forward(self, images: Tensor) -> Tensor:

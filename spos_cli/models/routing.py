@@ -22,6 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spos_cli.models.layers import ChannelSelection
+from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import SearchSpace
 
 # For each layer (by index) that waits for input: the pieces `(B, C, H, W)` that earlier positions have made for it.
@@ -32,14 +34,15 @@ class BlockChannels(NamedTuple):
     """The channels that a block reads, writes and uses inside.
 
     Attributes:
-        inputs: original index of each input channel, `(in_channels,)` int64; None for the official order.
+        inputs: original index of each input channel, `(in_channels,)` int64; the first n; or None for all in the
+            official order.
         outputs: the same for each output tensor of the block.
         hidden: how many hidden channels to use, the first ones; None for all.
         bits: of the path, as in `space.bits`; 0 for a block with one pair of bits, or of full precision.
     """
 
-    inputs: Tensor | None = None
-    outputs: tuple[Tensor | None, ...] = (None, None)
+    inputs: ChannelSelection = None
+    outputs: tuple[ChannelSelection, ...] = (None, None)
     hidden: int | None = None
     bits: int = 0
 
@@ -74,10 +77,39 @@ class Routing:
         """
         waiting = {consumer: parts for consumer, parts in pieces.items() if consumer >= position}
         for output, split in zip(outputs, self.splits[position], strict=True):
-            # Views (B, size, H, W) of the output, one for each consumer.
-            for piece, consumer in zip(torch.split(output, split.sizes, 1), split.consumers, strict=True):
+            # (B, size, H, W) each. A single consumer gets all channels, however many the path has.
+            parts = (output,) if len(split.consumers) == 1 else torch.split(output, split.sizes, 1)
+            for piece, consumer in zip(parts, split.consumers, strict=True):
                 waiting[consumer] = (*waiting.get(consumer, ()), piece)
         return waiting
+
+
+def select_channels(routing: Routing, space: SearchSpace, arch: Architecture) -> list[BlockChannels]:
+    """Return, by position, the channels that a path of a supernet uses, and its bits.
+
+    A supernet's blocks are allocated at the largest widths, and a path uses the first of their channels (paper, section
+    3.3).
+
+    Args:
+        routing: of the space.
+        arch: the path.
+    """
+    if not (arch.widths or arch.bits or arch.outputs):
+        return routing.channels
+    stem, *blocks, head = routing.channels
+    layers = space.layers_of(arch)
+    selected = []
+    for channels, layer, option in zip(blocks, layers, arch.options, strict=True):
+        # With output widths, hidden channels follow the channels of the block, also at the width that it has by itself.
+        has_first = arch.outputs or option.width
+        hidden = layer.hidden_channels(layer.choices[option.choice], option.width) if has_first else 0
+        channels = channels._replace(hidden=hidden or None, bits=option.bits)
+        if arch.outputs:
+            channels = channels._replace(inputs=layer.in_channels, outputs=(layer.out_channels,))
+        selected.append(channels)
+    if arch.outputs:
+        head = head._replace(inputs=layers[-1].out_channels)
+    return [stem, *selected, head]
 
 
 def concatenate(pieces: tuple[Tensor, ...]) -> Tensor:

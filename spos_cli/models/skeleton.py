@@ -16,7 +16,9 @@ from spos_cli.models.layers import (
     make_activation,
     make_convolution,
 )
-from spos_cli.models.routing import concatenate, make_routing
+from spos_cli.models.routing import concatenate, make_routing, select_channels
+from spos_cli.space.architecture import Architecture
+from spos_cli.space.layer import Layer
 from spos_cli.space.search_space import SearchSpace
 
 BATCHNORM_BIAS = 0.0001  # as in the official code; only where BatchNorm is affine
@@ -27,13 +29,14 @@ class Skeleton(nn.Module):
 
     Args:
         space: channels, classes and strides.
+        layers: with the channels that the blocks are allocated at.
         affine: whether BatchNorm has a learned scale and shift.
         dropout: probability of dropping a feature before the classifier.
     """
 
     features: nn.ModuleList | nn.Sequential
 
-    def __init__(self, space: SearchSpace, affine: bool, dropout: float) -> None:
+    def __init__(self, space: SearchSpace, layers: Sequence[Layer], affine: bool, dropout: float) -> None:
         super().__init__()
         self.space = space
         self.first_conv = Branch(
@@ -41,9 +44,9 @@ class Skeleton(nn.Module):
             BatchNorm(space.stem_channels, affine=affine),
             make_activation(space.activation),
         )
-        self.features = self.build_features(affine)
+        self.features = self.build_features(layers, affine)
         self.conv_last = Branch(
-            *make_convolution(space.stages[-1].channels, space.head_channels, affine, activation=space.activation)
+            *make_convolution(layers[-1].out_channels, space.head_channels, affine, activation=space.activation)
         )
         self.head_linear = None
         if space.head_linear:
@@ -53,30 +56,21 @@ class Skeleton(nn.Module):
         features = space.head_linear or space.head_channels
         self.classifier = nn.Sequential(make_linear(features, space.classes, bias=space.linear_bias))
 
-    def build_features(self, affine: bool) -> nn.ModuleList | nn.Sequential:
+    def build_features(self, layers: Sequence[Layer], affine: bool) -> nn.ModuleList | nn.Sequential:
         """Build the choice blocks, in the order of the layers."""
         raise NotImplementedError
 
-    def run_blocks(
-        self,
-        images: Tensor,
-        blocks: Iterable[nn.Module],
-        hidden: Sequence[int | None] = (),
-        bits: Sequence[int] = (),
-    ) -> Tensor:
+    def run_blocks(self, images: Tensor, blocks: Iterable[nn.Module], path: Architecture | None = None) -> Tensor:
         """Compute logits `(B, classes)` of images `(B, C, H, W)` float, through one block a layer.
 
         Args:
-            hidden: by layer, how many hidden channels of the block to use; None, or an empty sequence, for all.
-            bits: by layer, those of the block; 0, or an empty sequence, for blocks with one pair of bits, or none.
+            path: selects the channels and the bits of a supernet's blocks; None for blocks that have no others.
         """
         routing = make_routing(self.space, images.device)
-        stem, *layers, head = routing.channels
+        stem, *layers, head = routing.channels if path is None else select_channels(routing, self.space, path)
         features = self.first_conv(images, None, stem.outputs[0])  # (B, stem_channels, H / stride, W / stride)
         pieces = routing.route({}, 0, (features,))  # by layer: (B, size, H, W) each
-        options = zip(hidden or [None] * len(layers), bits or [0] * len(layers), strict=True)
-        for layer, (block, channels, (count, pair)) in enumerate(zip(blocks, layers, options, strict=True)):
-            channels = channels._replace(hidden=count, bits=pair)
+        for layer, (block, channels) in enumerate(zip(blocks, layers, strict=True)):
             # From (B, op_in_channels, H, W) to (B, C, H / stride, W / stride) each, with C of `Layer.op_out_channels`.
             outputs = block(concatenate(pieces[layer]), channels)
             pieces = routing.route(pieces, layer + 1, outputs)

@@ -83,7 +83,7 @@ class Inherited:
         if has_new_classifier:
             state |= {name: tensor for name, tensor in expected.items() if name.startswith(CLASSIFIER)}
         add_scales_and_shifts(model, state)
-        if isinstance(model, Network) and self.is_path and model.arch.widths:
+        if isinstance(model, Network) and self.is_path and (model.arch.widths or model.arch.outputs):
             state = cut_to_widths(expected, state)
         require_same_tensors(expected, state, path)
         load_state(model, state, path)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from spos_cli.models.blocks import ChoiceBlock, TwoBranchBlock
 from spos_cli.models.folding import BlockStatistics, BranchStatistics, ExactBranchStatistics, Plan, make_plan
-from spos_cli.models.layers import Branch
-from spos_cli.models.routing import BlockChannels, Pieces, concatenate, make_routing
+from spos_cli.models.layers import Branch, ChannelSelection
+from spos_cli.models.routing import BlockChannels, Pieces, concatenate, make_routing, select_channels
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture, Option
 
@@ -25,7 +25,7 @@ class Node:
 
     Attributes:
         candidates: the indices of these candidates in their group.
-        children: the next nodes, by choice, width and bits.
+        children: the next nodes, by option.
         calibrations: the BatchNorm statistics of each branch.
         folded: the branches with these statistics folded into the weights, after calibration.
     """
@@ -60,34 +60,36 @@ class Tree:
         self.supernet, self.dtype = supernet, dtype
         self.routing = make_routing(supernet.space, supernet.classifier[0].weight.device)
         make_statistics = ExactBranchStatistics if supernet.space.bits else BranchStatistics
-        plans: dict[tuple[int, Option], list[Plan]] = {}
+        plans: dict[tuple[int, int, BlockChannels], list[Plan]] = {}  # by depth, choice and channels
 
-        def make_node(depth: int, option: Option, hidden: int | None = None) -> Node:
-            branches = self._branches(depth, option.choice)
+        def make_node(depth: int, choice: int, channels: BlockChannels) -> Node:
+            branches = self._branches(depth, choice, channels)
             if isinstance(branches, ChoiceBlock):
-                return Node(depth, [BlockStatistics(branches, BlockChannels(hidden=hidden, bits=option.bits), dtype)])
-            if (depth, option) not in plans:
-                inputs = self.routing.channels[depth].inputs  # (op_in_channels,) int64, or None
-                plans[depth, option] = [
-                    make_plan(branch, inputs, outputs, hidden, dtype) for branch, outputs in branches
+                return Node(depth, [BlockStatistics(branches, channels, dtype)])
+            key = depth, choice, channels
+            if key not in plans:
+                plans[key] = [
+                    make_plan(branch, channels.inputs, outputs, channels.hidden, dtype) for branch, outputs in branches
                 ]
-            return Node(depth, [make_statistics(parts) for parts in plans[depth, option]])
+            return Node(depth, [make_statistics(parts) for parts in plans[key]])
 
-        self.root = make_node(0, Option(0))
+        self.root = make_node(0, 0, self.routing.channels[0])
         for number, arch in enumerate(candidates):
             node = self.root
             node.candidates.add(number)
             # The head has no choices, but each candidate has its own statistics there.
-            path = zip([*arch.options, Option(0)], [*supernet.space.hidden_channels(arch), None], strict=True)
-            for depth, (option, hidden) in enumerate(path, 1):
+            _, *path = select_channels(self.routing, supernet.space, arch)
+            for depth, (option, channels) in enumerate(zip([*arch.options, Option(0)], path, strict=True), 1):
                 if option not in node.children:
-                    node.children[option] = make_node(depth, option, hidden)
+                    node.children[option] = make_node(depth, option.choice, channels)
                 node = node.children[option]
                 node.candidates.add(number)
 
-    def _branches(self, depth: int, choice: int) -> list[tuple[Branch, Tensor | None]] | ChoiceBlock:
-        """Return the branches of a node, each with the order `(C,)` of its outputs; or a block without branches."""
-        channels, layers = self.routing.channels[depth], self.supernet.space.num_layers
+    def _branches(
+        self, depth: int, choice: int, channels: BlockChannels
+    ) -> list[tuple[Branch, ChannelSelection]] | ChoiceBlock:
+        """Return the branches of a node, each with its output channels; or a block without branches."""
+        layers = self.supernet.space.num_layers
         if depth == 0:
             return [(self.supernet.first_conv, channels.outputs[0])]
         if depth > layers:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
 from spos_cli.engine.precision import Amp
 from spos_cli.errors import ArchitectureError, ConfigError
 from spos_cli.models.counting import count, count_multiply_adds, count_parameters
 from spos_cli.models.network import Network
-from spos_cli.models.skeleton import initialize
-from spos_cli.models.supernet import Supernet
 from spos_cli.official.weights import infer_architecture
-from spos_cli.search.evaluator import CalibrationSet, calibrate_paths
 from spos_cli.space.architecture import Architecture, Option, parse
 from spos_cli.space.choices import Choice
 from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace, Stage
+from tests.models.paths import check_candidates, check_paths, draw_architectures, make_network, make_supernet
 
 WIDE = replace(OFFICIAL_SPACE, widths=tuple(range(200, 2001, 200)))
 OFFICIAL = parse(
@@ -69,50 +65,6 @@ SPACES = {
 }
 
 
-def draw_architectures(space: SearchSpace, number: int) -> list[Architecture]:
-    """Return the widest and the narrowest architecture of each op, and `number` random ones."""
-    rng, layers = np.random.default_rng(0), space.options.by_layer
-    ends = [
-        Architecture.from_options(
-            [o for o in options if o.choice == min(op, options[-1].choice)][end] for options in layers
-        )
-        for op in range(4)
-        for end in (0, -1)
-    ]
-    return list(dict.fromkeys([*ends, *(space.options.draw(rng) for _ in range(number))]))
-
-
-def make_supernet(space: SearchSpace, affine: bool) -> Supernet:
-    """Make a supernet with weights and statistics that differ in every channel."""
-    supernet = Supernet(space, affine, dropout=0.0)
-    initialize(supernet, 5)
-    with torch.no_grad():
-        for name, tensor in supernet.state_dict().items():
-            if name.endswith(("running_var", "norm.weight")):
-                tensor.uniform_(0.5, 1.5)
-            elif name.endswith(("running_mean", "bias")):
-                tensor.uniform_(-0.5, 0.5)
-            elif "clipping_levels" in name:  # Some features are above the level, and have gradients for it.
-                tensor.uniform_(0.5, 1.5)
-    return supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def slice_like(tensor: Tensor, other: Tensor) -> Tensor:
-    """Return the first channels of a tensor, in the shape of another."""
-    return tensor[tuple(slice(size) for size in other.shape)]
-
-
-def make_network(supernet: Supernet, arch: Architecture, affine: bool) -> tuple[Network, dict[str, str]]:
-    """Make the stand-alone network of a path with its weights; also map its tensor names to the supernet's."""
-    network = Network(supernet.space, arch, affine, dropout=0.0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    theirs, names = supernet.state_dict(), {}
-    for name, tensor in network.state_dict().items():
-        part, layer, *rest = name.split(".")
-        names[name] = ".".join((part, layer, str(arch[int(layer)]), *rest)) if part == "features" else name
-        tensor.copy_(slice_like(theirs[names[name]], tensor))
-    return network, names
-
-
 def test_costs_of_the_official_channel_search() -> None:
     """Its result has 328M FLOPs and 3.4M parameters (74.7 to 74.9 % top-1). At full width the costs are the ops'."""
     costs, full = count(WIDE), Architecture(OFFICIAL.choices, (1000,) * 20)
@@ -131,35 +83,7 @@ def test_costs_of_the_official_channel_search() -> None:
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("name", SPACES)
 def test_a_path_equals_the_network_of_its_widths_bit_by_bit(name: str, affine: bool) -> None:
-    """Logits, gradients and statistics are equal; what a path does not use is unchanged or has a zero gradient."""
-    space = SPACES[name]
-    supernet, images = make_supernet(space, affine), torch.randn(4, 3, 12, 12)
-    images = images.contiguous(memory_format=torch.channels_last)
-    for arch in draw_architectures(space, 6):
-        supernet.eval()
-        network, names = make_network(supernet, arch, affine)
-        assert torch.equal(network.eval()(images), supernet(images, arch))
-        supernet.train()
-        before = {key: value.clone() for key, value in supernet.state_dict().items()}
-        supernet.zero_grad(set_to_none=True)
-        ours, theirs = supernet(images, arch), network.train()(images)
-        assert torch.equal(ours, theirs)
-        for logits in (ours, theirs):
-            nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 3])).backward()
-        gradients = {key: parameter.grad for key, parameter in supernet.named_parameters()}
-        for key, parameter in network.named_parameters():
-            gradient = gradients.pop(names[key])
-            assert gradient is not None
-            assert parameter.grad is not None
-            assert torch.equal(slice_like(gradient, parameter), parameter.grad), key
-            assert gradient.count_nonzero() == parameter.grad.count_nonzero()
-        assert all(gradient is None for gradient in gradients.values())
-        after, untouched = supernet.state_dict(), dict(before)
-        for key, tensor in network.state_dict().items():
-            expected = untouched.pop(names[key]).clone()
-            slice_like(expected, tensor).copy_(tensor)
-            assert torch.equal(after[names[key]], expected), key
-        assert all(torch.equal(after[key], tensor) for key, tensor in untouched.items())
+    check_paths(SPACES[name], affine)
 
 
 def test_paths_of_the_official_space_at_full_size() -> None:
@@ -179,39 +103,7 @@ def test_paths_of_the_official_space_at_full_size() -> None:
 @pytest.mark.parametrize("amp", ["off", "bf16"])
 @pytest.mark.parametrize("name", SPACES)
 def test_candidates_are_calibrated_as_in_plain_pytorch_and_independently(name: str, amp: Amp) -> None:
-    space = SPACES[name]
-    supernet = make_supernet(space, affine=True).eval()
-    training = torch.randint(0, 256, (40, 3, 12, 12), dtype=torch.uint8)
-    images, archs = torch.randn(6, 3, 12, 12), draw_architectures(space, 10)
-    before = {key: tensor.clone() for key, tensor in supernet.state_dict().items()}
-
-    def compute_logits(candidates: list[Architecture]) -> dict[Architecture, Tensor]:
-        calibration = CalibrationSet(training, 20)
-        tree = calibrate_paths(
-            supernet, candidates, lambda pixels: pixels.float() / 255, calibration, torch.device("cpu"), amp
-        )
-        assert tree is not None
-        with torch.inference_mode():
-            return {candidates[number]: values.clone() for number, values in tree.logits(images)}
-
-    together = compute_logits(archs)
-    assert all(torch.equal(tensor, before[key]) for key, tensor in supernet.state_dict().items())
-    for arch in archs[::3]:
-        assert torch.equal(compute_logits([arch])[arch], together[arch])
-        if amp == "bf16":
-            continue
-        network, _ = make_network(supernet, arch, affine=True)
-        network.train()
-        for number, part in enumerate(training.split(20), 1):
-            for module in network.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.momentum = 1 / number
-            with torch.no_grad():
-                network(part.float() / 255)
-        expected = network.eval()(images).detach()
-        torch.testing.assert_close(together[arch], expected, rtol=1e-3, atol=1e-4)
-        if space.bits:  # Nothing is folded, so that no feature is rounded to another level.
-            assert torch.equal(together[arch], expected)
+    check_candidates(SPACES[name], amp)
 
 
 @pytest.mark.parametrize("name", SPACES)
