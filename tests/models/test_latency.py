@@ -13,8 +13,10 @@ import torch
 from spos_cli.models import latency
 from spos_cli.models.network import Network
 from spos_cli.space.architecture import Architecture
+from spos_cli.space.choices import Choice
 from spos_cli.space.cost import CostTable
 from spos_cli.space.cost_kinds import LATENCY
+from spos_cli.space.search_space import SearchSpace, Stage
 from tests.engine.test_optim import SPACE
 
 ARCHS = [Architecture(path) for path in itertools.product(range(2), repeat=4)]
@@ -112,6 +114,49 @@ def test_sums_are_fitted_to_whole_networks(monkeypatch: pytest.MonkeyPatch, a: f
     under = [arch for arch in ARCHS if low <= found.table.of(arch) <= high]
     assert distribution.count(low, high) == len(under)
     assert {*distribution.enumerate(low, high)} == {*under}
+
+
+def test_options_are_measured_in_every_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latency of a block depends on its channels and its size, which the layers before it have set."""
+    space = SearchSpace(
+        stages=(Stage(1, 16), Stage(2, 24)),
+        choices=(Choice.from_spec({"mbconv": {"kernel": 3, "expand": 2}}), Choice.from_spec({"basic": {"kernel": 3}})),
+        image_size=16,
+        classes=5,
+        stem_channels=8,
+        stem_stride=1,
+        head_channels=16,
+        output_widths=(500, 1000),
+        image_sizes=(8, 16),
+    )
+    a, b, now = 0.002, 0.7, 0.0
+
+    def call(module: torch.nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], None]:
+        if isinstance(module, Network):
+            assert shape == (2, 3, module.arch.image_size, module.arch.image_size)
+            sizes = [layer.in_size for layer in space.layers_of(module.arch)]
+            parts = zip(module.features, sizes, strict=True)
+            duration = a + b * sum(count_seconds(block) + 1e-5 * size for block, size in parts)
+        else:
+            module.eval()(torch.zeros(shape))
+            duration = count_seconds(module) + 1e-5 * shape[-1]
+
+        def work() -> None:
+            nonlocal now
+            now += duration
+
+        return work
+
+    monkeypatch.setattr(latency, "_make_call", call)
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
+    archs = [space.options.draw(np.random.default_rng(seed)) for seed in range(12)]
+    found = latency.measure(space, torch.device("cpu"), 2, archs[:6])
+    assert [len(row) for row in found.spread] == [len(row) for row in found.table.rows] == [8, 16, 8]
+    for arch in archs:
+        blocks = zip(Network(space, arch).features, space.layers_of(arch), strict=True)
+        expected = 1e6 * (a + b * sum(count_seconds(block) + 1e-5 * layer.in_size for block, layer in blocks))
+        assert found.table.of(arch) == pytest.approx(expected, abs=5)
+    assert found.table.minimum > 0
 
 
 def test_the_line_is_fitted_by_least_squares() -> None:
