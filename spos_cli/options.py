@@ -220,7 +220,10 @@ class Options:
         origin = "the settings in the weights file"
         images = None if self.config is None else self._load()
         overrides = [one for one in self._all_overrides() if loading.get_key(one) != loading.CHANNELS_OF]
-        settings = loading.validate(identity.without_machine(recorded), overrides, origin=origin)
+        values = identity.without_machine(recorded)
+        if any(loading.get_key(one) == loading.IMAGE_SIZE for one in overrides) and isinstance(values["space"], dict):
+            values["space"]["image_sizes"] = []  # They end with the recorded image size, which is another one.
+        settings = loading.validate(values, overrides, origin=origin)
         if images is not None:
             settings = identity.with_images_of(settings, images)
         elif reads_images and not self._overrides_root():

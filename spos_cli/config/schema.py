@@ -362,6 +362,17 @@ class Config(Section):
                 " sandwich has the narrowest in each step; use supernet.sampler: uniform"
             )
 
+    def at_size(self, side: int) -> Config:
+        """Return the settings of stand-alone networks whose architectures have this image size: it is the only one.
+
+        Args:
+            side: in pixels; 0, as of an architecture without a size, changes nothing.
+        """
+        if not side:
+            return self
+        space = self.space.model_copy(update={"image_size": side, "image_sizes": (side,)})
+        return self.model_copy(update={"space": space})
+
     @property
     def cost_kinds(self) -> dict[str, CostKind]:
         """How each cost is called and written, by name: the built-in ones, then the user's own."""

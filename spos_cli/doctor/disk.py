@@ -95,10 +95,11 @@ def count_bytes(setup: Setup) -> dict[str, int]:
     calibration = search.calibration_images
     if setup.images_error is None:
         calibration = min(calibration, len(images.train))
+    pixels = sum(side**2 for side in setup.space.image_sizes or (setup.space.image_size,))
     return {
         **cached,
         "supernet": supernet_checkpoint * supernet_checkpoints,
-        "search": (count_scoring_images(setup) + calibration) * setup.space.in_channels * config.space.image_size**2,
+        "search": (count_scoring_images(setup) + calibration) * setup.space.in_channels * pixels,
         "retraining": network_checkpoint * retrain_checkpoints + state_bytes(network),
     }
 

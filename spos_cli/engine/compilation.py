@@ -24,6 +24,9 @@ COMPILERS = {"cpu": ("C++", "CXX", ("g++", "clang++")), "gpu": ("C", "CC", ("gcc
 def compile_blocks(model: nn.Module, device: torch.device) -> None:
     """Let PyTorch compile each choice block when it is first used: one graph per block serves all paths.
 
+    In a space with image sizes, a block has a graph for each size that it is used at, compiled when that size first
+    comes.
+
     Raises:
         ConfigError: there is no compiler.
     """

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spos_cli.engine.losses import TeacherLossKind, compute_teacher_loss
 from spos_cli.engine.precision import Amp, autocast
+from spos_cli.engine.resizing import resize
 
 
 class Teacher:
@@ -58,14 +58,10 @@ class Teacher:
     def resize(self, images: Tensor) -> Tensor:
         """Resize prepared images `(B, C, H, W)` to the teacher's size; copy them if they have it already.
 
-        Preparing is linear in the pixels, so it may come before the resize. A copy, since a user's own teacher may
-        change its input in place, from which the trained network learns as well.
+        A copy, since a user's own teacher may change its input in place, from which the trained network learns as well.
         """
-        size = (self.image_size, self.image_size)
-        if images.shape[2:] == size:
-            return images.clone()
-        resized = F.interpolate(images, size, mode="bilinear", antialias=True)
-        return resized.contiguous(memory_format=torch.channels_last)
+        resized = resize(images, self.image_size)
+        return images.clone() if resized is images else resized
 
     def add_loss(self, loss: Tensor, logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """Return the whole loss of a batch, `()`: the weighted mean of both parts.

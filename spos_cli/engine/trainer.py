@@ -29,6 +29,7 @@ from spos_cli.engine.mixing import Mixing
 from spos_cli.engine.optim import MovingAverage, make_optimizer
 from spos_cli.engine.precision import autocast, prepare_images
 from spos_cli.engine.progress import console, track, warn
+from spos_cli.engine.resizing import resize
 from spos_cli.engine.resumption import Resumption, compare
 from spos_cli.engine.teacher import Teacher
 from spos_cli.engine.timing import record_time
@@ -241,7 +242,7 @@ class Trainer:
                 with contextlib.nullcontext() if is_last else self.without_averaging():
                     with autocast(device, plan.amp):
                         # Forward, through the blocks of the path only.
-                        logits = self.wrapped(images) if path is None else self.wrapped(images, path)  # (B, classes)
+                        logits = self.forward(images, path)  # (B, classes)
                         # Loss: the mean over the images of the pass, against their labels.
                         loss = objective = self.criterion(logits, targets)
                         if self.teacher is not None and teacher_logits is not None:
@@ -267,6 +268,11 @@ class Trainer:
         # Update the moving average of the weights.
         if self.ema:
             self.ema.update_parameters(self.model)
+
+    def forward(self, images: Tensor, path: Architecture | None) -> Tensor:
+        """Compute logits `(B, classes)` of images `(B, C, H, W)` float, through a path at the path's image size."""
+        logits: Tensor = self.wrapped(images) if path is None else self.wrapped(resize(images, path.image_size), path)
+        return logits
 
     def prepare(
         self, preprocess: Preprocess, pixels: Tensor, colours: Tensor | None, labels: Tensor, part: int

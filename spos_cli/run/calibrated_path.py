@@ -23,7 +23,7 @@ def build_calibrated_path(run: Run, weights: Weights, arch: str, images: Images)
     Args:
         weights: of the supernet.
         arch: a literal or a file.
-        images: of the run; they are read here.
+        images: of the run, at the path's image size; they are read here.
 
     Raises:
         CheckpointError: the file is not a supernet, or is of another space.
@@ -33,7 +33,9 @@ def build_calibrated_path(run: Run, weights: Weights, arch: str, images: Images)
     architecture = read(arch)
     supernet = weights.supernet(config)
     weights.require_same_preparation(config)
-    network = Network(supernet.space, architecture, weights.affine, dropout=0.0)
+    supernet.space.validate(architecture)
+    space = config.at_size(architecture.image_size).space.build()
+    network = Network(space, architecture, weights.affine, dropout=0.0)
     images.check()
     compare_with_supernet(images, weights.trained_on, weights.path)
     Inherited(weights, "").fill(network, config, images.train.classes)

@@ -49,6 +49,14 @@ class Classifier:
             return self.forward(self.preprocess(pixels))
 
 
+def read_image_size(arch: str | None) -> int:
+    """Return the image size of the path that `--arch` names, in pixels; 0 if it names none, or one without a size.
+
+    The settings of a weights file already have the size of its network.
+    """
+    return 0 if arch is None else read(arch).image_size
+
+
 def load_classifier(run: Run, weights: Weights, arch: str | None, images: Images, device: torch.device) -> Classifier:
     """Return the network of a weights file, or one path of a supernet.
 
@@ -56,7 +64,8 @@ def load_classifier(run: Run, weights: Weights, arch: str | None, images: Images
         run: its settings are those of the weights file, if it has any.
         weights: a network, ours, official or exported; or a supernet together with `arch`.
         arch: the path of the supernet, a literal or a file.
-        images: of the run. A path is calibrated on its training images; for a network, none are read.
+        images: of the run, at the path's image size. A path is calibrated on its training images; for a network, none
+            are read.
         device: where to compute.
 
     Raises:

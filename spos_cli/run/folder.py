@@ -325,6 +325,11 @@ class RunFolder:
         return self.root / "latency_table.json"
 
 
+def name_at_size(path: Path, side: int) -> Path:
+    """Return the path of the same images at another size than `space.image_size`, in pixels: `scoring-160px.u8`."""
+    return path.with_name(f"{path.stem}-{side}px{path.suffix}")
+
+
 def find_run(weights: Path) -> RunFolder | None:
     """Return the run folder that a weights file was made in; None if the file is elsewhere."""
     for run in map(RunFolder, weights.parents):

@@ -44,12 +44,13 @@ from spos_cli.errors import ConfigError, DataError
 from spos_cli.files import lock
 from spos_cli.files.reading import read_json
 from spos_cli.files.writing import write_atomically
-from spos_cli.run.folder import RunFolder
+from spos_cli.run.folder import RunFolder, name_at_size
 from spos_cli.run.output import format_bytes
 from spos_cli.run.preparation import make_normalisation
 from spos_cli.space.image_size import ImageSize
 
 PLACE_SETTINGS = {field.name for field in fields(Place)} - {"root", "decoding"}  # of the section `data`
+SHARED_BY_SIZES = {"train", "val", "splits", "train_identity", "val_identity"}  # cached properties
 CHECKED_IMAGES = 16  # images of each set whose values are checked before any work
 
 
@@ -76,6 +77,19 @@ class Images:
         self.preprocess = partial(preprocess, self.data.preset, normalisation=self.normalisation)
         self.decoding = Decoding(self.data.value_range, self.data.exif, config.space.stem.in_channels)
         self._trained_on: TrainedOn | None = None  # set by hold_out_as_in
+
+    def at_size(self, side: int) -> Images:
+        """Return the same images for networks of another image size; what was read of them is not read again.
+
+        Args:
+            side: in pixels; 0, as of an architecture without a size, changes nothing.
+        """
+        if side in (0, self.size):
+            return self
+        other = Images(self.config.at_size(side), self.processes)
+        other._trained_on, other.bad_images = self._trained_on, self.bad_images
+        vars(other).update({name: value for name, value in vars(self).items() if name in SHARED_BY_SIZES})
+        return other
 
     @cached_property
     def train(self) -> ImageSet:
@@ -217,6 +231,8 @@ class Images:
     def _cache_on_disk(self, images: ResizedSet) -> ImageSet:
         folder, (training, _) = RunFolder(self.config.folder), self.splits
         path = folder.cache
+        if self.config.space.image_sizes == (self.size,):  # A stand-alone network leaves the supernet's cache in place.
+            path = name_at_size(path, self.size)
         if self.processes.is_main:
             with lock.hold(folder.cache_lock):
                 size = path.stat().st_size if path.exists() else 0
@@ -240,8 +256,10 @@ class Images:
 
         Raises:
             DataError: the classes differ, there are too few images to hold out, or processes see different images.
-            ConfigError: `data.value_range` does not fit the images.
+            ConfigError: `data.value_range` does not fit the images, or the augmentation not an image size.
         """
+        for side in self.config.space.image_sizes:
+            _ = self.at_size(side).augmented
         both = self.train, self.val  # All processes load them together.
         for images in both if self.processes.is_main else ():
             for note in images.list_notes():

@@ -23,7 +23,7 @@ from spos_cli.models.supernet import Supernet
 from spos_cli.official.weights import State, is_affine
 from spos_cli.run.command import Run
 from spos_cli.run.preparation import format_setting
-from spos_cli.run.weights_file import Weights, load_state, read_weights
+from spos_cli.run.weights_file import ANY_SIZE, Weights, load_state, read_weights
 from spos_cli.space.architecture import Architecture
 
 CHOICE_TENSOR = re.compile(r"features\.(\d+)\.(\d+)\.(.+)")  # layer, choice and name in the block
@@ -68,7 +68,9 @@ class Inherited:
             state = select_path(state, model.arch)
         elif isinstance(model, Supernet) and not self.is_path:
             raise CheckpointError(f"{path} is a network, which is one path; name a supernet's checkpoint with --init")
-        elif isinstance(model, Network) and (own := weights.find_architecture(config)) != model.arch:
+        elif isinstance(model, Network) and (own := weights.find_architecture(config)) != model.arch.with_image_size(
+            own.image_size
+        ):
             raise CheckpointError(
                 f"{path} is of the architecture {own}, not {model.arch}; leave out ARCH to go on with it"
             )
@@ -97,7 +99,7 @@ class Inherited:
         )
 
     def _require_same_blocks(self, config: Config) -> None:
-        """Require that the file's space differs in classes and image size only, and that images are prepared alike.
+        """Require that the file's space differs in classes and image sizes only, and that images are prepared alike.
 
         Raises:
             CheckpointError: they are not.
@@ -106,12 +108,12 @@ class Inherited:
         theirs, data = (recorded.get(name) for name in ("space", "data"))
         if not isinstance(theirs, dict):
             return
-        free = ("classes", "image_size")
+        free = {**ANY_SIZE, "classes": None}
         ours = portable_settings(config)["space"]
-        if {**theirs, **dict.fromkeys(free)} != {**ours, **dict.fromkeys(free)}:
+        if {**theirs, **free} != {**ours, **free}:
             raise CheckpointError(
                 f"{self.weights.path} was trained on another space than this config has; only space.classes and"
-                " space.image_size may differ"
+                " space.image_size (and space.image_sizes) may differ"
             )
         if not isinstance(data, dict):
             return

@@ -23,12 +23,13 @@ from spos_cli.files.digests import file_digest
 from spos_cli.models.counting import Costs, count
 from spos_cli.models.supernet import Supernet
 from spos_cli.run.command import Run
-from spos_cli.run.folder import ScoresFolder
+from spos_cli.run.folder import ScoresFolder, name_at_size
 from spos_cli.run.images import Images
 from spos_cli.run.latency_table import read_latency, uses_latency
 from spos_cli.run.own_costs import read_own_tables
 from spos_cli.run.weights_file import Weights, read_weights
 from spos_cli.search.evaluator import CalibrationSet, Evaluator
+from spos_cli.search.evaluator_by_size import EvaluatorBySize
 from spos_cli.search.evolution import Evolution
 from spos_cli.space.cost_kinds import COST_KINDS
 from spos_cli.space.limits import Limit, describe_all, format_limit, get_bounds
@@ -136,10 +137,26 @@ def make_evolution(run: Run, costs: Costs) -> Evolution:
 
 def make_evaluator(
     run: Run, folder: ScoresFolder, supernet: Supernet, images: Images, processes: Processes
-) -> Evaluator:
+) -> Evaluator | EvaluatorBySize:
     """Make the evaluator, which scores on held-out training images or, with `search.split: val`, on validation images.
 
-    All processes call it together; the first one decodes the images to files in `folder`.
+    All processes call it together; the first one decodes the images to files in `folder`, once for each image size.
+    """
+
+    def make(side: int) -> Evaluator:
+        return make_evaluator_at_size(run, folder, supernet, images.at_size(side), processes)
+
+    sizes = supernet.space.image_sizes
+    return EvaluatorBySize({side: make(side) for side in sizes}) if sizes else make(0)
+
+
+def make_evaluator_at_size(
+    run: Run, folder: ScoresFolder, supernet: Supernet, images: Images, processes: Processes
+) -> Evaluator:
+    """Make the evaluator of the architectures of one image size.
+
+    Args:
+        images: at that size; which images they are, and their order, is the same for all sizes.
     """
     search = run.config.search
     if search.split == "holdout":
@@ -148,7 +165,8 @@ def make_evaluator(
         image_set, indices = images.val, interleave(images.val)
     # A race looks at the first images, so these must be like all of them.
     indices = spread_classes(indices[: search.images], image_set.labels[indices[: search.images]])
-    scoring = decode(run, folder.scoring_images, image_set, indices, images.evaluation, None, processes)
+    path = name_decoded(run, folder.scoring_images, images)
+    scoring = decode(run, path, image_set, indices, images.evaluation, None, processes)
     calibration = decode_calibration(run, folder.path, images, processes)
     return Evaluator(
         supernet,
@@ -163,10 +181,19 @@ def make_evaluator(
 
 
 def decode_calibration(run: Run, folder: Path, images: Images, processes: Processes) -> ImageStore:
-    """Decode the training images that BatchNorm statistics are computed from, the same for every candidate."""
-    path, indices = folder / "calibration.u8", draw_calibration_indices(run, images)
+    """Decode the training images that BatchNorm statistics are computed from, the same for every candidate.
+
+    Args:
+        images: at the image size of the candidates; they are decoded to that size.
+    """
+    path, indices = name_decoded(run, folder / "calibration.u8", images), draw_calibration_indices(run, images)
     transform, seed = images.augmented, run.config.seed
     return decode(run, path, images.to_augment, indices, transform, seed, processes, images.bad_images)
+
+
+def name_decoded(run: Run, path: Path, images: Images) -> Path:
+    """Return the file for decoded images: `path` itself for those of the size `space.image_size` of the run."""
+    return path if images.size == run.config.space.image_size else name_at_size(path, images.size)
 
 
 @contextlib.contextmanager
@@ -174,6 +201,9 @@ def calibration_set(run: Run, images: Images, processes: Processes) -> Iterator[
     """Yield the images that a path of the supernet has its statistics from in a search.
 
     They are those that the run's search has left, or they are decoded into a temporary folder.
+
+    Args:
+        images: of the run, at the image size of the path.
     """
     search = run.config.search
     with tempfile.TemporaryDirectory() as folder:
@@ -183,7 +213,8 @@ def calibration_set(run: Run, images: Images, processes: Processes) -> Iterator[
 
 def open_calibration(run: Run, images: Images) -> ImageStore | None:
     """Open the calibration images that the run's search has left; None if there are none with these settings."""
-    path, indices = run.folder.search.calibration_images, draw_calibration_indices(run, images)
+    path = name_decoded(run, run.folder.search.calibration_images, images)
+    indices = draw_calibration_indices(run, images)
     if not ImageStore.matches(path, images.to_augment, indices, images.augmented, seed=run.config.seed):
         return None
     return ImageStore.open(path)

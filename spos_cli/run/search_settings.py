@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spos_cli.config.identity import data_identity, portable_settings
+from spos_cli.config.schema import Config
 from spos_cli.data.image_store import read_manifest
 from spos_cli.engine.differences import require_same
 from spos_cli.engine.distributed import Processes
@@ -16,7 +17,7 @@ from spos_cli.files.reading import read_json
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import Costs
 from spos_cli.run.command import Run
-from spos_cli.run.folder import ScoresFolder
+from spos_cli.run.folder import ScoresFolder, name_at_size
 from spos_cli.run.image_comparison import describe_changes, make_image_record, require_recorded_classes
 from spos_cli.run.images import Images
 from spos_cli.run.latency_table import digest_latency, uses_latency
@@ -33,7 +34,7 @@ SCORE_INDEPENDENT_SETTINGS = frozenset(
         *("limits", "latency_table", "cost_tables"),
     )
 )
-DECODED_IMAGES = ("scoring.u8", "calibration.u8")  # in the folder of the scores
+DECODED_IMAGES = ("scoring.u8", "calibration.u8")  # in the folder of the scores, at the size `space.image_size`
 
 
 def read_settings(folder: ScoresFolder) -> dict[str, Any]:
@@ -138,7 +139,8 @@ def remember_pixels(folder: ScoresFolder, images: Images, processes: Processes) 
     Raises:
         RunError: the journal was made with other pixels.
     """
-    settings, pixels = read_settings(folder), {name: digest_images(folder.path / name) for name in DECODED_IMAGES}
+    settings, names = read_settings(folder), list_decoded_images(images.config)
+    pixels = {name: digest_images(folder.path / name) for name in names}
     processes.barrier()
     if not folder.journal.exists():
         if processes.is_main and settings.get("pixels") != pixels:
@@ -167,11 +169,17 @@ def is_comparable(run: Run, settings: dict[str, Any], folder: Path) -> bool:
         return False
     if _comparable_part(settings) != _comparable_part(theirs):
         return False
-    for name in DECODED_IMAGES:
+    for name in list_decoded_images(run.config):
         digest = digest_images(run.folder.search.path / name)
         if digest is None or digest != digest_images(folder / name):
             return False
     return True
+
+
+def list_decoded_images(config: Config) -> list[str]:
+    """List the files of decoded images in the folder of the scores: two for each image size."""
+    *smaller, _ = config.space.image_sizes or (config.space.image_size,)
+    return [*DECODED_IMAGES, *(name_at_size(Path(name), side).name for side in smaller for name in DECODED_IMAGES)]
 
 
 def digest_images(path: Path) -> str | None:

@@ -64,7 +64,7 @@ def train_stand_alone(
 
     Args:
         run: its seed is that of the weights, and of the order and augmentation of the images.
-        images: of a run that may have another seed, which says what is held out.
+        images: at the architecture's image size, of a run that may have another seed, which says what is held out.
         inherited: the weights to begin with; None for random ones.
         teacher: a network to learn from; None for labels only.
 

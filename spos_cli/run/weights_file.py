@@ -29,6 +29,7 @@ from spos_cli.run.preparation import describe_preparation, format_setting
 from spos_cli.space.architecture import Architecture
 
 NETWORK_FORMAT = "spos-model-1"
+ANY_SIZE: dict[str, Any] = dict.fromkeys(("image_size", "image_sizes"))  # settings of a space that say no blocks
 REQUIRED_PARTS: dict[str, dict[str, type]] = {
     "supernet": {"config": dict, "model": dict, "step": int},
     "network": {"config": dict, "model": dict, "architecture": list, "affine": bool, "classes": list},
@@ -115,12 +116,23 @@ class Weights:
 
     @property
     def trained_size(self) -> int | None:
-        """Side of the images that it was trained on, in pixels; None if the file does not say."""
+        """Side of the images that it was trained on, in pixels; None if the file does not say.
+
+        Of a supernet with several image sizes, the largest one.
+        """
         if self.description is not None:
             return self.description.trained_size
         space = self.config.get("space") if self.config is not None else None
         size = space.get("image_size") if isinstance(space, dict) else None
         return size if type(size) is int else None
+
+    def find_trained_size(self, arch: Architecture) -> int | None:
+        """Return the side of the images that this architecture was trained on, in pixels; None if unknown.
+
+        Args:
+            arch: of the network, or a path of the supernet.
+        """
+        return arch.image_size if self.kind == "supernet" and arch.image_size else self.trained_size
 
     def network(self, config: Config, *, any_size: bool = False) -> Network:
         """Return the network, without dropout.
@@ -143,15 +155,24 @@ class Weights:
     def find_architecture(self, config: Config) -> Architecture:
         """Return the architecture of the network; the tensors of an official file tell it.
 
+        Its image size is that of the config, if that has only one. If the config has several, but the file does not say
+        which one the network has, it is the largest.
+
         Raises:
             CheckpointError: the network is not in the space of the config.
         """
-        if self.architecture is not None:
-            return self.architecture
-        try:
-            return weights.infer_architecture(config.space.build(), self.state)
-        except CheckpointError as error:
-            raise CheckpointError(f"{self.path}: {error}") from None
+        space, arch = config.space, self.architecture
+        if arch is None:
+            try:
+                arch = weights.infer_architecture(
+                    space.model_copy(update={"image_sizes": ()}).build(),
+                    self.state,  # Tensors have no image size.
+                )
+            except CheckpointError as error:
+                raise CheckpointError(f"{self.path}: {error}") from None
+        if len(space.image_sizes) > 1 and arch.image_size:
+            return arch
+        return arch.with_image_size(space.image_size if space.image_sizes else 0)
 
     def find_classes(self, config: Config) -> tuple[str, ...]:
         """Return the names of the network's classes; empty if the file does not name them.
@@ -191,22 +212,31 @@ class Weights:
         theirs = self.config.get("space") if self.config is not None else None
         if self.config is None or theirs == (ours := portable_settings(config)["space"]):
             return
-        if not isinstance(theirs, dict) or {**theirs, "image_size": None} != {**ours, "image_size": None}:
+        if not isinstance(theirs, dict) or {**theirs, **ANY_SIZE} != {**ours, **ANY_SIZE}:
             raise CheckpointError(
                 f"{self.path} was trained on another space than this config has; use the config of its run"
             )
         if any_size:
             return
+        before, now = map(_list_image_sizes, (theirs, ours))
         advice = {
-            "supernet": "write a path of it as a network with spos export-arch --weights FILE --arch ARCH, and use that"
+            "supernet": f"set space.image_sizes to [{', '.join(map(str, before))}]"
+            if max(len(before), len(now)) > 1 and before[-1:] == now[-1:]
+            else "write a path of it as a network with spos export-arch --weights FILE --arch ARCH, and use that"
             " at another size",
             "exported": "export its network again with spos export-arch --image-size",
             "network": f"set space.image_size to {theirs.get('image_size')}",
         }
         raise CheckpointError(
-            f"{self.path} is for images of {theirs.get('image_size')} x {theirs.get('image_size')} pixels, not of"
-            f" {ours['image_size']} x {ours['image_size']}; {advice[self.kind]}"
+            f"{self.path} is for images of {', '.join(f'{side} x {side}' for side in before)} pixels, not of"
+            f" {', '.join(f'{side} x {side}' for side in now)}; {advice[self.kind]}"
         )
+
+
+def _list_image_sizes(space: dict[str, Any]) -> list[Any]:
+    """Return the sides of the images in the settings of a space, which may come from a broken file."""
+    sizes = space.get("image_sizes")
+    return sizes if isinstance(sizes, list) and sizes else [space.get("image_size")]
 
 
 def find_weights(run: Run) -> Path:
@@ -313,7 +343,12 @@ def load_state(model: torch.nn.Module, state: dict[str, Tensor], path: Path) -> 
 def make_network_content(
     config: Config, architecture: Architecture, state: weights.State, classes: Sequence[str], metrics: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the content of a `model.pt`: a network with all that is needed to use it."""
+    """Return the content of a `model.pt`: a network with all that is needed to use it.
+
+    Args:
+        config: of the run; the file has the settings at the architecture's image size.
+    """
+    config = config.at_size(architecture.image_size)
     space = config.space.build()
     return {
         "format": NETWORK_FORMAT,

@@ -20,13 +20,14 @@ from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import Costs
 from spos_cli.search.balance import Balance
 from spos_cli.search.evaluator import Evaluator, GoOn, Score
+from spos_cli.search.evaluator_by_size import EvaluatorBySize
 from spos_cli.search.evolution import Candidate
 from spos_cli.search.journal import Entry, Journal
 from spos_cli.search.outcomes import OutcomesFile
 from spos_cli.search.overview import Overview
 from spos_cli.search.racing import Race
 from spos_cli.search.results import Results, is_counted
-from spos_cli.space.architecture import Architecture
+from spos_cli.space.architecture import Architecture, Option
 
 GROUP_SIZE = 8  # Candidates that a process scores together: more would need more memory, and a kill would lose more.
 HEADER_BYTES = 3 * 8  # Three 64-bit counts before the outcomes of a packed score.
@@ -57,7 +58,7 @@ class Scoring:
     def __init__(
         self,
         processes: Processes,
-        evaluator: Evaluator,
+        evaluator: Evaluator | EvaluatorBySize,
         costs: Costs,
         journal: Journal,
         *,
@@ -91,8 +92,8 @@ class Scoring:
     def score(self, candidates: Sequence[Candidate], request: StopRequest, task: Task) -> list[float]:
         """Return the fitness of each candidate; those in the journal are not scored again.
 
-        Neighbours are scored together, since they have most in common. The journal has them in this order, however
-        many processes there are.
+        Neighbours of one image size are scored together, since they have most in common. The journal has them in this
+        order, however many processes there are.
 
         Raises:
             Interrupted: on a signal; the journal has all scores so far.
@@ -103,7 +104,7 @@ class Scoring:
         self.overview.add(self.entries[c.architecture] for c in candidates if c.architecture in self.entries)
         task.phase, task.rows = self.overview.phase, self.overview.rows
         race = self._make_race() if pending else None
-        neighbours = sorted(pending, key=lambda candidate: candidate.architecture.options)
+        neighbours = sorted(pending, key=lambda candidate: order_key(candidate.architecture))
         for group in chunks(neighbours, self.group_size * self.processes.world_size):
             if self.processes.any(request.is_set):
                 raise Interrupted(request.number or signal.SIGTERM)
@@ -213,6 +214,11 @@ class Scoring:
         if len(content) != HEADER_BYTES + self.outcomes.images:
             return None
         return unpack(torch.frombuffer(bytearray(content), dtype=torch.uint8), self.outcomes.images)[0]
+
+
+def order_key(arch: Architecture) -> tuple[int, tuple[Option, ...]]:
+    """Return the key by which candidates are sorted so that neighbours have much in common."""
+    return arch.image_size, arch.options
 
 
 def remove_waiting_scores(folder: Path) -> None:

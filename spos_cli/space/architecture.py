@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,6 +105,10 @@ class Architecture:
     def image_size(self) -> int:
         """The side of the images, in pixels; 0 in a space with one image size."""
         return self.sizes[0] if self.sizes else 0
+
+    def with_image_size(self, size: int) -> Architecture:
+        """Return this architecture with another image size, in pixels; with 0, without one."""
+        return replace(self, sizes=(size, *(0,) * (len(self) - 1)))
 
     def __str__(self) -> str:
         size = f"{self.image_size}px," if self.image_size else ""

@@ -320,6 +320,8 @@ class SearchSpace:
     def require_variance(self, images: int, setting: str, divisors: Sequence[str] = ()) -> None:
         """Refuse a batch in which BatchNorm would see one value per channel, which has no variance.
 
+        Of several image sizes, the smallest one counts.
+
         Args:
             images: number of images in a forward pass of one process.
             setting: the name of the setting for that number, for the message.
@@ -328,11 +330,14 @@ class SearchSpace:
         Raises:
             ConfigError: there is one image, and the last layers see one pixel of it.
         """
-        if images == 1 and self.layers[-1].out_size == 1:
+        last = self.layers[-1]
+        smallest = replace(last, in_size=self._size_before(last.index, min(self.image_sizes, default=0)))
+        if images == 1 and smallest.out_size == 1:
             lower = f", or lower {' or '.join(divisors)}" if divisors else ""
+            sizes = "space.image_sizes" if self.image_sizes else "space.image_size"
             raise ConfigError(
                 f"{setting} leaves one image for a pass, and the last layers see one pixel of it, but BatchNorm needs"
-                f" more than one value; raise {setting}, or space.image_size{lower}"
+                f" more than one value; raise {setting}, or {sizes}{lower}"
             )
 
     def validate(self, arch: Architecture) -> None:

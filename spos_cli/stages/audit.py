@@ -259,7 +259,7 @@ def train(
             with_seed = "" if seed == run.config.seed else f" with seed {seed}"
             run.say(f"stand-alone training of {arch}{with_seed} ({position})")
         alone = replace(run, config=config.model_copy(update={"seed": seed}), as_json=True)
-        train_stand_alone(alone, processes, arch, images, folder, teacher=teacher)
+        train_stand_alone(alone, processes, arch, images.at_size(arch.image_size), folder, teacher=teacher)
     processes.barrier()
     return float(checkpoint.load(folder.model)["metrics"]["top1"])
 

@@ -24,7 +24,7 @@ from spos_cli.files.digests import file_digest
 from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.counting import count, count_flops_at
-from spos_cli.run.classifier import Classifier, keep_pixels, load_classifier
+from spos_cli.run.classifier import Classifier, keep_pixels, load_classifier, read_image_size
 from spos_cli.run.command import Run
 from spos_cli.run.details import make_content, make_gallery, name_classes, write_details
 from spos_cli.run.folder import EvaluationFolder, RunFolder
@@ -65,7 +65,7 @@ def run(
     Raises:
         SposError: the file, the architecture or the data do not allow it.
     """
-    images = Images(run.config, processes, image_size)
+    images = Images(run.config.at_size(read_image_size(arch)), processes, image_size)
     subset = None if class_file is None else map_classes(images, class_file, weights)
     classifier = load_classifier(run, weights, arch, images, processes.device)
     architecture = classifier.architecture
@@ -159,7 +159,7 @@ def write_mistakes(
         "architecture": str(architecture),
         "images_of": make_printable(images.val.name),
         "image_size": list(images.evaluated_size),
-        "trained_image_size": list_trained_size(weights),
+        "trained_image_size": list_trained_size(weights, architecture),
         **make_content(mistakes),
         "most_confident": make_gallery(images, predictions, confidences),
     }
@@ -198,7 +198,7 @@ def show(
         "loss": accuracy.loss,
         "images": accuracy.images,
         "image_size": list(size),
-        "trained_image_size": list_trained_size(weights),
+        "trained_image_size": list_trained_size(weights, architecture),
         "flops": flops,
         "params": costs.params.of(architecture),
         **others,
@@ -219,7 +219,7 @@ def show(
         *(describe_subset(among, present, space.classes) if among is not None else ()),
         *averages,
         ("images", f"{accuracy.images:,} of {images.val.name}"),
-        ("image size", describe_size(size, weights)),
+        ("image size", describe_size(size, list_trained_size(weights, architecture))),
         ("FLOPs", format_cost(flops)),
         ("parameters", format_cost(costs.params.of(architecture))),
         *((COST_KINDS[name].noun, COST_KINDS[name].format(cost)) for name, cost in others.items()),
@@ -253,10 +253,9 @@ def describe_subset(among: Accuracy, present: int, classes: int) -> list[tuple[s
     ]
 
 
-def describe_size(size: ImageSize, weights: Weights) -> str:
+def describe_size(size: ImageSize, trained: list[int] | None) -> str:
     """Return the size of the images that a network was measured on, and of those that it was trained on."""
     shown = f"{size} pixels{'' if size.is_square else ' (height x width)'}"
-    trained = list_trained_size(weights)
     if trained is None:
         return shown
     if list(size) == trained:
@@ -264,9 +263,9 @@ def describe_size(size: ImageSize, weights: Weights) -> str:
     return f"{shown}; trained on {trained[0]} x {trained[1]}"
 
 
-def list_trained_size(weights: Weights) -> list[int] | None:
+def list_trained_size(weights: Weights, architecture: Architecture) -> list[int] | None:
     """Return height and width of the images that a network was trained on; None if the file does not say."""
-    side = weights.trained_size
+    side = weights.find_trained_size(architecture)
     return None if side is None else [side, side]
 
 

@@ -253,7 +253,8 @@ def export_weights(run: Run, path: Path, form: WeightsFormat, output: Path | Non
         architecture, stage = None, run.folder.supernet
         usual_output = stage.last
     else:
-        architecture = weights.network(run.config).arch
+        architecture = weights.find_architecture(run.config)
+        weights.network(run.config.at_size(architecture.image_size))
         stage = run.folder.retrain(architecture.id)
         usual_output = stage.model
     if form == "published" and run.config.space.bits:
@@ -307,12 +308,12 @@ def export_path(run: Run, path: Path | None, arch: str, form: str | None, output
         raise ConfigError("--arch is for a path of a supernet; name the supernet with --weights")
     if form not in (None, "spos"):
         raise ConfigError(f"--arch writes a model.pt, so --format must be spos, not {form}")
-    output = output or run.folder.arch(read(arch).id).with_name("model.pt")
+    architecture = read(arch)
+    output = output or run.folder.arch(architecture.id).with_name("model.pt")
     if output.exists():
         raise RunError(f"{output} already exists; name another file with --output")
-    images = Images(run.config, Processes(0, 1, torch.device("cpu")))
+    images = Images(run.config.at_size(architecture.image_size), Processes(0, 1, torch.device("cpu")))
     network = build_calibrated_path(run, read_weights(path), arch, images)
-    architecture = network.arch
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     checkpoint.save(output, make_network_content(run.config, architecture, state, images.train.classes, {}))
     facts = [("weights", path), ("architecture", architecture), ("written to", output)]

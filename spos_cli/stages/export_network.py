@@ -33,7 +33,7 @@ from spos_cli.files.quoting import quote_path
 from spos_cli.files.writing import write_atomically
 from spos_cli.models.network import Network
 from spos_cli.run.calibrated_path import build_calibrated_path
-from spos_cli.run.classifier import keep_pixels
+from spos_cli.run.classifier import keep_pixels, read_image_size
 from spos_cli.run.command import Run
 from spos_cli.run.exported_files import load_exported
 from spos_cli.run.folder import RunFolder
@@ -118,10 +118,12 @@ def export(
         DataError: there are no images to quantize with.
     """
     FORMATS[form].require_packages()  # It fails before any work.
-    images = Images(run.config, Processes(0, 1, torch.device("cpu")))
+    images = Images(run.config.at_size(read_image_size(arch)), Processes(0, 1, torch.device("cpu")))
     network, classes = build_network(run, weights, arch, images)
+    run = replace(run, config=images.config)
     require_kept_bits(network, form, int8=int8)
-    output = choose_output(folder, network, output, form, make_ending(run, weights, int8=int8))
+    trained_size = weights.find_trained_size(network.arch)
+    output = choose_output(folder, network, output, form, make_ending(run, trained_size, int8=int8))
     if int8:
         require_images(images, classes)
     inference = InferenceNetwork(network, run.config.data.preset, input_kind, images.normalisation)
@@ -208,14 +210,14 @@ def describe_network(
         quantized=int8,
         source=file_digest(weights.path),
         config=portable_settings(run.config),
-        trained_size=weights.trained_size,
+        trained_size=weights.find_trained_size(network.arch),
     )
 
 
-def make_ending(run: Run, weights: Weights, *, int8: bool) -> str:
+def make_ending(run: Run, trained_size: int | None, *, int8: bool) -> str:
     """Return the end of a file's default name, before the suffix: another image size, and 8 bits."""
-    side, trained = run.config.space.image_size, weights.trained_size
-    return ("" if trained in (None, side) else f"-{side}px") + ("-int8" if int8 else "")
+    side = run.config.space.image_size
+    return ("" if trained_size in (None, side) else f"-{side}px") + ("-int8" if int8 else "")
 
 
 def choose_output(folder: RunFolder, network: Network, output: Path | None, form: str, ending: str) -> Path:

@@ -13,7 +13,7 @@ from spos_cli.engine.evaluation import CPU_BATCH
 from spos_cli.engine.precision import to_device
 from spos_cli.engine.progress import track, warn
 from spos_cli.errors import CheckpointError, ConfigError
-from spos_cli.run.classifier import Classifier, load_classifier
+from spos_cli.run.classifier import Classifier, load_classifier, read_image_size
 from spos_cli.run.command import Run
 from spos_cli.run.images import Images
 from spos_cli.run.top_classes import RankedClass, choose_form, open_output, rank_classes, require_known_form
@@ -52,7 +52,8 @@ def run(
         raise ConfigError("spos predict is one process; start it without torchrun")
     if output is not None:
         require_known_form(output)  # It fails before any work.
-    paths, images = find_images(named, warn), Images(run.config, processes, image_size)
+    paths, config = find_images(named, warn), run.config.at_size(read_image_size(arch))
+    images = Images(config, processes, image_size)
     classifier = load_classifier(run, weights, arch, images, processes.device)
     form = choose_form(output, run.as_json, paths, classifier.classes)
     files, classified = FileSet(paths, images.decoding), 0

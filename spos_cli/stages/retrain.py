@@ -34,9 +34,10 @@ def run(run: Run, processes: Processes, arch: str | None, init: Path | None = No
     inherited = None if init is None else read_inherited(init, processes, run)
     space = config.space.build()
     architecture = choose_architecture(run, arch, inherited)
-    require_batch(space, training, processes.world_size, "retrain")  # It fails before any work.
     space.validate(architecture)
-    images = Images(config, processes)
+    config_at_size = config.at_size(architecture.image_size)
+    require_batch(config_at_size.space.build(), training, processes.world_size, "retrain")  # It fails before any work.
+    images = Images(config_at_size, processes)
     images.check()
     teacher = read_teacher(config, images, processes)
     images.warn_of_small_shared_memory(training)
