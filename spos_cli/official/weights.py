@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from spos_cli.models.blocks import build_option
 from spos_cli.space.architecture import Architecture, Option
 from spos_cli.space.choices import IDENTITY, SKIP
 from spos_cli.space.layer import Layer
+from spos_cli.space.options import Context
 from spos_cli.space.search_space import SearchSpace
 
 State = dict[str, Tensor]
@@ -99,8 +100,13 @@ def infer_architecture(space: SearchSpace, state: State) -> Architecture:
     """Infer the architecture of a network from the names and shapes of its tensors.
 
     Raises:
-        CheckpointError: the network is not in the space, or several choices of a layer fit its tensors.
+        CheckpointError: the network is not in the space, or several options of a layer fit its tensors.
     """
+    if space.image_sizes:
+        raise CheckpointError(
+            "the tensors of a network do not tell its image size, which this space searches; use the model.pt of spos,"
+            " which names the architecture"
+        )
     layers: dict[int, Shapes] = {}
     for name, tensor in state.items():
         if match := LAYER_TENSOR.fullmatch(name):
@@ -111,16 +117,32 @@ def infer_architecture(space: SearchSpace, state: State) -> Architecture:
     indices = set(range(space.num_layers))
     if not indices - may_be_empty <= layers.keys() <= indices:
         raise CheckpointError(f"the network has {plural(len(layers), 'layer')}, the space {space.num_layers}")
-    affine = is_affine(state)
-    return Architecture.from_options(
-        _infer_option(layer, options, layers.get(layer.index, {}), affine)
-        for layer, options in zip(space.layers, space.options.by_layer, strict=True)
-    )
+    affine, inferred, context = is_affine(state), list[Option](), Context()
+    for layer, options in zip(space.layers, space.options.by_layer, strict=True):
+        variants = [(space.layer_in(layer, context, option), option) for option in options]
+        candidates = [Candidate(*variant, _list_shapes(*variant, affine)) for variant in variants]
+        inferred.append(_infer_option(layer, candidates, layers.get(layer.index, {})))
+        context = Context(output=inferred[-1].output or context.output)
+    return Architecture.from_options(inferred)
 
 
-def _infer_option(layer: Layer, options: Sequence[Option], shapes: Shapes, affine: bool) -> Option:
+class Candidate(NamedTuple):
+    """What a layer of a network may be.
+
+    Attributes:
+        layer: with the channels that it has with the option, after the layers before it.
+        option: of the layer.
+        shapes: of the option's tensors.
+    """
+
+    layer: Layer
+    option: Option
+    shapes: Shapes
+
+
+def _infer_option(layer: Layer, candidates: Sequence[Candidate], shapes: Shapes) -> Option:
     """Return the one option of a layer whose tensors have these names and shapes."""
-    matches = [option for option in options if _list_shapes(layer, option, affine) == shapes]
+    matches = [candidate.option for candidate in candidates if candidate.shapes == shapes]
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -130,22 +152,21 @@ def _infer_option(layer: Layer, options: Sequence[Option], shapes: Shapes, affin
             " use the model.pt of spos, which names the architecture"
         )
     names = ", ".join(choice.name for choice in layer.choices)
-    if problems := _compare_with_closest(layer, options, shapes, affine):
+    if problems := _compare_with_closest(layer, candidates, shapes):
         raise CheckpointError(
             f"layer {layer.index} of the network is none of the space's choices ({names}); it is closest to {problems}"
         )
     depthwise = [shape for shape in shapes.values() if len(shape) == 4 and shape[1] == 1]
     raise CheckpointError(
         f"layer {layer.index} of the network is none of the space's choices ({names}) with"
-        f" {_list_hidden_channels(layer, options)} hidden channels; it has {len(shapes)} tensors, the depthwise ones"
+        f" {_list_hidden_channels(candidates)} hidden channels; it has {len(shapes)} tensors, the depthwise ones"
         f" {', '.join('x'.join(map(str, shape)) for shape in depthwise[:4]) or 'missing'}"
     )
 
 
-def _compare_with_closest(layer: Layer, options: Sequence[Option], shapes: Shapes, affine: bool) -> str:
+def _compare_with_closest(layer: Layer, candidates: Sequence[Candidate], shapes: Shapes) -> str:
     """Return the choice that most of a layer's tensors fit, and what does not; `""` if it is only another kernel."""
-    candidates = [(option, _list_shapes(layer, option, affine)) for option in options]
-    closest, expected = min(candidates, key=lambda candidate: len(candidate[1].items() ^ shapes.items()))
+    _, closest, expected = min(candidates, key=lambda candidate: len(candidate.shapes.items() ^ shapes.items()))
     problems = [f"{name} is missing" for name in expected if name not in shapes]
     problems += [f"{name} is not in it" for name in shapes if name not in expected]
     other = [name for name, shape in expected.items() if shapes.get(name, shape) != shape]
@@ -162,9 +183,9 @@ def _describe(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "a number"
 
 
-def _list_hidden_channels(layer: Layer, options: Sequence[Option]) -> str:
+def _list_hidden_channels(candidates: Sequence[Candidate]) -> str:
     """List the numbers of hidden channels that a layer may have."""
-    numbers = {layer.hidden_channels(layer.choices[option.choice], option.width) for option in options}
+    numbers = {layer.hidden_channels(layer.choices[option.choice], option.width) for layer, option, _ in candidates}
     return ", ".join(map(str, sorted(numbers - {0})))
 
 

@@ -47,9 +47,9 @@ class Layer:
         return -(-self.in_size // self.stride)
 
     @property
-    def signature(self) -> tuple[int, int, int, int]:
+    def signature(self) -> tuple[int, int, int, int, bool]:
         """What the cost of a choice depends on; equal for layers that are alike."""
-        return self.in_channels, self.out_channels, self.stride, self.in_size
+        return self.in_channels, self.out_channels, self.stride, self.in_size, self.keeps_shape
 
     @property
     def op_in_channels(self) -> int:

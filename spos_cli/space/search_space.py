@@ -266,7 +266,7 @@ class SearchSpace:
             context = Context(option.size or context.size, option.output or context.output)
         return tuple(layers)
 
-    def network_key(self, arch: Architecture) -> tuple[tuple[Choice, int, int, tuple[int, int, int, int]], ...]:
+    def network_key(self, arch: Architecture) -> tuple[tuple[Choice, int, int, tuple[int, ...]], ...]:
         """Return the blocks of a network without those that do nothing: equal for architectures of the same network.
 
         For instance, `skip, mbconv` and `mbconv, skip` are the same network where both blocks keep the shape.

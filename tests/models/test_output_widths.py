@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
+import torch
 
+from spos_cli.errors import CheckpointError
+from spos_cli.models.counting import count, count_multiply_adds, count_parameters
+from spos_cli.models.network import Network
+from spos_cli.models.skeleton import build_initialized
+from spos_cli.models.supernet import Supernet
+from spos_cli.official.weights import infer_architecture
+from spos_cli.space.architecture import Architecture, parse
 from spos_cli.space.choices import Choice
 from spos_cli.space.search_space import SearchSpace, Stage
 from tests.models.paths import check_candidates, check_paths
@@ -54,6 +64,12 @@ def make_space(seed: int) -> SearchSpace:
     )
 
 
+def make_plain(outputs: tuple[int, ...]) -> SearchSpace:
+    """Return a space whose network stages change the shape, with these output widths."""
+    ops = tuple(map(Choice.from_spec, (OPS[1], OPS[3], OPS[8], "skip", "identity")))
+    return SearchSpace((Stage(2, 16), Stage(3, 24)), ops, 12, 5, 8, 1, 16, output_widths=outputs)
+
+
 SEEDS = range(10)
 
 
@@ -65,3 +81,52 @@ def test_a_path_equals_the_network_of_its_channels_bit_by_bit(seed: int) -> None
 @pytest.mark.parametrize("seed", SEEDS)
 def test_candidates_are_calibrated_as_in_plain_pytorch_and_independently(seed: int) -> None:
     check_candidates(make_space(seed), "off" if seed % 5 else "bf16")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_costs_are_those_of_the_network_whose_tensors_tell_its_output_widths(seed: int) -> None:
+    space = make_space(seed)
+    costs, rng = count(space), np.random.default_rng(seed)
+    for arch in (space.options.draw(rng) for _ in range(6)):
+        network = Network(space, arch)
+        assert costs.params.of(arch) == count_parameters(network)
+        with torch.device("meta"):
+            meta = Network(space, arch).eval()
+            assert costs.flops.of(arch) == count_multiply_adds(meta, torch.empty(1, 3, 12, 12))
+        if not space.bits:  # Tensors do not tell the bits of the weights.
+            assert infer_architecture(space, network.state_dict()) == arch
+
+
+def test_output_widths_of_one_are_a_space_without_output_widths() -> None:
+    """They have the same tensors, where each network stage changes the shape, and the same logits."""
+    plain, searched = make_plain(()), make_plain((500, 1000))
+    for choices in ((0, 1, 1, 3, 4), (2, 3, 0, 2, 1), (3, 4, 3, 4, 2)):
+        arch = Architecture(choices)
+        same = Architecture(choices, outputs=(1000, 0, 1000, 0, 0))
+        assert str(same) == "{}x1.0,{},{}x1.0,{},{}".format(*choices)
+        one, other = (build_initialized(lambda: Network(*pair), 3).eval() for pair in ((plain, arch), (searched, same)))  # noqa: B023
+        ours, theirs = one.state_dict(), other.state_dict()
+        assert list(ours) == list(theirs)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        images = torch.randn(2, 3, 12, 12)
+        assert torch.equal(one(images), other(images))
+    ours, theirs = (
+        {name: tensor.shape for name, tensor in Supernet(space).state_dict().items()} for space in (plain, searched)
+    )
+    assert ours == theirs
+
+
+def test_a_supernet_is_allocated_at_the_largest_output_width() -> None:
+    supernet = Supernet(make_plain((500, 1250)))
+    shapes = [tuple(supernet.features[layer][3].layers[0].weight.shape[:2]) for layer in (0, 2)]
+    assert shapes == [(20, 8), (30, 20)]
+    assert supernet.first_conv[0].weight.shape[0] == 8
+    assert supernet.conv_last[0].weight.shape[:2] == (16, 30)
+    assert Network(supernet.space, parse("3x0.5,4,3x0.5,4,4")).conv_last[0].weight.shape[:2] == (16, 12)
+
+
+def test_tensors_do_not_tell_an_image_size() -> None:
+    space = replace(make_plain((500, 1000)), image_sizes=(8, 12))
+    network = Network(space, space.options.draw(np.random.default_rng(0)))
+    with pytest.raises(CheckpointError, match=r"do not tell its image size.* use the model.pt"):
+        infer_architecture(space, network.state_dict())

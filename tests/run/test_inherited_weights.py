@@ -36,6 +36,27 @@ SPACES: dict[str, tuple[dict[str, Any], str]] = {
         {"choices": [{"basic": {"kernel": 3}}, "identity"], "bits": ["w1a2", "w2a4", "w4a4"]},
         "0:w2a4,1,0:w1a2,1",
     ),
+    "output widths": (
+        {
+            "choices": [
+                {"mbconv": {"kernel": 3, "expand": 2, "se": 0.25, "activation": "silu"}},
+                {"mbconv": {"kernel": 3, "expand": 2, "se": 0.25}},
+                {"fused_mbconv": {"kernel": 3, "expand": 1}},
+                "skip",
+            ],
+            "output_widths": [0.5, 1.0, 1.5],
+            "widths": [0.5, 1.0],
+        },
+        "0@0.5x0.5,1@1.0,3x1.5,2",
+    ),
+    "output widths and bits": (
+        {
+            "choices": [{"basic": {"kernel": 3}}, {"bottleneck": {"kernel": 3}}, "identity"],
+            "output_widths": [0.5, 1.0],
+            "bits": ["w1a2", "w3a3"],
+        },
+        "0x0.5:w1a2,2,1x1.0:w3a3,1:w1a2",
+    ),
     "widths and bits": (
         {"choices": [{"bottleneck": {"kernel": 3}}], "widths": [0.5, 1.0], "bits": ["w1a2", "w3a3"]},
         "0@0.5:w1a2,0@1.0:w1a2,0@0.5:w3a3,0@0.5:w1a2",
