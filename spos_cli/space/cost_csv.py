@@ -15,7 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-from spos_cli.errors import RunError
+from spos_cli.errors import ConfigError, RunError
 from spos_cli.files.os_errors import os_errors_as
 from spos_cli.files.quoting import quote_value
 from spos_cli.space.architecture import WIDTH_UNIT, Option, format_width
@@ -68,7 +68,11 @@ def name_cost_column(kind: CostKind) -> str:
 
 
 def make_template(space: SearchSpace, kind: CostKind) -> str:
-    """Return a CSV file with a row for each option of each layer, without costs."""
+    """Return a CSV file with a row for each option of each layer, without costs.
+
+    Raises:
+        ConfigError: the cost of an option depends on the layers before it.
+    """
     text = io.StringIO()
     text.write(LATENCY_COMMENTS if kind is LATENCY else COMMENTS.format(kind.title))
     writer = csv.writer(text, lineterminator="\n")
@@ -92,6 +96,7 @@ def read_costs(path: Path, space: SearchSpace, kind: CostKind, template: str) ->
         template: the command that writes a template, for messages.
 
     Raises:
+        ConfigError: the cost of an option depends on the layers before it.
         RunError: the file cannot be read, or a row is wrong, missing or there twice. The message names the first one.
     """
     text, expected = _read_text(path, template), _describe_rows(space)
@@ -126,6 +131,17 @@ def read_costs(path: Path, space: SearchSpace, kind: CostKind, template: str) ->
     return ImportedCosts(table, devices[0] if devices else "")
 
 
+def _require_one_context(space: SearchSpace) -> None:
+    """Raise ConfigError if the cost of an option depends on the layers before it."""
+    for name, values in (("output_widths", space.output_widths), ("image_sizes", space.image_sizes)):
+        if values:
+            raise ConfigError(
+                f"a CSV file of costs has one number for each option, but with space.{name} the cost of an option"
+                " depends on the layers before it; measure latencies with spos flops-table --latency, or remove"
+                f" space.{name}"
+            )
+
+
 def require_sensible_unit(table: CostTable, where: str) -> None:
     """Raise RunError if costs are so small that rounding would change them, or too large.
 
@@ -143,6 +159,7 @@ def require_sensible_unit(table: CostTable, where: str) -> None:
 
 def _describe_rows(space: SearchSpace) -> dict[Key, dict[str, str]]:
     """Return the key of each row, in the order of the template, and the cells that describe its op."""
+    _require_one_context(space)
     whole = ("stem and head", str(space.in_channels), space.classes, "", space.image_size, "")
     rows = {FIXED: dict(zip(OP_COLUMNS, map(str, whole), strict=True))}
     for layer, options in zip(space.layers, space.options.by_layer, strict=True):

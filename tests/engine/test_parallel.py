@@ -44,7 +44,12 @@ SAMPLER = UniformSampler(Options.without_widths([2] * SPACE.num_layers), seed=1)
 RESNET = tuple(map(Choice.from_spec, ({"basic": {"kernel": 3}}, "identity")))
 # With 4 or 8 bits, no channel is constant. BatchNorm would divide the last bits of such a channel by its deviation, 0.
 QUANTIZED = SearchSpace((Stage(2, 16), Stage(2, 32)), RESNET, 16, 5, 8, 1, 16, bits=(14, 24, 48, 88))
-QUANTIZED_SAMPLER = UniformSampler(QUANTIZED.options, seed=1)
+INVERTED = Choice.from_spec({"mbconv": {"kernel": 3, "expand": 2}})
+# With output widths, processes send the gradients of all channels, although a path uses the first ones.
+WIDE = SearchSpace((Stage(2, 16), Stage(2, 32)), (INVERTED, Choice("skip")), 16, 5, 8, 1, 16, output_widths=(500, 1250))
+SEARCHED = {
+    name: (space, UniformSampler(space.options, seed=1)) for name, space in (("bits", QUANTIZED), ("wide", WIDE))
+}
 OWN_BLOCKS = ("Frozen", "StochasticDepth", "OneOfTwo")
 
 
@@ -96,10 +101,11 @@ def train_own_blocks(processes: Processes, folder: Path) -> None:
         torch.save(trainer.model.state_dict(), folder / f"{name}-{processes.rank}.pt")
 
 
-def train_quantized_blocks(processes: Processes, folder: Path) -> None:
-    trainer = make_trainer(processes, folder / str(processes.rank), QUANTIZED, sampler=QUANTIZED_SAMPLER)
-    train(processes, trainer)
-    torch.save(trainer.model.state_dict(), folder / f"{processes.rank}.pt")
+def train_searched_spaces(processes: Processes, folder: Path) -> None:
+    for name, (space, sampler) in SEARCHED.items():
+        trainer = make_trainer(processes, folder / f"{name}-{processes.rank}", space, sampler=sampler)
+        train(processes, trainer)
+        torch.save(trainer.model.state_dict(), folder / f"{name}-{processes.rank}.pt")
 
 
 def resume(processes: Processes, folder: Path) -> None:
@@ -152,7 +158,7 @@ def count_bytes(processes: Processes, folder: Path) -> None:
 
 def train_compiled(processes: Processes, folder: Path) -> None:
     """Train with blocks compiled one by one; the `eager` backend does not change the arithmetic."""
-    spaces = {"": (SPACE, SAMPLER), "quantized-": (QUANTIZED, QUANTIZED_SAMPLER)}
+    spaces = {"": (SPACE, SAMPLER), **{f"{name}-": pair for name, pair in SEARCHED.items()}}
     for name in (f"{prefix}{mode}" for prefix in spaces for mode in ("off", "blocks")):
         space, sampler = spaces[name.removesuffix("off").removesuffix("blocks")]
         trainer = make_trainer(processes, folder / f"{name}-{processes.rank}", space, sampler=sampler)
@@ -178,7 +184,7 @@ def release_model(processes: Processes, folder: Path) -> None:
 
 WORKS: tuple[Callable[[Processes, Path], None], ...] = (
     train_own_blocks,
-    train_quantized_blocks,
+    train_searched_spaces,
     resume,
     count_bytes,
     release_model,
@@ -224,16 +230,18 @@ def test_own_blocks_are_trained_as_in_one_process(together: tuple[int, Path], na
         assert all(torch.equal(states[0][key], state[key]) for state in states)
 
 
-def test_quantized_blocks_are_trained_as_in_one_process(together: tuple[int, Path]) -> None:
+@pytest.mark.parametrize("name", SEARCHED)
+def test_searched_spaces_are_trained_as_in_one_process(together: tuple[int, Path], name: str) -> None:
     """A step updates the clipping levels of its path's bits only, although other levels are in the same blocks."""
     world_size, folder = together
-    states = [torch.load(folder / "train_quantized_blocks" / f"{rank}.pt") for rank in range(world_size)]
-    model = build_initialized(lambda: Supernet(QUANTIZED, dropout=0.0), 0).double().train()
+    space, sampler = SEARCHED[name]
+    states = [torch.load(folder / "train_searched_spaces" / f"{name}-{rank}.pt") for rank in range(world_size)]
+    model = build_initialized(lambda: Supernet(space, dropout=0.0), 0).double().train()
     optimizer = torch.optim.SGD(model.parameters(), 0.0, momentum=0.9, weight_decay=4e-5)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
     shares = [list(batches(world_size, rank, 0)) for rank in range(world_size)]
     for step in range(STEPS):
-        (path,) = QUANTIZED_SAMPLER.paths(step)
+        (path,) = sampler.paths(step)
         for rank in range(world_size):
             images, _, labels = shares[rank][step]
             (criterion(model(images, path), labels) / world_size).backward()
@@ -269,7 +277,7 @@ def test_only_the_gradients_of_the_path_are_sent(together: tuple[int, Path]) -> 
     assert sent["expected"] < 0.8 * sent["supernet"]  # two choices a layer
 
 
-@pytest.mark.parametrize("prefix", ["", "quantized-"])
+@pytest.mark.parametrize("prefix", ["", *(f"{name}-" for name in SEARCHED)])
 def test_compiled_blocks_train_to_the_same_weights(together: tuple[int, Path], prefix: str) -> None:
     world_size, folder = together
     for rank in range(world_size):

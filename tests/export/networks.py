@@ -99,7 +99,7 @@ NETWORKS: dict[str, tuple[SearchSpace, Architecture]] = {
     "groups": (GROUPS, parse("0,1,0,1,0")),
     "own block": (OWN, parse("0,3,3,1,2")),
     "bits": (QUANTIZED, parse("0:w1a2,2,1:w2a4,0:w4a4,1:w8a8")),
-    "output widths": (
+    "gates and output widths": (
         replace(NEWER, choices=NEWER.choices[:6], output_widths=(500, 1250)),
         parse("1x0.5,4,0x1.25,2,5"),
     ),

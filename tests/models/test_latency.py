@@ -117,7 +117,7 @@ def test_sums_are_fitted_to_whole_networks(monkeypatch: pytest.MonkeyPatch, a: f
 
 
 def test_options_are_measured_in_every_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block depends on its channels and its size. The first one of a network stage has no identity as its shortcut."""
+    """A block depends on its channels and its size. The first one of a network stage never adds its input."""
     space = SearchSpace(
         stages=(Stage(1, 16), Stage(2, 16, stride=1)),
         choices=(Choice.from_spec({"mbconv": {"kernel": 3, "expand": 2}}), Choice.from_spec({"basic": {"kernel": 3}})),

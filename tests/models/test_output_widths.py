@@ -32,10 +32,9 @@ OPS = (
     {"fused_mbconv": {"kernel": 3, "expand": 1, "se": 0.5}},
     {"basic": {"kernel": 3}},
     {"bottleneck": {"kernel": 3}},
-    "skip",
 )
 RESNET = ({"basic": {"kernel": 3}}, {"bottleneck": {"kernel": 3}}, "identity")
-OUTPUT_WIDTHS = ((500, 750, 1000), (400, 1000, 1200), (1000,), (700, 1500))
+OUTPUT_WIDTHS = ((500, 750, 1000), (400, 1000, 1200), (700, 1500))
 
 
 @cache
@@ -45,7 +44,8 @@ def make_space(seed: int) -> SearchSpace:
     if seed % 3 == 0:
         ops = [Choice.from_spec(op) for op in RESNET]
     else:
-        ops = [Choice.from_spec(op) for op in rng.sample(OPS, 3)] + [Choice("identity")] * rng.randint(0, 1)
+        ops = [Choice.from_spec(op) for op in (OPS[seed % len(OPS)], *rng.sample(OPS, 2))]
+        ops = [*dict.fromkeys(ops), Choice("identity" if seed % 2 else "skip")]
         if seed % 2 and not any(op.is_scalable for op in ops):
             ops[0] = Choice.from_spec(OPS[1])
     return SearchSpace(

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spos_cli.errors import RunError
+from spos_cli.errors import ConfigError, RunError
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
 from spos_cli.space.cost_csv import KEY_COLUMNS, MAX_BYTES, OP_COLUMNS, ImportedCosts, make_template, read_costs
@@ -177,6 +177,19 @@ def test_the_template_describes_each_op() -> None:
     widths = [row.split(",")[2] for row in make_template(WIDE_SPACE, LATENCY).splitlines() if row.startswith("1,0,")]
     assert widths == ["0.5", "1.0", "1.25"]
     assert {"# device:"} == {line for line in make_template(WIDE_SPACE, LATENCY).splitlines() if "device" in line}
+
+
+@pytest.mark.parametrize(("name", "values"), [("output_widths", (500, 1000)), ("image_sizes", (6, 8))])
+def test_a_space_whose_costs_depend_on_the_layers_before_has_no_csv(
+    tmp_path: Path, name: str, values: tuple[int, ...]
+) -> None:
+    space, path = replace(SMALL_SPACE, **{name: values}), tmp_path / "phone.csv"  # type: ignore[arg-type]
+    path.write_text(BY_HAND)
+    message = rf"with space\.{name} the cost of an option depends on .* spos flops-table --latency"
+    with pytest.raises(ConfigError, match=message):
+        make_template(space, LATENCY)
+    with pytest.raises(ConfigError, match=message):
+        read_costs(path, space, LATENCY, HINT)
 
 
 def test_what_spreadsheets_and_scripts_write(tmp_path: Path) -> None:
