@@ -7,6 +7,7 @@ does by itself: in a network, caches are warm, and a GPU's calls overlap. So the
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -63,7 +64,7 @@ class Latencies:
 
     Attributes:
         table: fitted to the networks in `whole`. Its fixed part may be negative, but no architecture's latency is.
-        spread: by layer and option, the slowest call divided by the median.
+        spread: by layer and column of the table, the slowest call divided by the median.
         whole: for some architectures, microseconds as measured, and as the table says.
         held_out: for each of these, microseconds by a fit to all the others.
     """
@@ -124,7 +125,7 @@ def measure(
     dtype: str = "float32",
     runtime: str = "torch",
 ) -> Latencies:
-    """Measure every option of every layer, and whole networks to fit their sums to.
+    """Measure every option of every layer in each of its contexts, and whole networks to fit their sums to.
 
     Args:
         batch: images per call.
@@ -142,20 +143,20 @@ def measure(
     """
     assert time_call is not None or device.type == "cpu"
     prepare = make_call or _make_call
-    keys: list[list[BlockKey]] = []  # by layer and option
+    keys: list[list[BlockKey]] = []  # by layer and column of a cost table
     calls: dict[Key, Call] = {}
-    for layer, options in zip(space.layers, space.options.by_layer, strict=True):
+    for layer, contexts, options in zip(space.layers, space.options.contexts, space.options.by_layer, strict=True):
         keys.append([])
-        for option in options:
-            key = layer.choices[option.choice], option.width, option.bits, layer.signature
+        for context, option in itertools.product(contexts, options):
+            variant = space.layer_in(layer, context, option)
+            key = variant.choices[option.choice], option.width, option.bits, variant.signature
             keys[-1].append(key)
             if key not in calls:
-                block = build_option(layer, option, affine=True)
-                calls[key] = prepare(block, device, (batch, layer.op_in_channels, layer.in_size, layer.in_size))
+                block = build_option(variant, option, affine=True)
+                calls[key] = prepare(block, device, (batch, variant.op_in_channels, variant.in_size, variant.in_size))
     for arch in dict.fromkeys(networks):
-        calls[arch] = prepare(
-            Network(space, arch), device, (batch, space.in_channels, space.image_size, space.image_size)
-        )
+        side = arch.image_size or space.image_size
+        calls[arch] = prepare(Network(space, arch), device, (batch, space.in_channels, side, side))
 
     seconds = _time_in_turns(calls, time_call or _time_by_clock, progress)
     medians = {key: max(1, round(statistics.median(times) * 1e6)) for key, times in seconds.items()}
@@ -195,17 +196,17 @@ def _fit_table(
     """Fit the table to whole networks; also predict each network by a fit to all the others.
 
     Args:
-        blocks: by layer and option, median microseconds.
+        blocks: by layer and column of the table, median microseconds.
         networks: the architectures that were measured as a whole.
         whole: their median microseconds.
     """
-    smallest_sum = sum(map(min, blocks))
-    sums = [CostTable(LATENCY, 0, blocks, space.options).of(arch) for arch in networks]
+    table = CostTable(LATENCY, 0, blocks, space.options)
+    smallest_sum, sums = table.minimum, [table.of(arch) for arch in networks]
     line = fit_line(sums, whole, smallest_sum)
     step = choose_latency_step(statistics.mean(whole))
     rows = [[max(step, round(line.b * time / step) * step) for time in row] for row in blocks]
     # Rounding must not take the cheapest network to 0.
-    fixed = max(round(line.a), 1 - sum(map(min, rows)))
+    fixed = max(round(line.a), 1 - CostTable(LATENCY, 0, rows, space.options).minimum)
     indices = range(len(networks))
     others = [[i for i in indices if i != left_out] or [left_out] for left_out in indices]
     held_out = [
