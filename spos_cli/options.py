@@ -220,10 +220,7 @@ class Options:
         origin = "the settings in the weights file"
         images = None if self.config is None else self._load()
         overrides = [one for one in self._all_overrides() if loading.get_key(one) != loading.CHANNELS_OF]
-        values = identity.without_machine(recorded)
-        if any(loading.get_key(one) == loading.IMAGE_SIZE for one in overrides) and isinstance(values["space"], dict):
-            values["space"]["image_sizes"] = []  # They end with the recorded image size, which is another one.
-        settings = loading.validate(values, overrides, origin=origin)
+        settings = loading.validate(identity.without_machine(recorded), overrides, origin=origin)
         if images is not None:
             settings = identity.with_images_of(settings, images)
         elif reads_images and not self._overrides_root():
@@ -309,7 +306,14 @@ class Options:
         return any(override.partition("=")[0].strip() == "data.root" for override in self.overrides or ())
 
     def _all_overrides(self) -> list[str | CliOption]:
-        return [*(self.overrides or ()), *self._settings()]
+        """Return the overrides of `--set` and of other options; a new image size becomes the only one of the space."""
+        from spos_cli.config import loading
+
+        overrides = [*(self.overrides or ()), *self._settings()]
+        keys = set(map(loading.get_key, overrides))
+        if loading.IMAGE_SIZE in keys and loading.IMAGE_SIZES not in keys:
+            overrides.append(loading.CliOption("--image-size", ".".join(loading.IMAGE_SIZES), []))
+        return overrides
 
     def _load(self) -> Config:
         from spos_cli.config import loading

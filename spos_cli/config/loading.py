@@ -30,6 +30,7 @@ MAX_QUOTED_OVERRIDE = 200  # characters
 Key = tuple[str, ...]  # A setting, such as ("space", "stages", "0", "channels").
 CHANNELS_OF: Key = ("space", "channels_of")
 IMAGE_SIZE: Key = ("space", "image_size")
+IMAGE_SIZES: Key = ("space", "image_sizes")
 Places = dict[Key, str]  # Where each setting was written, such as `imagenet.yaml:12` or `--set supernet.lr=0.1`.
 
 

@@ -218,7 +218,7 @@ def measure_latency(
     write_atomically(path, (json.dumps(summary) + "\n").encode())
     run.record_config_unless_begun()
     # Show it, and how far it can be trusted.
-    show_latencies(run, space, latencies.table, describe_latencies(space, latencies, summary["spearman"]))
+    show_latencies(run, space, latencies.table, describe_latencies(latencies, summary["spearman"]))
     run.result(summary)
     run.say(f"written to {path}")
     median = sorted(measured for _, measured, _ in latencies.whole)[len(latencies.whole) // 2]
@@ -229,8 +229,10 @@ def write_latency_template(run: Run, path: Path) -> None:
     """Write the CSV file in which latencies that are measured elsewhere are filled in.
 
     Raises:
+        ConfigError: a latency depends on more than its option.
         RunError: the file exists, or it cannot be written.
     """
+    require_one_context(run.config.space.build())
     _write_template(run, path, LATENCY, "name another file")
     run.say(f"written to {path}; fill in the device and the milliseconds of every row")
     run.next(f"flops-table --import-latency {quote_path(path)}")
@@ -262,6 +264,16 @@ def _write_template(run: Run, path: Path, kind: CostKind, advice: str) -> None:
     run.result({"file": str(path)})
 
 
+def require_one_context(space: SearchSpace) -> None:
+    """Raise ConfigError if an option's latency depends on the layers before it: a CSV file has one row for each."""
+    for name in ("output_widths", "image_sizes"):
+        if getattr(space, name):
+            raise ConfigError(
+                f"a CSV file has one latency for each option, but with space.{name} the latency of an option depends on"
+                f" the layers before it; measure latencies here with --latency, or remove space.{name}"
+            )
+
+
 def import_latency(run: Run, path: Path) -> None:
     """Make latencies that were measured elsewhere the latency table of the run.
 
@@ -271,9 +283,11 @@ def import_latency(run: Run, path: Path) -> None:
         path: a filled template.
 
     Raises:
+        ConfigError: a latency depends on more than its option.
         RunError: the file has a mistake, or is of another space.
     """
     space = run.config.space.build()
+    require_one_context(space)
     latencies = read_costs(path, space, LATENCY, run.command("flops-table --latency-template FILE"))
     summary = summarize_import(space, latencies)
     write_atomically(run.folder.latency_table, (json.dumps(summary) + "\n").encode())
@@ -317,7 +331,7 @@ def summarize_latencies(space: SearchSpace, latencies: Latencies) -> dict[str, A
     }
 
 
-def describe_latencies(space: SearchSpace, latencies: Latencies, spearman: float) -> list[tuple[str, str]]:
+def describe_latencies(latencies: Latencies, spearman: float) -> list[tuple[str, str]]:
     """Return names and values that say under which conditions latencies were measured, and how good the table is."""
     conditions, table = latencies.conditions, latencies.table
     measured = [value for _, value, _ in latencies.whole]
@@ -327,7 +341,7 @@ def describe_latencies(space: SearchSpace, latencies: Latencies, spearman: float
         ("measured", f"medians of {MEASURED_ROUNDS} rounds, after {WARM_UP_ROUNDS} rounds to warm up"),
         (
             "outliers",
-            f"{outliers} of {sum(space.options.counts)} have a call of {OUTLIER_RATIO} times the median or more",
+            f"{outliers} of {sum(map(len, latencies.spread))} have a call of {OUTLIER_RATIO} times the median or more",
         ),
         ("range of the table", f"{format_duration(table.minimum)} to {format_duration(table.maximum)}"),
         (f"{len(measured)} whole networks", f"{format_duration(min(measured))} to {format_duration(max(measured))}"),

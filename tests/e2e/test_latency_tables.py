@@ -229,6 +229,12 @@ def test_candidates_of_another_search_get_their_latency(finished: Spos, spos: Sp
     assert (spos.run / "search" / "journal.jsonl").read_bytes() == before
 
 
+def test_a_file_has_no_rows_for_image_sizes(mistake: Mistake) -> None:
+    sizes = ("--set", "space.image_sizes=[4, 8]")
+    for option in ("--latency-template", "--import-latency"):
+        assert "one latency for each option, but with space.image_sizes" in mistake("flops-table", option, "f", *sizes)
+
+
 @pytest.mark.parametrize(
     ("options", "phrase"),
     [

@@ -225,3 +225,34 @@ def test_another_runtime_prepares_every_call() -> None:
         module.eval()(torch.zeros(shape))
         assert called.count(module) == latency.WARM_UP_ROUNDS + latency.MEASURED_ROUNDS
     assert found.table.minimum >= 1
+
+
+def test_blocks_are_measured_at_each_image_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that counts pixels, the table has the time of each network at its size."""
+    now, space = 0.0, replace(SPACE, image_sizes=(SPACE.image_size // 2, SPACE.image_size))
+    shapes: list[tuple[int, ...]] = []
+
+    def count_time(inputs: int, side: int) -> float:
+        return 1e-3 + 1e-5 * inputs * side**2
+
+    def call(module: torch.nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], None]:
+        duration = count_time(shape[1], shape[2])
+        if isinstance(module, Network):
+            shapes.append(shape)
+            layers = space.layers_of(module.arch)
+            duration = 0.004 + 0.6 * sum(count_time(layer.op_in_channels, layer.in_size) for layer in layers)
+
+        def work() -> None:
+            nonlocal now
+            now += duration
+
+        return work
+
+    monkeypatch.setattr(latency, "_make_call", call)
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
+    archs = [arch.with_image_size(side) for arch, side in zip(ARCHS, space.image_sizes * len(ARCHS), strict=False)]
+    found = latency.measure(space, torch.device("cpu"), 1, archs)
+    assert {shape[2] for shape in shapes} == {*space.image_sizes}
+    for arch in archs:
+        total = sum(count_time(layer.op_in_channels, layer.in_size) for layer in space.layers_of(arch))
+        assert found.table.of(arch) == pytest.approx(1e6 * (0.004 + 0.6 * total), abs=5)
