@@ -27,6 +27,7 @@ from spos_cli.space.architecture import Architecture
 from spos_cli.space.choices import Choice
 from spos_cli.space.layer import Layer
 from spos_cli.space.search_space import SearchSpace, Stage
+from tests.once import list_shapes_once
 
 
 def make_choices(*specs: object) -> tuple[Choice, ...]:
@@ -130,7 +131,8 @@ def run_plainly(net: Supernet, images: Tensor, arch: Architecture) -> Tensor:
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_paths_networks_and_costs_agree(name: str) -> None:
+def test_paths_networks_and_costs_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    list_shapes_once(monkeypatch)
     space = SPACES[name]
     supernet, costs = Supernet(space, dropout=0.0).eval(), count(space)
     images = torch.randn(2, 3, 8, 8)

@@ -20,6 +20,7 @@ from spos_cli.search.evaluator import CalibrationSet, calibrate_paths
 from spos_cli.space.architecture import Architecture, Option, parse
 from spos_cli.space.choices import Choice
 from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace, Stage
+from tests.once import list_shapes_once
 
 WIDE = replace(OFFICIAL_SPACE, widths=tuple(range(200, 2001, 200)))
 OFFICIAL = parse(
@@ -215,7 +216,8 @@ def test_candidates_are_calibrated_as_in_plain_pytorch_and_independently(name: s
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_costs_and_tensors_depend_on_widths_and_bits(name: str) -> None:
+def test_costs_and_tensors_depend_on_widths_and_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    list_shapes_once(monkeypatch)
     space = SPACES[name]
     costs = count(space)
     assert SearchSpace.from_dict(space.to_dict()) == space
