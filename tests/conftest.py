@@ -197,9 +197,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Spos:
 
 
 def finish(spos: Spos) -> None:
-    """Run all commands. Other tests start each of them as it is installed, and `test_live.py` compares with these."""
+    """Run all commands. Slow tests start each of them as it is installed, and `test_live.py` compares with these."""
     for command in ("supernet-train", "search", "export-arch", "retrain", "report"):
-        spos(command)
+        spos.here(command)
 
 
 @pytest.fixture
