@@ -193,10 +193,12 @@ def serve() -> None:
     """Answer each line on stdin: fork the process that it asks for, or wait for the process of its number."""
     import gc
 
+    gc.disable()  # Nothing is garbage before everything is imported.
     for name in MODULES:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # what is imported is not looked at again when a command ends, which is most of the time of a short one
+    gc.enable()
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:
         request = json.loads(line)

@@ -1,11 +1,12 @@
 """Compute once what commands in the process of the tests compute again and again.
 
-To parse YAML is most of the time of a command that does little else.
+To parse YAML is most of the time of a command that does little else; plotly.js has five million letters.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import pickle
 from typing import Any
 
@@ -29,3 +30,18 @@ def parse_yaml_once(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(yaml, "safe_load", load)
     patch.setattr(yaml, "compose", compose)
+
+
+def read_plotly_once(patch: pytest.MonkeyPatch) -> None:
+    """Read the script of the report once, if it is installed."""
+    if importlib.util.find_spec("plotly") is not None:
+        from plotly import offline
+
+        patch.setattr(offline, "get_plotlyjs", functools.cache(offline.get_plotlyjs))
+
+
+def list_shapes_once(patch: pytest.MonkeyPatch) -> None:
+    """List the shapes of an option's tensors once. They are those of a block that is built for it."""
+    from spos_cli.official import weights
+
+    patch.setattr(weights, "_list_shapes", functools.cache(weights._list_shapes))

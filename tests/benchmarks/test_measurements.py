@@ -16,6 +16,7 @@ def allocate_hundred_megabytes() -> measure.Cost:
     return measure.measure_cost(lambda: np.ones(100_000_000, np.uint8).sum(), 2)
 
 
+@pytest.mark.slow
 def test_memory_of_a_child() -> None:
     """The memory of the calling process does not count."""
     held = np.ones(200_000_000, np.uint8)

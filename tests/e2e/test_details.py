@@ -81,6 +81,7 @@ def test_details_are_those_of_the_logits(copy: Spos) -> None:
     assert copy.here("status").stdout  # which the new folder does not disturb
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_files(copy: Spos) -> None:
     copy.here("evaluate", "--details")
     one = read_files(copy.run)

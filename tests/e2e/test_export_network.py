@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,23 @@ def evaluate(spos: Spos, *options: object) -> dict[str, Any]:
     return result
 
 
+@pytest.fixture(scope="module")
+def onnx(finished: Spos, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The retrained network as an ONNX file. Not to be changed."""
+    output = tmp_path_factory.mktemp("onnx") / "network.onnx"
+    finished.here("export-arch", "--weights", find_model(finished), "--format", "onnx", "--output", output)
+    return output
+
+
+@pytest.fixture(scope="module")
+def raw(finished: Spos, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for prepared images. Not to be changed."""
+    output = tmp_path_factory.mktemp("raw") / "raw.onnx"
+    options = ("--weights", find_model(finished), "--format", "onnx", "--raw-input", "--output", output)
+    finished.here("export-arch", *options)
+    return output
+
+
 @pytest.mark.parametrize("form", SUFFIXES)
 def test_an_exported_network_is_evaluated_like_its_model(finished: Spos, tmp_path: Path, form: str) -> None:
     if form in PACKAGES:
@@ -74,33 +92,31 @@ def test_the_file_lies_in_the_run_folder_of_its_weights(finished: Spos, tmp_path
     Path(file).unlink()
 
 
-def test_a_path_of_the_supernet_is_exported_calibrated(finished: Spos, tmp_path: Path) -> None:
-    supernet, output = finished.run / "supernet" / "last.pt", tmp_path / "path.onnx"
-    finished.here("export-arch", "--weights", supernet, "--arch", ARCH, "--format", "onnx", "--output", output)
+@pytest.mark.parametrize("form", ["safetensors", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_a_path_of_the_supernet_is_exported_calibrated(finished: Spos, tmp_path: Path, form: str) -> None:
+    supernet, output = finished.run / "supernet" / "last.pt", tmp_path / f"path.{form}"
+    finished.here("export-arch", "--weights", supernet, "--arch", ARCH, "--format", form, "--output", output)
     expected = evaluate(finished, "--weights", supernet, "--arch", ARCH)
     found = evaluate(finished, "--weights", output)
     assert found["top1"] == pytest.approx(expected["top1"], abs=2 / expected["images"])
-    message = finished.here("export-arch", "--weights", supernet, "--format", "onnx", code=2).stderr
+    message = finished.here("export-arch", "--weights", supernet, "--format", form, code=2).stderr
     assert "name the path to export with --arch" in message
 
 
-def test_prepared_images_as_input(finished: Spos, tmp_path: Path) -> None:
+def test_prepared_images_as_input(finished: Spos, raw: Path) -> None:
     """The file says so, and `evaluate` prepares images for it."""
-    model, output = find_model(finished), tmp_path / "raw.onnx"
-    finished.here("export-arch", "--weights", model, "--format", "onnx", "--raw-input", "--output", output)
-    assert onnx_file.read_description(output).input == "float"
-    assert evaluate(finished, "--weights", output)["top1"] == evaluate(finished, "--weights", model)["top1"]
+    assert onnx_file.read_description(raw).input == "float"
+    assert evaluate(finished, "--weights", raw)["top1"] == evaluate(finished, "--weights", find_model(finished))["top1"]
 
 
-def test_predictions_of_an_exported_network(finished: Spos, tmp_path: Path) -> None:
+def test_predictions_of_an_exported_network(finished: Spos, onnx: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    model, output, photo = find_model(finished), tmp_path / "network.onnx", tmp_path / "photo.png"
+    photo = tmp_path / "photo.png"
     Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(photo)
-    finished.here("export-arch", "--weights", model, "--format", "onnx", "--output", output)
     ours, theirs = (
         json.loads(finished.here("predict", photo, "--weights", file, "--json").stdout)["top"]
-        for file in (model, output)
+        for file in (find_model(finished), onnx)
     )
     assert [one["class"] for one in ours] == [one["class"] for one in theirs]
 
@@ -188,25 +204,23 @@ def test_missing_packages_are_named(
     assert not list(tmp_path.iterdir())
 
 
-def test_commands_that_go_on_with_weights_refuse_exported_files(finished: Spos, tmp_path: Path) -> None:
-    output = tmp_path / "network.onnx"
-    finished.here("export-arch", "--weights", find_model(finished), "--format", "onnx", "--output", output)
+def test_commands_that_go_on_with_weights_refuse_exported_files(finished: Spos, onnx: Path) -> None:
     for command, expected in (
         (("search", "--weights"), "is a network, not a supernet"),
         (("retrain", ARCH, "--fresh", "--init"), "was exported, and is not a beginning for a training"),
         (("export-arch", "--weights"), "was exported, for spos evaluate"),
     ):
-        message = finished.here(*command, output, "--run-dir", "other", code=2).stderr
-        assert f"{output} {expected}" in message
+        message = finished.here(*command, onnx, "--run-dir", "other", code=2).stderr
+        assert f"{onnx} {expected}" in message
         assert not (finished.folder / "other" / "search" / "journal.jsonl").exists()
 
 
-def test_other_settings_than_those_of_the_file_are_refused(finished: Spos, tmp_path: Path) -> None:
+def test_other_settings_than_those_of_the_file_are_refused(finished: Spos, raw: Path, tmp_path: Path) -> None:
     """Such as another preparation of images, which would give meaningless numbers, or another size."""
-    model = find_model(finished)
-    for form in ("onnx", "safetensors"):
-        output = tmp_path / f"network.{form}"
-        finished.here("export-arch", "--weights", model, "--format", form, "--raw-input", "--output", output)
+    model, other = find_model(finished), tmp_path / "network.safetensors"
+    options = ("--weights", model, "--format", "safetensors", "--raw-input", "--output", other)
+    finished.here("export-arch", *options)
+    for output in (raw, other):
         for setting, expected in (
             ("data.preset=spos", "trained with data.preset: standard, not spos"),
             ("data.mean=[0.5, 0.5, 0.5]", "trained with data.mean: null, not [0.5, 0.5, 0.5]"),
@@ -220,10 +234,9 @@ def test_other_settings_than_those_of_the_file_are_refused(finished: Spos, tmp_p
         assert "trained with data.preset: standard, not spos" in message
 
 
-def test_a_description_of_another_network_is_refused(finished: Spos, tmp_path: Path) -> None:
+def test_a_description_of_another_network_is_refused(finished: Spos, onnx: Path, tmp_path: Path) -> None:
     """An architecture that the space does not have, and a graph that takes other images than it says."""
-    output = tmp_path / "network.onnx"
-    finished.here("export-arch", "--weights", find_model(finished), "--format", "onnx", "--output", output)
+    output = Path(shutil.copy(onnx, tmp_path))
     description, model = onnx_file.read_description(output), onnx_file.read_model(output)
     for change, expected in (
         ({"architecture": Architecture((0, 1))}, "layers"),

@@ -7,13 +7,14 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import Tensor
 
 import spos_cli
 from spos_cli.engine import checkpoint
@@ -57,12 +58,6 @@ def make_settings(channels: int) -> dict[str, Any]:
     return settings
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the self-test of devices."""
-    monkeypatch.setattr(self_test, "run_self_test", lambda device: {"all": 0.0})
-
-
 def make_experiment(spos: Spos, channels: int) -> None:
     (spos.folder / "spos.yaml").write_text(yaml.safe_dump(make_settings(channels)))
     seeds = iter(range(1000))
@@ -73,48 +68,83 @@ def make_experiment(spos: Spos, channels: int) -> None:
                 SAVE[channels](spos.folder / "D" / split / name / f"{index:02}", next(seeds))
 
 
-@pytest.mark.parametrize("channels", [1, 5])
-def test_all_commands(spos: Spos, channels: int) -> None:
-    make_experiment(spos, channels)
-    findings = {one["check"]: one for one in json.loads(spos.here("doctor", "--json").stdout)}
-    assert findings["mean and deviation"]["seen"].count(", 0.") == 4 * (channels - 1)
+class Trained(NamedTuple):
+    """A run of all commands, in a folder without `spos.yaml`. Not to be changed."""
+
+    spos: Spos
+    channels: int
+    findings: dict[str, dict[str, str]]  # of the doctor, by check
+    evaluated: dict[str, Any]
+
+    @property
+    def model(self) -> Path:
+        (model,) = self.spos.run.glob("retrain/*/model.pt")
+        return model
+
+    @property
+    def images(self) -> list[str]:
+        return sorted(str(path) for path in (self.spos.folder / "D" / "val").glob("*/*"))
+
+    def compute_probabilities(self) -> Tensor:
+        """Return the probabilities `(images, classes)` of the network that Python loads."""
+        network = spos_cli.load(self.model)
+        prepared = torch.cat([network.preprocess(path) for path in self.images])
+        assert prepared.shape[1] == self.channels
+        with torch.no_grad():
+            return network(prepared).softmax(1)
+
+
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 5])
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    spos = Spos(tmp_path_factory.mktemp("channels"))
+    make_experiment(spos, request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(self_test, "run_self_test", lambda device: {"all": 0.0})
+        findings = {one["check"]: one for one in json.loads(spos.here("doctor", "--json").stdout)}
     for command in ("supernet-train", "flops-table", "search", "export-arch", "retrain"):
         spos.here(command)
-    trained = json.loads(spos.here("evaluate", "--json").stdout)
-    (model,) = spos.run.glob("retrain/*/model.pt")
+    evaluated = json.loads(spos.here("evaluate", "--json").stdout)
+    (spos.folder / "spos.yaml").unlink()
+    return Trained(spos, request.param, findings, evaluated)
+
+
+def test_all_commands(trained: Trained) -> None:
+    spos, model, channels = trained.spos, trained.model, trained.channels
+    assert trained.findings["mean and deviation"]["seen"].count(", 0.") == 4 * (channels - 1)
     content = checkpoint.load(model)
     assert content["model"]["first_conv.0.weight"].shape[1] == channels
     assert content["preprocessing"]["in_channels"] == channels
     assert content["preprocessing"]["mean"] == OF_CHANNELS[channels]["mean"]
 
     # The file alone is enough, and everything gives the same logits.
-    (spos.folder / "spos.yaml").unlink()
-    images = sorted(str(path) for path in (spos.folder / "D" / "val").glob("*/*"))
-    spos.here("predict", "--weights", model, "--top", "1", "--output", "classes.csv", *images)
+    spos.here("predict", "--weights", model, "--top", "1", "--output", "classes.csv", *trained.images)
     rows = list(csv.DictReader(io.StringIO((spos.folder / "classes.csv").read_text())))
-    network = spos_cli.load(model)
-    prepared = torch.cat([network.preprocess(path) for path in images])
-    assert prepared.shape[1] == channels
-    with torch.no_grad():
-        probabilities = network(prepared).softmax(1)
-    chosen = [network.classes[index] for index in probabilities.argmax(1).tolist()]
+    names = spos_cli.load(model).classes
+    chosen = [names[index] for index in trained.compute_probabilities().argmax(1).tolist()]
     assert [next(value for value in row.values() if value in CLASSES) for row in rows] == chosen
 
+
+@pytest.mark.parametrize(
+    "form",
+    [*(pytest.param(form, marks=pytest.mark.slow) for form in ("onnx", "pt2")), "safetensors", "python"],
+)
+def test_exported_networks(trained: Trained, tmp_path: Path, form: str) -> None:
     require_exporter()
-    for form, suffix in (("onnx", "onnx"), ("pt2", "pt2"), ("safetensors", "safetensors"), ("python", "py")):
-        file = spos.folder / f"network_{form}.{suffix}"
-        command = ("export-arch", "--json", "--weights", model, "--format", form, "--output", file)
-        exported = json.loads(spos.here(*command, "--set", "data.root=D").stdout)
-        assert exported["images"] == 13, "all validation images, and one alone"
-        assert exported["largest_difference"] < 1e-4 * exported["largest_logit"]
-        if form == "python":
-            text = file.read_text()
-            assert f"torch.zeros(1, {channels}, 8, 8" in text
-            pixels = torch.stack([network._crop(read_pixels(path, network._decoding)) for path in images])
-            torch.testing.assert_close(python_file.load(file)(pixels).softmax(1), probabilities, rtol=1e-4, atol=1e-4)
-            continue
-        evaluated = json.loads(spos.here("evaluate", "--json", "--weights", file, "--set", "data.root=D").stdout)
-        assert (evaluated["images"], evaluated["top1"]) == (trained["images"], trained["top1"])
+    spos, model = trained.spos, trained.model
+    file = tmp_path / ("network.py" if form == "python" else f"network.{form}")
+    command = ("export-arch", "--json", "--weights", model, "--format", form, "--output", file)
+    exported = json.loads(spos.here(*command, "--set", "data.root=D").stdout)
+    assert exported["images"] == 13, "all validation images, and one alone"
+    assert exported["largest_difference"] < 1e-4 * exported["largest_logit"]
+    if form == "python":
+        assert f"torch.zeros(1, {trained.channels}, 8, 8" in file.read_text()
+        network = spos_cli.load(model)
+        pixels = torch.stack([network._crop(read_pixels(path, network._decoding)) for path in trained.images])
+        found = python_file.load(file)(pixels).softmax(1)
+        torch.testing.assert_close(found, trained.compute_probabilities(), rtol=1e-4, atol=1e-4)
+        return
+    evaluated = json.loads(spos.here("evaluate", "--json", "--weights", file, "--set", "data.root=D").stdout)
+    assert (evaluated["images"], evaluated["top1"]) == (trained.evaluated["images"], trained.evaluated["top1"])
 
 
 def test_another_number_of_channels_is_named(spos: Spos) -> None:

@@ -22,6 +22,7 @@ def get_model(spos: Spos) -> Path:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx", "pt2"])
 def test_the_costs_are_those_that_evaluate_finds(finished: Spos, spos: Spos, form: str) -> None:
     if form == "pt2":
@@ -38,7 +39,7 @@ def test_the_costs_are_those_that_evaluate_finds(finished: Spos, spos: Spos, for
     assert costs["bytes"] == path.stat().st_size
 
     def evaluate(weights: object) -> dict[str, float]:
-        return json.loads(spos("evaluate", "--weights", weights, "--json").stdout)
+        return json.loads(spos.here("evaluate", "--weights", weights, "--json").stdout)
 
     before, after = evaluate(model), evaluate(file)
     assert costs["top1"] == {"float": before["top1"], "int8": after["top1"]}

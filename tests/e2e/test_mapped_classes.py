@@ -114,6 +114,7 @@ def test_details_have_the_classes_of_the_network(spos: Spos, weights: str) -> No
     assert result["details"]["accuracy"] == result["top1"]
 
 
+@pytest.mark.slow
 def test_several_processes_count_each_image_once(spos: Spos) -> None:
     expected, _ = evaluate(spos, "model.pt", "--classes", "map.yaml")
     options = ("evaluate", "--weights", "model.pt", "--classes", "map.yaml", "--json")

@@ -78,6 +78,7 @@ def run_page(spos: Spos) -> dict[str, str]:
     return printed
 
 
+@pytest.mark.slow
 def test_the_page_leads_to_an_exported_network(spos: Spos, photos: Path) -> None:
     pytest.importorskip("onnxruntime", reason="needs the extra onnx")
     torn = photos / "cats" / "IMG_0010.jfif"

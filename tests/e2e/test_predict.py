@@ -96,11 +96,11 @@ def test_predictions_are_those_of_evaluate(spos: Spos) -> None:
     ):
         make_image(seed, mode).save(val / CLASSES[seed % 3] / name)
     make_image(50, "I;16").save(val / "dog" / "deep.png")
-    spos("evaluate", "--weights", "model.pt", "--save-logits", "logits.npz", *DTYPE)
+    spos.here("evaluate", "--weights", "model.pt", "--save-logits", "logits.npz", *DTYPE)
     saved = np.load(spos.folder / "logits.npz")
     assert len(saved["logits"]) == 16
     command = ("predict", "D/val", "--weights", "model.pt", "--json", *DTYPE)
-    done = spos(*command, "--set", "data.workers=2", "--set", "search.batch_size=3")
+    done = spos.here(*command, "--set", "data.workers=2", "--set", "search.batch_size=3")
     require_equal([json.loads(line) for line in done.stdout.splitlines()], saved)
     require_equal(predict(spos, "D/val", *DTYPE), saved)
     # Without that setting, both refuse 16 bits.
@@ -213,31 +213,49 @@ def test_worker_processes_pass_over_broken_images(spos: Spos) -> None:
 ODD_NAMES = (b"a,b.png", b'say "hi".png', b"two\nlines.png", b"tab\tand\rreturn.png", b"caf\xe9.png", "🦊.png".encode())
 
 
-def test_any_names(spos: Spos) -> None:
+ODD_CLASSES = ('"a", b', "new\nline \x1b[31m", "🐈 \ud800")
+
+
+@pytest.fixture
+def odd(spos: Spos) -> list[str]:
+    """Make images and classes of odd names, and return the paths of the images."""
     folder = os.fsencode(spos.folder / "odd")
     os.mkdir(folder)  # noqa: PTH102 - a name of bytes
     for name in ODD_NAMES:
         with open(folder + b"/" + name, "wb") as file:  # noqa: PTH123
             make_image(1).save(file, "PNG")
-    checkpoint.save(spos.folder / "model.pt", make_content(spos, ('"a", b', "new\nline \x1b[31m", "🐈 \ud800")))
-    paths = sorted("odd/" + os.fsdecode(name) for name in ODD_NAMES)
-    done = spos("predict", "odd", "--weights", "model.pt", "--json")  # The installed program, with bytes on a pipe.
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [line["path"] for line in lines] == paths
-    assert {one["class"] for line in lines for one in line["top"]} == {'"a", b', "new\nline \x1b[31m", "🐈 \ud800"}
+    checkpoint.save(spos.folder / "model.pt", make_content(spos, ODD_CLASSES))
+    return sorted("odd/" + os.fsdecode(name) for name in ODD_NAMES)
 
+
+def require_odd(text: str, paths: list[str]) -> None:
+    """Compare lines of JSON with the names that they should have."""
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [line["path"] for line in lines] == paths
+    assert {one["class"] for line in lines for one in line["top"]} == {*ODD_CLASSES}
+
+
+def test_any_names(spos: Spos, odd: list[str]) -> None:
+    require_odd(spos.here("predict", "odd", "--weights", "model.pt", "--json").stdout, odd)
     spos.here("predict", "odd", "--weights", "model.pt", "--output", "top.csv")
     content = (spos.folder / "top.csv").read_bytes()
     assert all(name.replace(b'"', b'""') in content for name in ODD_NAMES)
     rows = list(csv.DictReader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline="")))
-    assert [row["path"] for row in rows] == [path for path in paths for _ in range(3)]
+    assert [row["path"] for row in rows] == [path for path in odd for _ in range(3)]
     assert {row["class"] for row in rows} == {'"a", b', "new\nline \x1b[31m", "🐈 \\ud800"}
 
-    table = spos("predict", "odd", "--weights", "model.pt", "--top", 1).stdout
-    assert len(table.splitlines()) == 1 + len(paths)
+    table = spos.here("predict", "odd", "--weights", "model.pt", "--top", 1).stdout
+    assert len(table.splitlines()) == 1 + len(odd)
     for part in (r"two\nlines.png", r"caf\udce9.png", "🦊.png"):
         assert part in table
     assert "\x1b" not in table
+
+
+@pytest.mark.slow
+def test_any_names_as_bytes(spos: Spos, odd: list[str]) -> None:
+    """In a process of its own, whose output is bytes."""
+    require_odd(spos("predict", "odd", "--weights", "model.pt", "--json").stdout, odd)
+    assert len(spos("predict", "odd", "--weights", "model.pt", "--top", 1).stdout.splitlines()) == 1 + len(odd)
 
 
 def test_a_table_and_csv(spos: Spos) -> None:
@@ -278,6 +296,7 @@ def test_an_output_is_the_old_file_or_the_new_one(spos: Spos, mistake: Mistake) 
     assert not list(spos.folder.glob(".*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_early(spos: Spos) -> None:
     """As `| head -1` does, with the installed program and worker processes: nothing on stderr, and it ends."""
     command = [PROGRAM, "predict", *["D/val"] * 400, "--weights", "model.pt", "--set", "data.workers=2"]
@@ -322,6 +341,7 @@ def test_mistakes_are_one_line_each(spos: Spos, mistake: Mistake) -> None:
         assert said in one_line(mistake("predict", *arguments))
 
 
+@pytest.mark.slow
 def test_it_is_one_process(spos: Spos) -> None:
     for done in spos.together("predict", "D/val", "--weights", "model.pt", code=2):
         assert "start it without torchrun" in done.stderr

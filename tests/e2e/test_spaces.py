@@ -63,7 +63,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["imagenet", "imagenet_mobilenet", "imagenet_channels", "imagenet_fbnet",
-                                  "imagenet_proxylessnas", "imagenet_resnet", "imagenet_shufflenet_v2_plus", "imagenet_once_for_all",
+                                  "imagenet_proxylessnas", "imagenet_resnet", "imagenet_shufflenet_v2_plus",
+                                  "imagenet_once_for_all",
                                   "cifar10", "cifar10_mobilenet", "cifar10_channels", "cifar10_nas_bench_macro",
                                   "fashion_mnist", "fashion_mnist_mobilenet", "fashion_mnist_channels",
                                   "resnet18_bits", "cifar10_resnet_bits", "demo"])  # fmt: skip

@@ -231,16 +231,17 @@ def test_a_missing_package_is_an_error_before_any_work(
 def test_a_training_and_a_search_are_mirrored(tmp_path: Path, calls: Calls) -> None:
     """A service that fails in the midst changes nothing in the run folder."""
     alone, mirrored = Spos(tmp_path / "alone"), Spos(tmp_path / "mirrored")
-    alone.here("supernet-train")
+    short = ("--set", "supernet.steps=30")
+    alone.here("supernet-train", *short)
     calls.path.with_name("fails").touch()
-    said = mirrored.here("supernet-train", "--wandb", "--mlflow")
+    said = mirrored.here("supernet-train", "--wandb", "--mlflow", *short)
     assert (said.stdout + said.stderr).count("cannot write to Weights & Biases") == 1
     for name in ("last.pt",):
         assert (mirrored.run / "supernet" / name).read_bytes() == (alone.run / "supernet" / name).read_bytes()
     sent = [{key: value for key, value, _ in metrics} for _, metrics in calls.of("batch")]
     lines = [json.loads(text) for text in (mirrored.run / "supernet" / "metrics.jsonl").read_text().splitlines()]
     assert [one["train/loss"] for one in sent] == [one["loss"] for one in lines]
-    mirrored.here("search", "--mlflow")
+    mirrored.here("search", "--mlflow", *short)
     generations = [metrics for _, metrics in calls.of("batch")][len(sent) :]
     assert [sorted(name for name, _, _ in one) for one in generations] == [["search/best_top1", "search/mean_top1"]] * 3
     assert [one[0][2] for one in generations] == [0, 1, 2]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import io
 import json
 import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +35,13 @@ safetensors = pytest.importorskip("safetensors.torch", reason="needs the extra s
 FORMATS = {".onnx": onnx_file, ".pt2": pt2_file, ".safetensors": safetensors_file, ".py": python_file}
 EXACT = (".pt2", ".safetensors")  # the formats of networks with quantized blocks
 READ = {name: module for name, module in FORMATS.items() if name != ".py"}
+COMPILED = (".onnx", ".pt2")  # PyTorch compiles a network for a second or more, so few of them are quick tests.
+QUICK = ("mixed", "skips", "bits")
+
+
+def make_case(suffix: str, name: str) -> Any:
+    """Return a format and a network as parameters of a test."""
+    return pytest.param(suffix, name, marks=[pytest.mark.slow] if suffix in COMPILED and name not in QUICK else [])
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +51,25 @@ def own_blocks(tmp_path: Path) -> None:
 
 def export(name: str, path: Path, preset: Any = "standard") -> tuple[InferenceNetwork, Description]:
     """Write a small network to a file; return what was written."""
-    if path.suffix in (".onnx", ".pt2"):
+    if path.suffix in COMPILED:
         require_exporter()
     network = InferenceNetwork(make_network(*NETWORKS[name]), preset)
     description = describe(network, NETWORKS[name][1])
-    FORMATS[path.suffix].write(network, description, path)
+    if path.suffix == ".py":
+        python_file.write(network, description, path)
+    else:
+        path.write_bytes(write_once(name, path.suffix, preset))
     return network, description
+
+
+@functools.cache
+def write_once(name: str, suffix: str, preset: Any) -> bytes:
+    """Return the content of a file, which many tests read or change."""
+    network = InferenceNetwork(make_network(*NETWORKS[name]), preset)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"network{suffix}")
+        FORMATS[suffix].write(network, describe(network, NETWORKS[name][1]), path)
+        return path.read_bytes()
 
 
 def load(path: Path, name: str) -> Callable[[Tensor], Tensor]:
@@ -62,7 +85,7 @@ def load(path: Path, name: str) -> Callable[[Tensor], Tensor]:
 
 @pytest.mark.parametrize(
     ("suffix", "name"),
-    [(suffix, name) for suffix in FORMATS for name in NETWORKS if "bits" not in name or suffix in EXACT],
+    [make_case(suffix, name) for suffix in FORMATS for name in NETWORKS if "bits" not in name or suffix in EXACT],
 )
 def test_files_compute_what_the_network_computes(tmp_path: Path, suffix: str, name: str) -> None:
     """For batches of any size, in the runtime of the format."""
@@ -83,37 +106,43 @@ def test_files_compute_what_the_network_computes(tmp_path: Path, suffix: str, na
     assert here not in content, "a file must not name folders of the machine that wrote it"
 
 
-def test_the_onnx_graph_has_no_gather_and_no_batchnorm(tmp_path: Path) -> None:
-    for name in (one for one in NETWORKS if one not in ("own block", "groups") and "bits" not in one):
-        export(name, tmp_path / "network.onnx", "spos")
-        model = onnx.load(tmp_path / "network.onnx")
-        onnx.checker.check_model(model, full_check=True)
-        kinds = {node.op_type for node in model.graph.node}
-        assert not kinds & {"Gather", "GatherElements", "BatchNormalization", "Transpose", "ScatterND"}, kinds
-        assert "Conv" in kinds
+@pytest.mark.parametrize(
+    ("suffix", "name"),
+    [make_case(".onnx", name) for name in NETWORKS if name not in ("own block", "groups") and "bits" not in name],
+)
+def test_the_onnx_graph_has_no_gather_and_no_batchnorm(tmp_path: Path, suffix: str, name: str) -> None:
+    path = tmp_path / f"network{suffix}"
+    export(name, path, "spos")
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    kinds = {node.op_type for node in model.graph.node}
+    assert not kinds & {"Gather", "GatherElements", "BatchNormalization", "Transpose", "ScatterND"}, kinds
+    assert "Conv" in kinds
 
 
-@pytest.mark.parametrize("name", ["mixed", "inverted residuals with gates"])
-def test_the_python_file_needs_torch_only(tmp_path: Path, name: str) -> None:
+def test_the_python_file_needs_torch_only(tmp_path: Path) -> None:
     """It runs in an interpreter that cannot import `spos_cli` or safetensors, and gives the same bytes."""
-    network, description = export(name, tmp_path / "network.py")
-    pixels = make_pixels(NETWORKS[name][0], 2)
-    torch.save(pixels, tmp_path / "pixels.pt")
+    names = {"mixed": "plain", "inverted residuals with gates": "gated"}
+    exported = {file: (*export(name, tmp_path / f"{file}.py"), name) for name, file in names.items()}
+    torch.save({file: make_pixels(NETWORKS[name][0], 2) for name, file in names.items()}, tmp_path / "pixels.pt")
     code = (
         "import sys; sys.modules.update(spos_cli=None, safetensors=None, numpy=None)\n"
-        "import torch, network\n"
-        "model = network.load()\n"
-        "torch.save(model(torch.load('pixels.pt')), 'logits.pt')\n"
-        "print(ascii(model.classes))"
+        "import torch, plain, gated\n"
+        "models = {'plain': plain.load(), 'gated': gated.load()}\n"
+        "pixels = torch.load('pixels.pt')\n"
+        "torch.save({name: model(pixels[name]) for name, model in models.items()}, 'logits.pt')\n"
+        "print(ascii({name: model.classes for name, model in models.items()}))"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ascii(list(description.classes))
-    assert torch.equal(torch.load(tmp_path / "logits.pt"), network(pixels))
-    text = (tmp_path / "network.py").read_text()
-    assert max(map(len, text.splitlines())) <= 120
-    assert "# layer 1: mbconv" in text
+    logits, classes = torch.load(tmp_path / "logits.pt"), ast.literal_eval(done.stdout)
+    for file, (network, description, name) in exported.items():
+        assert classes[file] == list(description.classes)
+        assert torch.equal(logits[file], network(make_pixels(NETWORKS[name][0], 2)))
+        text = (tmp_path / f"{file}.py").read_text()
+        assert max(map(len, text.splitlines())) <= 120
+        assert "# layer 1: mbconv" in text
 
 
 @pytest.mark.parametrize("suffix", READ)

@@ -60,6 +60,9 @@ NEWER = replace(
     linear_bias=True,
 )
 SPACES = {"newer": NEWER, "shuffles": SHUFFLES, "mixed": MIXED, "skips": SKIPS, "wide": WIDE}
+# PyTorch takes half a second to write a block as ONNX, and this space has few of them.
+QUICK = "skips"
+COMPILED = [pytest.param(name, marks=[] if name == QUICK else pytest.mark.slow) for name in SPACES]
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +119,7 @@ def test_folding_keeps_what_a_block_computes(name: str) -> None:
         assert all(torch.equal(tensor, before[name]) for name, tensor in block.state_dict().items())
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", COMPILED)
 def test_onnx_runtime_computes_the_same(name: str) -> None:
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     require_exporter()
@@ -136,7 +139,7 @@ def test_onnx_runtime_computes_the_same(name: str) -> None:
             torch.testing.assert_close(torch.from_numpy(ours), theirs, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", COMPILED)
 def test_blocks_and_networks_of_8_bits_are_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each option of a layer, and a network; the models have weights of 8 bits wherever there is a convolution."""
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import zipfile
@@ -54,6 +55,13 @@ NEWER = replace(
 SPACES = {"older": SPACE, "newer": NEWER}
 ARCHITECTURE = parse("0,2,1,2,3")
 INT8 = 3  # onnx.TensorProto.INT8
+# PyTorch compiles a network for seconds, so the quick tests have each network and each kind of input once.
+QUICK = (("older", "uint8"), ("newer", "float"))
+CASES = [
+    pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
+    for case in itertools.product(SPACES, ("uint8", "float"))
+]
+NETWORKS = ["older", pytest.param("newer", marks=pytest.mark.slow)]
 
 
 def draw_images(count: int, seed: int = 0) -> torch.Tensor:
@@ -64,7 +72,7 @@ def draw_images(count: int, seed: int = 0) -> torch.Tensor:
     return (colours + noise).to(torch.uint8)
 
 
-@pytest.fixture(scope="module", params=SPACES)
+@pytest.fixture(scope="module")
 def network(request: pytest.FixtureRequest) -> Network:
     """A network whose BatchNorm statistics are those of its images, so that no layer's values are near 0."""
     with torch.random.fork_rng(devices=[]):
@@ -93,7 +101,7 @@ def require_close(inference: InferenceNetwork, classify: pt2_file.Callable[[torc
     assert comparison.agreement >= 0.9
 
 
-@pytest.mark.parametrize("input_kind", ["uint8", "float"])
+@pytest.mark.parametrize(("network", "input_kind"), CASES, indirect=["network"])
 def test_an_onnx_file(network: Network, tmp_path: Path, input_kind: InputKind) -> None:
     pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
     inference = InferenceNetwork(network, "standard", input_kind)
@@ -125,7 +133,7 @@ def test_an_onnx_file(network: Network, tmp_path: Path, input_kind: InputKind) -
     assert len(logits.unique()) > 0.9 * logits.numel()
 
 
-@pytest.mark.parametrize("input_kind", ["uint8", "float"])
+@pytest.mark.parametrize(("network", "input_kind"), CASES, indirect=["network"])
 def test_a_pt2_file(network: Network, tmp_path: Path, input_kind: InputKind) -> None:
     require_torchao()
     inference = InferenceNetwork(network, "standard", input_kind)
@@ -145,6 +153,7 @@ def test_a_pt2_file(network: Network, tmp_path: Path, input_kind: InputKind) -> 
     require_close(inference, pt2_file.load(path))
 
 
+@pytest.mark.parametrize("network", NETWORKS, indirect=True)
 def test_a_quantized_pt2_file_needs_torchao(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_torchao()
     path = tmp_path / "int8.pt2"
@@ -158,6 +167,7 @@ def test_a_quantized_pt2_file_needs_torchao(network: Network, tmp_path: Path, mo
     pt2_file.load(path)
 
 
+@pytest.mark.parametrize("network", NETWORKS, indirect=True)
 def test_a_quantized_pt2_file_with_code_in_it_is_not_loaded(network: Network, tmp_path: Path) -> None:
     """The operators of quantized programs do not open the way for others."""
     require_torchao()

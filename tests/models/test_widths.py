@@ -16,6 +16,7 @@ from spos_cli.space.architecture import Architecture, Option, parse
 from spos_cli.space.choices import Choice
 from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace, Stage
 from tests.models.paths import check_candidates, check_paths, draw_architectures, make_network, make_supernet
+from tests.once import list_shapes_once
 
 WIDE = replace(OFFICIAL_SPACE, widths=tuple(range(200, 2001, 200)))
 OFFICIAL = parse(
@@ -107,7 +108,8 @@ def test_candidates_are_calibrated_as_in_plain_pytorch_and_independently(name: s
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_costs_and_tensors_depend_on_widths_and_bits(name: str) -> None:
+def test_costs_and_tensors_depend_on_widths_and_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    list_shapes_once(monkeypatch)
     space = SPACES[name]
     costs = count(space)
     assert SearchSpace.from_dict(space.to_dict()) == space

@@ -21,6 +21,7 @@ from spos_cli.official.weights import (
 )
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import OFFICIAL_SPACE, SearchSpace, Stage
+from tests.once import list_shapes_once
 
 ARCHS = [
     case["architecture"] for case in json.loads((Path(__file__).parents[1] / "space/flops_params.json").read_text())
@@ -29,8 +30,9 @@ SMALL = SearchSpace((Stage(1, 16), Stage(2, 32)), OFFICIAL_SPACE.choices, 32, 10
 
 
 @pytest.mark.parametrize("affine", [True, False])
-def test_the_architecture_is_inferred(affine: bool) -> None:
+def test_the_architecture_is_inferred(affine: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """All fifty golden architectures, from names and shapes alone."""
+    list_shapes_once(monkeypatch)
     for choices in ARCHS[:: 1 if affine else 5]:
         with torch.device("meta"):
             state = Network(OFFICIAL_SPACE, Architecture(tuple(choices)), affine).state_dict()

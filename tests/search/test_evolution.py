@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -336,10 +337,8 @@ def test_an_own_cost_with_decimals_is_kept_exactly(digits: int, is_range: bool) 
         kind, kind.from_number(0.5), [[kind.from_number(number) for number in row] for row in numbers.tolist()]
     )
     every = [Architecture(path) for path in itertools.product(range(CHOICES), repeat=LAYERS)]
-    sums = {
-        arch: Decimal("0.5") + sum(Decimal(str(row[choice])) for row, choice in zip(numbers, arch, strict=True))
-        for arch in every
-    }
+    exact = [[Decimal(str(number)) for number in row] for row in numbers]
+    sums = {arch: Decimal("0.5") + sum(map(operator.getitem, exact, arch)) for arch in every}
     low, high = (sorted(sums.values())[int(share * len(every))] for share in (0.002, 0.01))
     limit = parse_limit(kind, f"{low}-{high}" if is_range else str(high))
     allowed = {arch for arch, cost in sums.items() if cost <= high and (cost >= low or not is_range)}

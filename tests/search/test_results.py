@@ -43,11 +43,12 @@ def skill(arch: Architecture) -> float:
 
 
 DRAWN = [skill(TABLE.distribution().draw(RNG, None, LIMIT)) for _ in range(1000)]
+MEAN, DEVIATION = float(np.mean(DRAWN)), float(np.std(DRAWN))
 
 
 def top1(arch: Architecture) -> float:
     """Return 70 % on average, with a standard deviation of 1.5 points."""
-    return 0.7 + 0.015 * (skill(arch) - float(np.mean(DRAWN))) / float(np.std(DRAWN))
+    return 0.7 + 0.015 * (skill(arch) - MEAN) / DEVIATION
 
 
 def entry(arch: Architecture, score: float, **fields: object) -> Entry:
