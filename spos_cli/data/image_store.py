@@ -21,12 +21,12 @@ from spos_cli.data.loaders import (
     Replacements,
     Samples,
     Transform,
-    augment,
     chunks,
     draw_replacements,
     load_batches,
+    make_augmentation,
+    make_evaluation,
     require_readable,
-    transform_for_evaluation,
 )
 from spos_cli.data.order import Indices
 from spos_cli.data.pixel_file import MANIFEST_ERRORS
@@ -78,8 +78,8 @@ class ImageStore:
             DataError: images are unreadable, or too many are, or the disk is full.
             ConfigError: a setting does not fit an image.
         """
-        transformed, replacements = _prepare(transform, seed, indices, bad_images)
-        samples = Samples(images, transformed, replacements, skip_unreadable=bad_images is None)
+        make_transform, replacements = _prepare(transform, seed, indices, bad_images)
+        samples = Samples(images, make_transform, replacements, skip_unreadable=bad_images is None)
         # Made before decoding, so that a file that changes meanwhile is noticed the next time.
         manifest = _make_manifest(images, indices, transform, seed)
         labels: list[int] = []
@@ -172,22 +172,27 @@ def _make_manifest(
 
 def _prepare(
     transform: EvalTransform | TrainTransform, seed: int | None, indices: Indices, bad_images: BadImages | None
-) -> tuple[Transform, Replacements | None]:
-    """Return either transform as a function of a key, and the function that draws replacements, if any.
+) -> tuple[Callable[[Key], Transform], Replacements | None]:
+    """Return what makes either transform of a key, and the function that draws replacements, if any.
 
     A store holds epoch 0 of an augmentation.
     """
     if isinstance(transform, EvalTransform):
         assert bad_images is None, "with other images it would be another evaluation"
-        return functools.partial(transform_for_evaluation, transform), None
+        return functools.partial(make_evaluation, transform), None
     assert seed is not None, "an augmentation needs a seed"
     replacements = None if bad_images is None else functools.partial(draw_replacements, indices, seed)
-    return functools.partial(_augment_with_colours, transform, seed), replacements
+    return functools.partial(_make_augmentation_with_colours, transform, seed), replacements
 
 
-def _augment_with_colours(transform: TrainTransform, seed: int, image: Pixels, key: Key) -> Prepared:
-    """Augment an image and change its colours as well, which in training happens on the device; round to 8 bits."""
-    pixels, colours = augment(transform, seed, image, key)
-    if colours is None:
-        return Prepared(pixels)
-    return Prepared(recolour(pixels[None], torch.tensor([colours]))[0].round().to(torch.uint8))
+def _make_augmentation_with_colours(transform: TrainTransform, seed: int, key: Key) -> Transform:
+    """Make an augmentation that changes colours as well, which in training happens on the device; round to 8 bits."""
+    augment = make_augmentation(transform, seed, key)
+
+    def augment_with_colours(image: Pixels) -> Prepared:
+        pixels, colours = augment(image)
+        if colours is None:
+            return Prepared(pixels)
+        return Prepared(recolour(pixels[None], torch.tensor([colours]))[0].round().to(torch.uint8))
+
+    return augment_with_colours

@@ -24,7 +24,7 @@ from spos_cli.files.quoting import plural
 
 # A sample: in training how often its image was drawn before, in an evaluation its position; and its index in the set.
 Key = tuple[int, int]
-Transform = Callable[[Pixels, Key], Prepared]
+Transform = Callable[[Pixels], Prepared]
 Replacements = Callable[[Key], Iterable[int]]  # returns the indices to try instead of an unreadable image
 TrainingBatch = tuple[Tensor, Tensor | None, Tensor]
 
@@ -89,14 +89,10 @@ def require_readable(problems: Collection[str], images: ImageSet, purpose: str) 
 
 
 class Sample(NamedTuple):
-    """A transformed image on its way from a worker.
-
-    A user's mistake is a value here, since torch would wrap an exception.
-    """
+    """A transformed image on its way into a batch."""
 
     image: Tensor | None  # `(C, S, S) uint8`
-    label: int | NDArray[np.float32]  # or the share of each class, `(classes,)`
-    number: int  # the first part of its key
+    label: int | NDArray[np.float32] = 0  # or the share of each class, `(classes,)`
     colours: Colours | None = None
     problems: Mapping[str, str] = {}  # of the unreadable images that it replaces, by path
     error: SposError | None = None
@@ -105,7 +101,8 @@ class Sample(NamedTuple):
 class Batch(NamedTuple):
     """Samples of one batch: images `(b, C, S, S) uint8`, colours `(b, 3)`, labels and numbers `(b,)`; or an error.
 
-    Soft labels are `(b, classes)`. If every image was unreadable and skipped, there is neither.
+    Soft labels are `(b, classes)`. Numbers are the first parts of the keys. If every image was unreadable and skipped,
+    there is neither. A user's mistake is a value here, since torch would wrap an exception of a worker.
     """
 
     images: Tensor | None
@@ -116,12 +113,12 @@ class Batch(NamedTuple):
     error: SposError | None
 
 
-class Samples(Dataset[Sample]):
-    """Transformed images by key.
+class Samples(Dataset[Batch]):
+    """Transformed images by key, in batches.
 
     Args:
         images: where they come from.
-        transform: prepares an image, by its key.
+        make_transform: makes the transform of an image by its key.
         replacements: indices of other images, tried in turn if the image of a key is unreadable; None makes that an
             error.
         skip_unreadable: do not replace an unreadable image: its sample has the problem, but no image.
@@ -131,41 +128,75 @@ class Samples(Dataset[Sample]):
     def __init__(
         self,
         images: ImageSet,
-        transform: Transform,
+        make_transform: Callable[[Key], Transform],
         replacements: Replacements | None = None,
         *,
         skip_unreadable: bool = False,
         soft: bool = False,
     ) -> None:
-        self.images, self.transform, self.replacements = images, transform, replacements
+        self.images, self.make_transform, self.replacements = images, make_transform, replacements
         self.skip_unreadable, self.shares = skip_unreadable, images.shares if soft else None
         self.fatal: SposError | None = None
 
-    def __getitem__(self, key: Key) -> Sample:
-        number, index = key
-        if self.fatal is not None:  # On a file system that is gone, each further file may block for long.
-            return Sample(None, 0, number, error=self.fatal)
+    def __getitems__(self, keys: list[Key]) -> Batch:
+        """Return the batch of some keys; if any sample is an error, the batch is the first one.
+
+        The order of the work saves up to a tenth of the time, since large images leave little else in the processor's
+        cache: all transforms with their random generators are made first, and each image is copied into the batch at
+        once, so that the next one is made in the same memory.
+        """
+        transforms = list(map(self.make_transform, keys))
+        pixels: Tensor | None = None  # (b, S, S, C)
+        labels: list[int | NDArray[np.float32]] = []
+        numbers: list[int] = []
+        drawn: list[Colours] = []
         problems: dict[str, str] = {}
-        for candidate in itertools.chain([index], self._draw_replacements(key)):
+        error: SposError | None = None
+        for key, transform in zip(keys, transforms, strict=True):
+            sample = self._load(key, transform)
+            problems.update(sample.problems)
+            error = error or sample.error
+            if sample.image is None:
+                continue
+            image = sample.image.permute(1, 2, 0)
+            if pixels is None:
+                pixels = image.new_empty((len(keys), *image.shape))
+            pixels[len(labels)] = image
+            labels.append(sample.label)
+            numbers.append(key[0])
+            if sample.colours is not None:
+                drawn.append(sample.colours)
+        if error is not None or pixels is None:
+            return Batch(None, None, None, None, problems, error)
+        images = pixels[: len(labels)].permute(0, 3, 1, 2)  # (b, C, S, S) in channels_last memory
+        colours = torch.tensor(drawn) if drawn else None
+        return Batch(images, colours, torch.from_numpy(np.array(labels)), torch.tensor(numbers), problems, None)
+
+    def _load(self, key: Key, transform: Transform) -> Sample:
+        """Return the sample of a key."""
+        if self.fatal is not None:  # On a file system that is gone, each further file may block for long.
+            return Sample(None, error=self.fatal)
+        problems: dict[str, str] = {}
+        for candidate in itertools.chain([key[1]], self._draw_replacements(key)):
             try:
-                image, colours = self.transform(self.images.image(candidate), key)
+                image, colours = transform(self.images.image(candidate))
                 label = int(self.images.labels[candidate]) if self.shares is None else self.shares[candidate]
-                return Sample(image, label, number, colours, problems)
+                return Sample(image, label, colours, problems)
             except DataError as error:
                 problems[self.images.path(candidate)] = str(error)
             except ConfigError as error:  # The image is readable, but a setting does not fit it.
-                return Sample(None, 0, number, error=error)
+                return Sample(None, error=error)
         first = next(iter(problems.values()))
         if self.skip_unreadable:
-            return Sample(None, 0, number, problems=problems)
+            return Sample(None, problems=problems)
         if self.replacements is None:
-            return Sample(None, 0, number, error=DataError(first))
+            return Sample(None, error=DataError(first))
         hint = f"Is {self.images.name} still there?" if self.images.is_gone() else "spos doctor --full says why"
         self.fatal = DataError(
             f"{first}; none of {len(problems) - 1} other training images that were tried instead can be read either."
             f" {hint}"
         )
-        return Sample(None, 0, number, problems=problems, error=self.fatal)
+        return Sample(None, problems=problems, error=self.fatal)
 
     def _draw_replacements(self, key: Key) -> Iterator[int]:
         """Draw replacements only when the first one is needed, since almost every image is readable."""
@@ -180,31 +211,19 @@ def draw_replacements(indices: Indices, seed: int, key: Key) -> list[int]:
     return [index for index in indices[positions].tolist() if index != key[1]][:MAX_REPLACEMENTS]
 
 
-def augment(transform: TrainTransform, seed: int, image: Pixels, key: Key) -> Prepared:
-    """Augment an image. The result depends on seed and key only."""
-    return transform(image, seeding.generator(seed, "augment", *key))
+def make_augmentation(transform: TrainTransform, seed: int, key: Key) -> Transform:
+    """Make the augmentation of an image. It depends on seed and key only."""
+    return functools.partial(transform, rng=seeding.generator(seed, "augment", *key))
 
 
-def transform_for_evaluation(transform: EvalTransform, image: Pixels, key: Key) -> Prepared:
-    """Prepare an image for evaluation, whatever its key."""
-    return Prepared(transform(image))
+def make_evaluation(transform: EvalTransform, key: Key) -> Transform:
+    """Make the preparation of an image for an evaluation, whatever its key."""
+    return lambda image: Prepared(transform(image))
 
 
-def _collate(samples: list[Sample]) -> Batch:
-    """Stack the samples that have an image into a batch; if any sample is an error, the batch is that error."""
-    problems = {path: problem for sample in samples for path, problem in sample.problems.items()}
-    for sample in samples:
-        if sample.error is not None:
-            return Batch(None, None, None, None, problems, sample.error)
-    samples = [sample for sample in samples if sample.image is not None]
-    if not samples:
-        return Batch(None, None, None, None, problems, None)
-    pixels = torch.stack([sample.image.permute(1, 2, 0) for sample in samples if sample.image is not None])
-    labels, numbers = (np.array([getattr(sample, name) for sample in samples]) for name in ("label", "number"))
-    drawn = [sample.colours for sample in samples if sample.colours is not None]
-    colours = torch.tensor(drawn) if drawn else None
-    images = pixels.permute(0, 3, 1, 2)  # (b, C, S, S) in channels_last memory
-    return Batch(images, colours, torch.from_numpy(labels), torch.from_numpy(numbers), problems, None)
+def _keep(batch: Batch) -> Batch:
+    """Return a batch as it is: `Samples` are whole batches."""
+    return batch
 
 
 def load_batches(
@@ -219,7 +238,7 @@ def load_batches(
     Raises:
         SposError: the error of the first batch that has one.
     """
-    loaded = stream(samples, batches, workers, _collate, pin_memory)
+    loaded = stream(samples, batches, workers, _keep, pin_memory)
     try:
         for batch in loaded:
             if bad_images is not None:
@@ -324,7 +343,7 @@ def training_batches(
     order = make_order(sampling, indices, images.labels[indices], seed)
     keys = _TrainingKeys(order, batch_size, range(first_step, last_step), rank, world_size, accumulate)
     replacements = None if bad_images is None else functools.partial(draw_replacements, indices, seed)
-    samples = Samples(images, functools.partial(augment, transform, seed), replacements, soft=True)
+    samples = Samples(images, functools.partial(make_augmentation, transform, seed), replacements, soft=True)
     loaded = load_batches(samples, keys, workers, pin_memory, bad_images)
     return ((batch.images, batch.colours, batch.labels) for batch in loaded)
 
@@ -351,7 +370,7 @@ def evaluation_batches(
         ConfigError: a setting does not fit an image.
     """
     batches = chunks(list(enumerate(indices.tolist())), batch_size)[rank::world_size]
-    samples = Samples(images, functools.partial(transform_for_evaluation, transform))
+    samples = Samples(images, functools.partial(make_evaluation, transform))
     loaded = load_batches(samples, batches, workers, pin_memory)
     return ((batch.images, batch.labels, batch.numbers) for batch in loaded)
 
@@ -374,7 +393,7 @@ def readable_batches(
         ConfigError: a setting does not fit an image.
     """
     batches = chunks([(index, index) for index in range(len(images))], batch_size)
-    samples = Samples(images, functools.partial(transform_for_evaluation, transform), skip_unreadable=True)
+    samples = Samples(images, functools.partial(make_evaluation, transform), skip_unreadable=True)
     # A worker makes whole batches, and starting one takes longer than making a batch here.
     return load_batches(samples, batches, min(workers, len(batches) - 1), pin_memory)
 

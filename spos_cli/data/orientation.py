@@ -18,6 +18,9 @@ ORIENTATION_TAG = 0x0112  # of EXIF and of TIFF
 FLIPS = {1: (False, False), 2: (False, True), 3: (True, True), 4: (True, False)}
 # Without any of these, Pillow finds no orientation in a JPEG file: EXIF, and its copy in XMP.
 SIGNS_IN_JPEG = (b"Exif\0\0", b"tiff:Orientation")
+START_OF_SCAN = 0xDA  # marker of the segment that a JPEG file's compressed pixels follow
+# Markers of segments with a length, as they come before the pixels: frames and tables, metadata and comments.
+MARKERS_WITH_LENGTH = {*range(0xC0, 0xD0), 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE} - {0xC8}
 
 
 def read_orientation(image: Any) -> int:
@@ -35,7 +38,9 @@ def read_orientation(image: Any) -> int:
 
 def read_jpeg_orientation(content: bytes) -> int:
     """Return the orientation of a JPEG file by its content, as `read_orientation` does."""
-    if not any(sign in content for sign in SIGNS_IN_JPEG):
+    # Pillow reads metadata before the pixels only. Searching all of a file would take a twentieth of its decoding.
+    metadata = content[: find_scan(content)]
+    if not any(sign in metadata for sign in SIGNS_IN_JPEG):
         return UPRIGHT  # Opening the file would take long for the many images without EXIF.
     try:
         with warnings.catch_warnings():
@@ -44,6 +49,19 @@ def read_jpeg_orientation(content: bytes) -> int:
                 return read_orientation(image)
     except Exception:  # As in `read_orientation`.
         return UPRIGHT
+
+
+def find_scan(content: bytes) -> int:
+    """Return the position of a JPEG file's first scan, its compressed pixels; the file's length if it is unusual."""
+    position = 2
+    while position + 4 <= len(content) and content[position] == 0xFF:
+        marker = content[position + 1]
+        if marker == START_OF_SCAN:
+            return position
+        if marker not in MARKERS_WITH_LENGTH:
+            break
+        position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    return len(content)
 
 
 def prevent_mapping(image: Any) -> None:

@@ -30,16 +30,16 @@ def stream(
     dataset: Dataset[Any],
     batches: Iterable[list[Any]],
     workers: int,
-    collate: Callable[[list[Any]], Any],
+    collate: Callable[[Any], Any],
     pin_memory: bool = False,
 ) -> Iterator[Any]:
     """Return an iterator over batches of a dataset's items. The worker processes end with the iterator.
 
     Args:
-        dataset: items by key.
+        dataset: items by key, or with `__getitems__` anything made of a list of keys.
         batches: the keys of each batch.
         workers: processes that load; 0 for this process.
-        collate: makes a batch of a list of items; it may return a named tuple with tensors in it.
+        collate: makes a batch of the dataset's items; it may return a named tuple with tensors in it.
         pin_memory: page-locked memory, so that copies to a GPU do not block.
     """
     with warnings.catch_warnings():
@@ -72,7 +72,7 @@ def begin_worker(_: int) -> None:
         os.setpgrp()
 
 
-def _hand_over(collate: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
+def _hand_over(collate: Callable[[Any], Any], samples: Any) -> Any:
     """Make a batch in a worker, with its tensors in shared memory as long as there is room.
 
     A DataLoader would move them there later, in a thread whose errors nobody sees: the batch would be lost, and the

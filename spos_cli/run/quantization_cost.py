@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spos_cli import seeding
-from spos_cli.data.loaders import Samples, chunks, draw_replacements, load_batches, transform_for_evaluation
+from spos_cli.data.loaders import Samples, chunks, draw_replacements, load_batches, make_evaluation
 from spos_cli.engine.metrics import Accuracy, AccuracyMeter
 from spos_cli.engine.progress import track
 from spos_cli.errors import DataError
@@ -70,7 +70,7 @@ def load_calibration_pixels(run: Run, images: Images) -> list[Tensor]:
     order = seeding.generator(seed, "quantization").permutation(len(images.train))
     samples = Samples(
         images.train,
-        partial(transform_for_evaluation, images.evaluation),
+        partial(make_evaluation, images.evaluation),
         partial(draw_replacements, order, seed),
     )
     keys = chunks([(0, index) for index in order[:CALIBRATION_IMAGES].tolist()], BATCH)

@@ -18,7 +18,7 @@ from spos_cli.data.image_files import Decoding, decode, find_orientation
 from spos_cli.data.image_store import ImageStore
 from spos_cli.data.loaders import BadImages
 from spos_cli.data.mapped_set import to_pixels
-from spos_cli.data.orientation import Exif
+from spos_cli.data.orientation import Exif, find_scan, read_jpeg_orientation
 from spos_cli.data.transforms import EvalTransform
 from spos_cli.errors import DataError
 
@@ -104,6 +104,46 @@ def test_an_orientation_in_xmp_counts_where_it_counts_for_pillow(tmp_path: Path,
     with Image.open(path) as image:
         assert image.getexif().get(0x0112) == orientation
         assert np.array_equal(decode(path), np.array(ImageOps.exif_transpose(image)))
+
+
+@pytest.mark.usefixtures("decoder")
+@pytest.mark.parametrize("before", [b"", b"\xff", b"junk", b"\xff\xd0", b"\xff\xfe\0\6\xff\xda\0\2"])
+@pytest.mark.parametrize("kind", ["exif", "xmp"])
+def test_unusual_segments_before_the_metadata_hide_nothing(tmp_path: Path, before: bytes, kind: str) -> None:
+    """A fill byte, junk, a marker without a length, and a comment with the marker of a scan in it."""
+    content = save(tmp_path / "x.jpg", 6 if kind == "exif" else None).read_bytes()
+    begin = 4 + int.from_bytes(content[4:6], "big")  # the end of the first segment, JFIF
+    if kind == "xmp":
+        packet = b"http://ns.adobe.com/xap/1.0/\0" + XMP.format(6).encode()
+        before += b"\xff\xe1" + (len(packet) + 2).to_bytes(2, "big") + packet
+    path = tmp_path / "x.jpg"
+    path.write_bytes(content[:begin] + before + content[begin:])
+    assert find_orientation(path) == read_jpeg_orientation(path.read_bytes()) == 6
+    assert decode(path).shape == (80, 60, 3)
+
+
+@pytest.mark.usefixtures("decoder")
+def test_metadata_after_the_pixels_does_not_count(tmp_path: Path) -> None:
+    turned, path = save(tmp_path / "turned.jpg", 6).read_bytes(), save(tmp_path / "x.jpg", None)
+    path.write_bytes(path.read_bytes() + turned)
+    assert find_orientation(path) == 1
+    assert decode(path).shape == PHOTO.shape
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_first_scan_is_where_pillow_stops_reading(progressive: bool) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(PHOTO).save(
+        buffer, "JPEG", progressive=progressive, comment=b"\xff\xda", icc_profile=b"\xff\xda" * 9
+    )
+    content = buffer.getvalue()
+    buffer.seek(0)
+    with Image.open(buffer):
+        header = find_scan(content)
+        assert content[header : header + 2] == b"\xff\xda"
+        assert header + 2 + int.from_bytes(content[header + 2 : header + 4], "big") == buffer.tell()
+    for length in range(header + 2):  # a torn file
+        assert find_scan(content[:length]) == length
 
 
 @pytest.mark.usefixtures("decoder")
