@@ -169,6 +169,14 @@ def pytest_unconfigure() -> None:
     forks.close_server()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unsynced() -> Iterator[None]:
+    """Do not wait for the disk: what a test writes need not survive a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def spos(tmp_path: Path) -> Spos:
     """A working folder with nothing done yet."""

@@ -19,15 +19,14 @@ from PIL import Image
 from spos_cli import cli
 from spos_cli.config import loading
 from spos_cli.config.schema import Config
-from spos_cli.data.transforms import IMAGENET
 from spos_cli.engine import checkpoint
 from spos_cli.export import onnx_file
-from spos_cli.export.description import Description
 from spos_cli.export.inference import InferenceNetwork
 from spos_cli.models.network import Network
 from spos_cli.run.weights_file import make_network_content
 from spos_cli.space.architecture import parse
 from tests import code_map, settings_table
+from tests.export.networks import NETWORKS, describe, make_network
 
 ROOT = Path(__file__).parents[1]
 FILES = [
@@ -157,9 +156,9 @@ def test_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     content = make_network_content(config, architecture, state, ["the only class"] * config.space.classes, {})
     checkpoint.save(tmp_path / "model.pt", content)
     Image.new("RGB", (30, 20)).save(tmp_path / "cat.jpg")
-    network = InferenceNetwork(Network(config.space.build(), architecture).eval(), config.data.preset)
-    description = Description(architecture, (), config.data.preset, *IMAGENET, 8, "uint8", False, "", {})
-    onnx_file.write(network, description, tmp_path / "network.onnx")
+    space, small = NETWORKS["skips"]
+    network = InferenceNetwork(make_network(space, small), config.data.preset)
+    onnx_file.write(network, describe(network, small), tmp_path / "network.onnx")
     monkeypatch.chdir(tmp_path)
     for code in find_blocks("python"):
         exec(compile(code, "README.md", "exec"), {})

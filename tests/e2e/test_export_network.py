@@ -59,7 +59,7 @@ def raw(finished: Spos, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-@pytest.mark.parametrize("form", SUFFIXES)
+@pytest.mark.parametrize("form", [pytest.param(one, marks=[pytest.mark.slow] * (one == "pt2")) for one in SUFFIXES])
 def test_an_exported_network_is_evaluated_like_its_model(finished: Spos, tmp_path: Path, form: str) -> None:
     if form in PACKAGES:
         pytest.importorskip(PACKAGES[form], reason=f"--format {form} needs a package of its own")

@@ -76,7 +76,9 @@ def nest(root: Path, split: str) -> None:
     (root / "images").rename(root / split / "images")
 
 
-@pytest.mark.parametrize("splits", [("train",), ("val",), ("train", "val")])
+@pytest.mark.parametrize(
+    "splits", [*(pytest.param(one, marks=pytest.mark.slow) for one in (("train",), ("val",))), ("train", "val")]
+)
 def test_one_folder_level_too_many(spos: Spos, folders: Path, mistake: Mistake, splits: tuple[str, ...]) -> None:
     for split in splits:
         nest(folders, split)

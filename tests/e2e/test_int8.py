@@ -92,6 +92,7 @@ def test_it_needs_the_images(export: Callable[..., str], spos: Spos) -> None:
     assert not list(spos.folder.glob("*.onnx"))
 
 
+@pytest.mark.slow
 def test_logits_that_are_not_finite_are_not_written(
     export: Callable[..., str], spos: Spos, monkeypatch: pytest.MonkeyPatch
 ) -> None:
