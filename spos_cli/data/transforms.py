@@ -351,15 +351,12 @@ def recolour(images: Tensor, colours: Tensor, *, bgr: bool = False) -> Tensor:
     batch, channels, height, width = images.shape
     group = math.gcd(height * width, 4)
     pixels = images.permute(0, 2, 3, 1).contiguous().view(batch, -1, channels * group)  # (B, H * W / group, C * group)
-    gray = _constant(GRAY_WEIGHTS if channels == 3 else (1.0,), images.device).view(channels, 1)
     alpha, beta, delta = colours.view(batch, 3, 1, 1).unbind(1)
-    mix = alpha * torch.eye(channels, device=images.device) + beta * gray  # (B, C channels of x, C of the result)
-    weights = images.new_zeros((batch, group, channels, group, channels), dtype=torch.float32)
-    weights.diagonal(dim1=1, dim2=3).copy_((mix.flip(2) if bgr else mix)[..., None])
-    weights = weights.view(batch, channels * group, channels * group)
+    own, gray = _make_mixes(channels, group, bgr, images.device)
+    weights = alpha * own + beta * gray  # (B, C * group values of x, C * group of the result)
     result = torch.empty(pixels.shape, device=images.device)
     # (C * W,): the share of each value of a row in the mean gray value.
-    shares = gray.view(channels).repeat(width) / (height * width)
+    shares = _constant(_get_gray_weights(channels), images.device).view(channels).repeat(width) / (height * width)
     images_per_pass = max(1, VALUES_PER_PASS // (channels * height * width)) if images.device.type == "cpu" else batch
     for begin in range(0, batch, images_per_pass):
         part = slice(begin, begin + images_per_pass)
@@ -368,6 +365,25 @@ def recolour(images: Tensor, colours: Tensor, *, bgr: bool = False) -> Tensor:
         # With `out`, mixed precision does not apply to the product.
         torch.baddbmm(delta[part] * mean, values, weights[part], out=result[part]).clamp_(0, 255)
     return result.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _get_gray_weights(channels: int) -> tuple[float, ...]:
+    """Return the weight of each channel in the gray value."""
+    return GRAY_WEIGHTS if channels == len(GRAY_WEIGHTS) else (1.0,)
+
+
+@functools.lru_cache(maxsize=16)
+def _make_mixes(channels: int, group: int, bgr: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return matrices `(C * group, C * group)` that map a group of pixels to itself, and to its gray values.
+
+    Like `_constant`, they are kept on the device. With `bgr`, the results have the channels reversed.
+    """
+    with torch.inference_mode(False):
+        own = torch.eye(channels)
+        gray = torch.tensor(_get_gray_weights(channels)).view(channels, 1).expand(channels, channels)
+        matrices = (own.flip(1) if bgr else own, gray)
+        own, gray = (torch.kron(torch.eye(group), matrix).to(device) for matrix in matrices)
+        return own, gray
 
 
 @functools.lru_cache(maxsize=16)
