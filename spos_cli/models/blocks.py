@@ -39,7 +39,26 @@ class ChoiceBlock(nn.Module):
     `forward` also takes the selection of channels. Where a layer is handed all channels, they are in the official
     order. A block is allocated with the most channels that it can have, and uses the first of them (paper, section
     3.3): of its hidden channels, and with output widths of its inputs and outputs as well.
+
+    Attributes:
+        has_branches: whether the block runs its whole input through the branches of `list_branches` and joins their
+            outputs by `join`.
     """
+
+    has_branches: bool = False
+
+    def list_branches(self, channels: BlockChannels) -> list[tuple[Branch, ChannelSelection]]:
+        """List the branches, each with its output channels."""
+        return []
+
+    def join(self, features: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the block's output tensors.
+
+        Args:
+            features: the block's input `(B, in, H, W)`.
+            outputs: of the branches, `(B, C, H / stride, W / stride)` each.
+        """
+        return tuple(outputs)
 
 
 class TwoBranchBlock(ChoiceBlock):
@@ -63,6 +82,7 @@ class TwoBranchBlock(ChoiceBlock):
     ) -> None:
         super().__init__()
         self.stride, self.split = layer.stride, layer.split
+        self.has_branches = layer.split  # Otherwise a branch may work on half of the input.
         self.in_channels = layer.in_channels if layer.stride == 2 else layer.in_channels // 2
         self.hidden_channels = hidden
         self.main_channels = layer.out_channels - self.in_channels
@@ -137,6 +157,7 @@ class ResidualBlock(ChoiceBlock):
             for nothing (`network.set_stochastic_depth`).
     """
 
+    has_branches = True
     layers: Branch
 
     def __init__(self, layer: Layer) -> None:
@@ -144,14 +165,20 @@ class ResidualBlock(ChoiceBlock):
         self.residual = layer.keeps_shape
         self.stochastic_depth: nn.Module | None = None
 
+    def list_branches(self, channels: BlockChannels) -> list[tuple[Branch, ChannelSelection]]:
+        return [(self.layers, channels.outputs[0])]
+
+    def join(self, features: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        (output,) = outputs
+        return (features + output if self.residual else output,)
+
     def work(self, features: Tensor, channels: BlockChannels) -> Tensor:
         """Map features `(B, in, H, W)` to `(B, out, H / stride, W / stride)`, without the input."""
         output: Tensor = self.layers(features, channels.inputs, channels.outputs[0], channels.hidden, channels.bits)
         return output if self.stochastic_depth is None else self.stochastic_depth(output)
 
     def forward(self, features: Tensor, channels: BlockChannels = BlockChannels()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
-        output = self.work(features, channels)
-        return (features + output if self.residual else output,)
+        return self.join(features, [self.work(features, channels)])
 
 
 class InvertedResidual(ResidualBlock):
@@ -257,11 +284,19 @@ class ResNetBlock(ResidualBlock):
         """Build what works on the input: `(B, in, H, W)` to `(B, out, H / stride, W / stride)`."""
         raise NotImplementedError
 
+    def list_branches(self, channels: BlockChannels) -> list[tuple[Branch, ChannelSelection]]:
+        return [(branch, channels.outputs[0]) for branch in (self.shortcut, self.layers) if branch is not None]
+
+    def join(self, features: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        # Without a projection, the input itself is added.
+        shortcut, output = outputs if self.shortcut is not None else (features, *outputs)
+        return (F.relu(shortcut + output),)
+
     def forward(self, features: Tensor, channels: BlockChannels = BlockChannels()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
-        shortcut = features
+        shortcuts = []
         if self.shortcut is not None:
-            shortcut = self.shortcut(features, channels.inputs, channels.outputs[0], bits=channels.bits)
-        return (F.relu(shortcut + self.work(features, channels)),)
+            shortcuts = [self.shortcut(features, channels.inputs, channels.outputs[0], bits=channels.bits)]
+        return self.join(features, [*shortcuts, self.work(features, channels)])
 
 
 class BasicBlock(ResNetBlock):
@@ -288,6 +323,8 @@ class Bottleneck(ResNetBlock):
 class Skip(ChoiceBlock):
     """The identity, or where the shape changes a 1x1 convolution with BatchNorm (NAS-Bench-Macro, arXiv 2103.11922)."""
 
+    has_branches = True
+
     def __init__(self, layer: Layer, affine: bool, hidden: int) -> None:
         super().__init__()
         self.layers = None
@@ -297,6 +334,12 @@ class Skip(ChoiceBlock):
                 BatchNorm(layer.out_channels, affine=affine),
             )
 
+    def list_branches(self, channels: BlockChannels) -> list[tuple[Branch, ChannelSelection]]:
+        return [] if self.layers is None else [(self.layers, channels.outputs[0])]
+
+    def join(self, features: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(outputs) or (features,)
+
     def forward(self, features: Tensor, channels: BlockChannels = BlockChannels()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
         return (features if self.layers is None else self.layers(features, channels.inputs, channels.outputs[0]),)
 
@@ -304,8 +347,13 @@ class Skip(ChoiceBlock):
 class Identity(ChoiceBlock):
     """No layer at all, so that depth is searched."""
 
+    has_branches = True
+
     def __init__(self, layer: Layer, affine: bool, hidden: int) -> None:
         super().__init__()
+
+    def join(self, features: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return (features,)
 
     def forward(self, features: Tensor, channels: BlockChannels = BlockChannels()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
         return (features,)

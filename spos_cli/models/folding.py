@@ -125,7 +125,7 @@ class ExactBranchStatistics(BranchStatistics):
 
 
 class BlockStatistics:
-    """A candidate's BatchNorm statistics of a block that does not consist of branches; nothing is folded.
+    """A candidate's BatchNorm statistics of a block that is quantized or has no branches; nothing is folded.
 
     Attributes:
         buffers: copies of all buffers of the block, by name.

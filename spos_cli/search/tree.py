@@ -12,12 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from spos_cli.models.blocks import ChoiceBlock, TwoBranchBlock
+from spos_cli.models.blocks import ChoiceBlock
 from spos_cli.models.folding import BlockStatistics, BranchStatistics, ExactBranchStatistics, Plan, make_plan
 from spos_cli.models.layers import Branch, ChannelSelection
 from spos_cli.models.routing import BlockChannels, Pieces, concatenate, make_routing, select_channels
 from spos_cli.models.supernet import Supernet
 from spos_cli.space.architecture import Architecture, Option
+
+
+def keep_outputs(features: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the outputs of the stem, of the head or of a whole block: nothing must be joined."""
+    return tuple(outputs)
 
 
 class Node:
@@ -26,16 +31,30 @@ class Node:
     Attributes:
         candidates: the indices of these candidates in their group.
         children: the next nodes, by option.
-        calibrations: the BatchNorm statistics of each branch.
-        folded: the branches with these statistics folded into the weights, after calibration.
+        calibrations: the BatchNorm statistics of each branch, or of the whole block.
+        join: maps the input and the outputs of the branches to the outputs of the node, as `ChoiceBlock.join`.
+        folded: the branches, or the whole block, for inference; after calibration.
     """
 
-    def __init__(self, depth: int, calibrations: Sequence[BranchStatistics | BlockStatistics]) -> None:
+    def __init__(
+        self,
+        depth: int,
+        calibrations: Sequence[BranchStatistics | BlockStatistics],
+        join: Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, ...]] = keep_outputs,
+    ) -> None:
         self.depth = depth
         self.candidates: set[int] = set()
         self.children: dict[Option, Node] = {}
-        self.calibrations = calibrations
+        self.calibrations, self.join = calibrations, join
         self.folded: list[Callable[[Tensor], Tensor]] = []
+
+    def calibrate(self, features: Tensor, momentum: float) -> tuple[Tensor, ...]:
+        """Run a batch `(B, in, H, W)` as in training; its statistics enter with weight `momentum`."""
+        return self.join(features, [calibration(features, momentum) for calibration in self.calibrations])
+
+    def run(self, features: Tensor) -> tuple[Tensor, ...]:
+        """Run a batch `(B, in, H, W)` through the folded node."""
+        return self.join(features, [branch(features) for branch in self.folded])
 
     def fold(self) -> None:
         """End the calibration of this node and of all nodes below it."""
@@ -44,7 +63,7 @@ class Node:
             child.fold()
 
 
-RunNode = Callable[[Node, Tensor], tuple[Tensor, ...]]  # `(B, in, H, W)` to `(B, C, H', W')` for each branch
+RunNode = Callable[[Node, Tensor], tuple[Tensor, ...]]  # `(B, in, H, W)` to `(B, C, H', W')` for each output
 
 
 class Tree:
@@ -63,15 +82,17 @@ class Tree:
         plans: dict[tuple[int, int, BlockChannels], list[Plan]] = {}  # by depth, choice and channels
 
         def make_node(depth: int, choice: int, channels: BlockChannels) -> Node:
-            branches = self._branches(depth, choice, channels)
-            if isinstance(branches, ChoiceBlock):
-                return Node(depth, [BlockStatistics(branches, channels, dtype)])
+            block = self._select_block(depth, choice)
+            if block is not None and (supernet.space.bits or not block.has_branches):
+                return Node(depth, [BlockStatistics(block, channels, dtype)])
             key = depth, choice, channels
             if key not in plans:
                 plans[key] = [
-                    make_plan(branch, channels.inputs, outputs, channels.hidden, dtype) for branch, outputs in branches
+                    make_plan(branch, channels.inputs, outputs, channels.hidden, dtype)
+                    for branch, outputs in self._list_branches(depth, block, channels)
                 ]
-            return Node(depth, [make_statistics(parts) for parts in plans[key]])
+            calibrations = [make_statistics(parts) for parts in plans[key]]
+            return Node(depth, calibrations, keep_outputs if block is None else block.join)
 
         self.root = make_node(0, 0, self.routing.channels[0])
         for number, arch in enumerate(candidates):
@@ -85,22 +106,25 @@ class Tree:
                 node = node.children[option]
                 node.candidates.add(number)
 
-    def _branches(
-        self, depth: int, choice: int, channels: BlockChannels
-    ) -> list[tuple[Branch, ChannelSelection]] | ChoiceBlock:
-        """Return the branches of a node, each with its output channels; or a block without branches."""
-        layers = self.supernet.space.num_layers
-        if depth == 0:
-            return [(self.supernet.first_conv, channels.outputs[0])]
-        if depth > layers:
-            return [(self.supernet.conv_last, None)]
+    def _select_block(self, depth: int, choice: int) -> ChoiceBlock | None:
+        """Return the block of a node; None for the stem and the head."""
+        if not 0 < depth <= self.supernet.space.num_layers:
+            return None
         block = self.supernet.features[depth - 1][choice]  # type: ignore[index]
         assert isinstance(block, ChoiceBlock)
-        return block.list_branches(channels) if isinstance(block, TwoBranchBlock) and block.split else block
+        return block
+
+    def _list_branches(
+        self, depth: int, block: ChoiceBlock | None, channels: BlockChannels
+    ) -> list[tuple[Branch, ChannelSelection]]:
+        """List the branches of a node, each with its output channels."""
+        if block is not None:
+            return block.list_branches(channels)
+        return [(self.supernet.first_conv, channels.outputs[0]) if depth == 0 else (self.supernet.conv_last, None)]
 
     def calibrate(self, images: Tensor, momentum: float) -> None:
         """Add a batch `(B, C, H, W)` float to the statistics of all candidates, with this weight."""
-        for _ in self._run_all(images, lambda node, features: tuple(c(features, momentum) for c in node.calibrations)):
+        for _ in self._run_all(images, lambda node, features: node.calibrate(features, momentum)):
             pass
 
     def fold(self) -> None:
@@ -109,7 +133,7 @@ class Tree:
 
     def logits(self, images: Tensor) -> Iterator[tuple[int, Tensor]]:
         """Yield the index of each candidate and its logits `(B, classes)` float32, for images `(B, C, H, W)` float."""
-        for node, features in self._run_all(images, lambda node, features: tuple(f(features) for f in node.folded)):
+        for node, features in self._run_all(images, Node.run):
             (number,) = node.candidates
             yield number, self.supernet.classify(features.float())
 
@@ -139,7 +163,7 @@ class Tree:
         Only features that other nodes below this one still need are kept.
         """
         while True:
-            # From (B, in, H, W) to (B, C, H', W') for each branch.
+            # From (B, in, H, W) to (B, C, H', W') for each output.
             outputs = run_node(node, concatenate(pieces[node.depth - 1]))
             if not node.children:
                 yield node, outputs[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import torch
 
 from spos_cli.data.folder_set import FolderSet
 from spos_cli.engine import checkpoint
+from spos_cli.models.counting import count
 from spos_cli.models.supernet import Supernet
 from spos_cli.run.command import Run
 from spos_cli.run.training import make_sampler
+from spos_cli.space.architecture import Architecture
 from tests.benchmarks import feeding, neighbour, photographs, plain, small_images, startup, whole_space
 from tests.benchmarks.__main__ import GROUPS, parse_arguments
 
@@ -78,22 +81,38 @@ def test_rows_of_small_images() -> None:
 
 def test_a_space_is_scored_alike() -> None:
     space = whole_space.make_space()
-    archs = whole_space.list_architectures(space)
-    assert len(archs) == len(set(archs)) == 3**8 == space.size
-    calibration, images = (whole_space.make_images(space, 16, seed) for seed in (0, 1))
+    calibration, *batches = (whole_space.make_images(space, number, number) for number in (16, 8, 4))
     ours = Supernet(space).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     baseline = plain.Supernet(small_images.describe_plain_space(space, dropout=0))
     baseline.load_state_dict(ours.state_dict())
-    chosen = archs[100:130]  # More than a group.
-    scores = whole_space.score_as_trees(ours, chosen, calibration, images)
-    for arch, logits in list(zip(chosen, scores, strict=True))[::7]:
-        (expected,) = plain.score(baseline, small_images.to_plain_path(space, arch), [calibration], [images])
-        torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+    (group,) = whole_space.draw_groups(space, 1)
+    scores = whole_space.score_as_tree(ours, group, calibration, batches)
+    for arch, logits in list(zip(group, scores, strict=True))[::7]:
+        expected = plain.score(baseline, small_images.to_plain_path(space, arch), [calibration], batches)
+        for batch_logits, theirs in zip(logits, expected, strict=True):
+            torch.testing.assert_close(batch_logits, theirs, rtol=1e-3, atol=1e-3 * float(theirs.abs().max()))
+
+
+def test_samples_of_a_space_cost_as_much_as_the_space() -> None:
+    """One by one as well as in groups, of which each is whole; otherwise a ratio of the two sides says nothing."""
+    space = whole_space.make_space()
+    assert space.size == 3**8
+    flops = count(space).flops
+    mean = flops.fixed + sum(sum(row) / len(row) for row in flops.rows)
+    sample = [Architecture(choices) for choices in whole_space.draw_balanced([3] * 8, whole_space.SAMPLE)]
+    groups = whole_space.draw_groups(space, whole_space.GROUPS)
+    for archs in (sample, [arch for group in groups for arch in group]):
+        assert len(archs) == len(set(archs))
+        assert sum(map(flops.of, archs)) / len(archs) == pytest.approx(mean, rel=1e-12)
+    whole = [Architecture(choices) for choices in itertools.product(range(3), repeat=8)]
+    starts = [whole.index(group[0]) for group in groups]
+    assert all(start % 27 == 0 for start in starts)
+    assert groups == [whole[start : start + 27] for start in starts]
 
 
 def test_rows_of_a_whole_space() -> None:
-    row = whole_space.compare_scoring(sample=2, turns=1, number=27)
-    assert row.what == "scoring a space of 6,561 architectures, 2 of them one by one (extrapolated)"
+    row = whole_space.compare_scoring(sample=1, groups=1, turns=1, images=(4, 4))
+    assert row.what == "scoring a space of 6,561 architectures, extrapolated from 27 as trees and 1 one by one"
     assert row.against.startswith("one by one")
 
 

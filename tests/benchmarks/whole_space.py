@@ -1,52 +1,69 @@
 """Score every architecture of a small space: one by one in plain PyTorch, and as trees of candidates as in `spos`.
 
-The space has eight layers of three choices, as NAS-Bench-Macro, with a quarter of its channels and of its pixels. There
-are few images, so both sides are bound by the number of operations more than a real scoring. The trees score all 6,561
-architectures, in groups of `audit --truth`. One by one, only a sample is scored, and the time of all is extrapolated.
+The space is that of a recipe: eight layers of three choices, as NAS-Bench-Macro. A candidate has one batch of
+calibration and four times as many scored images, about as in the recipe. Both sides are measured on samples, and the
+time of all 6,561 architectures is extrapolated. A tree is a group of `audit --truth`, all completions of a beginning,
+and groups share nothing. The samples are balanced: their mean cost is that of the space.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from spos_cli.data.loaders import chunks
+from spos_cli.engine.evaluation import CPU_BATCH
 from spos_cli.models.skeleton import build_initialized
 from spos_cli.models.supernet import Supernet
 from spos_cli.search.tree import Tree
 from spos_cli.space.architecture import Architecture
-from spos_cli.space.search_space import SearchSpace, Stage
+from spos_cli.space.search_space import SearchSpace
 from spos_cli.stages.audit_truth import GROUP_SIZE
 from tests.benchmarks import plain, small_images
 from tests.benchmarks.comparison import Comparison, compare
 
 RECIPE = "cifar10_nas_bench_macro"
-CHANNELS, IMAGE_SIZE = 4, 16  # by how much channels are divided, and pixels of a side
-CALIBRATION, SCORED = 32, 32  # images, in one batch each
-SAMPLE = 27  # architectures that are scored one by one
-TURNS = 3  # A turn of the trees takes half a minute.
+CALIBRATION, SCORED = 128, 512  # images
+SAMPLE = 9  # architectures that are scored one by one
+GROUPS = 3  # groups that are scored as trees
+TURNS = 5  # A turn takes about twenty seconds.
 
 
 def make_space() -> SearchSpace:
-    """Make the space of the recipe, smaller."""
-    space = small_images.load_recipe(RECIPE).space.build()
-    stages = tuple(Stage(stage.blocks, stage.channels // CHANNELS, stage.stride) for stage in space.stages)
-    return replace(
-        space,
-        stages=stages,
-        image_size=IMAGE_SIZE,
-        stem_channels=space.stem_channels // CHANNELS,
-        head_channels=space.head_channels // CHANNELS,
-    )
+    """Make the space of the recipe."""
+    return small_images.load_recipe(RECIPE).space.build()
 
 
-def list_architectures(space: SearchSpace) -> list[Architecture]:
-    """List all architectures, in lexicographic order."""
-    return [Architecture(choices) for choices in itertools.product(*map(range, space.options.counts))]
+def draw_balanced(counts: Sequence[int], number: int) -> list[tuple[int, ...]]:
+    """Draw choices for each layer, the same ones in each call.
+
+    Each choice of a layer is drawn equally often if `number` is a multiple of the layer's count. Costs add up over
+    layers, so the mean cost of the draw is then the mean cost of all architectures.
+
+    Args:
+        counts: number of choices, by layer.
+        number: of draws.
+    """
+    rng = random.Random(0)
+    columns = [rng.sample([index % count for index in range(number)], number) for count in counts]
+    return list(zip(*columns, strict=True))
+
+
+def draw_groups(space: SearchSpace, number: int) -> list[list[Architecture]]:
+    """Draw groups of `GROUP_SIZE` neighbours in lexicographic order, as they are scored together."""
+    counts = space.options.counts
+    # A group is all completions of a beginning of this length.
+    length = next(length for length in range(len(counts)) if math.prod(counts[length:]) == GROUP_SIZE)
+    endings = list(itertools.product(*map(range, counts[length:])))
+    return [
+        [Architecture((*beginning, *ending)) for ending in endings]
+        for beginning in draw_balanced(counts[:length], number)
+    ]
 
 
 def make_images(space: SearchSpace, number: int, seed: int) -> Tensor:
@@ -56,55 +73,60 @@ def make_images(space: SearchSpace, number: int, seed: int) -> Tensor:
 
 
 @torch.inference_mode()
-def score_as_trees(
-    supernet: Supernet, archs: Sequence[Architecture], calibration: Tensor, images: Tensor
-) -> list[Tensor]:
-    """Return the logits `(images, classes)` of each architecture, in their order."""
-    scores: list[Tensor] = []
-    for group in chunks(list(archs), GROUP_SIZE):
-        tree = Tree(supernet, group, torch.float32)
-        tree.calibrate(calibration, 1.0)
-        tree.fold()
-        logits = dict(tree.logits(images))
-        scores += [logits[number] for number in range(len(group))]
-    return scores
+def score_as_tree(
+    supernet: Supernet, archs: Sequence[Architecture], calibration: Tensor, batches: Sequence[Tensor]
+) -> list[list[Tensor]]:
+    """Return the logits of each batch `(B, classes)` for each architecture of a group, in their order."""
+    tree = Tree(supernet, archs, torch.float32)
+    tree.calibrate(calibration, 1.0)
+    tree.fold()
+    by_batch = [dict(tree.logits(batch)) for batch in batches]
+    return [[logits[number] for logits in by_batch] for number in range(len(archs))]
 
 
-def compare_scoring(sample: int = SAMPLE, turns: int = TURNS, number: int | None = None) -> Comparison:
+def compare_scoring(
+    sample: int = SAMPLE, groups: int = GROUPS, turns: int = TURNS, images: tuple[int, int] = (CALIBRATION, SCORED)
+) -> Comparison:
     """Compare architectures per second, in turns.
 
     Args:
         sample: how many are scored one by one.
-        number: of architectures that are scored as trees; None for the whole space.
+        groups: how many groups are scored as trees.
+        images: how many calibrate a candidate, and how many it is scored on.
     """
     space = make_space()
     ours = build_initialized(lambda: Supernet(space), 0).to(memory_format=torch.channels_last).eval()
     baseline = plain.Supernet(small_images.describe_plain_space(space, dropout=0))
     baseline.load_state_dict(ours.state_dict())
     baseline.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    archs = list_architectures(space)
-    sampled = [small_images.to_plain_path(space, arch) for arch in archs[:: len(archs) // sample][:sample]]
-    calibration, images = make_images(space, CALIBRATION, 0), make_images(space, SCORED, 1)
-    scored = archs[:number]
+    sampled = [Architecture(choices) for choices in draw_balanced(space.options.counts, sample)]
+    paths = [small_images.to_plain_path(space, arch) for arch in sampled]
+    trees = draw_groups(space, groups)
+    calibration, scored = (make_images(space, number, seed) for seed, number in enumerate(images))
+    batches = torch.split(scored, CPU_BATCH)
 
     def score_one_by_one() -> None:
-        for path in sampled:
-            plain.score(baseline, path, [calibration], [images])
+        for path in paths:
+            plain.score(baseline, path, [calibration], batches)
 
-    what = f"scoring a space of {len(archs):,} architectures, {len(sampled)} of them one by one (extrapolated)"
+    def score_as_trees() -> None:
+        for group in trees:
+            score_as_tree(ours, group, calibration, batches)
+
     comparison = compare(
-        what,
+        f"scoring a space of {space.size:,} architectures, extrapolated from {groups * GROUP_SIZE} as trees"
+        f" and {sample} one by one",
         "architectures/s",
         1,
         score_one_by_one,
-        lambda: score_as_trees(ours, scored, calibration, images),
+        score_as_trees,
         turns,
         "one by one, plain PyTorch",
     )
     return replace(
         comparison,
-        baseline=[rate * len(sampled) for rate in comparison.baseline],
-        ours=[rate * len(scored) for rate in comparison.ours],
+        baseline=[rate * sample for rate in comparison.baseline],
+        ours=[rate * groups * GROUP_SIZE for rate in comparison.ours],
     )
 
 
