@@ -293,10 +293,10 @@ class ResNetBlock(ResidualBlock):
         return (F.relu(shortcut + output),)
 
     def forward(self, features: Tensor, channels: BlockChannels = BlockChannels()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
-        outputs = [self.work(features, channels)]
+        shortcuts = []
         if self.shortcut is not None:
-            outputs.insert(0, self.shortcut(features, channels.inputs, channels.outputs[0], bits=channels.bits))
-        return self.join(features, outputs)
+            shortcuts = [self.shortcut(features, channels.inputs, channels.outputs[0], bits=channels.bits)]
+        return self.join(features, [*shortcuts, self.work(features, channels)])
 
 
 class BasicBlock(ResNetBlock):

@@ -143,20 +143,20 @@ def measure(
     """
     assert time_call is not None or device.type == "cpu"
     prepare = make_call or _make_call
-    keys: list[list[BlockKey]] = []  # by layer and column of the table
+    keys: list[list[BlockKey]] = []  # by layer and column of a cost table
     calls: dict[Key, Call] = {}
     for layer, contexts, options in zip(space.layers, space.options.contexts, space.options.by_layer, strict=True):
         keys.append([])
         for context, option in itertools.product(contexts, options):
             variant = space.layer_in(layer, context, option)
-            key = layer.choices[option.choice], option.width, option.bits, variant.signature
+            key = variant.choices[option.choice], option.width, option.bits, variant.signature
             keys[-1].append(key)
             if key not in calls:
                 block = build_option(variant, option, affine=True)
                 calls[key] = prepare(block, device, (batch, variant.op_in_channels, variant.in_size, variant.in_size))
     for arch in dict.fromkeys(networks):
-        size = arch.image_size or space.image_size
-        calls[arch] = prepare(Network(space, arch), device, (batch, space.in_channels, size, size))
+        side = arch.image_size or space.image_size
+        calls[arch] = prepare(Network(space, arch), device, (batch, space.in_channels, side, side))
 
     seconds = _time_in_turns(calls, time_call or _time_by_clock, progress)
     medians = {key: max(1, round(statistics.median(times) * 1e6)) for key, times in seconds.items()}
@@ -200,8 +200,8 @@ def _fit_table(
         networks: the architectures that were measured as a whole.
         whole: their median microseconds.
     """
-    unfitted = CostTable(LATENCY, 0, blocks, space.options)
-    sums, smallest_sum = list(map(unfitted.of, networks)), unfitted.minimum
+    table = CostTable(LATENCY, 0, blocks, space.options)
+    smallest_sum, sums = table.minimum, [table.of(arch) for arch in networks]
     line = fit_line(sums, whole, smallest_sum)
     step = choose_latency_step(statistics.mean(whole))
     rows = [[max(step, round(line.b * time / step) * step) for time in row] for row in blocks]

@@ -241,8 +241,8 @@ class SqueezeExcitation(nn.Module):
         channels: of the features, C.
         ratio: squeezed channels for each of the channels. They are rounded as in MobileNetV3, so that a selection of
             the first channels is squeezed to fewer of them.
-        squeezed: squeezed channels, for a gate whose squeezed channels do not depend on its own; 0: by the ratio. With
-            fewer input channels, a block has the ratio of these.
+        squeezed: squeezed channels of all selections; 0: by the ratio. Where a path uses the first of the block's input
+            channels, they are the ratio of these.
         is_smooth: which activations.
     """
 

@@ -23,7 +23,7 @@ class Supernet(Skeleton):
     BatchNorm is not affine. Where a space has widths, each op is allocated at the largest one, and a path uses the
     first of its hidden channels (paper, section 3.3). Where a space has bits, each op has one set of weights for all of
     them, and a path's bits say how its weights and activations are rounded. With output widths, blocks and head are
-    allocated at the largest one of all network stages, and a path uses the first of their input and output channels.
+    allocated at the largest one, and a path uses the first of their input and output channels.
 
     Args:
         space: the search space; tensors have the official names and shapes.
