@@ -220,13 +220,13 @@ class Weights:
             return
         before, now = map(_list_image_sizes, (theirs, ours))
         advice = {
-            "supernet": f"set space.image_sizes to [{', '.join(map(str, before))}]"
-            if max(len(before), len(now)) > 1 and before[-1:] == now[-1:]
-            else "write a path of it as a network with spos export-arch --weights FILE --arch ARCH, and use that"
+            "supernet": "write a path of it as a network with spos export-arch --weights FILE --arch ARCH, and use that"
             " at another size",
             "exported": "export its network again with spos export-arch --image-size",
             "network": f"set space.image_size to {theirs.get('image_size')}",
         }
+        if before[-1] == now[-1]:  # Only the smaller sizes differ.
+            advice["supernet"] = f"set space.image_sizes to [{', '.join(map(str, before))}]"
         raise CheckpointError(
             f"{self.path} is for images of {', '.join(f'{side} x {side}' for side in before)} pixels, not of"
             f" {', '.join(f'{side} x {side}' for side in now)}; {advice[self.kind]}"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from spos_cli.config.identity import portable_settings
+from spos_cli.config.schema import Config
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.progress import warn
 from spos_cli.errors import CheckpointError, ConfigError, DataError, RunError
@@ -120,14 +121,12 @@ def export(
     FORMATS[form].require_packages()  # It fails before any work.
     images = Images(run.config.at_size(read_image_size(arch)), Processes(0, 1, torch.device("cpu")))
     network, classes = build_network(run, weights, arch, images)
-    run = replace(run, config=images.config)
     require_kept_bits(network, form, int8=int8)
-    trained_size = weights.find_trained_size(network.arch)
-    output = choose_output(folder, network, output, form, make_ending(run, trained_size, int8=int8))
+    output = choose_output(folder, network, output, form, make_ending(images, weights, network, int8=int8))
     if int8:
         require_images(images, classes)
     inference = InferenceNetwork(network, run.config.data.preset, input_kind, images.normalisation)
-    description = describe_network(run, weights, network, classes, input_kind, int8)
+    description = describe_network(images.config, weights, network, classes, input_kind, int8)
     run.say(f"writing {output}")
     with tempfile.TemporaryDirectory() as drafts:
         draft = Path(drafts) / output.name
@@ -194,30 +193,34 @@ def build_network(run: Run, weights: Weights, arch: str | None, images: Images) 
 
 
 def describe_network(
-    run: Run, weights: Weights, network: Network, classes: Sequence[str], input_kind: InputKind, int8: bool
+    config: Config, weights: Weights, network: Network, classes: Sequence[str], input_kind: InputKind, int8: bool
 ) -> Description:
-    """Return what the file says of its network."""
-    preset = run.config.data.preset
-    mean, std = make_normalisation(run.config) if preset == "standard" else ((), ())
+    """Return what the file says of its network.
+
+    Args:
+        config: the settings at the network's image size.
+    """
+    preset = config.data.preset
+    mean, std = make_normalisation(config) if preset == "standard" else ((), ())
     return Description(
         architecture=network.arch,
         classes=tuple(classes),
         preset=preset,
         mean=mean,
         std=std,
-        image_size=run.config.space.image_size,
+        image_size=config.space.image_size,
         input=input_kind,
         quantized=int8,
         source=file_digest(weights.path),
-        config=portable_settings(run.config),
+        config=portable_settings(config),
         trained_size=weights.find_trained_size(network.arch),
     )
 
 
-def make_ending(run: Run, trained_size: int | None, *, int8: bool) -> str:
+def make_ending(images: Images, weights: Weights, network: Network, *, int8: bool) -> str:
     """Return the end of a file's default name, before the suffix: another image size, and 8 bits."""
-    side = run.config.space.image_size
-    return ("" if trained_size in (None, side) else f"-{side}px") + ("-int8" if int8 else "")
+    trained = weights.find_trained_size(network.arch)
+    return ("" if trained in (None, images.size) else f"-{images.size}px") + ("-int8" if int8 else "")
 
 
 def choose_output(folder: RunFolder, network: Network, output: Path | None, form: str, ending: str) -> Path:
@@ -257,7 +260,7 @@ def name_bits_file(output: Path) -> Path:
 
 def load_pixels(run: Run, images: Images) -> Iterator[Tensor]:
     """Yield some validation images `(B, C, S, S) uint8`, the last one alone; random ones where there are none."""
-    count, size, channels = 0, run.config.space.image_size, run.config.space.stem.in_channels
+    count, size, channels = 0, images.size, run.config.space.stem.in_channels
     try:
         for pixels, _, _ in images.val_batches(BATCH):
             yield pixels

@@ -35,9 +35,9 @@ def run(run: Run, processes: Processes, arch: str | None, init: Path | None = No
     space = config.space.build()
     architecture = choose_architecture(run, arch, inherited)
     space.validate(architecture)
-    config_at_size = config.at_size(architecture.image_size)
-    require_batch(config_at_size.space.build(), training, processes.world_size, "retrain")  # It fails before any work.
-    images = Images(config_at_size, processes)
+    space_at_size = config.at_size(architecture.image_size).space.build()
+    require_batch(space_at_size, training, processes.world_size, "retrain")  # It fails before any work.
+    images = Images(config, processes).at_size(architecture.image_size)
     images.check()
     teacher = read_teacher(config, images, processes)
     images.warn_of_small_shared_memory(training)

@@ -57,7 +57,7 @@ def test_two_processes_search_alike(spos: Spos, trained: Spos) -> None:
 
 
 def test_scores_are_those_of_an_evaluation_at_that_size(spos: Spos) -> None:
-    """Of the same path on other images, that is: with `search.split: val` on the same ones."""
+    """With `search.split: val`, both score on the validation images."""
     shutil.rmtree(spos.run / "search")
     val = ("--set", "search.split=val", "--set", "search.images=null", "--set", "search.generations=0")
     spos.here("search", *val)

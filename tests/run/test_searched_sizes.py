@@ -117,7 +117,8 @@ def test_a_stand_alone_network_leaves_the_cache_of_the_supernet(root: Path) -> N
     assert equal(ours[1], batches(Images(only(root, 8, "data.store=disk"), ONE_PROCESS)))
     cached = images.at_size(8).cached
     assert isinstance(cached, CachedSet)
-    assert (root / "run" / "store" / "train-8px.u8").is_file()
+    assert {path.name for path in (root / "run" / "store").glob("*.u8")} == {"train.u8", "train-8px.u8"}
+    assert images.at_size(16) is images, "a network of the largest size shares the cache"
     whole, small = images.to_augment, images.at_size(8).to_augment
     assert isinstance(whole, ResizedSet)
     assert isinstance(small, ResizedSet)

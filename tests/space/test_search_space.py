@@ -249,3 +249,21 @@ def test_blocks_that_do_nothing_make_no_other_network() -> None:
     assert len(keys["0,1,0,0,0"]) == 2  # The first block's `skip` is a convolution.
     wide = SearchSpace((Stage(2, 16),), (Choice("shuffle", (("kernel", 3),)),), 16, 10, 8, 1, 32, widths=(600, 1000))
     assert wide.network_key(parse("0@0.6,0@1.0")) != wide.network_key(parse("0@1.0,0@0.6"))
+
+
+def test_the_smallest_image_size_counts_for_batchnorm() -> None:
+    """The last layers see one pixel of the smallest images only."""
+    mbconv = Choice("mbconv", (("expand", 3), ("kernel", 3)))
+    space = SearchSpace((Stage(1, 16, 2), Stage(1, 16, 2)), (mbconv,), 16, 10, 8, 2, 32)
+    space.require_variance(1, "batch_size")
+    sized = dataclasses.replace(space, image_sizes=(8, 16))
+    sized.require_variance(2, "batch_size")
+    with pytest.raises(ConfigError, match=r"raise batch_size, or space\.image_sizes"):
+        sized.require_variance(1, "batch_size")
+
+
+def test_an_architecture_with_another_image_size() -> None:
+    arch = parse("160px,2,1,0")
+    assert str(arch.with_image_size(96)) == "96px,2,1,0"
+    assert arch.with_image_size(0) == parse("2,1,0")
+    assert arch.with_image_size(0).with_image_size(160) == arch
