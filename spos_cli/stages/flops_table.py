@@ -232,7 +232,6 @@ def write_latency_template(run: Run, path: Path) -> None:
         ConfigError: a latency depends on more than its option.
         RunError: the file exists, or it cannot be written.
     """
-    require_one_context(run.config.space.build())
     _write_template(run, path, LATENCY, "name another file")
     run.say(f"written to {path}; fill in the device and the milliseconds of every row")
     run.next(f"flops-table --import-latency {quote_path(path)}")
@@ -264,16 +263,6 @@ def _write_template(run: Run, path: Path, kind: CostKind, advice: str) -> None:
     run.result({"file": str(path)})
 
 
-def require_one_context(space: SearchSpace) -> None:
-    """Raise ConfigError if an option's latency depends on the layers before it: a CSV file has one row for each."""
-    for name in ("output_widths", "image_sizes"):
-        if getattr(space, name):
-            raise ConfigError(
-                f"a CSV file has one latency for each option, but with space.{name} the latency of an option depends on"
-                f" the layers before it; measure latencies here with --latency, or remove space.{name}"
-            )
-
-
 def import_latency(run: Run, path: Path) -> None:
     """Make latencies that were measured elsewhere the latency table of the run.
 
@@ -287,7 +276,6 @@ def import_latency(run: Run, path: Path) -> None:
         RunError: the file has a mistake, or is of another space.
     """
     space = run.config.space.build()
-    require_one_context(space)
     latencies = read_costs(path, space, LATENCY, run.command("flops-table --latency-template FILE"))
     summary = summarize_import(space, latencies)
     write_atomically(run.folder.latency_table, (json.dumps(summary) + "\n").encode())

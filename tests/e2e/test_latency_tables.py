@@ -232,7 +232,7 @@ def test_candidates_of_another_search_get_their_latency(finished: Spos, spos: Sp
 def test_a_file_has_no_rows_for_image_sizes(mistake: Mistake) -> None:
     sizes = ("--set", "space.image_sizes=[4, 8]")
     for option in ("--latency-template", "--import-latency"):
-        assert "one latency for each option, but with space.image_sizes" in mistake("flops-table", option, "f", *sizes)
+        assert "one number for each option, but with space.image_sizes" in mistake("flops-table", option, "f", *sizes)
 
 
 @pytest.mark.parametrize(
