@@ -175,10 +175,10 @@ class CostDistribution:
 
     def __init__(self, table: CostTable) -> None:
         self.table = table
-        above_cheapest = [  # by layer, context and option
-            [[total - min(totals) for total in totals] for totals in table.add_rest(layer, rest)]
-            for layer, rest in enumerate(table.cheapest_rest[1:])
-        ]
+        rest, above_cheapest = table.cheapest_rest, list[list[list[int]]]()  # by layer, context and option
+        for layer, cheapest in enumerate(rest[:-1]):
+            pairs = zip(table.add_rest(layer, rest[layer + 1]), cheapest, strict=True)
+            above_cheapest.append([[total - least for total in totals] for totals, least in pairs])
         differences = (cost for layer in above_cheapest for costs in layer for cost in costs)
         self.unit = math.gcd(*differences) or 1
         layers, span = len(table.rows), table.maximum - table.minimum
