@@ -231,8 +231,8 @@ def test_candidates_of_another_search_get_their_latency(finished: Spos, spos: Sp
 
 def test_a_file_has_no_rows_for_image_sizes(mistake: Mistake) -> None:
     sizes = ("--set", "space.image_sizes=[4, 8]")
-    for option in ("--latency-template", "--import-latency"):
-        assert "one number for each option, but with space.image_sizes" in mistake("flops-table", option, "f", *sizes)
+    for option, file in (("--latency-template", "new.csv"), ("--import-latency", __file__)):
+        assert "one number for each option, but with space.image_sizes" in mistake("flops-table", option, file, *sizes)
 
 
 @pytest.mark.parametrize(
