@@ -150,6 +150,15 @@ class SearchSpace:
             ("head_linear", self.head_linear or 1, MAX_CHANNELS),
             *((f"stage {i} blocks", stage.blocks, MAX_LAYERS) for i, stage in enumerate(self.stages)),
             *((f"stage {i} channels", stage.channels, MAX_CHANNELS) for i, stage in enumerate(self.stages)),
+            *(
+                (
+                    f"stage {i} channels at output width {format_width(widest)}",
+                    scale_channels(stage.channels, widest),
+                    MAX_CHANNELS,
+                )
+                for widest in self.output_widths[-1:]
+                for i, stage in enumerate(self.stages)
+            ),
             ("number of layers", sum(stage.blocks for stage in self.stages), MAX_LAYERS),
         ]
         for what, value, most in bounds:

@@ -206,6 +206,10 @@ def test_a_wrong_output_width_or_image_size_is_explained(arch: str, message: str
     ("change", "message"),
     [
         ({"output_widths": (10, 1000)}, "output width 0.01 gives stage 0 0 of 16 channels, but it needs at least 1"),
+        (
+            {"output_widths": (1000, 3_000_000)},
+            "stage 1 channels at output width 3000.0 is 72000; it must be from 1 to",
+        ),
         ({"output_widths": (500, 510)}, "output width 0.51 gives stage 0 8 of 16 channels, as many as 0.5"),
         ({"output_widths": (1000, 500)}, "output_widths must be strictly increasing"),
         ({"image_sizes": (16, 24)}, "end with image_size \\(32\\), got 16, 24"),
