@@ -79,6 +79,30 @@ def test_medians_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.spread == [[1.0, 1.0]] * 4
 
 
+def use_fake_clock(
+    monkeypatch: pytest.MonkeyPatch, get_duration: Callable[[torch.nn.Module, tuple[int, ...]], float]
+) -> None:
+    """Replace the clock by one that only calls of blocks and networks move.
+
+    Args:
+        get_duration: the seconds that each call of a module takes, from the module and the shape of its input; asked
+            once for each module.
+    """
+    now = 0.0
+
+    def make_call(module: torch.nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], None]:
+        duration = get_duration(module, shape)
+
+        def work() -> None:
+            nonlocal now
+            now += duration
+
+        return work
+
+    monkeypatch.setattr(latency, "_make_call", make_call)
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
+
+
 def count_seconds(module: torch.nn.Module) -> float:
     """Return the time of a block by the fake clock."""
     return 1e-3 + 1e-6 * sum(parameter.numel() for parameter in module.parameters())
@@ -87,20 +111,12 @@ def count_seconds(module: torch.nn.Module) -> float:
 @pytest.mark.parametrize(("a", "b"), [(0.004, 1.0), (0.001, 0.6), (-0.002, 1.3), (0.03, 0.05)])
 def test_sums_are_fitted_to_whole_networks(monkeypatch: pytest.MonkeyPatch, a: float, b: float) -> None:
     """Also where a network takes less time than its blocks by themselves."""
-    now = 0.0
 
-    def call(module: torch.nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], None]:
+    def get_duration(module: torch.nn.Module, shape: tuple[int, ...]) -> float:
         blocks = module.features if isinstance(module, Network) else None
-        duration = count_seconds(module) if blocks is None else a + b * sum(map(count_seconds, blocks))
+        return count_seconds(module) if blocks is None else a + b * sum(map(count_seconds, blocks))
 
-        def work() -> None:
-            nonlocal now
-            now += duration
-
-        return work
-
-    monkeypatch.setattr(latency, "_make_call", call)
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
+    use_fake_clock(monkeypatch, get_duration)
     found = latency.measure(SPACE, torch.device("cpu"), 1, ARCHS[:6])
     for arch in ARCHS:
         network = Network(SPACE, arch)
@@ -129,26 +145,18 @@ def test_options_are_measured_in_every_context(monkeypatch: pytest.MonkeyPatch) 
         output_widths=(500, 1000),
         image_sizes=(8, 16),
     )
-    a, b, now = 0.002, 0.7, 0.0
+    a, b = 0.002, 0.7
 
-    def call(module: torch.nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], None]:
+    def get_duration(module: torch.nn.Module, shape: tuple[int, ...]) -> float:
         if isinstance(module, Network):
             assert shape == (2, 3, module.arch.image_size, module.arch.image_size)
             sizes = [layer.in_size for layer in space.layers_of(module.arch)]
             parts = zip(module.features, sizes, strict=True)
-            duration = a + b * sum(count_seconds(block) + 1e-5 * size for block, size in parts)
-        else:
-            module.eval()(torch.zeros(shape))
-            duration = count_seconds(module) + 1e-5 * shape[-1]
+            return a + b * sum(count_seconds(block) + 1e-5 * size for block, size in parts)
+        module.eval()(torch.zeros(shape))
+        return count_seconds(module) + 1e-5 * shape[-1]
 
-        def work() -> None:
-            nonlocal now
-            now += duration
-
-        return work
-
-    monkeypatch.setattr(latency, "_make_call", call)
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
+    use_fake_clock(monkeypatch, get_duration)
     archs = [space.options.draw(np.random.default_rng(seed)) for seed in range(12)]
     found = latency.measure(space, torch.device("cpu"), 2, archs[:6])
     assert [len(row) for row in found.spread] == [len(row) for row in found.table.rows] == [8, 16, 8]
@@ -188,19 +196,11 @@ def test_an_impossible_line_is_replaced_by_one_through_0(sums: list[float], whol
 def test_the_error_is_that_of_held_out_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """With random times, a fit to all networks looks better than it is."""
     rng = np.random.default_rng(3)
-    now = 0.0
 
-    def call(module: torch.nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], None]:
-        duration = rng.uniform(0.001, 0.002) + 0.004 * isinstance(module, Network)
+    def get_duration(module: torch.nn.Module, shape: tuple[int, ...]) -> float:
+        return rng.uniform(0.001, 0.002) + 0.004 * isinstance(module, Network)
 
-        def work() -> None:
-            nonlocal now
-            now += duration
-
-        return work
-
-    monkeypatch.setattr(latency, "_make_call", call)
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
+    use_fake_clock(monkeypatch, get_duration)
     archs = ARCHS[:5]
     found = latency.measure(SPACE, torch.device("cpu"), 1, archs)
     training_error = np.mean([abs(added - measured) / measured for _, measured, added in found.whole])
@@ -229,27 +229,20 @@ def test_another_runtime_prepares_every_call() -> None:
 
 def test_blocks_are_measured_at_each_image_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that counts pixels, the table has the time of each network at its size."""
-    now, space = 0.0, replace(SPACE, image_sizes=(SPACE.image_size // 2, SPACE.image_size))
+    space = replace(SPACE, image_sizes=(SPACE.image_size // 2, SPACE.image_size))
     shapes: list[tuple[int, ...]] = []
 
     def count_time(inputs: int, side: int) -> float:
         return 1e-3 + 1e-5 * inputs * side**2
 
-    def call(module: torch.nn.Module, device: torch.device, shape: tuple[int, ...]) -> Callable[[], None]:
-        duration = count_time(shape[1], shape[2])
-        if isinstance(module, Network):
-            shapes.append(shape)
-            layers = space.layers_of(module.arch)
-            duration = 0.004 + 0.6 * sum(count_time(layer.op_in_channels, layer.in_size) for layer in layers)
+    def get_duration(module: torch.nn.Module, shape: tuple[int, ...]) -> float:
+        if not isinstance(module, Network):
+            return count_time(shape[1], shape[2])
+        shapes.append(shape)
+        layers = space.layers_of(module.arch)
+        return 0.004 + 0.6 * sum(count_time(layer.op_in_channels, layer.in_size) for layer in layers)
 
-        def work() -> None:
-            nonlocal now
-            now += duration
-
-        return work
-
-    monkeypatch.setattr(latency, "_make_call", call)
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
+    use_fake_clock(monkeypatch, get_duration)
     archs = [arch.with_image_size(side) for arch, side in zip(ARCHS, space.image_sizes * len(ARCHS), strict=False)]
     found = latency.measure(space, torch.device("cpu"), 1, archs)
     assert {shape[2] for shape in shapes} == {*space.image_sizes}
