@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from spos_cli.data.transforms import IMAGENET, Normalisation, PresetName
 from spos_cli.export.quantized import list_modules
 from spos_cli.export.steps import Add, Call, Concatenate, EverySecond, LayerSteps, Split, Step, Values
+from spos_cli.models import activations
 from spos_cli.models.blocks import (
     ChoiceBlock,
     Identity,
@@ -22,7 +23,7 @@ from spos_cli.models.blocks import (
     Skip,
     TwoBranchBlock,
 )
-from spos_cli.models.layers import ACTIVATIONS, Branch, ChannelSelection, SqueezeExcitation, Unit, select_values
+from spos_cli.models.layers import Branch, ChannelSelection, SqueezeExcitation, Unit, select_values
 from spos_cli.models.network import Network
 from spos_cli.models.routing import BlockChannels, Routing, make_routing
 from spos_cli.space.choices import Choice
@@ -264,7 +265,9 @@ def fold_branch(
     modules: list[nn.Module] = []
     for unit in branch.list_units(inputs, outputs):
         modules += [fold_unit(unit, reverse_inputs=reverse_inputs)] if folds else list_modules(unit)
-        modules += [kind(inplace=True) for kind, function in ACTIVATIONS.items() if function is unit.activation]
+        modules += [
+            kind(inplace=True) for kind, function in activations.FUNCTIONS.items() if function is unit.activation
+        ]
         if unit.shuffle is not None:
             modules.append(nn.ChannelShuffle(unit.shuffle.groups))
         if unit.gate is not None:

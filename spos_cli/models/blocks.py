@@ -12,18 +12,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spos_cli.errors import ConfigError
 from spos_cli.files.own_code import call_own_code
+from spos_cli.models.activations import make_activation
 from spos_cli.models.layers import (
     BatchNorm,
     Branch,
     ChannelSelection,
     Convolution,
     SqueezeExcitation,
-    make_activation,
     make_convolution,
     make_depthwise,
 )
@@ -290,7 +289,7 @@ class ResNetBlock(ResidualBlock):
     def join(self, features: Tensor, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         # Without a projection, the input itself is added.
         shortcut, output = outputs if self.shortcut is not None else (features, *outputs)
-        return (F.relu(shortcut + output),)
+        return (torch.relu_(shortcut + output),)
 
     def forward(self, features: Tensor, channels: BlockChannels = BlockChannels()) -> tuple[Tensor, ...]:  # noqa: B008, it is immutable
         shortcuts = []

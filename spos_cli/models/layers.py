@@ -5,7 +5,6 @@ They have the official names of their tensors (`blocks.py` of megvii-model/Singl
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
@@ -13,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spos_cli.models import activations
+from spos_cli.models.activations import make_activation
 from spos_cli.models.depthwise import StripDepthwise, is_faster_in_strips
 from spos_cli.models.quantizers import FIRST_CLIPPING_LEVEL, quantize_features, quantize_weight
 from spos_cli.space.bits import split_bits
@@ -194,25 +195,6 @@ def make_depthwise(channels: int, kernel: int, stride: int, affine: bool) -> lis
     ]
 
 
-ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "hswish": nn.Hardswish,
-    "silu": nn.SiLU,
-}
-ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
-    nn.ReLU: torch.relu_,
-    nn.ReLU6: functools.partial(F.relu6, inplace=True),
-    nn.Hardswish: functools.partial(F.hardswish, inplace=True),
-    nn.SiLU: functools.partial(F.silu, inplace=True),
-}
-
-
-def make_activation(name: str) -> nn.Module:
-    """Make an activation of `space.choices.ACTIVATIONS`, in place."""
-    return ACTIVATION_MODULES[name](inplace=True)
-
-
 class GateWeights(NamedTuple):
     """The tensors of a `SqueezeExcitation` for the selected channels C, with S squeezed channels.
 
@@ -296,7 +278,7 @@ class Unit(NamedTuple):
     """A convolution, BatchNorm and what follows them, with the channels of the input and the output.
 
     Attributes:
-        activation: works in place.
+        activation: may work in place.
         shuffle: of the channels of several groups.
         gate: squeeze and excitation.
         squeezed: how many of the gate's squeezed channels to use, the first ones; None for all.
@@ -362,8 +344,8 @@ class Branch(nn.Sequential):
                     shuffle = module
                 elif isinstance(module, SqueezeExcitation):
                     gate, squeezed = module, module.count_squeezed(unit_outputs, block_inputs)
-                elif type(module) in ACTIVATIONS:
-                    activation = ACTIVATIONS[type(module)]
+                elif type(module) in activations.FUNCTIONS:
+                    activation = activations.FUNCTIONS[type(module)]
             units.append(Unit(convolution, norm, activation, inputs, unit_outputs, shuffle, gate, squeezed))
             inputs = unit_outputs
         return units

@@ -8,12 +8,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from spos_cli.models.activations import make_activation
 from spos_cli.models.layers import (
     AnyBatchNorm,
     BatchNorm,
     Branch,
     Convolution,
-    make_activation,
     make_convolution,
 )
 from spos_cli.models.routing import concatenate, make_routing, select_channels
