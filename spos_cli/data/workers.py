@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from spos_cli.data.memory import keep_freed_memory
+
 PREFETCH = 2  # batches that each worker makes ahead
 
 
@@ -62,12 +64,13 @@ def stream(
 
 
 def begin_worker(_: int) -> None:
-    """Give a worker one thread and a process group of its own.
+    """Give a worker one thread and a process group of its own, and let it keep freed memory.
 
     One thread, since workers share the cores with the training. A group of its own, since Ctrl-C and often SIGTERM go
     to the whole group: the main process handles them, and needs its workers until the step is done.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()
     if hasattr(os, "setpgrp"):
         os.setpgrp()
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from spos_cli.engine.memory import keep_freed_memory
+from spos_cli.data.memory import keep_freed_memory
 from spos_cli.errors import ConfigError
 
 CPU = torch.device("cpu")

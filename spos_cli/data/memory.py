@@ -1,4 +1,4 @@
-"""Keep the memory that a step frees for the next step."""
+"""Keep the memory that a step or a batch frees for the next one."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ MAX_INT = 2**31 - 1
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory in this process, instead of giving large blocks back to the system.
 
-    The feature maps of a step are blocks of megabytes. glibc asks the system for each of them again, and the system
-    fills it with zeros, page by page, which can take half of the time of a step on CPUs. Other C libraries have no such
-    call and are left alone. So are settings of the user's own in `MALLOC_*` variables.
+    The feature maps of a step are blocks of megabytes, and so are decoded images. glibc asks the system for each of
+    them again, and the system fills it with zeros, page by page, which can take half of the time of a step on CPUs.
+    Other C libraries have no such call and are left alone. So are settings of the user's own in `MALLOC_*` variables.
     """
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
