@@ -10,6 +10,7 @@ from dataclasses import dataclass
 # Largest spread of a result. The median of seven turns with this spread has a standard error of about 7 %.
 MAX_SPREAD = 0.2
 TOO_NOISY = "too noisy"
+OFFICIAL = "official procedure"  # what most rows are compared with
 
 
 def measure_spread(values: Sequence[float]) -> float:
@@ -34,7 +35,7 @@ class Comparison:
     unit: str
     baseline: list[float]
     ours: list[float]
-    against: str = "official procedure"
+    against: str = OFFICIAL
 
     @property
     def ratio(self) -> float:
@@ -59,7 +60,7 @@ def compare(
     baseline: Callable[[], object],
     ours: Callable[[], object],
     turns: int,
-    against: str = "official procedure",
+    against: str = OFFICIAL,
 ) -> Comparison:
     """Measure both sides in turns, after a first turn that does not count."""
     rates: tuple[list[float], list[float]] = ([], [])

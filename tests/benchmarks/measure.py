@@ -8,20 +8,22 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from tests.benchmarks.comparison import MAX_SPREAD, TOO_NOISY, measure_spread
+from spos_cli.data.memory import keep_freed_memory
+from tests.benchmarks.comparison import MAX_SPREAD, TOO_NOISY, Comparison, measure_spread
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 MB = 1e6
+ROUNDS = (3, 3, 3)  # turns of the rounds of `compare_in_children`
 
 
 @dataclass(frozen=True)
@@ -128,3 +130,43 @@ def run_in_child(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
     threads = torch.get_num_threads()
     with ProcessPoolExecutor(1, context, torch.set_num_threads, (threads,)) as pool:
         return pool.submit(function, *args, **kwargs).result()
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison, in processes of its own.
+
+    Attributes:
+        make: a function of a module, which returns the work.
+        args: of `make`.
+        keeps_freed_memory: as every process of `spos` on a CPU does, and a plain program does not.
+    """
+
+    make: Callable[..., Callable[[], object]]
+    args: tuple[Any, ...]
+    keeps_freed_memory: bool
+
+    def time_turns(self, turns: int) -> list[float]:
+        """Time some turns in a new process with as many threads as here, after one that does not count; seconds."""
+        return run_in_child(_time_turns, self, turns)
+
+
+def _time_turns(side: Side, turns: int) -> list[float]:
+    if side.keeps_freed_memory:
+        keep_freed_memory()
+    return measure_cost(side.make(*side.args), turns, warm_up=1).seconds
+
+
+def compare_in_children(
+    what: str, unit: str, units: int, baseline: Side, ours: Side, rounds: Sequence[int], against: str
+) -> Comparison:
+    """Measure both sides in rounds of some turns each.
+
+    The process of one side ends before that of the other begins. If both lived, the memory that one of them keeps
+    would make the page faults of the other slower.
+    """
+    rates: tuple[list[float], list[float]] = ([], [])
+    for turns in rounds:
+        for values, side in zip(rates, (baseline, ours), strict=True):
+            values += [units / seconds for seconds in side.time_turns(turns)]
+    return Comparison(what, unit, *rates, against)

@@ -1,15 +1,17 @@
 """Measure a supernet step at 28 and 32 px in MobileNet-like spaces: a plain PyTorch loop against the trainer of `spos`.
 
 Both sides have the same weights, images, paths and threads: as many threads as `spos` would choose for the recipe. The
-images of the plain loop are floats already; `spos` begins with the uint8 images of its loader.
+images of the plain loop are floats already; `spos` begins with the uint8 images of its loader. Each side has a process
+of its own, whose memory is managed as `spos` does it, or as a plain program leaves it.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,12 +29,12 @@ from spos_cli.run.training import make_sampler, make_training_plan
 from spos_cli.space.architecture import Architecture
 from spos_cli.space.search_space import SearchSpace
 from tests.benchmarks import plain
-from tests.benchmarks.comparison import Comparison, compare
+from tests.benchmarks.comparison import Comparison
+from tests.benchmarks.measure import ROUNDS, Side, compare_in_children
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-TURNS = 7
 # Steps of a turn, by recipe. Each turn trains the same paths, so that turns differ by noise only.
-STEPS = {"fashion_mnist_channels": 16, "cifar10_nas_bench_macro": 1, "cifar10_mobilenet": 1}
+STEPS = {"fashion_mnist_channels": 16, "cifar10_nas_bench_macro": 2, "cifar10_mobilenet": 2}
 PRESET = "standard"
 Steps = Callable[[], object]
 
@@ -126,25 +128,37 @@ def make_our_steps(config: Config, model: Supernet, paths: list[list[Architectur
     return train
 
 
-def compare_steps(name: str, steps: int, turns: int = TURNS) -> Comparison:
-    """Compare the images per second of both sides, in turns.
+def draw_paths(config: Config, steps: int) -> list[list[Architecture]]:
+    """Draw the paths of a turn's steps."""
+    sampler = make_sampler(Run(config), config.space.build())
+    return [list(sampler.paths(step)) for step in range(steps)]
+
+
+def make_side(side: Literal["plain", "spos"], name: str, steps: int) -> Steps:
+    """Return what trains a turn's steps of a recipe on one side."""
+    config = load_recipe(name)
+    paths = draw_paths(config, steps)
+    baseline, ours = make_supernets(config)
+    return make_plain_steps(config, baseline, paths) if side == "plain" else make_our_steps(config, ours, paths)
+
+
+def compare_steps(name: str, steps: int, rounds: Sequence[int] = ROUNDS) -> Comparison:
+    """Compare the images per second of both sides.
 
     Args:
         name: of a recipe.
         steps: of each turn.
+        rounds: the number of turns of each.
     """
     config = load_recipe(name)
     space, batch = config.space.build(), config.supernet.batch_size
-    sampler = make_sampler(Run(config), space)
-    paths = [list(sampler.paths(step)) for step in range(steps)]
     before = torch.get_num_threads()
     threads = choose_threads(config.threads, 1, batch * space.work_per_layer)
     torch.set_num_threads(threads)
+    what = f"step of {name}, {space.image_size} px, batch {batch}, {plural(threads, 'thread')}"
+    sides = Side(make_side, ("plain", name, steps), False), Side(make_side, ("spos", name, steps), True)
     try:
-        baseline, ours = make_supernets(config)
-        what = f"step of {name}, {space.image_size} px, batch {batch}, {plural(threads, 'thread')}"
-        sides = make_plain_steps(config, baseline, paths), make_our_steps(config, ours, paths)
-        return compare(what, "images/s", steps * batch, *sides, turns, "plain PyTorch loop")
+        return compare_in_children(what, "images/s", steps * batch, *sides, rounds, "plain PyTorch loop")
     finally:
         torch.set_num_threads(before)
 

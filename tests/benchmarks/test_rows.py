@@ -72,8 +72,9 @@ def test_both_sides_train_alike() -> None:
     assert changed > 0
 
 
+@pytest.mark.slow
 def test_rows_of_small_images() -> None:
-    row = small_images.compare_steps("fashion_mnist_channels", steps=1, turns=1)
+    row = small_images.compare_steps("fashion_mnist_channels", steps=1, rounds=[1])
     assert row.what.startswith("step of fashion_mnist_channels, 28 px, batch 64, ")
     assert row.against == "plain PyTorch loop"
     assert len(row.baseline) == len(row.ours) == 1

@@ -6,10 +6,12 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from spos_cli.data.memory import keep_freed_memory
 from spos_cli.data.transforms import preprocess
 from spos_cli.engine.distributed import Processes
 from spos_cli.engine.optim import Schedule
@@ -22,13 +24,14 @@ from spos_cli.space.architecture import Architecture
 from spos_cli.space.sampling import CostBinSampler
 from spos_cli.space.search_space import OFFICIAL_SPACE
 from tests.benchmarks import measure, official
-from tests.benchmarks.comparison import Comparison, compare
-from tests.benchmarks.measure import Row
+from tests.benchmarks.comparison import OFFICIAL, Comparison
+from tests.benchmarks.measure import ROUNDS, Row, Side, compare_in_children
 
 BATCH, BATCHES = 32, (8, 32, 128)  # images per step; only `make bench-full` has the largest
-TURNS = 7
+PATHS = 4
 MEMORY_STEPS = 3  # The first step is not timed; from the second on there is momentum.
 Step = Callable[[], object]
+SideName = Literal["official", "spos"]
 
 
 def make_batch(size: int) -> tuple[Tensor, Tensor]:
@@ -42,7 +45,7 @@ def make_batch(size: int) -> tuple[Tensor, Tensor]:
 def draw_paths() -> tuple[Architecture, ...]:
     """Draw the paths of both sides once, since drawing is measured in a line of its own."""
     sampler = CostBinSampler(count(OFFICIAL_SPACE).flops, 290_000_000, 360_000_000, 10_000_000, seed=0)
-    return tuple(sampler.draw(step) for step in range(TURNS + 1))
+    return tuple(sampler.draw(step) for step in range(PATHS))
 
 
 def make_supernet() -> Supernet:
@@ -86,17 +89,33 @@ def make_our_step(size: int) -> Step:
     return step
 
 
+MAKE: dict[SideName, Callable[[int], Step]] = {"official": make_official_step, "spos": make_our_step}
+
+
+def make_turn(side: SideName, size: int) -> Step:
+    """Return what trains each path once on one side."""
+    step = MAKE[side](size)
+
+    def turn() -> None:
+        for _ in draw_paths():
+            step()
+
+    return turn
+
+
 def compare_steps(size: int) -> Comparison:
-    """Compare images per second of both sides, in turns."""
-    turns = TURNS if size <= BATCH else 3
-    return compare(
-        f"supernet step, 224 px, batch {size}", "images/s", size, make_official_step(size), make_our_step(size), turns
-    )
+    """Compare images per second of both sides."""
+    sides = Side(make_turn, ("official", size), False), Side(make_turn, ("spos", size), True)
+    rounds = ROUNDS if size <= BATCH else (3,)
+    what = f"supernet step, 224 px, batch {size}"
+    return compare_in_children(what, "images/s", PATHS * size, *sides, rounds, OFFICIAL)
 
 
-def measure_step(side: str, size: int) -> measure.Cost:
+def measure_step(side: SideName, size: int) -> measure.Cost:
     """Measure seconds and memory of the steps of one side; call it in a new process."""
-    make = {"official": make_official_step, "spos": make_our_step}[side]
+    make = MAKE[side]
+    if side == "spos":
+        keep_freed_memory()
     draw_paths()  # Draw now, so that counting the costs of the space is not measured.
     steps: list[Step] = []
 
@@ -111,7 +130,7 @@ def measure_step(side: str, size: int) -> measure.Cost:
 def growth(full: bool) -> Iterator[Row]:
     """Measure rate and memory of both sides by batch size, each in a process of its own and not in turns."""
     for size in BATCHES if full else BATCHES[:2]:
-        for side in ("official", "spos"):
+        for side in MAKE:
             cost = measure.run_in_child(measure_step, side, size)
             yield Row(
                 f"supernet step, 224 px, {side}",
