@@ -32,10 +32,10 @@ demo: setup ## run the pipeline, six commands, on real images, in minutes on a l
 test: setup ## run all tests
 	.venv/bin/$(PYTEST)
 
-unit: setup ## run the quick tests
-	.venv/bin/$(PYTEST) -m 'not slow'
+unit: setup ## run the quick tests, without those of whole commands
+	.venv/bin/$(PYTEST) -m 'not slow' --ignore tests/e2e
 
-test-oldest: .venv-oldest/installed ## run the quick tests with the oldest versions that pyproject.toml allows, in .venv-oldest
+test-oldest: .venv-oldest/installed ## run the tests that are not marked slow with the oldest versions that pyproject.toml allows, in .venv-oldest
 	.venv-oldest/bin/$(PYTEST) -m 'not slow' -o filterwarnings=default $(TESTS)
 
 .venv-oldest/installed: pyproject.toml tests/oldest.txt

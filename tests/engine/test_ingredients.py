@@ -158,6 +158,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "train_all"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_two_processes(two: Path, optimizer: str, model: str) -> None:
