@@ -1,8 +1,8 @@
 """Measure a supernet step at 28 and 32 px in MobileNet-like spaces: a plain PyTorch loop against the trainer of `spos`.
 
 Both sides have the same weights, images, paths and threads: as many threads as `spos` would choose for the recipe. The
-images of the plain loop are floats already; `spos` begins with the uint8 images of its loader. Each side has a process
-of its own, whose memory is managed as `spos` does it, or as a plain program leaves it.
+images of the plain loop are floats already; `spos` begins with the uint8 images of its loader. Each side has processes
+of its own: those of `spos` keep freed memory, as in a training, and the others have the defaults of glibc.
 """
 
 from __future__ import annotations
